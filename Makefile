@@ -1,0 +1,48 @@
+# One-liners over the command line; `make help` lists them.
+PYTHON ?= 3.11
+RUN = .venv/bin/python -m medreason
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint smoke sft grpo rarl report ui tiny clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/ready  ## make .venv from requirements.lock
+
+.venv/ready: requirements.lock pyproject.toml
+	@command -v uv >/dev/null || python3 -m pip install --quiet uv
+	uv venv --quiet --clear --python $(PYTHON) .venv
+	uv pip install --quiet --python .venv/bin/python -r requirements.lock
+	uv pip install --quiet --python .venv/bin/python --no-deps -e .
+	@touch $@
+
+demo: setup  ## base, SFT, GRPO and RARL on phantoms with the tiny model, on CPU, then the report
+	$(RUN) experiment=smoke/demo
+	$(RUN) action=report sweep=demo
+
+test: setup  ## every test that needs no GPU
+	.venv/bin/pytest -q
+
+lint: setup  ## ruff and pyright
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/pyright
+
+smoke: setup  ## the demo's four methods for a few steps: does everything still run?
+	$(RUN) experiment=smoke/quick
+
+sft grpo rarl: setup  ## one method; ARGS="model=qwen2_vl_2b hardware=gpu ..."
+	$(RUN) method=$@ $(ARGS)
+
+report: setup  ## tables, heat maps and one HTML page of a sweep; SWEEP=demo
+	$(RUN) action=report sweep=$(or $(SWEEP),runs) $(ARGS)
+
+ui: setup  ## MLflow's pages for outputs/mlflow.db
+	.venv/bin/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db
+
+tiny: setup  ## rebuild the embedded model
+	.venv/bin/python -m medreason.models.tiny
+
+clean:  ## remove outputs/ and .venv/
+	rm -rf outputs .venv

@@ -1,0 +1,1 @@
+"""What a command does: one module a verb."""

@@ -1,0 +1,14 @@
+"""`action=evaluate`: the checkpoint at `model.path` as it is: base, ours, an adapter, a release."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from medreason.actions import train
+from medreason.config import Config, Method
+
+
+def run(config: Config) -> None:
+    """Evaluate without training, whatever `method` says."""
+    untrained = Method(name="base", algorithm="none", prompts_per_step=1)
+    train.run(replace(config, method=untrained, adapter={}))

@@ -1,0 +1,117 @@
+"""`action=report`: the runs of a sweep as one table, heat maps, a CSV file and one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medreason import config as configuration
+from medreason.config import Config
+from medreason.report import runs as reading
+from medreason.report import table
+from medreason.report.runs import Run
+from medreason.runs import ledger
+from medreason.runs.ledger import Folder
+
+
+def run(config: Config) -> None:
+    """Write the report of `sweep`, print its table, and put it on the sweep's run in MLflow."""
+    folders = _of_sweep(config)
+    if config.runs.sync and config.tracking.uri:
+        from medreason import tracking  # MLflow, seconds
+
+        for folder in folders:
+            tracking.sync(config, folder, configuration.read(folder.config))
+    runs = reading.load(folders, config.sweep)
+    target = config.folder / "reports" / config.sweep
+    target.mkdir(parents=True, exist_ok=True)
+    files = [_write_page(config, runs, target), _write_csv(runs, target)]
+    files += _write_heat_maps(runs, target)
+    table.show_rows(table.rows_of(runs))
+    for path in files:
+        print(path)  # noqa: T201
+    if config.tracking.uri:
+        _track(config, files)
+
+
+def _of_sweep(config: Config) -> list[Folder]:
+    found: dict[str, list[Folder]] = {}
+    for folder in ledger.folders(config.folder / "runs"):
+        for sweep in folder.state().sweeps:
+            found.setdefault(sweep, []).append(folder)
+    if config.sweep in found:
+        return found[config.sweep]
+    where = f"no runs of sweep={config.sweep} below {config.folder / 'runs'}"
+    if names := sorted(found):
+        raise ValueError(
+            f"{where}; there are {', '.join(names)}: "
+            f"type `python -m medreason action=report sweep={names[0]}`"
+        )
+    raise ValueError(
+        f"{where}, and none of another; make some with `python -m medreason -m "
+        f"method=base,sft,grpo,rarl sweep={config.sweep}`, or set outputs=... to where runs/ lies"
+    )
+
+
+def _write_page(config: Config, runs: list[Run], target: Path) -> Path:
+    from medreason.report.page import page  # Pillow
+
+    path = target / "index.html"
+    path.write_text(page(runs, sweep=config.sweep), encoding="utf-8")
+    return path
+
+
+def _write_csv(runs: list[Run], target: Path) -> Path:
+    path = target / "table.csv"
+    table.write_csv(runs, path)
+    return path
+
+
+def _write_heat_maps(runs: list[Run], target: Path) -> list[Path]:
+    """Accuracy of each run and, where there is a base, the difference to it; one scale for all."""
+    from medreason.report.heatmap import heat_map  # matplotlib, half a second
+
+    differences = {run.file_name: found for run in runs if (found := _differences(run, runs))}
+    limit = max([10.0, *(abs(v) for found in differences.values() for v in found.values())])
+    written = []
+    for run in (run for run in runs if run.figures):
+        accuracy = {cell: 100 * figures["accuracy"] for cell, figures in run.cells.items()}
+        written.append(target / f"accuracy-{run.file_name}.png")
+        heat_map(accuracy, title=f"{run.label}: accuracy").savefig(written[-1])
+        if found := differences.get(run.file_name):
+            figure = heat_map(
+                found,
+                title=f"{run.label}: accuracy minus base",
+                unit="percent points",
+                vmin=-limit,
+                vmax=limit,
+                center=0,
+            )
+            written.append(target / f"difference-{run.file_name}.png")
+            figure.savefig(written[-1])
+    return written
+
+
+def _differences(run: Run, runs: list[Run]) -> dict[str, float]:
+    """Percent points by cell, where run and base share questions."""
+    base = reading.base_of(run, runs)
+    cells = {cell: reading.paired(run, base, {_split(cell)}) for cell in run.cells}
+    return {cell: 100 * (sum(a) - sum(b)) / len(a) for cell, (a, b) in cells.items() if a}
+
+
+def _split(cell: str) -> reading.Cell:
+    modality, task = cell.split("/")
+    return modality, task
+
+
+def _track(config: Config, files: list[Path]) -> None:
+    # MLflow, seconds
+    from mlflow.exceptions import MlflowException
+
+    from medreason import tracking
+
+    try:
+        tracking.show_sweep(config, files)
+    except (MlflowException, OSError) as error:
+        print(  # noqa: T201
+            f"MLflow at {config.tracking.uri} not reached ({error}); the files above are on disk"
+        )

@@ -1,0 +1,18 @@
+"""`action=train`: one cell trained, then evaluated on all cells asked for."""
+
+from __future__ import annotations
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from medreason.config import Config
+from medreason.report import table
+from medreason.runs import launch
+
+
+def run(config: Config) -> None:
+    """Do what is not done yet, and show it; in a sweep the table comes once, at its end."""
+    work = launch.run(config)
+    if HydraConfig.get().mode is not RunMode.MULTIRUN:
+        table.show([work.folder], config.sweep)
+        print(f"{work.folder.path}")  # noqa: T201

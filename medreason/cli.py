@@ -1,0 +1,48 @@
+"""The command line: Hydra composes, `config.load` checks, one module of `actions` runs."""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from medreason import config as configuration
+from medreason.config import CONF, Config
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def main(composed: DictConfig) -> str | None:
+    """Run one job of the command line; a sweep comes here once for each and gets the error back."""
+    choices = {
+        group: option
+        for group, option in HydraConfig.get().runtime.choices.items()
+        if not group.startswith("hydra/") and isinstance(option, str)
+    }
+    try:
+        _run(configuration.load(composed, choices))
+    except (ValueError, RuntimeError, OmegaConfBaseException) as error:
+        # In a sweep the others go on and the table names it; alone, the message is all one needs.
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            return str(error)
+        sys.exit(f"medreason: {error}")
+    return None
+
+
+def _run(config: Config) -> None:
+    match config.action.name:
+        case "train":
+            from medreason.actions import train as action
+        case "evaluate":
+            from medreason.actions import evaluate as action
+        case "report":
+            from medreason.actions import report as action
+        case name:
+            raise AssertionError(name)  # Action knows no other
+    action.run(config)

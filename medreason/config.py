@@ -1,0 +1,344 @@
+"""The border between YAML and code: a typed schema of every group, and the rules between values.
+
+Behind `load` nothing sees OmegaConf. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from medreason import replies
+from medreason.samples import MODALITIES, TASKS
+
+_HERE = Path(__file__).resolve().parent
+CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
+"""The configuration folder: inside an installed wheel, beside the package in a checkout."""
+
+ACTIONS = ("train", "evaluate", "report")
+METHODS = ("base", "sft", "grpo", "rarl")
+STYLES = (*replies.STYLES, "free")
+CONTROLS = ("blank_image",)
+
+
+@dataclass
+class Action:
+    name: str = MISSING
+    """What the command does: one module of `medreason/actions`."""
+
+    def __post_init__(self) -> None:
+        _one_of("action.name", self.name, ACTIONS)
+
+
+@dataclass
+class Method:
+    name: str = MISSING
+    algorithm: str = MISSING
+    """none, sft or grpo: the trainer. `rarl` is grpo with an adapter and other rewards."""
+    prompts_per_step: int = MISSING
+    """Questions in one optimizer step, over all devices and accumulation: part of the science."""
+    target: str = "explanation"
+    """What SFT imitates: `explanation` (reasoning, then answer, where there is one) or `answer`."""
+    trl: dict[str, Any] = field(default_factory=dict)
+    """Goes unchanged to trl.SFTConfig or trl.GRPOConfig."""
+
+    def __post_init__(self) -> None:
+        _one_of("method.algorithm", self.algorithm, ("none", "sft", "grpo"))
+        _one_of("method.target", self.target, ("explanation", "answer"))
+        _positive("method.prompts_per_step", self.prompts_per_step)
+        if self.algorithm == "grpo" and int(self.trl.get("num_generations") or 0) < 2:
+            raise ValueError(
+                f"method.trl.num_generations={self.trl.get('num_generations')}; a group needs "
+                "at least 2 completions to be compared"
+            )
+
+    @property
+    def num_generations(self) -> int:
+        """Completions of one question; 1 where nothing is sampled."""
+        return self.trl["num_generations"] if self.algorithm == "grpo" else 1
+
+
+@dataclass
+class Model:
+    name: str = MISSING
+    path: str = MISSING
+    """A hub id, a local folder (a full model or a PEFT adapter), or `tiny` for the embedded one."""
+    revision: str | None = None
+    max_pixels: int | None = None
+    """Larger images are scaled down to this many pixels; none keeps the checkpoint's own limit."""
+
+    def __post_init__(self) -> None:
+        if self.max_pixels is not None:
+            _positive("model.max_pixels", self.max_pixels)
+
+
+@dataclass
+class Selection:
+    """Which part of the matrix: `modality` or `task`."""
+
+    name: str = MISSING
+    members: list[str] = MISSING
+
+
+@dataclass
+class Prompt:
+    name: str = MISSING
+    style: str = MISSING
+    """The form of reply that is asked for, which the format reward checks."""
+    train: list[str] = MISSING
+    """Templates with `{question}`; one is drawn for each sample."""
+    evaluate: str = MISSING
+
+    def __post_init__(self) -> None:
+        _one_of("prompt.style", self.style, STYLES)
+        for text in [*self.train, self.evaluate]:
+            if "{question}" not in text:
+                raise ValueError(
+                    f"prompt: {text!r} has no {{question}}; the question would be lost"
+                )
+
+
+@dataclass
+class Reward:
+    score: dict[str, Any] = MISSING
+    """`_target_` of a function of medreason.scores and its settings."""
+    weight: float = 1.0
+    """0 logs the score without training on it."""
+
+
+@dataclass
+class Hardware:
+    name: str = MISSING
+    accelerator: str = MISSING
+    """cpu or cuda."""
+    devices: int = MISSING
+    """Processes, one device each."""
+    per_device_prompts: int = MISSING
+    """Questions a device holds at once in training."""
+    per_device_evaluation: int = MISSING
+    """Questions a device answers at once in evaluation."""
+    precision: str = MISSING
+    """float32 or bfloat16."""
+    attention: str = "sdpa"
+    """sdpa, eager, or flash_attention_2 where flash-attn is installed."""
+    gradient_checkpointing: bool = False
+    threads: int | None = None
+    """CPU threads of each process; none shares the cores out evenly."""
+    trl: dict[str, Any] = field(default_factory=dict)
+    """Further trainer arguments that change memory or speed, never the result."""
+
+    def __post_init__(self) -> None:
+        _one_of("hardware.accelerator", self.accelerator, ("cpu", "cuda"))
+        _one_of("hardware.precision", self.precision, ("float32", "bfloat16"))
+        _one_of("hardware.attention", self.attention, ("sdpa", "eager", "flash_attention_2"))
+        for key in ("devices", "per_device_prompts", "per_device_evaluation"):
+            _positive(f"hardware.{key}", getattr(self, key))
+
+
+@dataclass
+class Evaluation:
+    name: str = MISSING
+    modalities: list[str] = MISSING
+    """Modalities to be tested on, whatever was trained on."""
+    tasks: list[str] = MISSING
+    samples_per_cell: int | None = None
+    """At most this many questions of each cell, drawn by the seed; none takes all."""
+    max_new_tokens: int = MISSING
+    controls: list[str] = MISSING
+    """Further passes over the same questions: `blank_image`."""
+
+    def __post_init__(self) -> None:
+        _subset("evaluation.modalities", self.modalities, MODALITIES)
+        _subset("evaluation.tasks", self.tasks, TASKS)
+        _subset("evaluation.controls", self.controls, CONTROLS)
+        _positive("evaluation.max_new_tokens", self.max_new_tokens)
+        if self.samples_per_cell is not None:
+            _positive("evaluation.samples_per_cell", self.samples_per_cell)
+
+
+@dataclass
+class Tracking:
+    name: str = MISSING
+    uri: str | None = None
+    """MLflow's tracking URI; none keeps the run folders alone."""
+    experiment: str = "medreason"
+    images: int = 40
+    """Predictions shown with their image in MLflow's table."""
+
+
+@dataclass
+class Runs:
+    sync: bool = False
+    """action=report: first rebuild MLflow's runs from the run folders."""
+    retry_failed: bool = True
+    """Run a cell again that failed before."""
+    checkpoint_steps: int = 50
+    """Optimizer steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        _positive("runs.checkpoint_steps", self.checkpoint_steps)
+
+
+@dataclass
+class Config:
+    action: Action = MISSING
+    method: Method = MISSING
+    model: Model = MISSING
+    data: dict[str, Any] = field(default_factory=dict)
+    """`_target_` of a data set's `load` and its arguments."""
+    modality: Selection = MISSING
+    task: Selection = MISSING
+    prompt: Prompt = MISSING
+    reward: dict[str, Reward] = field(default_factory=dict)
+    adapter: dict[str, Any] = field(default_factory=dict)
+    """Goes unchanged to peft.LoraConfig; empty trains all weights."""
+    hardware: Hardware = MISSING
+    evaluation: Evaluation = MISSING
+    tracking: Tracking = MISSING
+    runs: Runs = field(default_factory=Runs)
+    seed: int = 0
+    sweep: str = "runs"
+    """Groups runs: reports and MLflow parents are made for one sweep."""
+    outputs: str = "outputs"
+    """Where runs, sweeps, caches and the MLflow database lie."""
+    choices: dict[str, str] = field(default_factory=dict)
+    """Group -> option as chosen on the command line: labels for readers, in no key."""
+
+    def __post_init__(self) -> None:
+        _subset("modality.members", self.modality.members, MODALITIES)
+        _subset("task.members", self.task.members, TASKS)
+        _bind("data", self.data)
+        for name, reward in self.reward.items():
+            _bind(f"reward.{name}.score", reward.score, given=2)
+            if self.method.algorithm == "grpo" and reward.score.get("style") == "free":
+                raise ValueError(
+                    f"reward.{name}.score.style='free': prompt={self.prompt.name} asks for no "
+                    f"form; drop it with ~reward.{name} or choose another prompt"
+                )
+        if self.method.algorithm == "grpo" and not any(r.weight for r in self.reward.values()):
+            raise ValueError(
+                f"method={self.method.name} needs a reward with a weight; reward has "
+                f"{ {name: r.weight for name, r in self.reward.items()} }. "
+                "Choose reward=med_r1 or set a weight"
+            )
+        if self.method.algorithm != "none":
+            self.accumulation  # noqa: B018  refuses what hardware cannot split
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches a device runs for one optimizer step."""
+        share = self.hardware.devices * self.hardware.per_device_prompts
+        prompts = self.method.prompts_per_step
+        if prompts % share:
+            raise ValueError(
+                f"method.prompts_per_step={prompts} is not a multiple of hardware.devices * "
+                f"hardware.per_device_prompts = {self.hardware.devices} * "
+                f"{self.hardware.per_device_prompts} = {share}; "
+                f"{_splits(prompts, self.hardware.devices, share)}"
+            )
+        return prompts // share
+
+    @property
+    def run_name(self) -> str:
+        """For readers; the key beside it tells runs apart."""
+        cell = [] if self.method.algorithm == "none" else [self.modality.name, self.task.name]
+        return "-".join([self.method.name, self.model.name, *cell])
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.outputs)
+
+
+def load(composed: DictConfig, choices: dict[str, str] | None = None) -> Config:
+    """The typed configuration of a composed one.
+
+    Raises:
+        ValueError: a value is missing or breaks a rule; the message names key, value and remedy.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ValueError(f"{missing[0]} has no value; set {missing[0]}=... on the command line")
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    config.choices = dict(choices or config.choices)
+    return config
+
+
+def read(path: Path) -> Config:
+    """The configuration frozen in a run folder."""
+    try:
+        frozen = OmegaConf.load(path)
+        return load(OmegaConf.merge(OmegaConf.structured(Config), frozen))  # pyright: ignore[reportArgumentType]
+    except (yaml.YAMLError, OSError) as error:
+        raise ValueError(f"{path}: not a readable configuration ({error})") from error
+
+
+def write(config: Config, path: Path) -> None:
+    path.write_text(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True, width=100))
+
+
+def call(spec: dict[str, Any], *given: object, **more: object) -> Any:  # noqa: ANN401
+    """What the function at `_target_` returns for `given`, the settings of the spec and `more`."""
+    settings = {key: value for key, value in spec.items() if not key.startswith("_")}
+    return target(spec["_target_"])(*given, **settings, **more)
+
+
+def target(path: str) -> Any:  # noqa: ANN401
+    """The function at a dotted path."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"_target_={path!r} is not a function that can be imported: {error}"
+        ) from error
+
+
+def _bind(key: str, spec: dict[str, Any], given: int = 0) -> None:
+    """Refuse settings the function does not take; `given` are its positional arguments."""
+    function = target(spec["_target_"])
+    parameters = list(inspect.signature(function).parameters.values())[given:]
+    known = [p.name for p in parameters]
+    for name in spec:
+        if not name.startswith("_") and name not in known:
+            raise ValueError(f"{key}.{name} is unknown to {spec['_target_']}; it takes {known}")
+    required = [p.name for p in parameters if p.default is p.empty and p.name != "cache"]
+    for name in required:
+        if spec.get(name) is None:
+            raise ValueError(f"{key}.{name} has no value; set {key}.{name}=... on the command line")
+
+
+def _one_of(key: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(str(value), list(known), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{key}={value!r}; known: {', '.join(map(repr, known))}{hint}")
+
+
+def _subset(key: str, values: list[str], known: Iterable[str]) -> None:
+    if not values and key != "evaluation.controls":
+        raise ValueError(f"{key} is empty; known: {', '.join(map(repr, known))}")
+    for value in values:
+        _one_of(key, value, known)
+
+
+def _positive(key: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{key}={value}; it must be at least 1")
+
+
+def _splits(prompts: int, devices: int, share: int) -> str:
+    """What would work: per-device prompts for this step size, step sizes for this hardware."""
+    lower = prompts // share * share
+    steps = [str(n) for n in (lower, lower + share) if n]
+    fitting = [n for n in range(1, prompts + 1) if prompts % (devices * n) == 0]
+    per_device = f"hardware.per_device_prompts={fitting[-1]} or " if fitting else ""
+    return f"{per_device}method.prompts_per_step={' or '.join(steps)} would work"

@@ -1,0 +1,1 @@
+"""Evaluation: answers to the test questions, and what they are worth."""

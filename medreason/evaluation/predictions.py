@@ -1,0 +1,174 @@
+"""Predictions of one evaluation: one row a sample and control, and the figures they add up to."""
+
+from __future__ import annotations
+
+import json
+import statistics as plain
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medreason.replies import parse
+from medreason.runs import ledger
+from medreason.samples import Sample
+from medreason.scores import correct, token_f1
+from medreason.statistics import wilson
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model answered to one sample, under the real image or a control."""
+
+    sample: str
+    """The sample's id."""
+    control: str
+    """ "none" for the real image, else the name of the control."""
+    modality: str
+    task: str
+    source: str
+    patient: str | None
+    image: str
+    question: str
+    options: list[str]
+    gold: str
+    prompt: str
+    completion: str
+    reasoning: str | None
+    answer: str | None
+    parse_status: str
+    """ "parsed", or why there is no answer."""
+    correct: bool
+    token_f1: float
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+
+
+_SCHEMA = pa.schema(
+    [
+        *[(name, pa.string()) for name in ("sample", "control", "modality", "task", "source")],
+        *[(name, pa.string()) for name in ("patient", "image", "question")],
+        ("options", pa.list_(pa.string())),
+        *[(name, pa.string()) for name in ("gold", "prompt", "completion", "reasoning", "answer")],
+        ("parse_status", pa.string()),
+        ("correct", pa.bool_()),
+        ("token_f1", pa.float64()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("finish_reason", pa.string()),
+    ]
+)
+
+
+def predict(sample: Sample, control: str, completion: Any) -> Prediction:  # noqa: ANN401
+    """Read a completion with the parser the rewards use."""
+    reply = parse(completion.text, sample.options, truncated=completion.finish_reason == "length")
+    return Prediction(
+        sample=sample.id,
+        control=control,
+        modality=sample.modality,
+        task=sample.task,
+        source=sample.source,
+        patient=sample.patient,
+        image=str(sample.image),
+        question=sample.question,
+        options=list(sample.options),
+        gold=sample.answer,
+        prompt=completion.prompt,
+        completion=completion.text,
+        reasoning=reply.reasoning,
+        answer=reply.answer,
+        parse_status=reply.reason or "parsed",
+        correct=correct(reply, sample) == 1.0,
+        token_f1=token_f1(reply, sample),
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        finish_reason=completion.finish_reason,
+    )
+
+
+def write(predictions: Sequence[Prediction], path: Path) -> None:
+    unfinished = path.with_suffix(".tmp")
+    rows = [asdict(prediction) for prediction in predictions]
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), unfinished)
+    unfinished.replace(path)
+
+
+def read(path: Path) -> list[Prediction]:
+    """The rows of a predictions file.
+
+    Raises:
+        ValueError: the file is cut off or not ours.
+    """
+    try:
+        return [Prediction(**row) for row in pq.read_table(path).to_pylist()]
+    except (pa.ArrowInvalid, TypeError, FileNotFoundError) as error:
+        raise ValueError(f"{path}: not a predictions file ({error})") from error
+
+
+def metrics(
+    predictions: Iterable[Prediction],
+    priors: Mapping[tuple[str, str], float | None],
+    controls: Sequence[str],
+) -> dict[str, Any]:
+    """`metrics.json`: overall, macro over cells, and each cell as `modality/task`.
+
+    `priors` has the question-only accuracy (0 to 1) of each cell on the same samples. All
+    accuracies are shares of all rows: what could not be parsed is wrong, and counted in `parsed`.
+    """
+    rows = list(predictions)
+    cells: dict[tuple[str, str], list[Prediction]] = {}
+    for row in rows:
+        cells.setdefault((row.modality, row.task), []).append(row)
+    by_cell = {
+        "/".join(cell): _summary(members, {cell: priors.get(cell)}, controls)
+        for cell, members in sorted(cells.items())
+    }
+    return {
+        "overall": _summary(rows, priors, controls),
+        "macro_accuracy": plain.fmean(cell["accuracy"] for cell in by_cell.values()),
+        "cells": by_cell,
+    }
+
+
+def _summary(
+    rows: Sequence[Prediction],
+    priors: Mapping[tuple[str, str], float | None],
+    controls: Sequence[str],
+) -> dict[str, Any]:
+    real = [row for row in rows if row.control == "none"]
+    right = sum(row.correct for row in real)
+    low, high = wilson(right, len(real))
+    known = [(priors.get((row.modality, row.task))) for row in real]
+    prior = plain.fmean(p for p in known if p is not None) if None not in known else None
+    accuracy = right / len(real)
+    summary: dict[str, Any] = {
+        "n": len(real),
+        "correct": right,
+        "accuracy": accuracy,
+        "ci_low": low,
+        "ci_high": high,
+        "parsed": sum(row.parse_status == "parsed" for row in real) / len(real),
+        "prior": prior,
+        "above_prior": accuracy - prior if prior is not None else None,
+        "completion_tokens": plain.fmean(row.completion_tokens for row in real),
+    }
+    for control in controls:
+        members = [row for row in rows if row.control == control]
+        summary[control] = plain.fmean(row.correct for row in members) if members else None
+    return summary
+
+
+def save(folder: Path, predictions: Sequence[Prediction], figures: dict[str, Any]) -> None:
+    """Write both files; metrics.json comes last, so where it is the evaluation is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write(predictions, folder / "predictions.parquet")
+    ledger.write_json(folder / "metrics.json", figures)
+
+
+def load_metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())

@@ -1,0 +1,85 @@
+"""One evaluation: the answers of a run's model to the test questions of the cells asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from medreason import data
+from medreason.config import Config
+from medreason.evaluation import predictions
+from medreason.evaluation.generate import blank_image, generate, real_image
+from medreason.evaluation.predictions import Prediction, predict
+from medreason.models.load import load_model, load_processor
+from medreason.prompts import fill
+from medreason.runs.ledger import Folder
+from medreason.samples import Sample
+from medreason.statistics import fit_prior
+
+_IMAGES = {"none": real_image, "blank_image": blank_image}
+
+
+def evaluate(
+    config: Config,
+    samples: Sequence[Sample],
+    folder: Folder,
+    key: str,
+    progress: Callable[..., None],
+) -> None:
+    """Answer, score and save under `key`; every process answers its share of the samples."""
+    began = time.monotonic()
+    rows = _answers(config, data.tested_on(config, samples), progress)
+    if not PartialState().is_main_process:
+        return
+    figures = predictions.metrics(
+        rows, question_only_priors(config, samples), config.evaluation.controls
+    )
+    predictions.save(folder.evaluation(key), rows, figures)
+    state = folder.state()
+    folder.update(
+        evaluations=[*state.evaluations, key],
+        evaluate_seconds=state.evaluate_seconds + time.monotonic() - began,
+    )
+
+
+def _answers(
+    config: Config, test: Sequence[Sample], progress: Callable[..., None]
+) -> list[Prediction]:
+    state = PartialState()
+    share = test[state.process_index :: state.num_processes]
+    model = load_model(config.model, config.hardware).to(state.device)  # pyright: ignore[reportArgumentType]
+    processor = load_processor(config.model)
+    rows = []
+    for control in ("none", *config.evaluation.controls):
+        phase = "evaluating" if control == "none" else f"evaluating {control}"
+        completions = generate(
+            model,
+            processor,
+            share,
+            [fill(config.prompt.evaluate, sample) for sample in share],
+            image_of=_IMAGES[control],
+            batch_size=config.hardware.per_device_evaluation,
+            max_new_tokens=config.evaluation.max_new_tokens,
+            on_batch=lambda done, phase=phase: progress(phase, done, len(share)),
+        )
+        rows += [
+            predict(sample, control, completion)
+            for sample, completion in zip(share, completions, strict=True)
+        ]
+    return sorted(
+        gather_object(rows), key=lambda row: (row.control != "none", row.control, row.sample)
+    )
+
+
+def question_only_priors(
+    config: Config, samples: Sequence[Sample]
+) -> dict[tuple[str, str], float | None]:
+    """Question-only accuracy of each test cell; see `data.read_for_prior`."""
+    prior = fit_prior(data.read_for_prior(config, samples))
+    cells: dict[tuple[str, str], list[Sample]] = {}
+    for sample in data.tested_on(config, samples):
+        cells.setdefault(sample.cell, []).append(sample)
+    return {cell: prior.accuracy(members) for cell, members in cells.items()}

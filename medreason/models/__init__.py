@@ -1,0 +1,1 @@
+"""Models: loading (weights, processor, adapter) and the tiny model that ships with the package."""

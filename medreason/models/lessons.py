@@ -1,0 +1,263 @@
+"""What the tiny model is taught, in this order: finding a word's letter, seeing, and replying.
+
+A network this small does not find the way from what it sees over an option's words to the option's
+letter by itself. It does when each step of the way is taught on its own, the first one with few
+words at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+
+from medreason.config import CONF
+from medreason.data.images import open_rgb
+from medreason.prompts import conversation, fill
+from medreason.replies import STYLES, format_reply
+from medreason.samples import LETTERS, Sample
+
+Row = tuple[list[int], list[bool], Sample | None]
+"""Token ids, which of them are to be learnt, and the sample whose image stands in the text."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    rows: dict[str, int]
+    """How many rows of a batch come from each subject. What is not repeated is forgotten."""
+    steps: int
+    learning_rate: float
+
+
+LESSONS = (
+    Lesson({"letters": 64}, 750, 2e-3),
+    Lesson({"letters": 16, "sight": 56}, 1100, 1e-3),
+    Lesson({"letters": 4, "sight": 8, "replies": 24}, 300, 5e-4),
+)
+
+
+def teach(
+    model: Qwen2VLForConditionalGeneration,
+    processor: Qwen2VLProcessor,
+    samples: Sequence[Sample],
+    lessons: Sequence[Lesson],
+) -> None:
+    """All lessons, one after the other."""
+    subjects: dict[str, Letters | Sight | Replies] = {
+        "letters": Letters(processor, samples),
+        "sight": Sight(processor, samples),
+        "replies": Replies(processor, samples),
+    }
+    pixels = _pixels(processor, samples)
+    for number, lesson in enumerate(lessons):
+        _learn(model, processor, subjects, lesson, pixels, np.random.default_rng(number))
+
+
+def _learn(
+    model: Qwen2VLForConditionalGeneration,
+    processor: Qwen2VLProcessor,
+    subjects: dict[str, Letters | Sight | Replies],
+    lesson: Lesson,
+    pixels: dict[Path, torch.Tensor],
+    rng: np.random.Generator,
+) -> None:
+    """Next-token loss on what the lesson asks for; warm-up, then linear to a tenth of the rate."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=lesson.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / 50, 1 - 0.9 * step / lesson.steps)
+    )
+    model.train()
+    began, right = time.monotonic(), [0.0]
+    for step in range(lesson.steps):
+        progress = float(np.mean(right[-8:]))
+        rows = [
+            row
+            for subject, size in lesson.rows.items()
+            for row in subjects[subject].rows(rng, size, progress)
+        ]
+        inputs = _inputs(rows, processor, pixels)
+        output = model(**inputs)
+        output.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        asked = inputs["labels"][:, 1:] != -100
+        guess, truth = output.logits[:, :-1].argmax(-1)[asked], inputs["labels"][:, 1:][asked]
+        right.append((guess == truth).float().mean().item())
+        if (step + 1) % 50 == 0:
+            left = (time.monotonic() - began) / (step + 1) * (lesson.steps - step - 1)
+            shown = (
+                f"{'+'.join(lesson.rows)} {step + 1}/{lesson.steps}  loss {output.loss.item():.3f}"
+            )
+            note = f"right {np.mean(right[-50:]):.3f}  {left:.0f} s left"
+            print(f"{shown}  {note}", flush=True)  # noqa: T201
+
+
+class Letters:
+    """Which letter stands before this word, before these words, and so which letter to reply.
+
+    Starts with 8 words and doubles them, then asks for whole options, then in whole replies: each
+    time as soon as seven of eight are right.
+    """
+
+    def __init__(self, processor: Qwen2VLProcessor, samples: Sequence[Sample]) -> None:
+        self._tokenizer = processor.tokenizer
+        self._samples = samples
+        words = {word for s in samples for option in s.options for word in option.split()}
+        tokens = {word: self._ids(word) for word in sorted(words)}
+        self._words = [word for word, ids in tokens.items() if len(ids) == 1]
+        np.random.default_rng(0).shuffle(self._words)
+        self._known, self._replies = 8, 0.0
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer(text)["input_ids"]
+
+    def rows(self, rng: np.random.Generator, size: int, right: float) -> list[Row]:
+        if right > 0.85:
+            self._known *= 2
+            if self._known > 2 * len(self._words):
+                self._replies = min(self._replies + 0.2, 1.0)
+        if self._known < 2 * len(self._words):
+            return [self._row(self._options(rng), None, rng, 12) for _ in range(size)]
+        drawn = [self._samples[i] for i in rng.integers(len(self._samples), size=size)]
+        return [self._row(sample.options, sample, rng, 4) for sample in drawn]
+
+    def _options(self, rng: np.random.Generator) -> list[str]:
+        known = self._words[: self._known]
+        return [known[i] for i in rng.choice(len(known), 4, replace=False)]
+
+    def _row(
+        self, options: Sequence[str], sample: Sample | None, rng: np.random.Generator, asked: int
+    ) -> Row:
+        listed = ", ".join(f"{LETTERS[i]}){text}" for i, text in enumerate(options))
+        ids = self._ids(sample.problem if sample else f" {listed}")
+        wanted = [False] * len(ids)
+        for place in rng.integers(4, size=asked):
+            lead = f"\n{options[place]}"
+            if sample and sample.explanation and rng.random() < self._replies:
+                said = sample.explanation.replace(sample.answer_text, options[place])
+                lead = (
+                    "\n"
+                    + format_reply(said, LETTERS[place], "think").split(
+                        f"{LETTERS[place]}</answer>"
+                    )[0]
+                )
+            question = self._ids(lead)
+            ids = [*ids, *question, *self._ids(LETTERS[place])]
+            wanted += [False] * len(question) + [True]
+        return ids, wanted, None
+
+
+class Sight:
+    """An image, then all five facts of it in any order."""
+
+    def __init__(self, processor: Qwen2VLProcessor, samples: Sequence[Sample]) -> None:
+        self._tokenizer = processor.tokenizer
+        by_image: dict[Path, list[Sample]] = {}
+        for sample in samples:
+            by_image.setdefault(sample.image, []).append(sample)
+        self._facts = list(by_image.values())
+        self._image = self._tokenizer(f"<|vision_start|>{_image_tokens(processor)}<|vision_end|>")
+
+    def rows(self, rng: np.random.Generator, size: int, right: float) -> list[Row]:
+        rows: list[Row] = []
+        for i in rng.integers(len(self._facts), size=size):
+            facts = [self._facts[i][j].explanation for j in rng.permutation(5)]
+            text = self._tokenizer("".join(f"\n{fact}" for fact in facts))["input_ids"]
+            image = self._image["input_ids"]
+            rows.append(
+                (image + text, [False] * len(image) + [True] * len(text), self._facts[i][0])
+            )
+        return rows
+
+
+class Replies:
+    """The prompts of the configuration, most of them with reasoning first, and the reply."""
+
+    def __init__(self, processor: Qwen2VLProcessor, samples: Sequence[Sample]) -> None:
+        self._processor = processor
+        self._samples = samples
+        self._templates = templates()
+
+    def rows(self, rng: np.random.Generator, size: int, right: float) -> list[Row]:
+        drawn = [self._samples[i] for i in rng.integers(len(self._samples), size=size)]
+        return [self._row(sample, rng) for sample in drawn]
+
+    def _row(self, sample: Sample, rng: np.random.Generator) -> Row:
+        style = str(rng.choice(["think", "no_think", "think_after"], p=[0.8, 0.1, 0.1]))
+        prompt = fill(str(rng.choice(self._templates[style])), sample)
+        (turn,) = conversation(prompt)
+        parts = [{"type": "image"}, {"type": "text", "text": turn["content"]}]
+        text = self._processor.apply_chat_template(
+            [{"role": "user", "content": parts}], add_generation_prompt=True
+        )
+        question = text.replace("<|image_pad|>", _image_tokens(self._processor))
+        reply = format_reply(sample.explanation, sample.answer, style) + "<|im_end|>"
+        tokenizer = self._processor.tokenizer
+        asked, answered = tokenizer(question)["input_ids"], tokenizer(reply)["input_ids"]
+        return asked + answered, [False] * len(asked) + [True] * len(answered), sample
+
+
+def templates() -> dict[str, list[str]]:
+    """Style -> training prompts, read from the prompt group of the configuration."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((CONF / "prompt").glob("*.yaml")):
+        prompt = yaml.safe_load(path.read_text())
+        texts = {*prompt["train"], prompt["evaluate"]} - {"${.train[0]}"}
+        if prompt["style"] in STYLES:
+            found.setdefault(prompt["style"], []).extend(sorted(texts))
+    return found
+
+
+def _side(processor: Qwen2VLProcessor) -> int:
+    """Image tokens along one side of the square phantoms."""
+    return int(processor.image_processor.size["longest_edge"] ** 0.5) // 28
+
+
+def _image_tokens(processor: Qwen2VLProcessor) -> str:
+    return "<|image_pad|>" * _side(processor) ** 2
+
+
+def _pixels(processor: Qwen2VLProcessor, samples: Sequence[Sample]) -> dict[Path, torch.Tensor]:
+    """The patches of every image, processed once: path -> (patches, values)."""
+    found: dict[Path, torch.Tensor] = {}
+    images = list(dict.fromkeys(sample.image for sample in samples))
+    for start in range(0, len(images), 64):
+        paths = images[start : start + 64]
+        inputs = processor.image_processor([open_rgb(path) for path in paths], return_tensors="pt")
+        patches = inputs["pixel_values"].to(torch.bfloat16)  # (images * patches, values)
+        found |= zip(paths, patches.chunk(len(paths)), strict=True)
+    return found
+
+
+def _inputs(
+    rows: Sequence[Row], processor: Qwen2VLProcessor, pixels: dict[Path, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Right-padded model inputs with labels on what is to be learnt."""
+    length = max(len(ids) for ids, _, _ in rows)
+    ids = torch.full((len(rows), length), processor.tokenizer.pad_token_id)
+    labels = torch.full_like(ids, -100)
+    mask = torch.zeros_like(ids)
+    for i, (tokens, wanted, _) in enumerate(rows):
+        ids[i, : len(tokens)] = torch.tensor(tokens)
+        labels[i, : len(tokens)] = torch.where(torch.tensor(wanted), torch.tensor(tokens), -100)
+        mask[i, : len(tokens)] = 1
+    inputs = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    shown = [sample.image for _, _, sample in rows if sample]
+    if shown:
+        side = 2 * _side(processor)
+        inputs |= {
+            "mm_token_type_ids": (ids == processor.image_token_id).long(),
+            "pixel_values": torch.cat([pixels[path] for path in shown]).float(),
+            "image_grid_thw": torch.tensor([[1, side, side]] * len(shown)),
+        }
+    return inputs

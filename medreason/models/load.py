@@ -1,0 +1,62 @@
+"""Weights, processor and adapter of the configured model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+
+from medreason.config import Hardware, Model
+from medreason.models import checkpoint
+
+END_TOKENS = ("<|im_end|>", "<|endoftext|>")
+"""Either ends a reply."""
+
+VISION_TOKENS = (
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+"""What a reply must not contain: read back, they stand for an image that is not there."""
+
+
+def load_processor(model: Model) -> ProcessorMixin:
+    """Tokenizer, image processor and chat template; pads on the left, as generation needs it."""
+    path = checkpoint.resolve(model.path)
+    if checkpoint.is_adapter(path) and not (Path(path) / "preprocessor_config.json").exists():
+        path = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
+    processor = AutoProcessor.from_pretrained(path, revision=model.revision, padding_side="left")
+    if model.max_pixels is not None:
+        size = dict(processor.image_processor.size)
+        limit = min(model.max_pixels, size["longest_edge"])
+        processor.image_processor.size = size | {"longest_edge": limit}
+    return processor
+
+
+def load_model(
+    model: Model, hardware: Hardware, *, full_precision: bool = False
+) -> PreTrainedModel:
+    """The model in the profile's precision; an adapter folder is merged into its base model.
+
+    `full_precision` holds the weights in float32 whatever the profile computes in: at GRPO's rate
+    of 1e-6 a step is smaller than what a bfloat16 weight can represent, and would be lost.
+    """
+    path = checkpoint.resolve(model.path)
+    base, revision = path, model.revision
+    if checkpoint.is_adapter(path):
+        adapter = PeftConfig.from_pretrained(path)
+        base, revision = str(adapter.base_model_name_or_path), adapter.revision
+    loaded = AutoModelForImageTextToText.from_pretrained(
+        checkpoint.resolve(base),
+        revision=revision,
+        dtype=torch.float32 if full_precision else getattr(torch, hardware.precision),
+        attn_implementation=hardware.attention,
+    )
+    if base is not path:
+        loaded = PeftModel.from_pretrained(loaded, path).merge_and_unload()  # pyright: ignore[reportArgumentType]
+    return loaded

@@ -1,0 +1,291 @@
+"""What a model wrote, read as reasoning and answer. The only module that knows the tags."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medreason.samples import LETTERS
+
+STYLES = ("think", "no_think", "think_after")
+"""Reasoning then answer, answer alone, answer then reasoning."""
+
+EMPTY = "empty"
+EMPTY_ANSWER = "empty answer tag"
+NO_ANSWER_TAG = "no answer tag"
+TRUNCATED = "truncated"
+TWO_ANSWERS = "two different answers"
+BEYOND_OPTIONS = "letter beyond the options"
+SEVERAL_LETTERS = "several letters"
+NOT_AN_OPTION = "text is none of the options"
+SAME_OPTIONS = "text of several options"
+CONTRADICTION = "letter and text of different options"
+REASONS = (
+    EMPTY,
+    EMPTY_ANSWER,
+    NO_ANSWER_TAG,
+    TRUNCATED,
+    TWO_ANSWERS,
+    BEYOND_OPTIONS,
+    SEVERAL_LETTERS,
+    NOT_AN_OPTION,
+    SAME_OPTIONS,
+    CONTRADICTION,
+)
+"""Every reason for which a reply has no answer."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A model's reply, read once; rewards and evaluation both see this."""
+
+    text: str
+    reasoning: str | None
+    """What stands in the think block, None where that is missing or blank."""
+    answer: str | None
+    """The letter for a closed question, the answer's text for an open one, None if not readable."""
+    reason: str
+    """One of REASONS where there is no answer, else empty."""
+    truncated: bool
+    """Generation hit its token limit. A truncated reply can still have an answer."""
+
+
+_Reading = tuple[str | None, str]
+"""(answer, "") or (None, reason)."""
+
+_TAG = re.compile(r"<(/?) ?(think|answer) ?>", re.IGNORECASE)
+_FORMS = {
+    "think": re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL),
+    "no_think": re.compile(r"\s*<answer>.*?</answer>", re.DOTALL),
+    "think_after": re.compile(r"\s*<answer>.*?</answer>\s*<think>.*?</think>\s*", re.DOTALL),
+}
+_LEAD = re.compile(
+    r"(?:(?:so|thus|therefore|hence)\b,? )?"
+    r"(?:(?:my|the|final|correct|right|best|most|likely) )*"
+    r"(?:answer|option|choice)\b(?: (?:is|would be|must be|should be)\b)?"
+    r"\s?[-:=]?\s?(?:(?:option|choice)\b ?)?",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(
+    r"[(\[{]?\s?([A-Za-z])\s?(?:$|\n|[)\]}.:,;=]+|[-\u2013\u2014](?= ))\s*(.*)", re.DOTALL
+)
+_VERDICT = re.compile(
+    r"\(?([A-Za-z])\)? is (?:the )?(?:correct|right|best)(?: (?:answer|option|choice))?",
+    re.IGNORECASE,
+)
+_ANOTHER_LETTER = re.compile(
+    r"(?<!\w)(?:(?:and |or |/ ?|& ?)\(?([A-H])(?!\w)|([A-H])(?=[):/]|[.,;]?$))"
+)
+_LONGEST_BARE_ANSWER = 100  # characters; an untagged reply to an open question beyond it is prose
+
+
+def parse(text: str, options: Sequence[str] = (), *, truncated: bool = False) -> Reply:
+    """Read a reply to a question with these options; without options the question is open.
+
+    Reads letters, option texts and the usual wording around them, and refuses to guess: what is
+    ambiguous or cut off has no answer, with the reason. Never raises. An answer tag inside a think
+    block counts only when there is no answer outside it.
+    """
+    thoughts, outside, thinking = _split(text, "think")
+    answers, rest, answering = _split(outside, "answer")
+    inner, reasoning, inner_open = _split("\n".join(thoughts), "answer")
+    if answers:
+        answer, reason = _tagged(answers, options, is_open=answering, truncated=truncated)
+    else:
+        answer, reason = _bare(rest, options, cut=truncated or thinking)
+        if answer is None and inner and not truncated:
+            answer, reason = _tagged(inner, options, is_open=inner_open, truncated=False)
+    if not text.strip():
+        reason = EMPTY
+    return Reply(text, reasoning.strip() or None, answer, reason, truncated)
+
+
+def published_answer(text: str) -> str:
+    """What Med-R1 takes for the answer: the first tag without a line break, else the whole text.
+
+    Source: PAPERS section 1 "Rewards". Only for its parity rewards and its files; else `parse`.
+    """
+    found = re.search(r"<answer>(.*?)</answer>", text)
+    return (found[1] if found else text).strip()
+
+
+def follows(text: str, style: str, strict: bool = False) -> bool:
+    """Whether a reply has the form of a style.
+
+    Whitespace around it is allowed, but every tag occurs once and none is empty. `strict` is the
+    form of Med-R1 to the letter, which admits empty and repeated tags and refuses a leading space
+    (source: PAPERS section 1 "Rewards").
+    """
+    form = _FORMS[check_style(style)]
+    if strict:
+        return form.fullmatch(text) is not None
+    tags = [tag[0] for tag in _TAG.finditer(text)]
+    blocks = 1 if style == "no_think" else 2
+    bodies = [body.strip() for name in ("think", "answer") for body in _split(text, name)[0]]
+    whole = form.fullmatch(text.strip()) is not None
+    return whole and len(tags) == 2 * blocks and len(bodies) == blocks and all(bodies)
+
+
+def format_reply(reasoning: str | None, answer: str, style: str) -> str:
+    """Write the reply that `parse` reads back: the target of supervised training.
+
+    `no_think` leaves the reasoning out. Raises ValueError where the style needs reasoning and there
+    is none, and where a text contains a tag.
+    """
+    check_style(style)
+    for name, value in (("reasoning", reasoning or ""), ("answer", answer)):
+        if tag := _TAG.search(value):
+            raise ValueError(f"{name} contains the tag {tag[0]!r}; remove it from the data")
+    conclusion = f"<answer>{answer}</answer>"
+    if style == "no_think":
+        return conclusion
+    if not (reasoning or "").strip():
+        raise ValueError(f"style={style!r} needs reasoning; use 'no_think' for answers without it")
+    thought = f"<think>{reasoning}</think>"
+    return f"{thought}\n{conclusion}" if style == "think" else f"{conclusion}\n{thought}"
+
+
+def check_style(style: str) -> str:
+    """Return the style. Raises ValueError where it is unknown."""
+    if style not in STYLES:
+        raise ValueError(f"style={style!r}; known: {', '.join(map(repr, STYLES))}")
+    return style
+
+
+def _split(text: str, name: str) -> tuple[list[str], str, bool]:
+    """Texts within the tags of this name, the text outside them, and whether the last stays open.
+
+    A second opening tag closes the first (`<answer>C<answer>`). A closing think tag without an
+    opening one closes everything before it: some chat templates open the think block themselves.
+    """
+    inside, outside, start, is_open = [], [], 0, False
+    for tag in _TAG.finditer(text):
+        if tag[2].lower() != name:
+            continue
+        closing = tag[1] == "/"
+        stray = closing and not is_open and name == "think"
+        (inside if is_open or stray else outside).append(text[start : tag.start()])
+        is_open, start = not closing, tag.end()
+    (inside if is_open else outside).append(text[start:])
+    return inside, "\n".join(outside), is_open
+
+
+def _tagged(
+    bodies: list[str], options: Sequence[str], *, is_open: bool, truncated: bool
+) -> _Reading:
+    """The one answer of all answer tags; an open last tag counts if generation ended by itself."""
+    readings = [_read(body, options, loose=True) for body in bodies]
+    if is_open and len(bodies) == 1 and (truncated or readings[0][0] is None):
+        return None, TRUNCATED
+    if is_open and len(bodies) > 1 and readings[-1][0] is None:
+        readings.pop()
+    readings = [r for r in readings if r[1] != EMPTY_ANSWER] or readings[:1]
+    distinct = {_normalised(answer or "") for answer, _ in readings}
+    if len(distinct) > 1:
+        return None, TWO_ANSWERS
+    return readings[0]
+
+
+def _bare(text: str, options: Sequence[str], *, cut: bool) -> _Reading:
+    """An answer without a tag: all of the text, or its last line when that starts `Answer:`."""
+    if cut:
+        return None, TRUNCATED
+    lines = [line.lstrip("#>-\u2022 ") for line in _tidy(text).split("\n")]
+    whole, reason = _read(text, options, loose=False)
+    if whole is not None and (options or (len(lines) == 1 and len(text) <= _LONGEST_BARE_ANSWER)):
+        return whole, ""
+    stated = [_read(line, options, loose=False) for line in lines if _behind_lead(line, options)]
+    if stated and _behind_lead(lines[-1], options) and stated[-1][0] is not None:
+        return stated[-1] if len(set(stated)) == 1 else (None, TWO_ANSWERS)
+    return None, NO_ANSWER_TAG if reason in ("", EMPTY_ANSWER, NOT_AN_OPTION) else reason
+
+
+def _read(text: str, options: Sequence[str], *, loose: bool) -> _Reading:
+    """Read the text of one answer. `loose` allows an explanation behind a letter or yes and no."""
+    tidy = _tidy(text)
+    if not tidy:
+        return None, EMPTY_ANSWER
+    rest = _behind_lead(tidy, options)
+    if not options:
+        return (rest or tidy), ""
+    reading = _closed(tidy, options, loose)
+    if reading[1] == NOT_AN_OPTION and rest:
+        return _closed(rest, options, loose)
+    return reading
+
+
+def _behind_lead(text: str, options: Sequence[str]) -> str:
+    """What follows `Answer:`, `The answer is`, and, where it can only be a letter, `Option`."""
+    lead = _LEAD.match(text)
+    if lead is None or not (options or re.search(r"[-:=]|\b(?:is|be) ?$", lead[0])):
+        return ""
+    return text[lead.end() :].strip()
+
+
+def _closed(text: str, options: Sequence[str], loose: bool) -> _Reading:
+    letters = LETTERS[: len(options)]
+    bare = text.strip("()[]{}.:;,* ").upper()
+    if len(bare) == 1 and bare in letters:
+        return bare, ""
+    named = _options_with_text(text, options)
+    if named:
+        return (named, "") if len(named) == 1 else (None, SAME_OPTIONS)
+    if len(bare) == 1 and bare.isalpha():
+        return None, BEYOND_OPTIONS
+    tokens = {t.upper() for t in re.findall(r"\w+", text)} - {"AND", "OR", "BOTH"}
+    if len(tokens) > 1 and all(len(token) == 1 and token in LETTERS for token in tokens):
+        return None, SEVERAL_LETTERS
+    return _letter_and_tail(text, options, loose)
+
+
+def _letter_and_tail(text: str, options: Sequence[str], loose: bool) -> _Reading:
+    """Read `C) CT`, `C: CT`, `C CT`, `C is right`; when loose, also `C, because` and `Yes, it`."""
+    letters = LETTERS[: len(options)]
+    if verdict := _VERDICT.fullmatch(text.strip(". ")):
+        letter, tail, marked = verdict[1].upper(), "", True
+    elif found := _LETTER.fullmatch(text):
+        letter, tail, marked = found[1].upper(), found[2], True
+    else:
+        letter, _, tail = text.partition(" ")
+        letter, marked = letter.upper(), False
+    if len(letter) == 1 and letter in LETTERS:
+        if marked and letter not in letters:
+            return None, BEYOND_OPTIONS
+        named = _options_with_text(tail, options)
+        if letter in letters and (letter in named or (marked and not tail)):
+            return letter, ""
+        if named:
+            return None, CONTRADICTION
+        if marked and any((a or b) != letter for a, b in _ANOTHER_LETTER.findall(tail)):
+            return None, SEVERAL_LETTERS
+        if marked and loose:
+            return letter, ""
+    first = re.match(r"(yes|no)(?=[,.;:\n])", text, re.IGNORECASE)
+    if loose and first and sorted(map(_normalised, options)) == ["no", "yes"]:
+        return _options_with_text(first[1], options), ""
+    return None, NOT_AN_OPTION
+
+
+def _options_with_text(text: str, options: Sequence[str]) -> str:
+    """The letters of the options that read like this; one that is exactly it stands alone."""
+    lettered = list(zip(LETTERS, options, strict=False))
+    exact = [letter for letter, option in lettered if option.strip() == text.strip() != ""]
+    wanted = _normalised(text)
+    alike = [letter for letter, option in lettered if _normalised(option) == wanted != ""]
+    return "".join(exact if len(exact) == 1 else alike)
+
+
+def _tidy(text: str) -> str:
+    """Without markdown, quotes around it, blank lines and runs of spaces."""
+    text = unicodedata.normalize("NFKC", text).replace("**", "").replace("`", "")
+    text = "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
+    text = text.strip(" \n*_\"'")
+    boxed = re.fullmatch(r"\$?\\boxed\{(.*)\}\$?", text, re.DOTALL)
+    return boxed[1].strip() if boxed else text
+
+
+def _normalised(text: str) -> str:
+    """The form in which option texts are compared."""
+    return " ".join(_tidy(text).casefold().split()).rstrip(". ")

@@ -1,0 +1,1 @@
+"""Reports: from run folders to tables, heat maps and one HTML page."""

@@ -1,0 +1,135 @@
+"""Learning curves as inline SVG: what the trainers logged in metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from medreason.report.runs import Run
+
+Points = list[tuple[float, float]]
+"""(optimizer step, value)"""
+
+_WIDTH, _HEIGHT = 340, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 26
+_SMOOTHED_FROM = 30  # points; shorter curves are drawn as they are
+
+
+def curves(runs: Sequence[Run]) -> str:
+    """One small chart for each logged quantity, one line a run; empty where nothing was logged."""
+    charts: dict[str, dict[int, Points]] = {}
+    for index, run in enumerate(runs):
+        for key, points in _series(run.folder.metrics).items():
+            if title := _title(key, run):
+                charts.setdefault(title, {})[index] = points
+    order = sorted(charts, key=lambda title: (_PLACES.get(title.split(",")[0], 1), title))
+    return "".join(_chart(title, charts[title], runs) for title in order)
+
+
+_PLACES = {"Reward": 0, "Completion length": 2, "Loss": 3}
+
+
+def _title(key: str, run: Run) -> str:
+    """The heading of a logged key, empty for one that is not drawn."""
+    parts = key.split("/")
+    if key == "reward":
+        return "Reward, weighted sum"
+    if parts[0] == "rewards" and parts[-1] == "mean":
+        return f"Reward “{'/'.join(parts[1:-1])}”"
+    if key == "completions/mean_length":
+        return "Completion length, mean tokens"
+    if key == "loss":  # losses of different algorithms have nothing in common
+        return f"Loss, {run.config.method.algorithm.upper() if run.config else run.method}"
+    return ""
+
+
+def _series(path: Path) -> dict[str, Points]:
+    """Values by key; a last line cut off by a kill ends it. Light, unlike training.recorder."""
+    found: dict[str, Points] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        for key, value in row.items():
+            if key != "step" and value is not None:
+                found.setdefault(key, []).append((row["step"], value))
+    return found
+
+
+def _chart(title: str, lines: dict[int, Points], runs: Sequence[Run]) -> str:
+    steps = [step for points in lines.values() for step, _ in points]
+    values = [value for points in lines.values() for _, value in points]
+    ticks = _ticks(min(values), max(values))
+    last = max(steps)
+
+    def place(point: tuple[float, float]) -> str:
+        x = _LEFT + point[0] / max(last, 1) * (_WIDTH - _LEFT - _RIGHT)
+        share = (point[1] - ticks[0]) / (ticks[-1] - ticks[0])
+        return f"{x:.1f},{_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM):.1f}"
+
+    drawn = [_grid(ticks, place, last)]
+    for index, points in lines.items():
+        smooth = _smoothed(points)
+        if smooth is not points:
+            drawn.append(_line(points, place, f"raw s{index % 8}"))
+        drawn.append(_line(smooth, place, f"s{index % 8}"))
+    names = ", ".join(runs[index].label for index in lines)
+    return (
+        f'<figure class="curve"><figcaption>{escape(title)}</figcaption>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{escape(title)} over optimizer steps: {escape(names)}">{"".join(drawn)}</svg>'
+        f'<ul class="legend">{"".join(_legend(runs[i], i) for i in lines)}</ul></figure>'
+    )
+
+
+def _grid(ticks: Sequence[float], place, last: float) -> str:  # noqa: ANN001
+    drawn = []
+    for tick in ticks:
+        _, y = place((0, tick)).split(",")
+        drawn.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
+            f'<text x="{_LEFT - 6}" y="{y}" dy="4" text-anchor="end">{tick:g}</text>'
+        )
+    for step, anchor in ((0, "start"), (last, "end")):
+        x, _ = place((step, ticks[0])).split(",")
+        label = f"{step:g} steps" if step else "0"
+        drawn.append(f'<text x="{x}" y="{_HEIGHT - 8}" text-anchor="{anchor}">{label}</text>')
+    return "".join(drawn)
+
+
+def _line(points: Points, place, style: str) -> str:  # noqa: ANN001
+    if len(points) == 1:
+        x, y = place(points[0]).split(",")
+        return f'<circle class="dot {style}" cx="{x}" cy="{y}" r="3"/>'
+    return f'<polyline class="line {style}" points="{" ".join(map(place, points))}"/>'
+
+
+def _legend(run: Run, index: int) -> str:
+    return f'<li><span class="swatch s{index % 8}"></span>{escape(run.label)}</li>'
+
+
+def _smoothed(points: Points) -> Points:
+    """Mean of a window of a tenth of the curve around each point."""
+    if len(points) < _SMOOTHED_FROM:
+        return points
+    half = len(points) // 20
+    smooth = []
+    for i, (step, _) in enumerate(points):
+        window = [value for _, value in points[max(0, i - half) : i + half + 1]]
+        smooth.append((step, sum(window) / len(window)))
+    return smooth
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to six round values around the range."""
+    if math.isclose(low, high, rel_tol=1e-6, abs_tol=1e-9):
+        low, high = low - 0.5 * abs(low or 1), high + 0.5 * abs(high or 1)
+    rough = (high - low) / 4
+    unit = 10 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [round(i * step, 10) for i in range(first, last + 1)]

@@ -1,0 +1,195 @@
+"""Run folders read for a report: figures, which answers were right, and what they compare with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medreason import config as configuration
+from medreason.config import METHODS, Config
+from medreason.evaluation import predictions
+from medreason.runs.ledger import Folder, State
+from medreason.samples import MODALITIES, TASKS
+from medreason.statistics import Difference, paired_difference
+
+Cell = tuple[str, str]
+"""(modality, task)"""
+
+
+class Outcome(NamedTuple):
+    """What became of one question under the real image."""
+
+    cell: Cell
+    correct: bool
+    parsed: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as read from disk, with its last evaluation."""
+
+    folder: Folder
+    config: Config | None
+    """None where the run ended before its configuration was frozen."""
+    state: State
+    figures: dict[str, Any] | None
+    """metrics.json; None where nothing is evaluated yet."""
+    label: str
+    evaluation_key: str = ""
+    """Of the evaluation shown; empty where there is none yet."""
+    outcomes: dict[str, Outcome] = field(repr=False, default_factory=dict)
+    """By sample id, in the order of the file."""
+
+    @property
+    def method(self) -> str:
+        return self.config.method.name if self.config else self.folder.path.name.split("-")[0]
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of the evaluation shown."""
+        return self.folder.evaluation(self.evaluation_key)
+
+    @property
+    def cells(self) -> dict[str, dict[str, Any]]:
+        """Figures of each tested cell, keyed `modality/task`."""
+        return self.figures["cells"] if self.figures else {}
+
+    @property
+    def file_name(self) -> str:
+        """The label in letters that any file system takes."""
+        return re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
+
+    @property
+    def trained_on(self) -> set[Cell]:
+        if self.config is None or self.config.method.algorithm == "none":
+            return set()
+        return {(m, t) for m in self.config.modality.members for t in self.config.task.members}
+
+    @property
+    def tested_on(self) -> set[Cell]:
+        return {outcome.cell for outcome in self.outcomes.values()}
+
+
+def load(folders: Iterable[Folder], sweep: str | None = None) -> list[Run]:
+    """The runs in the order of readers: base, sft, grpo, rarl, then others by name.
+
+    Shows the evaluation the sweep asked for, or the last one where no sweep is given.
+    """
+    found = list(folders)
+    configs = [configuration.read(f.config) if f.config.exists() else None for f in found]
+    labels = _labels(found, configs)
+    runs = [
+        _load(folder, config, label, sweep)
+        for folder, config, label in zip(found, configs, labels, strict=True)
+    ]
+    order = {name: place for place, name in enumerate(METHODS)}
+    return sorted(runs, key=lambda r: (order.get(r.method, len(order)), r.method, r.label))
+
+
+def base_of(run: Run, runs: Iterable[Run]) -> Run | None:
+    """The evaluated start model a run is compared with: same model and data."""
+    for other in runs:
+        a, b = run.config, other.config
+        if not (a and b and other.figures) or other.method != "base" or run.method == "base":
+            continue
+        if (a.model, a.data) == (b.model, b.data):
+            return other
+    return None
+
+
+def in_domain_cells(run: Run, runs: Iterable[Run]) -> set[Cell]:
+    """Cells trained on and tested on; for a start model those that all trained runs share."""
+    if run.trained_on:
+        return run.trained_on & run.tested_on
+    trained = [r.trained_on for r in runs if r.trained_on and base_of(r, [run]) is run]
+    same = len({frozenset(cells) for cells in trained}) == 1
+    return trained[0] & run.tested_on if same else set()
+
+
+def difference(run: Run, base: Run | None, cells: set[Cell] | None = None) -> Difference | None:
+    """Accuracy minus that of the base, in percent points, over the samples that both answered."""
+    a, b = paired(run, base, cells)
+    if not a:
+        return None
+    found = paired_difference(a, b, seed=0)
+    return Difference(100 * found.mean, 100 * found.low, 100 * found.high)
+
+
+def paired(
+    run: Run, base: Run | None, cells: set[Cell] | None = None
+) -> tuple[list[float], list[float]]:
+    """1 for right and 0 for wrong of run and base on the samples both answered, in these cells."""
+    theirs = base.outcomes if base else {}
+    shared = [
+        (float(outcome.correct), float(theirs[sample].correct))
+        for sample, outcome in run.outcomes.items()
+        if sample in theirs and (cells is None or outcome.cell in cells)
+    ]
+    return [a for a, _ in shared], [b for _, b in shared]
+
+
+def _load(folder: Folder, config: Config | None, label: str, sweep: str | None) -> Run:
+    state = folder.state()
+    run = Run(folder, config, state, None, label)
+    key = state.sweeps.get(sweep) if sweep else next(reversed(state.evaluations), None)
+    if key not in state.evaluations:
+        return run
+    run = replace(run, evaluation_key=key)
+    return replace(
+        run,
+        figures=predictions.load_metrics(run.evaluation),
+        outcomes=_outcomes(run.evaluation / "predictions.parquet"),
+    )
+
+
+def _outcomes(path: Path) -> dict[str, Outcome]:
+    """Five columns of the file, since completions are nearly all of its size."""
+    columns = ["sample", "modality", "task", "correct", "parse_status"]
+    try:
+        table = pq.read_table(path, columns=columns, filters=[("control", "==", "none")])
+    except (pa.ArrowInvalid, FileNotFoundError) as error:
+        raise ValueError(
+            f"{path}: not a predictions file ({error}); delete its folder and evaluate again"
+        ) from error
+    return {
+        row["sample"]: Outcome(
+            (row["modality"], row["task"]), row["correct"], row["parse_status"] == "parsed"
+        )
+        for row in table.to_pylist()
+    }
+
+
+def _labels(folders: Sequence[Folder], configs: Sequence[Config | None]) -> list[str]:
+    """Method; with cell, model and at last the key where that is needed to tell runs apart."""
+    names = [f.path.name for f in folders]
+    parts = [
+        (c.method.name, _cell_name(c), c.model.name, f"seed {c.seed}", name[-6:])
+        if c
+        else (name.split("-")[0], "", "", "", name[-6:])
+        for c, name in zip(configs, names, strict=True)
+    ]
+    labels = [part[0] for part in parts]
+    for place in range(1, 5):
+        groups: dict[str, set[str]] = {}
+        for label, part in zip(labels, parts, strict=True):
+            groups.setdefault(label, set()).add(part[place])
+        labels = [
+            f"{label} {part[place]}".strip() if len(groups[label]) > 1 else label
+            for label, part in zip(labels, parts, strict=True)
+        ]
+    return labels
+
+
+def _cell_name(config: Config) -> str:
+    """ "CT/Disease"; empty for a run of everything and for a start model."""
+    if config.method.algorithm == "none":
+        return ""
+    names = {**MODALITIES, **TASKS}
+    chosen = (config.modality.name, config.task.name)
+    return "" if chosen == ("all", "all") else "/".join(names.get(c, c) for c in chosen)

@@ -1,0 +1,1 @@
+"""Runs: keys, folders, the worker process and what starts it."""

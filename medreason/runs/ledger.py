@@ -1,0 +1,138 @@
+"""The run folder: what a run is, how far it came, what it found. The truth; MLflow is the view."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class State:
+    """`state.json`: how far a run has come."""
+
+    state: str = "planned"
+    """planned, running, done or failed."""
+    train_key: str = ""
+    train_parts: dict[str, Any] = field(default_factory=dict)
+    """What the key is the hash of."""
+    trained: bool = False
+    """`model/` holds the final weights (always true of a base model, which has none of its own)."""
+    evaluations: list[str] = field(default_factory=list)
+    """Keys of the finished evaluations."""
+    sweeps: dict[str, str] = field(default_factory=dict)
+    """Sweep -> key of the evaluation it asked for; a run may belong to several."""
+    attempts: int = 0
+    error: str | None = None
+    mlflow_run_id: str | None = None
+    synced: bool = False
+    """MLflow shows all of this folder."""
+    train_seconds: float = 0.0
+    """Of the attempt that finished; one that was resumed did less."""
+    evaluate_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The layout of a run folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "train.log"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def progress(self) -> Path:
+        return self.path / "progress.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def rollouts(self) -> Path:
+        return self.path / "rollouts"
+
+    def evaluation(self, key: str) -> Path:
+        return self.path / "evaluations" / key
+
+    def state(self) -> State:
+        """The state on disk.
+
+        Raises:
+            ValueError: state.json is not what this version wrote.
+        """
+        path = self.path / "state.json"
+        if not path.exists():
+            return State()
+        try:
+            return State(**json.loads(path.read_text()))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(
+                f"{path}: not a state that medreason wrote ({error}); "
+                "delete the folder to run again"
+            ) from error
+
+    def update(self, **changes: Any) -> State:  # noqa: ANN401
+        """Change the state on disk; a reader never sees half of it."""
+        state = replace(self.state(), **changes)
+        write_json(self.path / "state.json", asdict(state))
+        return state
+
+    @contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Hold the run for this process; gives False where another process holds it.
+
+        The lock goes with the process: one that was killed leaves nothing behind.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+def find(runs: Path, name: str, key: str) -> Folder:
+    """The folder of a run, whether it exists yet or not; the key decides, not the name."""
+    existing = sorted(runs.glob(f"*-{key}"))
+    return Folder(existing[0] if existing else runs / f"{name}-{key}")
+
+
+def folders(runs: Path) -> list[Folder]:
+    """All run folders, in the order of their names."""
+    return [Folder(path.parent) for path in sorted(runs.glob("*/state.json"))]
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace a file in one step: it holds the old value or the new one, never a part."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    with unfinished.open("w") as stream:
+        json.dump(value, stream, indent=1, ensure_ascii=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    unfinished.replace(path)

@@ -1,0 +1,144 @@
+"""Intervals, paired tests and the question-only prior: what an accuracy has to be read beside."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medreason.samples import LETTERS, Sample
+
+_Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of a - b over the same items with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Prior:
+    """How often each option string was right and how often offered in the training questions."""
+
+    right: Counter[str]
+    offered: Counter[str]
+
+    def predict(self, options: Sequence[str]) -> str:
+        """The letter of the option with the highest (c + 0.25) / (n + 1), the first on ties."""
+        texts = [_option_string(text) for text in options]
+        shares = [(self.right[text] + 0.25) / (self.offered[text] + 1) for text in texts]
+        return LETTERS[shares.index(max(shares))]
+
+    def accuracy(self, test: Iterable[Sample]) -> float | None:
+        """Accuracy over the closed samples, None where there is none."""
+        hits = [self.predict(s.options) == s.answer for s in test if s.options]
+        return sum(hits) / len(hits) if hits else None
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion; (0, 1) where n is 0, since nothing is known.
+
+    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953, without continuity correction.
+    """
+    if not 0 <= correct <= n:
+        raise ValueError(f"correct={correct}, n={n}; needs 0 <= correct <= n")
+    if n == 0:
+        return 0.0, 1.0
+    share, spread = correct / n, _Z95**2 / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = _Z95 / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    low = 0.0 if correct == 0 else centre - half  # exact ends, which rounding would miss
+    high = 1.0 if correct == n else centre + half
+    return low, high
+
+
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], *, seed: int, draws: int = 10_000
+) -> Difference:
+    """Mean of a - b and its percentile interval by a bootstrap over items.
+
+    Both score the same items in the same order. Source: Efron and Tibshirani 1993, chapter 13.
+    """
+    _check_paired(a, b)
+    # Equal differences are drawn together: 10,000 draws of 100,000 items would not fit in memory.
+    values, counts = np.unique(np.asarray(a, float) - np.asarray(b, float), return_counts=True)
+    n = int(counts.sum())
+    rng = np.random.default_rng(seed)
+    means = np.empty(draws)
+    step = max(1, 4_000_000 // len(values))
+    for start in range(0, draws, step):
+        size = min(step, draws - start)
+        means[start : start + size] = rng.multinomial(n, counts / n, size=size) @ values / n
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Difference(float(values @ counts / n), float(low), float(high))
+
+
+def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:
+    """Exact two-sided p of the hypothesis that two models are right equally often.
+
+    Takes 0 and 1 (or booleans) for the same items in the same order; 1.0 where no item differs.
+    Source: McNemar 1947, doi:10.1007/BF02295996, with the exact binomial distribution.
+    """
+    _check_paired(a, b)
+    if not set(np.unique([*map(float, a), *map(float, b)])) <= {0.0, 1.0}:
+        raise ValueError("mcnemar takes 0 and 1 only; use paired_difference for graded scores")
+    only_a = sum(x > y for x, y in zip(a, b, strict=True))
+    only_b = sum(x < y for x, y in zip(a, b, strict=True))
+    n, smaller = only_a + only_b, min(only_a, only_b)
+    # Logarithms, since 2**n overflows a float from n = 1,024.
+    logs = [_log_choose(n, k) - n * math.log(2) for k in range(smaller + 1)]
+    return min(1.0, 2 * math.fsum(math.exp(value) for value in logs))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p values in the order given; compare them with the level of the whole family.
+
+    Source: Holm 1979, Scandinavian Journal of Statistics 6, 65-70.
+    """
+    if not all(0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p_values={list(p_values)}; needs numbers from 0 to 1, no NaN")
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def fit_prior(train: Iterable[Sample]) -> Prior:
+    """Count the option strings of the closed samples once, for any number of test sets.
+
+    Source: DESIGN section 7, the question-only prior.
+    """
+    right, offered = Counter[str](), Counter[str]()
+    for sample in train:
+        if sample.options:
+            offered.update(_option_string(text) for text in sample.options)
+            right[_option_string(sample.answer_text)] += 1
+    return Prior(right, offered)
+
+
+def question_only_prior(train: Iterable[Sample], test: Iterable[Sample]) -> float | None:
+    """Accuracy of a frequency table of option strings, which sees neither image nor question."""
+    return fit_prior(train).accuracy(test)
+
+
+def _option_string(text: str) -> str:
+    return text.lower().strip().removesuffix(".")
+
+
+def _check_paired(a: Sequence[float], b: Sequence[float]) -> None:
+    if len(a) != len(b) or len(a) == 0:
+        raise ValueError(
+            f"{len(a)} and {len(b)} scores; a paired comparison needs the same items, at least one"
+        )
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

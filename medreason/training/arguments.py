@@ -1,0 +1,71 @@
+"""What both trainers take: our configuration in TRL's words, and the rows they read."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from medreason.config import Config
+from medreason.data.images import open_rgb
+from medreason.runs.ledger import Folder
+from medreason.samples import Sample
+
+
+def arguments(kind: type, config: Config, folder: Folder, **derived: object) -> Any:  # noqa: ANN401
+    """`kind` is trl.SFTConfig or trl.GRPOConfig.
+
+    Raises:
+        ValueError: `method.trl` or `hardware.trl` names a field TRL does not have or we derive.
+    """
+    cpu = config.hardware.accelerator == "cpu"
+    ours: dict[str, Any] = {
+        "output_dir": str(folder.checkpoints),
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "use_cpu": cpu,
+        "bf16": config.hardware.precision == "bfloat16",
+        "gradient_checkpointing": config.hardware.gradient_checkpointing,
+        "gradient_accumulation_steps": config.accumulation,
+        "remove_unused_columns": False,
+        "report_to": "none",  # the recorder writes metrics.jsonl, tracking shows it in MLflow
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": config.runs.checkpoint_steps,
+        "save_total_limit": 2,
+        "dataloader_pin_memory": not cpu,
+        **({"ddp_backend": "gloo" if cpu else "nccl"} if config.hardware.devices > 1 else {}),
+        **derived,
+    }
+    for key, theirs in (("method.trl", config.method.trl), ("hardware.trl", config.hardware.trl)):
+        _check(key, theirs, kind, ours)
+    return kind(**ours, **config.method.trl, **config.hardware.trl)
+
+
+def _check(key: str, theirs: dict[str, Any], kind: type, ours: dict[str, Any]) -> None:
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in theirs:
+        if name in ours:
+            raise ValueError(f"{key}.{name} is derived by medreason ({ours[name]!r}); remove it")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{key}.{name} is not a field of trl.{kind.__name__}{hint}")
+
+
+def rows(samples: Sequence[Sample], columns: Sequence[dict[str, Any]]) -> Dataset:
+    """A data set with the given columns, the sample's place in `samples`, and its image.
+
+    The image is decoded when a row is read, so nothing is held in memory.
+    """
+    table = Dataset.from_list([{**row, "sample": i} for i, row in enumerate(columns)])
+
+    def with_image(batch: dict[str, list]) -> dict[str, list]:
+        return batch | {"image": [open_rgb(samples[i].image) for i in batch["sample"]]}
+
+    return table.with_transform(with_image)

@@ -1,0 +1,63 @@
+"""GRPO on TRL's trainer: full weights or, as RARL, an adapter with the base as the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.processing_utils import ProcessorMixin
+from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
+
+from medreason.config import Config
+from medreason.models.load import END_TOKENS, VISION_TOKENS
+from medreason.prompts import conversation, training_prompt
+from medreason.runs.ledger import Folder
+from medreason.samples import Sample
+from medreason.training.arguments import arguments, rows
+from medreason.training.rewards import Scorer, rewards
+
+
+def trainer(
+    config: Config,
+    samples: Sequence[Sample],
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    folder: Folder,
+    callbacks: list[TrainerCallback],
+) -> GRPOTrainer:
+    tokenizer = processor.tokenizer
+    # Both are ends; TRL takes every one the model declares. With the public code of Med-R1 a reply
+    # that ended in <|endoftext|> was trained on its padding.
+    ends = tokenizer.convert_tokens_to_ids(END_TOKENS)
+    model.generation_config.eos_token_id = ends
+    functions, weights = rewards(config, Scorer(samples, ends))
+    return GRPOTrainer(
+        model=model,
+        reward_funcs=list(functions),
+        args=arguments(
+            GRPOConfig,
+            config,
+            folder,
+            per_device_train_batch_size=config.hardware.per_device_prompts
+            * config.method.num_generations,
+            reward_weights=weights,
+            generation_kwargs={"suppress_tokens": tokenizer.convert_tokens_to_ids(VISION_TOKENS)},
+        ),
+        train_dataset=dataset(config, samples),
+        processing_class=processor,
+        peft_config=LoraConfig(**config.adapter) if config.adapter else None,
+        callbacks=callbacks,
+    )
+
+
+def dataset(config: Config, samples: Sequence[Sample]) -> Dataset:
+    """Columns prompt and image; `sample` leads the rewards back to the sample."""
+    return rows(
+        samples,
+        [
+            {"prompt": conversation(training_prompt(sample, config.prompt.train, seed=config.seed))}
+            for sample in samples
+        ],
+    )

@@ -1,0 +1,67 @@
+"""Supervised fine-tuning: loss on the reply alone, under the prompt that is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.processing_utils import ProcessorMixin
+from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
+
+from medreason.config import Config
+from medreason.prompts import conversation, training_prompt, turn
+from medreason.replies import format_reply
+from medreason.runs.ledger import Folder
+from medreason.samples import Sample
+from medreason.training.arguments import arguments, rows
+
+
+def trainer(
+    config: Config,
+    samples: Sequence[Sample],
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    folder: Folder,
+    callbacks: list[TrainerCallback],
+) -> SFTTrainer:
+    return SFTTrainer(
+        model=model,
+        args=arguments(
+            SFTConfig,
+            config,
+            folder,
+            per_device_train_batch_size=config.hardware.per_device_prompts,
+            max_length=None,  # cutting would cut image tokens or the answer
+        ),
+        train_dataset=dataset(config, samples),
+        processing_class=processor,
+        peft_config=LoraConfig(**config.adapter) if config.adapter else None,
+        callbacks=callbacks,
+    )
+
+
+def dataset(config: Config, samples: Sequence[Sample]) -> Dataset:
+    """Columns prompt, completion and image."""
+    return rows(
+        samples,
+        [
+            {
+                "prompt": conversation(
+                    training_prompt(sample, config.prompt.train, seed=config.seed)
+                ),
+                "completion": turn(target(config, sample)),
+            }
+            for sample in samples
+        ],
+    )
+
+
+def target(config: Config, sample: Sample) -> str:
+    """What the model should write: the answer, with reasoning if asked for and there is one."""
+    if config.prompt.style == "free":
+        return sample.answer
+    if config.method.target == "answer" or sample.explanation is None:
+        return format_reply(None, sample.answer, "no_think")
+    return format_reply(sample.explanation, sample.answer, config.prompt.style)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from run_folders import draw_samples, reply, write_failed, write_run
+
+from medreason.actions import report
+from medreason.config import Config
+
+Compose = Callable[..., Config]
+
+
+def test_report_writes_page_table_and_heat_maps(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = draw_samples(tmp_path / "images")
+    demo = ("sweep=demo", "tracking=none")
+    write_run(composed("method=base", *demo), samples, lambda i, s: reply("A"))
+    write_run(composed("method=grpo", *demo), samples, lambda i, s: reply(s.answer))
+    write_run(composed("method=sft", "sweep=other"), samples, lambda i, s: reply("B"))
+    write_failed(composed("method=rarl", *demo), "OutOfMemoryError: no\nmore")
+
+    report.run(composed("action=report", *demo))
+
+    written = tmp_path / "outputs" / "reports" / "demo"
+    assert {path.name for path in written.iterdir()} == {
+        *("index.html", "table.csv", "accuracy-base.png", "accuracy-grpo.png"),
+        "difference-grpo.png",
+    }
+    printed = capsys.readouterr().out
+    assert "rarl: failed, OutOfMemoryError: no" in printed
+    assert "sft" not in printed
+    for path in written.iterdir():
+        assert str(path) in printed
+    with (written / "table.csv").open() as stream:
+        assert {row["run"] for row in csv.DictReader(stream)} == {"base", "grpo", "rarl"}
+
+
+def test_unknown_sweep_names_those_there_are(composed: Compose, tmp_path: Path) -> None:
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    write_run(composed("method=base", "sweep=demo"), samples, lambda i, s: reply("A"))
+    with pytest.raises(ValueError, match=r"no runs of sweep=dmeo .* there are demo: type .*=demo"):
+        report.run(composed("action=report", "sweep=dmeo"))
+
+
+def test_no_runs_at_all_say_how_to_make_some(composed: Compose) -> None:
+    with pytest.raises(ValueError, match="method=base,sft,grpo,rarl sweep=runs"):
+        report.run(composed("action=report"))
+
+
+def test_lost_tracking_server_costs_the_view_alone(
+    composed: Compose,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    write_run(composed("method=base"), samples, lambda i, s: reply("A"))
+    report.run(composed("action=report", "tracking=server", "tracking.uri=http://127.0.0.1:9"))
+    assert "MLflow at http://127.0.0.1:9 not reached" in capsys.readouterr().out
+    assert (tmp_path / "outputs" / "reports" / "runs" / "index.html").exists()
+
+
+def test_sync_brings_run_folders_and_the_report_into_mlflow(
+    composed: Compose, tmp_path: Path
+) -> None:
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    config = composed("method=base", "sweep=demo")
+    folder = write_run(config, samples, lambda i, s: reply("A"))
+    report.run(replace(config, runs=replace(config.runs, sync=True)))
+
+    from mlflow import MlflowClient  # heavy
+
+    client = MlflowClient(config.tracking.uri)
+    state = folder.state()
+    assert state.synced
+    assert state.mlflow_run_id
+    run = client.get_run(state.mlflow_run_id)
+    assert run.data.metrics["test/accuracy"] == 0.5
+    parent = run.data.tags["mlflow.parentRunId"]
+    names = {item.path for item in client.list_artifacts(parent)}
+    assert {"index.html", "table.csv", "accuracy-base.png"} <= names

@@ -1,0 +1,293 @@
+"""The published format: what it means, and what is said of rows that are wrong."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from medreason.data.med_r1 import load, read, split_options
+
+SHARED = Path(__file__).parents[2].parent / "shared/data"
+CT = "CT(Computed Tomography)_test.json"
+
+
+def row(**changes: object) -> dict[str, Any]:
+    published = {
+        "image": "Images/Chest CT Scan/test/a.png",
+        "problem": "Which? A)Mammogram, left, B)CT., C)PET",
+        "solution": "<answer> B </answer>",
+    }
+    return published | changes
+
+
+def write(root: Path, content: object, name: str = CT) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return root
+
+
+def test_ten_published_rows_become_samples(tmp_path: Path) -> None:
+    write(tmp_path, [row(image=f"Images/Chest CT Scan/test/{i}.png") for i in range(10)])
+    samples = load(tmp_path, [CT], images=False)
+    assert [s.id for s in samples] == [f"{CT}:{i}" for i in range(10)]
+    first = samples[0]
+    assert first.image == tmp_path / "Images/Chest CT Scan/test/0.png"
+    assert (first.question, first.options) == ("Which?", ("Mammogram, left", "CT.", "PET"))
+    assert (first.answer, first.answer_text) == ("B", "CT.")
+    assert (first.cell, first.split) == (("ct", "unknown"), "test")
+    assert (first.source, first.patient, first.explanation) == ("Chest CT Scan", None, None)
+    assert first.problem == row()["problem"]
+
+
+@pytest.mark.parametrize(
+    ("name", "modality", "task", "split"),
+    [
+        ("CT(Computed Tomography)_train.json", "ct", "unknown", "train"),
+        ("MR (Mag-netic Resonance Imaging)_test.json", "mri", "unknown", "test"),
+        ("OCT (Optical Coherence Tomography_test.json", "oct", "unknown", "test"),
+        ("Fundus Photography_train.json", "fundus", "unknown", "train"),
+        ("Microscopy Images_test.json", "microscopy", "unknown", "test"),
+        ("ultrasound_test.json", "ultrasound", "unknown", "test"),
+        ("X-Ray_train.json", "xray", "unknown", "train"),
+        ("Dermoscopy_train.json", "dermoscopy", "unknown", "train"),
+        ("unknown_train.json", "unknown", "unknown", "train"),
+        ("Anatomy Identification_test.json", "unknown", "anatomy", "test"),
+        ("Disease Diagnosis_test.json", "unknown", "disease", "test"),
+        ("Lesion Grading_train.json", "unknown", "grading", "train"),
+        ("Modality Recognition_test.json", "unknown", "modality_recognition", "test"),
+        ("Other Biological Attributes_test.json", "unknown", "attributes", "test"),
+        ("Biological Attribute Analysis_test.json", "unknown", "attributes", "test"),
+    ],
+)
+def test_published_file_names_say_cell_and_split(
+    name: str, modality: str, task: str, split: str, tmp_path: Path
+) -> None:
+    write(tmp_path, [row()], f"modality/{name}")
+    (sample,) = load(tmp_path, images=False)
+    assert (*sample.cell, sample.split) == (modality, task, split)
+
+
+def test_a_row_says_more_than_its_file_name(tmp_path: Path) -> None:
+    named = row(modality="mRI", task="Other Biological Attributes", source="VQA-RAD qid 7 (ABN)")
+    write(tmp_path, [named, row(modality="X-Ray")])
+    first, second = load(tmp_path, images=False)
+    assert (first.cell, first.source) == (("mri", "attributes"), "VQA-RAD")
+    assert second.cell == ("xray", "unknown")
+
+
+def test_the_other_family_of_files_fills_in_what_a_name_does_not_say(tmp_path: Path) -> None:
+    write(tmp_path, [row(), row(image="Images/X/b.png")], f"modality/{CT}")
+    write(tmp_path, [row()], "question_type/Modality Recognition_train.json")
+    samples = load(tmp_path, ["modality/*"], labels_from=["question_type/*"], images=False)
+    assert [s.cell for s in samples] == [("ct", "modality_recognition"), ("ct", "unknown")]
+
+
+@pytest.mark.parametrize(
+    ("problem", "question", "options"),
+    [
+        ("Which? A)CT, B)MRI", "Which?", ("CT", "MRI")),
+        ("Which? A)T2, left, B)B cell, C), D)x.", "Which?", ("T2, left", "B cell", "", "x.")),
+        ("Stain (H&E)? A)(H&E) stain, B)None", "Stain (H&E)?", ("(H&E) stain", "None")),
+        ("Which? A)a, C)c", "Which?", ("a, C)c",)),
+        ("Where?", "Where?", ()),
+    ],
+)
+def test_options_are_split_in_the_sequence_of_their_letters(
+    problem: str, question: str, options: tuple[str, ...]
+) -> None:
+    assert split_options(problem) == (question, options)
+
+
+@pytest.mark.parametrize(
+    ("solution", "letter"),
+    [("<answer> B </answer>", "B"), ("B", "B"), ("<answer>B) CT.</answer>", "B"), ("PET", "C")],
+)
+def test_gold_answers_are_read(solution: str, letter: str, tmp_path: Path) -> None:
+    write(tmp_path, [row(solution=solution)])
+    assert load(tmp_path, images=False)[0].answer == letter
+
+
+BAD = {
+    "no key": ({"image": "a.png", "solution": "A"}, r'no "problem"; keys are \[\'image\', \'sol'),
+    "no object": ("text", "is str, not an object"),
+    "number": (row(solution=2), '"solution" is 2; needs a text'),
+    "empty": (row(image=" "), "\"image\" is ' '; needs a text"),
+    "no options": (row(problem="Where is it?"), "no options of the form .* 'Where is it"),
+    "one option": (row(problem="Which? A)CT"), "no options of the form"),
+    "blank option": (row(problem="Which? A)CT, B) "), "no options of the form"),
+    "beyond": (row(solution="<answer> D </answer>"), "D </answer>' is beyond the options A to C"),
+    "lower case": (row(solution="<answer> b </answer>"), "neither a capital letter nor one of"),
+    "no letter": (row(solution="<answer> </answer>"), "neither a capital letter nor one of"),
+    "other text": (row(solution="<answer>MRI</answer>"), "nor one of .*Mammogram"),
+    "wrong text": (row(solution="B) PET"), "is none of the options"),
+    "modality": (row(modality="Endoscopy"), "\"modality\" is 'Endoscopy'; known: ct, mri"),
+    "parent": (row(image="Images/../../a.png"), "leaves the data root"),
+    "absolute": (row(image="/etc/a.png"), "leaves the data root"),
+}
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD.values(), ids=BAD)
+def test_a_bad_row_is_named_with_file_and_row_or_skipped(
+    bad: object, message: str, tmp_path: Path
+) -> None:
+    write(tmp_path, [row(), bad])
+    with pytest.raises(ValueError, match=rf"1 bad rows(?s:.*)_test\.json, row 1: .*{message}"):
+        load(tmp_path, images=False)
+    assert len(load(tmp_path, images=False, bad_rows="skip")) == 1
+    (found,) = read(tmp_path, images=False).bad_rows
+    assert (found.file, found.row) == (CT, 1)
+
+
+def test_all_bad_rows_are_counted_and_ten_listed(tmp_path: Path) -> None:
+    write(tmp_path, [row(solution="?")] * 12)
+    with pytest.raises(ValueError, match="12 bad rows") as caught:
+        load(tmp_path, images=False)
+    assert str(caught.value).count("_test.json, row") == 10
+    with pytest.raises(ValueError, match="12 bad rows"):  # nothing would be left
+        load(tmp_path, images=False, bad_rows="skip")
+    with pytest.raises(ValueError, match=r"data\.bad_rows='ignore'; known: 'error', 'skip'"):
+        load(tmp_path, images=False, bad_rows="ignore")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"image": "a', "broken JSON .*download the file again"),
+        ("", "broken JSON"),
+        ("\udcff\udcfe", "broken JSON"),
+        ("{}", "holds dict, not an array"),
+        ("[]", "holds no rows"),
+    ],
+)
+def test_a_file_that_cannot_be_read_stops_even_when_rows_are_skipped(
+    content: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / CT).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=rf"_test\.json.*{message}"):
+        load(tmp_path, images=False, bad_rows="skip")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["none.json"], r"no file 'none\.json' below .*there are: CT\("),
+        (["*.csv"], r"no file '\*\.csv'"),
+        (["../a.json"], "leaves"),
+        (["/a.json"], "leaves"),
+    ],
+)
+def test_files_that_are_not_there_are_named(files: list[str], message: str, tmp_path: Path) -> None:
+    write(tmp_path, [row()])
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, files, images=False)
+
+
+def test_a_root_without_data_is_refused(tmp_path: Path) -> None:
+    for root in (None, tmp_path / "none"):
+        with pytest.raises(ValueError, match=r"data\.root=.* is not a folder"):
+            load(root)
+    with pytest.raises(ValueError, match="holds no"):
+        load(tmp_path)
+
+
+def test_no_files_given_takes_the_published_ones_and_patterns_take_each_once(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, [row()], f"Splits/modality/test/{CT}")
+    write(tmp_path, [row()], "Splits/modality/train/X-Ray_train.json")
+    write(tmp_path, {"not": "a split"}, "settings.json")
+    assert len(load(tmp_path, images=False)) == 2
+    assert len(load(tmp_path, ["**/*_test.json", f"Splits/modality/test/{CT}"], images=False)) == 1
+
+
+def test_files_without_a_split_need_a_share(tmp_path: Path) -> None:
+    write(tmp_path, [row(image=f"{i}.png") for i in range(10)], "pairs.json")
+    with pytest.raises(ValueError, match=r"pairs\.json has no published split .*data\.test_share"):
+        load(tmp_path, images=False)
+    split = load(tmp_path, images=False, test_share=0.3)
+    assert Counter(s.split for s in split) == {"train": 7, "test": 3}
+    write(tmp_path, [row(image=f"{i}.png") for i in range(10)])
+    assert {s.split for s in load(tmp_path, [CT], images=False, test_share=0.3)} == {"test"}
+    both = [CT, "pairs.json"]
+    with pytest.raises(ValueError, match=r"pairs\.json has no published split .*data\.resplit"):
+        load(tmp_path, both, images=False, test_share=0.3)
+    again = load(tmp_path, both, images=False, test_share=0.3, resplit=True)
+    assert Counter(s.split for s in again) == {"train": 14, "test": 6}
+
+
+def test_patients_come_from_a_table(tmp_path: Path) -> None:
+    write(tmp_path, [row(image="a.png"), row(image="b.png"), row(image="c.png")])
+    table = tmp_path / "labels.csv"
+    table.write_text("image,label,patient_or_source_id\na.png,x,P1\na.png,y,P1\nb.png,x,\n")
+    samples = load(tmp_path, patients="labels.csv", images=False)
+    assert [s.patient for s in samples] == ["P1", None, None]
+    table.write_text("image,patient_or_source_id\na.png,P1\na.png,P2\n")
+    with pytest.raises(ValueError, match=r"'a\.png' has the patients 'P1' and 'P2'"):
+        load(tmp_path, patients="labels.csv", images=False)
+    table.write_text("image,label\na.png,x\n")
+    with pytest.raises(ValueError, match=r"no column .*patient_or_source_id"):
+        load(tmp_path, patients="labels.csv", images=False)
+    with pytest.raises(ValueError, match=r"data\.patients: no file"):
+        load(tmp_path, patients="none.csv", images=False)
+
+
+def test_images_are_decoded_and_bad_ones_named(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside.png", tmp_path / "root"
+    root.mkdir()
+    for path in (outside, root / "good.png", root / "cut.png"):
+        Image.effect_noise((64, 64), 50).save(path)
+    whole = (root / "cut.png").read_bytes()
+    (root / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (root / "empty.png").touch()
+    (root / "link.png").symlink_to(outside)
+    (root / "loop.png").symlink_to(root / "loop.png")
+    names = ["good.png", "cut.png", "empty.png", "link.png", "missing.png", "cut.png"]
+    names += ["loop.png", "a\0.png", "a" * 300 + ".png"]
+    write(root, [row(image=name) for name in names])
+    loaded = read(root)
+    assert [s.image.name for s in loaded.samples] == ["good.png"]
+    assert [r.row for r in loaded.bad_rows] == list(range(1, 9))
+    for bad, problem in zip(
+        loaded.bad_rows,
+        ["cannot be decoded", "0 bytes", "by a link", "no such file", "cannot be decoded"]
+        + ["no path"] * 3,
+        strict=True,
+    ):
+        assert problem in bad.problem
+        assert repr(names[bad.row])[1:-1] in bad.problem
+    with pytest.raises(ValueError, match=r"8 bad rows(?s:.*)row 4: .*missing\.png: no such file"):
+        load(root)
+    assert len(load(root, bad_rows="skip")) == 1
+    assert len(load(root, images=False)) == 9
+
+
+def test_every_published_row_parses() -> None:
+    root = SHARED / "med_r1_splits"
+    if not root.is_dir():
+        pytest.skip(f"no published files at {root}")
+    loaded = read(root, images=False)
+    assert loaded.bad_rows == []
+    assert len({s.id for s in loaded.samples}) == len(loaded.samples)
+    sizes = Counter((*s.cell, s.split) for s in loaded.samples)
+    assert sizes["mri", "unknown", "test"] == 6370
+    assert sizes["ct", "unknown", "train"] == 12_567
+    assert sizes["unknown", "attributes", "train"] == 2794
+    written = [row for path in sorted(root.rglob("*.json")) for row in json.loads(path.read_text())]
+    assert len(written) == len(loaded.samples)
+    assert {s.problem for s in loaded.samples} == {row["problem"] for row in written}
+
+
+def test_the_real_images_and_pairs_load() -> None:
+    root = SHARED / "medvqa_mini"
+    if not root.is_dir():
+        pytest.skip(f"no real images at {root}")
+    samples = load(root, ["vqa_pairs.json"], patients="labels.csv", test_share=0.3)
+    assert len(samples) == 284
+    assert "unknown" not in {name for s in samples for name in s.cell}
+    assert {"MHSMA", "VQA-RAD", "Chest CT Scan"} <= {s.source for s in samples}

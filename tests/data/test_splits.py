@@ -1,0 +1,101 @@
+"""No image and no patient on both sides, and the cells near the share."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medreason.data import med_r1
+from medreason.data.splits import split_by_group
+from medreason.samples import Sample
+
+SHARED = Path(__file__).parents[2].parent / "shared/data"
+
+
+def sample(number: int, image: int, patient: int | None, modality: str = "ct") -> Sample:
+    owner = None if patient is None else f"p{patient}"
+    return Sample(
+        f"f:{number}", Path(f"/d/{image:03}.png"), "?", ("a", "b"), "A", None, modality, "disease",
+        "s", owner, "train",
+    )  # fmt: skip
+
+
+def sides(samples: list[Sample]) -> dict[str, set[str]]:
+    """The splits in which each image and each patient occurs."""
+    found: dict[str, set[str]] = {}
+    for s in samples:
+        for key in (str(s.image), s.patient):
+            if key is not None:
+                found.setdefault(key, set()).add(s.split)
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 30), st.none() | st.integers(0, 20), st.sampled_from("cmx")),
+        min_size=1,
+        max_size=60,
+    ),
+    seed=st.integers(0, 5),
+)
+def test_no_image_and_no_patient_lies_on_both_sides(
+    rows: list[tuple[int, int | None, str]], seed: int
+) -> None:
+    samples = [sample(i, *row) for i, row in enumerate(rows)]
+    try:
+        split = split_by_group(samples, test_share=0.3, seed=seed)
+    except ValueError as error:
+        assert "leaves train or test empty" in str(error)  # noqa: PT017
+        return
+    assert [s.id for s in split] == [s.id for s in samples]
+    assert all(len(found) == 1 for found in sides(split).values())
+
+
+def test_every_cell_is_near_the_share_and_the_order_of_rows_does_not_matter() -> None:
+    samples = [sample(i, i // 2, i // 5, "ct" if i < 150 else "mri") for i in range(400)]
+    split = split_by_group(samples, test_share=0.25, seed=3)
+    for modality, n in (("ct", 150), ("mri", 250)):
+        test = sum(s.split == "test" for s in split if s.modality == modality)
+        assert test / n == pytest.approx(0.25, abs=0.05)
+    shuffled = random.Random(0).sample(samples, len(samples))
+    moved = [replace(s, image=Path("/other") / s.image.relative_to("/d")) for s in shuffled]
+    assert {s.id: s.split for s in split_by_group(moved, test_share=0.25, seed=3)} == {
+        s.id: s.split for s in split
+    }
+    assert split_by_group(samples, test_share=0.25, seed=4) != split
+
+
+def test_large_and_small_patients_have_the_same_chance_of_being_tested() -> None:
+    samples = [sample(i, i, i // 10 if i < 500 else i) for i in range(1000)]
+    shares = Counter[bool]()
+    for seed in range(20):
+        for s in split_by_group(samples, test_share=0.3, seed=seed):
+            shares[int(s.id[2:]) < 500] += s.split == "test"
+    assert shares[True] / (shares[True] + shares[False]) == pytest.approx(0.5, abs=0.05)
+
+
+def test_impossible_shares_are_refused() -> None:
+    samples = [sample(0, 0, 1), sample(1, 1, 1)]
+    with pytest.raises(ValueError, match=r"test_share=1\.5; needs a number from 0 to 1"):
+        split_by_group(samples, test_share=1.5, seed=0)
+    with pytest.raises(ValueError, match=r"2 samples in 1 groups .* leaves train or test empty"):
+        split_by_group(samples, test_share=0.5, seed=0)
+    assert {s.split for s in split_by_group(samples, test_share=1, seed=0)} == {"test"}
+    assert {s.split for s in split_by_group(samples, test_share=0, seed=0)} == {"train"}
+
+
+def test_the_real_pairs_split_without_leakage() -> None:
+    root = SHARED / "medvqa_mini"
+    if not root.is_dir():
+        pytest.skip(f"no real images at {root}")
+    split = med_r1.load(root, patients="labels.csv", test_share=0.3, images=False)
+    assert all(len(found) == 1 for found in sides(split).values())
+    assert any(s.patient for s in split)
+    assert sum(s.split == "test" for s in split) / len(split) == pytest.approx(0.3, abs=0.05)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from matplotlib.colors import to_rgb
+
+from medreason.report.heatmap import heat_map
+from medreason.samples import MODALITIES, TASKS
+
+
+def texts(figure) -> list[str]:  # noqa: ANN001
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_full_matrix_shows_every_figure_and_the_means() -> None:
+    values = {f"{m}/{t}": float(i) for i, (m, t) in enumerate(itertools.product(MODALITIES, TASKS))}
+    figure = heat_map(values, title="grpo")
+    shown = texts(figure)
+    assert len(shown) == 9 * 6
+    assert "39.0" in shown
+    assert shown[-1] == "19.5"  # the mean of all
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        *MODALITIES.values(),
+        "Mean",
+    ]
+
+
+def test_empty_cells_are_dashes_and_in_no_mean() -> None:
+    shown = texts(heat_map({"ct/anatomy": 40.0, "ct/disease": None}, title="sft"))
+    assert "0.0" not in shown
+    assert shown.count("40.0") == 4  # the cell, its row, its column, all
+    assert shown.count("\u2013") == 9 * 6 - 4
+
+
+def test_differences_carry_their_sign() -> None:
+    values = {"ct/anatomy": -12.5, "oct/disease": 120.0}
+    shown = texts(heat_map(values, title="d", vmin=-100, vmax=100, center=0))
+    assert "\u221212.5" in shown
+    assert "+120.0" in shown
+
+
+def test_numbers_stand_out_from_their_cell() -> None:
+    def luminance(rgb: tuple[float, ...]) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb[:3]]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    cells = [f"{m}/{t}" for m, t in itertools.product(MODALITIES, TASKS)]
+    for center in (None, 50):
+        values = {cell: 2.5 * i for i, cell in enumerate(cells)}
+        axes = heat_map(values, title="x", center=center).axes[0]
+        for box, text in zip(axes.patches, axes.texts, strict=True):
+            lights = sorted((luminance(box.get_facecolor()), luminance(to_rgb(text.get_color()))))
+            assert (lights[1] + 0.05) / (lights[0] + 0.05) > 4
+
+
+def test_unknown_cell_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'pet/disease' is no cell; modalities are"):
+        heat_map({"pet/disease": 1.0}, title="x")
+
+
+def test_figure_is_written_without_a_display(tmp_path: Path) -> None:
+    heat_map({"ct/anatomy": 40.0}, title="x").savefig(tmp_path / "map.png")
+    assert (tmp_path / "map.png").stat().st_size > 5_000

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import draw_samples, reply, write_failed, write_run
+
+from medreason.config import Config
+from medreason.report.page import lead, page
+from medreason.report.runs import load
+from medreason.samples import Sample
+
+Compose = Callable[..., Config]
+
+LOGS = [{"step": i, "loss": 1.0 / i, "reward": 0.1 * i} for i in range(1, 4)]
+
+
+def right(i: int, sample: Sample) -> str:
+    return reply(sample.answer)
+
+
+def half_right(i: int, sample: Sample) -> str:
+    return reply(sample.answer if i % 2 else "ABCD"["ABCD".index(sample.answer) - 1])
+
+
+def embedded(html: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    return draw_samples(tmp_path / "images")
+
+
+def test_first_sentence_says_what_training_bought(composed: Compose, samples: list[Sample]) -> None:
+    base = write_run(composed("method=base"), samples, half_right)
+    grpo = write_run(composed("method=grpo"), samples, right)
+    assert re.fullmatch(
+        r"GRPO answers 100\.0 % of 36 questions right, 50\.0 points more than the start model "
+        r"\(95 % interval 3\d\.\d to 6\d\.\d\); question options alone would give 25\.0 %, "
+        r"a blank image 25\.0 %\.",
+        lead(load([base, grpo])),
+    )
+
+
+def test_first_sentence_counts_the_cells_trained_on(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    sft = write_run(composed("method=sft", "modality=ct"), samples, half_right)
+    assert lead(load([sft])).startswith(
+        "SFT answers 50.0 % of 24 in-domain questions right (95 % interval"
+    )
+
+
+def test_difference_that_may_be_chance_is_called_unclear(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    base = write_run(composed("method=base"), samples, half_right)
+    worse = write_run(
+        composed("method=grpo"), samples, lambda i, s: "?" if i == 1 else half_right(i, s)
+    )
+    assert "2.8 points less than the start model" in lead(load([base, worse]))
+    assert "so no clear difference)" in lead(load([base, worse]))
+
+
+def test_sweep_without_results_still_has_a_page(composed: Compose) -> None:
+    failed = write_failed(composed("method=sft"), "ValueError: <b>no</b> data")
+    html = page(load([failed]), sweep="demo")
+    assert "No run of this sweep has been evaluated yet." in html
+    assert "ValueError: &lt;b&gt;no&lt;/b&gt; data" in html
+
+
+def test_what_people_and_models_write_is_escaped(composed: Compose, samples: list[Sample]) -> None:
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    asked = [replace(s, question=evil, options=(evil, "b", "c", "d")) for s in samples]
+    base = write_run(composed("method=base"), asked, lambda i, s: reply("A", evil))
+    html = page(load([base]), sweep=evil)
+    assert "alert(1)</script>" not in html
+    assert "<img src=x" not in html
+    assert embedded(html)["questions"]["ct/disease"]["items"][0]["question"] == evil
+
+
+def test_page_needs_no_network(composed: Compose, samples: list[Sample]) -> None:
+    links: list[str] = []
+
+    class Links(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            links.extend(f"{tag} {k}={v}" for k, v in attrs if k in ("src", "href", "srcset"))
+
+    html = page(load([write_run(composed("method=base"), samples, right)]), sweep="demo")
+    Links().feed(html)
+    assert links == []
+    assert "default-src 'none'" in html
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_questions_are_capped_and_each_image_comes_once(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    runs = load(
+        [
+            write_run(composed("method=base"), samples, half_right),
+            write_run(composed("method=sft"), samples, right),
+        ]
+    )
+    data = embedded(page(runs, sweep="demo", questions_per_cell=5))
+    assert {key: (c["total"], len(c["items"])) for key, c in data["questions"].items()} == {
+        "ct/anatomy": (12, 5),
+        "ct/disease": (12, 5),
+        "mri/disease": (12, 5),
+    }
+    assert len(data["images"]) == len(set(data["images"])) == 10  # both tasks of CT share theirs
+    assert all(uri.startswith("data:image/jpeg;base64,") for uri in data["images"])
+
+
+def test_answers_of_all_runs_stand_side_by_side(composed: Compose, samples: list[Sample]) -> None:
+    runs = load(
+        [
+            write_run(composed("method=base"), samples, half_right),
+            write_run(composed("method=sft"), samples[:6], lambda i, s: "no idea"),
+        ]
+    )
+    data = embedded(page(runs, sweep="demo", questions_per_cell=12))
+    items = {item["id"]: item for item in data["questions"]["ct/disease"]["items"]}
+    assert len(items) == 12
+    assert items["ct-1-disease"]["answers"][0]["correct"] is True
+    assert items["ct-1-disease"]["answers"][1]["status"] == "no answer tag"
+    assert items["ct-7-disease"]["answers"][1] is None
+    counts = data["runs"][1]["cells"]["ct/disease"]["counts"]
+    assert counts == {"all": 6, "wrong": 6, "unparsed": 6, "gained": 0, "lost": 3, "changed": 3}
+
+
+def test_image_that_is_gone_leaves_the_question(composed: Compose, samples: list[Sample]) -> None:
+    base = write_run(composed("method=base"), samples, right)
+    samples[0].image.unlink()
+    data = embedded(page(load([base]), sweep="demo", questions_per_cell=12))
+    images = {i["id"]: i["image"] for i in data["questions"]["ct/disease"]["items"]}
+    assert images["ct-0-disease"] is None
+    assert images["ct-1-disease"] is not None
+
+
+def test_curves_show_what_was_logged_up_to_a_cut_off_line(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    sft = write_run(composed("method=sft"), samples, right, logs=LOGS)
+    with sft.metrics.open("a") as stream:
+        stream.write('{"step": 4, "lo')
+    html = page(load([sft]), sweep="demo")
+    assert "Loss, SFT" in html
+    assert "Reward, weighted sum" in html
+    assert "3 steps" in html
+    assert "Completion length" not in html

@@ -1,0 +1,116 @@
+"""The page as a reader uses it, in Debian's chromium; skipped where that or selenium is missing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import draw_samples, reply, write_run
+
+from medreason.config import Config
+from medreason.report.page import page
+from medreason.report.runs import load
+from medreason.samples import Sample
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (group dev)")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--window-size=1280,1000"),
+)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (program and driver):
+        pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture
+def opened(browser: Any, composed: Callable[..., Config], tmp_path: Path) -> Any:  # noqa: ANN401
+    samples = draw_samples(tmp_path / "images")
+
+    def start(i: int, sample: Sample) -> str:
+        return reply("ABCD"[("ABCD".index(sample.answer) + (i % 2)) % 4])
+
+    def trained(i: int, sample: Sample) -> str:
+        return "<b>I cannot tell</b>" if i % 12 == 3 else reply(sample.answer, "<i>bright</i>")
+
+    folders = [
+        write_run(composed("method=base"), samples, start),
+        write_run(composed("method=grpo"), samples, trained),
+    ]
+    path = tmp_path / "index.html"
+    path.write_text(page(load(folders), sweep="demo", questions_per_cell=12), encoding="utf-8")
+    browser.get(path.as_uri())
+    return browser
+
+
+def find(browser: Any, css: str) -> list[Any]:  # noqa: ANN401
+    return browser.find_elements("css selector", css)
+
+
+def press(browser: Any, css: str, name: str) -> None:  # noqa: ANN401
+    [button] = [b for b in find(browser, f"{css} button") if b.text.startswith(name)]
+    button.click()
+
+
+def test_cell_opens_its_questions_and_filters_choose_among_them(opened: Any) -> None:  # noqa: ANN401
+    assert not find(opened, "#questions")[0].is_displayed()
+    find(opened, '[data-cell="ct/disease"]')[0].click()
+    assert find(opened, "#questions-heading")[0].text == "CT · Disease"
+    assert len(find(opened, ".question")) == 12
+    assert len(find(opened, ".question:first-child .answers article")) == 2
+
+    press(opened, "#filter-choice", "Wrong")
+    [wrong] = find(opened, ".question")
+    assert "<b>I cannot tell</b>" in wrong.text  # as text
+    press(opened, "#filter-choice", "Unparsed (1 of 1)")
+    assert len(find(opened, ".question")) == 1
+    press(opened, "#filter-choice", "Changed by training")
+    assert len(find(opened, ".question")) == 5
+    press(opened, "#run-choice", "base")
+    press(opened, "#filter-choice", "Wrong (6 of 6)")
+    assert len(find(opened, ".question")) == 6
+    assert opened.get_log("browser") == []
+
+
+def test_cell_opens_by_keyboard(opened: Any) -> None:  # noqa: ANN401
+    cell = find(opened, '[data-cell="mri/disease"]')[0]
+    opened.execute_script("arguments[0].focus()", cell)
+    cell.send_keys("\ue007")  # Enter
+    assert find(opened, "#questions-heading")[0].text == "MRI · Disease"
+    assert opened.switch_to.active_element.get_attribute("id") == "questions"
+
+
+def test_metric_and_run_change_the_map(opened: Any) -> None:  # noqa: ANN401
+    cell = '[data-cell="ct/disease"] b'
+    assert find(opened, cell)[0].text == "91.7"
+    press(opened, "#metric-choice", "Difference to base")
+    assert find(opened, cell)[0].text == "+41.7"
+    press(opened, "#run-choice", "base")  # has no difference, so the map falls back
+    assert find(opened, cell)[0].text == "50.0"
+    assert find(opened, "td.empty span")[0].text == "\u2013"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_fits_a_phone(opened: Any, scheme: str) -> None:  # noqa: ANN401
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    opened.execute_script("document.querySelector('[data-cell]').click()")
+    page_size = "const p = document.documentElement; return [p.scrollWidth, p.clientWidth]"
+    needed, there = opened.execute_script(page_size)
+    assert needed <= there <= 390

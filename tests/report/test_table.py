@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from run_folders import draw_samples, reply, write_failed, write_run
+
+from medreason.config import Config
+from medreason.report import table
+from medreason.report.runs import load
+from medreason.runs.ledger import Folder
+from medreason.samples import Sample
+
+Compose = Callable[..., Config]
+
+
+def right(i: int, sample: Sample) -> str:
+    return reply(sample.answer)
+
+
+def half_right(i: int, sample: Sample) -> str:
+    return reply(sample.answer if i % 2 else "ABCD"["ABCD".index(sample.answer) - 1])
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    return draw_samples(tmp_path / "images")
+
+
+def test_runs_come_as_base_sft_grpo_rarl(composed: Compose, samples: list[Sample]) -> None:
+    folders = [
+        write_run(composed(f"method={method}"), samples, right)
+        for method in ("rarl", "sft", "base", "grpo")
+    ]
+    assert [row.label for row in table.rows(folders)] == ["base", "sft", "grpo", "rarl"]
+
+
+def test_accuracy_comes_with_interval_prior_and_control(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    [row] = table.rows([write_run(composed("method=base"), samples, half_right)])
+    assert (row.n, row.accuracy, row.prior, row.above_prior) == (36, 0.5, 0.25, 0.25)
+    assert row.ci_low == pytest.approx(0.3447, abs=1e-4)
+    assert row.ci_high == pytest.approx(0.6553, abs=1e-4)
+    assert row.blank_image == pytest.approx(0.25)
+    assert row.parsed == 1.0
+    assert row.difference is None
+
+
+def test_difference_to_base_is_paired_and_in_percent_points(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    base = write_run(composed("method=base"), samples, half_right)
+    tested = [sample for sample in reversed(samples) if sample.id != "ct-1-anatomy"]
+    trained = write_run(composed("method=grpo"), tested, right)
+    _, row = table.rows([trained, base])
+    assert row.difference is not None
+    assert row.difference.mean == pytest.approx(100 * 18 / 35)
+    assert row.difference.low < row.difference.mean < row.difference.high
+
+
+@pytest.mark.parametrize("other", ["sweep=other", "model.max_pixels=784", "data.seed=3"])
+def test_base_of_another_sweep_model_or_data_is_none(
+    composed: Compose, samples: list[Sample], other: str
+) -> None:
+    base = write_run(composed("method=base", other), samples, half_right)
+    trained = write_run(composed("method=grpo"), samples, right)
+    assert table.rows([base, trained])[1].difference is None
+
+
+def test_run_of_one_cell_is_compared_on_that_cell(composed: Compose, samples: list[Sample]) -> None:
+    def right_on_ct_disease(i: int, sample: Sample) -> str:
+        return reply(sample.answer) if sample.cell == ("ct", "disease") else "no idea"
+
+    base = write_run(composed("method=base"), samples, half_right)
+    cell = ("modality=ct", "task=disease")
+    trained = write_run(composed("method=sft", *cell), samples, right_on_ct_disease)
+    start, row = table.rows([base, trained])
+    assert (row.restricted, row.in_domain_n, row.in_domain) == (True, 12, 1.0)
+    assert row.accuracy == pytest.approx(1 / 3)
+    assert row.parsed == pytest.approx(1 / 3)
+    assert row.difference is not None
+    assert row.difference.mean < 0
+    assert row.in_domain_difference is not None
+    assert row.in_domain_difference.mean == pytest.approx(50)
+    assert (start.in_domain_n, start.in_domain) == (12, 0.5)
+
+
+def test_failed_and_unfinished_runs_are_shown_with_their_error(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = write_failed(composed("method=rarl"), "OutOfMemoryError: 40 GiB\nTraceback ...")
+    bare = Folder(tmp_path / "outputs" / "runs" / "sft-tiny-all-all-0123456789ab")
+    bare.path.mkdir()
+    bare.update(state="planned")
+    assert [(r.label, r.state, r.error) for r in table.rows([failed, bare])] == [
+        ("sft", "planned", None),
+        ("rarl", "failed", "OutOfMemoryError: 40 GiB"),
+    ]
+    table.show([failed, bare])
+    printed = capsys.readouterr().out
+    assert "rarl: failed, OutOfMemoryError: 40 GiB" in printed
+    assert "sft: planned" in printed
+    assert "Traceback" not in printed
+
+
+def test_labels_say_no_more_than_is_needed(composed: Compose, samples: list[Sample]) -> None:
+    folders = [
+        write_run(composed("method=base"), samples, right),
+        write_run(composed("method=sft", "modality=ct", "task=disease"), samples, right),
+        write_run(composed("method=sft", "modality=mri"), samples, right),
+        write_run(composed("method=grpo", "seed=0"), samples, right, key="aaaaaaaaaaaa"),
+        write_run(composed("method=grpo", "seed=1"), samples, right, key="bbbbbbbbbbbb"),
+    ]
+    labels = {row.label for row in table.rows(folders)}
+    assert labels == {
+        "base",
+        "sft CT/Disease",
+        "sft MRI/all",
+        "grpo seed 0",
+        "grpo seed 1",
+    }
+
+
+@pytest.mark.parametrize("cell", [(), ("modality=ct", "task=disease")])
+def test_table_fits_100_columns_without_wrapped_cells(
+    composed: Compose,
+    samples: list[Sample],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    cell: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    folders = [
+        write_run(composed("method=base"), samples, half_right),
+        *(
+            write_run(composed(f"method={m}", *cell), samples, right, train_seconds=5025.0)
+            for m in ("sft", "grpo", "rarl")
+        ),
+    ]
+    table.show(folders)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    grpo = next(line for line in lines if line.startswith("grpo"))
+    assert "100.0" in grpo
+    assert "+50.0 [+" in grpo
+    assert not any("…" in line for line in lines)
+    assert sum(line.startswith(("base", "sft", "grpo", "rarl")) for line in lines) == 4
+
+
+def test_cut_off_predictions_are_named(composed: Compose, samples: list[Sample]) -> None:
+    folder = write_run(composed("method=base"), samples, right)
+    path = folder.evaluation("evaluation0") / "predictions.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"predictions\.parquet: not a predictions"):
+        table.rows([folder])
+
+
+def test_csv_has_a_row_for_each_run_and_cell(
+    composed: Compose, samples: list[Sample], tmp_path: Path
+) -> None:
+    folders = [
+        write_run(composed("method=base"), samples, half_right),
+        write_failed(composed("method=sft"), "ValueError: no"),
+    ]
+    table.write_csv(load(folders), tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open() as stream:
+        found = list(csv.DictReader(stream))
+    assert [(r["run"], r["modality"], r["task"], r["n"]) for r in found] == [
+        ("base", "all", "all", "36"),
+        ("base", "ct", "anatomy", "12"),
+        ("base", "ct", "disease", "12"),
+        ("base", "mri", "disease", "12"),
+        ("sft", "all", "all", ""),
+    ]
+    assert float(found[1]["accuracy"]) == 0.5

@@ -1,0 +1,98 @@
+"""Run folders as the worker leaves them, for tests of what reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from PIL import Image
+
+from medreason import config as configuration
+from medreason.config import Config
+from medreason.evaluation import predictions
+from medreason.runs.ledger import Folder
+from medreason.samples import LETTERS, Sample
+
+CELLS = (("ct", "disease"), ("ct", "anatomy"), ("mri", "disease"))
+
+
+def draw_samples(folder: Path, per_cell: int = 12) -> list[Sample]:
+    """Closed questions of three cells; the two of CT share their images."""
+    samples = []
+    for modality, task in CELLS:
+        for i in range(per_cell):
+            image = folder / f"{modality}-{i}.png"
+            if not image.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (40, 30), (20 * i % 256, 90, len(modality) * 40)).save(image)
+            samples.append(
+                Sample(
+                    id=f"{modality}-{i}-{task}",
+                    image=image,
+                    question=f"What does image {i} show?",
+                    options=("lesion", "cyst", "nodule", "nothing"),
+                    answer=LETTERS[i % 4],
+                    explanation=None,
+                    modality=modality,
+                    task=task,
+                    source="drawn",
+                    patient=None,
+                    split="test",
+                )
+            )
+    return samples
+
+
+def reply(answer: str, reasoning: str = "It is bright.") -> str:
+    return f"<think>{reasoning}</think>\n<answer>{answer}</answer>"
+
+
+def write_run(
+    config: Config,
+    samples: Sequence[Sample],
+    answer: Callable[[int, Sample], str],
+    *,
+    key: str = "0123456789ab",
+    priors: Mapping[tuple[str, str], float | None] | None = None,
+    logs: Sequence[dict[str, Any]] = (),
+    **state: Any,  # noqa: ANN401
+) -> Folder:
+    """A finished run whose completion to the i-th sample is `answer(i, sample)`."""
+    folder = Folder(config.folder / "runs" / f"{config.run_name}-{key}")
+    folder.path.mkdir(parents=True)
+    configuration.write(config, folder.config)
+    rows = [
+        predictions.predict(sample, control, _completion(text))
+        for control in ("none", "blank_image")
+        for i, sample in enumerate(samples)
+        for text in [answer(i, sample) if control == "none" else reply("A")]
+    ]
+    found = priors or {sample.cell: 0.25 for sample in samples}
+    figures = predictions.metrics(rows, found, ["blank_image"])
+    predictions.save(folder.evaluation("evaluation0"), rows, figures)
+    folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in logs))
+    done = {"state": "done", "trained": True, "evaluations": ["evaluation0"], "train_seconds": 93.0}
+    done["sweeps"] = {config.sweep: "evaluation0"}
+    folder.update(**(done | state))
+    return folder
+
+
+def write_failed(config: Config, error: str, *, key: str = "ba9876543210") -> Folder:
+    folder = Folder(config.folder / "runs" / f"{config.run_name}-{key}")
+    folder.path.mkdir(parents=True)
+    configuration.write(config, folder.config)
+    folder.update(state="failed", error=error, attempts=1)
+    return folder
+
+
+def _completion(text: str) -> SimpleNamespace:
+    return SimpleNamespace(
+        prompt="prompt",
+        text=text,
+        prompt_tokens=20,
+        completion_tokens=len(text.split()),
+        finish_reason="stop",
+    )

@@ -1,0 +1,274 @@
+"""The main job by the real entry point: tiny model, phantoms, CPU, a worker process, MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from peft import PeftModel
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
+
+from medreason.evaluation import predictions
+from medreason.models.checkpoint import EMBEDDED
+from medreason.runs import ledger
+from medreason.runs.ledger import Folder
+from medreason.training.recorder import read_metrics
+
+SMALL = (
+    "data.train_images=4",
+    "data.test_images=1",
+    "evaluation.max_new_tokens=32",
+    "evaluation.modalities=[ct,oct]",
+    "modality=ct",
+    "hardware.per_device_prompts=4",
+    "method.prompts_per_step=4",
+)
+TRAINED = (*SMALL, "method.trl.max_steps=2", "method.trl.learning_rate=1e-3")
+
+
+def medreason(folder: Path, *arguments: str, status: int = 0) -> str:
+    """What the command prints, run in `folder`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "medreason", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr + logs(folder)
+    return done.stdout + done.stderr
+
+
+def logs(folder: Path) -> str:
+    return "\n".join(path.read_text()[-3000:] for path in folder.rglob("train.log"))
+
+
+def only_run(folder: Path, method: str) -> Folder:
+    (found,) = (
+        f for f in ledger.folders(folder / "outputs/runs") if f.path.name.startswith(method)
+    )
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which base, SFT, GRPO and RARL were run for two steps, as one sweep."""
+    folder = tmp_path_factory.mktemp("runs")
+    medreason(folder, "method=base", *SMALL)
+    medreason(folder, "method=sft", *TRAINED)
+    for method in ("grpo", "rarl"):
+        medreason(
+            folder,
+            f"method={method}",
+            *TRAINED,
+            "method.trl.num_generations=4",
+            "method.trl.max_completion_length=32",
+            "method.trl.scale_rewards=none",
+        )
+    return folder
+
+
+@pytest.mark.parametrize("method", ["base", "sft", "grpo", "rarl"])
+def test_run_leaves_predictions_and_figures_of_every_cell(place: Path, method: str) -> None:
+    run = only_run(place, method)
+    state = run.state()
+    assert state.state == "done"
+    (key,) = state.evaluations
+    figures = predictions.load_metrics(run.evaluation(key))
+    assert set(figures["cells"]) == {
+        f"{m}/{t}"
+        for m in ("ct", "oct")
+        for t in ("anatomy", "disease", "grading", "modality_recognition", "attributes")
+    }
+    rows = predictions.read(run.evaluation(key) / "predictions.parquet")
+    assert len(rows) == 2 * figures["overall"]["n"] == 20
+    assert {row.control for row in rows} == {"none", "blank_image"}
+    assert figures["overall"]["parsed"] > 0.5
+    assert figures["overall"]["prior"] is not None
+    environment = json.loads(run.environment.read_text())
+    assert environment["packages"]["trl"] == "1.16.0"
+
+
+@pytest.mark.parametrize("method", ["sft", "grpo", "rarl"])
+def test_training_logs_each_step_and_moves_the_weights(place: Path, method: str) -> None:
+    run = only_run(place, method)
+    rows = read_metrics(run)
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(row["loss"] is not None for row in rows)
+    if method != "sft":
+        names = {"grpo": ("correct", "format"), "rarl": ("format", "answer", "reasoning")}[method]
+        assert all(f"rewards/{name}/mean" in rows[0] for name in names)
+        assert list(run.rollouts.glob("*.parquet"))
+
+
+@pytest.mark.parametrize("method", ["sft", "grpo"])
+def test_saved_model_answers_with_nothing_of_ours(place: Path, method: str) -> None:
+    saved = only_run(place, method).model
+    program = f"""
+import sys
+from PIL import Image
+from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
+model = Qwen2VLForConditionalGeneration.from_pretrained({str(saved)!r})
+processor = AutoProcessor.from_pretrained({str(saved)!r})
+content = [{{"type": "image"}}, {{"type": "text", "text": "Which? A)x, B)y"}}]
+turns = [{{"role": "user", "content": content}}]
+text = processor.apply_chat_template(turns, add_generation_prompt=True)
+inputs = processor(text=[text], images=[Image.new("RGB", (200, 150))], return_tensors="pt")
+output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+print(processor.batch_decode(output[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+assert not any(name.split(".")[0] == "medreason" for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_every_weight_of_full_training_moved(place: Path) -> None:
+    start = load_file(EMBEDDED / "model.safetensors")
+    trained = load_file(only_run(place, "sft").model / "model.safetensors")
+    still = [n for n, value in start.items() if torch.equal(value.float(), trained[n].float())]
+    assert still == []
+
+
+def test_adapter_loads_with_peft_and_changes_the_model(place: Path) -> None:
+    saved = only_run(place, "rarl").model
+    assert not (saved / "model.safetensors").exists()
+    base = Qwen2VLForConditionalGeneration.from_pretrained(EMBEDDED, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(saved)
+    model = PeftModel.from_pretrained(base, saved).eval()
+    turns = [
+        {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": "Which? A)x, B)y"}],
+        }
+    ]
+    text = processor.apply_chat_template(turns, add_generation_prompt=True)
+    inputs = processor(text=[text], images=[Image.new("RGB", (112, 112))], return_tensors="pt")
+    with torch.no_grad():
+        adapted = model(**inputs).logits
+        with model.disable_adapter():
+            plain = model(**inputs).logits
+    assert not torch.equal(adapted, plain)
+
+
+def test_same_command_again_is_skipped_and_shows_the_result(place: Path) -> None:
+    before = only_run(place, "sft").path.joinpath("state.json").stat().st_mtime_ns
+    printed = medreason(place, "method=sft", *TRAINED)
+    assert "done before" in printed
+    assert only_run(place, "sft").path.joinpath("state.json").stat().st_mtime_ns == before
+
+
+def test_other_evaluation_uses_the_trained_weights(place: Path) -> None:
+    run = only_run(place, "sft")
+    weights = (run.model / "model.safetensors").stat().st_mtime_ns
+    medreason(place, "method=sft", *TRAINED, "evaluation.tasks=[disease]", "evaluation.controls=[]")
+    assert len(only_run(place, "sft").state().evaluations) == 2
+    assert (run.model / "model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_folder_edited_after_it_was_finished_is_refused_with_both_values(place: Path) -> None:
+    run = only_run(place, "grpo")
+    original = (run.path / "state.json").read_text()
+    edited = json.loads(original)
+    edited["train_parts"]["method"]["trl"]["beta"] = 0.5
+    (run.path / "state.json").write_text(json.dumps(edited))
+    arguments = ["method.trl.num_generations=4", "method.trl.max_completion_length=32"]
+    printed = medreason(
+        place, "method=grpo", *TRAINED, *arguments, "method.trl.scale_rewards=none", status=1
+    )
+    (run.path / "state.json").write_text(original)
+    assert "method.trl.beta=0.5" in printed
+    assert "0.04" in printed
+
+
+def test_mlflow_shows_parent_and_children_with_params_metrics_and_tables(place: Path) -> None:
+    client = MlflowClient(f"sqlite:///{place}/outputs/mlflow.db")
+    experiment = client.get_experiment_by_name("medreason")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = (run for run in runs if run.data.tags.get("medreason.kind") == "sweep")
+    children = {run.data.tags["medreason.method"]: run for run in runs if run is not parent}
+    assert set(children) == {"base", "sft", "grpo", "rarl"}
+    for run in children.values():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.info.status == "FINISHED"
+        assert run.data.params["medreason.modality.name"] == "ct"
+        assert "test/accuracy/ct/disease" in run.data.metrics
+        assert run.inputs.dataset_inputs
+        names = {item.path for item in client.list_artifacts(run.info.run_id)}
+        assert {"accuracy.png", "config.yaml", "environment.json"} <= names
+        assert any(name.startswith("predictions-") for name in names)
+    history = client.get_metric_history(children["grpo"].info.run_id, "train/reward")
+    assert [point.step for point in history] == [1, 2]
+
+
+def test_lost_tracking_database_is_rebuilt_from_the_folders(place: Path) -> None:
+    (place / "outputs/mlflow.db").unlink()
+    medreason(place, "action=report", "runs.sync=true")
+    client = MlflowClient(f"sqlite:///{place}/outputs/mlflow.db")
+    experiment = client.get_experiment_by_name("medreason")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 5
+    assert all(run.info.status == "FINISHED" for run in runs)
+    (grpo,) = (run for run in runs if run.data.tags.get("medreason.method") == "grpo")
+    assert grpo.data.metrics["train/step"] == 2
+
+
+def test_unreachable_tracking_server_costs_nothing_but_the_view(tmp_path: Path) -> None:
+    medreason(tmp_path, "method=base", *SMALL, "tracking=server", "tracking.uri=http://127.0.0.1:9")
+    run = only_run(tmp_path, "base")
+    assert run.state().state == "done"
+    assert not run.state().synced
+    assert "not reached" in run.log.read_text()
+    medreason(tmp_path, "action=report", "runs.sync=true", "tracking=local")
+    assert run.state().synced
+
+
+def test_killed_training_resumes_from_its_checkpoint_in_the_same_mlflow_run(tmp_path: Path) -> None:
+    arguments = [
+        *("method=sft", *SMALL, "method.trl.max_steps=40", "runs.checkpoint_steps=5"),
+        "evaluation.controls=[]",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "medreason", *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    runs = tmp_path / "outputs/runs"
+    deadline = time.monotonic() + 120
+    while not list(runs.glob("*/checkpoints/checkpoint-10")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    run = only_run(tmp_path, "sft")
+    first = run.state().mlflow_run_id
+    assert run.state().state == "running"
+    wait_for_worker_to_end(run)
+    printed = medreason(tmp_path, *arguments)
+    assert "resumed" in printed
+    state = run.state()
+    assert (state.state, state.attempts, state.mlflow_run_id) == ("done", 2, first)
+    assert [row["step"] for row in read_metrics(run)] == list(range(1, 41))
+
+
+def wait_for_worker_to_end(run: Folder) -> None:
+    """The worker notices within a second or two that its parent is gone."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = subprocess.run(
+            ["pgrep", "-f", str(run.path)], capture_output=True, text=True, check=False
+        )
+        if not found.stdout.strip():
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"worker {found.stdout} outlived its parent")

@@ -1,0 +1,102 @@
+"""Statistics against published or hand-computed values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medreason import statistics
+from medreason.samples import Sample
+
+
+def question(options: str, answer: str) -> Sample:
+    texts = tuple(options.split("|")) if options else ()
+    return Sample("i", Path("a.png"), "?", texts, answer, None, "ct", "anatomy", "s", None, "train")
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (5, 10, 0.2366, 0.7634),
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I
+        (0, 0, 0.0, 1.0),
+    ],
+)
+def test_wilson_gives_published_intervals(correct: int, n: int, low: float, high: float) -> None:
+    assert statistics.wilson(correct, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_refuses_more_right_than_asked() -> None:
+    with pytest.raises(ValueError, match="correct=3, n=2"):
+        statistics.wilson(3, 2)
+
+
+def test_paired_difference_covers_the_normal_interval_and_repeats_under_a_seed() -> None:
+    a = [1.0] * 300 + [0.0] * 100
+    b = [1.0] * 200 + [0.0] * 200
+    found = statistics.paired_difference(a, b, seed=1)
+    assert found.mean == pytest.approx(0.25)
+    half = 1.96 * (0.25 * 0.75 / 400) ** 0.5
+    assert (found.low, found.high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.005)
+    assert found == statistics.paired_difference(a, b, seed=1)
+    assert found != statistics.paired_difference(a, b, seed=2)
+
+
+def test_paired_difference_of_equal_scores_is_zero_without_spread() -> None:
+    found = statistics.paired_difference([0.2, 0.7], [0.2, 0.7], seed=0)
+    assert (found.mean, found.low, found.high) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "both", "p"),
+    [
+        (0, 0, 5, 1.0),
+        (5, 0, 3, 0.0625),
+        (0, 5, 3, 0.0625),
+        (8, 2, 0, 0.109375),
+        (4, 4, 0, 1.0),
+        (1100, 1000, 0, 0.0308),
+    ],
+)
+def test_mcnemar_is_the_exact_binomial_test(only_a: int, only_b: int, both: int, p: float) -> None:
+    a = [1.0] * only_a + [0.0] * only_b + [1.0] * both
+    b = [0.0] * only_a + [1.0] * only_b + [1.0] * both
+    assert statistics.mcnemar(a, b) == pytest.approx(p, abs=1e-4)
+
+
+def test_paired_tests_refuse_what_is_not_paired() -> None:
+    for test in (
+        lambda: statistics.mcnemar([1.0], [1.0, 0.0]),
+        lambda: statistics.paired_difference([], [], seed=0),
+    ):
+        with pytest.raises(ValueError, match="needs the same items"):
+            test()
+    with pytest.raises(ValueError, match="0 and 1 only"):
+        statistics.mcnemar([0.5], [1.0])
+
+
+def test_holm_adjusts_in_the_order_given() -> None:
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert statistics.holm([]) == []
+    with pytest.raises(ValueError, match="no NaN"):
+        statistics.holm([float("nan")])
+
+
+def test_the_prior_prefers_what_was_right_and_takes_the_first_on_ties() -> None:
+    prior = statistics.fit_prior([question("CT.|MRI", "A"), question("PET| ct ", "B")])
+    # ct: (2 + 0.25) / 3 = 0.75; mri and pet: 0.25 / 2; never offered: 0.25 / 1.
+    assert prior.predict(["MRI", "Ct"]) == "B"
+    assert prior.predict(["MRI", "unseen"]) == "B"
+    assert prior.predict(["MRI", "PET"]) == "A"
+
+
+def test_the_prior_counts_closed_test_samples_only() -> None:
+    train = [question("CT|MRI", "A")]
+    test = [question("MRI|CT", "B"), question("MRI|ct.", "A"), question("", "liver")]
+    assert statistics.question_only_prior(train, test) == 0.5
+    assert statistics.question_only_prior(train, [question("", "liver")]) is None
+    assert statistics.question_only_prior([question("", "liver")], test) == 0.5
