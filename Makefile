@@ -1,5 +1,5 @@
 # One-liners over the command line; `make help` lists them.
-PYTHON ?= 3.11
+PYTHON ?= >=3.11
 RUN = .venv/bin/python -m medreason
 
 .DEFAULT_GOAL := help
@@ -12,7 +12,7 @@ setup: .venv/ready  ## make .venv from requirements.lock
 
 .venv/ready: requirements.lock pyproject.toml
 	@command -v uv >/dev/null || python3 -m pip install --quiet uv
-	uv venv --quiet --clear --python $(PYTHON) .venv
+	uv venv --quiet --clear --python "$(PYTHON)" .venv
 	uv pip install --quiet --python .venv/bin/python -r requirements.lock
 	uv pip install --quiet --python .venv/bin/python --no-deps -e .
 	@touch $@

@@ -15,9 +15,6 @@ from medreason import config as configuration
 from medreason.cli import main as _  # noqa: F401  registers the schema
 from medreason.config import CONF, Config
 
-ROOT = Path(__file__).parents[1]
-SHARED_DATA = ROOT.parent / "shared" / "data"
-
 
 @pytest.fixture
 def composed(tmp_path: Path) -> Callable[..., Config]:

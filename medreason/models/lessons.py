@@ -33,12 +33,13 @@ class Lesson:
     """How many rows of a batch come from each subject. What is not repeated is forgotten."""
     steps: int
     learning_rate: float
+    decays: bool = True
 
 
 LESSONS = (
-    Lesson({"letters": 64}, 750, 2e-3),
-    Lesson({"letters": 16, "sight": 56}, 1100, 1e-3),
-    Lesson({"letters": 4, "sight": 8, "replies": 24}, 300, 5e-4),
+    Lesson({"letters": 64}, 1250, 2e-3, decays=False),
+    Lesson({"letters": 16, "sight": 48}, 750, 1e-3),
+    Lesson({"letters": 8, "sight": 8, "replies": 20}, 160, 5e-4),
 )
 
 
@@ -72,16 +73,17 @@ def _learn(
         model.parameters(), lr=lesson.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / 50, 1 - 0.9 * step / lesson.steps)
+        optimizer,
+        lambda step: min((step + 1) / 50, 1 - 0.9 * step / lesson.steps if lesson.decays else 1),
     )
     model.train()
-    began, right = time.monotonic(), [0.0]
+    right: dict[str, list[float]] = {subject: [0.0] for subject in lesson.rows}
+    began = time.monotonic()
     for step in range(lesson.steps):
-        progress = float(np.mean(right[-8:]))
         rows = [
             row
             for subject, size in lesson.rows.items()
-            for row in subjects[subject].rows(rng, size, progress)
+            for row in subjects[subject].rows(rng, size, float(np.mean(right[subject][-8:])))
         ]
         inputs = _inputs(rows, processor, pixels)
         output = model(**inputs)
@@ -90,16 +92,24 @@ def _learn(
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        asked = inputs["labels"][:, 1:] != -100
-        guess, truth = output.logits[:, :-1].argmax(-1)[asked], inputs["labels"][:, 1:][asked]
-        right.append((guess == truth).float().mean().item())
+        _grade(right, lesson, inputs["labels"], output.logits)
         if (step + 1) % 50 == 0:
             left = (time.monotonic() - began) / (step + 1) * (lesson.steps - step - 1)
-            shown = (
-                f"{'+'.join(lesson.rows)} {step + 1}/{lesson.steps}  loss {output.loss.item():.3f}"
-            )
-            note = f"right {np.mean(right[-50:]):.3f}  {left:.0f} s left"
-            print(f"{shown}  {note}", flush=True)  # noqa: T201
+            grades = "  ".join(f"{name} {np.mean(r[-50:]):.3f}" for name, r in right.items())
+            print(f"step {step + 1}/{lesson.steps}  {grades}  {left:.0f} s left", flush=True)  # noqa: T201
+
+
+def _grade(
+    right: dict[str, list[float]], lesson: Lesson, labels: torch.Tensor, logits: torch.Tensor
+) -> None:
+    """Append to each subject the share of its asked tokens that the model would have written."""
+    guesses, truth = logits[:, :-1].argmax(-1), labels[:, 1:]
+    first = 0
+    for subject, size in lesson.rows.items():
+        asked = truth[first : first + size] != -100
+        hits = (guesses == truth)[first : first + size][asked]
+        right[subject].append(hits.float().mean().item())
+        first += size
 
 
 class Letters:
@@ -129,7 +139,7 @@ class Letters:
         if self._known < 2 * len(self._words):
             return [self._row(self._options(rng), None, rng, 12) for _ in range(size)]
         drawn = [self._samples[i] for i in rng.integers(len(self._samples), size=size)]
-        return [self._row(sample.options, sample, rng, 4) for sample in drawn]
+        return [self._row(sample.options, sample, rng, 2) for sample in drawn]
 
     def _options(self, rng: np.random.Generator) -> list[str]:
         known = self._words[: self._known]

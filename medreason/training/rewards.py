@@ -35,7 +35,7 @@ class Scorer:
 
 
 class Reward:
-    """One score as TRL calls it. `__name__` is the config key, so logs show `rewards/<key>/mean`."""
+    """One score as TRL calls it, named by its config key: logs show `rewards/<key>/mean`."""
 
     def __init__(
         self, name: str, score: Callable[[Reply, Sample], float | None], scorer: Scorer
@@ -60,7 +60,7 @@ class Reward:
         if self is self._scorer.first:  # once a batch, for the saved rollouts
             log_extra("sample", [found.id for _, found in read])
             log_extra("gold", [found.answer for _, found in read])
-            log_extra("answer", [reply.answer or reply.reason for reply, _ in read])
+            log_extra("answer_read", [reply.answer or reply.reason for reply, _ in read])
         return [self._score(reply, found) for reply, found in read]
 
 

@@ -1,0 +1,95 @@
+"""What can be known to fail is refused before a worker starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medreason.config import Config
+from medreason.runs import launch
+
+Compose = Callable[..., Config]
+SMALL = ("data.train_images=4", "data.test_images=1")
+
+
+def med_r1(folder: Path, rows: int = 12) -> list[str]:
+    """Overrides for a small file of our own, which has no explanations."""
+    folder.mkdir(exist_ok=True)
+    pairs = []
+    for i in range(rows):
+        Image.new("RGB", (32, 32), (i * 9, 0, 0)).save(folder / f"{i}.png")
+        pairs.append(
+            {
+                "image": f"{i}.png",
+                "problem": "What is it? A)CT, B)MRI",
+                "solution": "<answer> A </answer>",
+                "modality": "CT",
+                "task": "Modality Recognition",
+            }
+        )
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+    return ["data=med_r1", f"data.root={folder}", "data.files=[pairs.json]"]
+
+
+def test_same_configuration_plans_the_same_work(composed: Compose) -> None:
+    first, second = launch.plan(composed(*SMALL)), launch.plan(composed(*SMALL))
+    assert (first.train_key, first.evaluation_key) == (second.train_key, second.evaluation_key)
+    assert not first.finished
+
+
+def test_more_training_images_are_another_run_and_another_prior(composed: Compose) -> None:
+    four, eight = (launch.plan(composed(f"data.train_images={n}", SMALL[1])) for n in (4, 8))
+    assert four.train_key != eight.train_key
+    bases = [
+        launch.plan(composed("method=base", f"data.train_images={n}", SMALL[1])) for n in (4, 8)
+    ]
+    assert bases[0].train_key == bases[1].train_key
+    assert bases[0].evaluation_key != bases[1].evaluation_key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["modality=ct", "task=disease", "data.train_images=1"], "1 training samples, fewer than"),
+        (["data.test_images=0"], "no test samples"),
+        (["model.path=./nothing"], "no such folder"),
+    ],
+)
+def test_work_that_cannot_be_done_is_refused(
+    composed: Compose, overrides: list[str], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        launch.plan(composed(*SMALL, *overrides))
+
+
+def test_reward_without_explanations_is_refused_with_the_remedy(
+    composed: Compose, tmp_path: Path
+) -> None:
+    overrides = [*med_r1(tmp_path / "data"), "modality=ct", "hardware.per_device_prompts=1"]
+    with pytest.raises(ValueError, match=r"has no explanation.*drop the score"):
+        launch.plan(composed("method=rarl", *overrides, "method.prompts_per_step=1"))
+    launch.plan(composed("method=grpo", *overrides, "method.prompts_per_step=1"))
+
+
+def test_full_disk_is_refused_before_training(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**6))
+    with pytest.raises(ValueError, match=r"GiB free, about .* needed"):
+        launch.run(composed(*SMALL))
+
+
+def test_run_that_another_process_holds_is_left_to_it(composed: Compose) -> None:
+    config = composed(*SMALL)
+    work = launch.plan(config)
+    with work.folder.locked() as ours:
+        assert ours
+        with pytest.raises(ValueError, match="worked on by another process"):
+            launch.run(config)

@@ -1,0 +1,49 @@
+"""TRL's own classes take what we hand them, and a field they do not know is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from trl import GRPOConfig, SFTConfig
+
+from medreason.config import Config
+from medreason.runs.ledger import Folder
+from medreason.training.arguments import arguments
+
+KINDS = {"sft": SFTConfig, "grpo": GRPOConfig, "rarl": GRPOConfig}
+
+
+@pytest.mark.parametrize("method", KINDS)
+@pytest.mark.parametrize("model", ["tiny", "qwen2_vl_2b"])
+def test_every_method_builds_its_trl_config(
+    composed: Callable[..., Config], tmp_path: Path, method: str, model: str
+) -> None:
+    config = composed(f"method={method}", f"model={model}")
+    rows = config.method.num_generations * config.hardware.per_device_prompts
+    built = arguments(KINDS[method], config, Folder(tmp_path), per_device_train_batch_size=rows)
+    assert built.learning_rate == config.method.trl["learning_rate"]
+    assert built.gradient_accumulation_steps == config.accumulation
+
+
+def test_papers_recipe_reaches_the_large_models_unchanged(
+    composed: Callable[..., Config],
+) -> None:
+    trl = composed("method=grpo", "model=qwen2_vl_2b").method.trl
+    assert (trl["learning_rate"], trl["beta"], trl["num_generations"]) == (1e-6, 0.04, 4)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("+method.trl.learning_rat=1", r"method\.trl\.learning_rat is not a field.*learning_rate"),
+        ("+method.trl.seed=1", r"method\.trl\.seed is derived"),
+        ("+hardware.trl.output_dir=x", r"hardware\.trl\.output_dir is derived"),
+    ],
+)
+def test_field_that_trl_lacks_or_we_derive_is_refused(
+    composed: Callable[..., Config], tmp_path: Path, override: str, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        arguments(SFTConfig, composed("method=sft", override), Folder(tmp_path))
