@@ -84,7 +84,7 @@ def write_failed(config: Config, error: str, *, key: str = "ba9876543210") -> Fo
     folder = Folder(config.folder / "runs" / f"{config.run_name}-{key}")
     folder.path.mkdir(parents=True)
     configuration.write(config, folder.config)
-    folder.update(state="failed", error=error, attempts=1)
+    folder.update(state="failed", sweeps={config.sweep: "evaluation0"}, error=error, attempts=1)
     return folder
 
 

@@ -33,7 +33,7 @@ SMALL = (
     "hardware.per_device_prompts=4",
     "method.prompts_per_step=4",
 )
-TRAINED = (*SMALL, "method.trl.max_steps=2", "method.trl.learning_rate=1e-3")
+TRAINED = (*SMALL, "method.trl.max_steps=2", "method.trl.learning_rate=1e-4")
 
 
 def medreason(folder: Path, *arguments: str, status: int = 0) -> str:

@@ -127,6 +127,7 @@ class Letters:
         self._words = [word for word, ids in tokens.items() if len(ids) == 1]
         np.random.default_rng(0).shuffle(self._words)
         self._known, self._replies = 8, 0.0
+        self._prompts = templates()["think"]
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer(text)["input_ids"]
@@ -149,9 +150,13 @@ class Letters:
         self, options: Sequence[str], sample: Sample | None, rng: np.random.Generator, asked: int
     ) -> Row:
         listed = ", ".join(f"{LETTERS[i]}){text}" for i, text in enumerate(options))
-        ids = self._ids(sample.problem if sample else f" {listed}")
+        text = sample.problem if sample else f" {listed}"
+        if sample and rng.random() < self._replies:  # with all that stands between it and the reply
+            text = fill(str(rng.choice(self._prompts)), sample)
+            text = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant"
+        ids = self._ids(text)
         wanted = [False] * len(ids)
-        for place in rng.integers(4, size=asked):
+        for place in rng.integers(4, size=asked).tolist():
             lead = f"\n{options[place]}"
             if sample and sample.explanation and rng.random() < self._replies:
                 said = sample.explanation.replace(sample.answer_text, options[place])
@@ -208,7 +213,8 @@ class Replies:
         (turn,) = conversation(prompt)
         parts = [{"type": "image"}, {"type": "text", "text": turn["content"]}]
         text = self._processor.apply_chat_template(
-            [{"role": "user", "content": parts}], add_generation_prompt=True
+            [{"role": "user", "content": parts}],  # pyright: ignore[reportArgumentType]
+            add_generation_prompt=True,
         )
         question = text.replace("<|image_pad|>", _image_tokens(self._processor))
         reply = format_reply(sample.explanation, sample.answer, style) + "<|im_end|>"

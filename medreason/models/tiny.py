@@ -34,7 +34,9 @@ from medreason.prompts import fill
 from medreason.replies import format_reply
 from medreason.samples import Sample
 
-IMAGE_SIZE = 112
+PIXELS = 112 * 112 + 56
+"""Of an image at most. Without the margin, rounding makes 84 x 84 of some sizes, not 112 x 112."""
+
 IMAGES = 384
 """Phantoms of each modality it learns from."""
 
@@ -85,7 +87,7 @@ def build(output: Path, *, images: int, lessons: Sequence[Lesson]) -> None:
     processor = _processor(samples)
     model = _model(processor.tokenizer)
     teach(model, processor, samples, lessons)
-    model.to(torch.bfloat16).save_pretrained(output)
+    model.to(torch.bfloat16).save_pretrained(output)  # pyright: ignore[reportArgumentType]
     processor.save_pretrained(output)
 
 
@@ -93,13 +95,13 @@ def _processor(samples: Sequence[Sample]) -> Qwen2VLProcessor:
     vocabulary, merges = _byte_pairs(samples)
     tokenizer = Qwen2Tokenizer(
         vocab=vocabulary,
-        merges=merges,
+        merges=merges,  # pyright: ignore[reportArgumentType]  a list of pairs is what it takes
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         model_max_length=4096,
         extra_special_tokens=[*SPECIAL],
     )
-    size = {"shortest_edge": 56 * 56, "longest_edge": IMAGE_SIZE * IMAGE_SIZE}
+    size = {"shortest_edge": 56 * 56, "longest_edge": PIXELS}
     return Qwen2VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=size),
         tokenizer=tokenizer,
@@ -153,7 +155,10 @@ def _corpus(samples: Sequence[Sample]) -> Iterator[str]:
 
 
 def _model(tokenizer: Qwen2Tokenizer) -> Qwen2VLForConditionalGeneration:
-    token = tokenizer.convert_tokens_to_ids
+
+    def token(text: str) -> int:
+        return tokenizer.get_vocab()[text]
+
     config = Qwen2VLConfig(
         text_config={
             "vocab_size": VOCABULARY,

@@ -61,8 +61,8 @@ def test_difference_to_base_is_paired_and_in_percent_points(
     assert row.difference.low < row.difference.mean < row.difference.high
 
 
-@pytest.mark.parametrize("other", ["sweep=other", "model.max_pixels=784", "data.seed=3"])
-def test_base_of_another_sweep_model_or_data_is_none(
+@pytest.mark.parametrize("other", ["model.max_pixels=784", "data.seed=3"])
+def test_base_of_another_model_or_data_is_none(
     composed: Compose, samples: list[Sample], other: str
 ) -> None:
     base = write_run(composed("method=base", other), samples, half_right)

@@ -41,7 +41,7 @@ def test_train_key_ignores_where_and_how_it_runs(composed: Compose, override: st
     "override",
     [
         "method=sft",
-        "method.prompts_per_step=8",
+        "method.prompts_per_step=4",
         "method.trl.beta=0",
         "modality=ct",
         "task=disease",
