@@ -156,7 +156,7 @@ class Letters:
             text = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant"
         ids = self._ids(text)
         wanted = [False] * len(ids)
-        for place in rng.integers(4, size=asked).tolist():
+        for place in map(int, rng.integers(4, size=asked)):
             lead = f"\n{options[place]}"
             if sample and sample.explanation and rng.random() < self._replies:
                 said = sample.explanation.replace(sample.answer_text, options[place])
