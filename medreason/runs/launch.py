@@ -167,11 +167,10 @@ def _work(config: Config, work: Work, display: Display) -> None:
             while process.poll() is None:
                 display.show(work.folder.progress)
                 time.sleep(0.1)
-        except BaseException:
-            _stop(process)
-            work.folder.update(state="failed", error="interrupted")
-            raise
         finally:
+            if process.poll() is None:  # interrupted: Ctrl-C, a signal, an error of our own
+                _stop(process)
+                work.folder.update(state="failed", error="interrupted")
             display.clear()
             work.folder.progress.unlink(missing_ok=True)
     if process.returncode:
