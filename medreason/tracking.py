@@ -25,7 +25,6 @@ from medreason.config import Config
 from medreason.data.images import open_rgb
 from medreason.evaluation import predictions
 from medreason.runs.ledger import Folder
-from medreason.training.recorder import read_metrics
 
 # Before MLflow is imported: a lost server must fail in seconds, and nothing may be sent home.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -96,7 +95,7 @@ class Mirror:
 
     def push(self) -> None:
         """Send the training metrics that are new."""
-        rows = [row for row in read_metrics(self._folder) if row["step"] > self._sent_step]
+        rows = [row for row in self._folder.logged() if row["step"] > self._sent_step]
         if not rows:
             return
         now = int(1000 * self._folder.metrics.stat().st_mtime)

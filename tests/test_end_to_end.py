@@ -22,7 +22,6 @@ from medreason.evaluation import predictions
 from medreason.models.checkpoint import EMBEDDED
 from medreason.runs import ledger
 from medreason.runs.ledger import Folder
-from medreason.training.recorder import read_metrics
 
 SMALL = (
     "data.train_images=4",
@@ -102,7 +101,7 @@ def test_run_leaves_predictions_and_figures_of_every_cell(place: Path, method: s
 @pytest.mark.parametrize("method", ["sft", "grpo", "rarl"])
 def test_training_logs_each_step_and_moves_the_weights(place: Path, method: str) -> None:
     run = only_run(place, method)
-    rows = read_metrics(run)
+    rows = run.logged()
     assert [row["step"] for row in rows] == [1, 2]
     assert all(row["loss"] is not None for row in rows)
     if method != "sft":
@@ -258,7 +257,7 @@ def test_killed_training_resumes_from_its_checkpoint_in_the_same_mlflow_run(tmp_
     assert "resumed" in printed
     state = run.state()
     assert (state.state, state.attempts, state.mlflow_run_id) == ("done", 2, first)
-    assert [row["step"] for row in read_metrics(run)] == list(range(1, 41))
+    assert [row["step"] for row in run.logged()] == list(range(1, 41))
 
 
 def wait_for_worker_to_end(run: Folder) -> None:

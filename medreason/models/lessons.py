@@ -23,8 +23,11 @@ from medreason.prompts import conversation, fill
 from medreason.replies import STYLES, format_reply
 from medreason.samples import LETTERS, Sample
 
-Row = tuple[list[int], list[bool], Sample | None]
-"""Token ids, which of them are to be learnt, and the sample whose image stands in the text."""
+Row = tuple[list[int], list[float], Sample | None]
+"""Token ids, the weight of each in the loss, and the sample whose image stands in the text."""
+
+LETTER = 8.0
+"""Weight of a letter, next to 1 for a token of what an image shows: there are few letters."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,18 @@ def _learn(
             for subject, size in lesson.rows.items()
             for row in subjects[subject].rows(rng, size, float(np.mean(right[subject][-8:])))
         ]
-        inputs = _inputs(rows, processor, pixels)
-        output = model(**inputs)
-        output.loss.backward()
+        inputs, weights = _inputs(rows, processor, pixels)
+        asked = weights[:, 1:] > 0
+        states = model.model(**inputs).last_hidden_state[:, :-1][asked]  # (asked tokens, width)
+        logits = model.lm_head(states)
+        truth, weights = inputs["input_ids"][:, 1:][asked], weights[:, 1:][asked]
+        losses = torch.nn.functional.cross_entropy(logits, truth, reduction="none")
+        ((losses * weights).sum() / weights.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        _grade(right, lesson, inputs["labels"], output.logits)
+        _grade(right, lesson, logits.argmax(-1) == truth, asked.sum(-1))
         if (step + 1) % 50 == 0:
             left = (time.monotonic() - began) / (step + 1) * (lesson.steps - step - 1)
             grades = "  ".join(f"{name} {np.mean(r[-50:]):.3f}" for name, r in right.items())
@@ -100,15 +107,16 @@ def _learn(
 
 
 def _grade(
-    right: dict[str, list[float]], lesson: Lesson, labels: torch.Tensor, logits: torch.Tensor
+    right: dict[str, list[float]], lesson: Lesson, hits: torch.Tensor, asked: torch.Tensor
 ) -> None:
-    """Append to each subject the share of its asked tokens that the model would have written."""
-    guesses, truth = logits[:, :-1].argmax(-1), labels[:, 1:]
+    """Append to each subject the share of its asked tokens that the model would have written.
+
+    `hits` holds the asked tokens of all rows, one after the other; `asked` counts them by row.
+    """
+    by_row = hits.split(asked.tolist())
     first = 0
     for subject, size in lesson.rows.items():
-        asked = truth[first : first + size] != -100
-        hits = (guesses == truth)[first : first + size][asked]
-        right[subject].append(hits.float().mean().item())
+        right[subject].append(torch.cat(by_row[first : first + size]).float().mean().item())
         first += size
 
 
@@ -134,7 +142,7 @@ class Letters:
 
     def rows(self, rng: np.random.Generator, size: int, right: float) -> list[Row]:
         if right > 0.85:
-            self._known *= 2
+            self._known = min(2 * self._known, 4 * len(self._words))
             if self._known > 2 * len(self._words):
                 self._replies = min(self._replies + 0.2, 1.0)
         if self._known < 2 * len(self._words):
@@ -155,21 +163,15 @@ class Letters:
             text = fill(str(rng.choice(self._prompts)), sample)
             text = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant"
         ids = self._ids(text)
-        wanted = [False] * len(ids)
+        weights = [0.0] * len(ids)
         for place in map(int, rng.integers(4, size=asked)):
-            lead = f"\n{options[place]}"
-            if sample and sample.explanation and rng.random() < self._replies:
-                said = sample.explanation.replace(sample.answer_text, options[place])
-                lead = (
-                    "\n"
-                    + format_reply(said, LETTERS[place], "think").split(
-                        f"{LETTERS[place]}</answer>"
-                    )[0]
-                )
-            question = self._ids(lead)
+            lead = options[place]
+            if sample and rng.random() < self._replies:
+                lead = f"<think>{fact(sample).replace(sample.answer_text, lead)[:-1]} ("
+            question = self._ids(f"\n{lead}")
             ids = [*ids, *question, *self._ids(LETTERS[place])]
-            wanted += [False] * len(question) + [True]
-        return ids, wanted, None
+            weights += [0.0] * len(question) + [LETTER]
+        return ids, weights, None
 
 
 class Sight:
@@ -186,12 +188,11 @@ class Sight:
     def rows(self, rng: np.random.Generator, size: int, right: float) -> list[Row]:
         rows: list[Row] = []
         for i in rng.integers(len(self._facts), size=size):
-            facts = [self._facts[i][j].explanation for j in rng.permutation(5)]
+            facts = [fact(self._facts[i][j]) for j in rng.permutation(5)]
             text = self._tokenizer("".join(f"\n{fact}" for fact in facts))["input_ids"]
             image = self._image["input_ids"]
-            rows.append(
-                (image + text, [False] * len(image) + [True] * len(text), self._facts[i][0])
-            )
+            weights = [0.0] * len(image) + [1.0] * len(text)
+            rows.append((image + text, weights, self._facts[i][0]))
         return rows
 
 
@@ -220,7 +221,14 @@ class Replies:
         reply = format_reply(sample.explanation, sample.answer, style) + "<|im_end|>"
         tokenizer = self._processor.tokenizer
         asked, answered = tokenizer(question)["input_ids"], tokenizer(reply)["input_ids"]
-        return asked + answered, [False] * len(asked) + [True] * len(answered), sample
+        letter = tokenizer.convert_tokens_to_ids(sample.answer)
+        weights = [LETTER if token == letter else 1.0 for token in answered]
+        return asked + answered, [0.0] * len(asked) + weights, sample
+
+
+def fact(sample: Sample) -> str:
+    """What a phantom's explanation says of the image, without the letter."""
+    return (sample.explanation or "").replace(f" ({sample.answer})", "")
 
 
 def templates() -> dict[str, list[str]]:
@@ -257,17 +265,17 @@ def _pixels(processor: Qwen2VLProcessor, samples: Sequence[Sample]) -> dict[Path
 
 def _inputs(
     rows: Sequence[Row], processor: Qwen2VLProcessor, pixels: dict[Path, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Right-padded model inputs with labels on what is to be learnt."""
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Right-padded model inputs, and the weight of every token, (rows, tokens)."""
     length = max(len(ids) for ids, _, _ in rows)
     ids = torch.full((len(rows), length), processor.tokenizer.pad_token_id)
-    labels = torch.full_like(ids, -100)
     mask = torch.zeros_like(ids)
-    for i, (tokens, wanted, _) in enumerate(rows):
+    weights = torch.zeros(ids.shape)
+    for i, (tokens, weighed, _) in enumerate(rows):
         ids[i, : len(tokens)] = torch.tensor(tokens)
-        labels[i, : len(tokens)] = torch.where(torch.tensor(wanted), torch.tensor(tokens), -100)
+        weights[i, : len(tokens)] = torch.tensor(weighed)
         mask[i, : len(tokens)] = 1
-    inputs = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    inputs = {"input_ids": ids, "attention_mask": mask}
     shown = [sample.image for _, _, sample in rows if sample]
     if shown:
         side = 2 * _side(processor)
@@ -276,4 +284,4 @@ def _inputs(
             "pixel_values": torch.cat([pixels[path] for path in shown]).float(),
             "image_grid_thw": torch.tensor([[1, side, side]] * len(shown)),
         }
-    return inputs
+    return inputs, weights

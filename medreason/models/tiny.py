@@ -83,6 +83,7 @@ def build(output: Path, *, images: int, lessons: Sequence[Lesson]) -> None:
     """
     torch.manual_seed(SEED)
     torch.use_deterministic_algorithms(True)
+    torch.set_flush_denormal(True)  # else several times slower; see runs/worker.py
     samples = phantom.load(Path("outputs/cache"), train_images=images, test_images=0, seed=SEED)
     processor = _processor(samples)
     model = _model(processor.tokenizer)

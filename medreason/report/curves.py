@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 from medreason.report.runs import Run
+from medreason.runs.ledger import Folder
 
 Points = list[tuple[float, float]]
 """(optimizer step, value)"""
@@ -22,7 +21,7 @@ def curves(runs: Sequence[Run]) -> str:
     """One small chart for each logged quantity, one line a run; empty where nothing was logged."""
     charts: dict[str, dict[int, Points]] = {}
     for index, run in enumerate(runs):
-        for key, points in _series(run.folder.metrics).items():
+        for key, points in _series(run.folder).items():
             if title := _title(key, run):
                 charts.setdefault(title, {})[index] = points
     order = sorted(charts, key=lambda title: (_PLACES.get(title.split(",")[0], 1), title))
@@ -46,14 +45,10 @@ def _title(key: str, run: Run) -> str:
     return ""
 
 
-def _series(path: Path) -> dict[str, Points]:
-    """Values by key; a last line cut off by a kill ends it. Light, unlike training.recorder."""
+def _series(run: Folder) -> dict[str, Points]:
+    """Logged values by key."""
     found: dict[str, Points] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
+    for row in run.logged():
         for key, value in row.items():
             if key != "step" and value is not None:
                 found.setdefault(key, []).append((row["step"], value))

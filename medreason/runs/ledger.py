@@ -95,6 +95,18 @@ class Folder:
                 "delete the folder to run again"
             ) from error
 
+    def logged(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl; a last line cut off by a kill is left out."""
+        if not self.metrics.exists():
+            return []
+        rows = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
     def update(self, **changes: Any) -> State:  # noqa: ANN401
         """Change the state on disk; a reader never sees half of it."""
         state = replace(self.state(), **changes)

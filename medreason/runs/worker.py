@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
+import torch
 from accelerate import PartialState
 
 from medreason import config as configuration
@@ -31,7 +32,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     config = configuration.read(folder.config)
-    state = PartialState(cpu=config.hardware.accelerator == "cpu")
+    cpu = config.hardware.accelerator == "cpu"
+    # Before any thread of torch starts. The gradients of tokens a model is sure of are denormal
+    # numbers, with which a CPU computes several times slower.
+    torch.set_flush_denormal(cpu)
+    state = PartialState(cpu=cpu)
     samples = data.load(config.data, config.folder / "cache")
     reporter = Reporter(folder.progress)
     report = reporter if state.is_main_process else lambda *_: None

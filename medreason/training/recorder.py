@@ -32,7 +32,7 @@ class Recorder(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero:
             return
-        kept = [row for row in read_metrics(self._folder) if row["step"] <= state.global_step]
+        kept = [row for row in self._folder.logged() if row["step"] <= state.global_step]
         unfinished = self._folder.metrics.with_suffix(".tmp")
         unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
         unfinished.replace(self._folder.metrics)
@@ -56,19 +56,6 @@ class Recorder(TrainerCallback):
         if self.rollout_logs and state.global_step % ROLLOUT_STEPS == 1:
             path = self._folder.rollouts / f"step-{state.global_step:06d}.parquet"
             save_rollouts(self.rollout_logs, path)
-
-
-def read_metrics(folder: Folder) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; a last line cut off by a kill is left out."""
-    if not folder.metrics.exists():
-        return []
-    rows = []
-    for line in folder.metrics.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def _number(value: object) -> float | None:

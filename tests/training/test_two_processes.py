@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from medreason.runs import ledger
-from medreason.training.recorder import read_metrics
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
@@ -32,7 +31,7 @@ def test_sft_loss_curve_of_two_processes_equals_that_of_one(tmp_path: Path) -> N
         )
         (run,) = ledger.folders(tmp_path / hardware / "runs")
         assert run.state().state == "done"
-        curves.append([row["loss"] for row in read_metrics(run)])
+        curves.append([row["loss"] for row in run.logged()])
     assert len(curves[0]) == 4
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
 

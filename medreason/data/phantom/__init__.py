@@ -135,7 +135,7 @@ def _sample(picture: Picture, task: str, folder: Path) -> Sample:
         question=str(rng.choice(facet.questions)),
         options=options,
         answer=LETTERS[place],
-        explanation=facet.explanation.format(answer=facet.options[truth]),
+        explanation=facet.explanation.format(answer=f"{facet.options[truth]} ({LETTERS[place]})"),
         modality=picture.modality,
         task=task,
         source="phantom",
