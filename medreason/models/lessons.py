@@ -26,8 +26,9 @@ from medreason.samples import LETTERS, Sample
 Row = tuple[list[int], list[float], Sample | None]
 """Token ids, the weight of each in the loss, and the sample whose image stands in the text."""
 
-LETTER = 8.0
-"""Weight of a letter, next to 1 for a token of what an image shows: there are few letters."""
+DECISIVE = 8.0
+"""Weight of a letter and of a thought's first word, next to 1 for all other words: there are few of
+them, and the rest of the reply hangs on them."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson({"letters": 64}, 1250, 2e-3, decays=False),
-    Lesson({"letters": 16, "sight": 48}, 750, 1e-3),
-    Lesson({"letters": 8, "sight": 8, "replies": 20}, 160, 5e-4),
+    Lesson({"letters": 64}, 1700, 2e-3, decays=False),
+    Lesson({"letters": 16, "names": 96}, 500, 1e-3, decays=False),
+    Lesson({"letters": 8, "sight": 40, "replies": 16}, 800, 1e-3),
 )
 
 
@@ -55,7 +56,8 @@ def teach(
     """All lessons, one after the other."""
     subjects: dict[str, Letters | Sight | Replies] = {
         "letters": Letters(processor, samples),
-        "sight": Sight(processor, samples),
+        "names": Sight(processor, samples, in_sentences=False),
+        "sight": Sight(processor, samples, in_sentences=True),
         "replies": Replies(processor, samples),
     }
     pixels = _pixels(processor, samples)
@@ -170,15 +172,24 @@ class Letters:
                 lead = f"<think>{fact(sample).replace(sample.answer_text, lead)[:-1]} ("
             question = self._ids(f"\n{lead}")
             ids = [*ids, *question, *self._ids(LETTERS[place])]
-            weights += [0.0] * len(question) + [LETTER]
+            weights += [0.0] * len(question) + [DECISIVE]
+            if lead.startswith("<think>"):  # the question decides what is to be thought about
+                weights[len(self._ids("\n<think>")) - len(question) - 1] = DECISIVE
         return ids, weights, None
 
 
 class Sight:
-    """An image, then all five facts of it in any order."""
+    """An image, then its five facts: the bare names in a fixed order, or sentences in any order.
 
-    def __init__(self, processor: Qwen2VLProcessor, samples: Sequence[Sample]) -> None:
+    Names are a third of the tokens, and what is seen is learnt that much sooner; sentences are how
+    it is said in a reply.
+    """
+
+    def __init__(
+        self, processor: Qwen2VLProcessor, samples: Sequence[Sample], *, in_sentences: bool
+    ) -> None:
         self._tokenizer = processor.tokenizer
+        self._in_sentences = in_sentences
         by_image: dict[Path, list[Sample]] = {}
         for sample in samples:
             by_image.setdefault(sample.image, []).append(sample)
@@ -188,11 +199,18 @@ class Sight:
     def rows(self, rng: np.random.Generator, size: int, right: float) -> list[Row]:
         rows: list[Row] = []
         for i in rng.integers(len(self._facts), size=size):
-            facts = [fact(self._facts[i][j]) for j in rng.permutation(5)]
-            text = self._tokenizer("".join(f"\n{fact}" for fact in facts))["input_ids"]
-            image = self._image["input_ids"]
-            weights = [0.0] * len(image) + [1.0] * len(text)
-            rows.append((image + text, weights, self._facts[i][0]))
+            facts = self._facts[i]
+            order = rng.permutation(len(facts)) if self._in_sentences else range(len(facts))
+            ids: list[int] = self._image["input_ids"]
+            weights = [0.0] * len(ids)
+            for j in order:
+                said = fact(facts[j]) if self._in_sentences else facts[j].answer_text
+                text = self._tokenizer(f"\n{said}")["input_ids"]
+                # Line breaks, and the word that says which fact comes, are given.
+                given = 2 if self._in_sentences else 1
+                ids = ids + text
+                weights += [0.0] * given + [1.0] * (len(text) - given)
+            rows.append((ids, weights, facts[0]))
         return rows
 
 
@@ -222,7 +240,9 @@ class Replies:
         tokenizer = self._processor.tokenizer
         asked, answered = tokenizer(question)["input_ids"], tokenizer(reply)["input_ids"]
         letter = tokenizer.convert_tokens_to_ids(sample.answer)
-        weights = [LETTER if token == letter else 1.0 for token in answered]
+        weights = [DECISIVE if token == letter else 1.0 for token in answered]
+        if reply.startswith("<think>"):
+            weights[len(tokenizer("<think>")["input_ids"])] = DECISIVE
         return asked + answered, [0.0] * len(asked) + weights, sample
 
 
