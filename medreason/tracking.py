@@ -24,8 +24,7 @@ from PIL import Image
 from medreason.config import Config
 from medreason.data.images import open_rgb
 from medreason.evaluation import predictions
-from medreason.runs.ledger import Folder
-from medreason.training.recorder import read_metrics
+from medreason.runs.ledger import Folder, read_metrics
 
 # Before MLflow is imported: a lost server must fail in seconds, and nothing may be sent home.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -262,6 +261,22 @@ def show_sweep(config: Config, files: list[Path]) -> None:
     parent = _parent(client, _experiment(client, config), config.sweep)
     for path in files:
         client.log_artifact(parent, str(path))
+
+
+def show_audit(config: Config, path: Path, digest: str) -> None:
+    """Keep an audit as a run of its own with the file as its artifact, once for each digest."""
+    client = _client(config)
+    experiment = _experiment(client, config)
+    name = config.choices.get("data", "data")
+    tags = {f"{PREFIX}kind": "audit", f"{PREFIX}data": name, f"{PREFIX}digest": digest}
+    found = client.search_runs(
+        [experiment],
+        " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items()),
+        max_results=1,
+    )
+    run = found[0] if found else client.create_run(experiment, run_name=f"audit-{name}", tags=tags)
+    client.log_artifact(run.info.run_id, str(path))
+    client.set_terminated(run.info.run_id)
 
 
 def _client(config: Config) -> MlflowClient:

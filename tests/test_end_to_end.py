@@ -21,8 +21,7 @@ from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 from medreason.evaluation import predictions
 from medreason.models.checkpoint import EMBEDDED
 from medreason.runs import ledger
-from medreason.runs.ledger import Folder
-from medreason.training.recorder import read_metrics
+from medreason.runs.ledger import Folder, read_metrics
 
 SMALL = (
     "data.train_images=4",

@@ -1,4 +1,4 @@
-"""Data sets: one module each, whose `load` gives `Sample`."""
+"""Data sets: one module each, whose `read` yields a Sample or a BadRow for each row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from medreason import config as configuration
-from medreason.config import Config
+from medreason.config import Config, Handling
+from medreason.data import checks, options, splits
+from medreason.data.rows import BadRow, Loaded, Row
 from medreason.samples import Sample
 
 
@@ -29,11 +31,52 @@ def load(spec: dict[str, Any], cache: Path) -> tuple[Sample, ...]:
 @functools.lru_cache(maxsize=2)
 def _load(spec_json: str, cache: Path) -> tuple[Sample, ...]:
     spec = json.loads(spec_json)
-    function = configuration.target(spec["_target_"])
-    takes_cache = "cache" in inspect.signature(function).parameters
-    samples = configuration.call(spec, **({"cache": cache} if takes_cache else {}))
-    _refuse_same_ids(samples)
-    return tuple(samples)
+    handling, reader = configuration.handling(spec)
+    loaded = read(spec, cache)
+    if handling.images == "decode":
+        loaded = checks.with_readable_images(loaded, root_of(reader))
+    checks.refuse_bad_rows(loaded, handling.bad_rows, root_of(reader) or reader["_target_"])
+    checks.refuse_same_ids(loaded.samples)
+    checks.refuse_contradictions(loaded.samples)
+    return tuple(loaded.samples)
+
+
+def read(spec: dict[str, Any], cache: Path) -> Loaded:
+    """What the data set holds, split and with its options as asked for, but nothing refused.
+
+    Raises:
+        ValueError: a file cannot be read at all, or the rows do not have what the split needs.
+    """
+    handling, reader = configuration.handling(spec)
+    takes = inspect.signature(configuration.target(reader["_target_"])).parameters
+    shared = {**vars(handling), "cache": cache}
+    given = {name: value for name, value in shared.items() if name in takes}
+    rows: list[Row] = list(configuration.call(reader, **given))
+    bad_rows = [row for row in rows if isinstance(row, BadRow)]
+    samples = [row for row in rows if not isinstance(row, BadRow)]
+    if "split" not in takes:  # a reader that takes it has split its rows itself
+        samples = splits.split(
+            samples, handling.split, test_share=handling.test_share, seed=handling.seed
+        )
+    if handling.questions != "all":
+        samples = [s for s in samples if bool(s.options) == (handling.questions == "closed")]
+    return Loaded([_shown(sample, handling) for sample in samples], bad_rows)
+
+
+def root_of(reader: dict[str, Any]) -> Path | None:
+    """The folder a data set's files lie below; none for one that has no files."""
+    return Path(reader["root"]) if "root" in reader else None
+
+
+def _shown(sample: Sample, handling: Handling) -> Sample:
+    match handling.options:
+        case "shuffled":  # tests keep theirs, so that runs stay comparable
+            train = sample.split == "train"
+            return options.shuffled(sample, handling.seed) if train else sample
+        case "normalised":
+            return options.normalised(sample)
+        case _:
+            return sample
 
 
 def trained_on(config: Config, samples: Iterable[Sample]) -> list[Sample]:
@@ -91,11 +134,3 @@ def digest(samples: Iterable[Sample]) -> str:
         row = (s.id, s.problem, s.answer, s.explanation, *s.cell, s.patient, s.split)
         state.update(repr((row, s.image.name, sizes[s.image])).encode())
     return state.hexdigest()[:16]
-
-
-def _refuse_same_ids(samples: Sequence[Sample]) -> None:
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.id in seen:
-            raise ValueError(f"two samples have the id {sample.id!r}; is a file listed twice?")
-        seen.add(sample.id)

@@ -64,6 +64,10 @@ class Folder:
         return self.path / "progress.json"
 
     @property
+    def audit(self) -> Path:
+        return self.path / "audit.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -115,6 +119,19 @@ class Folder:
                 yield False
                 return
             yield True
+
+
+def read_metrics(folder: Folder) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; a last line cut off by a kill is left out."""
+    if not folder.metrics.exists():
+        return []
+    rows = []
+    for line in folder.metrics.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
 
 
 def find(runs: Path, name: str, key: str) -> Folder:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from medreason.runs.ledger import Folder
+from medreason.runs.ledger import Folder, read_metrics
 from medreason.training.rewards import save_rollouts
 
 ROLLOUT_STEPS = 10
@@ -56,19 +56,6 @@ class Recorder(TrainerCallback):
         if self.rollout_logs and state.global_step % ROLLOUT_STEPS == 1:
             path = self._folder.rollouts / f"step-{state.global_step:06d}.parquet"
             save_rollouts(self.rollout_logs, path)
-
-
-def read_metrics(folder: Folder) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; a last line cut off by a kill is left out."""
-    if not folder.metrics.exists():
-        return []
-    rows = []
-    for line in folder.metrics.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def _number(value: object) -> float | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medreason.runs import ledger
-from medreason.training.recorder import read_metrics
+from medreason.runs.ledger import read_metrics
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
