@@ -6,7 +6,7 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,14 @@ def load(spec: dict[str, Any], cache: Path) -> tuple[Sample, ...]:
 def _load(spec_json: str, cache: Path) -> tuple[Sample, ...]:
     spec = json.loads(spec_json)
     handling, reader = configuration.handling(spec)
-    loaded = read(spec, cache)
+    loaded = _rows(handling, reader, cache)
     if handling.images == "decode":
         loaded = checks.with_readable_images(loaded, root_of(reader))
     checks.refuse_bad_rows(loaded, handling.bad_rows, root_of(reader) or reader["_target_"])
     checks.refuse_same_ids(loaded.samples)
-    checks.refuse_contradictions(loaded.samples)
-    return tuple(loaded.samples)
+    samples = _handled(loaded.samples, handling, reader)
+    checks.refuse_contradictions(samples)
+    return tuple(samples)
 
 
 def read(spec: dict[str, Any], cache: Path) -> Loaded:
@@ -48,19 +49,33 @@ def read(spec: dict[str, Any], cache: Path) -> Loaded:
         ValueError: a file cannot be read at all, or the rows do not have what the split needs.
     """
     handling, reader = configuration.handling(spec)
-    takes = inspect.signature(configuration.target(reader["_target_"])).parameters
+    loaded = _rows(handling, reader, cache)
+    return Loaded(_handled(loaded.samples, handling, reader), loaded.bad_rows)
+
+
+def _rows(handling: Handling, reader: dict[str, Any], cache: Path) -> Loaded:
+    """All that the data set's function yields."""
     shared = {**vars(handling), "cache": cache}
-    given = {name: value for name, value in shared.items() if name in takes}
+    given = {name: value for name, value in shared.items() if name in _parameters(reader)}
     rows: list[Row] = list(configuration.call(reader, **given))
-    bad_rows = [row for row in rows if isinstance(row, BadRow)]
-    samples = [row for row in rows if not isinstance(row, BadRow)]
-    if "split" not in takes:  # a reader that takes it has split its rows itself
+    return Loaded(
+        [row for row in rows if not isinstance(row, BadRow)],
+        [row for row in rows if isinstance(row, BadRow)],
+    )
+
+
+def _handled(samples: Sequence[Sample], handling: Handling, reader: dict[str, Any]) -> list[Sample]:
+    if "split" not in _parameters(reader):  # one that takes it has split its rows itself
         samples = splits.split(
             samples, handling.split, test_share=handling.test_share, seed=handling.seed
         )
     if handling.questions != "all":
         samples = [s for s in samples if bool(s.options) == (handling.questions == "closed")]
-    return Loaded([_shown(sample, handling) for sample in samples], bad_rows)
+    return [_shown(sample, handling) for sample in samples]
+
+
+def _parameters(reader: dict[str, Any]) -> Collection[str]:
+    return inspect.signature(configuration.target(reader["_target_"])).parameters
 
 
 def root_of(reader: dict[str, Any]) -> Path | None:

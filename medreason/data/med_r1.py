@@ -40,7 +40,7 @@ def read(
         yield from rows.each(
             file,
             rows.json_array(path),
-            lambda index, row, file=file: _sample(root, f"{file}:{index}", row, known, owners),
+            lambda name, row: _sample(root, name, row, known, owners),
         )
 
 

@@ -45,11 +45,17 @@ class Loaded:
     bad_rows: list[BadRow]
 
 
-def each(file: str, rows: Iterable[Any], build: Callable[[int, Any], Sample]) -> Iterator[Row]:
-    """What `build` makes of each row; a row it refuses with ValueError becomes a BadRow."""
+def each(
+    file: str, rows: Iterable[Any], build: Callable[[str, Any], Sample | None]
+) -> Iterator[Row]:
+    """What `build` makes of each id and row.
+
+    A row it refuses with ValueError becomes a BadRow; one it gives None for was not asked for.
+    """
     for index, row in enumerate(rows):
         try:
-            yield build(index, row)
+            if sample := build(f"{file}:{index}", row):
+                yield sample
         except ValueError as error:
             yield BadRow(file, index, str(error))
 
