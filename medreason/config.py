@@ -23,7 +23,7 @@ _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
 """The configuration folder: inside an installed wheel, beside the package in a checkout."""
 
-ACTIONS = ("train", "evaluate", "audit", "report")
+ACTIONS = ("train", "evaluate", "audit", "prepare", "report")
 METHODS = ("base", "sft", "grpo", "rarl")
 STYLES = (*replies.STYLES, "free")
 CONTROLS = ("blank_image",)
@@ -207,6 +207,24 @@ class Tracking:
 
 
 @dataclass
+class Prepare:
+    size: int = 384
+    """Side of the square images in pixels; 384 as in Med-R1."""
+    fit: str = "stretch"
+    """stretch to the square, as the authors of Med-R1 do, or pad with black."""
+    folder: str | None = None
+    """Where to write; none writes to `<outputs>/prepared/<data>-<size>-<fit>`."""
+    processes: int | None = None
+    """None takes a process for each core."""
+
+    def __post_init__(self) -> None:
+        _positive("prepare.size", self.size)
+        _one_of("prepare.fit", self.fit, ("stretch", "pad"))
+        if self.processes is not None:
+            _positive("prepare.processes", self.processes)
+
+
+@dataclass
 class Runs:
     sync: bool = False
     """action=report: first rebuild MLflow's runs from the run folders."""
@@ -236,6 +254,7 @@ class Config:
     evaluation: Evaluation = MISSING
     tracking: Tracking = MISSING
     runs: Runs = field(default_factory=Runs)
+    prepare: Prepare = field(default_factory=Prepare)
     seed: int = 0
     sweep: str = "runs"
     """Groups runs: reports and MLflow parents are made for one sweep."""

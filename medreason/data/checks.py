@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +14,11 @@ from medreason.samples import Sample
 
 def with_readable_images(loaded: Loaded, root: Path | None) -> Loaded:
     """Samples whose image cannot be decoded, or lies outside of the root, become bad rows."""
-    problems = _image_problems({sample.image for sample in loaded.samples}, root)
+    return without(loaded, _image_problems({sample.image for sample in loaded.samples}, root))
+
+
+def without(loaded: Loaded, problems: Mapping[Path, str]) -> Loaded:
+    """Samples whose image has a problem become bad rows."""
     good, bad = [], list(loaded.bad_rows)
     for sample in loaded.samples:
         if problem := problems.get(sample.image):
@@ -84,17 +88,22 @@ def _named(sample: Sample) -> str:
     return f"{file}, row {row}"
 
 
-def _image_problems(paths: Iterable[Path], root: Path | None) -> dict[Path, str]:
-    inside = root.resolve() if root else None
+def path_problem(path: Path, root: Path | None) -> str:
+    """Why an image's path cannot be used, in words for its row; empty where it can."""
+    try:
+        target = path.resolve()
+        path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # endless link, NUL, name too long
+        return f"image {str(path)!r} is no path ({error}); correct it"
+    if root and not target.is_relative_to(root.resolve()):
+        return f"image {path} leaves the data root by a link; copy it below {root}"
+    return ""
 
+
+def _image_problems(paths: Iterable[Path], root: Path | None) -> dict[Path, str]:
     def problem(path: Path) -> str:
-        try:
-            target = path.resolve()
-            path.is_file()
-        except (OSError, RuntimeError, ValueError) as error:  # endless link, NUL, name too long
-            return f"image {str(path)!r} is no path ({error}); correct it"
-        if inside and not target.is_relative_to(inside):
-            return f"image {path} leaves the data root by a link; copy it below {root}"
+        if found := path_problem(path, root):
+            return found
         try:
             image_files.check(path)
         except ValueError as error:
