@@ -117,7 +117,7 @@ class Mirror:
             environment = json.loads(self._folder.environment.read_text())
             self._client.set_tag(self.run_id, f"{PREFIX}commit", str(environment["commit"]))
             self._client.log_artifact(self.run_id, str(self._folder.environment))
-        for path in (self._folder.config, self._folder.log):
+        for path in (self._folder.config, self._folder.data, self._folder.log):
             if path.exists():
                 self._client.log_artifact(self.run_id, str(path))
         for key in state.evaluations:

@@ -49,6 +49,19 @@ def audit(loaded: Loaded, pictures: Mapping[str, Picture] | None = None) -> dict
     }
 
 
+def of_run(train: Sequence[Sample], test: Sequence[Sample]) -> dict[str, Any]:
+    """`data.json` of a run: what it trains and tests on, and what an audit of that warns of."""
+    report = audit(Loaded([*train, *test], []))
+    images = {str(s.image) for s in train}
+    return {
+        "digest": report["digest"],
+        "cells": report["cells"],
+        "test_rows": len(test),
+        "test_rows_on_trained_images": sum(str(s.image) in images for s in test),
+        "warnings": warnings(report),
+    }
+
+
 def cells(samples: Iterable[Sample]) -> dict[str, dict[str, dict[str, int]]]:
     """{modality: {task: {train, test}}} in the order of the matrix, "unknown" last."""
     counts = Counter((s.modality, s.task, s.split) for s in samples)

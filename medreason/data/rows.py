@@ -50,7 +50,8 @@ def each(
 ) -> Iterator[Row]:
     """What `build` makes of each id and row.
 
-    A row it refuses with ValueError becomes a BadRow; one it gives None for was not asked for.
+    A row it refuses with ValueError, or that lacks a key, becomes a BadRow; one it gives None for
+    was not asked for.
     """
     for index, row in enumerate(rows):
         try:
@@ -58,6 +59,8 @@ def each(
                 yield sample
         except ValueError as error:
             yield BadRow(file, index, str(error))
+        except KeyError as error:
+            yield BadRow(file, index, f"no {error}; keys are {list(row)}")
 
 
 def folder(root: Path | str | None) -> Path:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from medreason import data
 from medreason.data import pictures
-from medreason.data.audit import LOWER_CASE, PERIOD, audit, warnings
+from medreason.data.audit import LOWER_CASE, PERIOD, audit, of_run, warnings
 from medreason.data.rows import BadRow, Loaded
 from medreason.report import audit as tables
 from medreason.samples import Sample
@@ -71,6 +71,16 @@ def test_an_image_and_a_patient_in_train_and_test_are_found() -> None:
     assert report["leakage"] == {"ct": {"shared_images": 1, "test_rows": 2, "shared_patients": 1}}
     assert report["duplicates"]["questions_with_two_answers"] == 1
     assert any("2 test questions are about 1 images" in text for text in warnings(report))
+
+
+def test_a_run_knows_how_many_of_its_test_questions_it_saw_the_image_of() -> None:
+    train = [sample("a", "train"), sample("b", "train", cell=("mri", "disease"))]
+    test = [sample("b", "test"), sample("c", "test"), sample("a", "test")]
+    facts = of_run(train, test)
+    assert (facts["test_rows"], facts["test_rows_on_trained_images"]) == (3, 2)
+    assert facts["cells"]["ct"] == {"disease": {"train": 1, "test": 3}}
+    assert facts["digest"]
+    assert any("1 test questions are about 1 images" in text for text in facts["warnings"])
 
 
 def test_families_that_were_split_apart_leak_into_each_other() -> None:
