@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from medreason import data
 from medreason.data import omnimedvqa
@@ -275,3 +279,29 @@ def test_silvar_med(tmp_path: Path) -> None:
     assert first.explanation == "A round opacity in the left lung."
     assert (first.cell, first.split) == (("xray", "disease"), "train")
     assert (last.options, last.answer) == (("Yes", "No"), "B")
+
+
+def test_a_set_of_the_hub_is_read_from_its_parquet_files(tmp_path: Path) -> None:
+    def image(number: int) -> dict[str, Any]:
+        content = io.BytesIO()
+        Image.effect_noise((16, 16), number + 1).save(content, "PNG")
+        return {"bytes": content.getvalue(), "path": f"{number}.png"}
+
+    pictures = [image(i) for i in range(4)]
+    for name, numbers in (("train", (0, 1, 1, 2)), ("validation", (3,)), ("test", (2,))):
+        rows = [{"image": pictures[i], "question": "what?", "answer": "yes"} for i in numbers]
+        (tmp_path / "set/data").mkdir(parents=True, exist_ok=True)
+        pq.write_table(
+            pa.Table.from_pylist(rows), tmp_path / f"set/data/{name}-00000-of-00001.parquet"
+        )
+    spec = {"_target_": "medreason.data.hub.read", "hub": str(tmp_path / "set")}
+    more = {"modality": "microscopy", "task": "attributes"}
+    samples = data.load(spec | more, tmp_path / "cache")
+    assert Counter(s.split for s in samples) == {"train": 4, "test": 1}
+    assert len({s.image for s in samples}) == 3  # equal content is one image, whatever its row
+    assert samples[-1].image in {s.image for s in samples if s.split == "train"}
+    assert {(s.options, s.answer, *s.cell) for s in samples} == {
+        (("Yes", "No"), "A", "microscopy", "attributes")
+    }
+    with pytest.raises(ValueError, match=r"data\.hub='nobody/nothing' cannot be loaded"):
+        data.load(spec | {"hub": "nobody/nothing"}, tmp_path / "cache")
