@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -85,7 +86,7 @@ def _prepare(pair: tuple[Path, Path], *, size: int, fit: str) -> str:
     try:
         picture = open_rgb(image)
         headers.refuse_other_size(image)
-    except ValueError as error:
+    except (ValueError, zlib.error) as error:
         return str(error)
     square = resize_square(picture, size) if fit == "stretch" else pad_square(picture, size)
     unfinished = target.with_name(f".{os.getpid()}-{threading.get_ident()}.unfinished")
