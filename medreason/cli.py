@@ -41,6 +41,10 @@ def _run(config: Config) -> None:
             from medreason.actions import train as action
         case "evaluate":
             from medreason.actions import evaluate as action
+        case "audit":
+            from medreason.actions import audit as action
+        case "prepare":
+            from medreason.actions import prepare as action
         case "report":
             from medreason.actions import report as action
         case name:

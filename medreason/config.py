@@ -9,7 +9,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
 """The configuration folder: inside an installed wheel, beside the package in a checkout."""
 
-ACTIONS = ("train", "evaluate", "report")
+ACTIONS = ("train", "evaluate", "audit", "prepare", "report")
 METHODS = ("base", "sft", "grpo", "rarl")
 STYLES = (*replies.STYLES, "free")
 CONTROLS = ("blank_image",)
@@ -107,6 +107,38 @@ class Prompt:
 
 
 @dataclass
+class Handling:
+    """The keys of `data` that all data sets share; the others go to the function at `_target_`."""
+
+    split: str = "published"
+    """published (files without one are split by_patient), by_image, by_patient, joint (rows in the
+    tests of both published families), low_data (600 and 300 published rows of each modality)."""
+    test_share: float = 0.3
+    """Share of each cell that is tested on, where we split."""
+    seed: int = 0
+    """Of the split, of option orders and of what the data set draws itself."""
+    options: str = "as_published"
+    """as_published, shuffled (those of training questions), or normalised (letter case, period)."""
+    questions: str = "all"
+    """all, closed (with options), or open."""
+    images: str = "decode"
+    """decode reads every image before anything else; none looks at the annotations only."""
+    bad_rows: str = "error"
+    """error stops at bad rows; skip goes on without them."""
+
+    def __post_init__(self) -> None:
+        _one_of(
+            "data.split", self.split, ("published", "by_image", "by_patient", "joint", "low_data")
+        )
+        _one_of("data.options", self.options, ("as_published", "shuffled", "normalised"))
+        _one_of("data.questions", self.questions, ("all", "closed", "open"))
+        _one_of("data.images", self.images, ("decode", "none"))
+        _one_of("data.bad_rows", self.bad_rows, ("error", "skip"))
+        if not 0 <= self.test_share <= 1:
+            raise ValueError(f"data.test_share={self.test_share}; needs a number from 0 to 1")
+
+
+@dataclass
 class Reward:
     score: dict[str, Any] = MISSING
     """`_target_` of a function of medreason.scores and its settings."""
@@ -175,6 +207,24 @@ class Tracking:
 
 
 @dataclass
+class Prepare:
+    size: int = 384
+    """Side of the square images in pixels; 384 as in Med-R1."""
+    fit: str = "stretch"
+    """stretch to the square, as the authors of Med-R1 do, or pad with black."""
+    folder: str | None = None
+    """Where to write; none writes to `<outputs>/prepared/<data>-<size>-<fit>`."""
+    processes: int | None = None
+    """None takes a process for each core."""
+
+    def __post_init__(self) -> None:
+        _positive("prepare.size", self.size)
+        _one_of("prepare.fit", self.fit, ("stretch", "pad"))
+        if self.processes is not None:
+            _positive("prepare.processes", self.processes)
+
+
+@dataclass
 class Runs:
     sync: bool = False
     """action=report: first rebuild MLflow's runs from the run folders."""
@@ -192,8 +242,8 @@ class Config:
     action: Action = MISSING
     method: Method = MISSING
     model: Model = MISSING
-    data: dict[str, Any] = field(default_factory=dict)
-    """`_target_` of a data set's `load` and its arguments."""
+    data: dict[str, Any] = field(default_factory=lambda: asdict(Handling()))
+    """`_target_` of a data set's `read` and its arguments, and the keys of Handling."""
     modality: Selection = MISSING
     task: Selection = MISSING
     prompt: Prompt = MISSING
@@ -204,6 +254,7 @@ class Config:
     evaluation: Evaluation = MISSING
     tracking: Tracking = MISSING
     runs: Runs = field(default_factory=Runs)
+    prepare: Prepare = field(default_factory=Prepare)
     seed: int = 0
     sweep: str = "runs"
     """Groups runs: reports and MLflow parents are made for one sweep."""
@@ -215,7 +266,7 @@ class Config:
     def __post_init__(self) -> None:
         _subset("modality.members", self.modality.members, MODALITIES)
         _subset("task.members", self.task.members, TASKS)
-        _bind("data", self.data)
+        _bind("data", handling(self.data)[1])
         for name, reward in self.reward.items():
             _bind(f"reward.{name}.score", reward.score, given=2)
             if self.method.algorithm == "grpo" and reward.score.get("style") == "free":
@@ -285,6 +336,17 @@ def write(config: Config, path: Path) -> None:
     path.write_text(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True, width=100))
 
 
+def handling(data: dict[str, Any]) -> tuple[Handling, dict[str, Any]]:
+    """The keys of `data` that all data sets share, and the rest: what its function is called with.
+
+    Raises:
+        ValueError: a shared key has a value it does not know.
+    """
+    shared = [f.name for f in fields(Handling)]
+    rest = {key: value for key, value in data.items() if key not in shared}
+    return Handling(**{key: value for key, value in data.items() if key in shared}), rest
+
+
 def call(spec: dict[str, Any], *given: object, **more: object) -> Any:  # noqa: ANN401
     """What the function at `_target_` returns for `given`, the settings of the spec and `more`."""
     settings = {key: value for key, value in spec.items() if not key.startswith("_")}
@@ -310,7 +372,8 @@ def _bind(key: str, spec: dict[str, Any], given: int = 0) -> None:
     for name in spec:
         if not name.startswith("_") and name not in known:
             raise ValueError(f"{key}.{name} is unknown to {spec['_target_']}; it takes {known}")
-    required = [p.name for p in parameters if p.default is p.empty and p.name != "cache"]
+    shared = {"cache", *(f.name for f in fields(Handling))}  # `data` gives these to its function
+    required = [p.name for p in parameters if p.default is p.empty and p.name not in shared]
     for name in required:
         if spec.get(name) is None:
             raise ValueError(f"{key}.{name} has no value; set {key}.{name}=... on the command line")

@@ -117,7 +117,7 @@ class Mirror:
             environment = json.loads(self._folder.environment.read_text())
             self._client.set_tag(self.run_id, f"{PREFIX}commit", str(environment["commit"]))
             self._client.log_artifact(self.run_id, str(self._folder.environment))
-        for path in (self._folder.config, self._folder.log):
+        for path in (self._folder.config, self._folder.data, self._folder.log):
             if path.exists():
                 self._client.log_artifact(self.run_id, str(path))
         for key in state.evaluations:
@@ -261,6 +261,22 @@ def show_sweep(config: Config, files: list[Path]) -> None:
     parent = _parent(client, _experiment(client, config), config.sweep)
     for path in files:
         client.log_artifact(parent, str(path))
+
+
+def show_audit(config: Config, path: Path, digest: str) -> None:
+    """Keep an audit as a run of its own with the file as its artifact, once for each digest."""
+    client = _client(config)
+    experiment = _experiment(client, config)
+    name = config.choices.get("data", "data")
+    tags = {f"{PREFIX}kind": "audit", f"{PREFIX}data": name, f"{PREFIX}digest": digest}
+    found = client.search_runs(
+        [experiment],
+        " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items()),
+        max_results=1,
+    )
+    run = found[0] if found else client.create_run(experiment, run_name=f"audit-{name}", tags=tags)
+    client.log_artifact(run.info.run_id, str(path))
+    client.set_terminated(run.info.run_id)
 
 
 def _client(config: Config) -> MlflowClient:

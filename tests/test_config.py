@@ -37,7 +37,11 @@ def test_known_options_are_among_those_tested() -> None:
 )
 def test_option_composes_and_loads(composed: Compose, group: str, option: str) -> None:
     more = {
-        "data=med_r1": ["data.root=somewhere"],
+        **{
+            f"data={name}": ["data.root=somewhere"]
+            for name in GROUPS["data"]
+            if name not in ("phantom", "hub")
+        },
         "prompt=zero_shot": ["~reward.format"],
     }
     config = composed(f"{group}={option}", *more.get(f"{group}={option}", []))

@@ -1,4 +1,4 @@
-"""Data sets: one module each, whose `load` gives `Sample`."""
+"""Data sets: one module each, whose `read` yields a Sample or a BadRow for each row."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medreason import config as configuration
-from medreason.config import Config
+from medreason.config import Config, Handling
+from medreason.data import checks, options, splits
+from medreason.data.rows import BadRow, Loaded, Row
 from medreason.samples import Sample
 
 
@@ -29,11 +31,67 @@ def load(spec: dict[str, Any], cache: Path) -> tuple[Sample, ...]:
 @functools.lru_cache(maxsize=2)
 def _load(spec_json: str, cache: Path) -> tuple[Sample, ...]:
     spec = json.loads(spec_json)
-    function = configuration.target(spec["_target_"])
-    takes_cache = "cache" in inspect.signature(function).parameters
-    samples = configuration.call(spec, **({"cache": cache} if takes_cache else {}))
-    _refuse_same_ids(samples)
+    handling, reader = configuration.handling(spec)
+    loaded = _rows(handling, reader, cache)
+    if handling.images == "decode":
+        loaded = checks.with_readable_images(loaded, root_of(reader))
+    checks.refuse_bad_rows(loaded, handling.bad_rows, root_of(reader) or reader["_target_"])
+    checks.refuse_same_ids(loaded.samples)
+    samples = _handled(loaded.samples, handling, reader)
+    checks.refuse_contradictions(samples)
     return tuple(samples)
+
+
+def read(spec: dict[str, Any], cache: Path) -> Loaded:
+    """What the data set holds, split and with its options as asked for, but nothing refused.
+
+    Raises:
+        ValueError: a file cannot be read at all, or the rows do not have what the split needs.
+    """
+    handling, reader = configuration.handling(spec)
+    loaded = _rows(handling, reader, cache)
+    return Loaded(_handled(loaded.samples, handling, reader), loaded.bad_rows)
+
+
+def _rows(handling: Handling, reader: dict[str, Any], cache: Path) -> Loaded:
+    """All that the data set's function yields."""
+    shared = {**vars(handling), "cache": cache}
+    given = {name: value for name, value in shared.items() if name in _parameters(reader)}
+    rows: list[Row] = list(configuration.call(reader, **given))
+    return Loaded(
+        [row for row in rows if not isinstance(row, BadRow)],
+        [row for row in rows if isinstance(row, BadRow)],
+    )
+
+
+def _handled(samples: Sequence[Sample], handling: Handling, reader: dict[str, Any]) -> list[Sample]:
+    if "split" not in _parameters(reader):  # one that takes it has split its rows itself
+        samples = splits.split(
+            samples, handling.split, test_share=handling.test_share, seed=handling.seed
+        )
+    if handling.questions != "all":
+        samples = [s for s in samples if bool(s.options) == (handling.questions == "closed")]
+    return [_shown(sample, handling) for sample in samples]
+
+
+def _parameters(reader: dict[str, Any]) -> Collection[str]:
+    return inspect.signature(configuration.target(reader["_target_"])).parameters
+
+
+def root_of(reader: dict[str, Any]) -> Path | None:
+    """The folder a data set's files lie below; none for one that has no files."""
+    return Path(reader["root"]) if "root" in reader else None
+
+
+def _shown(sample: Sample, handling: Handling) -> Sample:
+    match handling.options:
+        case "shuffled":  # tests keep theirs, so that runs stay comparable
+            train = sample.split == "train"
+            return options.shuffled(sample, handling.seed) if train else sample
+        case "normalised":
+            return options.normalised(sample)
+        case _:
+            return sample
 
 
 def trained_on(config: Config, samples: Iterable[Sample]) -> list[Sample]:
@@ -91,11 +149,3 @@ def digest(samples: Iterable[Sample]) -> str:
         row = (s.id, s.problem, s.answer, s.explanation, *s.cell, s.patient, s.split)
         state.update(repr((row, s.image.name, sizes[s.image])).encode())
     return state.hexdigest()[:16]
-
-
-def _refuse_same_ids(samples: Sequence[Sample]) -> None:
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.id in seen:
-            raise ValueError(f"two samples have the id {sample.id!r}; is a file listed twice?")
-        seen.add(sample.id)

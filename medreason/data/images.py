@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from medreason.data import dicom, headers
+
 # What Pillow raises for damaged files, by format.
 _UNREADABLE = (
     OSError,
@@ -35,7 +37,14 @@ def open_rgb(path: Path) -> Image.Image:
     """
     _refuse_empty(path)
     try:
+        if path.suffix.lower() in dicom.SUFFIXES:
+            return _rgb(dicom.open_dicom(path))
         with Image.open(path) as image:
+            _refuse_bomb(path, image)
+            said = image.size
+            image.load()
+            if image.size != said:
+                raise ValueError(f"is {image.size}, its header says {said}")
             return _rgb(ImageOps.exif_transpose(image))
     except _UNREADABLE as error:
         raise ValueError(_remedy(path, error)) from error
@@ -49,6 +58,11 @@ def resize_square(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
+def pad_square(image: Image.Image, size: int) -> Image.Image:
+    """Scale to fit size x size pixels, bicubic, proportions kept, with black beside it."""
+    return ImageOps.pad(image, (size, size), Image.Resampling.BICUBIC, color="black")
+
+
 def blank(size: int | tuple[int, int]) -> Image.Image:
     """A mid-grey image of a side or of (width, height): what remains of the accuracy without it."""
     return Image.new("RGB", (size, size) if isinstance(size, int) else size, (128, 128, 128))
@@ -58,10 +72,15 @@ def check(path: Path) -> None:
     """Read the whole file. Raises ValueError where it is missing, empty, truncated or no image."""
     _refuse_empty(path)
     try:
+        if path.suffix.lower() in dicom.SUFFIXES:
+            dicom.open_dicom(path)
+            return
         with Image.open(path) as image:
+            _refuse_bomb(path, image)
             # Decodes a JPEG at an eighth of its size: every byte is read, several times as fast.
             image.draft(None, (1, 1))
             image.load()
+        headers.refuse_other_size(path)
     except _UNREADABLE as error:
         raise ValueError(_remedy(path, error)) from error
 
@@ -87,5 +106,17 @@ def _refuse_empty(path: Path) -> None:
         raise ValueError(f"{path}: 0 bytes; copy or download the image again")
 
 
+def _refuse_bomb(path: Path, image: Image.Image) -> None:
+    """Pillow itself only warns up to twice its limit."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and image.width * image.height > limit:
+        raise Image.DecompressionBombError(
+            f"{image.width} x {image.height} are more than {limit:,} pixels, as in a decompression "
+            "bomb; scale a slide down first"
+        )
+
+
 def _remedy(path: Path, error: BaseException) -> str:
+    if str(error).startswith(f"{path}: "):  # one of ours, with its own remedy
+        return str(error)
     return f"{path}: cannot be decoded ({error}); copy or download the image again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -49,6 +50,8 @@ class Row:
     in_domain_low: float | None = None
     in_domain_high: float | None = None
     in_domain_difference: Difference | None = None
+    tested_on_trained_images: int = 0
+    """Test questions about images the run was trained on."""
     restricted: bool = False
     """Tested on cells it was not trained on."""
     train_seconds: float = 0.0
@@ -111,6 +114,9 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "evaluate_seconds": state.evaluate_seconds,
         "error": error.splitlines()[0] if error else None,
     }
+    if run.folder.data.exists():
+        facts = json.loads(run.folder.data.read_text())
+        row["tested_on_trained_images"] = facts["test_rows_on_trained_images"]
     if run.figures is None:
         return Row(**row)
     base = base_of(run, runs)
@@ -176,6 +182,12 @@ def _notes(found: Sequence[Row], narrow: bool) -> Text:
         f"{row.label}: {row.state}" + (f", {row.error}" if row.error else "")
         for row in found
         if row.state != "done"
+    ]
+    notes += [
+        f"{row.label}: {row.tested_on_trained_images:,} of its test questions are about images it "
+        "was trained on; data.split=by_image has no such leak"
+        for row in found
+        if row.tested_on_trained_images
     ]
     if narrow:
         notes.append("in-domain: the cells a run was trained on; n as in-domain/all tested")

@@ -17,6 +17,7 @@ from typing import Any
 from medreason import config as configuration
 from medreason import data
 from medreason.config import Config
+from medreason.data import audit
 from medreason.models import checkpoint
 from medreason.replies import parse
 from medreason.runs import key, ledger
@@ -141,6 +142,7 @@ def run(config: Config) -> Work:
         if state.attempts and not state.trained:
             display.line("resumed" if any(work.folder.checkpoints.glob("*")) else "started again")
         configuration.write(config, work.folder.config)
+        _write_data(config, work.folder)
         work.folder.update(
             state="running",
             train_key=work.train_key,
@@ -150,6 +152,13 @@ def run(config: Config) -> Work:
         )
         _work(config, work, display)
     return work
+
+
+def _write_data(config: Config, folder: Folder) -> None:
+    """What the run trains and tests on, with the audit's warnings, for its table and MLflow."""
+    samples = data.load(config.data, config.folder / "cache")
+    train, test = data.trained_on(config, samples), data.tested_on(config, samples)
+    ledger.write_json(folder.data, audit.of_run(train, test))
 
 
 def _work(config: Config, work: Work, display: Display) -> None:

@@ -64,6 +64,14 @@ class Folder:
         return self.path / "progress.json"
 
     @property
+    def audit(self) -> Path:
+        return self.path / "audit.json"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

@@ -71,6 +71,30 @@ class Display:
             print("\r\033[K", end="", file=sys.stderr, flush=True)  # noqa: T201
 
 
+class Bar:
+    """Progress of work in this process: redrawn on a terminal, elsewhere a line every 10 s."""
+
+    def __init__(self, phase: str) -> None:
+        self._phase = phase
+        self._terminal = sys.stderr.isatty()
+        self._began = self._shown = time.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._first is None:  # what was done before says nothing about the pace
+            self._first, self._began = done - 1, now
+        last = self._terminal and done == total
+        if now - self._shown < (0.2 if self._terminal else _LINE_SECONDS) and not last:
+            return
+        self._shown = now
+        left = (now - self._began) / (done - self._first) * (total - done)
+        state = {"phase": self._phase, "done": done, "total": total, "note": ""}
+        line = _text(state | {"left_seconds": left}, 0)
+        start, end = ("\r\033[K", "\n" if last else "") if self._terminal else ("", "\n")
+        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)  # noqa: T201
+
+
 def _text(state: dict, elapsed: float) -> str:
     if not state["total"]:
         return f"{state['phase']} {elapsed:.0f} s"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +76,37 @@ def test_squares_and_blanks_have_the_size_asked_for() -> None:
     assert images.blank(32).size == (32, 32)
     assert images.blank((64, 48)).size == (64, 48)
     assert images.blank(2).getpixel((0, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize(("height", "words"), [(24, "more pixels"), (96, "fewer pixels")])
+def test_a_png_whose_header_lies_about_its_size_is_named(
+    height: int, words: str, tmp_path: Path
+) -> None:
+    """Pillow gives such an image without a word: cut, or black from where its pixels end."""
+    path = tmp_path / "a.png"
+    for mode in ("RGB", "L", "1", "P"):
+        Image.fromarray(GREY.astype(np.uint8)).convert(mode).save(path)
+        images.check(path)
+        content = bytearray(path.read_bytes())
+        content[20:24] = struct.pack(">I", height)
+        content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"a\.png: holds {words} than the 64 x {height} of"):
+            images.check(path)
+
+
+def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("1", (64, 48)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    for function in (images.check, images.open_rgb):
+        with pytest.raises(ValueError, match=r"64 x 48 are more than 3,000 pixels.*bomb"):
+            function(tmp_path / "a.png")
+
+
+def test_dicom_needs_its_extra_and_is_read_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(b"no dicom")
+    installed = importlib.util.find_spec("pydicom") is not None
+    message = "cannot be decoded" if installed else r"pip install 'medreason\[dicom\]'"
+    with pytest.raises(ValueError, match=message):
+        images.open_rgb(path)

@@ -10,10 +10,32 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from medreason.data.med_r1 import load, read, split_options
+from medreason import data
+from medreason.data import checks
+from medreason.data.med_r1 import split_options
+from medreason.data.rows import Loaded
+from medreason.samples import Sample
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 CT = "CT(Computed Tomography)_test.json"
+
+
+def spec(root: Path | None, files: list[str] | None, more: dict[str, Any]) -> dict[str, Any]:
+    shared = {
+        "_target_": "medreason.data.med_r1.read",
+        "root": root and str(root),
+        "files": files or [],
+    }
+    return shared | more
+
+
+def load(root: Path | None, files: list[str] | None = None, **more: object) -> tuple[Sample, ...]:
+    data._load.cache_clear()  # files change within a test
+    return data.load(spec(root, files, more), Path("unused"))
+
+
+def read(root: Path, files: list[str] | None = None, **more: object) -> Loaded:
+    return data.read(spec(root, files, more), Path("unused"))
 
 
 def row(**changes: object) -> dict[str, Any]:
@@ -34,7 +56,7 @@ def write(root: Path, content: object, name: str = CT) -> Path:
 
 def test_ten_published_rows_become_samples(tmp_path: Path) -> None:
     write(tmp_path, [row(image=f"Images/Chest CT Scan/test/{i}.png") for i in range(10)])
-    samples = load(tmp_path, [CT], images=False)
+    samples = load(tmp_path, [CT], images="none")
     assert [s.id for s in samples] == [f"{CT}:{i}" for i in range(10)]
     first = samples[0]
     assert first.image == tmp_path / "Images/Chest CT Scan/test/0.png"
@@ -69,14 +91,14 @@ def test_published_file_names_say_cell_and_split(
     name: str, modality: str, task: str, split: str, tmp_path: Path
 ) -> None:
     write(tmp_path, [row()], f"modality/{name}")
-    (sample,) = load(tmp_path, images=False)
+    (sample,) = load(tmp_path, images="none")
     assert (*sample.cell, sample.split) == (modality, task, split)
 
 
 def test_a_row_says_more_than_its_file_name(tmp_path: Path) -> None:
     named = row(modality="mRI", task="Other Biological Attributes", source="VQA-RAD qid 7 (ABN)")
     write(tmp_path, [named, row(modality="X-Ray")])
-    first, second = load(tmp_path, images=False)
+    first, second = load(tmp_path, images="none")
     assert (first.cell, first.source) == (("mri", "attributes"), "VQA-RAD")
     assert second.cell == ("xray", "unknown")
 
@@ -84,7 +106,7 @@ def test_a_row_says_more_than_its_file_name(tmp_path: Path) -> None:
 def test_the_other_family_of_files_fills_in_what_a_name_does_not_say(tmp_path: Path) -> None:
     write(tmp_path, [row(), row(image="Images/X/b.png")], f"modality/{CT}")
     write(tmp_path, [row()], "question_type/Modality Recognition_train.json")
-    samples = load(tmp_path, ["modality/*"], labels_from=["question_type/*"], images=False)
+    samples = load(tmp_path, ["modality/*"], labels_from=["question_type/*"], images="none")
     assert [s.cell for s in samples] == [("ct", "modality_recognition"), ("ct", "unknown")]
 
 
@@ -110,7 +132,7 @@ def test_options_are_split_in_the_sequence_of_their_letters(
 )
 def test_gold_answers_are_read(solution: str, letter: str, tmp_path: Path) -> None:
     write(tmp_path, [row(solution=solution)])
-    assert load(tmp_path, images=False)[0].answer == letter
+    assert load(tmp_path, images="none")[0].answer == letter
 
 
 BAD = {
@@ -138,21 +160,21 @@ def test_a_bad_row_is_named_with_file_and_row_or_skipped(
 ) -> None:
     write(tmp_path, [row(), bad])
     with pytest.raises(ValueError, match=rf"1 bad rows(?s:.*)_test\.json, row 1: .*{message}"):
-        load(tmp_path, images=False)
-    assert len(load(tmp_path, images=False, bad_rows="skip")) == 1
-    (found,) = read(tmp_path, images=False).bad_rows
+        load(tmp_path, images="none")
+    assert len(load(tmp_path, images="none", bad_rows="skip")) == 1
+    (found,) = read(tmp_path, images="none").bad_rows
     assert (found.file, found.row) == (CT, 1)
 
 
 def test_all_bad_rows_are_counted_and_ten_listed(tmp_path: Path) -> None:
     write(tmp_path, [row(solution="?")] * 12)
     with pytest.raises(ValueError, match="12 bad rows") as caught:
-        load(tmp_path, images=False)
+        load(tmp_path, images="none")
     assert str(caught.value).count("_test.json, row") == 10
     with pytest.raises(ValueError, match="12 bad rows"):  # nothing would be left
-        load(tmp_path, images=False, bad_rows="skip")
+        load(tmp_path, images="none", bad_rows="skip")
     with pytest.raises(ValueError, match=r"data\.bad_rows='ignore'; known: 'error', 'skip'"):
-        load(tmp_path, images=False, bad_rows="ignore")
+        load(tmp_path, images="none", bad_rows="ignore")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +192,7 @@ def test_a_file_that_cannot_be_read_stops_even_when_rows_are_skipped(
 ) -> None:
     (tmp_path / CT).write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ValueError, match=rf"_test\.json.*{message}"):
-        load(tmp_path, images=False, bad_rows="skip")
+        load(tmp_path, images="none", bad_rows="skip")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +207,7 @@ def test_a_file_that_cannot_be_read_stops_even_when_rows_are_skipped(
 def test_files_that_are_not_there_are_named(files: list[str], message: str, tmp_path: Path) -> None:
     write(tmp_path, [row()])
     with pytest.raises(ValueError, match=message):
-        load(tmp_path, files, images=False)
+        load(tmp_path, files, images="none")
 
 
 def test_a_root_without_data_is_refused(tmp_path: Path) -> None:
@@ -202,39 +224,69 @@ def test_no_files_given_takes_the_published_ones_and_patterns_take_each_once(
     write(tmp_path, [row()], f"Splits/modality/test/{CT}")
     write(tmp_path, [row()], "Splits/modality/train/X-Ray_train.json")
     write(tmp_path, {"not": "a split"}, "settings.json")
-    assert len(load(tmp_path, images=False)) == 2
-    assert len(load(tmp_path, ["**/*_test.json", f"Splits/modality/test/{CT}"], images=False)) == 1
+    assert len(load(tmp_path, images="none")) == 2
+    assert len(load(tmp_path, ["**/*_test.json", f"Splits/modality/test/{CT}"], images="none")) == 1
 
 
-def test_files_without_a_split_need_a_share(tmp_path: Path) -> None:
+def test_files_without_a_split_are_split_and_never_mixed_with_published_ones(
+    tmp_path: Path,
+) -> None:
     write(tmp_path, [row(image=f"{i}.png") for i in range(10)], "pairs.json")
-    with pytest.raises(ValueError, match=r"pairs\.json has no published split .*data\.test_share"):
-        load(tmp_path, images=False)
-    split = load(tmp_path, images=False, test_share=0.3)
+    split = load(tmp_path, images="none")
     assert Counter(s.split for s in split) == {"train": 7, "test": 3}
-    write(tmp_path, [row(image=f"{i}.png") for i in range(10)])
-    assert {s.split for s in load(tmp_path, [CT], images=False, test_share=0.3)} == {"test"}
+    write(tmp_path, [row(image=f"test/{i}.png") for i in range(10)])
+    assert {s.split for s in load(tmp_path, [CT], images="none")} == {"test"}
     both = [CT, "pairs.json"]
-    with pytest.raises(ValueError, match=r"pairs\.json has no published split .*data\.resplit"):
-        load(tmp_path, both, images=False, test_share=0.3)
-    again = load(tmp_path, both, images=False, test_share=0.3, resplit=True)
+    with pytest.raises(ValueError, match=r"pairs\.json has no published split .*data\.split=by_im"):
+        load(tmp_path, both, images="none")
+    again = load(tmp_path, both, images="none", split="by_image")
     assert Counter(s.split for s in again) == {"train": 14, "test": 6}
+    with pytest.raises(ValueError, match=r"data\.split=by_patient: no row names a patient"):
+        load(tmp_path, both, images="none", split="by_patient")
+
+
+def test_families_that_contradict_each_other_are_refused_and_have_a_joint_test(
+    tmp_path: Path,
+) -> None:
+    """Image 0 is tested by both, 1 by the first only, 2 by the second only, 3 by none."""
+    images = [row(image=f"{i}.png") for i in range(4)]
+    for name, test in (("modality/CT", (0, 1)), ("question_type/Disease Diagnosis", (0, 2))):
+        write(tmp_path, [images[i] for i in test], f"{name}_test.json")
+        write(tmp_path, [images[i] for i in range(4) if i not in test], f"{name}_train.json")
+    with pytest.raises(ValueError, match=r"2 questions are in train and in test.*modality/CT_tr"):
+        load(tmp_path, images="none")
+    assert len(load(tmp_path, ["modality/*"], images="none")) == 4
+    samples = load(tmp_path, images="none", split="joint")
+    assert [(s.image.stem, s.split) for s in samples] == [("0", "test"), ("3", "train")]
+    assert {s.cell for s in samples} == {("ct", "disease")}
+    assert len(load(tmp_path, images="none", split="by_image")) == 4
+    with pytest.raises(ValueError, match=r"data\.split=joint: no row is in the tests of both"):
+        load(tmp_path, ["modality/*"], images="none", split="joint")
+
+
+def test_two_files_that_disagree_on_one_question_are_named(tmp_path: Path) -> None:
+    write(tmp_path, [row()], "modality/CT_test.json")
+    write(tmp_path, [row(solution="C")], "question_type/Disease Diagnosis_test.json")
+    with pytest.raises(
+        ValueError, match=r"CT_test.json, row 0 and .*sis_test.json, row 0 disagree"
+    ):
+        load(tmp_path, images="none")
 
 
 def test_patients_come_from_a_table(tmp_path: Path) -> None:
     write(tmp_path, [row(image="a.png"), row(image="b.png"), row(image="c.png")])
     table = tmp_path / "labels.csv"
     table.write_text("image,label,patient_or_source_id\na.png,x,P1\na.png,y,P1\nb.png,x,\n")
-    samples = load(tmp_path, patients="labels.csv", images=False)
+    samples = load(tmp_path, patients="labels.csv", images="none")
     assert [s.patient for s in samples] == ["P1", None, None]
     table.write_text("image,patient_or_source_id\na.png,P1\na.png,P2\n")
     with pytest.raises(ValueError, match=r"'a\.png' has the patients 'P1' and 'P2'"):
-        load(tmp_path, patients="labels.csv", images=False)
+        load(tmp_path, patients="labels.csv", images="none")
     table.write_text("image,label\na.png,x\n")
     with pytest.raises(ValueError, match=r"no column .*patient_or_source_id"):
-        load(tmp_path, patients="labels.csv", images=False)
+        load(tmp_path, patients="labels.csv", images="none")
     with pytest.raises(ValueError, match=r"data\.patients: no file"):
-        load(tmp_path, patients="none.csv", images=False)
+        load(tmp_path, patients="none.csv", images="none")
 
 
 def test_images_are_decoded_and_bad_ones_named(tmp_path: Path) -> None:
@@ -249,8 +301,8 @@ def test_images_are_decoded_and_bad_ones_named(tmp_path: Path) -> None:
     (root / "loop.png").symlink_to(root / "loop.png")
     names = ["good.png", "cut.png", "empty.png", "link.png", "missing.png", "cut.png"]
     names += ["loop.png", "a\0.png", "a" * 300 + ".png"]
-    write(root, [row(image=name) for name in names])
-    loaded = read(root)
+    write(root, [row(image=name) for name in names], CT)
+    loaded = checks.with_readable_images(read(root), root)
     assert [s.image.name for s in loaded.samples] == ["good.png"]
     assert [r.row for r in loaded.bad_rows] == list(range(1, 9))
     for bad, problem in zip(
@@ -264,14 +316,14 @@ def test_images_are_decoded_and_bad_ones_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"8 bad rows(?s:.*)row 4: .*missing\.png: no such file"):
         load(root)
     assert len(load(root, bad_rows="skip")) == 1
-    assert len(load(root, images=False)) == 9
+    assert len(load(root, images="none")) == 9
 
 
 def test_every_published_row_parses() -> None:
     root = SHARED / "med_r1_splits"
     if not root.is_dir():
         pytest.skip(f"no published files at {root}")
-    loaded = read(root, images=False)
+    loaded = read(root, images="none")
     assert loaded.bad_rows == []
     assert len({s.id for s in loaded.samples}) == len(loaded.samples)
     sizes = Counter((*s.cell, s.split) for s in loaded.samples)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medreason.data import med_r1
-from medreason.data.splits import split_by_group
+from medreason import data
+from medreason.data.splits import low_data, split, split_by_group
 from medreason.samples import Sample
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
@@ -91,11 +91,35 @@ def test_impossible_shares_are_refused() -> None:
     assert {s.split for s in split_by_group(samples, test_share=0, seed=0)} == {"train"}
 
 
+def test_by_image_lets_a_patient_lie_on_both_sides_and_by_patient_does_not() -> None:
+    samples = [sample(i, i // 2, i // 20) for i in range(200)]
+    for how, patients_torn in (("by_image", True), ("by_patient", False)):
+        found = sides(split(samples, how, test_share=0.3, seed=0))
+        assert any(len(on) > 1 for key, on in found.items() if key[0] == "p") == patients_torn
+        assert all(len(on) == 1 for key, on in found.items() if key[0] != "p")
+
+
+def test_low_data_draws_600_and_300_rows_of_each_modality_whatever_their_order() -> None:
+    samples = [
+        replace(sample(i, i, None, "ct" if i % 2 else "mri"), split="test" if i % 3 else "train")
+        for i in range(4000)
+    ]
+    drawn = low_data(samples, seed=1)
+    counts = Counter((s.modality, s.split) for s in drawn)
+    assert set(counts) == {(m, side) for m in ("ct", "mri") for side in ("train", "test")}
+    assert {counts[m, "train"] for m in ("ct", "mri")} == {600}
+    assert {counts[m, "test"] for m in ("ct", "mri")} == {300}
+    again = low_data(samples[::-1], seed=1)
+    assert {s.id for s in again} == {s.id for s in drawn}
+    assert {s.id for s in low_data(samples, seed=2)} != {s.id for s in drawn}
+
+
 def test_the_real_pairs_split_without_leakage() -> None:
     root = SHARED / "medvqa_mini"
     if not root.is_dir():
         pytest.skip(f"no real images at {root}")
-    split = med_r1.load(root, patients="labels.csv", test_share=0.3, images=False)
+    spec = {"_target_": "medreason.data.med_r1.read", "root": str(root), "patients": "labels.csv"}
+    split = data.read(spec, Path("unused")).samples
     assert all(len(found) == 1 for found in sides(split).values())
     assert any(s.patient for s in split)
     assert sum(s.split == "test" for s in split) / len(split) == pytest.approx(0.3, abs=0.05)

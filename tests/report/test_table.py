@@ -106,6 +106,17 @@ def test_failed_and_unfinished_runs_are_shown_with_their_error(
     assert "Traceback" not in printed
 
 
+def test_a_run_that_saw_its_test_images_says_so(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_run(composed("method=grpo"), samples, right)
+    folder.data.write_text('{"test_rows_on_trained_images": 17}')
+    table.show([folder])
+    assert "grpo: 17 of its test questions are about images it was trained on" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_labels_say_no_more_than_is_needed(composed: Compose, samples: list[Sample]) -> None:
     folders = [
         write_run(composed("method=base"), samples, right),

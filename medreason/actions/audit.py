@@ -1,0 +1,48 @@
+"""`action=audit`: reads the data and says whether it can be trusted, on screen and as JSON."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from medreason import config as configuration
+from medreason import data
+from medreason.config import Config
+from medreason.data import audit, pictures
+from medreason.report import audit as tables
+from medreason.runs import ledger
+from medreason.runs.ledger import Folder
+from medreason.runs.progress import Bar
+
+
+def run(config: Config) -> None:
+    """Count everything, print it, and write `audit.json` in a folder named after the digest."""
+    handling, _ = configuration.handling(config.data)
+    loaded = data.read(config.data, config.folder / "cache")
+    seen = None
+    if handling.images == "decode":
+        seen = pictures.look_at((s.image for s in loaded.samples), Bar("reading images"))
+    report = audit.audit(loaded, seen)
+    name = config.choices.get("data", "data")
+    folder = Folder(config.folder / "runs" / f"audit-{name}-{report['digest']}")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    ledger.write_json(folder.audit, report)
+    tables.show(report)
+    print(folder.audit)  # noqa: T201
+    if config.tracking.uri:
+        _track(config, folder, report)
+
+
+def _track(config: Config, folder: Folder, report: dict[str, Any]) -> None:
+    # MLflow, seconds
+    from mlflow.exceptions import MlflowException
+
+    from medreason import tracking
+
+    try:
+        tracking.show_audit(config, folder.audit, report["digest"])
+    except (MlflowException, OSError) as error:
+        print(  # noqa: T201
+            f"MLflow at {config.tracking.uri} not reached ({error}); {folder.audit} is on disk",
+            file=sys.stderr,
+        )

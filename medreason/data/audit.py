@@ -1,0 +1,282 @@
+"""What can be counted of a data set before a model sees it, and what that warns of.
+
+Definitions: DESIGN section 7. Shares are of 1, accuracies in percent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from medreason import data
+from medreason.data.pictures import Picture
+from medreason.data.rows import Loaded
+from medreason.samples import LETTERS, MODALITIES, TASKS, Sample
+from medreason.statistics import fit_prior
+
+LOWER_CASE = "only option that starts in lower case"
+PERIOD = "only option with or without a trailing period"
+
+_SPLITS = ("train", "test")
+
+
+def audit(loaded: Loaded, pictures: Mapping[str, Picture] | None = None) -> dict[str, Any]:
+    """`audit.json`. `pictures` has what was found out about each image; none where none was read.
+
+    A cell, modality or pair that has no rows is left out, never shown as 0.
+    """
+    samples = loaded.samples
+    return {
+        "rows": len(samples) + len(loaded.bad_rows),
+        "cells": cells(samples),
+        "options": _counts(str(len(s.options)) for s in samples),
+        "letters": {
+            split: _counts(s.answer for s in samples if s.options and s.split == split)
+            for split in _SPLITS
+        },
+        "unparsed": [
+            {"file": bad.file, "row": bad.row, "reason": bad.problem} for bad in loaded.bad_rows
+        ],
+        "duplicates": _duplicates(samples),
+        "leakage": leakage(samples),
+        "cross_family_leakage": _cross_family_leakage(samples),
+        "question_only_prior": _priors(samples, "modality", list(MODALITIES)),
+        "question_only_prior_task": _priors(samples, "task", list(TASKS)),
+        "typography": _typography(samples),
+        "images": _images(samples, pictures),
+        "digest": data.digest(samples),
+    }
+
+
+def of_run(train: Sequence[Sample], test: Sequence[Sample]) -> dict[str, Any]:
+    """`data.json` of a run: what it trains and tests on, and what an audit of that warns of."""
+    report = audit(Loaded([*train, *test], []))
+    images = {str(s.image) for s in train}
+    return {
+        "digest": report["digest"],
+        "cells": report["cells"],
+        "test_rows": len(test),
+        "test_rows_on_trained_images": sum(str(s.image) in images for s in test),
+        "warnings": warnings(report),
+    }
+
+
+def cells(samples: Iterable[Sample]) -> dict[str, dict[str, dict[str, int]]]:
+    """{modality: {task: {train, test}}} in the order of the matrix, "unknown" last."""
+    counts = Counter((s.modality, s.task, s.split) for s in samples)
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for modality in (*MODALITIES, "unknown"):
+        for task in (*TASKS, "unknown"):
+            cell = {split: counts[modality, task, split] for split in _SPLITS}
+            if any(cell.values()):
+                found.setdefault(modality, {})[task] = cell
+    return found
+
+
+def leakage(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
+    """{modality: {shared_images, test_rows}}: images in train and test, test rows about them.
+
+    Where rows name patients also `shared_patients`. Modalities without both sides are left out.
+    """
+    found = {}
+    groups = _by(samples, "modality")
+    for modality in (name for name in MODALITIES if name in groups):
+        train, test = ([s for s in groups[modality] if s.split == side] for side in _SPLITS)
+        if not train or not test:
+            continue
+        trained = {s.image for s in train}
+        found[modality] = {
+            "shared_images": len(trained & {s.image for s in test}),
+            "test_rows": sum(s.image in trained for s in test),
+        }
+        patients = [{s.patient for s in side if s.patient} for side in (train, test)]
+        if all(patients):
+            found[modality]["shared_patients"] = len(patients[0] & patients[1])
+    return found
+
+
+def warnings(report: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know before believing a result, a sentence each."""
+    found = []
+    leaks = report["leakage"].values()
+    if rows := sum(leak["test_rows"] for leak in leaks):
+        images = sum(leak["shared_images"] for leak in leaks)
+        found.append(
+            f"{rows:,} test questions are about {images:,} images that are in train, too; "
+            "data.split=by_image or by_patient has no such leak"
+        )
+    if patients := sum(leak["shared_patients"] for leak in leaks if "shared_patients" in leak):
+        found.append(f"{patients:,} patients are in train and in test; see data.split=by_patient")
+    if crossed := sum(report["cross_family_leakage"].values()):
+        found.append(
+            f"{crossed:,} test rows of one family of files are in the train files of the other: "
+            "use one family, or data.split=joint"
+        )
+    if unparsed := len(report["unparsed"]):
+        found.append(f"{unparsed:,} rows cannot be used; audit.json lists them")
+    found += [
+        f"{value:,} {key.replace('_', ' ')}"
+        for key, value in report["duplicates"].items()
+        if value and key != "same_rows"
+    ]
+    return found + _prior_warnings(report)
+
+
+def _prior_warnings(report: Mapping[str, Any]) -> list[str]:
+    """In-domain priors far above what guessing between the options gives."""
+    n = sum(report["options"].values())
+    guess = sum(100 / int(k) * v for k, v in report["options"].items() if int(k)) / n if n else 0
+    high = {
+        name: table[name]
+        for key in ("question_only_prior", "question_only_prior_task")
+        for name, table in report[key].items()
+        if name in table and table[name] > 1.5 * guess
+    }
+    if not high:
+        return []
+    listed = ", ".join(f"{name} {value:.0f} %" for name, value in high.items())
+    return [f"option strings alone answer tests (guessing {guess:.0f} %): {listed}"]
+
+
+def _duplicates(samples: Sequence[Sample]) -> dict[str, int]:
+    """Rows that repeat one of the same split and cell, and rows that offer one text twice."""
+    asked = Counter((str(s.image), s.problem, s.answer, s.cell, s.split) for s in samples)
+    answers: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for s in samples:
+        if s.options:
+            answers[str(s.image), s.problem].add(s.answer)
+    return {
+        "same_rows": sum(count - 1 for count in asked.values()),
+        "questions_with_two_answers": sum(len(found) > 1 for found in answers.values()),
+        "rows_with_the_same_option_twice": sum(
+            len({text.strip().lower() for text in s.options}) < len(s.options) for s in samples
+        ),
+    }
+
+
+def _cross_family_leakage(samples: Sequence[Sample]) -> dict[str, int]:
+    """Test rows of one published family of files that are in the other family's train files.
+
+    A row of the modality family says nothing of its task, one of the other nothing of its
+    modality. Empty where only one family is there.
+    """
+    families: dict[str, dict[str, list[tuple[str, str]]]] = {}
+    for s in samples:
+        if (s.modality == "unknown") != (s.task == "unknown"):
+            name = "modality" if s.task == "unknown" else "question_type"
+            rows = families.setdefault(name, {split: [] for split in _SPLITS})
+            rows.setdefault(s.split, []).append((str(s.image), s.problem))
+    if len(families) < 2:
+        return {}
+    trained = {name: set(rows["train"]) for name, rows in families.items()}
+    other = {"modality": "question_type", "question_type": "modality"}
+    return {
+        f"{name}_test_in_{other[name]}_train": sum(
+            row in trained[other[name]] for row in families[name]["test"]
+        )
+        for name in other
+    }
+
+
+def _priors(samples: Sequence[Sample], key: str, known: Sequence[str]) -> dict[str, Any]:
+    """{trained on: {tested on: accuracy in percent}} of a frequency table of option strings."""
+    groups = _by((s for s in samples if s.options), key)
+    sides = {
+        name: {side: [s for s in groups[name] if s.split == side] for side in _SPLITS}
+        for name in known
+        if name in groups
+    }
+    found: dict[str, dict[str, float]] = {}
+    for name, rows in sides.items():
+        if rows["train"]:
+            prior = fit_prior(rows["train"])
+            found[name] = {
+                other: round(100 * accuracy, 4)
+                for other, tested in sides.items()
+                if (accuracy := prior.accuracy(tested["test"])) is not None
+            }
+    return found
+
+
+def _typography(samples: Sequence[Sample]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Per modality and rule: the share of rows it picks an option in, and how often it is right."""
+    rules: dict[str, Callable[[Sequence[str]], int | None]] = {
+        LOWER_CASE: lambda options: _odd_one(text.strip()[:1].islower() for text in options),
+        PERIOD: _odd_period,
+    }
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for modality, rows in _by((s for s in samples if s.options), "modality").items():
+        if modality not in MODALITIES:
+            continue
+        for name, rule in rules.items():
+            picks = [(rule(s.options), s) for s in rows]
+            applies = [LETTERS[place] == s.answer for place, s in picks if place is not None]
+            found.setdefault(modality, {})[name] = {
+                "share": round(len(applies) / len(rows), 6),
+                "right": round(sum(applies) / len(applies), 6) if applies else None,
+            }
+    return {name: found[name] for name in MODALITIES if name in found}
+
+
+def _odd_one(marks: Iterable[bool]) -> int | None:
+    """The place of the only mark."""
+    places = [place for place, mark in enumerate(marks) if mark]
+    return places[0] if len(places) == 1 else None
+
+
+def _odd_period(options: Sequence[str]) -> int | None:
+    """The only option with a trailing period, or the only one without; of two neither is odd."""
+    if len(options) < 3:
+        return None
+    ends = [text.rstrip().endswith(".") for text in options]
+    with_one = _odd_one(ends)
+    return with_one if with_one is not None else _odd_one(not end for end in ends)
+
+
+def _images(samples: Sequence[Sample], pictures: Mapping[str, Picture] | None) -> dict[str, Any]:
+    named = len({str(s.image) for s in samples})
+    if pictures is None:
+        keys = ("read", "missing", "unreadable", "sizes", "tiny", "duplicate_hashes")
+        return {"named": named, **dict.fromkeys(keys)}
+    readable = {path: picture for path, picture in pictures.items() if picture.size}
+    sides: dict[str, set[str]] = defaultdict(set)
+    for s in samples:
+        if str(s.image) in readable:
+            sides[readable[str(s.image)].content].add(s.split)
+    return {
+        "named": named,
+        "read": len(readable),
+        "missing": sorted(path for path, p in pictures.items() if p.problem == "missing"),
+        "unreadable": {
+            path: p.problem
+            for path, p in sorted(pictures.items())
+            if p.problem and p.problem != "missing"
+        },
+        "sizes": _counts(f"{p.size[0]}x{p.size[1]}" for p in readable.values() if p.size),
+        "tiny": sorted(path for path, p in readable.items() if p.size and min(p.size) < 32),
+        "duplicate_hashes": {
+            "exact": _same(readable, lambda p: p.content),
+            "perceptual": _same(readable, lambda p: p.look),
+            "exact_in_train_and_test": sum(len(found) > 1 for found in sides.values()),
+        },
+    }
+
+
+def _same(pictures: Mapping[str, Picture], of: Callable[[Picture], str]) -> list[list[str]]:
+    """Groups of two or more images with an equal hash."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for path, picture in sorted(pictures.items()):
+        groups[of(picture)].append(path)
+    return [paths for paths in groups.values() if len(paths) > 1]
+
+
+def _by(samples: Iterable[Sample], key: str) -> dict[str, list[Sample]]:
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[getattr(sample, key)].append(sample)
+    return groups
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))

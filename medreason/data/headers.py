@@ -1,0 +1,52 @@
+"""Whether a PNG holds as many pixels as its header says, which Pillow does not look at.
+
+A header that says more gives an image whose rest is black, one that says less cuts it, both in
+silence. Source: W3C PNG, sections 7.2 "Scanlines" and 8.1 "Interlace methods".
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
+
+
+def refuse_other_size(path: Path) -> None:
+    """Raise ValueError where a PNG's pixels are not as many as its header says.
+
+    Other files, and damaged ones, which fail to decode, are left alone.
+    """
+    content = path.read_bytes()
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
+    passes = (*_ADAM7, (0, 1, 1, 2)) if interlaced else ((0, 0, 1, 1),)
+    says = 0
+    for x, y, step_x, step_y in passes:
+        across, down = (width - x + step_x - 1) // step_x, (height - y + step_y - 1) // step_y
+        if across > 0 and down > 0:
+            says += down * (1 + (across * depth * _CHANNELS[colour] + 7) // 8)
+    holds = _inflated(content, limit=says + 1)
+    if holds != says:
+        more = "fewer" if holds < says else "more"
+        raise ValueError(
+            f"{path}: holds {more} pixels than the {width} x {height} of its header; "
+            "copy or download the image again"
+        )
+
+
+def _inflated(content: bytes, limit: int) -> int:
+    """Bytes of pixels, counted up to `limit`."""
+    inflate, count, place = zlib.decompressobj(), 0, 8
+    while place + 8 <= len(content) and count < limit:
+        size, kind = struct.unpack(">I4s", content[place : place + 8])
+        if kind == b"IDAT":
+            pixels = inflate.decompress(content[place + 8 : place + 8 + size], limit - count)
+            count += len(pixels)
+        elif kind == b"IEND":
+            break
+        place += 12 + size
+    return count + len(inflate.flush()) if count < limit else count

@@ -1,0 +1,87 @@
+"""Sets of image, question and answer from the hub, by `datasets`: downloaded once, then offline."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medreason.data import rows
+from medreason.data.rows import Row
+from medreason.samples import Sample
+
+
+def read(
+    hub: str,
+    cache: Path,
+    *,
+    modality: str = "unknown",
+    task: str = "unknown",
+    revision: str | None = None,
+    validation: str | None = None,
+) -> Iterator[Row]:
+    """Rows of a hub id, or of a folder that holds its files.
+
+    The rows say neither modality nor question type, so `modality` and `task` do for all of them.
+    `validation` is the side on which validation rows are put, none leaves them out. Images are
+    kept in `cache` under the hash of their content, so that one in train and test is seen to be
+    the same.
+
+    Raises:
+        ValueError: the hub cannot be reached and the set is not in the local cache.
+    """
+    # datasets, seconds
+    from datasets import DatasetDict, Image, load_dataset
+
+    try:
+        found = load_dataset(hub, revision=revision)
+    except (OSError, ValueError) as error:  # of datasets' own errors those about finding it
+        raise ValueError(
+            f"data.hub={hub!r} cannot be loaded ({error}); with a network it is downloaded once, "
+            "without one give a folder that holds its files"
+        ) from error
+    assert isinstance(found, DatasetDict)
+    sides = {"train": "train", "test": "test"} | ({"validation": validation} if validation else {})
+    folder = cache / "hub" / hub.strip("/").replace("/", "--")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, split in found.items():
+        if name in sides:
+            yield from rows.each(
+                str(name),
+                split.cast_column("image", Image(decode=False)),
+                lambda id, row, side=sides[str(name)]: _sample(
+                    folder, id, row, hub, (modality, task), side
+                ),
+            )
+
+
+def _sample(
+    folder: Path, name: str, row: dict[str, Any], hub: str, cell: tuple[str, str], split: str
+) -> Sample:
+    options, answer = rows.yes_or_no(rows.text(row, "answer"))
+    return Sample(
+        id=name,
+        image=_kept(row["image"]["bytes"], row["image"]["path"], folder),
+        question=rows.text(row, "question").strip(),
+        options=options,
+        answer=answer,
+        explanation=None,
+        modality=cell[0],
+        task=cell[1],
+        source=hub.rstrip("/").rpartition("/")[2],
+        patient=None,
+        split=split,
+    )
+
+
+def _kept(content: bytes | None, path: str | None, folder: Path) -> Path:
+    """The image as a file; a half-written one is never taken for a whole one."""
+    content = content if content is not None else Path(str(path)).read_bytes()
+    target = folder / f"{hashlib.sha256(content).hexdigest()[:20]}{Path(path or '').suffix}"
+    if not target.exists():
+        unfinished = target.with_suffix(f".{os.getpid()}.tmp")
+        unfinished.write_bytes(content)
+        unfinished.replace(target)
+    return target

@@ -1,0 +1,113 @@
+"""VQA-Med 2019 as released: lines of `image|question|answer` by category, and JPEG files.
+
+Layout: github.com/abachaa/VQA-Med-2019. Images have no modality of their own: it is read from the
+answers and questions about them, else it is "unknown".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from medreason.data import rows
+from medreason.data.rows import Row
+from medreason.samples import Sample
+
+_TRAINING = "ImageClef-2019-VQA-Med-Training"
+_VALIDATION = "ImageClef-2019-VQA-Med-Validation"
+_TEST = "VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt"
+_CATEGORIES = {"C1_Modality": "modality", "C2_Plane": "plane", "C3_Organ": "organ"} | {
+    "C4_Abnormality": "abnormality"
+}
+_TASKS = {  # ours: a plane is a property of the image
+    "modality": "modality_recognition",
+    "plane": "attributes",
+    "organ": "anatomy",
+    "abnormality": "disease",
+}
+_MODALITIES = {
+    "ct": r"\b(ct|cta|computed tomography)\b",
+    "mri": r"\b(mri?|mra|t1|t2|flair|dwi|adc)\b|magnetic",
+    "xray": r"\b(xr|x-?rays?|plain film|radiograph|mammogra\w*|angiogram|barium)\b",
+    "ultrasound": r"\b(us|ultrasound)\b",
+}
+
+
+def read(
+    root: Path | str | None, *, validation: str | None = None, encoding: str = "utf-8-sig"
+) -> Iterator[Row]:
+    """Rows of training and test; `validation` is the side of validation rows, none drops them."""
+    root = rows.folder(root)
+    parts = [(_TRAINING, "train", "Train_images", "train")]
+    if validation:
+        parts.append((_VALIDATION, "val", "Val_images", validation))
+    files = {
+        f"{folder}/QAPairsByCategory/{name}_{suffix}.txt": (f"{folder}/{images}", category, split)
+        for folder, suffix, images, split in parts
+        for name, category in _CATEGORIES.items()
+    }
+    files[_TEST] = ("VQAMed2019Test/VQAMed2019_Test_Images", "", "test")
+    rows.all_there(root, files)
+    lines = {file: _lines(root / file, encoding) for file in files}
+    modalities = _modalities(line for found in lines.values() for line in found)
+    for file, (images, category, split) in files.items():
+        yield from rows.each(
+            file,
+            lines[file],
+            lambda name, line, images=images, category=category, split=split: _sample(
+                root / images, name, line, category, modalities, split
+            ),
+        )
+
+
+def _sample(
+    images: Path, name: str, line: str, category: str, modalities: Mapping[str, str], split: str
+) -> Sample:
+    parts = line.split("|")
+    form = "image|question|answer" if category else "image|category|question|answer"
+    if len(parts) != form.count("|") + 1 or not all(part.strip() for part in parts):
+        raise ValueError(f"{line!r} is not of the form {form}")
+    image, question, answer = parts[0], *parts[-2:]
+    kind = category or parts[1].strip().lower()
+    if kind not in _TASKS:
+        raise ValueError(f"category {parts[1]!r}; known: {', '.join(_TASKS)}")
+    options, answer = rows.yes_or_no(answer)
+    return Sample(
+        id=name,
+        image=images / f"{rows.inside(image)}.jpg",
+        question=question.strip(),
+        options=options,
+        answer=answer,
+        explanation=None,
+        modality=modalities.get(image, "unknown"),
+        task=_TASKS[kind],
+        source="VQA-Med 2019",
+        patient=None,
+        split=split,
+    )
+
+
+def _modalities(lines: Iterator[str]) -> dict[str, str]:
+    """The modality of each image whose questions and answers name one and no other."""
+    named: dict[str, set[str]] = {}
+    for line in lines:
+        image, *words = line.split("|")
+        answer = words[-1].strip().lower() if words else ""
+        # A question answered by `no` or asking which of two it is says nothing.
+        text = answer if answer not in ("yes", "no") else ""
+        if len(words) > 1 and answer != "no" and " or " not in words[-2]:
+            text += " " + words[-2].lower()
+        for modality, pattern in _MODALITIES.items():
+            if re.search(pattern, text):
+                named.setdefault(image, set()).add(modality)
+    return {image: found.pop() for image, found in named.items() if len(found) == 1}
+
+
+def _lines(path: Path, encoding: str) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding=encoding).splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not {encoding} ({error}); set data.encoding, e.g. data.encoding=latin-1"
+        ) from error

@@ -1,0 +1,122 @@
+"""An audit as tables on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from medreason.data.audit import LOWER_CASE, PERIOD, warnings
+from medreason.samples import MODALITIES, TASKS
+
+_NAMES = {**MODALITIES, **TASKS, "unknown": "not said"}
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """Print what `data.audit` found, tables first, then its warnings."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 100)
+    console.print(f"{report['rows']:,} rows, {report['images']['named']:,} images named")
+    console.print(_cells(report["cells"]))
+    for key, title in (
+        ("question_only_prior", "Answered by option strings alone, %: trained on (row), tested on"),
+        ("question_only_prior_task", "The same for question types"),
+    ):
+        if report[key]:
+            console.print(_matrix(report[key], title))
+    if report["typography"] or report["leakage"]:
+        console.print(_by_modality(report))
+    console.print(_counts(report))
+    for bad in report["unparsed"][:10]:
+        console.print(Text(f"{bad['file']}, row {bad['row']}: {bad['reason']}"))
+    for warning in warnings(report):
+        console.print(Text(f"! {warning}"))
+    console.print(f"digest {report['digest']}")
+
+
+def _cells(cells: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table:
+    tasks = [t for t in (*TASKS, "unknown") if any(t in row for row in cells.values())]
+    table = _table("Rows, train/test", ["", *[_NAMES[t] for t in tasks], "all"])
+    for modality, row in cells.items():
+        shown = [_sides([row[task]]) if task in row else "" for task in tasks]
+        table.add_row(_NAMES[modality], *shown, _sides(row.values()))
+    if len(cells) > 1:
+        columns = [[row[task] for row in cells.values() if task in row] for task in tasks]
+        every = [cell for column in columns for cell in column]
+        table.add_row("all", *[_sides(column) for column in columns], _sides(every))
+    return table
+
+
+def _matrix(found: Mapping[str, Mapping[str, float]], title: str) -> Table:
+    columns = [name for name in _NAMES if any(name in row for row in found.values())]
+    table = _table(title, ["", *[_NAMES[name] for name in columns]])
+    for name, row in found.items():
+        table.add_row(_NAMES[name], *[f"{row[c]:.1f}" if c in row else "" for c in columns])
+    return table
+
+
+def _by_modality(report: Mapping[str, Any]) -> Table:
+    rules = {LOWER_CASE: "the only small\ninitial is right", PERIOD: "the only other\nend is right"}
+    names = ["", "images in\ntrain and test", "test rows\nabout them", *rules.values()]
+    table = _table("Leaks, and typing habits that give answers away", names)
+    for modality in MODALITIES:
+        leak = report["leakage"].get(modality)
+        habits = [report["typography"].get(modality, {}).get(rule) for rule in rules]
+        if leak or any(habits):
+            leaks = [f"{leak[key]:,}" if leak else "" for key in ("shared_images", "test_rows")]
+            table.add_row(_NAMES[modality], *leaks, *[_habit(found) for found in habits])
+    return table
+
+
+def _habit(found: Mapping[str, float] | None) -> str:
+    if not found or not found["share"]:
+        return ""
+    return f"{100 * found['right']:.0f} % of {100 * found['share']:.1f} %"
+
+
+def _counts(report: Mapping[str, Any]) -> Table:
+    table = _table("Counts", ["", ""])
+    table.show_header = False
+    table.add_row("rows by number of options", _listed(report["options"]))
+    for split, letters in report["letters"].items():
+        table.add_row(f"right letters in {split}", _listed(letters))
+    table.add_row("rows that cannot be used", f"{len(report['unparsed']):,}")
+    for key, value in {**report["duplicates"], **report["cross_family_leakage"]}.items():
+        table.add_row(key.replace("_", " "), f"{value:,}")
+    images = report["images"]
+    if images["read"] is None:
+        table.add_row("images", "not read (data.images=none)")
+        return table
+    for key in ("read", "missing", "unreadable", "tiny"):
+        found = images[key]
+        table.add_row(f"images {key}", f"{found if key == 'read' else len(found):,}")
+    common = sorted(images["sizes"].items(), key=lambda item: -item[1])[:5]
+    table.add_row("images by size", _listed(dict(common)))
+    same = images["duplicate_hashes"]
+    for key in ("exact", "perceptual"):
+        table.add_row(f"groups of images with one {key} hash", f"{len(same[key]):,}")
+    table.add_row("of the exact ones, in train and test", f"{same['exact_in_train_and_test']:,}")
+    return table
+
+
+def _sides(cells: Iterable[Mapping[str, int]]) -> str:
+    found = list(cells)
+    return "/".join(str(sum(cell[side] for cell in found)) for side in ("train", "test"))
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+
+
+def _table(title: str, names: list[str]) -> Table:
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
+    for place, name in enumerate(names):
+        table.add_column(name, justify="right" if place else "left", no_wrap=True)
+    return table

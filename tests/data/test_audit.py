@@ -1,0 +1,191 @@
+"""Every figure of an audit on rows made for it, and the published figures on the real files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from medreason import data
+from medreason.data import pictures
+from medreason.data.audit import LOWER_CASE, PERIOD, audit, of_run, warnings
+from medreason.data.rows import BadRow, Loaded
+from medreason.report import audit as tables
+from medreason.samples import Sample
+
+SHARED = Path(__file__).parents[2].parent / "shared/data"
+KEYS = (
+    "rows cells options letters unparsed duplicates leakage cross_family_leakage "
+    "question_only_prior question_only_prior_task typography images digest"
+)
+# PAPERS section 1 "Data": train and test rows of each published file.
+SIZES = {
+    "ct": (12_567, 3241), "mri": (25_507, 6370), "xray": (6301, 1615), "ultrasound": (8917, 2074),
+    "dermoscopy": (5373, 1306), "fundus": (4300, 1098), "oct": (3798, 848),
+    "microscopy": (4570, 1110), "anatomy": (13_119, 3329), "disease": (44_329, 11_058),
+    "grading": (1662, 436), "modality_recognition": (9173, 2392), "attributes": (2794, 704),
+}  # fmt: skip
+
+
+def sample(
+    image: str,
+    split: str,
+    options: tuple[str, ...] = ("a", "b"),
+    answer: str = "A",
+    cell: tuple[str, str] = ("ct", "disease"),
+    patient: str | None = None,
+) -> Sample:
+    name = f"{image}-{split}-{'/'.join(cell)}-{answer}:0"
+    return Sample(name, Path(image), "Which?", options, answer, None, *cell, "s", patient, split)
+
+
+def audit_of(*samples: Sample) -> dict[str, Any]:
+    return audit(Loaded(list(samples), []))
+
+
+def test_the_keys_are_these() -> None:
+    loaded = Loaded([sample("a.png", "train")], [BadRow("f.json", 3, "no image")])
+    report = audit(loaded)
+    assert " ".join(report) == KEYS
+    assert report["rows"] == 2
+    assert report["unparsed"] == [{"file": "f.json", "row": 3, "reason": "no image"}]
+    assert report["cells"] == {"ct": {"disease": {"train": 1, "test": 0}}}
+    assert report["options"] == {"2": 1}
+    assert report["letters"] == {"train": {"A": 1}, "test": {}}
+    json.dumps(report)
+
+
+def test_an_image_and_a_patient_in_train_and_test_are_found() -> None:
+    report = audit_of(
+        sample("a", "train", patient="p"),
+        sample("a", "test", patient="p"),
+        sample("a", "test", answer="B", patient="p"),
+        sample("b", "test", patient="q"),
+        sample("c", "train", cell=("mri", "disease")),
+    )
+    assert report["leakage"] == {"ct": {"shared_images": 1, "test_rows": 2, "shared_patients": 1}}
+    assert report["duplicates"]["questions_with_two_answers"] == 1
+    assert any("2 test questions are about 1 images" in text for text in warnings(report))
+
+
+def test_a_run_knows_how_many_of_its_test_questions_it_saw_the_image_of() -> None:
+    train = [sample("a", "train"), sample("b", "train", cell=("mri", "disease"))]
+    test = [sample("b", "test"), sample("c", "test"), sample("a", "test")]
+    facts = of_run(train, test)
+    assert (facts["test_rows"], facts["test_rows_on_trained_images"]) == (3, 2)
+    assert facts["cells"]["ct"] == {"disease": {"train": 1, "test": 3}}
+    assert facts["digest"]
+    assert any("1 test questions are about 1 images" in text for text in facts["warnings"])
+
+
+def test_families_that_were_split_apart_leak_into_each_other() -> None:
+    report = audit_of(
+        sample("a", "test", cell=("ct", "unknown")),
+        sample("a", "train", cell=("unknown", "disease")),
+        sample("b", "test", cell=("ct", "unknown")),
+        sample("b", "test", cell=("unknown", "disease")),
+    )
+    assert report["cross_family_leakage"] == {
+        "modality_test_in_question_type_train": 1,
+        "question_type_test_in_modality_train": 0,
+    }
+    assert audit_of(sample("a", "test"))["cross_family_leakage"] == {}
+
+
+def test_the_prior_answers_with_the_option_most_often_right() -> None:
+    report = audit_of(
+        *[sample(f"{i}", "train", ("cat", "dog"), "B") for i in range(4)],
+        sample("5", "test", ("Dog.", "bird"), "A"),
+        sample("6", "test", ("cat", "fox"), "A"),
+    )
+    assert report["question_only_prior"] == {"ct": {"ct": 50.0}}
+    assert report["question_only_prior_task"] == {"disease": {"disease": 50.0}}
+
+
+@pytest.mark.parametrize(
+    ("options", "rule", "right"),
+    [
+        (("Cat", "dog", "Fox"), LOWER_CASE, 1.0),
+        (("cat", "Dog", "Fox"), LOWER_CASE, 0.0),
+        (("cat", "dog", "Fox"), LOWER_CASE, None),
+        (("Cat", "Dog.", "Fox"), PERIOD, 1.0),
+        (("Cat.", "Dog", "Fox."), PERIOD, 1.0),
+        (("Cat.", "Dog", "Fox"), PERIOD, 0.0),
+        (("Cat", "Dog."), PERIOD, None),
+        (("Cat.", "Dog.", "Fox."), PERIOD, None),
+    ],
+)
+def test_typing_habits(options: tuple[str, ...], rule: str, right: float | None) -> None:
+    found = audit_of(sample("a", "test", options, "B"))["typography"]["ct"][rule]
+    assert found == {"share": 0.0 if right is None else 1.0, "right": right}
+
+
+def test_images_are_counted_by_what_is_wrong_with_them(tmp_path: Path) -> None:
+    picture = Image.radial_gradient("L").resize((64, 48)).rotate(20)
+    for name in ("a.png", "same.png", "small.bmp"):
+        picture.save(tmp_path / name)
+    picture.resize((128, 96)).save(tmp_path / "larger.jpg")
+    Image.new("L", (16, 16)).save(tmp_path / "tiny.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    names = ["a.png", "same.png", "small.bmp", "larger.jpg", "tiny.png", "broken.png", "no.png"]
+    sides = ["train", "test", *["train"] * 5]
+    samples = [sample(str(tmp_path / n), side) for n, side in zip(names, sides, strict=True)]
+    seen = pictures.look_at(s.image for s in samples)
+    found = audit(Loaded(samples, []), seen)["images"]
+    assert (found["named"], found["read"]) == (7, 5)
+    assert [Path(path).name for path in found["missing"]] == ["no.png"]
+    assert [Path(path).name for path in found["unreadable"]] == ["broken.png"]
+    assert [Path(path).name for path in found["tiny"]] == ["tiny.png"]
+    assert found["sizes"] == {"128x96": 1, "16x16": 1, "64x48": 3}
+    same = found["duplicate_hashes"]
+    assert [[Path(p).name for p in group] for group in same["exact"]] == [["a.png", "same.png"]]
+    assert same["exact_in_train_and_test"] == 1
+    assert len(same["perceptual"][0]) == 4
+
+
+def test_the_published_figures_are_found_in_the_published_files(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = SHARED / "med_r1_splits"
+    if not root.is_dir():
+        pytest.skip(f"no published files at {root}")
+    spec = {"_target_": "medreason.data.med_r1.read", "root": str(root), "images": "none"}
+    report = audit(data.read(spec, Path("unused")))
+    assert report["unparsed"] == []
+    cells = report["cells"]
+    counted = {m: cells[m]["unknown"] for m in cells if m != "unknown"} | cells["unknown"]
+    del counted["unknown"]  # the one row of unknown_train.json
+    assert {"ct", "disease"} <= set(counted)
+    for name, sides in counted.items():
+        for found, published in zip(sides.values(), SIZES[name], strict=True):
+            assert found in (published, 0), name  # 0: the file is not there
+    assert sum(cell["test"] for cell in cells["unknown"].values()) == 17_919
+    # PAPERS: above 90 % on most modalities in-domain.
+    own = [table[name] for name, table in report["question_only_prior"].items()]
+    assert sum(accuracy > 90 for accuracy in own) > len(own) / 2
+    tables.show(report)
+    shown = capsys.readouterr().out
+    assert "12567/3241" in shown
+    assert "99.0" in shown
+
+
+def test_the_command_line_writes_audit_json_and_imports_no_torch(tmp_path: Path) -> None:
+    rows = [{"image": f"{i}.png", "problem": "? A)x, B)y", "solution": "A"} for i in range(4)]
+    (tmp_path / "CT_test.json").write_text(json.dumps(rows))
+    words = ["action=audit", "data=med_r1", f"data.root={tmp_path}", "data.images=none"]
+    program = (
+        f"import sys; sys.argv[1:] = {[*words, 'tracking=none']!r}\n"
+        "import medreason.cli\nmedreason.cli.main()\n"
+        "print('torch' in sys.modules, 'mlflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("False False\n")
+    (written,) = tmp_path.glob("outputs/runs/audit-med_r1-*/audit.json")
+    assert json.loads(written.read_text())["rows"] == 4

@@ -1,0 +1,46 @@
+"""The README's example of another format works as it stands there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def test_one_module_and_one_yaml_file_are_a_data_set(tmp_path: Path) -> None:
+    (module,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (options,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert 20 <= len(module.splitlines()) <= 35
+    (tmp_path / "my_set.py").write_text(module)
+    (tmp_path / "conf/data").mkdir(parents=True)
+    (tmp_path / "conf/data/my_set.yaml").write_text(options)
+    (tmp_path / "images").mkdir()
+    row = {"asked": "Fracture?", "choices": ["Yes", "No"], "right": 1}
+    rows = [row | {"picture": f"{i}.png"} for i in range(10)]
+    lines = [*rows, {"picture": "1.png", "asked": "Fracture?"}]
+    (tmp_path / "images/questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for i in range(10):
+        Image.effect_noise((40, 40), 20 + i).save(tmp_path / f"images/{i}.png")
+    words = ["--config-dir", "conf", "action=audit", "data=my_set", "data.root=images"]
+    done = subprocess.run(
+        [sys.executable, "-m", "medreason", *words, "tracking=none"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (written,) = tmp_path.glob("outputs/runs/audit-my_set-*/audit.json")
+    report = json.loads(written.read_text())
+    assert report["cells"] == {"xray": {"disease": {"train": 7, "test": 3}}}
+    assert report["images"]["read"] == 10
+    (bad,) = report["unparsed"]
+    assert (bad["row"], "no 'choices'" in bad["reason"]) == (10, True)

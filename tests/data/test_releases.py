@@ -1,0 +1,307 @@
+"""Each data set read from ten rows in the layout of its release, and from releases with gaps."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from medreason import data
+from medreason.data import omnimedvqa
+from medreason.data.rows import Loaded
+
+
+def read(name: str, root: Path, **more: object) -> Loaded:
+    spec = {"_target_": f"medreason.data.{name}.read", "root": str(root), "images": "none"}
+    return data.read(spec | more, Path("unused"))
+
+
+def write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def omnimedvqa_row(number: int, **changes: object) -> dict[str, Any]:
+    released = {
+        "dataset": "Chest CT Scan",
+        "question_id": f"Chest CT Scan_{number:04}",
+        "question_type": "Modality Recognition",
+        "question": "What imaging technique was used? ",
+        "gt_answer": "CT",
+        "image_path": f"Images/Chest CT Scan/test/{number} (1).png",
+        "option_A": "Mammogram",
+        "option_B": "CT",
+        "option_C": "PET, with contrast",
+        "modality_type": "CT(Computed Tomography)",
+    }
+    return released | changes
+
+
+def omnimedvqa_release(root: Path) -> Path:
+    rows = [omnimedvqa_row(i) for i in range(9)]
+    named_otherwise = omnimedvqa_row(9, question_type="Other Biological Attributes")
+    named_otherwise["modality"] = named_otherwise.pop("modality_type")
+    for source in omnimedvqa.SOURCES:
+        image = f"Images/{source}/a.png"
+        write(
+            root / omnimedvqa.FOLDER / f"{source}.json",
+            [*rows, named_otherwise] if source == "Chest CT Scan" else
+            [omnimedvqa_row(0, dataset=source, image_path=image, option_D="X-Ray")],
+        )  # fmt: skip
+    return root
+
+
+def test_omnimedvqa_reads_its_42_files(tmp_path: Path) -> None:
+    loaded = read("omnimedvqa", omnimedvqa_release(tmp_path), split="by_image")
+    assert len(omnimedvqa.SOURCES) == 42
+    assert (len(loaded.samples), loaded.bad_rows) == (51, [])
+    chest = [s for s in loaded.samples if s.source == "Chest CT Scan"]
+    assert [s.task for s in chest] == ["modality_recognition"] * 9 + ["attributes"]
+    assert chest[0].options == ("Mammogram", "CT", "PET, with contrast")
+    assert (chest[0].answer, chest[0].modality) == ("B", "ct")
+    assert chest[0].image == tmp_path / "Images/Chest CT Scan/test/0 (1).png"
+    assert {len(s.options) for s in loaded.samples} == {3, 4}
+    assert {s.split for s in loaded.samples} == {"train", "test"}
+
+
+def test_omnimedvqa_that_is_partly_unpacked_says_what_is_missing(tmp_path: Path) -> None:
+    root = omnimedvqa_release(tmp_path)
+    for source in ("MIAS", "Yangxi"):
+        (root / omnimedvqa.FOLDER / f"{source}.json").unlink()
+    with pytest.raises(ValueError, match=r"40 of the 42 files .*missing: .*MIAS\.json, .*Yangxi"):
+        read("omnimedvqa", root)
+    assert read("omnimedvqa", root, files=[f"{omnimedvqa.FOLDER}/[A-C]*.json"]).samples
+
+
+def test_omnimedvqa_takes_the_published_split(tmp_path: Path) -> None:
+    root = omnimedvqa_release(tmp_path)
+    files = [f"{omnimedvqa.FOLDER}/Chest CT Scan.json"]
+    problem = "What imaging technique was used? A)Mammogram, B)CT, C)PET, with contrast"
+    published = [
+        {"image": omnimedvqa_row(i)["image_path"], "problem": problem, "solution": "B"}
+        for i in range(10)
+    ]
+    write(root / "Splits/modality/train/CT_train.json", published[:7])
+    write(root / "Splits/modality/test/CT_test.json", published[7:])
+    more = {"files": files, "splits_from": ["Splits/modality/*/*.json"], "split": "published"}
+    loaded = read("omnimedvqa", root, **more)
+    assert [s.split for s in loaded.samples] == ["train"] * 7 + ["test"] * 3
+    write(root / "Splits/modality/test/CT_test.json", published[7:9])
+    (bad,) = read("omnimedvqa", root, **more).bad_rows
+    assert (bad.row, "none of the files of data.splits_from" in bad.problem) == (9, True)
+    write(root / "Splits/modality/test/CT_test.json", published[6:])
+    with pytest.raises(ValueError, match="puts a question in train that another file puts in test"):
+        read("omnimedvqa", root, **more)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"gt_answer": "MRI"}, "\"gt_answer\" 'MRI' is none of the options"),
+        ({"option_B": 3}, '"option_B" is 3; needs a text'),
+        ({"modality_type": "Endoscopy"}, "'Endoscopy'.*known: ct, mri"),
+        ({"image_path": "../a.png"}, "leaves the data root"),
+    ],
+)
+def test_omnimedvqa_names_bad_rows(changes: dict, problem: str, tmp_path: Path) -> None:
+    rows = [omnimedvqa_row(0), omnimedvqa_row(1, **changes)]
+    write(tmp_path / "some.json", rows)
+    with pytest.raises(ValueError, match=rf"1 bad rows(?s:.*)some\.json, row 1: .*{problem}"):
+        data.load(
+            {
+                "_target_": "medreason.data.omnimedvqa.read",
+                "root": str(tmp_path),
+                "files": ["some.json"],
+                "images": "none",
+            },
+            Path("unused"),
+        )
+
+
+def test_vqa_rad(tmp_path: Path) -> None:
+    def row(qid: int, **changes: object) -> dict[str, Any]:
+        released = {
+            "qid": qid, "phrase_type": "freeform", "image_name": f"synpic{qid}.jpg",
+            "image_organ": "CHEST", "question_type": "PRES", "answer_type": "CLOSED ",
+            "question": "Is there a nodule?", "answer": "Yes",
+        }  # fmt: skip
+        return released | changes
+
+    head = {"image_organ": "HEAD", "image_name": "synpic9.jpg"}
+    rows = [
+        row(0),
+        row(1, phrase_type="test_freeform", answer="No "),
+        row(2, phrase_type="test_para", question_type="POS, PRES", answer="left lung"),
+        row(3, image_organ="ABD", question_type="SIZE", answer=3),
+        row(4, **head, question_type="MODALITY", question="Is this an MRI?"),
+        row(5, **head, question_type="ORGAN", answer="brain"),
+        row(6, image_organ="HEAD"),
+        row(7, question_type="PLANE", answer="PA"),
+        row(8, answer=None),
+        row(9, question=" "),
+    ]
+    write(tmp_path / "VQA_RAD Dataset Public.json", rows)
+    loaded = read("vqa_rad", tmp_path)
+    found = loaded.samples
+    assert [bad.row for bad in loaded.bad_rows] == [8, 9]
+    assert [s.split for s in found[:4]] == ["train", "test", "test", "train"]
+    assert [s.modality for s in found] == [
+        *["xray"] * 3, "ct", "mri", "mri", "unknown", "xray",
+    ]  # fmt: skip
+    assert [s.task for s in found] == [
+        "disease", "disease", "anatomy", "attributes", "modality_recognition", "anatomy",
+        "disease", "attributes",
+    ]  # fmt: skip
+    assert [(s.options, s.answer) for s in found[:4]] == [
+        (("Yes", "No"), "A"), (("Yes", "No"), "B"), ((), "left lung"), ((), "3"),
+    ]  # fmt: skip
+    assert found[0].image == tmp_path / "VQA_RAD Image Folder/synpic0.jpg"
+    assert len(read("vqa_rad", tmp_path, questions="closed").samples) == 4
+    assert len(read("vqa_rad", tmp_path, questions="open").samples) == 4
+
+
+def test_slake(tmp_path: Path) -> None:
+    def row(number: int, **changes: object) -> dict[str, Any]:
+        released = {
+            "img_id": number, "img_name": f"xmlab{number}/source.jpg", "q_lang": "en",
+            "question": "Does the picture contain a liver?", "answer": "Yes",
+            "location": "Abdomen", "modality": "MRI", "answer_type": "CLOSED",
+            "base_type": "vqa", "content_type": "Organ", "triple": ["vhead", "_", "_"], "qid": 1,
+        }  # fmt: skip
+        return released | changes
+
+    chinese = row(3, q_lang="zh", question="肝脏在哪里?", answer="左边", answer_type="OPEN")
+    write(tmp_path / "train.json", [row(0), row(1, modality="X-Ray"), row(2), chinese])
+    write(tmp_path / "validate.json", [row(4, content_type="Modality", answer="MRI")])
+    tests = [row(5), row(6, content_type="Abnormality"), row(7, content_type="KG"), row(8), row(9)]
+    write(tmp_path / "test.json", tests)
+    found = read("slake", tmp_path).samples
+    assert Counter(s.split for s in found) == {"train": 3, "test": 5}
+    assert found[0].image == tmp_path / "imgs/xmlab0/source.jpg"
+    assert [s.modality for s in found[:3]] == ["mri", "xray", "mri"]
+    assert [s.task for s in found[3:6]] == ["anatomy", "disease", "disease"]
+    assert len(read("slake", tmp_path, language="both").samples) == 9
+    assert [s.answer for s in read("slake", tmp_path, language="zh").samples] == ["左边"]
+    assert len(read("slake", tmp_path, validation="train").samples) == 9
+    write(tmp_path / "seen.json", [{"image": "imgs/xmlab5/source.jpg"}, {"image": "xmlab9.jpg"}])
+    seen = str(tmp_path / "seen.json")
+    assert len(read("slake", tmp_path, images_not_in=seen).samples) == 6
+    with pytest.raises(ValueError, match=r"data\.language='fr'; known: en, zh, both"):
+        read("slake", tmp_path, language="fr")
+    (tmp_path / "test.json").unlink()
+    with pytest.raises(ValueError, match=r"1 of the 2 files of the release; missing: test\.json"):
+        read("slake", tmp_path)
+
+
+def test_path_vqa(tmp_path: Path) -> None:
+    def row(name: str, number: int, answer: str = "yes") -> dict[str, str]:
+        return {"image": f"{name}_{number:04}", "question": "what is shown?", "answer": answer}
+
+    for name, count in (("train", 5), ("val", 2), ("test", 3)):
+        rows = [row(name, i, "no" if i else "liver") for i in range(count)]
+        write(tmp_path / f"qas/{name}/{name}_qa.pkl", pickle.dumps(rows))
+    found = read("path_vqa", tmp_path).samples
+    assert Counter(s.split for s in found) == {"train": 5, "test": 3}
+    assert (found[0].options, found[0].answer, found[1].answer) == ((), "liver", "B")
+    assert found[0].image == tmp_path / "images/train/train_0000.jpg"
+    assert {s.cell for s in found} == {("microscopy", "attributes")}
+    assert len(read("path_vqa", tmp_path, validation="test").samples) == 10
+    write(tmp_path / "qas/test/test_qa.pkl", pickle.dumps([Path("runs a program")]))
+    with pytest.raises(ValueError, match=r"test_qa\.pkl: not a pickled list .*asks for pathlib"):
+        read("path_vqa", tmp_path)
+
+
+def test_vqa_med_2019(tmp_path: Path) -> None:
+    training = tmp_path / "ImageClef-2019-VQA-Med-Training/QAPairsByCategory"
+    pairs = {
+        "C1_Modality": "synpic1|is this an mri or a ct?|ct with iv contrast\n"
+        "synpic2|what type of image is this?|us - ultrasound\nsynpic3|is this an mri?|no\n",
+        "C2_Plane": "synpic1|what plane is shown?|axial\nsynpic4|what plane is the x-ray?|pa\n",
+        "C3_Organ": "synpic1|what organ is this?|skull and contents\n",
+        "C4_Abnormality": "synpic1|is this normal?|no\n\nbroken line\n",
+    }
+    for name, text in pairs.items():
+        write(training / f"{name}_train.txt", text)
+    tests = "synpic5|modality|what is the modality?|mr - flair\nsynpic6|organ|what organ?|lung\n"
+    write(tmp_path / "VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt", tests)
+    loaded = read("vqa_med_2019", tmp_path)
+    found = loaded.samples
+    (bad,) = loaded.bad_rows
+    assert (bad.row, "'broken line' is not of the form" in bad.problem) == (1, True)
+    assert [s.task for s in found] == [
+        *["modality_recognition"] * 3, *["attributes"] * 2, "anatomy", "disease",
+        "modality_recognition", "anatomy",
+    ]  # fmt: skip
+    modalities = {s.image.stem: s.modality for s in found}
+    assert modalities == {
+        "synpic1": "ct", "synpic2": "ultrasound", "synpic3": "unknown", "synpic4": "xray",
+        "synpic5": "mri", "synpic6": "unknown",
+    }  # fmt: skip
+    folder = tmp_path / "ImageClef-2019-VQA-Med-Training/Train_images"
+    assert found[0].image == folder / "synpic1.jpg"
+    assert [s.split for s in found] == ["train"] * 7 + ["test"] * 2
+    with pytest.raises(ValueError, match=r"missing: .*C1_Modality_val\.txt"):
+        read("vqa_med_2019", tmp_path, validation="train")
+    write(training / "C3_Organ_train.txt", "synpic1|où?|foie\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"C3_Organ_train\.txt: not utf-8.*data\.encoding"):
+        read("vqa_med_2019", tmp_path)
+    assert read("vqa_med_2019", tmp_path, encoding="latin-1").samples[5].question == "où?"
+
+
+def test_silvar_med(tmp_path: Path) -> None:
+    row = {
+        "image": "xmlab102.jpg",
+        "question": "Which abnormality is shown? A)Edema, B)Nodule",
+        "answer": "Nodule",
+        "explanation": "A round opacity in the left lung.",
+        "modality": "X-Ray",
+    }
+    write(tmp_path / "train.json", [row] * 8)
+    open_one = row | {"question": "Is the lung healthy?", "answer": "No"}
+    write(tmp_path / "test.json", [open_one, row | {"explanation": ""}])
+    files = {"train.json": "train", "test.json": "test"}
+    keys = {key: key for key in row}
+    loaded = read("silvar_med", tmp_path, files=files, keys=keys)
+    assert [(bad.file, bad.row) for bad in loaded.bad_rows] == [("test.json", 1)]
+    first, last = loaded.samples[0], loaded.samples[-1]
+    assert (first.options, first.answer) == (("Edema", "Nodule"), "B")
+    assert first.explanation == "A round opacity in the left lung."
+    assert (first.cell, first.split) == (("xray", "disease"), "train")
+    assert (last.options, last.answer) == (("Yes", "No"), "B")
+
+
+def test_a_set_of_the_hub_is_read_from_its_parquet_files(tmp_path: Path) -> None:
+    def image(number: int) -> dict[str, Any]:
+        content = io.BytesIO()
+        Image.effect_noise((16, 16), number + 1).save(content, "PNG")
+        return {"bytes": content.getvalue(), "path": f"{number}.png"}
+
+    pictures = [image(i) for i in range(4)]
+    for name, numbers in (("train", (0, 1, 1, 2)), ("validation", (3,)), ("test", (2,))):
+        rows = [{"image": pictures[i], "question": "what?", "answer": "yes"} for i in numbers]
+        (tmp_path / "set/data").mkdir(parents=True, exist_ok=True)
+        pq.write_table(
+            pa.Table.from_pylist(rows), tmp_path / f"set/data/{name}-00000-of-00001.parquet"
+        )
+    spec = {"_target_": "medreason.data.hub.read", "hub": str(tmp_path / "set")}
+    more = {"modality": "microscopy", "task": "attributes"}
+    samples = data.load(spec | more, tmp_path / "cache")
+    assert Counter(s.split for s in samples) == {"train": 4, "test": 1}
+    assert len({s.image for s in samples}) == 3  # equal content is one image, whatever its row
+    assert samples[-1].image in {s.image for s in samples if s.split == "train"}
+    assert {(s.options, s.answer, *s.cell) for s in samples} == {
+        (("Yes", "No"), "A", "microscopy", "attributes")
+    }
+    with pytest.raises(ValueError, match=r"data\.hub='nobody/nothing' cannot be loaded"):
+        data.load(spec | {"hub": "nobody/nothing"}, tmp_path / "cache")
