@@ -144,6 +144,20 @@ class Hardware:
 
 
 @dataclass
+class Rollout:
+    """How GRPO draws completions and finds their log-probabilities."""
+
+    name: str = MISSING
+    """grouped (image and prompt once a question) or hf (TRL's own way)."""
+    fallback: str = "error"
+    """Where a model or a setting does not allow `grouped`: error, or plain (hf, with a warning)."""
+
+    def __post_init__(self) -> None:
+        _one_of("rollout.name", self.name, ("grouped", "hf"))
+        _one_of("rollout.fallback", self.fallback, ("error", "plain"))
+
+
+@dataclass
 class Evaluation:
     name: str = MISSING
     modalities: list[str] = MISSING
@@ -201,6 +215,7 @@ class Config:
     adapter: dict[str, Any] = field(default_factory=dict)
     """Goes unchanged to peft.LoraConfig; empty trains all weights."""
     hardware: Hardware = MISSING
+    rollout: Rollout = MISSING
     evaluation: Evaluation = MISSING
     tracking: Tracking = MISSING
     runs: Runs = field(default_factory=Runs)
@@ -228,6 +243,15 @@ class Config:
                 f"method={self.method.name} needs a reward with a weight; reward has "
                 f"{ {name: r.weight for name, r in self.reward.items()} }. "
                 "Choose reward=med_r1 or set a weight"
+            )
+        if (
+            self.method.algorithm == "grpo"
+            and self.hardware.attention == "flash_attention_2"
+            and (self.rollout.name, self.rollout.fallback) == ("grouped", "error")
+        ):
+            raise ValueError(
+                "hardware.attention='flash_attention_2' takes no mask that lets completions share "
+                "a prompt; set hardware.attention=sdpa, rollout=hf or rollout.fallback=plain"
             )
         if self.method.algorithm != "none":
             self.accumulation  # noqa: B018  refuses what hardware cannot split

@@ -90,6 +90,8 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         (["reward.correct.weight=0", "reward.format.weight=0"], ["needs a reward with a weight"]),
         (["reward.correct.score._target_=medreason.scores.corect"], ["medreason.scores.corect"]),
         (["prompt=zero_shot"], ["reward.format", "free"]),
+        (["rollout.fallback=plan"], ["rollout.fallback='plan'", "'plain'"]),
+        (["hardware.attention=flash_attention_2"], ["hardware.attention", "rollout=hf"]),
     ],
 )
 def test_bad_value_is_refused_with_key_value_and_remedy(
@@ -122,6 +124,7 @@ def test_every_yaml_file_of_a_group_says_its_own_name() -> None:
         "task",
         "prompt",
         "hardware",
+        "rollout",
         "evaluation",
         "tracking",
     ):

@@ -33,6 +33,8 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         "reward": {name: asdict(reward) for name, reward in config.reward.items()}
         if config.method.algorithm == "grpo"
         else None,
+        # Equal in distribution, but not draw for draw.
+        "rollout": config.rollout.name if config.method.algorithm == "grpo" else None,
         "adapter": config.adapter,
         "seed": config.seed,
     }
