@@ -1,6 +1,8 @@
 """Run by test_two_processes: two GRPO steps on completions that depend on prompt and place alone.
 
-usage: [torchrun] grpo_given_completions.py FOLDER PER_DEVICE_PROMPTS ROLLOUT; rank 0 prints JSON losses
+usage: [torchrun] grpo_given_completions.py FOLDER PER_DEVICE_PROMPTS ROLLOUT
+
+Rank 0 prints losses as JSON.
 """
 
 from __future__ import annotations
