@@ -58,13 +58,15 @@ def measure(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str
                 for stage, (busy, passed) in times.items() if repeat else ():
                     found[f"{stage}_{tokens}"][name].append(busy)
                     wall[f"{stage}_{tokens}"][name].append(passed)
-    tokens = config.bench.tokens[-1]
+    floor: dict[str, float] = {}
+    for tokens in config.bench.tokens:
+        floor |= _floor(trainers["trl"], rows, tokens)
     return {
-        "equal": _equality(trainers, rows, tokens),
+        "equal": _equality(trainers, rows, config.bench.tokens[-1]),
         "stages": {stage: _ratio(times) for stage, times in found.items()},
         "wall": {stage: _ratio(times) for stage, times in wall.items()},
         "peak_bytes": peaks,
-        "floor": _floor(trainers["trl"].model, _batch(trainers["trl"], rows, tokens)[0]),
+        "floor": floor,
         "of": _described(config, trainers["trl"].model),
     }
 
@@ -221,39 +223,40 @@ def _ratio(times: dict[str, list[float]]) -> dict[str, float]:
     return {"trl": trl, "grouped": grouped, "ratio": trl / grouped}
 
 
-def _floor(model: Any, batch: dict[str, Any]) -> dict[str, float]:  # noqa: ANN401
+def _floor(trainer: Any, rows: list[dict[str, Any]], tokens: int) -> dict[str, float]:  # noqa: ANN401
     """Seconds that image and prompt once a question need at this machine's measured rates.
 
     Weights times tokens and attention, 2 FLOPs a product, backward twice the forward; generation
     reads all weights for each token.
     """
+    model, size, count = trainer.model, trainer.num_generations, len(rows)
+    batch, _ = _batch(trainer, rows, tokens, [[20] * tokens] * count)
     config, vision = model.config.get_text_config(), model.config.vision_config
     layers = sum(p.numel() for n, p in model.named_parameters() if ".layers." in n)
     visual = sum(p.numel() for n, p in model.named_parameters() if ".visual." in n)
     head = config.vocab_size * config.hidden_size
-    rows, drawn = batch["completion_mask"].shape
-    images, patches = len(batch["image_grid_thw"]), batch["image_grid_thw"].prod(-1).tolist()
-    size = rows // len(set(map(tuple, batch["prompt_ids"].tolist())))
     prompt = batch["prompt_mask"].sum(-1)[::size].tolist()
-    seen = sum(p * p / 2 + size * drawn * (p + drawn / 2) for p in prompt)
+    patches = batch["image_grid_thw"].prod(-1)[::size].tolist()
+    seen = sum(p * p / 2 + size * tokens * (p + tokens / 2) for p in prompt)
     flops = {
         "vision": sum(
-            2 * visual * n + 4 * n * n * vision.embed_dim * vision.depth
-            for n in patches[:: images // len(prompt)]
+            2 * visual * n + 4 * n * n * vision.embed_dim * vision.depth for n in patches
         ),
-        "text": 2 * layers * (sum(prompt) + rows * drawn)
+        "text": 2 * layers * (sum(prompt) + count * tokens)
         + 4 * seen * config.hidden_size * config.num_hidden_layers,
-        "head": 2 * head * rows * drawn,
+        "head": 2 * head * count * tokens,
     }
     rate, bandwidth = _matrix_rate(model), _copy_bandwidth(model.device)
     weights = (layers + head) * next(model.parameters()).element_size()
     reading = flops["vision"] + 2 * layers * sum(prompt)
-    drawing = max(drawn * weights / bandwidth, (flops["text"] + flops["head"]) / rate)
+    drawing = max(
+        tokens * weights / bandwidth, (2 * layers * count * tokens + flops["head"]) / rate
+    )
     return {
         "matrix_flops_per_second": rate,
         "copy_bytes_per_second": bandwidth,
-        f"update_{drawn}": 3 * sum(flops.values()) / rate,
-        f"generation_{drawn}": reading / rate + drawing,
+        f"update_{tokens}": 3 * sum(flops.values()) / rate,
+        f"generation_{tokens}": reading / rate + drawing,
     }
 
 

@@ -240,7 +240,8 @@ class Config:
     adapter: dict[str, Any] = field(default_factory=dict)
     """Goes unchanged to peft.LoraConfig; empty trains all weights."""
     hardware: Hardware = MISSING
-    rollout: Rollout = MISSING
+    rollout: Rollout = field(default_factory=lambda: Rollout("hf"))
+    """The default is for run folders that are older than this choice."""
     evaluation: Evaluation = MISSING
     tracking: Tracking = MISSING
     runs: Runs = field(default_factory=Runs)

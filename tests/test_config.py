@@ -39,6 +39,7 @@ def test_option_composes_and_loads(composed: Compose, group: str, option: str) -
     more = {
         "data=med_r1": ["data.root=somewhere"],
         "prompt=zero_shot": ["~reward.format"],
+        "model=random_33m": ["action=bench"],
     }
     config = composed(f"{group}={option}", *more.get(f"{group}={option}", []))
     assert isinstance(config, Config)
@@ -90,6 +91,9 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         (["reward.correct.weight=0", "reward.format.weight=0"], ["needs a reward with a weight"]),
         (["reward.correct.score._target_=medreason.scores.corect"], ["medreason.scores.corect"]),
         (["prompt=zero_shot"], ["reward.format", "free"]),
+        (["model.weights=random"], ["model.weights=random", "action=bench"]),
+        (["+model.architecture.text_config.hidden_size=8"], ["model.weights=random"]),
+        (["action=bench", "bench.tokens=[0]"], ["bench.tokens=0", "at least 1"]),
         (["rollout.fallback=plan"], ["rollout.fallback='plan'", "'plain'"]),
         (["hardware.attention=flash_attention_2"], ["hardware.attention", "rollout=hf"]),
     ],

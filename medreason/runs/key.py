@@ -26,6 +26,8 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         del parts["model"]["path"]  # local weights are what they are, wherever they lie
     if untrained:
         return parts
+    if config.method.algorithm == "grpo" and config.rollout.name != "hf":
+        parts["rollout"] = config.rollout.name  # equal in distribution, but not draw for draw
     return parts | {
         "data": data_digest,
         "modality": config.modality.members,
@@ -34,8 +36,6 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         "reward": {name: asdict(reward) for name, reward in config.reward.items()}
         if config.method.algorithm == "grpo"
         else None,
-        # Equal in distribution, but not draw for draw.
-        "rollout": config.rollout.name if config.method.algorithm == "grpo" else None,
         "adapter": config.adapter,
         "seed": config.seed,
     }
