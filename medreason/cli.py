@@ -47,6 +47,8 @@ def _run(config: Config) -> None:
             from medreason.actions import prepare as action
         case "report":
             from medreason.actions import report as action
+        case "bench":
+            from medreason.actions import bench as action
         case name:
             raise AssertionError(name)  # Action knows no other
     action.run(config)

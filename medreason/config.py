@@ -23,7 +23,7 @@ _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
 """The configuration folder: inside an installed wheel, beside the package in a checkout."""
 
-ACTIONS = ("train", "evaluate", "audit", "prepare", "report")
+ACTIONS = ("train", "evaluate", "audit", "prepare", "report", "bench")
 METHODS = ("base", "sft", "grpo", "rarl")
 STYLES = (*replies.STYLES, "free")
 CONTROLS = ("blank_image",)
@@ -74,8 +74,15 @@ class Model:
     revision: str | None = None
     max_pixels: int | None = None
     """Larger images are scaled down to this many pixels; none keeps the checkpoint's own limit."""
+    weights: str = "trained"
+    """trained, or random: the architecture alone, for action=bench."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """With random weights: values that replace those of the checkpoint's config."""
 
     def __post_init__(self) -> None:
+        _one_of("model.weights", self.weights, ("trained", "random"))
+        if self.architecture and self.weights == "trained":
+            raise ValueError("model.architecture changes the shapes; set model.weights=random")
         if self.max_pixels is not None:
             _positive("model.max_pixels", self.max_pixels)
 
@@ -176,6 +183,20 @@ class Hardware:
 
 
 @dataclass
+class Rollout:
+    """How GRPO draws completions and finds their log-probabilities."""
+
+    name: str = MISSING
+    """grouped (image and prompt once a question) or hf (TRL's own way)."""
+    fallback: str = "error"
+    """Where a model or a setting does not allow `grouped`: error, or plain (hf, with a warning)."""
+
+    def __post_init__(self) -> None:
+        _one_of("rollout.name", self.name, ("grouped", "hf"))
+        _one_of("rollout.fallback", self.fallback, ("error", "plain"))
+
+
+@dataclass
 class Evaluation:
     name: str = MISSING
     modalities: list[str] = MISSING
@@ -238,6 +259,24 @@ class Runs:
 
 
 @dataclass
+class Bench:
+    """What action=bench measures."""
+
+    tokens: list[int] = field(default_factory=lambda: [16, 128])
+    """Lengths of the completions."""
+    repeats: int = 5
+    """Measurements of each stage behind one warm-up; the median counts."""
+    image_size: int = 384
+    """Images are stretched to squares of so many pixels a side."""
+
+    def __post_init__(self) -> None:
+        for tokens in self.tokens:
+            _positive("bench.tokens", tokens)
+        _positive("bench.repeats", self.repeats)
+        _positive("bench.image_size", self.image_size)
+
+
+@dataclass
 class Config:
     action: Action = MISSING
     method: Method = MISSING
@@ -251,10 +290,13 @@ class Config:
     adapter: dict[str, Any] = field(default_factory=dict)
     """Goes unchanged to peft.LoraConfig; empty trains all weights."""
     hardware: Hardware = MISSING
+    rollout: Rollout = field(default_factory=lambda: Rollout("hf"))
+    """The default is for run folders that are older than this choice."""
     evaluation: Evaluation = MISSING
     tracking: Tracking = MISSING
     runs: Runs = field(default_factory=Runs)
     prepare: Prepare = field(default_factory=Prepare)
+    bench: Bench = field(default_factory=Bench)
     seed: int = 0
     sweep: str = "runs"
     """Groups runs: reports and MLflow parents are made for one sweep."""
@@ -280,6 +322,17 @@ class Config:
                 f"{ {name: r.weight for name, r in self.reward.items()} }. "
                 "Choose reward=med_r1 or set a weight"
             )
+        if (
+            self.method.algorithm == "grpo"
+            and self.hardware.attention == "flash_attention_2"
+            and (self.rollout.name, self.rollout.fallback) == ("grouped", "error")
+        ):
+            raise ValueError(
+                "hardware.attention='flash_attention_2' takes no mask that lets completions share "
+                "a prompt; set hardware.attention=sdpa, rollout=hf or rollout.fallback=plain"
+            )
+        if self.model.weights == "random" and self.action.name != "bench":
+            raise ValueError("model.weights=random is for action=bench; nothing is learned from it")
         if self.method.algorithm != "none":
             self.accumulation  # noqa: B018  refuses what hardware cannot split
 

@@ -43,6 +43,7 @@ def test_option_composes_and_loads(composed: Compose, group: str, option: str) -
             if name not in ("phantom", "hub")
         },
         "prompt=zero_shot": ["~reward.format"],
+        "model=random_33m": ["action=bench"],
     }
     config = composed(f"{group}={option}", *more.get(f"{group}={option}", []))
     assert isinstance(config, Config)
@@ -94,6 +95,11 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         (["reward.correct.weight=0", "reward.format.weight=0"], ["needs a reward with a weight"]),
         (["reward.correct.score._target_=medreason.scores.corect"], ["medreason.scores.corect"]),
         (["prompt=zero_shot"], ["reward.format", "free"]),
+        (["model.weights=random"], ["model.weights=random", "action=bench"]),
+        (["+model.architecture.text_config.hidden_size=8"], ["model.weights=random"]),
+        (["action=bench", "bench.tokens=[0]"], ["bench.tokens=0", "at least 1"]),
+        (["rollout.fallback=plan"], ["rollout.fallback='plan'", "'plain'"]),
+        (["hardware.attention=flash_attention_2"], ["hardware.attention", "rollout=hf"]),
     ],
 )
 def test_bad_value_is_refused_with_key_value_and_remedy(
@@ -126,6 +132,7 @@ def test_every_yaml_file_of_a_group_says_its_own_name() -> None:
         "task",
         "prompt",
         "hardware",
+        "rollout",
         "evaluation",
         "tracking",
     ):

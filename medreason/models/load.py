@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from medreason.config import Hardware, Model
@@ -34,6 +34,8 @@ def load_processor(model: Model) -> ProcessorMixin:
     if model.max_pixels is not None:
         size = dict(processor.image_processor.size)
         limit = min(model.max_pixels, size["longest_edge"])
+        if model.weights == "random":
+            limit = model.max_pixels
         processor.image_processor.size = size | {"longest_edge": limit}
     return processor
 
@@ -47,6 +49,9 @@ def load_model(
     of 1e-6 a step is smaller than what a bfloat16 weight can represent, and would be lost.
     """
     path = checkpoint.resolve(model.path)
+    precision = torch.float32 if full_precision else getattr(torch, hardware.precision)
+    if model.weights == "random":
+        return _random(model, hardware, precision)
     base, revision = path, model.revision
     if checkpoint.is_adapter(path):
         adapter = PeftConfig.from_pretrained(path)
@@ -54,9 +59,21 @@ def load_model(
     loaded = AutoModelForImageTextToText.from_pretrained(
         checkpoint.resolve(base),
         revision=revision,
-        dtype=torch.float32 if full_precision else getattr(torch, hardware.precision),
+        dtype=precision,
         attn_implementation=hardware.attention,
     )
     if base is not path:
         loaded = PeftModel.from_pretrained(loaded, path).merge_and_unload()  # pyright: ignore[reportArgumentType]
     return loaded
+
+
+def _random(model: Model, hardware: Hardware, precision: torch.dtype) -> PreTrainedModel:
+    """The architecture of the checkpoint with the configured changes; equal weights every time."""
+    config = AutoConfig.from_pretrained(checkpoint.resolve(model.path), revision=model.revision)
+    values = config.to_dict()
+    for name, value in model.architecture.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    torch.manual_seed(0)
+    return AutoModelForImageTextToText.from_config(
+        type(config).from_dict(values), dtype=precision, attn_implementation=hardware.attention
+    )

@@ -21,10 +21,13 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         "method": {"algorithm": "none"} if untrained else asdict(config.method),
         "model": {**asdict(config.model), "fingerprint": model_fingerprint},
     }
+    del parts["model"]["weights"], parts["model"]["architecture"]  # of benchmarks alone
     if model_fingerprint:
         del parts["model"]["path"]  # local weights are what they are, wherever they lie
     if untrained:
         return parts
+    if config.method.algorithm == "grpo" and config.rollout.name != "hf":
+        parts["rollout"] = config.rollout.name  # equal in distribution, but not draw for draw
     return parts | {
         "data": data_digest,
         "modality": config.modality.members,

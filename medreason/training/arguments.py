@@ -66,6 +66,7 @@ def rows(samples: Sequence[Sample], columns: Sequence[dict[str, Any]]) -> Datase
     table = Dataset.from_list([{**row, "sample": i} for i, row in enumerate(columns)])
 
     def with_image(batch: dict[str, list]) -> dict[str, list]:
-        return batch | {"image": [open_rgb(samples[i].image) for i in batch["sample"]]}
+        images = {i: open_rgb(samples[i].image) for i in set(batch["sample"])}  # GRPO repeats rows
+        return batch | {"image": [images[i] for i in batch["sample"]]}
 
     return table.with_transform(with_image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from datasets import Dataset
@@ -16,6 +17,7 @@ from medreason.prompts import conversation, training_prompt
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
 from medreason.training.arguments import arguments, rows
+from medreason.training.grouped import GroupedGRPOTrainer
 from medreason.training.rewards import Scorer, rewards
 
 
@@ -33,7 +35,12 @@ def trainer(
     ends = tokenizer.convert_tokens_to_ids(END_TOKENS)
     model.generation_config.eos_token_id = ends
     functions, weights = rewards(config, Scorer(samples, ends))
-    return GRPOTrainer(
+    build = (
+        functools.partial(GroupedGRPOTrainer, fallback=config.rollout.fallback)
+        if config.rollout.name == "grouped"
+        else GRPOTrainer
+    )
+    return build(
         model=model,
         reward_funcs=list(functions),
         args=arguments(

@@ -1,6 +1,8 @@
 """Run by test_two_processes: two GRPO steps on completions that depend on prompt and place alone.
 
-usage: [torchrun] grpo_given_completions.py FOLDER PER_DEVICE_PROMPTS; rank 0 prints JSON losses
+usage: [torchrun] grpo_given_completions.py FOLDER PER_DEVICE_PROMPTS ROLLOUT
+
+Rank 0 prints losses as JSON.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ from medreason.training import grpo
 
 
 def main() -> None:
-    folder, per_device_prompts = Path(sys.argv[1]), int(sys.argv[2])
+    folder, per_device_prompts, rollout = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     state = PartialState(cpu=True)
     overrides = [
         *(f"outputs={folder}", "modality=ct", "data.train_images=8", "data.test_images=1"),
         f"hardware.devices={state.num_processes}",
         f"hardware.per_device_prompts={per_device_prompts}",
+        f"rollout={rollout}",
         *("method.prompts_per_step=4", "method.trl.num_generations=4", "method.trl.max_steps=3"),
         *("method.trl.learning_rate=1e-3", "method.trl.max_completion_length=16"),
     ]

@@ -40,17 +40,22 @@ def test_grpo_loss_of_two_processes_equals_that_of_one_for_given_completions(
     tmp_path: Path,
 ) -> None:
     script = str(Path(__file__).with_name("grpo_given_completions.py"))
-    one, two = (
+    printed = [
         subprocess.run(
-            [*command, script, str(tmp_path), per_device_prompts],
+            [*command, script, str(tmp_path), per_device_prompts, rollout],
             check=True,
             capture_output=True,
             text=True,
         ).stdout
-        for command, per_device_prompts in (([sys.executable], "4"), (TORCHRUN, "2"))
-    )
-    curves = [json.loads(printed.splitlines()[-1]) for printed in (one, two)]
+        for command, per_device_prompts, rollout in (
+            ([sys.executable], "4", "hf"),
+            ([sys.executable], "4", "grouped"),
+            (TORCHRUN, "2", "grouped"),
+        )
+    ]
+    curves = [json.loads(text.splitlines()[-1]) for text in printed]
     assert len(curves[0]) == 3
     assert all(grad_norm > 0 for _, grad_norm, _ in curves[0])
-    for alone, together in zip(*curves, strict=True):
-        assert together == pytest.approx(alone, rel=1e-3, abs=1e-6)
+    for plain, shared, together in zip(*curves, strict=True):
+        assert shared == pytest.approx(plain, rel=1e-3, abs=1e-6)
+        assert together == pytest.approx(shared, rel=1e-3, abs=1e-6)

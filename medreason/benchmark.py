@@ -1,0 +1,302 @@
+"""Speed, memory and equality of grouped GRPO against stock TRL: same weights, rows and lengths.
+
+Both engines are measured in turn in one process. On CPU the figures are CPU seconds, which other
+programs on the machine disturb less than wall seconds; those are beside them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from medreason.config import Config
+from medreason.data.images import open_rgb, resize_square
+from medreason.models.load import load_model, load_processor
+from medreason.runs import environment
+from medreason.runs.ledger import Folder
+from medreason.samples import Sample
+from medreason.training import grpo
+from medreason.training.questions import by_row
+
+ENGINES = {"trl": "hf", "grouped": "grouped"}
+STAGES = ("prepare", "generation", "logps", "update", "step")
+
+
+def measure(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str, Any]:
+    """The contents of bench.json; `stages` has `<stage>_<tokens>` in seconds.
+
+    prepare: text and image to tensors, rewards, advantages; logps: forward without gradients;
+    update: log-probabilities, loss and backward; step: all but logps.
+    """
+    if config.hardware.threads:
+        torch.set_num_threads(config.hardware.threads)
+    # Random weights have no path to load a reference model from.
+    trl = {**config.method.trl, "beta": 0.0}
+    config = replace(config, method=replace(config.method, trl=trl))
+    chosen = _resized(samples[: config.method.prompts_per_step], config.bench.image_size, folder)
+    trainers = {name: _trainer(config, chosen, engine, folder) for name, engine in ENGINES.items()}
+    rows = next(iter(trainers["trl"].get_train_dataloader()))
+    found: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
+    wall: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
+    peaks = dict.fromkeys(ENGINES, 0)
+    for tokens in config.bench.tokens:
+        for repeat in range(config.bench.repeats + 1):
+            for name, trainer in trainers.items():
+                with _Peak(trainer.model.device) as peak:
+                    times = _step(trainer, rows, tokens)
+                peaks[name] = max(peaks[name], peak.bytes)
+                for stage, (busy, passed) in times.items() if repeat else ():
+                    found[f"{stage}_{tokens}"][name].append(busy)
+                    wall[f"{stage}_{tokens}"][name].append(passed)
+    floor: dict[str, float] = {}
+    for tokens in config.bench.tokens:
+        floor |= _floor(trainers["trl"], rows, tokens)
+    return {
+        "equal": _equality(trainers, rows, config.bench.tokens[-1]),
+        "stages": {stage: _ratio(times) for stage, times in found.items()},
+        "wall": {stage: _ratio(times) for stage, times in wall.items()},
+        "peak_bytes": peaks,
+        "floor": floor,
+        "of": _described(config, trainers["trl"].model),
+    }
+
+
+def _described(config: Config, model: Any) -> dict[str, Any]:  # noqa: ANN401
+    on_cuda = model.device.type == "cuda"
+    return {
+        "model": config.model.name,
+        "weights": sum(p.numel() for p in model.parameters()),
+        "num_generations": config.method.num_generations,
+        "prompts_per_step": config.method.prompts_per_step,
+        "image_size": config.bench.image_size,
+        "repeats": config.bench.repeats,
+        "unit": "wall seconds" if on_cuda else "CPU seconds",
+        "device": torch.cuda.get_device_name() if on_cuda else "cpu",
+        "threads": torch.get_num_threads(),
+        "precision": config.hardware.precision,
+        "commit": environment.commit(),
+        "torch": torch.__version__,
+    }
+
+
+def _resized(samples: Sequence[Sample], side: int, folder: Path) -> list[Sample]:
+    found = []
+    for i, sample in enumerate(samples):
+        path = folder / f"image-{i}.png"
+        resize_square(open_rgb(sample.image), side).save(path)
+        found.append(replace(sample, image=path))
+    return found
+
+
+def _trainer(config: Config, samples: Sequence[Sample], engine: str, folder: Path) -> Any:  # noqa: ANN401
+    config = replace(config, rollout=replace(config.rollout, name=engine))
+    trainer: Any = grpo.trainer(
+        config,
+        samples,
+        load_model(config.model, config.hardware, full_precision=not config.adapter),
+        load_processor(config.model),
+        Folder(folder / engine),
+        [],
+    )
+    # So that each completion has the length asked for.
+    trainer.generation_config.suppress_tokens += trainer.eos_token_ids
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    return trainer
+
+
+def _clock(device: torch.device) -> tuple[float, float]:
+    """(busy seconds, wall seconds); a GPU's work is waited for, and counts as wall seconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter(), time.perf_counter()
+    return time.process_time(), time.perf_counter()
+
+
+def _timed(device: torch.device, act: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
+    busy, passed = _clock(device)
+    result = act()
+    busy_then, passed_then = _clock(device)
+    return result, (busy_then - busy, passed_then - passed)
+
+
+def _batch(
+    trainer: Any,  # noqa: ANN401
+    rows: list[dict[str, Any]],
+    tokens: int,
+    given: list[list[int]] | None = None,
+) -> tuple[dict[str, Any], tuple[float, float]]:
+    """(TRL's batch, seconds of generation), with advantages that skip no group."""
+    trainer.generation_config.max_new_tokens = tokens
+    spent: list[tuple[float, float]] = []
+
+    def generate(*arguments: Any, **more: Any) -> Any:  # noqa: ANN401
+        if given is not None:
+            return given, None
+        act = type(trainer)._generate_single_turn
+        made, seconds = _timed(trainer.model.device, lambda: act(trainer, *arguments, **more))
+        spent.append(seconds)
+        return made
+
+    trainer._generate_single_turn = generate
+    batch = trainer._generate_and_score_completions(rows)
+    draw = torch.Generator().manual_seed(0)
+    advantages = torch.randn(batch["advantages"].numel(), generator=draw)
+    batch["advantages"] = advantages.view_as(batch["advantages"]).to(trainer.model.device)
+    trainer._metrics["train"].clear()
+    return batch, spent[0] if spent else (0.0, 0.0)
+
+
+def _step(trainer: Any, rows: list[dict[str, Any]], tokens: int) -> dict[str, tuple]:  # noqa: ANN401
+    """(busy, wall) seconds of each stage."""
+    device = trainer.model.device
+    (batch, generation), before = _timed(device, lambda: _batch(trainer, rows, tokens))
+    with torch.no_grad():
+        _, logps = _timed(device, lambda: trainer._compute_loss(trainer.model, batch))
+
+    def update() -> None:
+        trainer.accelerator.backward(trainer._compute_loss(trainer.model, batch))
+
+    _, changed = _timed(device, update)
+    trainer.model.zero_grad()
+    parts = (before, generation, logps, changed)
+    stages = [
+        (all_before - drawn, drawn, forward, whole, all_before + whole)
+        for all_before, drawn, forward, whole in zip(*parts, strict=True)
+    ]
+    return {stage: (stages[0][i], stages[1][i]) for i, stage in enumerate(STAGES)}
+
+
+def _equality(trainers: dict[str, Any], rows: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
+    """Log-probabilities, loss and gradients of both engines on the same completions."""
+    draw = torch.Generator().manual_seed(1)
+    given = [
+        torch.randint(20, 400, (1 + (tokens - 1) * (i % 4) // 3,), generator=draw).tolist()
+        for i in range(len(rows))
+    ]
+    logps, losses, gradients = {}, {}, {}
+    for name, trainer in trainers.items():
+        batch, _ = _batch(trainer, rows, tokens, given)
+        flat = by_row(batch) if batch["prompt_ids"].ndim == 3 else batch
+        with torch.no_grad():
+            logps[name], _, _ = trainer._get_per_token_logps_and_entropies(
+                trainer.model,
+                torch.cat([flat["prompt_ids"], flat["completion_ids"]], dim=1),
+                torch.cat([flat["prompt_mask"], flat["completion_mask"]], dim=1),
+                flat["completion_ids"].shape[1],
+                **{
+                    key: flat[key]
+                    for key in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+                },
+            )
+            logps[name] = logps[name] * flat["completion_mask"]
+        loss = trainer._compute_loss(trainer.model, batch)
+        trainer.accelerator.backward(loss)
+        losses[name] = loss.item()
+        parameters = trainer.model.parameters()
+        gradients[name] = [p.grad.clone() for p in parameters if p.grad is not None]
+        trainer.model.zero_grad()
+    apart = [a - b for a, b in zip(gradients["trl"], gradients["grouped"], strict=True)]
+    return {
+        "logps_max_abs": (logps["trl"] - logps["grouped"]).abs().max().item(),
+        "grad_rel": (_norm(apart) / _norm(gradients["trl"])).item(),
+        "loss_abs": abs(losses["trl"] - losses["grouped"]),
+    }
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([tensor.float().norm() for tensor in tensors]).norm()
+
+
+def _ratio(times: dict[str, list[float]]) -> dict[str, float]:
+    trl, grouped = (statistics.median(times[name]) for name in ENGINES)
+    return {"trl": trl, "grouped": grouped, "ratio": trl / grouped}
+
+
+def _floor(trainer: Any, rows: list[dict[str, Any]], tokens: int) -> dict[str, float]:  # noqa: ANN401
+    """Seconds that image and prompt once a question need at this machine's measured rates.
+
+    Weights times tokens and attention, 2 FLOPs a product, backward twice the forward; generation
+    reads all weights for each token.
+    """
+    model, size, count = trainer.model, trainer.num_generations, len(rows)
+    batch, _ = _batch(trainer, rows, tokens, [[20] * tokens] * count)
+    config, vision = model.config.get_text_config(), model.config.vision_config
+    layers = sum(p.numel() for n, p in model.named_parameters() if ".layers." in n)
+    visual = sum(p.numel() for n, p in model.named_parameters() if ".visual." in n)
+    head = config.vocab_size * config.hidden_size
+    prompt = batch["prompt_mask"].sum(-1)[::size].tolist()
+    patches = batch["image_grid_thw"].prod(-1)[::size].tolist()
+    seen = sum(p * p / 2 + size * tokens * (p + tokens / 2) for p in prompt)
+    flops = {
+        "vision": sum(
+            2 * visual * n + 4 * n * n * vision.embed_dim * vision.depth for n in patches
+        ),
+        "text": 2 * layers * (sum(prompt) + count * tokens)
+        + 4 * seen * config.hidden_size * config.num_hidden_layers,
+        "head": 2 * head * count * tokens,
+    }
+    rate, bandwidth = _matrix_rate(model), _copy_bandwidth(model.device)
+    weights = (layers + head) * next(model.parameters()).element_size()
+    reading = flops["vision"] + 2 * layers * sum(prompt)
+    drawing = max(
+        tokens * weights / bandwidth, (2 * layers * count * tokens + flops["head"]) / rate
+    )
+    return {
+        "matrix_flops_per_second": rate,
+        "copy_bytes_per_second": bandwidth,
+        f"update_{tokens}": 3 * sum(flops.values()) / rate,
+        f"generation_{tokens}": reading / rate + drawing,
+    }
+
+
+def _matrix_rate(model: Any) -> float:  # noqa: ANN401
+    side = 8192 if model.device.type == "cuda" else 1024
+    a = torch.randn(side, side, device=model.device, dtype=model.dtype)
+    best = min(_timed(model.device, lambda: a @ a)[1][0] for _ in range(5))
+    return 2 * side**3 / best
+
+
+def _copy_bandwidth(device: torch.device) -> float:
+    a = torch.empty(1 << 28, dtype=torch.uint8, device=device)
+    b = torch.empty_like(a)
+    return 2 * a.numel() / min(_timed(device, lambda: b.copy_(a))[1][0] for _ in range(5))
+
+
+class _Peak:
+    """Highest memory within a `with`: of the GPU as torch counts it, else of the process."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.bytes = 0
+
+    def __enter__(self) -> _Peak:
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while not self._ended.wait(0.02):
+            self.bytes = max(self.bytes, process.memory_info().rss)
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated()
+        else:
+            self._thread.join()

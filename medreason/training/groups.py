@@ -1,0 +1,106 @@
+"""A question and its completions in one sequence: the prompt once, every completion behind it.
+
+`pack` makes `[prompt | block 1 | ... | block G]` of each question. A block begins with a copy of
+the prompt's last token and lacks the completion's own last one, so that its hidden states are those
+that predict the completion, one for one: what the model returns at a block's places is what it
+would return for the completion behind its own copy of the prompt. Tensors only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NOT_PREDICTED = -100
+_PADDING = -1
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One sequence a question, padded on the right."""
+
+    input_ids: Tensor
+    """(questions, tokens)"""
+    position_ids: Tensor
+    """(3, questions, tokens): mRoPE positions, which go on behind the prompt in each block."""
+    visible: Tensor
+    """(questions, 1, tokens, tokens), bool: a token (third axis) sees the prompt and its block."""
+    labels: Tensor
+    """(questions, tokens): the token predicted at each place, -100 where none is."""
+    places: Tensor
+    """(questions, completions, completion tokens): the place at which each token is predicted."""
+    predicted: Tensor
+    """(questions, completions, completion tokens), bool: false for padding."""
+
+
+def pack(
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    prompt_positions: Tensor,
+    completion_ids: Tensor,
+    completion_mask: Tensor,
+) -> Packed:
+    """Prompts (questions, prompt tokens) padded on the left, positions (3, questions, prompt
+    tokens), completions (questions, completions, completion tokens) padded on the right.
+
+    A completion whose mask is all zero takes no room.
+    """
+    questions, width = prompt_ids.shape
+    longest = completion_ids.shape[-1]
+    predicted = completion_mask.bool()
+    lengths = predicted.sum(-1)  # (questions, completions)
+    prefix = prompt_mask.sum(-1) - 1  # of each prompt without its last token
+    tokens = int((prefix + lengths.sum(-1)).max())
+
+    steps = torch.arange(longest, device=prompt_ids.device)
+    begins = prefix[:, None] + lengths.cumsum(-1) - lengths  # (questions, completions)
+    places = torch.where(predicted, begins[..., None] + steps, tokens)
+    columns = torch.arange(width, device=prompt_ids.device)
+    in_prefix = prompt_mask.bool() & (columns < width - 1)
+    prompt_places = torch.where(
+        in_prefix, columns - (width - 1 - prefix)[:, None], tokens
+    )  # (questions, prompt tokens)
+
+    def laid_out(prompt: Tensor | int, blocks: Tensor, padding: int) -> Tensor:
+        """(questions, tokens); what is padding is written to one place behind, and cut off."""
+        line = torch.full(
+            (questions, tokens + 1), padding, dtype=torch.long, device=prompt_ids.device
+        )
+        line.scatter_(
+            1,
+            prompt_places,
+            torch.as_tensor(prompt, device=line.device).expand_as(prompt_places).long(),
+        )
+        line.scatter_(1, places.flatten(1), blocks.expand_as(places).flatten(1).long())
+        return line[:, :tokens]
+
+    last = prompt_ids[:, None, -1:].expand(-1, completion_ids.shape[1], -1)
+    entered = torch.cat([last, completion_ids[..., :-1]], dim=-1)
+    blocks = torch.arange(1, completion_ids.shape[1] + 1, device=prompt_ids.device)
+    block = laid_out(0, blocks[None, :, None], _PADDING)  # 0 in the prompt, then 1, 2, ...
+    position_ids = torch.stack(
+        [laid_out(axis, axis[:, -1, None, None] + steps, 0) for axis in prompt_positions]
+    )
+    earlier = torch.ones(tokens, tokens, dtype=torch.bool, device=prompt_ids.device).tril()
+    seen = (block[:, None, :] == 0) | (block[:, None, :] == block[:, :, None])
+    return Packed(
+        input_ids=laid_out(prompt_ids, entered, 0),
+        position_ids=position_ids,
+        visible=(seen & earlier)[:, None],
+        labels=laid_out(NOT_PREDICTED, completion_ids, NOT_PREDICTED),
+        places=places.clamp(max=tokens - 1),
+        predicted=predicted,
+    )
+
+
+def unpack(values: Tensor, packed: Packed) -> Tensor:
+    """(questions, tokens) to (questions, completions, completion tokens), 0 where padding is."""
+    found = values.gather(1, packed.places.flatten(1)).view_as(packed.places)
+    return found.masked_fill(~packed.predicted, 0.0)
+
+
+def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask as attention code without bool masks adds it to its scores."""
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
