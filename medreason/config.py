@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -112,6 +113,16 @@ class Reward:
     """`_target_` of a function of medreason.scores and its settings."""
     weight: float = 1.0
     """0 logs the score without training on it."""
+    only_when: str | None = None
+    """A gate: another reward; where its score is below `at_least`, this one is 0."""
+    at_least: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(
+                f"reward weight {self.weight} of {self.score}; give a number of 0 or more: a "
+                "penalty is a score from -1 to 0 under a positive weight"
+            )
 
 
 @dataclass
@@ -222,6 +233,12 @@ class Config:
                 raise ValueError(
                     f"reward.{name}.score.style='free': prompt={self.prompt.name} asks for no "
                     f"form; drop it with ~reward.{name} or choose another prompt"
+                )
+            others = [other for other in self.reward if other != name]
+            if reward.only_when is not None and reward.only_when not in others:
+                raise ValueError(
+                    f"reward.{name}.only_when={reward.only_when!r}; give another reward of this "
+                    f"configuration ({', '.join(others)}), or null for no gate"
                 )
         if self.method.algorithm == "grpo" and not any(r.weight for r in self.reward.values()):
             raise ValueError(

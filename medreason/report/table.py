@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.text import Text
 from medreason.report.runs import Cell, Run, base_of, difference, in_domain_cells, load
 from medreason.runs.ledger import Folder
 from medreason.statistics import Difference, wilson
+from medreason.training.collapse import collapsed, message
 
 _UNTERMINALED_WIDTH = 100  # pipes and logs; wider tables are printed wider, never wrapped
 _FIGURES = ("n", "accuracy", "ci_low", "ci_high", "prior", "above_prior", "blank_image", "parsed")
@@ -55,6 +56,8 @@ class Row:
     evaluate_seconds: float = 0.0
     error: str | None = None
     """First line."""
+    collapsed: Mapping[str, float] = field(default_factory=dict)
+    """Rewards that told completions apart no more when training ended, with their mean."""
 
 
 def rows(folders: Iterable[Folder], sweep: str | None = None) -> list[Row]:
@@ -110,6 +113,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "train_seconds": state.train_seconds,
         "evaluate_seconds": state.evaluate_seconds,
         "error": error.splitlines()[0] if error else None,
+        "collapsed": collapsed(run.folder.logged()),
     }
     if run.figures is None:
         return Row(**row)
@@ -176,6 +180,11 @@ def _notes(found: Sequence[Row], narrow: bool) -> Text:
         f"{row.label}: {row.state}" + (f", {row.error}" if row.error else "")
         for row in found
         if row.state != "done"
+    ]
+    notes += [
+        f"{row.label}: {message(name, mean)}"
+        for row in found
+        for name, mean in row.collapsed.items()
     ]
     if narrow:
         notes.append("in-domain: the cells a run was trained on; n as in-domain/all tested")
