@@ -27,7 +27,7 @@ CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
 ACTIONS = ("train", "evaluate", "report")
 METHODS = ("base", "sft", "grpo", "rarl")
 STYLES = (*replies.STYLES, "free")
-CONTROLS = ("blank_image",)
+CONTROLS = ("blank_image", "shuffled_image", "no_image", "permuted_options")
 
 
 @dataclass
@@ -164,7 +164,7 @@ class Evaluation:
     """At most this many questions of each cell, drawn by the seed; none takes all."""
     max_new_tokens: int = MISSING
     controls: list[str] = MISSING
-    """Further passes over the same questions: `blank_image`."""
+    """Further passes over the same questions, of CONTROLS; `permuted_options`: one a rotation."""
 
     def __post_init__(self) -> None:
         _subset("evaluation.modalities", self.modalities, MODALITIES)

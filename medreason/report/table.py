@@ -21,6 +21,17 @@ from medreason.training.collapse import collapsed, message
 
 _UNTERMINALED_WIDTH = 100  # pipes and logs; wider tables are printed wider, never wrapped
 _FIGURES = ("n", "accuracy", "ci_low", "ci_high", "prior", "above_prior", "blank_image", "parsed")
+_BESIDE = {
+    "shuffled_image": "shuffled\nimage",
+    "no_image": "no\nimage",
+    "permuted_options": "options\nturned",
+    "consistent_options": "same\noption",
+    "exact_match": "exact\nmatch",
+    "open_token_f1": "token\nF1",
+    "with_reasoning": "with\nreasoning",
+    "agreement": "reasoning\nagrees",
+}
+"""Figures shown where a run has them, with their headings."""
 _DIFFERENCE = ("difference", "difference_low", "difference_high")  # percent points, to the base
 
 
@@ -41,6 +52,8 @@ class Row:
     prior: float | None = None
     above_prior: float | None = None
     blank_image: float | None = None
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """Further controls and figures, by their names in metrics.json."""
     parsed: float | None = None
     difference: Difference | None = None
     """To the base run of the same sweep, over all questions both answered."""
@@ -86,8 +99,9 @@ def show_rows(found: Sequence[Row]) -> None:
 
 def write_csv(runs: Sequence[Run], path: Path) -> None:
     """Tidy: a row for each run over all its cells (`all`, `all`) and one for each of its cells."""
+    figures_written = (*_FIGURES, *_BESIDE)
     with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["run", "modality", "task", *_FIGURES, *_DIFFERENCE])
+        writer = csv.DictWriter(stream, ["run", "modality", "task", *figures_written, *_DIFFERENCE])
         writer.writeheader()
         for run in runs:
             base = base_of(run, runs)
@@ -97,7 +111,7 @@ def write_csv(runs: Sequence[Run], path: Path) -> None:
                 found = difference(run, base, None if place == "all/all" else {(modality, task)})
                 writer.writerow(
                     {"run": run.label, "modality": modality, "task": task}
-                    | {name: figures.get(name) for name in _FIGURES}
+                    | {name: figures.get(name) for name in figures_written}
                     | (dict(zip(_DIFFERENCE, astuple(found), strict=True)) if found else {})
                 )
 
@@ -125,6 +139,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         **{name: overall[name] for name in ("n", "accuracy", "ci_low", "ci_high", "prior")},
         above_prior=overall["above_prior"],
         blank_image=overall.get("blank_image"),  # a control that can be left out
+        beside={name: v for name in _BESIDE if (v := overall.get(name)) is not None},
         parsed=overall["parsed"],
         difference=difference(run, base),
         in_domain_difference=difference(run, base, cells),
@@ -158,6 +173,7 @@ def _table(found: Sequence[Row], *, compact: bool) -> Table:
         "prior": [percent(row.prior) for row in found],
         "above\nprior": [percent(row.above_prior, signed=True) for row in found],
         "blank\nimage": [percent(row.blank_image) for row in found],
+        **_beside(found, compact),
         "parsed": [percent(row.parsed) for row in found],
         "vs base\nin-domain" if narrow else "vs base": [
             interval(row.in_domain_difference if narrow else row.difference) for row in found
@@ -173,6 +189,13 @@ def _table(found: Sequence[Row], *, compact: bool) -> Table:
         table.add_row(*map(Text, cells))
     table.caption, table.caption_justify = _notes(found, narrow), "left"
     return table
+
+
+def _beside(found: Sequence[Row], compact: bool) -> dict[str, list[str]]:
+    """The controls; in a wide table what replies say of themselves, too."""
+    named = [name for name in _BESIDE if any(name in row.beside for row in found)]
+    shown = named if not compact else [n for n in named if n.endswith(("image", "options"))]
+    return {_BESIDE[n]: [percent(row.beside.get(n)) for row in found] for n in shown}
 
 
 def _notes(found: Sequence[Row], narrow: bool) -> Text:

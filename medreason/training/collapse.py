@@ -37,11 +37,10 @@ def collapsed(logged: Sequence[dict[str, Any]]) -> dict[str, float]:
     names = [key.split("/")[1] for key in rows[-1] if key.endswith(ending)]
     found = {}
     for name in names:
-        shares = [row.get(f"rewards/{name}{ending}") for row in rows]
-        means = [row.get(f"rewards/{name}/mean") for row in rows]
-        known = [mean for mean in means if mean is not None]
-        if known and all(s is not None for s in shares) and sum(shares) >= CONSTANT * WINDOW:
-            found[name] = sum(known) / len(known)
+        shares = _known(rows, f"rewards/{name}{ending}")
+        means = _known(rows, f"rewards/{name}/mean")
+        if means and len(shares) == WINDOW and sum(shares) >= CONSTANT * WINDOW:
+            found[name] = sum(means) / len(means)
     return found
 
 
@@ -50,6 +49,10 @@ def message(name: str, mean: float) -> str:
         f"reward {name} is the same within nearly every group of the last {WINDOW} steps "
         f"(mean {mean:.2f}): it teaches nothing more"
     )
+
+
+def _known(rows: Sequence[dict[str, Any]], key: str) -> list[float]:
+    return [row[key] for row in rows if row.get(key) is not None]
 
 
 def _variance(group: Sequence[float]) -> float:
