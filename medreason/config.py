@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -95,16 +96,47 @@ class Prompt:
     style: str = MISSING
     """The form of reply that is asked for, which the format reward checks."""
     train: list[str] = MISSING
-    """Templates with `{question}`; one is drawn for each sample."""
+    """Templates with `{question}`; one is drawn for each sample and epoch."""
     evaluate: str = MISSING
+    families: dict[str, list[str]] = field(default_factory=dict)
+    """Diversity prompting: family -> its paraphrases."""
+    diversity: bool = False
+    """Draw the training prompt from `families` in place of `train`."""
+    reasoning: str = ""
+    """Reasoning prompting: asks for what is visible first."""
+    reasoning_prompting: bool = False
+    """Evaluate with `reasoning` in place of `evaluate`."""
+    open: str = ""
+    """The template of questions without options, in training and evaluation; empty: as above."""
 
     def __post_init__(self) -> None:
         _one_of("prompt.style", self.style, STYLES)
-        for text in [*self.train, self.evaluate]:
+        given = [*self.train, self.evaluate, *itertools.chain(*self.families.values())]
+        for text in [*given, *filter(None, (self.reasoning, self.open))]:
             if "{question}" not in text:
                 raise ValueError(
                     f"prompt: {text!r} has no {{question}}; the question would be lost"
                 )
+        if self.diversity and not all(self.families.values() or [[]]):
+            raise ValueError(
+                f"prompt.diversity=true: prompt={self.name} has no families to draw from, or one "
+                "without a template; choose prompt=rarl or set prompt.diversity=false"
+            )
+        if self.reasoning_prompting and not self.reasoning:
+            raise ValueError(
+                f"prompt.reasoning_prompting=true: prompt={self.name} has no prompt.reasoning; "
+                "choose prompt=rarl or set one"
+            )
+
+    @property
+    def training(self) -> dict[str, list[str]]:
+        """Family -> templates that training draws from; one family without diversity."""
+        return self.families if self.diversity else {"single": self.train}
+
+    @property
+    def evaluation(self) -> str:
+        """The template that evaluation asks."""
+        return self.reasoning if self.reasoning_prompting else self.evaluate
 
 
 @dataclass

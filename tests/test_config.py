@@ -80,6 +80,8 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         (["evaluation.modalities=[ct,pet]"], ["evaluation.modalities='pet'", "'mri'"]),
         (["modality.members=[]"], ["modality.members is empty"]),
         (["prompt.evaluate=hello"], ["hello", "{question}"]),
+        (["prompt.diversity=true"], ["prompt.diversity=true", "prompt=think", "prompt=rarl"]),
+        (["prompt.reasoning_prompting=true"], ["prompt.reasoning", "prompt=think"]),
         (["method.target=letter"], ["method.target='letter'", "'answer'"]),
         (["data=med_r1"], ["data.root has no value"]),
         (["+data.rooot=x"], ["data.rooot", "train_images"]),

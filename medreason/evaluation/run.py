@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,7 +15,7 @@ from medreason.evaluation import controls, predictions
 from medreason.evaluation.generate import generate, real_image
 from medreason.evaluation.predictions import Prediction, predict
 from medreason.models.load import load_model, load_processor
-from medreason.prompts import fill
+from medreason.prompts import evaluation_prompt
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
 from medreason.statistics import fit_prior
@@ -49,6 +50,9 @@ def _answers(
     state = PartialState()
     model = load_model(config.model, config.hardware).to(state.device)  # pyright: ignore[reportArgumentType]
     processor = load_processor(config.model)
+    ask = functools.partial(
+        evaluation_prompt, template=config.prompt.evaluation, open_template=config.prompt.open
+    )
     rows = []
     for control in ("none", *config.evaluation.controls):
         phase = "evaluating" if control == "none" else f"evaluating {control}"
@@ -57,7 +61,7 @@ def _answers(
             model,
             processor,
             share,
-            [fill(config.prompt.evaluate, sample) for sample in share],
+            [ask(sample) for sample in share],
             image_of=controls.SHOWN.get(control, real_image),
             batch_size=config.hardware.per_device_evaluation,
             max_new_tokens=config.evaluation.max_new_tokens,

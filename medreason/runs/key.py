@@ -29,7 +29,11 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         "data": data_digest,
         "modality": config.modality.members,
         "task": config.task.members,
-        "prompt": {"style": config.prompt.style, "train": config.prompt.train},
+        "prompt": {
+            "style": config.prompt.style,
+            "train": config.prompt.training,
+            "open": config.prompt.open,
+        },
         "reward": {name: asdict(reward) for name, reward in config.reward.items()}
         if config.method.algorithm == "grpo"
         else None,
@@ -46,7 +50,7 @@ def evaluation_parts(config: Config, train_key: str, data_digest: str) -> dict[s
         "train": train_key,
         "data": data_digest,
         "evaluation": settings,
-        "prompt": config.prompt.evaluate,
+        "prompt": [config.prompt.evaluation, config.prompt.open],
         "seed": config.seed if config.evaluation.samples_per_cell is not None else None,
     }
 
