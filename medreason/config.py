@@ -19,13 +19,14 @@ import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from medreason import replies
+from medreason.config_actions import ASPECTS, Export, Judge, Predict, Rubric
 from medreason.samples import MODALITIES, TASKS
 
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
 """The configuration folder: inside an installed wheel, beside the package in a checkout."""
 
-ACTIONS = ("train", "evaluate", "report")
+ACTIONS = ("train", "evaluate", "report", "judge", "predict", "export")
 METHODS = ("base", "sft", "grpo", "rarl")
 STYLES = (*replies.STYLES, "free")
 CONTROLS = ("blank_image", "shuffled_image", "no_image", "permuted_options")
@@ -141,8 +142,10 @@ class Prompt:
 
 @dataclass
 class Reward:
-    score: dict[str, Any] = MISSING
+    score: dict[str, Any] = field(default_factory=dict)
     """`_target_` of a function of medreason.scores and its settings."""
+    judge: str | None = None
+    """In place of a score: `reasoning` or `answer`, graded by the judge, over the scale's top."""
     weight: float = 1.0
     """0 logs the score without training on it."""
     only_when: str | None = None
@@ -150,10 +153,15 @@ class Reward:
     at_least: float = 0.5
 
     def __post_init__(self) -> None:
+        if bool(self.score) == bool(self.judge) or self.judge not in (None, *ASPECTS):
+            raise ValueError(
+                f"a reward with score={self.score} and judge={self.judge!r}; it takes one of them: "
+                f"a score with _target_, or judge: {' or '.join(ASPECTS)}"
+            )
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise ValueError(
-                f"reward weight {self.weight} of {self.score}; give a number of 0 or more: a "
-                "penalty is a score from -1 to 0 under a positive weight"
+                f"reward weight {self.weight} of {self.score or self.judge}; give a number of 0 or "
+                "more: a penalty is a score from -1 to 0 under a positive weight"
             )
 
 
@@ -247,6 +255,12 @@ class Config:
     evaluation: Evaluation = MISSING
     tracking: Tracking = MISSING
     runs: Runs = field(default_factory=Runs)
+    judge: Judge = field(default_factory=Judge)
+    second_judge: Judge = field(default_factory=Judge)
+    """Grades the same replies; the agreement of the two is reported."""
+    rubric: Rubric = field(default_factory=Rubric)
+    predict: Predict = field(default_factory=Predict)
+    export: Export = field(default_factory=Export)
     seed: int = 0
     sweep: str = "runs"
     """Groups runs: reports and MLflow parents are made for one sweep."""
@@ -260,17 +274,25 @@ class Config:
         _subset("task.members", self.task.members, TASKS)
         _bind("data", self.data)
         for name, reward in self.reward.items():
-            _bind(f"reward.{name}.score", reward.score, given=2)
+            if reward.judge:
+                self.rubric.check(reward.judge)
+            else:
+                _bind(f"reward.{name}.score", reward.score, given=2)
+            if reward.judge and self.judge.kind == "none" and self.method.algorithm == "grpo":
+                raise ValueError(
+                    f"reward.{name}.judge={reward.judge!r} needs a judge; choose judge=openai or "
+                    "judge=local"
+                )
             if self.method.algorithm == "grpo" and reward.score.get("style") == "free":
                 raise ValueError(
                     f"reward.{name}.score.style='free': prompt={self.prompt.name} asks for no "
                     f"form; drop it with ~reward.{name} or choose another prompt"
                 )
-            others = [other for other in self.reward if other != name]
+            others = [o for o, its in self.reward.items() if o != name and its.score]
             if reward.only_when is not None and reward.only_when not in others:
                 raise ValueError(
-                    f"reward.{name}.only_when={reward.only_when!r}; give another reward of this "
-                    f"configuration ({', '.join(others)}), or null for no gate"
+                    f"reward.{name}.only_when={reward.only_when!r}; give another reward with "
+                    f"a score ({', '.join(others)}), or null for no gate"
                 )
         if self.method.algorithm == "grpo" and not any(r.weight for r in self.reward.values()):
             raise ValueError(

@@ -30,6 +30,8 @@ _BESIDE = {
     "open_token_f1": "token\nF1",
     "with_reasoning": "with\nreasoning",
     "agreement": "reasoning\nagrees",
+    "judged_reasoning": "judge:\nreasoning",
+    "judged_answer": "judge:\nanswer",
 }
 """Figures shown where a run has them, with their headings."""
 _DIFFERENCE = ("difference", "difference_low", "difference_high")  # percent points, to the base

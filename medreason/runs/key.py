@@ -37,6 +37,7 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         "reward": {name: asdict(reward) for name, reward in config.reward.items()}
         if config.method.algorithm == "grpo"
         else None,
+        **_judge(config),
         "adapter": config.adapter,
         "seed": config.seed,
     }
@@ -53,6 +54,14 @@ def evaluation_parts(config: Config, train_key: str, data_digest: str) -> dict[s
         "prompt": [config.prompt.evaluation, config.prompt.open],
         "seed": config.seed if config.evaluation.samples_per_cell is not None else None,
     }
+
+
+def _judge(config: Config) -> dict[str, Any]:
+    """What the judge decides of the weights, where a reward asks it."""
+    if config.method.algorithm != "grpo" or not any(r.judge for r in config.reward.values()):
+        return {}
+    asked = [*config.judge.identity, config.judge.temperature, config.judge.max_tokens]
+    return {"judge": asked, "rubric": asdict(config.rubric)}
 
 
 def digest(parts: dict[str, Any]) -> str:

@@ -96,7 +96,12 @@ def _try_rewards(config: Config, samples: Sequence[Sample]) -> None:
     """Score one reply, so that a reward that cannot be given fails here and not in step 1."""
     poorest = min(samples, key=lambda sample: sample.explanation is not None)
     reply = parse("<think>?</think><answer>A</answer>", poorest.options)
-    for reward in config.reward.values():
+    if poorest.explanation is None and any(r.judge == "reasoning" for r in config.reward.values()):
+        raise ValueError(
+            f"sample {poorest.id} of {poorest.source} has no explanation, which a judge of its "
+            "reasoning needs; use a data set with explanations, or another reward"
+        )
+    for reward in (reward for reward in config.reward.values() if reward.score):
         configuration.call(reward.score, reply, poorest)
 
 

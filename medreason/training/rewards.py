@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 
 from medreason import config as configuration
 from medreason.config import Config
+from medreason.config_actions import Judge, Scale
+from medreason.judging.grade import grade, grader_once
+from medreason.judging.rubric import item
 from medreason.replies import Reply, parse
 from medreason.samples import Sample
 from medreason.training.collapse import within_groups
@@ -132,7 +135,7 @@ class Reward:
 def rewards(config: Config, scorer: Scorer) -> tuple[list[Reward], list[float]]:
     """(reward functions, weights) in the order of the configuration."""
     made = [
-        Reward(name, _grade(reward), scorer, _gate(config, reward))
+        Reward(name, _grade(config, reward), scorer, _gate(config, reward))
         for name, reward in config.reward.items()
     ]
     scorer.first = made[0]
@@ -144,7 +147,11 @@ def _score(reward: configuration.Reward) -> Score:
     return functools.partial(configuration.target(reward.score["_target_"]), **settings)
 
 
-def _grade(reward: configuration.Reward) -> Grade:
+def _grade(config: Config, reward: configuration.Reward) -> Grade:
+    if reward.judge:
+        scale = config.rubric.check(reward.judge)
+        cache = config.folder / "cache" / "verdicts"
+        return functools.partial(grade_replies, config.judge, scale, reward.judge, cache)
     return functools.partial(_each, _score(reward))
 
 
@@ -156,6 +163,24 @@ def _gate(config: Config, reward: configuration.Reward) -> Gate | None:
     if reward.only_when is None:
         return None
     return Gate(_score(config.reward[reward.only_when]), reward.at_least)
+
+
+def grade_replies(
+    judge: Judge, scale: Scale, aspect: str, cache: Path, read: Sequence[Read]
+) -> list[float | None]:
+    """The judge's scores over the top of the scale; without anything to be graded 0, unasked."""
+    given = [reply.reasoning if aspect == "reasoning" else reply.answer for reply, _ in read]
+    asked = [
+        (i, item(scale, sample, text))
+        for i, (text, (_, sample)) in enumerate(zip(given, read, strict=True))
+        if text
+    ]
+    values: list[float | None] = [0.0] * len(read)
+    if asked:
+        graded = grade(judge, [one for _, one in asked], cache, grader_once(judge))
+        for (i, _), verdict in zip(asked, graded.verdicts, strict=True):
+            values[i] = verdict.score / scale.top if verdict else None
+    return values
 
 
 def save_rollouts(logs: dict[str, Any], path: Path) -> None:
