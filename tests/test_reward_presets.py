@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from medreason import config as configuration
 from medreason.config import CONF, Config
+from medreason.data import med_r1
 from medreason.replies import format_reply, parse
 from medreason.samples import LETTERS, Sample
 
@@ -140,19 +141,8 @@ def test_every_option_text_of_the_small_image_set_reads_back_in_every_style() ->
     problems = {row["problem"] for row in json.loads(path.read_text())}
     assert len(problems) > 100
     for problem in problems:
-        options = _options(problem)
+        options = med_r1.split_options(problem)[1]
         for letter, option in zip(LETTERS, options, strict=False):
             for style in ("think", "no_think", "think_after"):
                 written = format_reply("It is bright.", option, style)
                 assert parse(written, options).answer == letter
-
-
-def _options(problem: str) -> tuple[str, ...]:
-    """The published rule: ` A)`, then `, B)` and so on, one after the other."""
-    rest, options = problem.partition(" A)")[2], []
-    for letter in "BCDE":
-        option, found, rest = rest.partition(f", {letter})")
-        options.append(option)
-        if not found:
-            break
-    return tuple(options)
