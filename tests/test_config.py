@@ -39,6 +39,7 @@ def test_option_composes_and_loads(composed: Compose, group: str, option: str) -
     more = {
         "data=med_r1": ["data.root=somewhere"],
         "prompt=zero_shot": ["~reward.format"],
+        "reward=rarl_judge": ["judge=local"],
     }
     config = composed(f"{group}={option}", *more.get(f"{group}={option}", []))
     assert isinstance(config, Config)
@@ -94,6 +95,17 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         (["reward.correct.weight=-1"], ["-1.0", "penalty", "positive weight"]),
         (["reward.correct.only_when=right"], ["reward.correct.only_when='right'", "format"]),
         (["reward.correct.only_when=correct"], ["another reward", "format"]),
+        (["reward=rarl_judge"], ["reward.reasoning.judge", "judge=openai"]),
+        (
+            ["judge=openai", "judge.base_url=http://me:secret@host/v1"],
+            ["judge.base_url", "api_key"],
+        ),
+        (["judge=openai", "judge.base_url=host"], ["judge.base_url='host'", "http://"]),
+        (["judge=openai", "judge.model=''"], ["judge.model has no value"]),
+        (
+            ["reward=rarl_judge", "judge=local", "rubric.reasoning.question='{given}'"],
+            ["rubric.reasoning.question has no {explanation}", "rubric=reference"],
+        ),
         (["reward.correct.score._target_=medreason.scores.corect"], ["medreason.scores.corect"]),
         (["prompt=zero_shot"], ["reward.format", "free"]),
     ],

@@ -117,13 +117,14 @@ SAMPLES = st.sampled_from([sample(), sample(("Yes", "No"), "A"), sample((), "the
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_no_reply_takes_a_reward_out_of_its_range(composed: Compose, preset: str) -> None:
-    config = composed(f"reward={preset}")
+    config = composed(f"reward={preset}", "judge=local")
+    scored = {name: reward for name, reward in config.reward.items() if reward.score}
 
     @settings(max_examples=60, deadline=None)
     @given(text=TEXTS | st.text(), asked=SAMPLES, truncated=st.booleans())
     def attack(text: str, asked: Sample, truncated: bool) -> None:
         reply = parse(text, asked.options, truncated=truncated)
-        for name, reward in config.reward.items():
+        for name, reward in scored.items():
             value = configuration.call(reward.score, reply, asked)
             penalty = reward.score["_target_"].rpartition(".")[2] in (
                 *("hollow_reasoning", "answer_first", "stray_text", "overlong", "repetition"),

@@ -28,12 +28,11 @@ _BESIDE = {
     "consistent_options": "same\noption",
     "exact_match": "exact\nmatch",
     "open_token_f1": "token\nF1",
-    "with_reasoning": "with\nreasoning",
-    "agreement": "reasoning\nagrees",
     "judged_reasoning": "judge:\nreasoning",
     "judged_answer": "judge:\nanswer",
 }
 """Figures shown where a run has them, with their headings."""
+_IN_CSV_ALONE = ("with_reasoning", "reasoning_words", "agreement")
 _DIFFERENCE = ("difference", "difference_low", "difference_high")  # percent points, to the base
 
 
@@ -101,7 +100,7 @@ def show_rows(found: Sequence[Row]) -> None:
 
 def write_csv(runs: Sequence[Run], path: Path) -> None:
     """Tidy: a row for each run over all its cells (`all`, `all`) and one for each of its cells."""
-    figures_written = (*_FIGURES, *_BESIDE)
+    figures_written = (*_FIGURES, *_BESIDE, *_IN_CSV_ALONE)
     with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, ["run", "modality", "task", *figures_written, *_DIFFERENCE])
         writer.writeheader()
@@ -194,7 +193,7 @@ def _table(found: Sequence[Row], *, compact: bool) -> Table:
 
 
 def _beside(found: Sequence[Row], compact: bool) -> dict[str, list[str]]:
-    """The controls; in a wide table what replies say of themselves, too."""
+    """The controls; where there is room, open questions and the judge's grades, too."""
     named = [name for name in _BESIDE if any(name in row.beside for row in found)]
     shown = named if not compact else [n for n in named if n.endswith(("image", "options"))]
     return {_BESIDE[n]: [percent(row.beside.get(n)) for row in found] for n in shown}
