@@ -61,5 +61,5 @@ def _save_merged(config: Config, target: Path) -> None:
     generation = model.generation_config
     assert generation is not None
     generation.eos_token_id = processor.tokenizer.convert_tokens_to_ids(END_TOKENS)
-    model.save_pretrained(target, safe_serialization=True)
+    model.save_pretrained(target)
     processor.save_pretrained(target)  # tokenizer, image processor, chat template

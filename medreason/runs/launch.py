@@ -17,7 +17,7 @@ from typing import Any
 from medreason import config as configuration
 from medreason import data
 from medreason.config import Config
-from medreason.models import checkpoint
+from medreason.models import adapters, checkpoint
 from medreason.replies import parse
 from medreason.runs import key, ledger
 from medreason.runs.ledger import Folder
@@ -47,6 +47,7 @@ def plan(config: Config) -> Work:
         ValueError: data or model cannot be used, or a finished folder says something else.
     """
     checkpoint.check(config.model.path)
+    adapters.check(config.model.path)
     samples = data.load(config.data, config.folder / "cache")
     trained_on, tested_on = data.trained_on(config, samples), data.tested_on(config, samples)
     _refuse_unusable(config, samples, trained_on, tested_on)
