@@ -64,6 +64,7 @@ def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
         )
 
     def grade(item: Item) -> Verdict:
+        failure = FailedError("not asked")
         for attempt in range(1, judge.attempts + 1):
             wait = judge.backoff_s * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
@@ -26,8 +27,8 @@ def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
     seeing = "vision_config" in AutoConfig.from_pretrained(path).to_dict()
     kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = kind.from_pretrained(path, dtype="auto").to(device).eval()
-    tokenizer = Tokenizer.from_pretrained(path)
+    model: Any = kind.from_pretrained(path, dtype="auto").to(device).eval()
+    tokenizer: Any = Tokenizer.from_pretrained(path)
     alone = threading.Lock()
 
     @torch.inference_mode()
