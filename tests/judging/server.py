@@ -24,6 +24,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.delay_s, self.key = delay_s, key
         self.calls: Counter[str] = Counter()
+        self.together: threading.Barrier | None = None
+        """Questions that begin with `together` are answered when so many are in at once."""
         self.lock = threading.Lock()
 
     @property
@@ -46,6 +48,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.key and given != self.server.key:
             return self._send(401, {"error": {"message": f"Incorrect API key: {given}"}})
         word = question.split()[0]
+        if word == "together" and self.server.together:
+            self.server.together.wait(timeout=100)
         if word in ("429", "500") and first:
             return self._send(int(word), {"error": {"message": "later"}})
         if word == "404":
