@@ -49,6 +49,12 @@ def _run(config: Config) -> None:
             from medreason.actions import report as action
         case "bench":
             from medreason.actions import bench as action
+        case "judge":
+            from medreason.actions import judge as action
+        case "predict":
+            from medreason.actions import predict as action
+        case "export":
+            from medreason.actions import export as action
         case name:
             raise AssertionError(name)  # Action knows no other
     action.run(config)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,16 +19,27 @@ import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from medreason import replies
+from medreason.config_actions import ASPECTS, Export, Judge, Predict, Rubric
 from medreason.samples import MODALITIES, TASKS
 
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
 """The configuration folder: inside an installed wheel, beside the package in a checkout."""
 
-ACTIONS = ("train", "evaluate", "audit", "prepare", "report", "bench")
+ACTIONS = (
+    "train",
+    "evaluate",
+    "audit",
+    "prepare",
+    "report",
+    "bench",
+    "judge",
+    "predict",
+    "export",
+)
 METHODS = ("base", "sft", "grpo", "rarl")
 STYLES = (*replies.STYLES, "free")
-CONTROLS = ("blank_image",)
+CONTROLS = ("blank_image", "shuffled_image", "no_image", "permuted_options")
 
 
 @dataclass
@@ -101,16 +114,47 @@ class Prompt:
     style: str = MISSING
     """The form of reply that is asked for, which the format reward checks."""
     train: list[str] = MISSING
-    """Templates with `{question}`; one is drawn for each sample."""
+    """Templates with `{question}`; one is drawn for each sample and epoch."""
     evaluate: str = MISSING
+    families: dict[str, list[str]] = field(default_factory=dict)
+    """Diversity prompting: family -> its paraphrases."""
+    diversity: bool = False
+    """Draw the training prompt from `families` in place of `train`."""
+    reasoning: str = ""
+    """Reasoning prompting: asks for what is visible first."""
+    reasoning_prompting: bool = False
+    """Evaluate with `reasoning` in place of `evaluate`."""
+    open: str = ""
+    """The template of questions without options, in training and evaluation; empty: as above."""
 
     def __post_init__(self) -> None:
         _one_of("prompt.style", self.style, STYLES)
-        for text in [*self.train, self.evaluate]:
+        given = [*self.train, self.evaluate, *itertools.chain(*self.families.values())]
+        for text in [*given, *filter(None, (self.reasoning, self.open))]:
             if "{question}" not in text:
                 raise ValueError(
                     f"prompt: {text!r} has no {{question}}; the question would be lost"
                 )
+        if self.diversity and not all(self.families.values() or [[]]):
+            raise ValueError(
+                f"prompt.diversity=true: prompt={self.name} has no families to draw from, or one "
+                "without a template; choose prompt=rarl or set prompt.diversity=false"
+            )
+        if self.reasoning_prompting and not self.reasoning:
+            raise ValueError(
+                f"prompt.reasoning_prompting=true: prompt={self.name} has no prompt.reasoning; "
+                "choose prompt=rarl or set one"
+            )
+
+    @property
+    def training(self) -> dict[str, list[str]]:
+        """Family -> templates that training draws from; one family without diversity."""
+        return self.families if self.diversity else {"single": self.train}
+
+    @property
+    def evaluation(self) -> str:
+        """The template that evaluation asks."""
+        return self.reasoning if self.reasoning_prompting else self.evaluate
 
 
 @dataclass
@@ -147,10 +191,27 @@ class Handling:
 
 @dataclass
 class Reward:
-    score: dict[str, Any] = MISSING
+    score: dict[str, Any] = field(default_factory=dict)
     """`_target_` of a function of medreason.scores and its settings."""
+    judge: str | None = None
+    """In place of a score: `reasoning` or `answer`, graded by the judge, over the scale's top."""
     weight: float = 1.0
     """0 logs the score without training on it."""
+    only_when: str | None = None
+    """A gate: another reward; where its score is below `at_least`, this one is 0."""
+    at_least: float = 0.5
+
+    def __post_init__(self) -> None:
+        if bool(self.score) == bool(self.judge) or self.judge not in (None, *ASPECTS):
+            raise ValueError(
+                f"a reward with score={self.score} and judge={self.judge!r}; it takes one of them: "
+                f"a score with _target_, or judge: {' or '.join(ASPECTS)}"
+            )
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(
+                f"reward weight {self.weight} of {self.score or self.judge}; give a number of 0 or "
+                "more: a penalty is a score from -1 to 0 under a positive weight"
+            )
 
 
 @dataclass
@@ -206,7 +267,7 @@ class Evaluation:
     """At most this many questions of each cell, drawn by the seed; none takes all."""
     max_new_tokens: int = MISSING
     controls: list[str] = MISSING
-    """Further passes over the same questions: `blank_image`."""
+    """Further passes over the same questions, of CONTROLS; `permuted_options`: one a rotation."""
 
     def __post_init__(self) -> None:
         _subset("evaluation.modalities", self.modalities, MODALITIES)
@@ -297,6 +358,12 @@ class Config:
     runs: Runs = field(default_factory=Runs)
     prepare: Prepare = field(default_factory=Prepare)
     bench: Bench = field(default_factory=Bench)
+    judge: Judge = field(default_factory=Judge)
+    second_judge: Judge = field(default_factory=Judge)
+    """Grades the same replies; the agreement of the two is reported."""
+    rubric: Rubric = field(default_factory=Rubric)
+    predict: Predict = field(default_factory=Predict)
+    export: Export = field(default_factory=Export)
     seed: int = 0
     sweep: str = "runs"
     """Groups runs: reports and MLflow parents are made for one sweep."""
@@ -310,11 +377,25 @@ class Config:
         _subset("task.members", self.task.members, TASKS)
         _bind("data", handling(self.data)[1])
         for name, reward in self.reward.items():
-            _bind(f"reward.{name}.score", reward.score, given=2)
+            if reward.judge:
+                self.rubric.check(reward.judge)
+            else:
+                _bind(f"reward.{name}.score", reward.score, given=2)
+            if reward.judge and self.judge.kind == "none" and self.method.algorithm == "grpo":
+                raise ValueError(
+                    f"reward.{name}.judge={reward.judge!r} needs a judge; choose judge=openai or "
+                    "judge=local"
+                )
             if self.method.algorithm == "grpo" and reward.score.get("style") == "free":
                 raise ValueError(
                     f"reward.{name}.score.style='free': prompt={self.prompt.name} asks for no "
                     f"form; drop it with ~reward.{name} or choose another prompt"
+                )
+            others = [o for o, its in self.reward.items() if o != name and its.score]
+            if reward.only_when is not None and reward.only_when not in others:
+                raise ValueError(
+                    f"reward.{name}.only_when={reward.only_when!r}; give another reward with "
+                    f"a score ({', '.join(others)}), or null for no gate"
                 )
         if self.method.algorithm == "grpo" and not any(r.weight for r in self.reward.values()):
             raise ValueError(

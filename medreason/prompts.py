@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from medreason.samples import Sample
 
 
-def training_prompt(sample: Sample, templates: Sequence[str], *, seed: int) -> str:
-    """The text asked in training; where there are several templates, seed and sample id choose."""
-    drawn = hashlib.sha256(f"{seed}:{sample.id}".encode()).digest()
-    return fill(templates[int.from_bytes(drawn[:8]) % len(templates)], sample)
+class Drawn(NamedTuple):
+    """A training prompt and the family of wordings it comes from."""
+
+    family: str
+    text: str
+
+
+def training_prompt(
+    sample: Sample,
+    families: Mapping[str, Sequence[str]],
+    *,
+    seed: int,
+    epoch: int = 0,
+    open_template: str = "",
+) -> Drawn:
+    """The text asked in training: seed, epoch and sample id draw a family, then a paraphrase.
+
+    `open_template` is asked in place of a drawn one where the sample has no options; empty draws.
+    """
+    family = sorted(families)[_draw(len(families), seed, epoch, sample.id, "family")]
+    wordings = families[family]
+    if open_template and not sample.options:
+        return Drawn("open", fill(open_template, sample))
+    return Drawn(
+        family, fill(wordings[_draw(len(wordings), seed, epoch, sample.id, family)], sample)
+    )
+
+
+def evaluation_prompt(sample: Sample, template: str, *, open_template: str = "") -> str:
+    """The text asked in evaluation, by the template of open questions where one is given."""
+    return fill(open_template if open_template and not sample.options else template, sample)
 
 
 def fill(template: str, sample: Sample) -> str:
@@ -27,3 +55,9 @@ def conversation(text: str) -> list[dict[str, str]]:
 def turn(reply: str) -> list[dict[str, str]]:
     """The assistant's turn that answers a conversation."""
     return [{"role": "assistant", "content": reply}]
+
+
+def _draw(count: int, *parts: object) -> int:
+    """A number below `count` that depends on the parts alone."""
+    drawn = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(drawn[:8]) % count

@@ -128,6 +128,18 @@ def follows(text: str, style: str, strict: bool = False) -> bool:
     return whole and len(tags) == 2 * blocks and len(bodies) == blocks and all(bodies)
 
 
+def layout(text: str) -> tuple[list[str], str]:
+    """Names of the blocks (`think`, `answer`) in the order they open, and the text outside them."""
+    order = [tag[2].lower() for tag in _TAG.finditer(text) if not tag[1]]
+    return order, _split(_split(text, "think")[1], "answer")[1].strip()
+
+
+def before_answer(text: str) -> str:
+    """A reply up to its first answer tag, all of it where there is none."""
+    opened = (tag.start() for tag in _TAG.finditer(text) if tag[2].lower() == "answer")
+    return text[: next(opened, len(text))]
+
+
 def format_reply(reasoning: str | None, answer: str, style: str) -> str:
     """Write the reply that `parse` reads back: the target of supervised training.
 

@@ -45,21 +45,18 @@ def token_f1(reply: Reply, sample: Sample) -> float:
     return _overlap(reply.answer, sample.answer)
 
 
-def reasoning_similarity(reply: Reply, sample: Sample, *, only_when_correct: bool) -> float:
+def reasoning_similarity(reply: Reply, sample: Sample) -> float:
     """Word overlap (F1) of the reasoning with the reference explanation, 0 to 1.
 
-    `only_when_correct` gives 0 below an `answer` score of 0.5, so that fluent reasoning towards a
-    wrong answer earns nothing. Source: PAPERS section 2 "Rewards", `reasoning` without a judge.
-    Raises ValueError where the sample has no explanation.
+    Source: PAPERS section 2 "Rewards", `reasoning` without a judge. Raises ValueError where the
+    sample has no explanation.
     """
     if sample.explanation is None:
         raise ValueError(
             f"sample {sample.id} of {sample.source} has no explanation to compare the reasoning"
             " with; drop the score from `reward` or use a data set with explanations"
         )
-    if reply.reasoning is None or (only_when_correct and answer(reply, sample) < 0.5):
-        return 0.0
-    return _overlap(reply.reasoning, sample.explanation)
+    return _overlap(reply.reasoning or "", sample.explanation)
 
 
 def hollow_reasoning(reply: Reply, sample: Sample, *, new_words: int) -> float:

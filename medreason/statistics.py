@@ -111,6 +111,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def weighted_kappa(a: Sequence[int], b: Sequence[int], *, top: int) -> float | None:
+    """Agreement of two graders on a scale of 0 to `top`, quadratic weights: 1 is full, 0 chance.
+
+    None where both give one and the same score throughout, which leaves nothing to agree on.
+    Source: Cohen 1968, doi:10.1037/h0026256.
+    """
+    _check_paired(a, b)
+    counts = np.zeros((top + 1, top + 1))
+    np.add.at(counts, (np.asarray(a), np.asarray(b)), 1)
+    distance = np.subtract.outer(np.arange(top + 1), np.arange(top + 1)) ** 2
+    expected = np.outer(counts.sum(1), counts.sum(0)) / counts.sum()
+    by_chance = float((distance * expected).sum())
+    return 1 - float((distance * counts).sum()) / by_chance if by_chance else None
+
+
 def fit_prior(train: Iterable[Sample]) -> Prior:
     """Count the option strings of the closed samples once, for any number of test sets.
 

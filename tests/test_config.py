@@ -44,6 +44,7 @@ def test_option_composes_and_loads(composed: Compose, group: str, option: str) -
         },
         "prompt=zero_shot": ["~reward.format"],
         "model=random_33m": ["action=bench"],
+        "reward=rarl_judge": ["judge=local"],
     }
     config = composed(f"{group}={option}", *more.get(f"{group}={option}", []))
     assert isinstance(config, Config)
@@ -85,6 +86,8 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         (["evaluation.modalities=[ct,pet]"], ["evaluation.modalities='pet'", "'mri'"]),
         (["modality.members=[]"], ["modality.members is empty"]),
         (["prompt.evaluate=hello"], ["hello", "{question}"]),
+        (["prompt.diversity=true"], ["prompt.diversity=true", "prompt=think", "prompt=rarl"]),
+        (["prompt.reasoning_prompting=true"], ["prompt.reasoning", "prompt=think"]),
         (["method.target=letter"], ["method.target='letter'", "'answer'"]),
         (["data=med_r1"], ["data.root has no value"]),
         (["+data.rooot=x"], ["data.rooot", "train_images"]),
@@ -93,6 +96,21 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
             ["reward.correct.score.case", "medreason.scores.correct"],
         ),
         (["reward.correct.weight=0", "reward.format.weight=0"], ["needs a reward with a weight"]),
+        (["reward.correct.weight=nan"], ["nan", "medreason.scores.correct", "0 or more"]),
+        (["reward.correct.weight=-1"], ["-1.0", "penalty", "positive weight"]),
+        (["reward.correct.only_when=right"], ["reward.correct.only_when='right'", "format"]),
+        (["reward.correct.only_when=correct"], ["another reward", "format"]),
+        (["reward=rarl_judge"], ["reward.reasoning.judge", "judge=openai"]),
+        (
+            ["judge=openai", "judge.base_url=http://me:secret@host/v1"],
+            ["judge.base_url", "api_key"],
+        ),
+        (["judge=openai", "judge.base_url=host"], ["judge.base_url='host'", "http://"]),
+        (["judge=openai", "judge.model=''"], ["judge.model has no value"]),
+        (
+            ["reward=rarl_judge", "judge=local", "rubric.reasoning.question='{given}'"],
+            ["rubric.reasoning.question has no {explanation}", "rubric=reference"],
+        ),
         (["reward.correct.score._target_=medreason.scores.corect"], ["medreason.scores.corect"]),
         (["prompt=zero_shot"], ["reward.format", "free"]),
         (["model.weights=random"], ["model.weights=random", "action=bench"]),

@@ -122,26 +122,24 @@ def test_closed_answers_are_scored_by_letter_and_f1_by_option_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "gated", "plain"),
+    ("text", "value"),
     [
-        ("<think>The bone is bright</think><answer>C</answer>", 2 / 3, 2 / 3),
-        ("<think>The bone is bright</think><answer>B</answer>", 0.0, 2 / 3),
-        ("<think>dark dark dark</think><answer>C</answer>", 0.0, 0.0),
-        ("<think></think><answer>C</answer>", 0.0, 0.0),
-        ("<answer>C</answer>", 0.0, 0.0),
+        ("<think>The bone is bright</think><answer>C</answer>", 2 / 3),
+        ("<think>The bone is bright</think><answer>B</answer>", 2 / 3),
+        ("<think>dark dark dark</think><answer>C</answer>", 0.0),
+        ("<think></think><answer>C</answer>", 0.0),
+        ("<answer>C</answer>", 0.0),
     ],
 )
-def test_reasoning_is_compared_with_the_explanation(text: str, gated: float, plain: float) -> None:
-    reply = read(text, closed())
-    similarity = scores.reasoning_similarity
-    assert similarity(reply, closed(), only_when_correct=True) == pytest.approx(gated)
-    assert similarity(reply, closed(), only_when_correct=False) == pytest.approx(plain)
+def test_reasoning_is_compared_with_the_explanation(text: str, value: float) -> None:
+    found = scores.reasoning_similarity(read(text, closed()), closed())
+    assert found == pytest.approx(value)
 
 
 def test_a_sample_without_explanation_is_named() -> None:
     sample = closed(explanation=None)
     with pytest.raises(ValueError, match=r"sample f\.json:0 .*no explanation.*drop the score"):
-        scores.reasoning_similarity(read("C", sample), sample, only_when_correct=False)
+        scores.reasoning_similarity(read("C", sample), sample)
 
 
 @pytest.mark.parametrize(

@@ -100,3 +100,19 @@ def test_the_prior_counts_closed_test_samples_only() -> None:
     assert statistics.question_only_prior(train, test) == 0.5
     assert statistics.question_only_prior(train, [question("", "liver")]) is None
     assert statistics.question_only_prior([question("", "liver")], test) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "kappa"),
+    [
+        ([0, 1, 2, 3], [0, 1, 2, 3], 1.0),
+        ([0, 3], [3, 0], -1.0),
+        ([0, 0, 3, 3], [0, 3, 0, 3], 0.0),
+        # Squared distances: 1 + 0 + 0 + 1 observed, (1 + 4 + 0 + 1 + 1 + 0 + 4 + 1) / 2 by chance.
+        ([0, 1, 2, 3], [1, 1, 2, 2], 1 - 2 / 6),
+        ([2, 2], [2, 2], None),
+    ],
+)
+def test_weighted_kappa(a: list[int], b: list[int], kappa: float | None) -> None:
+    found = statistics.weighted_kappa(a, b, top=3)
+    assert found == (None if kappa is None else pytest.approx(kappa))

@@ -11,12 +11,13 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 from trl.data_utils import prepare_multimodal_messages
 
-from medreason.data.images import blank, open_rgb
+from medreason.data.images import open_rgb
 from medreason.models.load import END_TOKENS, VISION_TOKENS
 from medreason.prompts import conversation
 from medreason.samples import Sample
 
-ImageOf = Callable[[Sample], Image.Image]
+ImageOf = Callable[[Sample], Image.Image | None]
+"""What is shown with a sample; None asks without an image, and then for every sample."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,6 @@ class Completion:
 
 def real_image(sample: Sample) -> Image.Image:
     return open_rgb(sample.image)
-
-
-def blank_image(sample: Sample) -> Image.Image:
-    """The control for answers that need no image, in the size of the sample's."""
-    return blank(open_rgb(sample.image).size)
 
 
 @torch.inference_mode()
@@ -73,7 +69,8 @@ def generate(
             processor, [samples[i] for i in places], [prompts[i] for i in places], image_of
         )
         inputs = inputs.to(model.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         output = model.generate(**inputs, generation_config=settings)  # pyright: ignore[reportCallIssue]
         replies = output[:, inputs["input_ids"].shape[1] :]  # (batch, new tokens)
         for row, place in enumerate(places):
@@ -94,14 +91,14 @@ def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 def _inputs(  # noqa: ANN202  a BatchFeature
     processor: ProcessorMixin, samples: Sequence[Sample], prompts: Sequence[str], image_of: ImageOf
 ):
-    images = [image_of(sample) for sample in samples]
+    images = [image for sample in samples if (image := image_of(sample)) is not None]
     # The same preparation as in training: TRL puts the image before the text.
     turns = [
-        prepare_multimodal_messages(conversation(prompt), images=[image])
-        for prompt, image in zip(prompts, images, strict=True)
+        prepare_multimodal_messages(conversation(prompt), images=shown)
+        for prompt, shown in zip(prompts, [[i] for i in images] or [[]] * len(prompts), strict=True)
     ]
     texts = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    return processor(text=texts, images=images, padding=True, return_tensors="pt")  # pyright: ignore[reportCallIssue]
+    return processor(text=texts, images=images or None, padding=True, return_tensors="pt")  # pyright: ignore[reportCallIssue]
 
 
 def _completion(

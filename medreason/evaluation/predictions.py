@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medreason.evaluation import figures
+from medreason.reasoning import consistent
 from medreason.replies import parse
 from medreason.runs import ledger
 from medreason.samples import Sample
@@ -43,6 +45,8 @@ class Prediction:
     """ "parsed", or why there is no answer."""
     correct: bool
     token_f1: float
+    consistent: float
+    """Reasoning and answer agree: `reasoning.consistent`."""
     prompt_tokens: int
     completion_tokens: int
     finish_reason: str
@@ -57,6 +61,7 @@ _SCHEMA = pa.schema(
         ("parse_status", pa.string()),
         ("correct", pa.bool_()),
         ("token_f1", pa.float64()),
+        ("consistent", pa.float64()),
         ("prompt_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),
         ("finish_reason", pa.string()),
@@ -85,6 +90,7 @@ def predict(sample: Sample, control: str, completion: Any) -> Prediction:  # noq
         parse_status=reply.reason or "parsed",
         correct=correct(reply, sample) == 1.0,
         token_f1=token_f1(reply, sample),
+        consistent=consistent(reply, sample),
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens,
         finish_reason=completion.finish_reason,
@@ -157,17 +163,15 @@ def _summary(
         "above_prior": accuracy - prior if prior is not None else None,
         "completion_tokens": plain.fmean(row.completion_tokens for row in real),
     }
-    for control in controls:
-        members = [row for row in rows if row.control == control]
-        summary[control] = plain.fmean(row.correct for row in members) if members else None
-    return summary
+    summary |= figures.of_open_questions(real) | figures.of_reasoning(real)
+    return summary | figures.of_controls(rows, controls)
 
 
-def save(folder: Path, predictions: Sequence[Prediction], figures: dict[str, Any]) -> None:
+def save(folder: Path, predictions: Sequence[Prediction], found: dict[str, Any]) -> None:
     """Write both files; metrics.json comes last, so where it is the evaluation is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     write(predictions, folder / "predictions.parquet")
-    ledger.write_json(folder / "metrics.json", figures)
+    ledger.write_json(folder / "metrics.json", found)
 
 
 def load_metrics(folder: Path) -> dict[str, Any]:

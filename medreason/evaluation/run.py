@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 
@@ -10,16 +11,14 @@ from accelerate.utils import gather_object
 
 from medreason import data
 from medreason.config import Config
-from medreason.evaluation import predictions
-from medreason.evaluation.generate import blank_image, generate, real_image
+from medreason.evaluation import controls, predictions
+from medreason.evaluation.generate import generate, real_image
 from medreason.evaluation.predictions import Prediction, predict
 from medreason.models.load import load_model, load_processor
-from medreason.prompts import fill
+from medreason.prompts import evaluation_prompt
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
 from medreason.statistics import fit_prior
-
-_IMAGES = {"none": real_image, "blank_image": blank_image}
 
 
 def evaluate(
@@ -49,28 +48,32 @@ def _answers(
     config: Config, test: Sequence[Sample], progress: Callable[..., None]
 ) -> list[Prediction]:
     state = PartialState()
-    share = test[state.process_index :: state.num_processes]
     model = load_model(config.model, config.hardware).to(state.device)  # pyright: ignore[reportArgumentType]
     processor = load_processor(config.model)
+    ask = functools.partial(
+        evaluation_prompt, template=config.prompt.evaluation, open_template=config.prompt.open
+    )
     rows = []
     for control in ("none", *config.evaluation.controls):
         phase = "evaluating" if control == "none" else f"evaluating {control}"
+        share = controls.asked(control, test)[state.process_index :: state.num_processes]
         completions = generate(
             model,
             processor,
             share,
-            [fill(config.prompt.evaluate, sample) for sample in share],
-            image_of=_IMAGES[control],
+            [ask(sample) for sample in share],
+            image_of=controls.SHOWN.get(control, real_image),
             batch_size=config.hardware.per_device_evaluation,
             max_new_tokens=config.evaluation.max_new_tokens,
-            on_batch=lambda done, phase=phase: progress(phase, done, len(share)),
+            on_batch=lambda done, phase=phase, share=share: progress(phase, done, len(share)),
         )
         rows += [
             predict(sample, control, completion)
             for sample, completion in zip(share, completions, strict=True)
         ]
     return sorted(
-        gather_object(rows), key=lambda row: (row.control != "none", row.control, row.sample)
+        gather_object(rows),
+        key=lambda row: (row.control != "none", row.control, row.sample, row.options),
     )
 
 

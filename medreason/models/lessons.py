@@ -256,7 +256,9 @@ def templates() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted((CONF / "prompt").glob("*.yaml")):
         prompt = yaml.safe_load(path.read_text())
-        texts = {*prompt["train"], prompt["evaluate"]} - {"${.train[0]}"}
+        texts = {*prompt["train"], prompt["evaluate"], prompt.get("reasoning")}
+        texts.update(*prompt.get("families", {}).values())
+        texts -= {"${.train[0]}", None}
         if prompt["style"] in STYLES:
             found.setdefault(prompt["style"], []).extend(sorted(texts))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,22 @@ from rich.text import Text
 from medreason.report.runs import Cell, Run, base_of, difference, in_domain_cells, load
 from medreason.runs.ledger import Folder
 from medreason.statistics import Difference, wilson
+from medreason.training.collapse import collapsed, message
 
 _UNTERMINALED_WIDTH = 100  # pipes and logs; wider tables are printed wider, never wrapped
 _FIGURES = ("n", "accuracy", "ci_low", "ci_high", "prior", "above_prior", "blank_image", "parsed")
+_BESIDE = {
+    "shuffled_image": "shuffled\nimage",
+    "no_image": "no\nimage",
+    "permuted_options": "options\nturned",
+    "consistent_options": "same\noption",
+    "exact_match": "exact\nmatch",
+    "open_token_f1": "token\nF1",
+    "judged_reasoning": "judge:\nreasoning",
+    "judged_answer": "judge:\nanswer",
+}
+"""Figures shown where a run has them, with their headings."""
+_IN_CSV_ALONE = ("with_reasoning", "reasoning_words", "agreement")
 _DIFFERENCE = ("difference", "difference_low", "difference_high")  # percent points, to the base
 
 
@@ -41,6 +54,8 @@ class Row:
     prior: float | None = None
     above_prior: float | None = None
     blank_image: float | None = None
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """Further controls and figures, by their names in metrics.json."""
     parsed: float | None = None
     difference: Difference | None = None
     """To the base run of the same sweep, over all questions both answered."""
@@ -58,6 +73,8 @@ class Row:
     evaluate_seconds: float = 0.0
     error: str | None = None
     """First line."""
+    collapsed: Mapping[str, float] = field(default_factory=dict)
+    """Rewards that told completions apart no more when training ended, with their mean."""
 
 
 def rows(folders: Iterable[Folder], sweep: str | None = None) -> list[Row]:
@@ -86,8 +103,9 @@ def show_rows(found: Sequence[Row]) -> None:
 
 def write_csv(runs: Sequence[Run], path: Path) -> None:
     """Tidy: a row for each run over all its cells (`all`, `all`) and one for each of its cells."""
+    figures_written = (*_FIGURES, *_BESIDE, *_IN_CSV_ALONE)
     with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["run", "modality", "task", *_FIGURES, *_DIFFERENCE])
+        writer = csv.DictWriter(stream, ["run", "modality", "task", *figures_written, *_DIFFERENCE])
         writer.writeheader()
         for run in runs:
             base = base_of(run, runs)
@@ -97,7 +115,7 @@ def write_csv(runs: Sequence[Run], path: Path) -> None:
                 found = difference(run, base, None if place == "all/all" else {(modality, task)})
                 writer.writerow(
                     {"run": run.label, "modality": modality, "task": task}
-                    | {name: figures.get(name) for name in _FIGURES}
+                    | {name: figures.get(name) for name in figures_written}
                     | (dict(zip(_DIFFERENCE, astuple(found), strict=True)) if found else {})
                 )
 
@@ -113,6 +131,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "train_seconds": state.train_seconds,
         "evaluate_seconds": state.evaluate_seconds,
         "error": error.splitlines()[0] if error else None,
+        "collapsed": collapsed(run.folder.logged()),
     }
     if run.folder.data.exists():
         facts = json.loads(run.folder.data.read_text())
@@ -127,6 +146,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         **{name: overall[name] for name in ("n", "accuracy", "ci_low", "ci_high", "prior")},
         above_prior=overall["above_prior"],
         blank_image=overall.get("blank_image"),  # a control that can be left out
+        beside={name: v for name in _BESIDE if (v := overall.get(name)) is not None},
         parsed=overall["parsed"],
         difference=difference(run, base),
         in_domain_difference=difference(run, base, cells),
@@ -160,6 +180,7 @@ def _table(found: Sequence[Row], *, compact: bool) -> Table:
         "prior": [percent(row.prior) for row in found],
         "above\nprior": [percent(row.above_prior, signed=True) for row in found],
         "blank\nimage": [percent(row.blank_image) for row in found],
+        **_beside(found, compact),
         "parsed": [percent(row.parsed) for row in found],
         "vs base\nin-domain" if narrow else "vs base": [
             interval(row.in_domain_difference if narrow else row.difference) for row in found
@@ -177,6 +198,13 @@ def _table(found: Sequence[Row], *, compact: bool) -> Table:
     return table
 
 
+def _beside(found: Sequence[Row], compact: bool) -> dict[str, list[str]]:
+    """The controls; where there is room, open questions and the judge's grades, too."""
+    named = [name for name in _BESIDE if any(name in row.beside for row in found)]
+    shown = named if not compact else [n for n in named if n.endswith(("image", "options"))]
+    return {_BESIDE[n]: [percent(row.beside.get(n)) for row in found] for n in shown}
+
+
 def _notes(found: Sequence[Row], narrow: bool) -> Text:
     notes = [
         f"{row.label}: {row.state}" + (f", {row.error}" if row.error else "")
@@ -188,6 +216,11 @@ def _notes(found: Sequence[Row], narrow: bool) -> Text:
         "was trained on; data.split=by_image has no such leak"
         for row in found
         if row.tested_on_trained_images
+    ]
+    notes += [
+        f"{row.label}: {message(name, mean)}"
+        for row in found
+        for name, mean in row.collapsed.items()
     ]
     if narrow:
         notes.append("in-domain: the cells a run was trained on; n as in-domain/all tested")

@@ -32,10 +32,15 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         "data": data_digest,
         "modality": config.modality.members,
         "task": config.task.members,
-        "prompt": {"style": config.prompt.style, "train": config.prompt.train},
+        "prompt": {
+            "style": config.prompt.style,
+            "train": config.prompt.training,
+            "open": config.prompt.open,
+        },
         "reward": {name: asdict(reward) for name, reward in config.reward.items()}
         if config.method.algorithm == "grpo"
         else None,
+        **_judge(config),
         "adapter": config.adapter,
         "seed": config.seed,
     }
@@ -49,9 +54,17 @@ def evaluation_parts(config: Config, train_key: str, data_digest: str) -> dict[s
         "train": train_key,
         "data": data_digest,
         "evaluation": settings,
-        "prompt": config.prompt.evaluate,
+        "prompt": [config.prompt.evaluation, config.prompt.open],
         "seed": config.seed if config.evaluation.samples_per_cell is not None else None,
     }
+
+
+def _judge(config: Config) -> dict[str, Any]:
+    """What the judge decides of the weights, where a reward asks it."""
+    if config.method.algorithm != "grpo" or not any(r.judge for r in config.reward.values()):
+        return {}
+    asked = [*config.judge.identity, config.judge.temperature, config.judge.max_tokens]
+    return {"judge": asked, "rubric": asdict(config.rubric)}
 
 
 def digest(parts: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from medreason import config as configuration
 from medreason import data
 from medreason.config import Config
 from medreason.data import audit
-from medreason.models import checkpoint
+from medreason.models import adapters, checkpoint
 from medreason.replies import parse
 from medreason.runs import key, ledger
 from medreason.runs.ledger import Folder
@@ -48,6 +48,7 @@ def plan(config: Config) -> Work:
         ValueError: data or model cannot be used, or a finished folder says something else.
     """
     checkpoint.check(config.model.path)
+    adapters.check(config.model.path)
     samples = data.load(config.data, config.folder / "cache")
     trained_on, tested_on = data.trained_on(config, samples), data.tested_on(config, samples)
     _refuse_unusable(config, samples, trained_on, tested_on)
@@ -97,7 +98,12 @@ def _try_rewards(config: Config, samples: Sequence[Sample]) -> None:
     """Score one reply, so that a reward that cannot be given fails here and not in step 1."""
     poorest = min(samples, key=lambda sample: sample.explanation is not None)
     reply = parse("<think>?</think><answer>A</answer>", poorest.options)
-    for reward in config.reward.values():
+    if poorest.explanation is None and any(r.judge == "reasoning" for r in config.reward.values()):
+        raise ValueError(
+            f"sample {poorest.id} of {poorest.source} has no explanation, which a judge of its "
+            "reasoning needs; use a data set with explanations, or another reward"
+        )
+    for reward in (reward for reward in config.reward.values() if reward.score):
         configuration.call(reward.score, reply, poorest)
 
 

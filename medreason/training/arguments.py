@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from medreason.config import Config
 from medreason.data.images import open_rgb
@@ -58,15 +59,33 @@ def _check(key: str, theirs: dict[str, Any], kind: type, ours: dict[str, Any]) -
             raise ValueError(f"{key}.{name} is not a field of trl.{kind.__name__}{hint}")
 
 
-def rows(samples: Sequence[Sample], columns: Sequence[dict[str, Any]]) -> Dataset:
-    """A data set with the given columns, the sample's place in `samples`, and its image.
+class Epoch(TrainerCallback):
+    """The number of the epoch that is trained, for what is drawn anew in each."""
 
-    The image is decoded when a row is read, so nothing is held in memory.
+    def __init__(self) -> None:
+        self.number = 0
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        self.number = int(state.epoch or 0)
+
+
+def rows(samples: Sequence[Sample], columns: Callable[[Sample], dict[str, Any]]) -> Dataset:
+    """A data set with the columns of each sample, its place in `samples`, and its image.
+
+    Columns and image are made when a row is read: nothing is held in memory, and a prompt can
+    differ from epoch to epoch.
     """
-    table = Dataset.from_list([{**row, "sample": i} for i, row in enumerate(columns)])
+    table = Dataset.from_list([{"sample": i} for i in range(len(samples))])
 
-    def with_image(batch: dict[str, list]) -> dict[str, list]:
+    def read(batch: dict[str, list]) -> dict[str, list]:
+        made = [columns(samples[i]) for i in batch["sample"]]
         images = {i: open_rgb(samples[i].image) for i in set(batch["sample"])}  # GRPO repeats rows
-        return batch | {"image": [images[i] for i in batch["sample"]]}
+        return {
+            **{name: [row[name] for row in made] for name in made[0]},
+            **batch,
+            "image": [images[i] for i in batch["sample"]],
+        }
 
-    return table.with_transform(with_image)
+    return table.with_transform(read)

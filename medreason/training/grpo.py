@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
@@ -16,7 +17,7 @@ from medreason.models.load import END_TOKENS, VISION_TOKENS
 from medreason.prompts import conversation, training_prompt
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
-from medreason.training.arguments import arguments, rows
+from medreason.training.arguments import Epoch, arguments, rows
 from medreason.training.grouped import GroupedGRPOTrainer
 from medreason.training.rewards import Scorer, rewards
 
@@ -34,6 +35,7 @@ def trainer(
     # that ended in <|endoftext|> was trained on its padding.
     ends = tokenizer.convert_tokens_to_ids(END_TOKENS)
     model.generation_config.eos_token_id = ends
+    epoch = Epoch()
     functions, weights = rewards(config, Scorer(samples, ends))
     build = (
         functools.partial(GroupedGRPOTrainer, fallback=config.rollout.fallback)
@@ -52,19 +54,24 @@ def trainer(
             reward_weights=weights,
             generation_kwargs={"suppress_tokens": tokenizer.convert_tokens_to_ids(VISION_TOKENS)},
         ),
-        train_dataset=dataset(config, samples),
+        train_dataset=dataset(config, samples, epoch),
         processing_class=processor,
         peft_config=LoraConfig(**config.adapter) if config.adapter else None,
-        callbacks=callbacks,
+        callbacks=[*callbacks, epoch],
     )
 
 
-def dataset(config: Config, samples: Sequence[Sample]) -> Dataset:
-    """Columns prompt and image; `sample` leads the rewards back to the sample."""
-    return rows(
-        samples,
-        [
-            {"prompt": conversation(training_prompt(sample, config.prompt.train, seed=config.seed))}
-            for sample in samples
-        ],
-    )
+def dataset(config: Config, samples: Sequence[Sample], epoch: Epoch) -> Dataset:
+    """Columns prompt, family and image; `sample` leads the rewards back to the sample."""
+
+    def columns(sample: Sample) -> dict[str, Any]:
+        drawn = training_prompt(
+            sample,
+            config.prompt.training,
+            seed=config.seed,
+            epoch=epoch.number,
+            open_template=config.prompt.open,
+        )
+        return {"prompt": conversation(drawn.text), "family": drawn.family}
+
+    return rows(samples, columns)

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from medreason.runs.ledger import Folder
+from medreason.training.collapse import collapsed, message
 from medreason.training.rewards import save_rollouts
 
 ROLLOUT_STEPS = 10
@@ -56,6 +57,13 @@ class Recorder(TrainerCallback):
         if self.rollout_logs and state.global_step % ROLLOUT_STEPS == 1:
             path = self._folder.rollouts / f"step-{state.global_step:06d}.parquet"
             save_rollouts(self.rollout_logs, path)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        if state.is_world_process_zero:
+            for name, mean in collapsed(self._folder.logged()).items():
+                print(message(name, mean))  # noqa: T201  into train.log
 
 
 def _number(value: object) -> float | None:

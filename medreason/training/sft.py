@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
@@ -15,7 +16,7 @@ from medreason.prompts import conversation, training_prompt, turn
 from medreason.replies import format_reply
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
-from medreason.training.arguments import arguments, rows
+from medreason.training.arguments import Epoch, arguments, rows
 
 
 def trainer(
@@ -26,6 +27,7 @@ def trainer(
     folder: Folder,
     callbacks: list[TrainerCallback],
 ) -> SFTTrainer:
+    epoch = Epoch()
     return SFTTrainer(
         model=model,
         args=arguments(
@@ -35,27 +37,27 @@ def trainer(
             per_device_train_batch_size=config.hardware.per_device_prompts,
             max_length=None,  # cutting would cut image tokens or the answer
         ),
-        train_dataset=dataset(config, samples),
+        train_dataset=dataset(config, samples, epoch),
         processing_class=processor,
         peft_config=LoraConfig(**config.adapter) if config.adapter else None,
-        callbacks=callbacks,
+        callbacks=[*callbacks, epoch],
     )
 
 
-def dataset(config: Config, samples: Sequence[Sample]) -> Dataset:
+def dataset(config: Config, samples: Sequence[Sample], epoch: Epoch) -> Dataset:
     """Columns prompt, completion and image."""
-    return rows(
-        samples,
-        [
-            {
-                "prompt": conversation(
-                    training_prompt(sample, config.prompt.train, seed=config.seed)
-                ),
-                "completion": turn(target(config, sample)),
-            }
-            for sample in samples
-        ],
-    )
+
+    def columns(sample: Sample) -> dict[str, Any]:
+        drawn = training_prompt(
+            sample,
+            config.prompt.training,
+            seed=config.seed,
+            epoch=epoch.number,
+            open_template=config.prompt.open,
+        )
+        return {"prompt": conversation(drawn.text), "completion": turn(target(config, sample))}
+
+    return rows(samples, columns)
 
 
 def target(config: Config, sample: Sample) -> str:

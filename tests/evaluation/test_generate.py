@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from medreason.config import Hardware, Model
 from medreason.data import phantom
-from medreason.evaluation.generate import blank_image, generate, real_image
+from medreason.evaluation.controls import blank_image
+from medreason.evaluation.generate import generate, real_image
 from medreason.models.load import END_TOKENS, VISION_TOKENS, load_model, load_processor
 from medreason.prompts import fill
 from medreason.samples import Sample
@@ -90,3 +91,16 @@ def test_blank_image_has_the_size_of_the_real_one_and_changes_answers(
 ) -> None:
     assert blank_image(samples[0]).size == real_image(samples[0]).size
     assert texts(model, samples, image_of=blank_image) != texts(model, samples)
+
+
+def test_question_can_be_asked_without_an_image(
+    model: PreTrainedModel, samples: list[Sample]
+) -> None:
+    prompts = [fill(THINK, sample) for sample in samples[:4]]
+    settings = {"batch_size": 4, "max_new_tokens": 8}
+    seen = generate(model, load_processor(TINY), samples[:4], prompts, **settings)
+    unseen = generate(
+        model, load_processor(TINY), samples[:4], prompts, image_of=lambda _: None, **settings
+    )
+    assert [c.prompt for c in unseen] == prompts
+    assert all(a.prompt_tokens > b.prompt_tokens for a, b in zip(seen, unseen, strict=True))

@@ -77,6 +77,8 @@ def test_reward_does_not_change_the_key_of_sft(composed: Compose) -> None:
         ("evaluation.tasks=[disease]", False),
         ("evaluation.samples_per_cell=3", False),
         ("prompt.evaluate='{question}?'", False),
+        ("prompt.open='{question}?'", False),
+        ("prompt.reasoning='{question}?'", True),  # not asked
         ("hardware.per_device_evaluation=3", True),
         ("seed=5", True),
     ],

@@ -1,0 +1,65 @@
+"""`action=export`: a model folder that others load without us, with a card that says what it is."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from medreason.config import Config
+from medreason.models import adapters, card, checkpoint
+
+
+def run(config: Config) -> None:
+    """Write `export.to` in one step, from the model, adapter or run folder at `model.path`.
+
+    Raises:
+        ValueError: there is no model, no target, or the target exists.
+    """
+    if not config.export.to:
+        raise ValueError(
+            "export.to has no value; set export.to=... to a folder that does not exist"
+        )
+    target = Path(config.export.to)
+    if target.exists():
+        raise ValueError(f"export.to={target} exists; remove it or choose another folder")
+    config = _of_run(config)
+    path = config.model.path
+    checkpoint.check(path)
+    adapters.check(path)
+    if config.export.adapter_only and not checkpoint.is_adapter(path):
+        raise ValueError(
+            f"export.adapter_only=true: model.path={path!r} is no adapter; leave it out"
+        )
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    if config.export.adapter_only:
+        unused = ("*.bin", "optimizer*", "README.md")
+        shutil.copytree(path, unfinished, ignore=shutil.ignore_patterns(*unused))
+    else:
+        _save_merged(config, unfinished)
+    (unfinished / "README.md").write_text(card.card(config, Path(path)), encoding="utf-8")
+    unfinished.rename(target)
+    print(target)  # noqa: T201
+
+
+def _of_run(config: Config) -> Config:
+    """A run folder stands for the model in it."""
+    inner = Path(config.model.path) / "model"
+    if not inner.is_dir():
+        return config
+    return replace(config, model=replace(config.model, path=str(inner)))
+
+
+def _save_merged(config: Config, target: Path) -> None:
+    # torch and transformers, seconds
+    from medreason.models.load import END_TOKENS, load_model, load_processor
+
+    hardware = replace(config.hardware, precision=config.export.precision, attention="sdpa")
+    model, processor = load_model(config.model, hardware), load_processor(config.model)
+    generation = model.generation_config
+    assert generation is not None
+    generation.eos_token_id = processor.tokenizer.convert_tokens_to_ids(END_TOKENS)
+    model.save_pretrained(target)
+    processor.save_pretrained(target)  # tokenizer, image processor, chat template

@@ -1,0 +1,73 @@
+"""The same questions with something taken away or turned: what an accuracy has to be read beside.
+
+A control is a change to the samples, to the image that is shown, or to both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from medreason.data.images import blank, open_rgb
+from medreason.evaluation.generate import ImageOf
+from medreason.samples import LETTERS, Sample
+
+
+def blank_image(sample: Sample) -> Image.Image:
+    """A grey image in the size of the sample's."""
+    return blank(open_rgb(sample.image).size)
+
+
+SHOWN: Mapping[str, ImageOf] = {"blank_image": blank_image, "no_image": lambda _: None}
+"""What a control shows; the others show the image of the sample they ask."""
+
+
+def asked(control: str, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples as a control asks them, in their order."""
+    match control:
+        case "shuffled_image":
+            return shuffled(samples)
+        case "permuted_options":
+            return [turned for sample in samples for turned in rotations(sample)]
+        case _:
+            return list(samples)
+
+
+def shuffled(samples: Sequence[Sample]) -> list[Sample]:
+    """Each sample with the image of another patient of its cell, the same one every time.
+
+    Where patients are not known, with another image. A sample whose cell has no other is left out.
+    """
+    cells: dict[tuple[str, str], list[Sample]] = {}
+    for sample in sorted(samples, key=lambda sample: sample.id):
+        cells.setdefault(sample.cell, []).append(sample)
+    orders = {
+        cell: [members[i] for i in np.random.default_rng(len(members)).permutation(len(members))]
+        for cell, members in cells.items()
+    }
+    places = {sample.id: i for order in orders.values() for i, sample in enumerate(order)}
+    found = []
+    for sample in samples:
+        order, place = orders[sample.cell], places[sample.id]
+        others = (order[(place + step) % len(order)] for step in range(1, len(order)))
+        if other := next((other for other in others if _is_another(sample, other)), None):
+            found.append(replace(sample, image=other.image))
+    return found
+
+
+def rotations(sample: Sample) -> list[Sample]:
+    """The sample with its options turned by 1, 2, ...: with the sample itself, all rotations."""
+    turned = []
+    for start in range(1, len(sample.options)):
+        options = sample.options[start:] + sample.options[:start]
+        right = (LETTERS.index(sample.answer) - start) % len(options)
+        turned.append(replace(sample, options=options, answer=LETTERS[right]))
+    return turned
+
+
+def _is_another(sample: Sample, other: Sample) -> bool:
+    known = sample.patient is not None and other.patient is not None
+    return other.image != sample.image and not (known and other.patient == sample.patient)

@@ -1,0 +1,67 @@
+"""Figures beside the accuracy: controls, open questions, and what replies say of themselves."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from medreason.samples import LETTERS
+from medreason.scores import words
+
+if TYPE_CHECKING:
+    from medreason.evaluation.predictions import Prediction
+
+Figures = dict[str, float | int | None]
+
+
+def of_controls(rows: Sequence[Prediction], controls: Sequence[str]) -> Figures:
+    """Accuracy under each control, over the samples it could be made for.
+
+    `permuted_options` is the accuracy over all rotations, the sample itself included, and
+    `consistent_options` the share of samples for which every rotation gets the same option's text.
+    """
+    found: Figures = {}
+    for control in controls:
+        members = [row for row in rows if row.control == control]
+        if control == "permuted_options":
+            turned = {row.sample for row in members}
+            members += [row for row in rows if row.control == "none" and row.sample in turned]
+            found["consistent_options"] = _consistent(members)
+        found[control] = statistics.fmean(row.correct for row in members) if members else None
+    return found
+
+
+def of_open_questions(real: Sequence[Prediction]) -> Figures:
+    """Exact match and token F1 of questions without options; empty where there is none."""
+    rows = [row for row in real if not row.options]
+    if not rows:
+        return {}
+    return {
+        "open_n": len(rows),
+        "exact_match": statistics.fmean(row.correct for row in rows),
+        "open_token_f1": statistics.fmean(row.token_f1 for row in rows),
+    }
+
+
+def of_reasoning(real: Sequence[Prediction]) -> Figures:
+    """Share of replies with reasoning; its words and its agreement with the answer, over those."""
+    rows = [row for row in real if row.reasoning]
+    share = len(rows) / len(real)
+    if not rows:
+        return {"with_reasoning": share, "reasoning_words": None, "agreement": None}
+    return {
+        "with_reasoning": share,
+        "reasoning_words": statistics.fmean(len(words(row.reasoning or "")) for row in rows),
+        "agreement": statistics.fmean(row.consistent for row in rows),
+    }
+
+
+def _consistent(rows: Sequence[Prediction]) -> float | None:
+    chosen: dict[str, set[str | None]] = {}
+    for row in rows:
+        text = row.options[LETTERS.index(row.answer)] if row.answer else None
+        chosen.setdefault(row.sample, set()).add(text)
+    if not chosen:
+        return None
+    return statistics.fmean(len(texts) == 1 and None not in texts for texts in chosen.values())

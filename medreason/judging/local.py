@@ -1,0 +1,51 @@
+"""A judge that is loaded here: no endpoint, no key, one item after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoTokenizer as Tokenizer
+
+from medreason.config_actions import Judge
+from medreason.judging.endpoint import FailedError
+from medreason.judging.rubric import Item, NoVerdictError, Verdict, read
+from medreason.models import checkpoint
+
+
+def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
+    """A function that grades one item, greedily, on the GPU where there is one.
+
+    Raises:
+        ValueError: the model's folder cannot be loaded.
+    """
+    checkpoint.check(judge.model)
+    path = checkpoint.resolve(judge.model)
+    seeing = "vision_config" in AutoConfig.from_pretrained(path).to_dict()
+    kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model: Any = kind.from_pretrained(path, dtype="auto").to(device).eval()
+    tokenizer: Any = Tokenizer.from_pretrained(path)
+    alone = threading.Lock()
+
+    @torch.inference_mode()
+    def grade(item: Item) -> Verdict:
+        turns = [
+            {"role": "system", "content": item.instructions},
+            {"role": "user", "content": item.question},
+        ]
+        text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        inputs = tokenizer(str(text), return_tensors="pt").to(device)
+        with alone:
+            output = model.generate(**inputs, max_new_tokens=judge.max_tokens, do_sample=False)
+        reply = output[0, inputs["input_ids"].shape[1] :]
+        try:
+            score, evaluation = read(tokenizer.decode(reply, skip_special_tokens=True), item.top)
+        except NoVerdictError:
+            raise FailedError("no verdict in the reply") from None
+        return Verdict(score, evaluation, inputs["input_ids"].shape[1], len(reply))
+
+    return grade

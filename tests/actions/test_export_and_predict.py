@@ -1,0 +1,139 @@
+"""An exported model is loaded with nothing of ours; predict answers from any folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medreason.actions import export, predict
+from medreason.config import Config
+from medreason.models import adapters
+from medreason.models.checkpoint import EMBEDDED
+
+Compose = Callable[..., Config]
+
+IN_THE_MANNER_OF_MED_R1S_README = """
+import sys
+from qwen_vl_utils import process_vision_info
+from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
+
+folder, images = sys.argv[1], sys.argv[2:]
+model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype="auto", device_map="cpu")
+processor = AutoProcessor.from_pretrained(folder)
+question = "Which? A)CT, B)MRI"
+asks = "First output the thinking process in <think> </think> and final choice (A, B, C, D ...) in <answer> </answer> tags."
+messages = [
+    [{"role": "user", "content": [
+        {"type": "image", "image": f"file://{image}"}, {"type": "text", "text": f"{question} {asks}"},
+    ]}]
+    for image in images
+]
+text = [processor.apply_chat_template(m, tokenize=False, add_generation_prompt=True) for m in messages]
+image_inputs, video_inputs = process_vision_info(messages)
+inputs = processor(
+    text=text, images=image_inputs, videos=video_inputs, padding=True, return_tensors="pt"
+)
+ids = model.generate(**inputs, use_cache=True, max_new_tokens=24, do_sample=False)
+trimmed = [out[len(given):] for given, out in zip(inputs.input_ids, ids)]
+replies = processor.batch_decode(trimmed, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+assert len(replies) == 2 and all(replies), replies
+assert not any(name.split(".")[0] in ("medreason", "trl", "peft") for name in sys.modules)
+print("answered")
+"""  # noqa: E501
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (150, 120), (200, 90 * i, 40)).save(path)
+    return paths
+
+
+def test_exported_model_answers_by_transformers_and_qwen_vl_utils_alone(
+    composed: Compose, tmp_path: Path, images: list[Path]
+) -> None:
+    target = tmp_path / "exported"
+    export.run(composed("action=export", f"export.to={target}"))
+    assert "Not for diagnosis" in (target / "README.md").read_text()
+    done = subprocess.run(
+        [sys.executable, "-c", IN_THE_MANNER_OF_MED_R1S_README, target, *images],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "answered" in done.stdout, done.stderr
+    with pytest.raises(ValueError, match=r"export\.to=.* exists"):
+        export.run(composed("action=export", f"export.to={target}"))
+
+
+def test_predict_says_answer_and_likelihoods_of_each_question(
+    composed: Compose, tmp_path: Path, images: list[Path]
+) -> None:
+    questions = tmp_path / "questions.json"
+    asked = ["Which imaging technique is this? A)CT, B)MRI, C)X-ray", "What is seen?"]
+    questions.write_text(json.dumps([{"image": "a.png", "question": text} for text in asked]))
+    output = tmp_path / "answers.json"
+    predict.run(
+        composed(
+            "action=predict",
+            f"predict.image={tmp_path}",
+            f"predict.questions={questions}",
+            f"predict.output={output}",
+            "evaluation.max_new_tokens=32",
+        )
+    )
+    closed, opened = json.loads(output.read_text())
+    assert sum(closed["likelihood"].values()) == pytest.approx(1, abs=1e-5)
+    assert set(closed["likelihood"]) == set("ABC")
+    assert opened["likelihood"] is None
+    assert closed["completion"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([], r"predict\.image has no value"),
+        (["predict.image=a.png"], r"predict\.question has no value"),
+        (["predict.image=gone.png", "predict.question=What?"], r"gone\.png: no such file"),
+        (["predict.image=.", "predict.questions=gone.json"], r"gone\.json: not a readable JSON"),
+        (["model.path=./gone", "predict.image=A", "predict.question=What?"], "no such folder"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_a_model_is_loaded(
+    composed: Compose, images: list[Path], overrides: list[str], words: str
+) -> None:
+    given = [text.replace("image=A", f"image={images[0]}") for text in overrides]
+    with pytest.raises(ValueError, match=words):
+        predict.run(composed("action=predict", *given))
+
+
+def test_image_that_cannot_be_read_is_named(composed: Compose, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"broken\.png: cannot be decoded"):
+        predict.run(composed("action=predict", f"predict.image={broken}", "predict.question=What?"))
+
+
+def test_adapter_for_another_base_model_is_named(tmp_path: Path) -> None:
+    adapter, base = tmp_path / "adapter", tmp_path / "base"
+    shutil.copytree(EMBEDDED, base)
+    adapter.mkdir()
+    settings = {"base_model_name_or_path": str(base), "peft_type": "LORA"}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    name = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
+    header = {name: {"dtype": "F32", "shape": [8, 1536], "data_offsets": [0, 0]}}
+    text = json.dumps(header).encode()
+    (adapter / "adapter_model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(ValueError, match=r"adapter for another base model .* 1536 inputs"):
+        adapters.check(str(adapter))
+    shutil.rmtree(base)
+    with pytest.raises(ValueError, match=r"adapter for .*base', which is not there"):
+        adapters.check(str(adapter))

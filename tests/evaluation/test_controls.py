@@ -1,0 +1,105 @@
+"""What each control asks, and what its answers come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from run_folders import draw_samples, reply
+
+from medreason.evaluation.controls import asked, rotations
+from medreason.evaluation.predictions import Prediction, metrics, predict
+from medreason.samples import LETTERS, Sample
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    return [
+        replace(sample, patient=f"{sample.modality}-{i // 2}")
+        for i, sample in enumerate(draw_samples(tmp_path, per_cell=6))
+    ]
+
+
+def answered(
+    samples: list[Sample], control: str, answer: Callable[[Sample], str]
+) -> list[Prediction]:
+    return [
+        predict(
+            sample,
+            control,
+            SimpleNamespace(
+                prompt="p", text=answer(sample), prompt_tokens=9, completion_tokens=5,
+                finish_reason="stop",
+            ),
+        )
+        for sample in asked(control, samples)
+    ]  # fmt: skip
+
+
+def test_shuffled_image_is_of_another_patient_of_the_same_cell(samples: list[Sample]) -> None:
+    owners = {(sample.image, sample.cell): sample.patient for sample in samples}
+    shown = asked("shuffled_image", samples)
+    assert [s.id for s in shown] == [s.id for s in samples]
+    for sample, original in zip(shown, samples, strict=True):
+        assert owners[sample.image, sample.cell] != original.patient
+        assert (sample.question, sample.answer) == (original.question, original.answer)
+    assert asked("shuffled_image", samples[::-1])[::-1] == shown
+
+
+def test_sample_without_another_image_in_its_cell_is_left_out(samples: list[Sample]) -> None:
+    alone = [replace(sample, patient="one") for sample in samples]
+    assert asked("shuffled_image", alone) == []
+    unknown = [replace(sample, patient=None) for sample in samples]
+    assert all(a.image != b.image for a, b in zip(asked("shuffled_image", unknown), unknown))  # noqa: B905
+
+
+def test_rotations_keep_the_right_text_and_give_every_letter_once(samples: list[Sample]) -> None:
+    for sample in samples:
+        turned = [sample, *rotations(sample)]
+        assert {one.answer_text for one in turned} == {sample.answer_text}
+        assert sorted(one.answer for one in turned) == list("ABCD")
+        assert len({one.options for one in turned}) == 4
+    assert rotations(replace(samples[0], options=(), answer="liver")) == []
+
+
+def test_habit_of_one_letter_is_right_a_quarter_of_the_time_and_never_consistent(
+    samples: list[Sample],
+) -> None:
+    rows = [row for c in ("none", "permuted_options") for row in answered(samples, c, always_b)]
+    found = metrics(rows, {}, ["permuted_options"])["overall"]
+    assert found["permuted_options"] == 0.25
+    assert found["consistent_options"] == 0.0
+    rows = [row for c in ("none", "permuted_options") for row in answered(samples, c, by_text)]
+    found = metrics(rows, {}, ["permuted_options"])["overall"]
+    assert found["consistent_options"] == 1.0
+    assert found["permuted_options"] == found["accuracy"]
+
+
+def always_b(sample: Sample) -> str:
+    return reply("B")
+
+
+def by_text(sample: Sample) -> str:
+    return reply(LETTERS[sample.options.index("cyst")])
+
+
+def test_control_that_no_sample_allows_has_no_figure(samples: list[Sample]) -> None:
+    alone = [replace(sample, patient="one") for sample in samples]
+    rows = answered(alone, "none", always_b)
+    assert metrics(rows, {}, ["shuffled_image"])["overall"]["shuffled_image"] is None
+
+
+def test_open_questions_and_reasoning_have_figures_of_their_own(samples: list[Sample]) -> None:
+    opened = [replace(sample, options=(), answer="left lung") for sample in samples[:2]]
+    texts = iter([reply("left lung", "The left lung is dark."), "<answer>upper left lung</answer>"])
+    rows = answered(opened, "none", lambda _: next(texts))
+    found = metrics([*rows, *answered(samples, "none", always_b)], {}, [])["overall"]
+    assert found["open_n"] == 2
+    assert found["exact_match"] == 0.5
+    assert found["open_token_f1"] == pytest.approx(0.9)
+    assert found["with_reasoning"] == pytest.approx(19 / 20)
+    assert found["agreement"] == pytest.approx(1 / 19)  # "It is bright." names no option
+    assert found["reasoning_words"] == pytest.approx((18 * 3 + 4) / 19)

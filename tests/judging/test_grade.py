@@ -1,0 +1,146 @@
+"""Judging against a real server: what goes wrong is tried again, then counted, never a 0."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from medreason.config_actions import Judge
+from medreason.judging.grade import grade
+from medreason.judging.rubric import Item, NoVerdictError, read
+
+sys.path.insert(0, str(Path(__file__).parent))
+from server import Server, serving
+
+
+def judge(server: Server | str, **settings: object) -> Judge:
+    url = server if isinstance(server, str) else server.url
+    fast = {"attempts": 3, "timeout_s": 0.5, "backoff_s": 0.01, "concurrency": 4}
+    return Judge("openai", "openai", "m", url, **(fast | settings))  # pyright: ignore
+
+
+def items(*questions: str) -> list[Item]:
+    return [Item("Reply with JSON: evaluation, score", question, 3) for question in questions]
+
+
+def test_verdicts_come_in_order_and_equal_questions_are_asked_once(tmp_path: Path) -> None:
+    with serving() as server:
+        found = grade(judge(server, price_in=10.0), items("a", "b", "a"), tmp_path)
+        assert [v.score for v in found.verdicts if v] == [2, 2, 2]
+        assert (found.calls, found.prompt_tokens, found.completion_tokens) == (2, 200, 20)
+        assert found.cost(judge(server, price_in=10.0)) == pytest.approx(0.002)
+        assert max(server.calls.values()) == 1
+        again = grade(judge(server), items("b", "a", "c"), tmp_path)
+        assert again.calls == 1
+        assert max(server.calls.values()) == 1
+
+
+@pytest.mark.parametrize("trouble", ["429 later", "500 later"])
+def test_passing_trouble_is_tried_again(tmp_path: Path, trouble: str) -> None:
+    with serving() as server:
+        found = grade(judge(server), items("good", trouble), tmp_path)
+        assert [v.score for v in found.verdicts if v] == [2, 2]
+        assert server.calls[trouble] == 2
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason", "calls"),
+    [
+        ("silent", "no answer in 0.3 s", 2),
+        ("cut", "connection lost", 2),
+        ("shape", "no verdict in the reply", 2),
+        ("text", "no verdict in the reply", 2),
+        ("half", "no verdict in the reply", 2),
+        ("seven", "no verdict in the reply", 2),
+        ("minus", "no verdict in the reply", 2),
+        ("nan", "no verdict in the reply", 2),
+        ("400", "status 400", 1),
+    ],
+)
+def test_lasting_trouble_is_counted_and_left_out(
+    tmp_path: Path, trouble: str, reason: str, calls: int
+) -> None:
+    with serving() as server:
+        settings = {"attempts": 2, "timeout_s": 0.3 if trouble == "silent" else 5.0}
+        found = grade(judge(server, **settings), items("good", trouble), tmp_path)
+        assert found.verdicts[0]
+        assert found.verdicts[1] is None
+        assert dict(found.failures) == {reason: 1}
+        assert server.calls[trouble] == calls
+
+
+def test_refused_key_stops_at_the_first_call_and_is_shown_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-wrong-and-secret")
+    with serving(key="right") as server:
+        mine = judge(server, api_key_env="MY_KEY", timeout_s=5.0)
+        with pytest.raises(ValueError, match=r"refuses the key .*MY_KEY") as caught:
+            grade(mine, items(*"abcdef"), tmp_path)
+        assert sum(server.calls.values()) == 1
+        shown = capsys.readouterr()
+        for text in (str(caught.value), repr(caught.value.__context__), shown.out, shown.err):
+            if "sk-wrong" in text:
+                assert text == repr(caught.value.__context__)  # chained, but suppressed
+        assert caught.value.__suppress_context__
+        assert not any("sk-wrong" in path.read_text() for path in tmp_path.rglob("*.json"))
+
+
+def test_unreachable_judge_and_unknown_model_are_named_before_work_is_spent(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"judge\.base_url=http://127\.0\.0\.1:9/v1 is not reached"
+    ):
+        grade(judge("http://127.0.0.1:9/v1"), items("a", "b"), tmp_path)
+    with serving() as server, pytest.raises(ValueError, match="knows no model 'm'"):
+        grade(judge(server, timeout_s=5.0), items("404", "b"), tmp_path)
+
+
+def test_calls_run_at_once(tmp_path: Path) -> None:
+    with serving() as server:
+        server.together = threading.Barrier(16)  # not by the clock, which a busy machine would fail
+        questions = ["alone", *(f"together {i}" for i in range(32))]
+        mine = judge(server, concurrency=16, timeout_s=120.0, attempts=1)
+        assert all(grade(mine, items(*questions), tmp_path).verdicts)
+
+
+def test_killed_judging_goes_on_without_an_answered_call_repeated(tmp_path: Path) -> None:
+    program = f"""
+import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]
+from pathlib import Path
+from test_grade import grade, items, judge
+settings = dict(concurrency=4, timeout_s=20.0)
+grade(judge(sys.argv[1], **settings), items(*[f"q{{i}}" for i in range(60)]), Path({str(tmp_path)!r}))
+"""  # noqa: E501
+    with serving(delay_s=0.05) as server:
+        process = subprocess.Popen([sys.executable, "-c", program, server.url])
+        while len(list(tmp_path.glob("*.json"))) < 20 and process.poll() is None:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kept = len(list(tmp_path.glob("*.json")))
+        assert 20 <= kept < 60
+        subprocess.run([sys.executable, "-c", program, server.url], check=True)
+        assert len(list(tmp_path.glob("*.json"))) == 60
+        twice = sum(count - 1 for count in server.calls.values())
+        assert twice <= 4  # those on their way when the process died
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"grade": 1}', '{"score": true}', '{"score": "2"}', '{"score": 1.5}']
+)
+def test_reply_without_a_score_of_the_scale_is_no_verdict(text: str) -> None:
+    with pytest.raises(NoVerdictError):
+        read(text, 3)
+
+
+def test_first_json_object_of_a_reply_counts() -> None:
+    assert read('```json\n{"evaluation": "ok", "score": 3.0}\n```', 3) == (3, "ok")
