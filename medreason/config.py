@@ -23,7 +23,7 @@ _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
 """The configuration folder: inside an installed wheel, beside the package in a checkout."""
 
-ACTIONS = ("train", "evaluate", "report")
+ACTIONS = ("train", "evaluate", "plan", "report")
 METHODS = ("base", "sft", "grpo", "rarl")
 STYLES = (*replies.STYLES, "free")
 CONTROLS = ("blank_image",)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medreason import config as configuration
 from medreason.config import Config
 from medreason.report import runs as reading
 from medreason.report import table
@@ -19,8 +18,8 @@ def run(config: Config) -> None:
     if config.runs.sync and config.tracking.uri:
         from medreason import tracking  # MLflow, seconds
 
-        for folder in folders:
-            tracking.sync(config, folder, configuration.read(folder.config))
+        if not tracking.catch_up(config.tracking, config.folder, config.sweep, folders, all_=True):
+            raise ValueError(f"tracking.uri={config.tracking.uri} is not up to date; see above")
     runs = reading.load(folders, config.sweep)
     target = config.folder / "reports" / config.sweep
     target.mkdir(parents=True, exist_ok=True)
@@ -36,7 +35,7 @@ def run(config: Config) -> None:
 def _of_sweep(config: Config) -> list[Folder]:
     found: dict[str, list[Folder]] = {}
     for folder in ledger.folders(config.folder / "runs"):
-        for sweep in folder.state().sweeps:
+        for sweep in ledger.sweeps_of(folder):
             found.setdefault(sweep, []).append(folder)
     if config.sweep in found:
         return found[config.sweep]
@@ -110,7 +109,7 @@ def _track(config: Config, files: list[Path]) -> None:
     from medreason import tracking
 
     try:
-        tracking.show_sweep(config, files)
+        tracking.show_sweep(config.tracking, config.folder, config.sweep, files)
     except (MlflowException, OSError) as error:
         print(  # noqa: T201
             f"MLflow at {config.tracking.uri} not reached ({error}); the files above are on disk"
