@@ -76,6 +76,11 @@ class Sweep(Callback):
             except EXPECTED as error:
                 sys.exit(f"medreason: {error}")
             sys.exit()
+        if config.action.name == "report":
+            from medreason.actions import report
+
+            report.run(grid.configs(config, self._jobs[:1])[0])
+            sys.exit()
         self._folder, self._began = Path(config.hydra.sweep.dir), time.monotonic()
         try:
             self._folder.mkdir(parents=True)
@@ -124,6 +129,8 @@ class Sweep(Callback):
         return self._summary(config)
 
     def _summary(self, config: DictConfig) -> bool:
+        if not any((self._folder / str(i)).exists() for i in range(len(self._jobs))):
+            return True  # Hydra refused the sweep, and says why
         found = [_read(self._folder / str(i), job) for i, job in enumerate(self._jobs)]
         counts = Counter(outcome.state for outcome in found)
         told = ", ".join(f"{counts[state]} {_NAMES[state]}" for state in _ORDER if counts[state])

@@ -40,7 +40,8 @@ def connect(tracking: Tracking, outputs: Path) -> MlflowClient:
     Raises:
         OtherVersionError: with what to do.
     """
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     assert tracking.uri is not None
     uri = patient(tracking.uri)
     mlflow.set_tracking_uri(uri)

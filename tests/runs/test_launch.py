@@ -46,9 +46,7 @@ def test_same_configuration_plans_the_same_work(composed: Compose) -> None:
 def test_more_training_images_are_another_run_and_another_prior(composed: Compose) -> None:
     four, eight = (work.of(composed(f"data.train_images={n}", SMALL[1])) for n in (4, 8))
     assert four.train_key != eight.train_key
-    bases = [
-        work.of(composed("method=base", f"data.train_images={n}", SMALL[1])) for n in (4, 8)
-    ]
+    bases = [work.of(composed("method=base", f"data.train_images={n}", SMALL[1])) for n in (4, 8)]
     assert bases[0].train_key == bases[1].train_key
     assert bases[0].evaluation_key != bases[1].evaluation_key
 
