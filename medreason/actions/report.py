@@ -6,10 +6,12 @@ from pathlib import Path
 
 from medreason.config import Config
 from medreason.report import runs as reading
-from medreason.report import table
+from medreason.report import table, tables
 from medreason.report.runs import Run
 from medreason.runs import ledger
 from medreason.runs.ledger import Folder
+
+_MOST_DRAWN = 12  # runs with a picture each; beyond it those of the methods say more
 
 
 def run(config: Config) -> None:
@@ -24,7 +26,8 @@ def run(config: Config) -> None:
     target = config.folder / "reports" / config.sweep
     target.mkdir(parents=True, exist_ok=True)
     files = [_write_page(config, runs, target), _write_csv(runs, target)]
-    files += _write_heat_maps(runs, target)
+    files += _write_heat_maps(runs, target) if len(runs) <= _MOST_DRAWN else []
+    files += tables.write(runs, target)
     table.show_rows(table.rows_of(runs))
     for path in files:
         print(path)  # noqa: T201

@@ -102,7 +102,10 @@ def show_sweep(tracking: Tracking, outputs: Path, sweep: str, files: list[Path])
     client = connect(tracking, outputs)
     run_id = parent(client, experiment(client, tracking, outputs), outputs, sweep)
     for path in files:
-        client.log_artifact(run_id, str(path))
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), path.name)
+        else:
+            client.log_artifact(run_id, str(path))
 
 
 def _alone(outputs: Path):  # noqa: ANN202
