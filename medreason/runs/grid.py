@@ -8,7 +8,7 @@ from dataclasses import replace
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
 from medreason.config import Config
@@ -26,8 +26,13 @@ def jobs(config: DictConfig) -> list[list[str]]:
     target = config.hydra.sweeper["_target_"]
     if not target.endswith("basic_sweeper.BasicSweeper"):
         raise SystemExit(f"medreason: hydra/sweeper={target}: only Hydra's basic sweeper is known")
-    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
+    # Unresolved: a job's `${...}` means that job's values.
+    params = OmegaConf.to_container(config.hydra.sweeper.params or {}, resolve=False)
+    typed = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(params, dict)
+    assert isinstance(typed, list)
+    given = [*(f"{key}={value}" for key, value in params.items()), *map(str, typed)]
+    parsed = OverridesParser.create().parse_overrides(given)
     (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None) or [[]]
     return [list(job) for job in batch]
 
