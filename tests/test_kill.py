@@ -1,7 +1,6 @@
-"""Killed at ten random moments and started again: the same tables, no orphan, nothing left running.
+"""Killed at ten random moments and started again: the same tables, no orphan, no run left RUNNING.
 
-`pytest -m slow tests/test_kill.py`: about ten minutes on two free cores. MEDREASON_KILL_SEED chooses
-other moments.
+`pytest -m slow tests/test_kill.py`; MEDREASON_KILL_SEED chooses other moments.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ def test_kills_change_nothing(tmp_path: Path, untouched: dict[str, Any], victim:
         if launcher.poll() is None and target:
             os.kill(rng.choice(target).pid, signal.SIGKILL)
         kills += 1
-        if victim == "worker" or victim == "launcher":  # the others go on; the end names what failed
+        if victim == "worker" or victim == "launcher":
             launcher.wait()
         else:
             time.sleep(2)

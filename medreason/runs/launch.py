@@ -35,7 +35,7 @@ def run(config: Config) -> tuple[Work, bool]:
     """
     asked = work.of(config)
     display = Display(asked.folder.path.name)
-    if _finished(config, asked):
+    if asked.folder.state().state == "done" and _finished(config, asked):
         _join_sweep(config, asked)
         display.line("done before; shown from its folder")
         return asked, False
@@ -45,7 +45,8 @@ def run(config: Config) -> tuple[Work, bool]:
             raise BusyError(
                 f"{asked.folder.path} is being worked on by another process; left to it"
             )
-        if _finished(config, asked):  # by the process that held it until now
+        if _finished(config, asked):  # by the process that held it, or killed on its last line
+            asked.folder.update(state="done", error=None)
             return asked, False
         state = asked.folder.state()
         if state.state == "failed" and not config.runs.retry_failed:
@@ -85,8 +86,6 @@ def _finished(config: Config, asked: Work) -> bool:
         kept = [found for found in state.evaluations if found != asked.evaluation_key]
         asked.folder.update(evaluations=kept)
         return False
-    if state.state == "failed":  # another evaluation did, since
-        asked.folder.update(state="done", error=None)
     return True
 
 

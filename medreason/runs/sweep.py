@@ -125,7 +125,7 @@ class Sweep(Callback):
         if config.action.name in ("train", "evaluate"):
             _bring_into_mlflow(config, ours)
             if len(ours) <= _MOST_ROWS:
-                table.show(ours, config.sweep)
+                _show(ours, config.sweep)
         return self._summary(config)
 
     def _summary(self, config: DictConfig) -> bool:
@@ -172,6 +172,13 @@ def _read(folder: Path, overrides: list[str]) -> Outcome:
         return Outcome(**ledger.read_json(folder / "outcome.json"))
     except (FileNotFoundError, ValueError):
         return Outcome(overrides, "lost")
+
+
+def _show(folders: list[ledger.Folder], sweep: str) -> None:
+    try:
+        table.show(folders, sweep)
+    except ValueError as error:  # a folder that was damaged since must not cost the summary
+        print(error, file=sys.stderr)  # noqa: T201
 
 
 def _bring_into_mlflow(config: DictConfig, folders: list[ledger.Folder]) -> None:

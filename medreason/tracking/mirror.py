@@ -176,14 +176,16 @@ def catch_up(
         with folder.locked() as ours:
             if ours is None:
                 continue
-            config = configuration.read(folder.config)
-            config = replace(config, tracking=tracking, outputs=str(outputs), sweep=sweep)
-            status = _STATUS.get(folder.state().state, "KILLED")
             try:
+                config = configuration.read(folder.config)
+                config = replace(config, tracking=tracking, outputs=str(outputs), sweep=sweep)
+                status = _STATUS.get(folder.state().state, "KILLED")
                 Mirror(config, folder).close(status)
             except (MlflowException, OSError, store.OtherVersionError) as error:
                 _say_unreached(tracking, error)
                 return False
+            except ValueError as error:  # a damaged folder: the others are sent
+                print(error, file=sys.stderr)  # noqa: T201
     return True
 
 
