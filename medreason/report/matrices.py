@@ -1,4 +1,4 @@
-"""Train x test: the 8 x 5, 8 x 8, 5 x 5 and 40 x 40 tables, compared between methods.
+"""Train x test: the 8 x 5, 8 x 8, 5 x 5 and 40 x 40 tables of each method.
 
 An arm is what is compared: runs that differ in the cell they were trained on and in the seed alone.
 A start model was trained on no cell and stands beside every row.
@@ -7,7 +7,7 @@ A start model was trained on no cell and stands beside every row.
 from __future__ import annotations
 
 import statistics as plain
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from medreason.report.runs import Cell, Run
 from medreason.samples import MODALITIES, TASKS
-from medreason.statistics import holm, mcnemar, paired_difference
 
 CELLS = [f"{modality}/{task}" for modality in MODALITIES for task in TASKS]
 TABLES: dict[str, tuple[list[str], list[str]]] = {
@@ -66,26 +65,6 @@ class Place:
     above_prior: float | None
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Arm a minus arm b on the questions both answered, in one place of one table."""
-
-    table: str
-    a: str
-    b: str
-    train: str
-    test: str
-    n: int
-    difference: float
-    """Percent points."""
-    low: float
-    high: float
-    p: float | None
-    """Exact McNemar; none where several seeds answered, which are not independent."""
-    p_holm: float | None
-    """Adjusted over the places of the table."""
-
-
 def arms(runs: Sequence[Run]) -> list[Arm]:
     """The arms of a sweep in the order of its runs."""
     groups: dict[tuple[str, ...], list[Run]] = {}
@@ -123,30 +102,12 @@ def places(arm: Arm) -> list[Place]:
     """Every place of every table the arm has answers for; the others are left out, never 0."""
     found = []
     for table in TABLES:
-        for train, test in _addresses(table):
-            if members := _members(arm, table, train):
+        for train, test in addresses(table):
+            if members := members_of(arm, table, train):
                 place = _place(arm, members, table, train, test)
                 if place:
                     found.append(place)
     return found
-
-
-def compare(a: Arm, b: Arm) -> list[Comparison]:
-    """Arm a against arm b wherever both answered the same questions."""
-    found = []
-    for table in TABLES:
-        rows = [row for t, s in _addresses(table) if (row := _compared(a, b, table, t, s))]
-        tested = [row.p for row in rows if row.p is not None]
-        adjusted = iter(holm(tested))
-        found += [_with_holm(row, next(adjusted) if row.p is not None else None) for row in rows]
-    return found
-
-
-def pairs(found: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
-    """Each later arm against each earlier one: base comes first."""
-    for i, a in enumerate(found):
-        for b in found[:i]:
-            yield a, b
 
 
 def domains(arm: Arm) -> dict[str, float]:
@@ -200,12 +161,12 @@ def _address(table: str, row: str, column: str) -> tuple[str, str]:
     return (f"{row}/{column}",) * 2 if table == "8x5" else (row, column)
 
 
-def _addresses(table: str) -> list[tuple[str, str]]:
+def addresses(table: str) -> list[tuple[str, str]]:
     rows, columns = TABLES[table]
     return [_address(table, row, column) for row in rows for column in columns]
 
 
-def _members(arm: Arm, table: str, train: str) -> list[Run]:
+def members_of(arm: Arm, table: str, train: str) -> list[Run]:
     """The runs that stand in a row: of 8x8 those trained within the modality, and so on."""
     if arm.untrained:
         return list(arm.runs)
@@ -225,7 +186,7 @@ def _tests(table: str, test: str, cell: Cell) -> bool:
     return cell[0 if table == "8x8" else 1] == test
 
 
-def _answers(members: Sequence[Run], table: str, test: str) -> dict[int, dict[str, list[bool]]]:
+def answers_of(members: Sequence[Run], table: str, test: str) -> dict[int, dict[str, list[bool]]]:
     """By seed and sample; several models of a row may answer the same question."""
     found: dict[int, dict[str, list[bool]]] = {}
     for run in members:
@@ -239,7 +200,7 @@ def _answers(members: Sequence[Run], table: str, test: str) -> dict[int, dict[st
 
 
 def _place(arm: Arm, members: Sequence[Run], table: str, train: str, test: str) -> Place | None:
-    answers = _answers(members, table, test)
+    answers = answers_of(members, table, test)
     if not answers:
         return None
     each = [
@@ -276,36 +237,6 @@ def _prior(members: Sequence[Run], table: str, test: str) -> float | None:
     if not known or len(known) < len(figures):
         return None
     return plain.fmean([prior for prior, _ in known], [n for _, n in known])
-
-
-def _compared(a: Arm, b: Arm, table: str, train: str, test: str) -> Comparison | None:
-    theirs = _means(_answers(_members(b, table, train), table, test))
-    mine = _means(_answers(_members(a, table, train), table, test))
-    shared = [sample for sample in mine if sample in theirs]
-    if not shared:
-        return None
-    x, y = [mine[s] for s in shared], [theirs[s] for s in shared]
-    plainly = all(value in (0.0, 1.0) for value in (*x, *y))
-    found = paired_difference(x, y, seed=0, draws=2_000)
-    return Comparison(
-        *(table, a.name, b.name, train, test, len(shared)),
-        *(100 * found.mean, 100 * found.low, 100 * found.high),
-        mcnemar(x, y) if plainly else None,
-        None,
-    )
-
-
-def _means(answers: Mapping[int, Mapping[str, Sequence[bool]]]) -> dict[str, float]:
-    """The share of right answers of each sample, over seeds and models."""
-    found: dict[str, list[bool]] = {}
-    for samples in answers.values():
-        for sample, given in samples.items():
-            found.setdefault(sample, []).extend(given)
-    return {sample: plain.fmean(given) for sample, given in found.items()}
-
-
-def _with_holm(row: Comparison, p: float | None) -> Comparison:
-    return Comparison(**{**vars(row), "p_holm": p})
 
 
 def _cell(key: str) -> Cell:

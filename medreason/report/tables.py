@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medreason.report import matrices
-from medreason.report.matrices import TABLES, Arm, Comparison, Place
+from medreason.report import comparisons, matrices
+from medreason.report.comparisons import Comparison
+from medreason.report.matrices import TABLES, Arm, Place
 from medreason.report.runs import Run
 from medreason.samples import MODALITIES, TASKS
 
@@ -23,7 +24,7 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
     folder = target / "tables"
     folder.mkdir(exist_ok=True)
     found = {arm.name: matrices.places(arm) for arm in arms}
-    compared = [c for a, b in matrices.pairs(arms) for c in matrices.compare(a, b)]
+    compared = [c for a, b in comparisons.pairs(arms) for c in comparisons.compare(a, b)]
     matrices.write([asdict(place) for some in found.values() for place in some], folder / "places")
     matrices.write([asdict(row) for row in compared], folder / "comparisons")
     matrices.write(_domains(arms), folder / "domains")
@@ -68,7 +69,7 @@ def _draw(
             if all(p.above_prior is not None for p in here):
                 title = f"{arm.name}: accuracy above the question-only prior"
                 _save(square, table, above, title, folder / f"{name}-above-prior.png", signed=True)
-    for a, b in matrices.pairs(arms):
+    for a, b in comparisons.pairs(arms):
         for table in ("8x8", "5x5", "40x40"):
             chosen = [c for c in compared if (c.table, c.a, c.b) == (table, a.name, b.name)]
             if len(chosen) >= _LEAST:

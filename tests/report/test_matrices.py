@@ -10,7 +10,7 @@ import pytest
 from run_folders import draw_samples, reply, write_run
 
 from medreason.config import Config
-from medreason.report import matrices, tables
+from medreason.report import comparisons, matrices, tables
 from medreason.report.runs import load
 from medreason.samples import Sample
 
@@ -70,7 +70,7 @@ def test_tables_hold_what_was_trained_and_tested_and_leave_the_rest_empty(
 
 def test_start_model_stands_beside_every_row(composed: Compose, samples: list[Sample]) -> None:
     base, sft = sweep(composed, samples)
-    found = {(c.table, c.train, c.test): c for c in matrices.compare(sft, base)}
+    found = {(c.table, c.train, c.test): c for c in comparisons.compare(sft, base)}
     gain = found["40x40", "ct/disease", "ct/disease"]
     assert (gain.n, gain.difference) == (12, 100.0)
     assert gain.p == pytest.approx(2 / 2**12)
