@@ -3,7 +3,7 @@ PYTHON ?= >=3.11
 RUN = .venv/bin/python -m medreason
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint smoke bench sft grpo rarl report ui tiny clean
+.PHONY: help setup demo test lint smoke matrix bench sft grpo rarl report ui tiny clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,10 @@ lint: setup  ## ruff and pyright
 
 smoke: setup  ## the demo's four methods for a few steps: does everything still run?
 	$(RUN) experiment=smoke/quick
+
+matrix: setup  ## all 40 cells and methods, then the report; EXPERIMENT=smoke/matrix, again to resume
+	$(RUN) experiment=$(or $(EXPERIMENT),smoke/matrix) $(ARGS)
+	$(RUN) experiment=$(or $(EXPERIMENT),smoke/matrix) $(ARGS) action=report
 
 bench: setup  ## grouped GRPO against stock TRL on CPU: seconds, equality, memory
 	$(RUN) action=bench model=random_33m method=grpo prompt=no_think data.train_images=4 data.test_images=1 \

@@ -9,33 +9,35 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from medreason import config as configuration
 from medreason.config import CONF, Config
+from medreason.runs.sweep import EXPECTED
 
 ConfigStore.instance().store(name="schema", node=Config)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(composed: DictConfig) -> str | None:
-    """Run one job of the command line; a sweep comes here once for each and gets the error back."""
+    """Run one job of the command line; a sweep comes here once for each.
+
+    What a job raises in a sweep is noted by `runs.sweep`, and the others go on.
+    """
     choices = {
         group: option
         for group, option in HydraConfig.get().runtime.choices.items()
         if not group.startswith("hydra/") and isinstance(option, str)
     }
+    sweeps = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
-        _run(configuration.load(composed, choices))
-    except (ValueError, RuntimeError, OmegaConfBaseException) as error:
-        # In a sweep the others go on and the table names it; alone, the message is all one needs.
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            return str(error)
+        return _run(configuration.load(composed, choices))
+    except EXPECTED as error:
+        if sweeps:
+            raise
         sys.exit(f"medreason: {error}")
-    return None
 
 
-def _run(config: Config) -> None:
+def _run(config: Config) -> str | None:
     match config.action.name:
         case "train":
             from medreason.actions import train as action
@@ -47,6 +49,8 @@ def _run(config: Config) -> None:
             from medreason.actions import prepare as action
         case "report":
             from medreason.actions import report as action
+        case "plan":
+            from medreason.actions import plan as action
         case "bench":
             from medreason.actions import bench as action
         case "judge":
@@ -57,4 +61,4 @@ def _run(config: Config) -> None:
             from medreason.actions import export as action
         case name:
             raise AssertionError(name)  # Action knows no other
-    action.run(config)
+    return action.run(config)

@@ -29,6 +29,7 @@ CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
 ACTIONS = (
     "train",
     "evaluate",
+    "plan",
     "audit",
     "prepare",
     "report",

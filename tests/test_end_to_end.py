@@ -250,13 +250,13 @@ def test_killed_training_resumes_from_its_checkpoint_in_the_same_mlflow_run(tmp_
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     run = only_run(tmp_path, "sft")
-    first = run.state().mlflow_run_id
+    first = run.state().mlflow_runs
     assert run.state().state == "running"
     wait_for_worker_to_end(run)
     printed = medreason(tmp_path, *arguments)
     assert "resumed" in printed
     state = run.state()
-    assert (state.state, state.attempts, state.mlflow_run_id) == ("done", 2, first)
+    assert (state.state, state.attempts, state.mlflow_runs) == ("done", 2, first)
     assert [row["step"] for row in run.logged()] == list(range(1, 41))
 
 

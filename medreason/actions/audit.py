@@ -40,7 +40,8 @@ def _track(config: Config, folder: Folder, report: dict[str, Any]) -> None:
     from medreason import tracking
 
     try:
-        tracking.show_audit(config, folder.audit, report["digest"])
+        name = config.choices.get("data", "data")
+        tracking.show_audit(config.tracking, config.folder, name, folder.audit, report["digest"])
     except (MlflowException, OSError) as error:
         print(  # noqa: T201
             f"MLflow at {config.tracking.uri} not reached ({error}); {folder.audit} is on disk",

@@ -8,7 +8,7 @@ from medreason.actions import train
 from medreason.config import Config, Method
 
 
-def run(config: Config) -> None:
+def run(config: Config) -> str:
     """Evaluate without training, whatever `method` says."""
     untrained = Method(name="base", algorithm="none", prompts_per_step=1)
-    train.run(replace(config, method=untrained, adapter={}))
+    return train.run(replace(config, method=untrained, adapter={}))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medreason import config as configuration
 from medreason.config import Config
 from medreason.report import runs as reading
-from medreason.report import table
+from medreason.report import table, tables
 from medreason.report.runs import Run
 from medreason.runs import ledger
 from medreason.runs.ledger import Folder
+
+_MOST_DRAWN = 12  # runs with a picture each; beyond it those of the methods say more
 
 
 def run(config: Config) -> None:
@@ -19,13 +20,14 @@ def run(config: Config) -> None:
     if config.runs.sync and config.tracking.uri:
         from medreason import tracking  # MLflow, seconds
 
-        for folder in folders:
-            tracking.sync(config, folder, configuration.read(folder.config))
+        if not tracking.catch_up(config.tracking, config.folder, config.sweep, folders, all_=True):
+            raise ValueError(f"tracking.uri={config.tracking.uri} is not up to date; see above")
     runs = reading.load(folders, config.sweep)
     target = config.folder / "reports" / config.sweep
     target.mkdir(parents=True, exist_ok=True)
     files = [_write_page(config, runs, target), _write_csv(runs, target)]
-    files += _write_heat_maps(runs, target)
+    files += _write_heat_maps(runs, target) if len(runs) <= _MOST_DRAWN else []
+    files += tables.write(runs, target)
     table.show_rows(table.rows_of(runs))
     for path in files:
         print(path)  # noqa: T201
@@ -36,7 +38,7 @@ def run(config: Config) -> None:
 def _of_sweep(config: Config) -> list[Folder]:
     found: dict[str, list[Folder]] = {}
     for folder in ledger.folders(config.folder / "runs"):
-        for sweep in folder.state().sweeps:
+        for sweep in ledger.sweeps_of(folder):
             found.setdefault(sweep, []).append(folder)
     if config.sweep in found:
         return found[config.sweep]
@@ -110,7 +112,7 @@ def _track(config: Config, files: list[Path]) -> None:
     from medreason import tracking
 
     try:
-        tracking.show_sweep(config, files)
+        tracking.show_sweep(config.tracking, config.folder, config.sweep, files)
     except (MlflowException, OSError) as error:
         print(  # noqa: T201
             f"MLflow at {config.tracking.uri} not reached ({error}); the files above are on disk"

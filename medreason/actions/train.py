@@ -7,12 +7,17 @@ from hydra.types import RunMode
 
 from medreason.config import Config
 from medreason.report import table
-from medreason.runs import launch
+from medreason.runs import launch, ledger
 
 
-def run(config: Config) -> None:
+def run(config: Config) -> str:
     """Do what is not done yet, and show it; in a sweep the table comes once, at its end."""
-    work = launch.run(config)
+    work, worked = launch.run(config)
     if HydraConfig.get().mode is not RunMode.MULTIRUN:
+        if config.tracking.uri and ledger.unsynced(work.folder, config.sweep):
+            from medreason import tracking  # MLflow, seconds
+
+            tracking.catch_up(config.tracking, config.folder, config.sweep, [work.folder])
         table.show([work.folder], config.sweep)
         print(f"{work.folder.path}")  # noqa: T201
+    return "done" if worked else "skipped"

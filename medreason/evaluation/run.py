@@ -16,6 +16,7 @@ from medreason.evaluation.generate import generate, real_image
 from medreason.evaluation.predictions import Prediction, predict
 from medreason.models.load import load_model, load_processor
 from medreason.prompts import evaluation_prompt
+from medreason.runs import whole
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
 from medreason.statistics import fit_prior
@@ -37,9 +38,10 @@ def evaluate(
         rows, question_only_priors(config, samples), config.evaluation.controls
     )
     predictions.save(folder.evaluation(key), rows, figures)
+    whole.seal(folder, key)
     state = folder.state()
     folder.update(
-        evaluations=[*state.evaluations, key],
+        evaluations=[*(k for k in state.evaluations if k != key), key],
         evaluate_seconds=state.evaluate_seconds + time.monotonic() - began,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -54,6 +54,49 @@ def heat_map(
     return figure
 
 
+def square(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Mapping[tuple[str, str], float],
+    *,
+    title: str,
+    unit: str = "%",
+    vmin: float = 0,
+    vmax: float = 100,
+    center: float | None = None,
+) -> Figure:
+    """Draw train (rows) x test (columns) of any size, numbers in the cells where they can be read.
+
+    What was trained and tested on the same lies on the outlined diagonal.
+    """
+    norm, colours = _colours(vmin, vmax, center)
+    large = len(columns) > 12
+    side = max(5.0, (0.22 if large else 0.72) * len(columns))
+    figure = Figure(
+        figsize=(side + 1.6, side * len(rows) / len(columns) + 1.0),
+        dpi=160,
+        facecolor="white",
+        layout="constrained",
+    )
+    axes = figure.add_subplot()
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            value = values.get((row, column))
+            signed = center is not None
+            _cell(axes, j, i, value, norm, colours, signed=signed, silent=large)
+            if row == column:
+                axes.add_patch(Rectangle((j, i), 1, 1, fill=False, linewidth=1.2, edgecolor=_INK))
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), ylabel="trained on")
+    size = 5.5 if large else 9.5
+    axes.set_xticks([j + 0.5 for j in range(len(columns))], columns, rotation=90 if large else 0)
+    axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
+    axes.tick_params(length=0, labelsize=size, labelcolor=_INK, pad=3)
+    axes.xaxis.tick_top()
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{title} ({unit})", loc="left", fontsize=11.5, color=_INK, pad=12)
+    return figure
+
+
 def _colours(vmin: float, vmax: float, center: float | None) -> tuple[Normalize, Colormap]:
     """Both maps keep their order for colour-blind readers and in grey."""
     if center is None:
@@ -71,6 +114,7 @@ def _cell(
     colours: Colormap,
     *,
     signed: bool,
+    silent: bool = False,
 ) -> None:
     if value is None:
         fill = _EMPTY
@@ -94,6 +138,8 @@ def _cell(
             hatch=hatch,
         )
     )
+    if silent:
+        return
     axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", color=ink, fontsize=9.5)
 
 

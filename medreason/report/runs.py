@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -59,6 +60,14 @@ class Run:
     def cells(self) -> dict[str, dict[str, Any]]:
         """Figures of each tested cell, keyed `modality/task`."""
         return self.figures["cells"] if self.figures else {}
+
+    @functools.cached_property
+    def answers(self) -> dict[Cell, dict[str, bool]]:
+        """Cell -> sample id -> whether it was answered right."""
+        found: dict[Cell, dict[str, bool]] = {}
+        for sample, outcome in self.outcomes.items():
+            found.setdefault(outcome.cell, {})[sample] = outcome.correct
+        return found
 
     @property
     def file_name(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from medreason.runs import lock
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,10 @@ class State:
     """Sweep -> key of the evaluation it asked for; a run may belong to several."""
     attempts: int = 0
     error: str | None = None
-    mlflow_run_id: str | None = None
-    synced: bool = False
-    """MLflow shows all of this folder."""
+    mlflow_runs: dict[str, str] = field(default_factory=dict)
+    """`sweep/evaluation key` -> the MLflow run that shows this folder in that sweep."""
+    synced: list[str] = field(default_factory=list)
+    """Of `mlflow_runs`, those that show all there is."""
     train_seconds: float = 0.0
     """Of the attempt that finished; one that was resumed did less."""
     evaluate_seconds: float = 0.0
@@ -116,36 +118,46 @@ class Folder:
         return rows
 
     def update(self, **changes: Any) -> State:  # noqa: ANN401
-        """Change the state on disk; a reader never sees half of it."""
-        state = replace(self.state(), **changes)
-        write_json(self.path / "state.json", asdict(state))
+        """Change the state on disk: no reader sees half of it, no change undoes another."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with lock.briefly(self.path / ".state.lock"):
+            state = replace(self.state(), **changes)
+            write_json(self.path / "state.json", asdict(state))
         return state
 
     @contextmanager
-    def locked(self) -> Iterator[bool]:
-        """Hold the run for this process; gives False where another process holds it.
-
-        The lock goes with the process: one that was killed leaves nothing behind.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+    def locked(self) -> Iterator[int | None]:
+        """Hold the run for this process; None where another holds it. See `lock.held`."""
+        with lock.held(self.path) as descriptor:
+            yield descriptor
 
 
 def find(runs: Path, name: str, key: str) -> Folder:
     """The folder of a run, whether it exists yet or not; the key decides, not the name."""
+    usual = runs / f"{name}-{key}"
+    if usual.exists():  # looking through a thousand folders for each of a thousand runs is slow
+        return Folder(usual)
     existing = sorted(runs.glob(f"*-{key}"))
-    return Folder(existing[0] if existing else runs / f"{name}-{key}")
+    return Folder(existing[0] if existing else usual)
 
 
 def folders(runs: Path) -> list[Folder]:
     """All run folders, in the order of their names."""
     return [Folder(path.parent) for path in sorted(runs.glob("*/state.json"))]
+
+
+def sweeps_of(folder: Folder) -> dict[str, str]:
+    """Sweep -> evaluation key; none of a folder whose state is damaged, which the report names."""
+    try:
+        return folder.state().sweeps
+    except ValueError:
+        return {}
+
+
+def unsynced(folder: Folder, sweep: str) -> bool:
+    """Whether there is more than MLflow shows of the folder in this sweep."""
+    state = folder.state()
+    return f"{sweep}/{state.sweeps[sweep]}" not in state.synced
 
 
 def write_json(path: Path, value: object) -> None:
@@ -156,3 +168,15 @@ def write_json(path: Path, value: object) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     unfinished.replace(path)
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401
+    """A JSON file.
+
+    Raises:
+        ValueError: it is cut off.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cut off or not JSON ({error})") from error

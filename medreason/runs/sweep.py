@@ -1,35 +1,209 @@
-"""A sweep as Hydra sees it: at its end one table of what every job came to."""
+"""A sweep as Hydra sees it, whatever its launcher: at its end one table of what every job came to.
+
+Each job leaves `outcome.json` in its folder of the sweep, since jobs may run in other processes and
+on other machines. What failed in one leaves the others running.
+"""
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
+import time
+import traceback
+from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from medreason.config import Tracking
 from medreason.report import table
-from medreason.runs import ledger
+from medreason.runs import grid, ledger, lock, watch
+from medreason.runs.launch import BusyError
+from medreason.runs.progress import duration
+from medreason.runs.work import NoDataError
+
+EXPECTED = (ValueError, RuntimeError, OSError, OmegaConfBaseException)
+"""What a user can mend: its message is enough. Anything else is shown with its traceback."""
+
+_MOST_ROWS = 24  # runs in the table at the end; beyond it the report is the place
+_ORDER = ("done", "skipped", "empty", "busy", "failed", "lost")
+_NAMES = {
+    "done": "done",
+    "skipped": "done before",
+    "empty": "without data",
+    "busy": "left to another process",
+    "failed": "failed",
+    "lost": "lost or not reached",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job came to: `outcome.json`."""
+
+    overrides: list[str]
+    state: str
+    """done, skipped, empty, busy, failed; lost for a job that left no word."""
+    error: str = ""
+    """The first line."""
 
 
 class Sweep(Callback):
-    """`hydra.callbacks.sweep`: a failed job leaves the others running and its error at the end."""
+    """`hydra.callbacks.sweep`."""
 
     def __init__(self) -> None:
-        self._failed: list[tuple[str, str]] = []
+        self._folder = Path()
+        self._jobs: list[list[str]] = []
+        self._began = 0.0
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401
+        """Before Hydra takes the sweep apart: a plan ends here, and nothing is launched."""
+        self._jobs = grid.jobs(config)
+        if not self._jobs:
+            sys.exit(f"medreason: the sweep is empty: {' '.join(config.hydra.overrides.task)}")
+        if config.action.name == "plan":
+            from medreason.actions import plan
+
+            try:
+                plan.run_all(grid.configs(config, self._jobs), self._jobs)
+            except EXPECTED as error:
+                sys.exit(f"medreason: {error}")
+            sys.exit()
+        if config.action.name == "report":
+            from medreason.actions import report
+
+            report.run(grid.configs(config, self._jobs[:1])[0])
+            sys.exit()
+        self._folder, self._began = Path(config.hydra.sweep.dir), time.monotonic()
+        try:
+            self._folder.mkdir(parents=True)
+            slurm = "slurm" in config.hydra.launcher["_target_"].lower()
+            launcher = {"boot": lock.boot(), "pid": os.getpid(), "outlived": slurm}
+            ledger.write_json(self._folder / "launcher.json", launcher)
+            _prepare_mlflow(config)
+        except OSError as error:
+            sys.exit(f"medreason: {error}; set outputs=... to a folder that can be written")
+        except ValueError as error:
+            sys.exit(f"medreason: {error}")
+        # Hydra calls on_multirun_end only where its launcher came through.
+        atexit.register(self._end, config)
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401
+        """Jobs end with their launcher, except in a queue, which has them by now."""
+        path = Path(config.hydra.sweep.dir) / "launcher.json"
+        if config.hydra.mode is not RunMode.MULTIRUN or not path.exists():
+            return
+        launcher = ledger.read_json(path)
+        here = launcher["boot"] == lock.boot() and launcher["pid"] != os.getpid()
+        if here and not launcher["outlived"]:
+            watch.end_with(launcher["pid"])
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:  # noqa: ANN401
-        if config.hydra.mode is RunMode.MULTIRUN and (error := job_return.return_value):
-            self._failed.append((" ".join(job_return.overrides or []), str(error)))
+        """Note what the job came to; Hydra sees success, else it would drop the others' results."""
+        if config.hydra.mode is not RunMode.MULTIRUN:
+            return
+        outcome = _outcome(job_return)
+        job_return.status, job_return.return_value = JobStatus.COMPLETED, outcome.state
+        ledger.write_json(Path(config.hydra.runtime.output_dir) / "outcome.json", asdict(outcome))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401
-        folders = ledger.folders(Path(config.outputs) / "runs")
-        ours = [folder for folder in folders if config.sweep in folder.state().sweeps]
-        table.show(ours, config.sweep)
-        for overrides, error in self._failed:
-            print(f"failed: {overrides}\n  {error}", file=sys.stderr)  # noqa: T201
-        if self._failed:
+        atexit.unregister(self._end)
+        if self._end(config):
             sys.exit(1)
+
+    def _end(self, config: DictConfig) -> bool:
+        """Bring MLflow up to date, print the table, say whether any job failed."""
+        folders = ledger.folders(Path(config.outputs) / "runs")
+        ours = [folder for folder in folders if config.sweep in ledger.sweeps_of(folder)]
+        if config.action.name in ("train", "evaluate"):
+            _bring_into_mlflow(config, ours)
+            if len(ours) <= _MOST_ROWS:
+                _show(ours, config.sweep)
+        return self._summary(config)
+
+    def _summary(self, config: DictConfig) -> bool:
+        if not any((self._folder / str(i)).exists() for i in range(len(self._jobs))):
+            return True  # Hydra refused the sweep, and says why
+        found = [_read(self._folder / str(i), job) for i, job in enumerate(self._jobs)]
+        counts = Counter(outcome.state for outcome in found)
+        told = ", ".join(f"{counts[state]} {_NAMES[state]}" for state in _ORDER if counts[state])
+        took = duration(time.monotonic() - self._began)
+        said = [f"sweep {config.sweep}: {len(found)} jobs in {took}: {told}"]
+        reasons = Counter((o.state, o.error) for o in found if o.error)
+        for outcome in found:
+            if outcome.error and (count := reasons.pop((outcome.state, outcome.error), 0)):
+                same = f" and {count - 1} more" if count > 1 else ""
+                said.append(f"{_NAMES[outcome.state]}: {' '.join(outcome.overrides)}{same}")
+                said.append(f"  {outcome.error}")
+        if counts["lost"]:
+            said.append("the same command goes on with what is missing")
+        print("\n".join(said), file=sys.stderr, flush=True)  # noqa: T201
+        return bool(counts["failed"] or counts["lost"])
+
+
+def _outcome(job_return: JobReturn) -> Outcome:
+    overrides = list(job_return.overrides or [])
+    value = job_return._return_value  # the property would raise what the job raised
+    if not isinstance(value, BaseException):
+        return Outcome(overrides, str(value or "done"))
+    if not isinstance(value, EXPECTED):
+        traceback.print_exception(value)
+    first = next(iter(str(value).splitlines()), "")
+    kind = "" if isinstance(value, EXPECTED) else f"{type(value).__name__}: "
+    state = (
+        "empty"
+        if isinstance(value, NoDataError)
+        else "busy"
+        if isinstance(value, BusyError)
+        else "failed"
+    )
+    return Outcome(overrides, state, f"{kind}{first}")
+
+
+def _read(folder: Path, overrides: list[str]) -> Outcome:
+    try:
+        return Outcome(**ledger.read_json(folder / "outcome.json"))
+    except (FileNotFoundError, ValueError):
+        return Outcome(overrides, "lost")
+
+
+def _show(folders: list[ledger.Folder], sweep: str) -> None:
+    try:
+        table.show(folders, sweep)
+    except ValueError as error:  # a folder that was damaged since must not cost the summary
+        print(error, file=sys.stderr)  # noqa: T201
+
+
+def _bring_into_mlflow(config: DictConfig, folders: list[ledger.Folder]) -> None:
+    """What MLflow does not show yet: of killed runs, of finished runs new to this sweep."""
+    if config.tracking.uri and any(ledger.unsynced(f, config.sweep) for f in folders):
+        from medreason import tracking  # MLflow, seconds
+
+        settings = OmegaConf.to_object(config.tracking)
+        assert isinstance(settings, Tracking)
+        tracking.catch_up(settings, Path(config.outputs), config.sweep, folders)
+
+
+def _prepare_mlflow(config: DictConfig) -> None:
+    if config.action.name not in ("train", "evaluate") or not config.tracking.uri:
+        return
+    from mlflow.exceptions import MlflowException  # seconds
+
+    from medreason import tracking
+
+    settings = OmegaConf.to_object(config.tracking)
+    assert isinstance(settings, Tracking)
+    try:
+        tracking.prepare(settings, Path(config.outputs), config.sweep)
+    except MlflowException as error:
+        print(  # noqa: T201
+            f"MLflow at {config.tracking.uri} not reached ({error}); the sweep goes on without",
+            file=sys.stderr,
+        )

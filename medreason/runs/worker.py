@@ -8,19 +8,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 from types import TracebackType
 
-import psutil
 import torch
 from accelerate import PartialState
 
 from medreason import config as configuration
 from medreason import data, tracking
 from medreason.evaluation.run import evaluate
-from medreason.runs import environment
+from medreason.runs import environment, watch
 from medreason.runs.ledger import Folder
 from medreason.runs.progress import Reporter
 from medreason.training.run import train, trained_model
@@ -30,7 +27,8 @@ def main() -> None:
     folder, evaluation_key = Folder(Path(sys.argv[1])), sys.argv[2]
     sys.excepthook = _recorder_of_errors(folder)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if parent := os.environ.get("MEDREASON_PARENT"):
+        watch.end_with(int(parent))
     config = configuration.read(folder.config)
     cpu = config.hardware.accelerator == "cpu"
     # Before any thread of torch starts. The gradients of tokens a model is sure of are denormal
@@ -62,19 +60,6 @@ def _recorder_of_errors(folder: Folder):  # noqa: ANN202
         sys.__excepthook__(kind, error, trace)
 
     return record
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed must leave no orphan that goes on training."""
-    parent = int(os.environ.get("MEDREASON_PARENT", "0"))
-    while parent:
-        try:
-            alive = psutil.Process(parent).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            alive = False
-        if not alive:
-            os._exit(1)
-        time.sleep(1)
 
 
 if __name__ == "__main__":

@@ -79,8 +79,7 @@ def test_sync_brings_run_folders_and_the_report_into_mlflow(
     client = MlflowClient(config.tracking.uri)
     state = folder.state()
     assert state.synced
-    assert state.mlflow_run_id
-    run = client.get_run(state.mlflow_run_id)
+    run = client.get_run(state.mlflow_runs["demo/evaluation0"])
     assert run.data.metrics["test/accuracy"] == 0.5
     parent = run.data.tags["mlflow.parentRunId"]
     names = {item.path for item in client.list_artifacts(parent)}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from medreason.config import Config
-from medreason.runs import launch
+from medreason.runs import launch, work
 
 Compose = Callable[..., Config]
 SMALL = ("data.train_images=4", "data.test_images=1")
@@ -38,17 +38,15 @@ def med_r1(folder: Path, rows: int = 12) -> list[str]:
 
 
 def test_same_configuration_plans_the_same_work(composed: Compose) -> None:
-    first, second = launch.plan(composed(*SMALL)), launch.plan(composed(*SMALL))
+    first, second = work.of(composed(*SMALL)), work.of(composed(*SMALL))
     assert (first.train_key, first.evaluation_key) == (second.train_key, second.evaluation_key)
     assert not first.finished
 
 
 def test_more_training_images_are_another_run_and_another_prior(composed: Compose) -> None:
-    four, eight = (launch.plan(composed(f"data.train_images={n}", SMALL[1])) for n in (4, 8))
+    four, eight = (work.of(composed(f"data.train_images={n}", SMALL[1])) for n in (4, 8))
     assert four.train_key != eight.train_key
-    bases = [
-        launch.plan(composed("method=base", f"data.train_images={n}", SMALL[1])) for n in (4, 8)
-    ]
+    bases = [work.of(composed("method=base", f"data.train_images={n}", SMALL[1])) for n in (4, 8)]
     assert bases[0].train_key == bases[1].train_key
     assert bases[0].evaluation_key != bases[1].evaluation_key
 
@@ -65,7 +63,7 @@ def test_work_that_cannot_be_done_is_refused(
     composed: Compose, overrides: list[str], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        launch.plan(composed(*SMALL, *overrides))
+        work.of(composed(*SMALL, *overrides))
 
 
 def test_reward_without_explanations_is_refused_with_the_remedy(
@@ -73,8 +71,8 @@ def test_reward_without_explanations_is_refused_with_the_remedy(
 ) -> None:
     overrides = [*med_r1(tmp_path / "data"), "modality=ct", "hardware.per_device_prompts=1"]
     with pytest.raises(ValueError, match=r"has no explanation.*drop the score"):
-        launch.plan(composed("method=rarl", *overrides, "method.prompts_per_step=1"))
-    launch.plan(composed("method=grpo", *overrides, "method.prompts_per_step=1"))
+        work.of(composed("method=rarl", *overrides, "method.prompts_per_step=1"))
+    work.of(composed("method=grpo", *overrides, "method.prompts_per_step=1"))
 
 
 def test_full_disk_is_refused_before_training(
@@ -88,8 +86,8 @@ def test_full_disk_is_refused_before_training(
 
 def test_run_that_another_process_holds_is_left_to_it(composed: Compose) -> None:
     config = composed(*SMALL)
-    work = launch.plan(config)
-    with work.folder.locked() as ours:
+    asked = work.of(config)
+    with asked.folder.locked() as ours:
         assert ours
         with pytest.raises(ValueError, match="worked on by another process"):
             launch.run(config)

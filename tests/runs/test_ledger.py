@@ -37,7 +37,7 @@ def test_folder_is_found_by_its_key_whatever_its_name(tmp_path: Path) -> None:
 def test_second_process_does_not_get_the_lock_and_a_dead_one_leaves_none(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from medreason.runs.ledger import Folder\n"
-        f"with Folder(Path({str(tmp_path)!r})).locked() as ours: print(ours)"
+        f"with Folder(Path({str(tmp_path)!r})).locked() as ours: print(ours is not None)"
     )
 
     def other() -> str:

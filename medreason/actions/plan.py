@@ -1,0 +1,170 @@
+"""`action=plan`: what a command or a sweep would do, without doing it: cells, work, time, disk."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from medreason.config import Config
+from medreason.models import checkpoint
+from medreason.runs import work
+from medreason.runs.launch import existing
+from medreason.runs.progress import duration
+from medreason.runs.rates import Rates
+
+_ANSWER_BYTES = 2_000  # of a row of predictions.parquet with its prompt, compressed
+_FINISHED = ("done", "same run", "empty", "refused")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One job of the sweep."""
+
+    name: str
+    state: str
+    """done, to evaluate, to resume, failed before, to do; same run; empty, refused."""
+    updates: int = 0
+    generations: int = 0
+    """Completions: rollouts in training, answers in evaluation."""
+    seconds: float | None = 0.0
+    """None where nothing comparable was measured yet."""
+    disk: int = 0
+    """Bytes kept afterwards."""
+    peak: int = 0
+    """Bytes more while it trains."""
+    reason: str = ""
+
+
+def run(config: Config) -> None:
+    """The plan of one command."""
+    run_all([config], [[config.run_name]])
+
+
+def run_all(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> None:
+    """Print every cell, the totals, and what does not fit."""
+    rates = Rates(configs[0].folder / "runs")
+    seen: dict[tuple[str, str], int] = {}
+    cells = []
+    for i, (config, job) in enumerate(zip(configs, jobs, strict=True)):
+        name = " ".join(o for o in job if not _same_for_all(o, jobs)) or " ".join(job)
+        cells.append(_cell(config, name, rates, seen, i))
+    _print(cells, configs[0])
+
+
+def _same_for_all(override: str, jobs: Sequence[Sequence[str]]) -> bool:
+    return len(jobs) > 1 and override in jobs[0] and override in jobs[-1]
+
+
+def _cell(
+    config: Config, name: str, rates: Rates, seen: dict[tuple[str, str], int], index: int
+) -> Cell:
+    try:
+        asked = work.of(config)
+    except work.NoDataError as error:
+        return Cell(name, "empty", reason=str(error))
+    except ValueError as error:
+        return Cell(name, "refused", reason=str(error))
+    first = seen.setdefault((asked.train_key, asked.evaluation_key), index)
+    if first != index:
+        return Cell(name, "same run", reason=f"as #{first}")
+    state = asked.folder.state()
+    if asked.finished:
+        return Cell(name, "done")
+    answers = asked.tested_on * (1 + len(config.evaluation.controls))
+    evaluation = rates.evaluation(config)
+    cell = Cell(
+        name,
+        "to evaluate",
+        generations=answers,
+        seconds=None if evaluation is None else evaluation * answers,
+        disk=answers * _ANSWER_BYTES,
+    )
+    if state.trained or config.method.algorithm == "none":
+        return cell
+    updates = _updates(config, asked.trained_on)
+    rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0
+    training = rates.training(config)
+    known = cell.seconds is not None and training is not None
+    weights = checkpoint.size_on_disk(config.model.path)
+    resumes = any(asked.folder.checkpoints.glob("checkpoint-*"))
+    return replace(
+        cell,
+        state="to resume" if resumes else "failed before" if state.state == "failed" else "to do",
+        updates=updates,
+        generations=answers + updates * config.method.prompts_per_step * rollouts,
+        seconds=cell.seconds + training * updates if known else None,  # pyright: ignore[reportOptionalOperand]
+        disk=cell.disk + (0 if config.adapter else weights),
+        peak=8 * weights,
+        reason=(state.error or "") if state.state == "failed" else "",
+    )
+
+
+def _updates(config: Config, samples: int) -> int:
+    """Optimizer steps: GRPO leaves out what does not fill one, SFT does not."""
+    if (steps := config.method.trl["max_steps"]) > 0:
+        return steps
+    share = samples / config.method.prompts_per_step
+    each = math.ceil(share) if config.method.algorithm == "sft" else math.floor(share)
+    return math.ceil(each * config.method.trl["num_train_epochs"])
+
+
+def _print(cells: Sequence[Cell], config: Config) -> None:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in ("#", "cell", "state", "updates", "generations", "time", "disk", ""):
+        side = "left" if head in ("cell", "state", "") else "right"
+        table.add_column(head, justify=side, no_wrap=True)
+    for i, cell in enumerate(cells):
+        table.add_row(*map(Text, (str(i), cell.name, cell.state, *_figures(cell), cell.reason)))
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 60 + max(len(c.name) + len(c.reason) for c in cells))
+    console.print(table)
+    for line in _totals(cells, config):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _figures(cell: Cell) -> tuple[str, str, str, str]:
+    if cell.state in _FINISHED:
+        return "-", "-", "-", "-"
+    time = "unknown" if cell.seconds is None else duration(cell.seconds)
+    return f"{cell.updates:,}", f"{cell.generations:,}", time, _size(cell.disk)
+
+
+def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
+    counts = {
+        state: sum(c.state == state for c in cells)
+        for state in dict.fromkeys(c.state for c in cells)
+    }
+    ahead = [cell for cell in cells if cell.state not in _FINISHED]
+    known = [cell.seconds for cell in ahead if cell.seconds is not None]
+    unknown = len(ahead) - len(known)
+    time = duration(sum(known)) if known or not ahead else "unknown"
+    if known and unknown:
+        time += f" and {unknown} cells unknown: nothing like them was measured yet"
+    disk = sum(cell.disk for cell in ahead)
+    needed = disk + max((cell.peak for cell in ahead), default=0)
+    free = shutil.disk_usage(existing(config.folder)).free
+    lines = [
+        f"{len(cells)} cells: " + ", ".join(f"{n} {state}" for state, n in counts.items()),
+        f"{sum(c.updates for c in ahead):,} updates, {sum(c.generations for c in ahead):,} "
+        f"generations, time {time} (one after the other), memory unknown",
+        f"disk {_size(disk)} kept, {_size(needed)} with the checkpoints of one training; "
+        f"{_size(free)} free",
+    ]
+    if needed > free:
+        lines.append(
+            f"does not fit: outputs={config.outputs} has {_size(free)} free of {_size(needed)}; "
+            "free some space, set outputs=... to another disk, or choose adapter=lora_r8"
+        )
+    return lines
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,120 @@
+"""One evaluation in MLflow: its figures, its files, its data, some answers with their images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
+from PIL import Image
+
+from medreason.config import Config
+from medreason.data.images import open_rgb
+from medreason.evaluation import predictions
+from medreason.runs.ledger import Folder
+
+
+def send(client: MlflowClient, run_id: str, config: Config, folder: Folder, key: str) -> None:
+    """Show the evaluation `key` of a run folder on an MLflow run."""
+    evaluation = folder.evaluation(key)
+    figures = predictions.load_metrics(evaluation)
+    now = int(1000 * (evaluation / "metrics.json").stat().st_mtime)
+    metrics = [Metric(name, value, now, 0) for name, value in _test_metrics(figures)]
+    client.log_batch(run_id, metrics=metrics)
+    client.log_artifacts(run_id, str(evaluation), f"evaluations/{key}")
+    rows = predictions.read(evaluation / "predictions.parquet")
+    _send_inputs(client, run_id, config, folder, rows)
+    _send_table(client, run_id, rows, f"predictions-{key}.json", config.tracking.images)
+    _send_heat_map(client, run_id, figures, folder.path.name)
+
+
+def _send_inputs(
+    client: MlflowClient,
+    run_id: str,
+    config: Config,
+    folder: Folder,
+    rows: list[predictions.Prediction],
+) -> None:
+    name = config.choices.get("data", "data")
+    parts = folder.state().train_parts
+    inputs: list[tuple[str, int | None, str]] = [("test", len({row.sample for row in rows}), "")]
+    if "data" in parts:
+        inputs.append(("train", None, parts["data"]))
+    client.log_inputs(
+        run_id,
+        [
+            DatasetInput(
+                Dataset(
+                    name=f"{name}-{context}",
+                    digest=digest or f"{count}-rows",
+                    source_type="local",
+                    source=json.dumps(config.data),
+                    profile=json.dumps({"rows": count}),
+                ),
+                [InputTag("mlflow.data.context", context)],
+            )
+            for context, count, digest in inputs
+        ],
+    )
+
+
+def _send_table(
+    client: MlflowClient,
+    run_id: str,
+    rows: list[predictions.Prediction],
+    name: str,
+    count: int,
+) -> None:
+    """The first predictions of each cell with their images, right and wrong as they come."""
+    sent = {item.path for item in client.list_artifacts(run_id)}
+    real = [row for row in rows if row.control == "none" and Path(row.image).exists()]
+    shown = _spread(real, count)
+    if not shown or name in sent:  # log_table would append to what is there
+        return
+    columns = ("modality", "task", "question", "completion", "answer", "gold", "correct")
+    table: dict[str, Any] = {"image": [mlflow.Image(_thumbnail(row.image)) for row in shown]}
+    for column in columns:
+        table[column] = [getattr(row, column) for row in shown]
+    table["options"] = [", ".join(row.options) for row in shown]
+    client.log_table(run_id, table, name)
+
+
+def _send_heat_map(client: MlflowClient, run_id: str, figures: dict[str, Any], title: str) -> None:
+    from medreason.report.heatmap import heat_map  # matplotlib, half a second
+
+    accuracy = {cell: 100 * found["accuracy"] for cell, found in figures["cells"].items()}
+    client.log_figure(run_id, heat_map(accuracy, title=title), "accuracy.png")
+
+
+def _test_metrics(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """`test/accuracy`, `test/accuracy/<modality>/<task>`, and so on for every figure."""
+    places = {"": figures["overall"], **{f"/{cell}": f for cell, f in figures["cells"].items()}}
+    for place, found in places.items():
+        for name, value in found.items():
+            if value is not None:
+                yield f"test/{name}{place}", float(value)
+    yield "test/macro_accuracy", figures["macro_accuracy"]
+
+
+def _spread(rows: list[predictions.Prediction], count: int) -> list[predictions.Prediction]:
+    """Rows taken in turn from each cell, so that a small table shows all of them."""
+    cells: dict[tuple[str, str], list[predictions.Prediction]] = {}
+    for row in rows:
+        cells.setdefault((row.modality, row.task), []).append(row)
+    turns = [row for turn in _turns(list(cells.values())) for row in turn]
+    return turns[:count]
+
+
+def _turns(lists: list[list[Any]]) -> Iterator[list[Any]]:
+    for i in range(max(map(len, lists), default=0)):
+        yield [members[i] for members in lists if i < len(members)]
+
+
+def _thumbnail(path: str) -> Image.Image:
+    image = open_rgb(Path(path))
+    image.thumbnail((160, 160))
+    return image

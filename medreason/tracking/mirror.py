@@ -1,0 +1,227 @@
+"""One run folder as one run of MLflow, in one sweep.
+
+A folder that belongs to two sweeps, as that of a start model does, is a run in each: a child of
+that sweep's run, with the evaluation that sweep asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+from medreason import config as configuration
+from medreason.config import Config, Tracking
+from medreason.runs import ledger
+from medreason.runs.ledger import Folder
+from medreason.tracking import evaluation, store
+from medreason.tracking.store import PREFIX
+
+_PUSH_SECONDS = 5.0
+_BATCH = 1000  # metrics in one request, MLflow's limit
+_FACETS = ("method", "model", "data", "modality", "task", "prompt", "reward", "adapter", "hardware")
+_STATUS = {"done": "FINISHED", "failed": "FAILED"}
+
+
+class Mirror:
+    """The MLflow run of a folder in the sweep its configuration names."""
+
+    def __init__(self, config: Config, folder: Folder) -> None:
+        self._config = config
+        self._folder = folder
+        self._client = store.connect(config.tracking, config.folder)
+        self._experiment = store.experiment(self._client, config.tracking, config.folder)
+        self._evaluation_key = folder.state().sweeps[config.sweep]
+        self._slot = f"{config.sweep}/{self._evaluation_key}"
+        self.run_id = self._open()
+        self._sent_step = self._last_step()
+
+    def _open(self) -> str:
+        """The run the folder remembers or this server finds by its tags; else a new one."""
+        state = self._folder.state()
+        known = state.mlflow_runs.get(self._slot)
+        if known and self._knows(known):
+            self._client.update_run(known, status="RUNNING")
+            return known
+        tags = {
+            "mlflow.parentRunId": store.parent(
+                self._client, self._experiment, self._config.folder, self._config.sweep
+            ),
+            "mlflow.note.content": f"Run folder: {self._folder.path.resolve()}",
+            f"{PREFIX}kind": "run",
+            f"{PREFIX}sweep": self._config.sweep,
+            f"{PREFIX}train_key": state.train_key,
+            f"{PREFIX}evaluation_key": self._evaluation_key,
+            **{f"{PREFIX}{facet}": self._config.choices.get(facet, "") for facet in _FACETS},
+            f"{PREFIX}seed": str(self._config.seed),
+        }
+        run_id = self._lost(tags) or self._create(tags)
+        params = [Param(f"{PREFIX}{k}", str(v)) for k, v in _flat(asdict(self._config))]
+        for start in range(0, len(params), 100):
+            self._client.log_batch(run_id, params=params[start : start + 100])
+        # Remembered last: a run without its params is not taken for whole.
+        runs = self._folder.state().mlflow_runs
+        self._folder.update(mlflow_runs=runs | {self._slot: run_id})
+        return run_id
+
+    def _create(self, tags: dict[str, str]) -> str:
+        name = self._folder.path.name
+        return self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id
+
+    def _lost(self, tags: dict[str, str]) -> str | None:
+        """A run that was made just before its process was killed, and is remembered by none."""
+        same = ("sweep", "train_key", "evaluation_key")
+        clauses = [f"tags.`{PREFIX}{name}` = '{tags[PREFIX + name]}'" for name in same]
+        unfinished = "attributes.status = 'RUNNING'"
+        found = self._client.search_runs(
+            [self._experiment], " and ".join([*clauses, unfinished]), max_results=1
+        )
+        return found[0].info.run_id if found else None
+
+    def _knows(self, run_id: str) -> bool:
+        try:
+            self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
+
+    def _last_step(self) -> int:
+        """The last training step this run already shows; a resumed run goes on behind it."""
+        latest = self._client.get_run(self.run_id).data.metrics
+        return int(latest.get("train/step", 0))
+
+    def push(self) -> None:
+        """Send the training metrics that are new."""
+        rows = [row for row in self._folder.logged() if row["step"] > self._sent_step]
+        if not rows:
+            return
+        now = int(1000 * self._folder.metrics.stat().st_mtime)
+        metrics = [
+            Metric(f"train/{name}", value, now, row["step"])
+            for row in rows
+            for name, value in row.items()
+            if value is not None
+        ]
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + _BATCH])
+        self._sent_step = rows[-1]["step"]
+
+    def close(self, status: str) -> None:
+        """Send all that is left of the folder and end the run."""
+        self.push()
+        state = self._folder.state()
+        if self._folder.environment.exists():
+            environment = json.loads(self._folder.environment.read_text())
+            self._client.set_tag(self.run_id, f"{PREFIX}commit", str(environment["commit"]))
+            self._client.log_artifact(self.run_id, str(self._folder.environment))
+        for path in (self._folder.config, self._folder.data, self._folder.log):
+            if path.exists():
+                self._client.log_artifact(self.run_id, str(path))
+        if self._evaluation_key in state.evaluations:
+            evaluation.send(
+                self._client, self.run_id, self._config, self._folder, self._evaluation_key
+            )
+        self._client.set_terminated(self.run_id, status)
+        synced = [slot for slot in self._folder.state().synced if slot != self._slot]
+        self._folder.update(synced=[*synced, self._slot])
+
+
+@contextmanager
+def mirrored(config: Config, folder: Folder, *, active: bool) -> Iterator[None]:
+    """Show the run in MLflow while the body runs; never let MLflow stop it."""
+    mirror = _reach(config, folder) if active and config.tracking.uri else None
+    if mirror is None:
+        yield
+        return
+    done = threading.Event()
+    pusher = threading.Thread(target=_keep_pushing, args=(mirror, done), daemon=True)
+    pusher.start()
+    monitor = SystemMetricsMonitor(mirror.run_id, resume_logging=True)
+    monitor.start()
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    finally:
+        done.set()
+        pusher.join(timeout=30)
+        monitor.finish()
+        try:
+            mirror.close(status)
+        except (MlflowException, OSError) as error:
+            _say_unreached(config.tracking, error)
+
+
+def catch_up(
+    tracking: Tracking, outputs: Path, sweep: str, folders: Sequence[Folder], *, all_: bool = False
+) -> bool:
+    """Make MLflow show what it does not show yet of a sweep's folders, or `all_` of them.
+
+    Runs that a process works on are left to it. False where MLflow cannot be reached.
+    """
+    for folder in folders:
+        if not folder.config.exists() or not (all_ or ledger.unsynced(folder, sweep)):
+            continue
+        with folder.locked() as ours:
+            if ours is None:
+                continue
+            try:
+                config = configuration.read(folder.config)
+                config = replace(config, tracking=tracking, outputs=str(outputs), sweep=sweep)
+                status = _STATUS.get(folder.state().state, "KILLED")
+                Mirror(config, folder).close(status)
+            except (MlflowException, OSError, store.OtherVersionError) as error:
+                _say_unreached(tracking, error)
+                return False
+            except ValueError as error:  # a damaged folder: the others are sent
+                print(error, file=sys.stderr)  # noqa: T201
+    return True
+
+
+def _reach(config: Config, folder: Folder) -> Mirror | None:
+    state = folder.state()
+    slot = f"{config.sweep}/{state.sweeps[config.sweep]}"
+    folder.update(synced=[other for other in state.synced if other != slot])
+    try:
+        return Mirror(config, folder)
+    except (MlflowException, OSError, store.OtherVersionError) as error:
+        _say_unreached(config.tracking, error)
+        return None
+
+
+def _keep_pushing(mirror: Mirror, done: threading.Event) -> None:
+    while not done.wait(_PUSH_SECONDS):
+        try:
+            mirror.push()
+        except (MlflowException, OSError) as error:
+            print(f"MLflow not reached, trying again: {error}", file=sys.stderr)  # noqa: T201
+
+
+def _say_unreached(tracking: Tracking, error: Exception) -> None:
+    if isinstance(error, store.OtherVersionError):
+        print(error, file=sys.stderr)  # noqa: T201
+        return
+    print(  # noqa: T201
+        f"MLflow at {tracking.uri} not reached ({error}); the run folders have everything, "
+        "`python -m medreason action=report runs.sync=true` sends them",
+        file=sys.stderr,
+    )
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    elif path:
+        yield path, value

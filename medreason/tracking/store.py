@@ -1,0 +1,127 @@
+"""The database or server behind MLflow, its experiment, and the run of each sweep."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from medreason.config import Tracking
+from medreason.runs import lock
+
+PREFIX = "medreason."
+"""Of our params and tags. Where one key clashes MLflow drops the whole batch without a word."""
+
+_LOCKED_SECONDS = 120
+"""How long a writer waits for another on one SQLite file; MLflow's default is 5."""
+
+
+class OtherVersionError(ValueError):
+    """The database was made by another version of MLflow."""
+
+
+def prepare(tracking: Tracking, outputs: Path, sweep: str) -> None:
+    """Make database, experiment and the sweep's run, before jobs would do so at the same time.
+
+    Raises:
+        OtherVersionError: refused before anything is trained.
+        MlflowException: the server cannot be reached.
+    """
+    client = connect(tracking, outputs)
+    parent(client, experiment(client, tracking, outputs), outputs, sweep)
+
+
+def connect(tracking: Tracking, outputs: Path) -> MlflowClient:
+    """A client; a database is made once, under a lock, before anything else opens it.
+
+    Raises:
+        OtherVersionError: with what to do.
+    """
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    assert tracking.uri is not None
+    uri = patient(tracking.uri)
+    mlflow.set_tracking_uri(uri)
+    outputs.mkdir(parents=True, exist_ok=True)
+    try:
+        with _alone(outputs):
+            client = MlflowClient(uri)
+            client.get_experiment("0")
+    except MlflowException as error:
+        if "database schema" not in str(error) and "Can't locate revision" not in str(error):
+            raise
+        raise OtherVersionError(
+            f"tracking.uri={tracking.uri}: a database of another version of MLflow than the "
+            f"installed {mlflow.__version__}. Copy it, then `mlflow db upgrade {tracking.uri}`; or "
+            "set tracking.uri to a new file and send all runs with "
+            "`python -m medreason action=report runs.sync=true`"
+        ) from error
+    return client
+
+
+def patient(uri: str) -> str:
+    """SQLite takes one writer at a time; the others have to wait longer than a batch takes."""
+    if not uri.startswith("sqlite:") or "?" in uri:
+        return uri
+    return f"{uri}?timeout={_LOCKED_SECONDS}"
+
+
+def experiment(client: MlflowClient, tracking: Tracking, outputs: Path) -> str:
+    """Its id."""
+    with _alone(outputs):
+        if found := client.get_experiment_by_name(tracking.experiment):
+            return found.experiment_id
+        local = str(tracking.uri).startswith("sqlite:")
+        artifacts = (outputs / "mlartifacts").resolve().as_uri() if local else None
+        return client.create_experiment(tracking.experiment, artifact_location=artifacts)
+
+
+def parent(client: MlflowClient, experiment: str, outputs: Path, sweep: str) -> str:
+    """The run of the whole sweep; the oldest where two machines made one at once."""
+    with _alone(outputs):
+        found = client.search_runs(
+            [experiment],
+            f"tags.`{PREFIX}kind` = 'sweep' and tags.`{PREFIX}sweep` = '{sweep}'",
+            order_by=["attributes.start_time ASC"],
+            max_results=1,
+        )
+        if found:
+            return found[0].info.run_id
+        tags = {f"{PREFIX}kind": "sweep", f"{PREFIX}sweep": sweep}
+        run = client.create_run(experiment, run_name=sweep, tags=tags)
+        # A label for its children; it does no work of its own.
+        client.set_terminated(run.info.run_id)
+        return run.info.run_id
+
+
+def show_sweep(tracking: Tracking, outputs: Path, sweep: str, files: list[Path]) -> None:
+    """Put the report's files on the sweep's run."""
+    client = connect(tracking, outputs)
+    run_id = parent(client, experiment(client, tracking, outputs), outputs, sweep)
+    for path in files:
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), path.name)
+        else:
+            client.log_artifact(run_id, str(path))
+
+
+def show_audit(tracking: Tracking, outputs: Path, name: str, path: Path, digest: str) -> None:
+    """Keep an audit as a run of its own with the file as its artifact, once for each digest."""
+    client = connect(tracking, outputs)
+    of = experiment(client, tracking, outputs)
+    tags = {f"{PREFIX}kind": "audit", f"{PREFIX}data": name, f"{PREFIX}digest": digest}
+    found = client.search_runs(
+        [of],
+        " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items()),
+        max_results=1,
+    )
+    run = found[0] if found else client.create_run(of, run_name=f"audit-{name}", tags=tags)
+    client.log_artifact(run.info.run_id, str(path))
+    client.set_terminated(run.info.run_id)
+
+
+def _alone(outputs: Path):  # noqa: ANN202
+    return lock.briefly(outputs / ".mlflow.lock")

@@ -1,0 +1,102 @@
+"""One process works on a run folder, on this machine and on others that share its disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from medreason.runs import lock
+
+HOLD = """
+import sys, time, subprocess
+from pathlib import Path
+from medreason.runs import lock
+with lock.held(Path(sys.argv[1])) as descriptor:
+    if sys.argv[2:]:  # a worker that outlives its parent, as one does that is still importing
+        subprocess.Popen(["sleep", sys.argv[2]], pass_fds=[descriptor])
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def holder(folder: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, str(folder), *more]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def foreign(folder: Path) -> Path:
+    """An owner's file as another machine leaves it."""
+    owner = folder / ".owner.json"
+    owner.write_text(json.dumps({"boot": "elsewhere", "pid": 1, "token": "t", "beat": 7}))
+    return owner
+
+
+def test_folder_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
+    process = holder(tmp_path)
+    with lock.held(tmp_path) as ours:
+        assert ours is None
+    kill(process)
+    assert (tmp_path / ".owner.json").exists()
+    with lock.held(tmp_path) as ours:
+        assert ours is not None
+    assert not (tmp_path / ".owner.json").exists()
+
+
+def test_worker_of_a_killed_parent_is_waited_for(tmp_path: Path) -> None:
+    process = holder(tmp_path, "2")
+    kill(process)
+    began = time.monotonic()
+    with lock.held(tmp_path) as ours:
+        assert ours is not None
+    assert time.monotonic() - began > 0.5
+
+
+def test_owner_on_another_machine_that_beats_keeps_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = foreign(tmp_path)
+
+    def beats(_: float) -> None:
+        found = json.loads(owner.read_text())
+        owner.write_text(json.dumps(found | {"beat": found["beat"] + 1}))
+
+    monkeypatch.setattr(time, "sleep", beats)
+    with lock.held(tmp_path) as ours:
+        assert ours is None
+
+
+def test_owner_on_another_machine_that_stands_still_is_replaced_whatever_its_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = foreign(tmp_path)
+    os.utime(owner, (2**33, 2**33))  # a clock far ahead
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    with lock.held(tmp_path) as ours:
+        assert ours is not None
+        assert json.loads(owner.read_text())["boot"] == lock.boot()
+    assert len(waited) == lock.SILENT_BEATS
+
+
+def test_owner_file_that_was_cut_off_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".owner.json").write_text('{"boot"')
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with lock.held(tmp_path) as ours:
+        assert ours is not None

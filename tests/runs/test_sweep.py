@@ -1,0 +1,79 @@
+"""A sweep by the real entry point and each launcher: what one job comes to leaves the others be.
+
+The cells are refused before a worker starts, so nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = ("data.train_images=1", "data.test_images=1", "tracking=none", "sweep=s", "method=sft")
+LAUNCHERS = {
+    "basic": (),
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    "submitit_local": ("hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"),
+}
+
+
+def medreason(folder: Path, *arguments: str, status: int) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "medreason", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_cell_without_data_and_one_that_fails_are_told_apart_at_the_end(
+    tmp_path: Path, launcher: str
+) -> None:
+    arguments = ("model.path=tiny,./nothing", "modality=ct", "task=disease", *LAUNCHERS[launcher])
+    said = medreason(tmp_path, "-m", *TINY, *arguments, status=1)
+    assert "sweep s: 2 jobs in " in said
+    assert "1 without data, 1 failed" in said
+    assert "1 training samples, fewer than method.prompts_per_step=8" in said
+    assert "no such folder" in said
+    outcomes = [
+        json.loads(path.read_text())["state"]
+        for path in sorted((tmp_path / "outputs/sweeps").glob("s-*/[0-9]*/outcome.json"))
+    ]
+    assert outcomes == ["empty", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["method=sft,gpro"], "gpro"),
+        (["seed=range(0,0)"], "the sweep is empty"),
+        (["hardware.devices=0,1"], "hardware.devices=0; it must be at least 1"),
+    ],
+)
+def test_sweep_that_cannot_be_says_why(tmp_path: Path, arguments: list[str], words: str) -> None:
+    said = medreason(tmp_path, "-m", *TINY[:-1], "modality=ct", *arguments, status=1)
+    assert words in said
+    assert not list((tmp_path / "outputs").glob("runs/*"))
+
+
+def test_plan_of_a_sweep_launches_nothing(tmp_path: Path) -> None:
+    said = medreason(
+        tmp_path,
+        *("-m", "action=plan", "hydra/launcher=submitit_slurm", "method=base,sft"),
+        *("modality=ct,mri", "data.train_images=16", "data.test_images=1", "sweep=s"),
+        status=0,
+    )
+    assert "4 cells: 1 to do" in said or "1 to evaluate" in said
+    assert "1 same run" in said  # the start model, once for both modalities
+    assert "time unknown" in said
+    assert not (tmp_path / "outputs/sweeps").exists()
+    assert not (tmp_path / "outputs/runs").exists()

@@ -1,0 +1,122 @@
+"""Killed at ten random moments and started again: the same tables, no orphan, no run left RUNNING.
+
+`pytest -m slow tests/test_kill.py`; MEDREASON_KILL_SEED chooses other moments.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+
+from medreason.runs import ledger
+
+KILLS = 10
+SWEEP = (
+    *(
+        "-m",
+        "experiment=smoke/quick",
+        "sweep=s",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+    ),
+    *("method=base,sft,grpo", "modality=ct", "task=disease,grading", "hardware.threads=1"),
+    *("data.train_images=16", "data.test_images=2", "evaluation.max_new_tokens=16"),
+    *("evaluation.modalities=[ct]", "evaluation.controls=[]", "method.trl.max_steps=12"),
+    "runs.checkpoint_steps=3",
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    with (folder / "said.txt").open("a") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "medreason", *SWEEP], cwd=folder, stdout=said, stderr=said
+        )
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """All that work in the folder: launcher, jobs, workers."""
+    found = []
+    for process in psutil.process_iter(["cwd", "pid", "status"]):
+        alive = process.info["status"] != psutil.STATUS_ZOMBIE
+        if process.info["cwd"] == str(folder) and process.info["pid"] != os.getpid() and alive:
+            found.append(process)
+    return found
+
+
+def wait_until_gone(folder: Path, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not processes(folder):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"still there: {[p.cmdline() for p in processes(folder)]}")
+
+
+def tables(folder: Path) -> dict[str, Any]:
+    """Predictions and training metrics of each run; timings differ, nothing else may."""
+    found: dict[str, Any] = {}
+    for run in ledger.folders(folder / "outputs/runs"):
+        state = run.state()
+        assert state.state == "done", (run.path.name, state)
+        (key,) = state.evaluations
+        rows = pq.read_table(run.evaluation(key) / "predictions.parquet").to_pylist()
+        found[run.path.name] = (
+            [{k: v for k, v in row.items() if k != "image"} for row in rows],
+            [(row["step"], row["loss"], row.get("reward")) for row in run.logged()],
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("untouched")
+    assert start(folder).wait() == 0, (folder / "said.txt").read_text()
+    return tables(folder)
+
+
+@pytest.mark.parametrize("victim", ["launcher", "worker", "any"])
+def test_kills_change_nothing(tmp_path: Path, untouched: dict[str, Any], victim: str) -> None:
+    rng = random.Random(f"{victim}{os.environ.get('MEDREASON_KILL_SEED', '0')}")
+    kills = 0
+    while kills < KILLS:
+        launcher = start(tmp_path)
+        deadline = time.monotonic() + rng.uniform(1, 45)
+        while time.monotonic() < deadline and launcher.poll() is None:
+            time.sleep(0.05)
+        there = processes(tmp_path)
+        workers = [p for p in there if "medreason.runs.worker" in p.cmdline()]
+        target = {"launcher": [launcher], "worker": workers or there, "any": there}[victim]
+        if launcher.poll() is None and target:
+            os.kill(rng.choice(target).pid, signal.SIGKILL)
+        kills += 1
+        if victim == "worker" or victim == "launcher":
+            launcher.wait()
+        else:
+            time.sleep(2)
+            launcher.kill()
+            launcher.wait()
+        wait_until_gone(tmp_path)
+    assert start(tmp_path).wait() == 0, (tmp_path / "said.txt").read_text()
+    wait_until_gone(tmp_path)
+
+    assert tables(tmp_path) == untouched
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    found = client.get_experiment_by_name("medreason")
+    assert found
+    runs = client.search_runs([found.experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    names = [run.info.run_name for run in runs]
+    assert sorted(names) == sorted(set(names))  # each folder once, the sweep once

@@ -1,0 +1,153 @@
+"""MLflow behind run folders: many writers, another version, a run for each sweep."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from run_folders import draw_samples, reply, write_run
+
+from medreason import tracking
+from medreason.config import Config, Tracking
+from medreason.tracking import store
+
+Compose = Callable[..., Config]
+PROCESSES, METRICS = 4, 20
+
+
+def local(folder: Path) -> Tracking:
+    return Tracking(name="local", uri=f"sqlite:///{folder}/mlflow.db")
+
+
+def write_many(folder: Path, sweep: str) -> None:
+    """What a job does: make what is not there yet, then send metrics."""
+    settings = local(folder)
+    client = store.connect(settings, folder)
+    experiment = store.experiment(client, settings, folder)
+    parent = store.parent(client, experiment, folder, sweep)
+    run = client.create_run(experiment, tags={"mlflow.parentRunId": parent})
+    for step in range(METRICS):
+        client.log_metric(run.info.run_id, "loss", 1.0 / (step + 1), step=step)
+    client.set_terminated(run.info.run_id)
+
+
+def test_four_processes_make_and_fill_one_database_at_once(tmp_path: Path) -> None:
+    """Without the lock around its making the tables exist twice or half; see `store.connect`."""
+    context = multiprocessing.get_context("spawn")
+    jobs = [context.Process(target=write_many, args=(tmp_path, "s")) for _ in range(PROCESSES)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0] * PROCESSES
+    client = store.connect(local(tmp_path), tmp_path)
+    found = client.get_experiment_by_name("medreason")
+    assert found
+    runs = client.search_runs([found.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags.get("medreason.kind") == "sweep"]
+    children = [run for run in runs if run is not parent]
+    assert len(children) == PROCESSES
+    for run in children:
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.info.status == "FINISHED"
+        assert len(client.get_metric_history(run.info.run_id, "loss")) == METRICS
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_writer_waits_for_another_that_takes_longer_than_mlflow_would(
+    tmp_path: Path, patient: bool
+) -> None:
+    """The second case is MLflow without the precaution: the same write is lost."""
+    settings = local(tmp_path)
+    tracking.prepare(settings, tmp_path, "s")
+    assert settings.uri
+    uri = store.patient(settings.uri) if patient else f"{settings.uri}?timeout=0.2"
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("medreason")
+    assert experiment
+    run = client.create_run(experiment.experiment_id).info.run_id
+    other = sqlite3.connect(tmp_path / "mlflow.db", check_same_thread=False, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(8.0, lambda: other.execute("COMMIT"))
+    release.start()
+    try:
+        if patient:
+            client.log_metric(run, "loss", 1.0)
+            assert len(client.get_metric_history(run, "loss")) == 1
+        else:
+            began = time.monotonic()
+            with pytest.raises(Exception, match="database is locked"):
+                client.log_metric(run, "loss", 1.0)
+            assert time.monotonic() - began < 8.0
+    finally:
+        release.join()
+        other.close()
+
+
+def test_database_of_another_version_is_named_with_the_remedy(tmp_path: Path) -> None:
+    settings = local(tmp_path)
+    tracking.prepare(settings, tmp_path, "s")
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    database.close()
+    with pytest.raises(store.OtherVersionError, match=r"mlflow db upgrade sqlite:.*runs\.sync"):
+        connect_anew(settings, tmp_path)
+
+
+def connect_anew(settings: Tracking, folder: Path) -> None:
+    """MLflow keeps a store for each address in a process; another spelling makes a new one."""
+    assert settings.uri
+    fresh = replace(settings, uri=settings.uri.replace("mlflow.db", "./mlflow.db"))
+    store.connect(fresh, folder)
+
+
+def test_folder_of_two_sweeps_is_a_run_in_each_with_the_evaluation_it_asked_for(
+    composed: Compose, tmp_path: Path
+) -> None:
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    config = composed("method=base", "sweep=one")
+    folder = write_run(config, samples, lambda i, s: reply(s.answer))
+    other = folder.evaluation("evaluation1")
+    folder.evaluation("evaluation0").rename(other)
+    write_again = write_run(composed("method=base"), samples, lambda i, s: reply("A"), key="b" * 12)
+    write_again.evaluation("evaluation0").rename(folder.evaluation("evaluation0"))
+    folder.update(
+        sweeps={"one": "evaluation0", "two": "evaluation1"},
+        evaluations=["evaluation0", "evaluation1"],
+    )
+    for sweep in ("one", "two", "one"):
+        assert tracking.catch_up(config.tracking, config.folder, sweep, [folder])
+
+    client = store.connect(config.tracking, config.folder)
+    found = client.get_experiment_by_name("medreason")
+    assert found
+    runs = client.search_runs([found.experiment_id], "tags.`medreason.kind` = 'run'")
+    accuracy = {run.data.tags["medreason.sweep"]: run.data.metrics["test/accuracy"] for run in runs}
+    assert len(runs) == 2
+    assert accuracy == {"one": 0.5, "two": 1.0}
+    parents = {run.data.tags["mlflow.parentRunId"] for run in runs}
+    names = {client.get_run(parent).info.run_name for parent in parents}
+    assert names == {"one", "two"}
+
+
+def test_run_left_running_by_a_kill_is_found_again_and_ended(
+    composed: Compose, tmp_path: Path
+) -> None:
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    config = composed("method=base", "sweep=one")
+    folder = write_run(config, samples, lambda i, s: reply("A"))
+    tracking.catch_up(config.tracking, config.folder, "one", [folder])
+    client = store.connect(config.tracking, config.folder)
+    (run_id,) = folder.state().mlflow_runs.values()
+    client.update_run(run_id, status="RUNNING")
+    folder.update(mlflow_runs={}, synced=[])  # killed before it was remembered
+    tracking.catch_up(config.tracking, config.folder, "one", [folder])
+    assert list(folder.state().mlflow_runs.values()) == [run_id]
+    assert client.get_run(run_id).info.status == "FINISHED"
