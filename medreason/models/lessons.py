@@ -14,17 +14,52 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from medreason.config import CONF
 from medreason.data.images import open_rgb
 from medreason.prompts import conversation, fill
-from medreason.replies import STYLES, format_reply
+from medreason.replies import format_reply
 from medreason.samples import LETTERS, Sample
 
 Row = tuple[list[int], list[float], Sample | None]
 """Token ids, the weight of each in the loss, and the sample whose image stands in the text."""
+
+PROMPTS = {
+    "no_think": (
+        "{question} Your task: 1. Provide the correct single-letter choice (A, B, C, "
+        "D,...) inside <answer>...</answer> tags. 2. No extra information or text "
+        "outside of this tag.",
+    ),
+    "think": (
+        "{question} Answer briefly: one short reason inside <think>...</think> tags, "
+        "then only the letter inside <answer>...</answer> tags.",
+        "{question} Explain what in the image decides the question inside "
+        "<think>...</think> tags, then give the letter of the right choice inside "
+        "<answer>...</answer> tags.",
+        "{question} First say what is visible in the image (modality, region, "
+        "abnormal signs) and reason from it inside <think>...</think> tags. Then "
+        "provide the correct single-letter choice (A, B, C, D,...) inside "
+        "<answer>...</answer> tags.",
+        "{question} Your task: 1. Think through the question step by step, enclose "
+        "your reasoning process in <think>...</think> tags. 2. Then provide the "
+        "correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> "
+        "tags. 3. No extra information or text outside of these tags.",
+        "{question} Your task: 1. Think through the question step by step, enclose "
+        "your reasoning process in <think>...</think> tags. 2. Then provide the "
+        "correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> "
+        "tags. 3. No extra information or text outside of these tags.",
+    ),
+    "think_after": (
+        "{question} Your task: 1. Provide the correct single-letter choice (A, B, C, "
+        "D,...) inside <answer>...</answer> tags. 2. Then explain your choice step by"
+        " step, enclose your reasoning in <think>...</think> tags. 3. No extra "
+        "information or text outside of these tags.",
+    ),
+}
+"""Style -> wordings it is taught under; what evaluation asks stands twice.
+
+Not read from conf/prompt, so that a change there leaves the rebuilt weights as they are.
+"""
 
 DECISIVE = 8.0
 """Weight of a letter and of a thought's first word, next to 1 for all other words: there are few of
@@ -137,7 +172,7 @@ class Letters:
         self._words = [word for word, ids in tokens.items() if len(ids) == 1]
         np.random.default_rng(0).shuffle(self._words)
         self._known, self._replies = 8, 0.0
-        self._prompts = templates()["think"]
+        self._prompts = PROMPTS["think"]
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer(text)["input_ids"]
@@ -220,7 +255,6 @@ class Replies:
     def __init__(self, processor: Qwen2VLProcessor, samples: Sequence[Sample]) -> None:
         self._processor = processor
         self._samples = samples
-        self._templates = templates()
 
     def rows(self, rng: np.random.Generator, size: int, right: float) -> list[Row]:
         drawn = [self._samples[i] for i in rng.integers(len(self._samples), size=size)]
@@ -228,7 +262,7 @@ class Replies:
 
     def _row(self, sample: Sample, rng: np.random.Generator) -> Row:
         style = str(rng.choice(["think", "no_think", "think_after"], p=[0.8, 0.1, 0.1]))
-        prompt = fill(str(rng.choice(self._templates[style])), sample)
+        prompt = fill(str(rng.choice(PROMPTS[style])), sample)
         (turn,) = conversation(prompt)
         parts = [{"type": "image"}, {"type": "text", "text": turn["content"]}]
         text = self._processor.apply_chat_template(
@@ -249,19 +283,6 @@ class Replies:
 def fact(sample: Sample) -> str:
     """What a phantom's explanation says of the image, without the letter."""
     return (sample.explanation or "").replace(f" ({sample.answer})", "")
-
-
-def templates() -> dict[str, list[str]]:
-    """Style -> training prompts, read from the prompt group of the configuration."""
-    found: dict[str, list[str]] = {}
-    for path in sorted((CONF / "prompt").glob("*.yaml")):
-        prompt = yaml.safe_load(path.read_text())
-        texts = {*prompt["train"], prompt["evaluate"], prompt.get("reasoning")}
-        texts.update(*prompt.get("families", {}).values())
-        texts -= {"${.train[0]}", None}
-        if prompt["style"] in STYLES:
-            found.setdefault(prompt["style"], []).extend(sorted(texts))
-    return found
 
 
 def _side(processor: Qwen2VLProcessor) -> int:

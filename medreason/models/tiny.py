@@ -29,7 +29,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoP
 
 from medreason.data import phantom
 from medreason.models import checkpoint
-from medreason.models.lessons import LESSONS, Lesson, teach, templates
+from medreason.models.lessons import LESSONS, PROMPTS, Lesson, teach
 from medreason.prompts import fill
 from medreason.replies import format_reply
 from medreason.samples import Sample
@@ -148,7 +148,7 @@ def _byte_pairs(samples: Sequence[Sample]) -> tuple[dict[str, int], list[tuple[s
 
 def _corpus(samples: Sequence[Sample]) -> Iterator[str]:
     """What the model will read and write."""
-    prompts = [template for templates in templates().values() for template in templates]
+    prompts = [template for templates in PROMPTS.values() for template in templates]
     for sample, template in zip(samples, itertools.cycle(prompts), strict=False):
         yield fill(template, sample)
         yield format_reply(sample.explanation, sample.answer, "think")
