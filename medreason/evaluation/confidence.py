@@ -34,12 +34,10 @@ def option_shares(
     ends = [format_reply(None, letter, "no_think") if tagged else letter for letter in letters]
     turns = prepare_multimodal_messages(conversation(prompt), images=[image])
     start = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    inputs = processor(  # pyright: ignore[reportCallIssue]
-        text=[f"{start}{lead}{end}" for end in ends],
-        images=[image] * len(ends),
-        padding=True,
-        return_tensors="pt",
-    ).to(model.device)
+    texts = [f"{start}{lead}{end}" for end in ends]
+    images = [image] * len(ends)
+    inputs = processor(text=texts, images=images, padding=True, return_tensors="pt")  # pyright: ignore[reportCallIssue]
+    inputs = inputs.to(model.device)
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     rows = [
         ids[mask.bool()].tolist()

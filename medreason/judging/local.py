@@ -27,7 +27,8 @@ def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
     seeing = "vision_config" in AutoConfig.from_pretrained(path).to_dict()
     kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: Any = kind.from_pretrained(path, dtype="auto").to(device).eval()
+    model: Any = kind.from_pretrained(path, dtype="auto")
+    model = model.to(device).eval()
     tokenizer: Any = Tokenizer.from_pretrained(path)
     alone = threading.Lock()
 
