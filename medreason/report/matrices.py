@@ -158,7 +158,8 @@ def wide(found: Iterable[Place], table: str) -> list[dict[str, Any]]:
 
 
 def _address(table: str, row: str, column: str) -> tuple[str, str]:
-    return (f"{row}/{column}",) * 2 if table == "8x5" else (row, column)
+    own = f"{row}/{column}"
+    return (own, own) if table == "8x5" else (row, column)
 
 
 def addresses(table: str) -> list[tuple[str, str]]:

@@ -17,13 +17,13 @@ _LEAST = 2  # places that make a table worth a file of its own
 
 
 def write(runs: Sequence[Run], target: Path) -> list[Path]:
-    """`tables/` below the report's folder; nothing where no cell was trained on its own."""
+    """`tables/` below the report's folder; nothing where all runs trained on everything."""
     arms = matrices.arms(runs)
-    if all(arm.untrained for arm in arms):
+    found = {arm.name: matrices.places(arm) for arm in arms}
+    if not any(found[arm.name] for arm in arms if not arm.untrained):
         return []
     folder = target / "tables"
     folder.mkdir(exist_ok=True)
-    found = {arm.name: matrices.places(arm) for arm in arms}
     compared = [c for a, b in comparisons.pairs(arms) for c in comparisons.compare(a, b)]
     matrices.write([asdict(place) for some in found.values() for place in some], folder / "places")
     matrices.write([asdict(row) for row in compared], folder / "comparisons")

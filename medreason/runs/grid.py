@@ -27,7 +27,8 @@ def jobs(config: DictConfig) -> list[list[str]]:
     if not target.endswith("basic_sweeper.BasicSweeper"):
         raise SystemExit(f"medreason: hydra/sweeper={target}: only Hydra's basic sweeper is known")
     # Unresolved: a job's `${...}` means that job's values.
-    params = OmegaConf.to_container(config.hydra.sweeper.params or {}, resolve=False)
+    params = config.hydra.sweeper.params
+    params = OmegaConf.to_container(params, resolve=False) if params else {}
     typed = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(params, dict)
     assert isinstance(typed, list)

@@ -26,7 +26,7 @@ import psutil
 BEAT_SECONDS = 5.0
 SILENT_BEATS = 4
 """An owner on another machine that stands still for so many beats is dead."""
-_DYING_SECONDS = 20.0
+_DYING_SECONDS = 60.0  # a worker that is still importing torch notices late
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 

@@ -10,7 +10,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ class Mirror:
         self._experiment = store.experiment(self._client, config.tracking, config.folder)
         self._evaluation_key = folder.state().sweeps[config.sweep]
         self._slot = f"{config.sweep}/{self._evaluation_key}"
-        self.run_id = self._open()
+        with self._writing():
+            self.run_id = self._open()
         self._sent_step = self._last_step()
 
     def _open(self) -> str:
@@ -101,8 +102,15 @@ class Mirror:
         latest = self._client.get_run(self.run_id).data.metrics
         return int(latest.get("train/step", 0))
 
+    def _writing(self) -> AbstractContextManager[None]:
+        return store.writing(self._config.tracking, self._config.folder)
+
     def push(self) -> None:
         """Send the training metrics that are new."""
+        with self._writing():
+            self._push()
+
+    def _push(self) -> None:
         rows = [row for row in self._folder.logged() if row["step"] > self._sent_step]
         if not rows:
             return
@@ -119,7 +127,11 @@ class Mirror:
 
     def close(self, status: str) -> None:
         """Send all that is left of the folder and end the run."""
-        self.push()
+        with self._writing():
+            self._push()
+            self._close(status)
+
+    def _close(self, status: str) -> None:
         state = self._folder.state()
         if self._folder.environment.exists():
             environment = json.loads(self._folder.environment.read_text())

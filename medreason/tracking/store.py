@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -14,9 +16,6 @@ from medreason.runs import lock
 
 PREFIX = "medreason."
 """Of our params and tags. Where one key clashes MLflow drops the whole batch without a word."""
-
-_LOCKED_SECONDS = 120
-"""How long a writer waits for another on one SQLite file; MLflow's default is 5."""
 
 
 class OtherVersionError(ValueError):
@@ -43,12 +42,11 @@ def connect(tracking: Tracking, outputs: Path) -> MlflowClient:
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
     assert tracking.uri is not None
-    uri = patient(tracking.uri)
-    mlflow.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(tracking.uri)
     outputs.mkdir(parents=True, exist_ok=True)
     try:
         with _alone(outputs):
-            client = MlflowClient(uri)
+            client = MlflowClient(tracking.uri)
             client.get_experiment("0")
     except MlflowException as error:
         if "database schema" not in str(error) and "Can't locate revision" not in str(error):
@@ -62,11 +60,17 @@ def connect(tracking: Tracking, outputs: Path) -> MlflowClient:
     return client
 
 
-def patient(uri: str) -> str:
-    """SQLite takes one writer at a time; the others have to wait longer than a batch takes."""
-    if not uri.startswith("sqlite:") or "?" in uri:
-        return uri
-    return f"{uri}?timeout={_LOCKED_SECONDS}"
+@contextmanager
+def writing(tracking: Tracking, outputs: Path) -> Iterator[None]:
+    """Write to a SQLite file one job at a time; a server sorts its writers itself.
+
+    MLflow waits 20 s for another writer and then loses the batch; this waits as long as it takes.
+    """
+    if not str(tracking.uri).startswith("sqlite:"):
+        yield
+        return
+    with lock.briefly(outputs / ".mlflow-writer.lock"):
+        yield
 
 
 def experiment(client: MlflowClient, tracking: Tracking, outputs: Path) -> str:
