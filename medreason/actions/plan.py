@@ -16,6 +16,7 @@ from medreason.config import Config
 from medreason.models import checkpoint
 from medreason.runs import work
 from medreason.runs.launch import existing
+from medreason.runs.outcomes import NoDataError
 from medreason.runs.progress import duration
 from medreason.runs.rates import Rates
 
@@ -67,7 +68,7 @@ def _cell(
 ) -> Cell:
     try:
         asked = work.of(config)
-    except work.NoDataError as error:
+    except NoDataError as error:
         return Cell(name, "empty", reason=str(error))
     except ValueError as error:
         return Cell(name, "refused", reason=str(error))

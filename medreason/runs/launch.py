@@ -17,13 +17,10 @@ from medreason.data import audit
 from medreason.models import checkpoint
 from medreason.runs import ledger, slots, whole, work
 from medreason.runs.ledger import Folder, State
+from medreason.runs.outcomes import BusyError
 from medreason.runs.progress import Display
 from medreason.runs.slots import Slots
 from medreason.runs.work import Work
-
-
-class BusyError(ValueError):
-    """Another process works on this run: a sweep leaves it to that one."""
 
 
 def run(config: Config) -> tuple[Work, bool]:

@@ -23,11 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import Tracking
-from medreason.report import table
 from medreason.runs import grid, ledger, lock, watch
-from medreason.runs.launch import BusyError
+from medreason.runs.outcomes import BusyError, NoDataError
 from medreason.runs.progress import duration
-from medreason.runs.work import NoDataError
 
 EXPECTED = (ValueError, RuntimeError, OSError, OmegaConfBaseException)
 """What a user can mend: its message is enough. Anything else is shown with its traceback."""
@@ -176,6 +174,8 @@ def _read(folder: Path, overrides: list[str]) -> Outcome:
 
 def _show(folders: list[ledger.Folder], sweep: str) -> None:
     try:
+        from medreason.report import table  # pyarrow, a third of a second
+
         table.show(folders, sweep)
     except ValueError as error:  # a folder that was damaged since must not cost the summary
         print(error, file=sys.stderr)  # noqa: T201

@@ -15,11 +15,8 @@ from medreason.models import adapters, checkpoint
 from medreason.replies import parse
 from medreason.runs import key, ledger
 from medreason.runs.ledger import Folder
+from medreason.runs.outcomes import NoDataError
 from medreason.samples import Sample
-
-
-class NoDataError(ValueError):
-    """A cell without data, or with too little: a sweep passes over it and says why."""
 
 
 @dataclass(frozen=True)
