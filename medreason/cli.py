@@ -24,7 +24,7 @@ def main(composed: DictConfig) -> str | None:
     What a job raises in a sweep is noted by `runs.sweep`, and the others go on.
     """
     choices = {
-        group: option
+        group.rpartition("@")[2]: option  # judge@second_judge: MLflow takes no @ in a name
         for group, option in HydraConfig.get().runtime.choices.items()
         if not group.startswith("hydra/") and isinstance(option, str)
     }
