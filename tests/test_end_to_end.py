@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -212,7 +213,9 @@ def test_mlflow_shows_parent_and_children_with_params_metrics_and_tables(place: 
 def test_lost_tracking_database_is_rebuilt_from_the_folders(place: Path) -> None:
     (place / "outputs/mlflow.db").unlink()
     medreason(place, "action=report", "runs.sync=true")
-    client = MlflowClient(f"sqlite:///{place}/outputs/mlflow.db")
+    # A copy: in this process MLflow still holds the file that was deleted.
+    shutil.copy(place / "outputs/mlflow.db", place / "rebuilt.db")
+    client = MlflowClient(f"sqlite:///{place}/rebuilt.db")
     experiment = client.get_experiment_by_name("medreason")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
