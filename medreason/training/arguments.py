@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from medreason.config import Config
 from medreason.data.images import open_rgb
+from medreason.prompts import Drawn, training_prompt
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
 
@@ -69,6 +70,17 @@ class Epoch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         self.number = int(state.epoch or 0)
+
+
+def drawn_prompt(config: Config, sample: Sample, epoch: Epoch) -> Drawn:
+    """The prompt of a sample in this epoch, the same for both trainers."""
+    return training_prompt(
+        sample,
+        config.prompt.training,
+        seed=config.seed,
+        epoch=epoch.number,
+        open_template=config.prompt.open,
+    )
 
 
 def rows(samples: Sequence[Sample], columns: Callable[[Sample], dict[str, Any]]) -> Dataset:

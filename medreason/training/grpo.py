@@ -14,10 +14,10 @@ from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUs
 
 from medreason.config import Config
 from medreason.models.load import END_TOKENS, VISION_TOKENS
-from medreason.prompts import conversation, training_prompt
+from medreason.prompts import conversation
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
-from medreason.training.arguments import Epoch, arguments, rows
+from medreason.training.arguments import Epoch, arguments, drawn_prompt, rows
 from medreason.training.grouped import GroupedGRPOTrainer
 from medreason.training.rewards import Scorer, rewards
 
@@ -65,13 +65,7 @@ def dataset(config: Config, samples: Sequence[Sample], epoch: Epoch) -> Dataset:
     """Columns prompt, family and image; `sample` leads the rewards back to the sample."""
 
     def columns(sample: Sample) -> dict[str, Any]:
-        drawn = training_prompt(
-            sample,
-            config.prompt.training,
-            seed=config.seed,
-            epoch=epoch.number,
-            open_template=config.prompt.open,
-        )
+        drawn = drawn_prompt(config, sample, epoch)
         return {"prompt": conversation(drawn.text), "family": drawn.family}
 
     return rows(samples, columns)

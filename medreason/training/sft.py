@@ -12,11 +12,11 @@ from transformers.processing_utils import ProcessorMixin
 from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.config import Config
-from medreason.prompts import conversation, training_prompt, turn
+from medreason.prompts import conversation, turn
 from medreason.replies import format_reply
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
-from medreason.training.arguments import Epoch, arguments, rows
+from medreason.training.arguments import Epoch, arguments, drawn_prompt, rows
 
 
 def trainer(
@@ -48,13 +48,7 @@ def dataset(config: Config, samples: Sequence[Sample], epoch: Epoch) -> Dataset:
     """Columns prompt, completion and image."""
 
     def columns(sample: Sample) -> dict[str, Any]:
-        drawn = training_prompt(
-            sample,
-            config.prompt.training,
-            seed=config.seed,
-            epoch=epoch.number,
-            open_template=config.prompt.open,
-        )
+        drawn = drawn_prompt(config, sample, epoch)
         return {"prompt": conversation(drawn.text), "completion": turn(target(config, sample))}
 
     return rows(samples, columns)
