@@ -76,7 +76,7 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson({"letters": 64}, 1700, 2e-3, decays=False),
+    Lesson({"letters": 64}, 1000, 1e-3, decays=False),
     Lesson({"letters": 16, "names": 96}, 500, 1e-3, decays=False),
     Lesson({"letters": 8, "sight": 40, "replies": 16}, 800, 1e-3),
 )
