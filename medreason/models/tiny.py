@@ -37,7 +37,7 @@ from medreason.samples import Sample
 PIXELS = 112 * 112 + 56
 """Of an image at most. Without the margin, rounding makes 84 x 84 of some sizes, not 112 x 112."""
 
-IMAGES = 384
+IMAGES = 768
 """Phantoms of each modality it learns from."""
 
 VOCABULARY = 2048
