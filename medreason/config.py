@@ -40,6 +40,7 @@ ACTIONS = (
 )
 METHODS = ("base", "sft", "grpo", "rarl")
 STYLES = (*replies.STYLES, "free")
+ANSWERS = ("generated", "likelihood")
 CONTROLS = ("blank_image", "shuffled_image", "no_image", "permuted_options")
 
 
@@ -269,11 +270,15 @@ class Evaluation:
     max_new_tokens: int = MISSING
     controls: list[str] = MISSING
     """Further passes over the same questions, of CONTROLS; `permuted_options`: one a rotation."""
+    answers: list[str] = field(default_factory=lambda: ["generated"])
+    """generated: a greedy reply, which is parsed. likelihood: the likeliest of the option letters
+    right behind the prompt, without generation or parser. Both: the second is a figure beside."""
 
     def __post_init__(self) -> None:
         _subset("evaluation.modalities", self.modalities, MODALITIES)
         _subset("evaluation.tasks", self.tasks, TASKS)
         _subset("evaluation.controls", self.controls, CONTROLS)
+        _subset("evaluation.answers", self.answers, ANSWERS)
         _positive("evaluation.max_new_tokens", self.max_new_tokens)
         if self.samples_per_cell is not None:
             _positive("evaluation.samples_per_cell", self.samples_per_cell)

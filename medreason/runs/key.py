@@ -50,7 +50,11 @@ def evaluation_parts(config: Config, train_key: str, data_digest: str) -> dict[s
     """What decides the answers to the test questions."""
     settings = asdict(config.evaluation)
     del settings["name"]
+    by_letters = "likelihood" in settings["answers"]
+    if not by_letters:
+        del settings["answers"]  # as it was before there was a choice
     return {
+        **({"tagged": config.prompt.style != "free"} if by_letters else {}),
         "train": train_key,
         "data": data_digest,
         "evaluation": settings,

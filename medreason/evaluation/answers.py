@@ -1,0 +1,125 @@
+"""Answers to all rows of an evaluation: greedy completions, and the likelihoods of the letters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+
+from medreason.evaluation import shared
+from medreason.evaluation.controls import Asked
+from medreason.evaluation.generate import completion, generate, greedy, model_inputs
+from medreason.evaluation.predictions import Completion
+from medreason.evaluation.shared import Begun, Reader
+from medreason.models.decoding import Prompted, decode, repeated
+
+_log = logging.getLogger(__name__)
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""Of the mean difference between shared and plain logits, where rounding makes it."""
+
+OnBatch = Callable[[int], None]
+"""Hears how many rows are done."""
+
+
+@torch.inference_mode()
+def completions(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    asked: Sequence[Asked],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    on_batch: OnBatch = lambda done: None,
+) -> list[Completion]:
+    """One a row, in the order of the rows; the same as `generate` gives."""
+    if not asked:
+        return []
+    model.eval()
+    if reason := unshared(model, processor, asked):
+        _log.warning("evaluation does not share images: %s; going on with generate", reason)
+        return _one_by_one(model, processor, asked, batch_size, max_new_tokens, on_batch)
+    settings = greedy(processor.tokenizer, max_new_tokens)
+    reader = Reader(model, processor)
+    found: dict[int, Completion] = {}
+    for places in shared.batches(asked, batch_size):
+        begun = reader.begin([asked[i] for i in places])
+        drawn = decode(model, prompted(model, reader, begun, max_new_tokens), settings, None)
+        for place, length, reply in zip(places, begun.lengths, drawn, strict=True):
+            found[place] = completion(
+                asked[place].prompt, length, reply.ids, settings, processor.tokenizer
+            )
+        on_batch(len(found))
+    return [found[i] for i in range(len(asked))]
+
+
+def prompted(model: PreTrainedModel, reader: Reader, begun: Begun, room: int) -> Prompted:
+    """Read each row's own tokens, with room in the cache for so many more."""
+    ids, own_mask = reader.padded(begun.own)
+    cache = repeated(begun.cache, begun.entries, ids.shape[1] + room)
+    mask = torch.cat([begun.mask[begun.entries], own_mask], dim=1)
+    positions = begun.positions(own_mask)
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    return Prompted(logits, positions[:, :, -1:], mask, lambda: cache)
+
+
+@torch.inference_mode()
+def unshared(
+    model: PreTrainedModel, processor: ProcessorMixin, asked: Sequence[Asked]
+) -> str | None:
+    """Why these rows cannot share their images; the first is compared with the plain way."""
+    if reasons := shared.hindrances(model):
+        return "; ".join(reasons)
+    row = asked[0]
+    inputs = model_inputs(model, processor, [row.sample], [row.prompt], row.image_of)
+    theirs: Tensor = model(**inputs).logits[:, -1].float()
+    reader = Reader(model, processor)
+    ours = prompted(model, reader, reader.begin([row, row]), 1).logits.float()
+    apart = (ours - theirs).abs().mean().item()
+    allowed = TOLERANCE.get(model.dtype, 0.25)
+    if apart <= allowed:
+        return None
+    return f"logits of one question are {apart:.2g} apart, more than {allowed:.2g}"
+
+
+def _one_by_one(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    asked: Sequence[Asked],
+    batch_size: int,
+    max_new_tokens: int,
+    on_batch: OnBatch,
+) -> list[Completion]:
+    """Control by control, each row with its own copy of the image."""
+    found: dict[int, Completion] = {}
+    earlier = 0
+
+    def heard(done: int) -> None:
+        on_batch(earlier + done)
+
+    for control in dict.fromkeys(row.control for row in asked):
+        places = [i for i, row in enumerate(asked) if row.control == control]
+        answers = generate(
+            model,
+            processor,
+            [asked[i].sample for i in places],
+            [asked[i].prompt for i in places],
+            image_of=asked[places[0]].image_of,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            on_batch=heard,
+        )
+        found |= dict(zip(places, answers, strict=True))
+        earlier = len(found)
+    return [found[i] for i in range(len(asked))]
