@@ -253,10 +253,22 @@ class Rollout:
     """grouped (image and prompt once a question) or hf (TRL's own way)."""
     fallback: str = "error"
     """Where a model or a setting does not allow `grouped`: error, or plain (hf, with a warning)."""
+    dynamic_sampling: int = 0
+    """Draw a question's completions again, so many times at most, while all get the same reward."""
+    features_gb: float = 4.0
+    """Of disk, over all runs, for the features of vision towers that are not trained; 0: none."""
 
     def __post_init__(self) -> None:
         _one_of("rollout.name", self.name, ("grouped", "hf"))
         _one_of("rollout.fallback", self.fallback, ("error", "plain"))
+        for key in ("dynamic_sampling", "features_gb"):
+            if not getattr(self, key) >= 0:
+                raise ValueError(f"rollout.{key}={getattr(self, key)}; give 0 or more")
+        if self.dynamic_sampling and self.name == "hf":
+            raise ValueError(
+                f"rollout.dynamic_sampling={self.dynamic_sampling} needs rollout=grouped; "
+                "TRL's own way draws once"
+            )
 
 
 @dataclass

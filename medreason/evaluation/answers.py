@@ -42,7 +42,14 @@ def completions(
     model.eval()
     if reason := unshared(model, processor, asked):
         _log.warning("evaluation does not share images: %s; going on with generate", reason)
-        return _one_by_one(model, processor, asked, batch_size, max_new_tokens, on_batch)
+        return one_by_one(
+            model,
+            processor,
+            asked,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            on_batch=on_batch,
+        )
     settings = greedy(processor.tokenizer, max_new_tokens)
     reader = Reader(model, processor)
     found: dict[int, Completion] = {}
@@ -93,13 +100,14 @@ def unshared(
     return f"logits of one question are {apart:.2g} apart, more than {allowed:.2g}"
 
 
-def _one_by_one(
+def one_by_one(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     asked: Sequence[Asked],
+    *,
     batch_size: int,
     max_new_tokens: int,
-    on_batch: OnBatch,
+    on_batch: OnBatch = lambda done: None,
 ) -> list[Completion]:
     """Control by control, each row with its own copy of the image."""
     found: dict[int, Completion] = {}

@@ -7,7 +7,6 @@ tokens are read.
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from trl.trainer.utils import pad
 from medreason.data.images import blank, open_rgb
 from medreason.evaluation.controls import Asked
 from medreason.evaluation.generate import prompt_texts
+from medreason.models.features import takes_features
 from medreason.training.rollout import prompt_positions
 
 
@@ -31,15 +31,11 @@ def hindrances(model: PreTrainedModel) -> list[str]:
     """Why this model's questions cannot share their images, as far as it says so itself."""
     name, attention = type(model).__name__, model.config._attn_implementation
     layers = getattr(model.config.get_text_config(), "layer_types", None) or []
-    vision = getattr(model.config, "vision_config", None)
     found = {
         f"{name} takes no mRoPE positions": not hasattr(
             getattr(model, "model", None), "get_rope_index"
         ),
-        f"{name} takes no vision features": "mm_encoder_outputs"
-        not in inspect.signature(type(model).forward).parameters,
-        # Such features enter several layers of the language model; not built.
-        f"{name} has deepstack features": hasattr(vision, "deepstack_visual_indexes"),
+        f"{name} takes no vision features": not takes_features(model),
         f"attention={attention!r} takes no mask": attention not in ("sdpa", "eager"),
         "sliding-window attention": any(kind != "full_attention" for kind in layers),
     }

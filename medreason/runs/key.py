@@ -28,6 +28,8 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         return parts
     if config.method.algorithm == "grpo" and config.rollout.name != "hf":
         parts["rollout"] = config.rollout.name  # equal in distribution, but not draw for draw
+        if config.rollout.dynamic_sampling:
+            parts["dynamic_sampling"] = config.rollout.dynamic_sampling
     return parts | {
         "data": data_digest,
         "modality": config.modality.members,

@@ -38,7 +38,9 @@ def trainer(
     epoch = Epoch()
     functions, weights = rewards(config, Scorer(samples, ends))
     build = (
-        functools.partial(GroupedGRPOTrainer, fallback=config.rollout.fallback)
+        functools.partial(
+            GroupedGRPOTrainer, how=config.rollout, cache=config.folder / "cache" / "vision"
+        )
         if config.rollout.name == "grouped"
         else GRPOTrainer
     )
