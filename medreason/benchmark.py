@@ -32,6 +32,7 @@ from medreason.samples import Sample
 from medreason.training import grpo
 from medreason.training.grouped import GroupedGRPOTrainer
 from medreason.training.questions import by_row
+from medreason.training.sharing import base
 
 ENGINES = {"trl": "hf", "grouped": "grouped"}
 STAGES = ("prepare", "generation", "logps", "update", "step")
@@ -167,7 +168,7 @@ def _evaluation(
     shares = isinstance(trainer, GroupedGRPOTrainer)
     act = functools.partial(
         completions if shares else one_by_one,
-        trainer.model,
+        base(trainer.model),
         trainer.processing_class,
         asked,
         batch_size=config.hardware.per_device_evaluation,
