@@ -16,11 +16,9 @@ from medreason.evaluation.generate import completion, generate, greedy, model_in
 from medreason.evaluation.predictions import Completion
 from medreason.evaluation.shared import Begun, Reader
 from medreason.models.decoding import Prompted, decode, repeated
+from medreason.training.groups import TOLERANCE
 
 _log = logging.getLogger(__name__)
-
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
-"""Of the mean difference between shared and plain logits, where rounding makes it."""
 
 OnBatch = Callable[[int], None]
 """Hears how many rows are done."""
@@ -90,14 +88,14 @@ def unshared(
         return "; ".join(reasons)
     row = asked[0]
     inputs = model_inputs(model, processor, [row.sample], [row.prompt], row.image_of)
-    theirs: Tensor = model(**inputs).logits[:, -1].float()
+    theirs: Tensor = model(**inputs).logits[:, -1].float().log_softmax(-1)
     reader = Reader(model, processor)
-    ours = prompted(model, reader, reader.begin([row, row]), 1).logits.float()
+    ours = prompted(model, reader, reader.begin([row, row]), 1).logits.float().log_softmax(-1)
     apart = (ours - theirs).abs().mean().item()
-    allowed = TOLERANCE.get(model.dtype, 0.25)
+    allowed = TOLERANCE.get(model.dtype, max(TOLERANCE.values()))
     if apart <= allowed:
         return None
-    return f"logits of one question are {apart:.2g} apart, more than {allowed:.2g}"
+    return f"log-probabilities of one question are {apart:.2g} apart, more than {allowed:.2g}"
 
 
 def one_by_one(

@@ -79,7 +79,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         apart = sharing.difference(self, row) if row.get("image") is not None else torch.inf
         worst = self.accelerator.gather(torch.tensor(apart, device=self.accelerator.device)).max()
         dtype = torch.bfloat16 if self.args.bf16 else self.model.dtype
-        allowed = sharing.TOLERANCE.get(dtype, max(sharing.TOLERANCE.values()))
+        allowed = groups.TOLERANCE.get(dtype, max(groups.TOLERANCE.values()))
         self._compared = True
         if worst.isinf():
             self._fall_back("a question without an image")

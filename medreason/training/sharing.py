@@ -14,9 +14,6 @@ from trl.data_utils import prepare_multimodal_messages
 from medreason.training.questions import OncePerQuestion, of_rows
 from medreason.training.rollout import not_honoured
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
-"""Of the mean difference between shared and plain log-probabilities, where rounding makes it."""
-
 
 def hindrances(trainer: Any) -> list[str]:  # noqa: ANN401  a GroupedGRPOTrainer
     """Why this run cannot share, as far as settings tell."""
