@@ -23,7 +23,7 @@ from medreason.evaluation import controls
 from medreason.evaluation.answers import completions, one_by_one
 from medreason.evaluation.controls import Asked
 from medreason.evaluation.predictions import Completion
-from medreason.measuring import Peak, copy_bandwidth, matrix_rate, timed
+from medreason.measuring import Peak, floor, timed
 from medreason.models.load import load_model, load_processor
 from medreason.prompts import evaluation_prompt
 from medreason.runs import environment
@@ -64,6 +64,7 @@ def measure(
     peaks = dict.fromkeys(ENGINES, 0)
     replies: dict[str, list[Completion]] = {}
     same_answers = True
+    made: dict[str, int] = {}  # tokens
     for tokens in config.bench.tokens:
         for repeat in range(config.bench.repeats + 1):
             for name, trainer in trainers.items():
@@ -75,9 +76,11 @@ def measure(
                     found[f"{stage}_{tokens}"][name].append(busy)
                     wall[f"{stage}_{tokens}"][name].append(passed)
             same_answers &= replies["trl"] == replies["grouped"]
-    floor: dict[str, float] = {}
+            made[f"generation_{tokens}"] = len(rows) * tokens
+            made[f"evaluation_{tokens}"] = sum(r.completion_tokens for r in replies["trl"])
+    floors: dict[str, float] = {}
     for tokens in config.bench.tokens:
-        floor |= _floor(trainers["trl"], rows, tokens)
+        floors |= _floor(trainers["trl"], rows, tokens)
     return {
         "equal": {
             **_equality(trainers, rows, config.bench.tokens[-1]),
@@ -85,14 +88,12 @@ def measure(
         },
         "stages": {stage: _ratio(times) for stage, times in found.items()},
         "tokens_per_second": {
-            f"{stage}_{tokens}": {name: count * tokens / row[name] for name in ENGINES}
-            for stage, count in (("generation", len(rows)), ("evaluation", len(asked)))
-            for tokens in config.bench.tokens
-            for row in [_ratio(wall[f"{stage}_{tokens}"])]
+            stage: {name: count / statistics.median(wall[stage][name]) for name in ENGINES}
+            for stage, count in made.items()
         },
         "wall": {stage: _ratio(times) for stage, times in wall.items()},
         "peak_bytes": peaks,
-        "floor": floor,
+        "floor": floors,
         "of": _described(config, trainers["trl"].model) | {"evaluated_rows": len(asked)},
     }
 
@@ -273,38 +274,14 @@ def _ratio(times: dict[str, list[float]]) -> dict[str, float]:
 
 
 def _floor(trainer: Any, rows: list[dict[str, Any]], tokens: int) -> dict[str, float]:  # noqa: ANN401
-    """Seconds that image and prompt once a question need at this machine's measured rates.
-
-    Weights times tokens and attention, 2 FLOPs a product, backward twice the forward; generation
-    reads all weights for each token.
-    """
-    model, size, count = trainer.model, trainer.num_generations, len(rows)
-    batch, _ = _batch(trainer, rows, tokens, [[20] * tokens] * count)
-    config, vision = model.config.get_text_config(), model.config.vision_config
-    layers = sum(p.numel() for n, p in model.named_parameters() if ".layers." in n)
-    visual = sum(p.numel() for n, p in model.named_parameters() if ".visual." in n)
-    head = config.vocab_size * config.hidden_size
-    prompt = batch["prompt_mask"].sum(-1)[::size].tolist()
-    patches = batch["image_grid_thw"].prod(-1)[::size].tolist()
-    seen = sum(p * p / 2 + size * tokens * (p + tokens / 2) for p in prompt)
-    flops = {
-        "vision": sum(
-            2 * visual * n + 4 * n * n * vision.embed_dim * vision.depth for n in patches
-        ),
-        "text": 2 * layers * (sum(prompt) + count * tokens)
-        + 4 * seen * config.hidden_size * config.num_hidden_layers,
-        "head": 2 * head * count * tokens,
-    }
-    rate, bandwidth = matrix_rate(model.device, model.dtype), copy_bandwidth(model.device)
-    weights = (layers + head) * next(model.parameters()).element_size()
-    reading = flops["vision"] + 2 * layers * sum(prompt)
-    drawing = max(
-        tokens * weights / bandwidth, (2 * layers * count * tokens + flops["head"]) / rate
+    batch, _ = _batch(trainer, rows, tokens, [[20] * tokens] * len(rows))
+    size = trainer.num_generations
+    found = floor(
+        trainer.model,
+        prompts=batch["prompt_mask"].sum(-1)[::size].tolist(),
+        patches=batch["image_grid_thw"].prod(-1)[::size].tolist(),
+        completions=size,
+        tokens=tokens,
     )
-    return {
-        "matrix_flops_per_second": rate,
-        "copy_bytes_per_second": bandwidth,
-        f"update_{tokens}": 3 * sum(flops.values()) / rate,
-        f"generation_{tokens}": reading / rate + drawing,
-        f"step_{tokens}": (3 * sum(flops.values()) + reading) / rate + drawing,
-    }
+    rates = ("matrix_flops_per_second", "copy_bytes_per_second")
+    return {k if k in rates else f"{k}_{tokens}": v for k, v in found.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
@@ -24,6 +24,44 @@ def timed(device: torch.device, act: Callable[[], Any]) -> tuple[Any, tuple[floa
     result = act()
     busy_then, passed_then = clock(device)
     return result, (busy_then - busy, passed_then - passed)
+
+
+def floor(
+    model: Any,  # noqa: ANN401
+    *,
+    prompts: Sequence[int],
+    patches: Sequence[int],
+    completions: int,
+    tokens: int,
+) -> dict[str, float]:
+    """Seconds that image and prompt once a question need at this machine's measured rates.
+
+    `prompts` and `patches` are those of each question, `tokens` those of each completion. Weights
+    times tokens and attention, 2 FLOPs a product, backward twice the forward; generation reads all
+    weights for each token.
+    """
+    config, vision = model.config.get_text_config(), model.config.vision_config
+    layers = sum(p.numel() for n, p in model.named_parameters() if ".layers." in n)
+    visual = sum(p.numel() for n, p in model.named_parameters() if ".visual." in n)
+    head = config.vocab_size * config.hidden_size
+    count = len(prompts) * completions
+    seen = sum(p * p / 2 + completions * tokens * (p + tokens / 2) for p in prompts)
+    seeing = sum(2 * visual * n + 4 * n * n * vision.embed_dim * vision.depth for n in patches)
+    text = 2 * layers * (sum(prompts) + count * tokens)
+    text += 4 * seen * config.hidden_size * config.num_hidden_layers
+    last = 2 * head * count * tokens
+    rate, bandwidth = matrix_rate(model.device, model.dtype), copy_bandwidth(model.device)
+    weights = (layers + head) * next(model.parameters()).element_size()
+    reading = (seeing + 2 * layers * sum(prompts)) / rate
+    drawing = max(tokens * weights / bandwidth, (2 * layers * count * tokens + last) / rate)
+    update = 3 * (seeing + text + last) / rate
+    return {
+        "matrix_flops_per_second": rate,
+        "copy_bytes_per_second": bandwidth,
+        "update": update,
+        "generation": reading + drawing,
+        "step": update + reading + drawing,
+    }
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
