@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 
@@ -19,6 +20,8 @@ from medreason.models.decoding import Prompted, decode, repeated
 from medreason.training.groups import TOLERANCE
 
 _log = logging.getLogger(__name__)
+
+_GOING_ON = "evaluation does not share images: %s; going on with generate"
 
 OnBatch = Callable[[int], None]
 """Hears how many rows are done."""
@@ -38,22 +41,28 @@ def completions(
     if not asked:
         return []
     model.eval()
-    if reason := unshared(model, processor, asked):
-        _log.warning("evaluation does not share images: %s; going on with generate", reason)
-        return one_by_one(
-            model,
-            processor,
-            asked,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            on_batch=on_batch,
-        )
+    go_plain = functools.partial(
+        one_by_one,
+        model,
+        processor,
+        asked,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        on_batch=on_batch,
+    )
+    if reasons := shared.hindrances(model):
+        _log.warning(_GOING_ON, "; ".join(reasons))
+        return go_plain()
     settings = greedy(processor.tokenizer, max_new_tokens)
     reader = Reader(model, processor)
     found: dict[int, Completion] = {}
     for places in shared.batches(asked, batch_size):
         begun = reader.begin([asked[i] for i in places])
-        drawn = decode(model, prompted(model, reader, begun, max_new_tokens), settings, None)
+        rows = prompted(model, reader, begun, max_new_tokens)
+        if not found and (reason := _differs(model, processor, asked[places[0]], rows.logits[0])):
+            _log.warning(_GOING_ON, reason)
+            return go_plain()
+        drawn = decode(model, rows, settings, None)
         for place, length, reply in zip(places, begun.lengths, drawn, strict=True):
             found[place] = completion(
                 asked[place].prompt, length, reply.ids, settings, processor.tokenizer
@@ -79,19 +88,13 @@ def prompted(model: PreTrainedModel, reader: Reader, begun: Begun, room: int) ->
     return Prompted(logits, positions[:, :, -1:], mask, lambda: cache)
 
 
-@torch.inference_mode()
-def unshared(
-    model: PreTrainedModel, processor: ProcessorMixin, asked: Sequence[Asked]
+def _differs(
+    model: PreTrainedModel, processor: ProcessorMixin, row: Asked, logits: Tensor
 ) -> str | None:
-    """Why these rows cannot share their images; the first is compared with the plain way."""
-    if reasons := shared.hindrances(model):
-        return "; ".join(reasons)
-    row = asked[0]
+    """Whether logits (vocabulary) of the first token are not those that the row alone gives."""
     inputs = model_inputs(model, processor, [row.sample], [row.prompt], row.image_of)
-    theirs: Tensor = model(**inputs).logits[:, -1].float().log_softmax(-1)
-    reader = Reader(model, processor)
-    ours = prompted(model, reader, reader.begin([row, row]), 1).logits.float().log_softmax(-1)
-    apart = (ours - theirs).abs().mean().item()
+    theirs: Tensor = model(**inputs, logits_to_keep=1).logits[0, -1].float().log_softmax(-1)
+    apart = (logits.float().log_softmax(-1) - theirs).abs().mean().item()
     allowed = TOLERANCE.get(model.dtype, max(TOLERANCE.values()))
     if apart <= allowed:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -13,14 +14,16 @@ from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from medreason.evaluation import shared
-from medreason.evaluation.answers import OnBatch, unshared
+from medreason.evaluation.answers import OnBatch
 from medreason.evaluation.confidence import conclusions, option_shares
 from medreason.evaluation.controls import Asked
 from medreason.evaluation.shared import Begun, Reader
 from medreason.models.decoding import repeated
-from medreason.training.groups import Packed, additive, pack, unpack
+from medreason.training.groups import TOLERANCE, Packed, additive, pack, unpack
 
 _log = logging.getLogger(__name__)
+
+_GOING_ON = "evaluation does not share images: %s; letters go one by one"
 
 _ROWS_AT_ONCE = 8
 """Whose logits are held at once: letters x tokens x vocabulary of each."""
@@ -42,9 +45,10 @@ def letter_shares(
     if not asked:
         return []
     model.eval()
-    if reason := unshared(model, processor, asked):
-        _log.warning("evaluation does not share images: %s; letters go one by one", reason)
-        return [_alone(model, processor, row, tagged) for row in asked]
+    alone = functools.partial(_alone, model, processor, tagged=tagged)
+    if reasons := shared.hindrances(model):
+        _log.warning(_GOING_ON, "; ".join(reasons))
+        return [alone(row) for row in asked]
     reader = Reader(model, processor)
     found: dict[int, list[float]] = {}
     for places in shared.batches(asked, batch_size):
@@ -53,12 +57,28 @@ def letter_shares(
         logps = _log_probabilities(model, reader, reader.begin(rows, endings))
         for place, row, scores in zip(places, rows, logps, strict=True):
             found[place] = scores[: len(row.sample.options)].softmax(0).tolist()
+        if len(found) == len(places) and (
+            reason := _differs(model, found[places[0]], alone(rows[0]))
+        ):
+            _log.warning(_GOING_ON, reason)
+            return [alone(row) for row in asked]
         on_batch(len(found))
     return [found[i] for i in range(len(asked))]
 
 
+def _differs(
+    model: PreTrainedModel, shares: Sequence[float], theirs: Sequence[float]
+) -> str | None:
+    """Whether the shares of a row's letters are not those that the row alone gives."""
+    apart = max(abs(a - b) for a, b in zip(shares, theirs, strict=True))
+    allowed = TOLERANCE.get(model.dtype, max(TOLERANCE.values()))
+    if apart <= allowed:
+        return None
+    return f"shares of one question's letters are {apart:.2g} apart, more than {allowed:.2g}"
+
+
 def _alone(
-    model: PreTrainedModel, processor: ProcessorMixin, row: Asked, tagged: bool
+    model: PreTrainedModel, processor: ProcessorMixin, row: Asked, *, tagged: bool
 ) -> list[float]:
     image = row.image_of(row.sample)
     return option_shares(model, processor, row.sample, image, row.prompt, "", tagged=tagged)

@@ -85,7 +85,7 @@ def test_each_picture_is_decoded_and_encoded_once(
 
     monkeypatch.setattr(shared, "open_rgb", lambda path: (decoded.append(path), opened(path))[1])
     monkeypatch.setattr(tiny, "get_image_features", features)
-    monkeypatch.setattr(answers, "unshared", lambda *_: None)
+    monkeypatch.setattr(answers, "_differs", lambda *_: None)
     together(tiny, asked)
     images = {row.sample.image for row in asked}
     sizes = {opened(image).size for image in images}
@@ -100,7 +100,7 @@ def test_letters_are_scored_as_one_by_one(asked: list[Asked]) -> None:
         settings = {"batch_size": 7, "tagged": tagged}
         found = letters.letter_shares(tiny, PROCESSOR, some, **settings)
         for row, shares in zip(some, found, strict=True):
-            alone = letters._alone(tiny, PROCESSOR, row, tagged)
+            alone = letters._alone(tiny, PROCESSOR, row, tagged=tagged)
             assert shares == pytest.approx(alone, abs=1e-4)
             assert sum(shares) == pytest.approx(1, abs=1e-5)
 
@@ -122,13 +122,17 @@ def test_model_that_cannot_share_goes_the_plain_way_and_says_so(
 
 
 def test_model_that_reads_rows_otherwise_is_found_before_it_answers(
-    asked: list[Asked], monkeypatch: pytest.MonkeyPatch
+    asked: list[Asked], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tiny = model()
-    assert answers.unshared(tiny, PROCESSOR, asked) is None
+    tiny, some = model(), asked[:2]
+    expected = plain(tiny, some)
     monkeypatch.setattr(
         shared.Begun, "positions", lambda self, mask: torch.zeros(3, *mask.shape, dtype=torch.long)
     )
-    reason = answers.unshared(tiny, PROCESSOR, asked)
-    assert reason is not None
-    assert "apart, more than 0.001" in reason
+    with caplog.at_level(logging.WARNING):
+        assert together(tiny, some) == expected
+        alone = letters._alone(tiny, PROCESSOR, some[0], tagged=True)
+        settings = {"batch_size": 2, "tagged": True}
+        assert letters.letter_shares(tiny, PROCESSOR, some, **settings)[0] == alone
+    assert "log-probabilities of one question are" in caplog.text
+    assert "shares of one question's letters are" in caplog.text
