@@ -157,4 +157,4 @@ def _digest_of_tower(model: Any, precision: str) -> str:  # noqa: ANN401
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().view(torch.uint8).cpu().numpy())
+    return tensor.contiguous().view(torch.uint8).cpu().numpy().data
