@@ -17,7 +17,7 @@ from medreason.models.load import END_TOKENS, VISION_TOKENS
 from medreason.prompts import conversation
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
-from medreason.training.arguments import Epoch, arguments, drawn_prompt, rows
+from medreason.training.arguments import Epoch, arguments, asked, drawn_prompt, rows
 from medreason.training.grouped import GroupedGRPOTrainer
 from medreason.training.rewards import Scorer, rewards
 
@@ -36,7 +36,8 @@ def trainer(
     ends = tokenizer.convert_tokens_to_ids(END_TOKENS)
     model.generation_config.eos_token_id = ends
     epoch = Epoch()
-    functions, weights = rewards(config, Scorer(samples, ends))
+    scorer = Scorer(samples, ends, functools.partial(asked, config))
+    functions, weights = rewards(config, scorer)
     build = (
         functools.partial(
             GroupedGRPOTrainer, how=config.rollout, cache=config.folder / "cache" / "vision"
@@ -64,10 +65,11 @@ def trainer(
 
 
 def dataset(config: Config, samples: Sequence[Sample], epoch: Epoch) -> Dataset:
-    """Columns prompt, family and image; `sample` leads the rewards back to the sample."""
+    """Columns prompt, family and image; `sample` and `epoch` lead the rewards to what was asked."""
 
     def columns(sample: Sample) -> dict[str, Any]:
-        drawn = drawn_prompt(config, sample, epoch)
-        return {"prompt": conversation(drawn.text), "family": drawn.family}
+        drawn = drawn_prompt(config, asked(config, sample, epoch.number), epoch)
+        prompt = conversation(drawn.text)
+        return {"prompt": prompt, "family": drawn.family, "epoch": epoch.number}
 
     return rows(samples, columns)
