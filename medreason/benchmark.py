@@ -52,6 +52,7 @@ def measure(
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
     torch.set_flush_denormal(config.hardware.accelerator == "cpu")  # as the worker does
+    commit = environment.commit()  # the code may change on disk while this runs
     # Random weights have no path to load a reference model from.
     trl = {**config.method.trl, "beta": 0.0}
     config = replace(config, method=replace(config.method, trl=trl))
@@ -94,7 +95,8 @@ def measure(
         "wall": {stage: _ratio(times) for stage, times in wall.items()},
         "peak_bytes": peaks,
         "floor": floors,
-        "of": _described(config, trainers["trl"].model) | {"evaluated_rows": len(asked)},
+        "of": _described(config, trainers["trl"].model)
+        | {"commit": commit, "evaluated_rows": len(asked)},
     }
 
 
@@ -111,7 +113,6 @@ def _described(config: Config, model: Any) -> dict[str, Any]:  # noqa: ANN401
         "device": torch.cuda.get_device_name() if on_cuda else "cpu",
         "threads": torch.get_num_threads(),
         "precision": config.hardware.precision,
-        "commit": environment.commit(),
         "torch": torch.__version__,
     }
 
