@@ -6,68 +6,97 @@ programs on the machine disturb less than wall seconds; those are beside them.
 
 from __future__ import annotations
 
+import functools
 import statistics
-import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from medreason.config import Config
 from medreason.data.images import open_rgb, resize_square
+from medreason.evaluation import controls
+from medreason.evaluation.answers import completions, one_by_one
+from medreason.evaluation.controls import Asked
+from medreason.evaluation.predictions import Completion
+from medreason.measuring import Peak, floor, timed
 from medreason.models.load import load_model, load_processor
+from medreason.prompts import evaluation_prompt
 from medreason.runs import environment
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
 from medreason.training import grpo
+from medreason.training.grouped import GroupedGRPOTrainer
 from medreason.training.questions import by_row
+from medreason.training.sharing import base
 
 ENGINES = {"trl": "hf", "grouped": "grouped"}
 STAGES = ("prepare", "generation", "logps", "update", "step")
+IMAGES = 2
+"""Evaluated on, with all their questions and the configured controls."""
 
 
-def measure(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str, Any]:
+def measure(
+    config: Config, samples: Sequence[Sample], tested: Sequence[Sample], folder: Path
+) -> dict[str, Any]:
     """The contents of bench.json; `stages` has `<stage>_<tokens>` in seconds.
 
     prepare: text and image to tensors, rewards, advantages; logps: forward without gradients;
-    update: log-probabilities, loss and backward; step: all but logps.
+    update: log-probabilities, loss and backward; step: all but logps; evaluation: the plain loop
+    of fixed batches with `generate` against questions that share their images.
     """
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
+    torch.set_flush_denormal(config.hardware.accelerator == "cpu")  # as the worker does
+    commit = environment.commit()  # the code may change on disk while this runs
     # Random weights have no path to load a reference model from.
     trl = {**config.method.trl, "beta": 0.0}
     config = replace(config, method=replace(config.method, trl=trl))
     chosen = _resized(samples[: config.method.prompts_per_step], config.bench.image_size, folder)
     trainers = {name: _trainer(config, chosen, engine, folder) for name, engine in ENGINES.items()}
     rows = next(iter(trainers["trl"].get_train_dataloader()))
+    asked = _asked(config, tested, folder)
     found: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     wall: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     peaks = dict.fromkeys(ENGINES, 0)
+    replies: dict[str, list[Completion]] = {}
+    same_answers = True
+    made: dict[str, int] = {}  # tokens
     for tokens in config.bench.tokens:
         for repeat in range(config.bench.repeats + 1):
             for name, trainer in trainers.items():
-                with _Peak(trainer.model.device) as peak:
+                with Peak(trainer.model.device) as peak:
                     times = _step(trainer, rows, tokens)
+                replies[name], times["evaluation"] = _evaluation(config, trainer, asked, tokens)
                 peaks[name] = max(peaks[name], peak.bytes)
                 for stage, (busy, passed) in times.items() if repeat else ():
                     found[f"{stage}_{tokens}"][name].append(busy)
                     wall[f"{stage}_{tokens}"][name].append(passed)
-    floor: dict[str, float] = {}
+            same_answers &= replies["trl"] == replies["grouped"]
+            made[f"generation_{tokens}"] = len(rows) * tokens
+            made[f"evaluation_{tokens}"] = sum(r.completion_tokens for r in replies["trl"])
+    floors: dict[str, float] = {}
     for tokens in config.bench.tokens:
-        floor |= _floor(trainers["trl"], rows, tokens)
+        floors |= _floor(trainers["trl"], rows, tokens)
     return {
-        "equal": _equality(trainers, rows, config.bench.tokens[-1]),
+        "equal": {
+            **_equality(trainers, rows, config.bench.tokens[-1]),
+            "answers": same_answers,
+        },
         "stages": {stage: _ratio(times) for stage, times in found.items()},
+        "tokens_per_second": {
+            stage: {name: count / statistics.median(wall[stage][name]) for name in ENGINES}
+            for stage, count in made.items()
+        },
         "wall": {stage: _ratio(times) for stage, times in wall.items()},
         "peak_bytes": peaks,
-        "floor": floor,
-        "of": _described(config, trainers["trl"].model),
+        "floor": floors,
+        "of": _described(config, trainers["trl"].model)
+        | {"commit": commit, "evaluated_rows": len(asked)},
     }
 
 
@@ -84,15 +113,14 @@ def _described(config: Config, model: Any) -> dict[str, Any]:  # noqa: ANN401
         "device": torch.cuda.get_device_name() if on_cuda else "cpu",
         "threads": torch.get_num_threads(),
         "precision": config.hardware.precision,
-        "commit": environment.commit(),
         "torch": torch.__version__,
     }
 
 
 def _resized(samples: Sequence[Sample], side: int, folder: Path) -> list[Sample]:
     found = []
-    for i, sample in enumerate(samples):
-        path = folder / f"image-{i}.png"
+    for sample in samples:
+        path = folder / f"{sample.image.parent.name}-{sample.image.stem}.png"
         resize_square(open_rgb(sample.image), side).save(path)
         found.append(replace(sample, image=path))
     return found
@@ -115,19 +143,42 @@ def _trainer(config: Config, samples: Sequence[Sample], engine: str, folder: Pat
     return trainer
 
 
-def _clock(device: torch.device) -> tuple[float, float]:
-    """(busy seconds, wall seconds); a GPU's work is waited for, and counts as wall seconds."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        return time.perf_counter(), time.perf_counter()
-    return time.process_time(), time.perf_counter()
+def _asked(config: Config, tested: Sequence[Sample], folder: Path) -> list[Asked]:
+    """Some images with all their questions, and these with the configured controls."""
+    paths = list(dict.fromkeys(sample.image for sample in tested))[:IMAGES]
+    copies = _resized(
+        [next(s for s in tested if s.image == path) for path in paths],
+        config.bench.image_size,
+        folder,
+    )
+    shown = dict(zip(paths, [copy.image for copy in copies], strict=True))
+    samples = [replace(s, image=shown[s.image]) for s in tested if s.image in shown]
+    return [
+        Asked(control, sample, evaluation_prompt(sample, config.prompt.evaluation))
+        for control in ("none", *config.evaluation.controls)
+        for sample in controls.asked(control, samples)
+    ]
 
 
-def _timed(device: torch.device, act: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
-    busy, passed = _clock(device)
-    result = act()
-    busy_then, passed_then = _clock(device)
-    return result, (busy_then - busy, passed_then - passed)
+def _evaluation(
+    config: Config,
+    trainer: Any,  # noqa: ANN401
+    asked: Sequence[Asked],
+    tokens: int,
+) -> tuple[list[Completion], tuple[float, float]]:
+    """Answers of `tokens` tokens at most, and (busy, wall) seconds."""
+    shares = isinstance(trainer, GroupedGRPOTrainer)
+    act = functools.partial(
+        completions if shares else one_by_one,
+        base(trainer.model),
+        trainer.processing_class,
+        asked,
+        batch_size=config.hardware.per_device_evaluation,
+        max_new_tokens=tokens,
+    )
+    found, seconds = timed(trainer.model.device, act)
+    trainer.model.train()
+    return found, seconds
 
 
 def _batch(
@@ -144,7 +195,7 @@ def _batch(
         if given is not None:
             return given, None
         act = type(trainer)._generate_single_turn
-        made, seconds = _timed(trainer.model.device, lambda: act(trainer, *arguments, **more))
+        made, seconds = timed(trainer.model.device, lambda: act(trainer, *arguments, **more))
         spent.append(seconds)
         return made
 
@@ -160,14 +211,14 @@ def _batch(
 def _step(trainer: Any, rows: list[dict[str, Any]], tokens: int) -> dict[str, tuple]:  # noqa: ANN401
     """(busy, wall) seconds of each stage."""
     device = trainer.model.device
-    (batch, generation), before = _timed(device, lambda: _batch(trainer, rows, tokens))
+    (batch, generation), before = timed(device, lambda: _batch(trainer, rows, tokens))
     with torch.no_grad():
-        _, logps = _timed(device, lambda: trainer._compute_loss(trainer.model, batch))
+        _, logps = timed(device, lambda: trainer._compute_loss(trainer.model, batch))
 
     def update() -> None:
         trainer.accelerator.backward(trainer._compute_loss(trainer.model, batch))
 
-    _, changed = _timed(device, update)
+    _, changed = timed(device, update)
     trainer.model.zero_grad()
     parts = (before, generation, logps, changed)
     stages = [
@@ -224,79 +275,14 @@ def _ratio(times: dict[str, list[float]]) -> dict[str, float]:
 
 
 def _floor(trainer: Any, rows: list[dict[str, Any]], tokens: int) -> dict[str, float]:  # noqa: ANN401
-    """Seconds that image and prompt once a question need at this machine's measured rates.
-
-    Weights times tokens and attention, 2 FLOPs a product, backward twice the forward; generation
-    reads all weights for each token.
-    """
-    model, size, count = trainer.model, trainer.num_generations, len(rows)
-    batch, _ = _batch(trainer, rows, tokens, [[20] * tokens] * count)
-    config, vision = model.config.get_text_config(), model.config.vision_config
-    layers = sum(p.numel() for n, p in model.named_parameters() if ".layers." in n)
-    visual = sum(p.numel() for n, p in model.named_parameters() if ".visual." in n)
-    head = config.vocab_size * config.hidden_size
-    prompt = batch["prompt_mask"].sum(-1)[::size].tolist()
-    patches = batch["image_grid_thw"].prod(-1)[::size].tolist()
-    seen = sum(p * p / 2 + size * tokens * (p + tokens / 2) for p in prompt)
-    flops = {
-        "vision": sum(
-            2 * visual * n + 4 * n * n * vision.embed_dim * vision.depth for n in patches
-        ),
-        "text": 2 * layers * (sum(prompt) + count * tokens)
-        + 4 * seen * config.hidden_size * config.num_hidden_layers,
-        "head": 2 * head * count * tokens,
-    }
-    rate, bandwidth = _matrix_rate(model), _copy_bandwidth(model.device)
-    weights = (layers + head) * next(model.parameters()).element_size()
-    reading = flops["vision"] + 2 * layers * sum(prompt)
-    drawing = max(
-        tokens * weights / bandwidth, (2 * layers * count * tokens + flops["head"]) / rate
+    batch, _ = _batch(trainer, rows, tokens, [[20] * tokens] * len(rows))
+    size = trainer.num_generations
+    found = floor(
+        trainer.model,
+        prompts=batch["prompt_mask"].sum(-1)[::size].tolist(),
+        patches=batch["image_grid_thw"].prod(-1)[::size].tolist(),
+        completions=size,
+        tokens=tokens,
     )
-    return {
-        "matrix_flops_per_second": rate,
-        "copy_bytes_per_second": bandwidth,
-        f"update_{tokens}": 3 * sum(flops.values()) / rate,
-        f"generation_{tokens}": reading / rate + drawing,
-    }
-
-
-def _matrix_rate(model: Any) -> float:  # noqa: ANN401
-    side = 8192 if model.device.type == "cuda" else 1024
-    a = torch.randn(side, side, device=model.device, dtype=model.dtype)
-    best = min(_timed(model.device, lambda: a @ a)[1][0] for _ in range(5))
-    return 2 * side**3 / best
-
-
-def _copy_bandwidth(device: torch.device) -> float:
-    a = torch.empty(1 << 28, dtype=torch.uint8, device=device)
-    b = torch.empty_like(a)
-    return 2 * a.numel() / min(_timed(device, lambda: b.copy_(a))[1][0] for _ in range(5))
-
-
-class _Peak:
-    """Highest memory within a `with`: of the GPU as torch counts it, else of the process."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.bytes = 0
-
-    def __enter__(self) -> _Peak:
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        process = psutil.Process()
-        while not self._ended.wait(0.02):
-            self.bytes = max(self.bytes, process.memory_info().rss)
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        if self._device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_allocated()
-        else:
-            self._thread.join()
+    rates = ("matrix_flops_per_second", "copy_bytes_per_second")
+    return {k if k in rates else f"{k}_{tokens}": v for k, v in found.items()}

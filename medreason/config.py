@@ -40,6 +40,7 @@ ACTIONS = (
 )
 METHODS = ("base", "sft", "grpo", "rarl")
 STYLES = (*replies.STYLES, "free")
+ANSWERS = ("generated", "likelihood")
 CONTROLS = ("blank_image", "shuffled_image", "no_image", "permuted_options")
 
 
@@ -253,10 +254,22 @@ class Rollout:
     """grouped (image and prompt once a question) or hf (TRL's own way)."""
     fallback: str = "error"
     """Where a model or a setting does not allow `grouped`: error, or plain (hf, with a warning)."""
+    dynamic_sampling: int = 0
+    """Draw a question's completions again, so many times at most, while all get the same reward."""
+    features_gb: float = 4.0
+    """Of disk, over all runs, for the features of vision towers that are not trained; 0: none."""
 
     def __post_init__(self) -> None:
         _one_of("rollout.name", self.name, ("grouped", "hf"))
         _one_of("rollout.fallback", self.fallback, ("error", "plain"))
+        for key in ("dynamic_sampling", "features_gb"):
+            if not getattr(self, key) >= 0:
+                raise ValueError(f"rollout.{key}={getattr(self, key)}; give 0 or more")
+        if self.dynamic_sampling and self.name == "hf":
+            raise ValueError(
+                f"rollout.dynamic_sampling={self.dynamic_sampling} needs rollout=grouped; "
+                "TRL's own way draws once"
+            )
 
 
 @dataclass
@@ -270,11 +283,15 @@ class Evaluation:
     max_new_tokens: int = MISSING
     controls: list[str] = MISSING
     """Further passes over the same questions, of CONTROLS; `permuted_options`: one a rotation."""
+    answers: list[str] = field(default_factory=lambda: ["generated"])
+    """generated: a greedy reply, which is parsed. likelihood: the likeliest of the option letters
+    right behind the prompt, without generation or parser. Both: the second is a figure beside."""
 
     def __post_init__(self) -> None:
         _subset("evaluation.modalities", self.modalities, MODALITIES)
         _subset("evaluation.tasks", self.tasks, TASKS)
         _subset("evaluation.controls", self.controls, CONTROLS)
+        _subset("evaluation.answers", self.answers, ANSWERS)
         _positive("evaluation.max_new_tokens", self.max_new_tokens)
         if self.samples_per_cell is not None:
             _positive("evaluation.samples_per_cell", self.samples_per_cell)

@@ -25,10 +25,12 @@ def test_bench_writes_figures_of_both_engines_and_their_equality(
     assert found["equal"]["grad_rel"] < 1e-4
     assert set(found["stages"]) == {
         f"{stage}_{tokens}"
-        for stage in ("prepare", "generation", "logps", "update", "step")
+        for stage in ("prepare", "generation", "logps", "update", "step", "evaluation")
         for tokens in (2, 4)
     }
     for row in found["stages"].values():
         assert row["ratio"] == row["trl"] / row["grouped"] > 0
+    assert found["equal"]["answers"] is True
+    assert found["tokens_per_second"]["evaluation_4"]["grouped"] > 0
     assert found["peak_bytes"]["trl"] > 0
     assert {"update_4", "generation_4", "matrix_flops_per_second"} <= set(found["floor"])

@@ -17,8 +17,10 @@ def run(config: Config) -> None:
         )
     folder = config.folder / "benchmarks" / config.model.name
     folder.mkdir(parents=True, exist_ok=True)
-    samples = data.trained_on(config, data.load(config.data, config.folder / "cache"))
-    found = benchmark.measure(config, samples, folder)
+    samples = data.load(config.data, config.folder / "cache")
+    found = benchmark.measure(
+        config, data.trained_on(config, samples), data.tested_on(config, samples), folder
+    )
     ledger.write_json(folder / "bench.json", found)
     for stage, row in found["stages"].items():
         print(  # noqa: T201

@@ -6,9 +6,8 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
-from trl.data_utils import prepare_multimodal_messages
 
-from medreason.prompts import conversation
+from medreason.evaluation.generate import prompt_texts
 from medreason.replies import before_answer, format_reply
 from medreason.samples import LETTERS, Sample
 
@@ -18,7 +17,7 @@ def option_shares(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     sample: Sample,
-    image: Image.Image,
+    image: Image.Image | None,
     prompt: str,
     reply: str,
     *,
@@ -30,15 +29,14 @@ def option_shares(
     `tagged` is false for prompts that ask for no tags.
     """
     lead = before_answer(reply) if tagged else ""
-    letters = LETTERS[: len(sample.options)]
-    ends = [format_reply(None, letter, "no_think") if tagged else letter for letter in letters]
-    turns = prepare_multimodal_messages(conversation(prompt), images=[image])
-    start = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    ends = conclusions(sample, tagged=tagged)
+    (start,) = prompt_texts(processor, [prompt], [image is not None])
     texts = [f"{start}{lead}{end}" for end in ends]
-    images = [image] * len(ends)
+    images = [image] * len(ends) if image is not None else None
     inputs = processor(text=texts, images=images, padding=True, return_tensors="pt")  # pyright: ignore[reportCallIssue]
     inputs = inputs.to(model.device)
-    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    if images:
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     rows = [
         ids[mask.bool()].tolist()
         for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
@@ -52,6 +50,12 @@ def option_shares(
         for i, (row, count) in enumerate(zip(rows, own, strict=True))
     ]
     return torch.stack(scores).softmax(0).tolist()
+
+
+def conclusions(sample: Sample, *, tagged: bool) -> list[str]:
+    """The texts by which a reply settles for each of the sample's letters."""
+    letters = LETTERS[: len(sample.options)]
+    return [format_reply(None, letter, "no_think") if tagged else letter for letter in letters]
 
 
 def _column(ids: list[int], like: torch.Tensor) -> torch.Tensor:

@@ -6,13 +6,13 @@ A control is a change to the samples, to the image that is shown, or to both.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from medreason.data.images import blank, open_rgb
-from medreason.evaluation.generate import ImageOf
+from medreason.evaluation.generate import ImageOf, real_image
 from medreason.samples import LETTERS, Sample
 
 
@@ -23,6 +23,20 @@ def blank_image(sample: Sample) -> Image.Image:
 
 SHOWN: Mapping[str, ImageOf] = {"blank_image": blank_image, "no_image": lambda _: None}
 """What a control shows; the others show the image of the sample they ask."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One row of an evaluation."""
+
+    control: str
+    """ "none" for the real image."""
+    sample: Sample
+    prompt: str
+
+    @property
+    def image_of(self) -> ImageOf:
+        return SHOWN.get(self.control, real_image)
 
 
 def asked(control: str, samples: Sequence[Sample]) -> list[Sample]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from medreason.samples import LETTERS
 from medreason.scores import words
+from medreason.statistics import wilson
 
 if TYPE_CHECKING:
     from medreason.evaluation.predictions import Prediction
@@ -29,6 +30,25 @@ def of_controls(rows: Sequence[Prediction], controls: Sequence[str]) -> Figures:
             members += [row for row in rows if row.control == "none" and row.sample in turned]
             found["consistent_options"] = _consistent(members)
         found[control] = statistics.fmean(row.correct for row in members) if members else None
+    return found
+
+
+def of_letters(rows: Sequence[Prediction]) -> Figures:
+    """Accuracy of the likeliest letters, over the questions they were asked for; else empty."""
+    asked = [row for row in rows if row.likeliest]
+    real = [row for row in asked if row.control == "none"]
+    if not real:
+        return {}
+    right = sum(row.likeliest == row.gold for row in real)
+    low, high = wilson(right, len(real))
+    found: Figures = {
+        "likelihood": right / len(real),
+        "likelihood_n": len(real),
+        "likelihood_ci_low": low,
+        "likelihood_ci_high": high,
+    }
+    if blank := [row.likeliest == row.gold for row in asked if row.control == "blank_image"]:
+        found["likelihood_blank_image"] = statistics.fmean(blank)
     return found
 
 

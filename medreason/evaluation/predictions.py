@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics as plain
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,21 @@ from medreason.evaluation import figures
 from medreason.reasoning import consistent
 from medreason.replies import parse
 from medreason.runs import ledger
-from medreason.samples import Sample
+from medreason.samples import LETTERS, Sample
 from medreason.scores import correct, token_f1
 from medreason.statistics import wilson
+
+
+@dataclass(frozen=True)
+class Completion:
+    prompt: str
+    text: str
+    prompt_tokens: int
+    """Image tokens included."""
+    completion_tokens: int
+    """The end token included."""
+    finish_reason: str
+    """stop, or length where the token limit was hit."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,11 @@ class Prediction:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: str
+    """stop, length, or likelihood where nothing was generated."""
+    letter_shares: list[float] = field(default_factory=list)
+    """Probability of each option's letter right behind the prompt; empty where not asked for."""
+    likeliest: str | None = None
+    """The letter with the highest share."""
 
 
 _SCHEMA = pa.schema(
@@ -65,11 +82,18 @@ _SCHEMA = pa.schema(
         ("prompt_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),
         ("finish_reason", pa.string()),
+        ("letter_shares", pa.list_(pa.float64())),
+        ("likeliest", pa.string()),
     ]
 )
 
 
-def predict(sample: Sample, control: str, completion: Any) -> Prediction:  # noqa: ANN401
+def predict(
+    sample: Sample,
+    control: str,
+    completion: Completion,
+    letter_shares: Sequence[float] = (),
+) -> Prediction:
     """Read a completion with the parser the rewards use."""
     reply = parse(completion.text, sample.options, truncated=completion.finish_reason == "length")
     return Prediction(
@@ -94,7 +118,27 @@ def predict(sample: Sample, control: str, completion: Any) -> Prediction:  # noq
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens,
         finish_reason=completion.finish_reason,
+        letter_shares=list(letter_shares),
+        likeliest=likeliest(letter_shares),
     )
+
+
+def settle(sample: Sample, control: str, prompt: str, letter_shares: Sequence[float]) -> Prediction:
+    """The answer where nothing is generated: the likeliest letter."""
+    nothing = Completion(prompt, "", 0, 0, "likelihood")
+    letter = likeliest(letter_shares)
+    return replace(
+        predict(sample, control, nothing, letter_shares),
+        answer=letter,
+        correct=letter == sample.answer,
+        parse_status="parsed",
+    )
+
+
+def likeliest(letter_shares: Sequence[float]) -> str | None:
+    if not letter_shares:
+        return None
+    return LETTERS[max(range(len(letter_shares)), key=letter_shares.__getitem__)]
 
 
 def write(predictions: Sequence[Prediction], path: Path) -> None:
@@ -164,6 +208,7 @@ def _summary(
         "completion_tokens": plain.fmean(row.completion_tokens for row in real),
     }
     summary |= figures.of_open_questions(real) | figures.of_reasoning(real)
+    summary |= figures.of_letters(rows)
     return summary | figures.of_controls(rows, controls)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,14 +13,18 @@ from accelerate.utils import gather_object
 from medreason import data
 from medreason.config import Config
 from medreason.evaluation import controls, predictions
-from medreason.evaluation.generate import generate, real_image
-from medreason.evaluation.predictions import Prediction, predict
+from medreason.evaluation.answers import completions
+from medreason.evaluation.controls import Asked
+from medreason.evaluation.letters import letter_shares
+from medreason.evaluation.predictions import Prediction, predict, settle
 from medreason.models.load import load_model, load_processor
 from medreason.prompts import evaluation_prompt
 from medreason.runs import whole
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
 from medreason.statistics import fit_prior
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -37,6 +42,7 @@ def evaluate(
     figures = predictions.metrics(
         rows, question_only_priors(config, samples), config.evaluation.controls
     )
+    figures["answers"] = config.evaluation.answers
     predictions.save(folder.evaluation(key), rows, figures)
     whole.seal(folder, key)
     state = folder.state()
@@ -52,31 +58,76 @@ def _answers(
     state = PartialState()
     model = load_model(config.model, config.hardware).to(state.device)  # pyright: ignore[reportArgumentType]
     processor = load_processor(config.model)
-    ask = functools.partial(
-        evaluation_prompt, template=config.prompt.evaluation, open_template=config.prompt.open
-    )
-    rows = []
-    for control in ("none", *config.evaluation.controls):
-        phase = "evaluating" if control == "none" else f"evaluating {control}"
-        share = controls.asked(control, test)[state.process_index :: state.num_processes]
-        completions = generate(
+    asked = _asked(config, test)
+    # Rows about an image lie together, so they mostly stay in one process.
+    asked = asked[_share(len(asked), state.process_index, state.num_processes)]
+    size = config.hardware.per_device_evaluation
+    shares: list[list[float]] = [[] for _ in asked]
+    if "likelihood" in config.evaluation.answers:
+        closed = [i for i, row in enumerate(asked) if row.sample.options]
+        found = letter_shares(
             model,
             processor,
-            share,
-            [ask(sample) for sample in share],
-            image_of=controls.SHOWN.get(control, real_image),
-            batch_size=config.hardware.per_device_evaluation,
-            max_new_tokens=config.evaluation.max_new_tokens,
-            on_batch=lambda done, phase=phase, share=share: progress(phase, done, len(share)),
+            [asked[i] for i in closed],
+            batch_size=size,
+            tagged=config.prompt.style != "free",
+            on_batch=lambda done: progress("evaluating letters", done, len(closed)),
         )
-        rows += [
-            predict(sample, control, completion)
-            for sample, completion in zip(share, completions, strict=True)
+        for i, row in zip(closed, found, strict=True):
+            shares[i] = row
+    if "generated" in config.evaluation.answers:
+        replies = completions(
+            model,
+            processor,
+            asked,
+            batch_size=size,
+            max_new_tokens=config.evaluation.max_new_tokens,
+            on_batch=lambda done: progress("evaluating", done, len(asked)),
+        )
+        rows = [
+            predict(row.sample, row.control, reply, share)
+            for row, reply, share in zip(asked, replies, shares, strict=True)
+        ]
+    else:
+        rows = [
+            settle(row.sample, row.control, row.prompt, share)
+            for row, share in zip(asked, shares, strict=True)
         ]
     return sorted(
         gather_object(rows),
         key=lambda row: (row.control != "none", row.control, row.sample, row.options),
     )
+
+
+def _asked(config: Config, test: Sequence[Sample]) -> list[Asked]:
+    """The test questions and those of the controls, in the order of their images.
+
+    Raises:
+        ValueError: letters alone are asked for, and no question has options.
+    """
+    if "generated" not in config.evaluation.answers:
+        closed = [sample for sample in test if sample.options]
+        if not closed:
+            raise ValueError(
+                f"evaluation.answers={config.evaluation.answers}: none of {len(test)} test "
+                "questions has options whose letters could be scored; set evaluation=full"
+            )
+        if len(closed) < len(test):
+            _log.warning("%d questions without options are left out", len(test) - len(closed))
+        test = closed
+    ask = functools.partial(
+        evaluation_prompt, template=config.prompt.evaluation, open_template=config.prompt.open
+    )
+    asked = [
+        Asked(control, sample, ask(sample))
+        for control in ("none", *config.evaluation.controls)
+        for sample in controls.asked(control, test)
+    ]
+    return sorted(asked, key=lambda row: str(row.sample.image))
+
+
+def _share(count: int, process: int, processes: int) -> slice:
+    return slice(count * process // processes, count * (process + 1) // processes)
 
 
 def question_only_priors(

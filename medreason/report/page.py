@@ -140,13 +140,15 @@ def _run_table(found: Sequence[Row]) -> str:
         *(["In-domain %", "vs base, in-domain"] if narrow else []),
     ]
     heads += ["Prior", "Above prior", "Blank image", "Parsed"]
+    letters = any("likelihood" in row.beside for row in found)
+    heads += ["By letter"] if letters else []
     heads += ["vs base, all" if narrow else "vs base", "Training", "Evaluation"]
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    body = "".join(_run_row(row, i, narrow, len(heads)) for i, row in enumerate(found))
+    body = "".join(_run_row(row, i, narrow, letters, len(heads)) for i, row in enumerate(found))
     return f'<table class="runs"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def _run_row(row: Row, index: int, narrow: bool, width: int) -> str:
+def _run_row(row: Row, index: int, narrow: bool, letters: bool, width: int) -> str:
     name = f'<span class="swatch s{index % 8}"></span>{escape(row.label)}'
     title = f'<th scope="row" title="{escape(row.name)}">{name}</th>'
     state = f'<span class="state">{escape(row.state)}</span> {escape(row.error or "")}'
@@ -160,6 +162,8 @@ def _run_row(row: Row, index: int, narrow: bool, width: int) -> str:
         cells += [inner + count, f"<b>{_minus(interval(row.in_domain_difference))}</b>"]
     shares = (percent(row.prior), percent(row.above_prior, signed=True))
     cells += map(_minus, (*shares, percent(row.blank_image), percent(row.parsed)))
+    if letters:
+        cells.append(_minus(percent(row.beside.get("likelihood"))))
     cells.append(_minus(interval(row.difference)))
     cells += [_duration(row.train_seconds), _duration(row.evaluate_seconds)]
     told = (
@@ -223,4 +227,8 @@ def _notes(found: Sequence[Row]) -> str:
         notes.append("In-domain: only the cells a run was trained on.")
     if any(row.difference for row in found):
         notes.append("vs base: percent points, paired by question, bootstrap 95 % interval.")
+    if any("likelihood" in row.beside for row in found):
+        notes.append("By letter: accuracy of the likeliest letter right behind the prompt.")
+    if by_letters := ", ".join(row.label for row in found if row.by_letters):
+        notes.append(f"Nothing was generated for {by_letters}: the answers are those letters.")
     return escape(" ".join(notes))

@@ -27,13 +27,22 @@ _BESIDE = {
     "no_image": "no\nimage",
     "permuted_options": "options\nturned",
     "consistent_options": "same\noption",
+    "likelihood": "by\nletter",
     "exact_match": "exact\nmatch",
     "open_token_f1": "token\nF1",
     "judged_reasoning": "judge:\nreasoning",
     "judged_answer": "judge:\nanswer",
 }
 """Figures shown where a run has them, with their headings."""
-_IN_CSV_ALONE = ("with_reasoning", "reasoning_words", "agreement")
+_IN_CSV_ALONE = (
+    "likelihood_n",
+    "likelihood_ci_low",
+    "likelihood_ci_high",
+    "likelihood_blank_image",
+    "with_reasoning",
+    "reasoning_words",
+    "agreement",
+)
 _DIFFERENCE = ("difference", "difference_low", "difference_high")  # percent points, to the base
 
 
@@ -57,6 +66,8 @@ class Row:
     beside: Mapping[str, float] = field(default_factory=dict)
     """Further controls and figures, by their names in metrics.json."""
     parsed: float | None = None
+    by_letters: bool = False
+    """Nothing was generated: the answers are the likeliest letters."""
     difference: Difference | None = None
     """To the base run of the same sweep, over all questions both answered."""
     in_domain_n: int | None = None
@@ -148,6 +159,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         blank_image=overall.get("blank_image"),  # a control that can be left out
         beside={name: v for name in _BESIDE if (v := overall.get(name)) is not None},
         parsed=overall["parsed"],
+        by_letters=run.figures.get("answers") == ["likelihood"],
         difference=difference(run, base),
         in_domain_difference=difference(run, base, cells),
         restricted=bool(run.trained_on) and not run.tested_on <= run.trained_on,
@@ -222,6 +234,8 @@ def _notes(found: Sequence[Row], narrow: bool) -> Text:
         for row in found
         for name, mean in row.collapsed.items()
     ]
+    if by_letters := ", ".join(row.label for row in found if row.by_letters):
+        notes.append(f"{by_letters}: answered by the likeliest letter, nothing generated or parsed")
     if narrow:
         notes.append("in-domain: the cells a run was trained on; n as in-domain/all tested")
     if any(row.difference for row in found):

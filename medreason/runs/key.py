@@ -28,6 +28,8 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         return parts
     if config.method.algorithm == "grpo" and config.rollout.name != "hf":
         parts["rollout"] = config.rollout.name  # equal in distribution, but not draw for draw
+        if config.rollout.dynamic_sampling:
+            parts["dynamic_sampling"] = config.rollout.dynamic_sampling
     return parts | {
         "data": data_digest,
         "modality": config.modality.members,
@@ -50,7 +52,11 @@ def evaluation_parts(config: Config, train_key: str, data_digest: str) -> dict[s
     """What decides the answers to the test questions."""
     settings = asdict(config.evaluation)
     del settings["name"]
+    by_letters = "likelihood" in settings["answers"]
+    if not by_letters:
+        del settings["answers"]  # as it was before there was a choice
     return {
+        **({"tagged": config.prompt.style != "free"} if by_letters else {}),
         "train": train_key,
         "data": data_digest,
         "evaluation": settings,

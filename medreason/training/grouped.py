@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
-from trl.data_utils import prepare_multimodal_messages
 from trl.models.utils import unwrap_model_for_generation
 
-from medreason.training import groups
+from medreason.config import Rollout
+from medreason.models.features import Features, frozen, takes_features
+from medreason.training import groups, sharing
 from medreason.training.questions import OncePerQuestion, Questions, by_question, by_row, of_rows
-from medreason.training.rollout import not_honoured, prompt_positions, rollout
+from medreason.training.rollout import prompt_positions, rollout
+from medreason.training.sharing import base
 
 _log = logging.getLogger(__name__)
-
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
-"""Of the mean difference between shared and plain log-probabilities, where rounding makes it."""
 
 
 class GroupedGRPOTrainer(GRPOTrainer):
@@ -29,14 +28,15 @@ class GroupedGRPOTrainer(GRPOTrainer):
 
     Overrides: `_generate_and_score_completions` (the processor sees a question once; the batch
     goes on question by question, so that TRL's shuffle and its cut keep groups whole),
-    `_generate_single_turn` (decoding), `_get_per_token_logps_and_entropies` (one sequence a
-    question) and `_compute_loss` (back to TRL's rows; groups without a gradient are left out).
+    `_generate_single_turn` (decoding), `_calculate_rewards` (with `dynamic_sampling` they are known
+    by then), `_get_per_token_logps_and_entropies` (one sequence a question) and `_compute_loss`
+    (back to TRL's rows; groups without a gradient are left out).
 
     Completions are drawn with dropout off, which TRL leaves on. In the update a question's
     completions see one dropout mask over their prompt, where TRL draws one for each copy.
 
-    `fallback` says what becomes of a model or a setting that does not allow this: `error`, or
-    `plain`, TRL's way with a warning.
+    `how.fallback` says what becomes of a model or a setting that does not allow this: `error`, or
+    `plain`, TRL's way with a warning. `cache` is the folder of features of a frozen vision tower.
     """
 
     # TRL leaves these open.
@@ -46,90 +46,47 @@ class GroupedGRPOTrainer(GRPOTrainer):
     num_generations: Any
     processing_class: Any
 
-    def __init__(self, *args: Any, fallback: str, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, *args: Any, how: Rollout, cache: Path, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
-        self._fallback = fallback
+        self._how = how
+        self._cache = cache if how.features_gb else None
+        self._features: dict[int, Features | None] = {}
+        self._drawn_for: list[dict[str, Any]] = []
+        self._scored: Tensor | None = None
         self._shares = True
         self._compared = False
         self._seeds: list[str] = []
         self._idle: Tensor | None = None
-        if reasons := self._hindrances():
+        if reasons := sharing.hindrances(self):
             self._fall_back("; ".join(reasons))
 
-    def _hindrances(self) -> list[str]:
-        """Why this run cannot share, as far as settings tell."""
-        model, rows = _base(self.model), self.args.per_device_train_batch_size
-        layers = getattr(model.config.get_text_config(), "layer_types", None) or []
-        attention = model.config._attn_implementation
-        other_engine = self.use_vllm or self.use_transformers_continuous_batching
-        more = {} if other_engine else not_honoured(self.generation_config)
-        mrope = hasattr(getattr(model, "model", None), "get_rope_index")
-        takes = inspect.signature(type(model).forward).parameters
-        hindrances = {
-            f"{rows} rows a device cut groups of {self.num_generations}": rows
-            % self.num_generations,
-            f"{type(model).__name__} takes no mRoPE positions": not mrope
-            or "position_ids" not in takes,
-            f"attention={attention!r} takes no mask": attention not in ("sdpa", "eager"),
-            "sliding-window attention": any(kind != "full_attention" for kind in layers),
-            "vLLM or continuous batching": other_engine,
-            "tools or a rollout function": self.tools or self.rollout_func is not None,
-            "pad_to_multiple_of": self.pad_to_multiple_of is not None,
-            "a mixture of experts": self.aux_loss_enabled,
-            f"generation with {more}": more,
-        }
-        return [reason for reason, hinders in hindrances.items() if hinders]
-
     def _fall_back(self, reason: str) -> None:
-        if self._fallback == "error":
+        if self._how.fallback == "error":
             raise ValueError(
                 f"rollout=grouped cannot be used: {reason}; choose rollout=hf, or let "
                 "rollout.fallback=plain do so where it must"
+            )
+        if self._how.dynamic_sampling:
+            raise ValueError(
+                f"rollout=grouped cannot be used: {reason}; without it there is no "
+                f"rollout.dynamic_sampling={self._how.dynamic_sampling}: set it to 0"
             )
         _log.warning("rollout=grouped cannot be used: %s; going on as rollout=hf", reason)
         self._shares = False
 
     def _compare(self, row: dict[str, Any]) -> None:
-        """Before the first update: are shared log-probabilities those of TRL, for one question?
-
-        The completions repeat the prompt's end. A kernel that ignores the mask would let the
-        second read the first, and one that ignores the positions would see it further away.
-        """
-        if row.get("image") is None:
-            return self._fall_back("a question without an image")
-        prompt = prepare_multimodal_messages(row["prompt"], images=[row["image"]])
-        once = OncePerQuestion(self.processing_class, 3)
-        once.apply_chat_template(
-            [prompt] * 3, tokenize=True, return_dict=True, add_generation_prompt=True
-        )
-        inputs = {k: v.to(self.accelerator.device) for k, v in once.inputs().items()}
-        ends = inputs["input_ids"][:, -4:].expand(3, -1)
-        kept = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], device=ends.device)
-        ids = torch.cat([inputs["input_ids"].expand(3, -1), ends], dim=1)
-        mask = torch.cat([torch.ones_like(ids[:, :-4]), kept], dim=1)
-        types = nn.functional.pad(inputs["mm_token_type_ids"].expand(3, -1), (0, 4))
-        images = {"mm_token_type_ids": types, "num_images": [1] * 3}
-        pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
-        self.model.eval()
-        with torch.no_grad():
-            theirs, _, _ = super()._get_per_token_logps_and_entropies(
-                self.model,
-                *(ids, mask, 4),
-                pixel_values=pixels.repeat(3, 1),
-                image_grid_thw=grid.repeat(3, 1),
-                **images,
-            )
-            one = of_rows(ids, mask, 4, 3, pixel_values=pixels, image_grid_thw=grid, **images)
-            ours, _ = self._shared_logps(self.model, one, [0])
-        self.model.train()
-        apart = (ours.flatten(0, 1) - theirs)[kept.bool()].abs().float()
-        worst = self.accelerator.gather(apart.mean()).max().item()
-        allowed = TOLERANCE.get(torch.bfloat16 if self.args.bf16 else self.model.dtype, 0.25)
+        """Before the first update: are shared log-probabilities those of TRL, for one question?"""
+        apart = sharing.difference(self, row) if row.get("image") is not None else torch.inf
+        worst = self.accelerator.gather(torch.tensor(apart, device=self.accelerator.device)).max()
+        dtype = torch.bfloat16 if self.args.bf16 else self.model.dtype
+        allowed = groups.TOLERANCE.get(dtype, max(groups.TOLERANCE.values()))
         self._compared = True
-        if not worst <= allowed:
+        if worst.isinf():
+            self._fall_back("a question without an image")
+        elif not worst <= allowed:
             self._fall_back(
                 f"log-probabilities of one question are {worst:.2g} apart from TRL's, more than "
-                f"{allowed:.2g}; the attention of {type(_base(self.model)).__name__} does not "
+                f"{allowed:.2g}; the attention of {type(base(self.model)).__name__} does not "
                 "follow mask or positions"
             )
 
@@ -140,6 +97,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
             return super()._generate_and_score_completions(inputs)
         step, size = self.state.global_step, self.num_generations
         self._seeds = [f"{self.args.seed}:{step}:{row['sample']}" for row in inputs[::size]]
+        self._drawn_for = inputs
         processor = self.processing_class
         self.processing_class = OncePerQuestion(processor, size)
         try:
@@ -173,16 +131,67 @@ class GroupedGRPOTrainer(GRPOTrainer):
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
             model.eval()
-            found = rollout(
-                model,
-                {k: v.to(self.accelerator.device) for k, v in once.inputs().items()},
-                completions=num_generations,
-                settings=self.generation_config,
-                seeds=self._seeds,
-            )
+            found = self._draw(model, once, range(len(self._seeds)), "")
+            redrawn = 0
+            for attempt in range(1, self._how.dynamic_sampling + 1):
+                alike, total = self._alike([ids for group in found for ids in group])
+                if not total:
+                    break
+                redrawn += total
+                self._scored = None
+                if alike:
+                    again = self._draw(model, once, alike, f":{attempt}")
+                    for place, group in zip(alike, again, strict=True):
+                        found[place] = group
             model.train()
+        if self._how.dynamic_sampling:
+            self._metrics["train"]["redrawn_groups"].append(redrawn)
         # TRL takes sampling log-probabilities from vLLM alone; none leaves the loss as it is.
-        return [completion.ids for group in found for completion in group], None
+        return [ids for group in found for ids in group], None
+
+    def _draw(
+        self, model: PreTrainedModel, once: OncePerQuestion, chosen: Sequence[int], attempt: str
+    ) -> list[list[list[int]]]:
+        """Completions of the chosen questions, each question's from its own stream."""
+        inputs = {k: v.to(self.accelerator.device) for k, v in once.inputs(chosen).items()}
+        inputs |= self._images(model, inputs.pop("pixel_values"), inputs["image_grid_thw"])
+        found = rollout(
+            model,
+            inputs,
+            completions=self.num_generations,
+            settings=self.generation_config,
+            seeds=[self._seeds[i] + attempt for i in chosen],
+        )
+        return [[completion.ids for completion in group] for group in found]
+
+    def _alike(self, ids: list[list[int]]) -> tuple[list[int], int]:
+        """(questions of this process whose completions all get the same reward, their number over
+        all processes). All processes call this equally often."""
+        texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
+        completions = [[{"role": "assistant", "content": text}] for text in texts]
+        prompts = [row["prompt"] for row in self._drawn_for]
+        self._scored = self._calculate_rewards(self._drawn_for, prompts, completions, ids)
+        weights = self.reward_weights.to(self._scored.device)
+        rewards = (self._scored * weights).nansum(-1).view(-1, self.num_generations)
+        alike = torch.isclose(rewards, rewards[:, :1]).all(-1)
+        own = alike.unflatten(0, (self.accelerator.num_processes, -1))
+        places = own[self.accelerator.process_index].nonzero()[:, 0]
+        return places.tolist(), int(alike.sum())
+
+    def _calculate_rewards(
+        self,
+        inputs: Any,  # noqa: ANN401
+        prompts: Any,  # noqa: ANN401
+        completions: Any,  # noqa: ANN401
+        completion_ids_list: Any,  # noqa: ANN401
+    ) -> Tensor:
+        if self._scored is not None:
+            scored, self._scored = self._scored, None
+            return scored
+        # What was noted of earlier draws is not of the completions trained on.
+        self._pending_extra_logs.clear()
+        self._pending_metrics.clear()
+        return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -211,7 +220,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         entropies = torch.full_like(logps, torch.nan)
         at_once = max((batch_size or len(input_ids)) // size, 1)
         for chosen in (busy[i : i + at_once] for i in range(0, len(busy), at_once)):
-            logps[chosen], found = self._shared_logps(model, questions, chosen)
+            logps[chosen], found = self.shared_logps(model, questions, chosen)
             if compute_entropy:
                 entropies[chosen] = found
         if not busy:  # zero, and a graph for backward
@@ -222,7 +231,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
             entropies = entropies.nan_to_num(nan=mean.item())
         return logps.flatten(0, 1), entropies.flatten(0, 1) if compute_entropy else None, None
 
-    def _shared_logps(
+    def shared_logps(
         self, model: nn.Module, questions: Questions, chosen: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
         """(log-probabilities, entropies), (questions, completions, completion tokens) both."""
@@ -235,15 +244,14 @@ class GroupedGRPOTrainer(GRPOTrainer):
             questions.completion_mask[chosen],
         )
         visible = packed.visible
-        if _base(self.model).config._attn_implementation == "eager":
+        if base(self.model).config._attn_implementation == "eager":
             visible = groups.additive(visible, self.model.dtype)
         with self.accelerator.autocast():
             outputs = model(
                 input_ids=packed.input_ids,
                 position_ids=packed.position_ids,
                 attention_mask=visible,
-                pixel_values=prompt["pixel_values"],
-                image_grid_thw=prompt["image_grid_thw"],
+                **self._images(model, prompt["pixel_values"], prompt["image_grid_thw"]),
                 shift_labels=packed.labels,
                 fused_lm_head=True,  # TRL's own head: temperature, precision and memory are its
             )
@@ -252,6 +260,26 @@ class GroupedGRPOTrainer(GRPOTrainer):
             groups.unpack(outputs.log_probs.float(), packed),
             groups.unpack(entropies.float(), packed),
         )
+
+    def _images(self, model: nn.Module, pixel_values: Tensor, grids: Tensor) -> dict[str, Any]:
+        """What the forward takes of images: their features where the vision tower is frozen."""
+        inner = base(self.accelerator.unwrap_model(model))
+        if id(inner) not in self._features:
+            whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+            steady = frozen(inner) or inner is base(self.ref_model)
+            precision = f"{inner.dtype} {self.args.bf16} {self.args.fp16}"
+            limit = int(1e9 * self._how.features_gb)
+            self._features[id(inner)] = (
+                Features(inner, precision, self._cache, limit)
+                if whole and steady and takes_features(inner)
+                else None
+            )
+        features = self._features[id(inner)]
+        if features is None:
+            return {"pixel_values": pixel_values, "image_grid_thw": grids}
+        with self.accelerator.autocast():
+            found = features(pixel_values.split(grids.prod(-1).tolist()), grids.split(1))
+        return {"mm_encoder_outputs": found, "image_grid_thw": grids}
 
     def _without_gradient(self, advantages: Tensor) -> Tensor:
         """(questions) of advantages (questions, completions): those that move no weight."""
@@ -278,8 +306,3 @@ class GroupedGRPOTrainer(GRPOTrainer):
             return super()._compute_loss(model, by_row(inputs))
         finally:
             self._idle = None
-
-
-def _base(model: Any) -> Any:  # noqa: ANN401
-    """The model below an adapter."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model

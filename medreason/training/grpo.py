@@ -39,7 +39,9 @@ def trainer(
     scorer = Scorer(samples, ends, functools.partial(asked, config))
     functions, weights = rewards(config, scorer)
     build = (
-        functools.partial(GroupedGRPOTrainer, fallback=config.rollout.fallback)
+        functools.partial(
+            GroupedGRPOTrainer, how=config.rollout, cache=config.folder / "cache" / "vision"
+        )
         if config.rollout.name == "grouped"
         else GRPOTrainer
     )

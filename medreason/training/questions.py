@@ -128,10 +128,15 @@ class OncePerQuestion:
             "image_grid_thw": self._made["image_grid_thw"],
         }
 
-    def inputs(self) -> dict[str, Tensor]:
-        """What the model's forward takes for the questions, padded on the left."""
+    def inputs(self, chosen: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """What the model's forward takes for the questions, or for the chosen ones, padded on the
+        left. Each question has one image."""
+        grids = self._made["image_grid_thw"]
+        questions = range(len(self._made["input_ids"])) if chosen is None else chosen
+        assert len(grids) == len(self._made["input_ids"])
+        pixels = self._made["pixel_values"].split(grids.prod(-1).tolist())
         ids, types = (
-            [torch.tensor(row) for row in self._made[name]]
+            [torch.tensor(self._made[name][i]) for i in questions]
             for name in ("input_ids", "mm_token_type_ids")
         )
         padding = self._processor.tokenizer.pad_token_id
@@ -139,8 +144,8 @@ class OncePerQuestion:
             "input_ids": pad(ids, padding, padding_side="left"),
             "attention_mask": pad([torch.ones_like(row) for row in ids], 0, padding_side="left"),
             "mm_token_type_ids": pad(types, 0, padding_side="left"),
-            "pixel_values": self._made["pixel_values"],
-            "image_grid_thw": self._made["image_grid_thw"],
+            "pixel_values": torch.cat([pixels[i] for i in questions]),
+            "image_grid_thw": grids[list(questions)],
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from medreason import data
 from medreason.config import Config
 from medreason.data import phantom
 from medreason.models.load import load_model, load_processor
+from medreason.runs.key import train_parts
 from medreason.runs.ledger import Folder
 from medreason.samples import TASKS, Sample
 from medreason.training import grpo
@@ -190,3 +192,78 @@ def test_kernel_that_ignores_the_mask_is_found_before_the_first_update(
     with pytest.raises(ValueError, match=r"apart from TRL's.*does not follow mask"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+def constant_then_varied(trainer: GRPOTrainer, constant_calls: int) -> list[list[list[int]]]:
+    """Rewards that are equal for the first calls; returns the completions of each call."""
+    seen: list[list[list[int]]] = []
+
+    def reward(completion_ids: list[list[int]], **_: object) -> list[float]:
+        seen.append([list(ids) for ids in completion_ids])
+        varied = len(seen) > constant_calls
+        return [float(i % 2) if varied else 1.0 for i in range(len(completion_ids))]
+
+    trainer.reward_funcs[:] = [reward]
+    trainer.reward_func_names[:] = ["varied"]
+    trainer.reward_processing_classes[:] = [None]
+    trainer.reward_weights = torch.ones(1)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("constant_calls", "redrawn", "skipped"), [(0, 0, 0), (1, 4, 0), (9, 8, 4)]
+)
+def test_groups_of_equal_rewards_are_drawn_again(
+    composed: Compose, tmp_path: Path, constant_calls: int, redrawn: int, skipped: int
+) -> None:
+    trainer = built(
+        composed(
+            *SMALL,
+            *("method.trl.beta=0.0", "method.trl.max_steps=1", "rollout.dynamic_sampling=2"),
+            "method.trl.temperature=1.5",
+        ),
+        tmp_path,
+    )
+    seen = constant_then_varied(trainer, constant_calls)
+    trainer.train()
+    (row,) = (row for row in trainer.state.log_history if "loss" in row)
+    assert (row["redrawn_groups"], row["skipped_groups"]) == (redrawn, skipped)
+    assert len(seen) == {0: 1, 4: 2, 8: 3}[redrawn]
+    assert all(earlier != later for earlier, later in itertools.pairwise(seen))
+
+
+def test_drawing_again_is_part_of_the_science_and_needs_shared_prompts(
+    composed: Compose, tmp_path: Path
+) -> None:
+    once, twice = composed("method=grpo"), composed("method=grpo", "rollout.dynamic_sampling=2")
+    assert "dynamic_sampling" not in train_parts(once, "data", "model")
+    assert train_parts(twice, "data", "model")["dynamic_sampling"] == 2
+    with pytest.raises(ValueError, match=r"rollout.dynamic_sampling=2 needs rollout=grouped"):
+        composed("rollout=hf", "rollout.dynamic_sampling=2")
+    with pytest.raises(ValueError, match=r"without it there is no rollout.dynamic_sampling=1"):
+        built(
+            composed(
+                *SMALL,
+                *("method.trl.repetition_penalty=1.3", "rollout.fallback=plain"),
+                "rollout.dynamic_sampling=1",
+            ),
+            tmp_path,
+        )
+
+
+def test_frozen_vision_tower_sees_an_image_once_in_all_steps_and_runs(
+    composed: Compose, tmp_path: Path
+) -> None:
+    adapted = ("adapter=lora_r8", "method.trl.beta=0.04", "method.trl.max_steps=2")
+    config = composed(*SMALL, *adapted, "method.trl.num_train_epochs=2")
+    counts = []
+    for place in ("first", "second"):
+        trainer = built(config, tmp_path / place)
+        given(trainer)
+        trainer.train()
+        assert isinstance(trainer, GroupedGRPOTrainer)
+        (features,) = (made for made in trainer._features.values() if made is not None)
+        counts.append(features.encoded)
+    assert 0 < counts[0] <= len({sample.image for sample in QUESTIONS})
+    assert counts[1] == 0
+    assert list((config.folder / "cache" / "vision").rglob("*.safetensors"))

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from medreason.config import Hardware, Model
+from medreason.models.decoding import Drawn
 from medreason.models.load import END_TOKENS, VISION_TOKENS, load_model, load_processor
-from medreason.training.rollout import Drawn, not_honoured, rollout
+from medreason.training.rollout import not_honoured, rollout
 
 TINY = Model(name="tiny", path="tiny")
 PROCESSOR = load_processor(TINY)

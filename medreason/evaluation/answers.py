@@ -1,0 +1,134 @@
+"""Answers to all rows of an evaluation: greedy completions, and the likelihoods of the letters."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+
+from medreason.evaluation import shared
+from medreason.evaluation.controls import Asked
+from medreason.evaluation.generate import completion, generate, greedy, model_inputs
+from medreason.evaluation.predictions import Completion
+from medreason.evaluation.shared import Begun, Reader
+from medreason.models.decoding import Prompted, decode, repeated
+from medreason.training.groups import TOLERANCE
+
+_log = logging.getLogger(__name__)
+
+_GOING_ON = "evaluation does not share images: %s; going on with generate"
+
+OnBatch = Callable[[int], None]
+"""Hears how many rows are done."""
+
+
+@torch.inference_mode()
+def completions(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    asked: Sequence[Asked],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    on_batch: OnBatch = lambda done: None,
+) -> list[Completion]:
+    """One a row, in the order of the rows; the same as `generate` gives."""
+    if not asked:
+        return []
+    model.eval()
+    go_plain = functools.partial(
+        one_by_one,
+        model,
+        processor,
+        asked,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        on_batch=on_batch,
+    )
+    if reasons := shared.hindrances(model):
+        _log.warning(_GOING_ON, "; ".join(reasons))
+        return go_plain()
+    settings = greedy(processor.tokenizer, max_new_tokens)
+    reader = Reader(model, processor)
+    found: dict[int, Completion] = {}
+    for places in shared.batches(asked, batch_size):
+        begun = reader.begin([asked[i] for i in places])
+        rows = prompted(model, reader, begun, max_new_tokens)
+        if not found and (reason := _differs(model, processor, asked[places[0]], rows.logits[0])):
+            _log.warning(_GOING_ON, reason)
+            return go_plain()
+        drawn = decode(model, rows, settings, None)
+        for place, length, reply in zip(places, begun.lengths, drawn, strict=True):
+            found[place] = completion(
+                asked[place].prompt, length, reply.ids, settings, processor.tokenizer
+            )
+        on_batch(len(found))
+    return [found[i] for i in range(len(asked))]
+
+
+def prompted(model: PreTrainedModel, reader: Reader, begun: Begun, room: int) -> Prompted:
+    """Read each row's own tokens, with room in the cache for so many more."""
+    ids, own_mask = reader.padded(begun.own)
+    cache = repeated(begun.cache, begun.entries, ids.shape[1] + room)
+    mask = torch.cat([begun.mask[begun.entries], own_mask], dim=1)
+    positions = begun.positions(own_mask)
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    return Prompted(logits, positions[:, :, -1:], mask, lambda: cache)
+
+
+def _differs(
+    model: PreTrainedModel, processor: ProcessorMixin, row: Asked, logits: Tensor
+) -> str | None:
+    """Whether logits (vocabulary) of the first token are not those that the row alone gives."""
+    inputs = model_inputs(model, processor, [row.sample], [row.prompt], row.image_of)
+    theirs: Tensor = model(**inputs, logits_to_keep=1).logits[0, -1].float().log_softmax(-1)
+    apart = (logits.float().log_softmax(-1) - theirs).abs().mean().item()
+    allowed = TOLERANCE.get(model.dtype, max(TOLERANCE.values()))
+    if apart <= allowed:
+        return None
+    return f"log-probabilities of one question are {apart:.2g} apart, more than {allowed:.2g}"
+
+
+def one_by_one(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    asked: Sequence[Asked],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    on_batch: OnBatch = lambda done: None,
+) -> list[Completion]:
+    """Control by control, each row with its own copy of the image."""
+    found: dict[int, Completion] = {}
+    earlier = 0
+
+    def heard(done: int) -> None:
+        on_batch(earlier + done)
+
+    for control in dict.fromkeys(row.control for row in asked):
+        places = [i for i, row in enumerate(asked) if row.control == control]
+        answers = generate(
+            model,
+            processor,
+            [asked[i].sample for i in places],
+            [asked[i].prompt for i in places],
+            image_of=asked[places[0]].image_of,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            on_batch=heard,
+        )
+        found |= dict(zip(places, answers, strict=True))
+        earlier = len(found)
+    return [found[i] for i in range(len(asked))]
