@@ -85,7 +85,7 @@ class Lesson:
 LESSONS = (
     Lesson({"letters": 64}, 1000, 1e-3, decays=False),
     Lesson({"letters": 16, "names": 96}, 500, 1e-3, decays=False),
-    Lesson({"letters": 8, "sight": 40, "replies": 16}, 800, 1e-3),
+    Lesson({"letters": 8, "sight": 40, "replies": 16}, 600, 1e-3),
 )
 
 
