@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medreason import data
+from medreason import data, hardware
 from medreason.config import Config
 from medreason.runs import ledger
 
@@ -15,6 +15,7 @@ def run(config: Config) -> None:
         raise ValueError(
             f"action=bench measures GRPO; method={config.method.name} has no completions to share"
         )
+    hardware.check(config)
     folder = config.folder / "benchmarks" / config.model.name
     folder.mkdir(parents=True, exist_ok=True)
     samples = data.trained_on(config, data.load(config.data, config.folder / "cache"))
