@@ -243,8 +243,12 @@ class Hardware:
     gradient_checkpointing: bool = False
     optimizer_states: str = "float32"
     """AdamW's two moments: float32, bfloat16 (stochastically rounded), 8bit (bitsandbytes)."""
+    device_gb: float | None = None
+    """What a device has, for action=plan; none asks those of this machine."""
     memory_limit_gb: float | None = None
     """On CUDA: what a process may take of its device, to try a smaller card on a larger one."""
+    probe: bool = False
+    """Before training, one step of the longest samples: what does not fit fails at once."""
     hang_minutes: float = 30.0
     """Without a step for so long a job fails, after the stacks of all its ranks are written."""
     threads: int | None = None
@@ -260,7 +264,7 @@ class Hardware:
         _one_of("hardware.optimizer_states", self.optimizer_states, ("float32", "bfloat16", "8bit"))
         for key in ("devices", "nodes", "per_device_prompts", "per_device_evaluation"):
             _positive(f"hardware.{key}", getattr(self, key))
-        for key in ("memory_limit_gb", "hang_minutes"):
+        for key in ("device_gb", "memory_limit_gb", "hang_minutes"):
             if (value := getattr(self, key)) is not None and not value > 0:
                 raise ValueError(f"hardware.{key}={value}; it must be above 0")
         if self.parallel != "ddp" and self.processes < 2:
@@ -293,12 +297,23 @@ class Rollout:
     """How GRPO draws completions and finds their log-probabilities."""
 
     name: str = MISSING
-    """grouped (image and prompt once a question) or hf (TRL's own way)."""
+    """grouped (image and prompt once a question), hf (TRL's own way) or vllm (drawn by vLLM)."""
     fallback: str = "error"
     """Where a model or a setting does not allow `grouped`: error, or plain (hf, with a warning)."""
+    vllm: dict[str, Any] = field(default_factory=dict)
+    """With vllm: goes unchanged to trl.GRPOConfig; where and in how much memory it runs."""
 
     def __post_init__(self) -> None:
-        _one_of("rollout.name", self.name, ("grouped", "hf"))
+        _one_of("rollout.name", self.name, ("grouped", "hf", "vllm"))
+        if self.vllm:
+            _one_of(
+                "rollout.vllm.vllm_mode", self.vllm.get("vllm_mode", ""), ("colocate", "server")
+            )
+        share = self.vllm.get("vllm_gpu_memory_utilization", 0.3)
+        if not 0 < share < 1:
+            raise ValueError(
+                f"rollout.vllm.vllm_gpu_memory_utilization={share}; needs a share between 0 and 1"
+            )
         _one_of("rollout.fallback", self.fallback, ("error", "plain"))
 
 
@@ -368,6 +383,10 @@ class Runs:
 class Bench:
     """What action=bench measures."""
 
+    what: str = "speed"
+    """speed: grouped GRPO against stock TRL; memory: a step of the longest samples, estimate
+    against measurement."""
+
     tokens: list[int] = field(default_factory=lambda: [16, 128])
     """Lengths of the completions."""
     repeats: int = 5
@@ -376,6 +395,7 @@ class Bench:
     """Images are stretched to squares of so many pixels a side."""
 
     def __post_init__(self) -> None:
+        _one_of("bench.what", self.what, ("speed", "memory"))
         for tokens in self.tokens:
             _positive("bench.tokens", tokens)
         _positive("bench.repeats", self.repeats)
@@ -457,12 +477,26 @@ class Config:
                 "hardware.attention='flash_attention_2' takes no mask that lets completions share "
                 "a prompt; set hardware.attention=sdpa, rollout=hf or rollout.fallback=plain"
             )
+        if self.method.algorithm == "grpo" and self.rollout.name == "vllm":
+            self._check_vllm()
         if self.model.weights == "random" and self.action.name not in ("bench", "plan"):
             raise ValueError("model.weights=random is for action=bench; nothing is learned from it")
         if self.model.quantization != "none":
             self._check_quantized()
         if self.method.algorithm != "none":
             self.accumulation  # noqa: B018  refuses what hardware cannot split
+
+    def _check_vllm(self) -> None:
+        if self.hardware.accelerator != "cuda":
+            raise ValueError(
+                f"rollout=vllm runs on CUDA alone, and hardware={self.hardware.name} is a CPU; "
+                "choose rollout=grouped"
+            )
+        if self.model.quantization != "none":
+            raise ValueError(
+                f"rollout=vllm takes whole weights, and model.quantization="
+                f"{self.model.quantization!r}; choose rollout=grouped or adapter=lora_all"
+            )
 
     def _check_quantized(self) -> None:
         named = f"model.quantization={self.model.quantization!r}"

@@ -62,6 +62,8 @@ def check(config: Config) -> None:
     there = enough(asked) if asked.accelerator == "cuda" else []
     _check_attention(asked, there)
     _check_packages(asked)
+    if config.method.algorithm == "grpo" and config.rollout.name == "vllm":
+        _check_vllm()
     for gpu in there:
         if asked.precision == "bfloat16" and gpu.capability < _BFLOAT16_CAPABILITY:
             raise ValueError(
@@ -131,6 +133,14 @@ def _check_packages(asked: Hardware) -> None:
             "hardware.optimizer_states='8bit': this bitsandbytes has no such optimizer for "
             f"hardware.accelerator={asked.accelerator!r}; pip install 'bitsandbytes>=0.50' on "
             "Linux or set hardware.optimizer_states=float32"
+        )
+
+
+def _check_vllm() -> None:
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            "rollout=vllm: vLLM is not installed; pip install 'medreason[vllm]' or choose "
+            "rollout=grouped, which needs no package"
         )
 
 
