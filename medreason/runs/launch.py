@@ -65,13 +65,15 @@ def run(config: Config) -> tuple[Work, bool]:
             display.line("resumed" if again else "started again")
         with slots.taken(config.hardware, lambda: display.line("waits for a GPU")) as devices:
             _begin(config, asked, state)
+            log = asked.folder.log
+            began = log.stat().st_size if log.exists() else 0
             try:
                 _work(config, asked, display, devices, meeting, descriptor)
             except RuntimeError as error:
                 asked.folder.update(state="failed", error=_first_line(error))
                 raise RuntimeError(
-                    f"{asked.folder.path.name}: {error} (see {asked.folder.log})"
-                    f"\n{supervise.last_lines(_tail(asked.folder.log))}"
+                    f"{asked.folder.path.name}: {error} (see {log})"
+                    f"\n{supervise.last_lines(_tail(log, began))}"
                 ) from error
     return asked, True
 

@@ -95,6 +95,8 @@ def _ended(code: int) -> str:
 
 def last_lines(said: str) -> str:
     """What a reader wants of the log: its end, without torchrun's report."""
-    mine, _, _ = said.partition("torch.distributed.elastic.multiprocessing.api: [ERROR]")
-    lines = [line for line in mine.splitlines() if line.strip() and "torch/distributed" not in line]
+    mine = re.split(
+        r"^[EW]\d{4} .*torch/distributed/elastic", said, maxsplit=1, flags=re.MULTILINE
+    )[0]
+    lines = [line for line in mine.splitlines() if line.strip()]
     return "\n".join(f"  {line}" for line in lines[-_LAST_LINES:])

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import torch
 from hydra import compose, initialize_config_dir
 
@@ -39,15 +41,23 @@ def composed(folder: Path, overrides: Sequence[str]) -> Config:
         return configuration.load(compose("config", overrides=given))
 
 
-def trained(folder: Path, name: str, *overrides: str, dies_at: int | None = None) -> Folder:
-    """Train as the worker does, into `folder / name`; SIGKILL ends it behind step `dies_at`."""
+def trained(
+    folder: Path,
+    name: str,
+    *overrides: str,
+    dies_at: int | None = None,
+    limit_mib: int | None = None,
+) -> Folder:
+    """Train as the worker does, into `folder / name`; SIGKILL ends it behind step `dies_at`.
+
+    With `limit_mib`, so much beside what the process holds before it trains, it is to fail.
+    """
     processes = composed(folder, overrides).hardware.processes
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    given = (folder, name, overrides)
     ranks = [
-        _SERVER.Process(
-            target=_rank, args=(folder, name, overrides, rank, processes, port, dies_at)
-        )
+        _SERVER.Process(target=_rank, args=(*given, rank, processes, port, dies_at, limit_mib))
         for rank in range(processes)
     ]
     for rank in ranks:
@@ -57,10 +67,9 @@ def trained(folder: Path, name: str, *overrides: str, dies_at: int | None = None
         if dies_at is not None:
             rank.kill()
         rank.join(timeout=60)
-    expected = 0 if dies_at is None else -signal.SIGKILL
-    assert [rank.exitcode for rank in ranks] == [expected] * processes, (
-        folder / name / "said"
-    ).read_text()
+    expected = 1 if limit_mib else 0 if dies_at is None else -signal.SIGKILL
+    codes = [rank.exitcode for rank in ranks]
+    assert codes == [expected] * processes, (folder / name / "said").read_text()
     return Folder(folder / name)
 
 
@@ -72,6 +81,7 @@ def _rank(
     processes: int,
     port: int,
     dies_at: int | None,
+    limit_mib: int | None,
 ) -> None:
     run = Folder(folder / name)
     run.path.mkdir(exist_ok=True)
@@ -87,6 +97,9 @@ def _rank(
     config = composed(folder, overrides)
     state = worker.processes(config)
     samples = data.trained_on(config, data.load(config.data, folder / "cache"))
+    if limit_mib:
+        most = psutil.Process().memory_info().vms + limit_mib * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     training.train(config, samples, run, _progress(dies_at))
     state.destroy_process_group()
 

@@ -106,3 +106,16 @@ def test_killed_and_resumed_training_ends_in_the_same_bits(
     found, expected = weights(resumed), weights(whole)
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
     assert [row["loss"] for row in resumed.logged()] == [row["loss"] for row in whole.logged()]
+
+
+def test_what_does_not_fit_fails_before_the_first_step(folder: Path) -> None:
+    name, given = (
+        "too large",
+        ("method=sft", "hardware.probe=true", "hardware.per_device_prompts=4"),
+    )
+    run = science.trained(folder, name, *given, limit_mib=64)
+    assert (
+        "out of memory in a trial step of the 4 longest samples" in (run.path / "said").read_text()
+    )
+    assert "gentlest first: hardware.per_device_prompts=1; " in (run.path / "said").read_text()
+    assert not run.logged()
