@@ -173,7 +173,8 @@ class Handling:
     seed: int = 0
     """Of the split, of option orders and of what the data set draws itself."""
     options: str = "as_published"
-    """as_published, shuffled (those of training questions), or normalised (letter case, period)."""
+    """as_published, shuffled (training questions, anew in each epoch), or normalised (letter case,
+    trailing period)."""
     questions: str = "all"
     """all, closed (with options), or open."""
     images: str = "decode"

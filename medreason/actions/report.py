@@ -8,6 +8,7 @@ from medreason.config import Config
 from medreason.report import runs as reading
 from medreason.report import table, tables
 from medreason.report.runs import Run
+from medreason.report.tables import Tables
 from medreason.runs import ledger
 from medreason.runs.ledger import Folder
 
@@ -25,9 +26,10 @@ def run(config: Config) -> None:
     runs = reading.load(folders, config.sweep)
     target = config.folder / "reports" / config.sweep
     target.mkdir(parents=True, exist_ok=True)
-    files = [_write_page(config, runs, target), _write_csv(runs, target)]
+    found = tables.gather(runs)
+    files = [_write_page(config, runs, found, target), _write_csv(runs, target)]
     files += _write_heat_maps(runs, target) if len(runs) <= _MOST_DRAWN else []
-    files += tables.write(runs, target)
+    files += [tables.write(found, target)] if found else []
     table.show_rows(table.rows_of(runs))
     for path in files:
         print(path)  # noqa: T201
@@ -54,11 +56,11 @@ def _of_sweep(config: Config) -> list[Folder]:
     )
 
 
-def _write_page(config: Config, runs: list[Run], target: Path) -> Path:
+def _write_page(config: Config, runs: list[Run], found: Tables | None, target: Path) -> Path:
     from medreason.report.page import page  # Pillow
 
     path = target / "index.html"
-    path.write_text(page(runs, sweep=config.sweep), encoding="utf-8")
+    path.write_text(page(runs, sweep=config.sweep, tables=found), encoding="utf-8")
     return path
 
 

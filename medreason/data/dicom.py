@@ -18,7 +18,7 @@ def open_dicom(path: Path) -> Image.Image:
     try:
         from pydicom import dcmread  # pyright: ignore[reportMissingImports]
         from pydicom.errors import InvalidDicomError  # pyright: ignore[reportMissingImports]
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut  # pyright: ignore[reportMissingImports]
+        from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
             f"{path}: DICOM needs pydicom; install it with pip install 'medreason[dicom]'"
@@ -30,8 +30,11 @@ def open_dicom(path: Path) -> Image.Image:
         raise ValueError(f"{path}: cannot be decoded ({error}); copy the image again") from error
     if int(data.get("NumberOfFrames") or 1) > 1:
         raise ValueError(f"{path}: has {data.NumberOfFrames} frames; save the one that is asked of")
+    if data.PhotometricInterpretation == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, data)
     if pixels.ndim == 3:
-        return Image.fromarray(pixels.astype(np.uint8))
+        deeper = pixels.dtype.itemsize * 8 - 8
+        return Image.fromarray((pixels >> deeper).astype(np.uint8))
     grey = np.asarray(apply_voi_lut(apply_modality_lut(pixels, data), data), dtype=np.float32)
     if data.PhotometricInterpretation == "MONOCHROME1":  # 0 is white
         grey = grey.max() - grey

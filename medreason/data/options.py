@@ -22,15 +22,22 @@ def normalised(sample: Sample) -> Sample:
 
 
 def shuffled(sample: Sample, seed: int, epoch: int = 0) -> Sample:
-    """The options in an order drawn by seed, epoch and sample; the letter follows its text."""
+    """The options in an order drawn by seed, epoch and sample; the letter follows its text.
+
+    So does the letter behind that text in an explanation: `the heart (B)`.
+    """
     if not sample.options:
         return sample
     order = list(range(len(sample.options)))
     random.Random(f"{seed}/{epoch}/{sample.id}").shuffle(order)
+    letter = LETTERS[order.index(LETTERS.index(sample.answer))]
+    text = sample.answer_text
     return replace(
         sample,
         options=tuple(sample.options[place] for place in order),
-        answer=LETTERS[order.index(LETTERS.index(sample.answer))],
+        answer=letter,
+        explanation=sample.explanation
+        and sample.explanation.replace(f"{text} ({sample.answer})", f"{text} ({letter})"),
     )
 
 

@@ -76,7 +76,7 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson({"letters": 64}, 1700, 2e-3, decays=False),
+    Lesson({"letters": 64}, 1000, 1e-3, decays=False),
     Lesson({"letters": 16, "names": 96}, 500, 1e-3, decays=False),
     Lesson({"letters": 8, "sight": 40, "replies": 16}, 800, 1e-3),
 )
@@ -120,41 +120,39 @@ def _learn(
     right: dict[str, list[float]] = {subject: [0.0] for subject in lesson.rows}
     began = time.monotonic()
     for step in range(lesson.steps):
-        rows = [
-            row
+        drawn = {
+            subject: subjects[subject].rows(rng, size, float(np.mean(right[subject][-8:])))
             for subject, size in lesson.rows.items()
-            for row in subjects[subject].rows(rng, size, float(np.mean(right[subject][-8:])))
-        ]
-        inputs, weights = _inputs(rows, processor, pixels)
-        asked = weights[:, 1:] > 0
-        states = model.model(**inputs).last_hidden_state[:, :-1][asked]  # (asked tokens, width)
-        logits = model.lm_head(states)
-        truth, weights = inputs["input_ids"][:, 1:][asked], weights[:, 1:][asked]
-        losses = torch.nn.functional.cross_entropy(logits, truth, reduction="none")
-        ((losses * weights).sum() / weights.sum()).backward()
+        }
+        total = sum(
+            weight for rows in drawn.values() for _, weights, _ in rows for weight in weights
+        )
+        for subject, rows in drawn.items():  # each on its own: their lengths differ much
+            right[subject].append(_backward(model, *_inputs(rows, processor, pixels), total))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        _grade(right, lesson, logits.argmax(-1) == truth, asked.sum(-1))
         if (step + 1) % 50 == 0:
             left = (time.monotonic() - began) / (step + 1) * (lesson.steps - step - 1)
             grades = "  ".join(f"{name} {np.mean(r[-50:]):.3f}" for name, r in right.items())
             print(f"step {step + 1}/{lesson.steps}  {grades}  {left:.0f} s left", flush=True)  # noqa: T201
 
 
-def _grade(
-    right: dict[str, list[float]], lesson: Lesson, hits: torch.Tensor, asked: torch.Tensor
-) -> None:
-    """Append to each subject the share of its asked tokens that the model would have written.
-
-    `hits` holds the asked tokens of all rows, one after the other; `asked` counts them by row.
-    """
-    by_row = hits.split(asked.tolist())
-    first = 0
-    for subject, size in lesson.rows.items():
-        right[subject].append(torch.cat(by_row[first : first + size]).float().mean().item())
-        first += size
+def _backward(
+    model: Qwen2VLForConditionalGeneration,
+    inputs: dict[str, torch.Tensor],
+    weights: torch.Tensor,
+    total: float,
+) -> float:
+    """Gradients of the loss as a share of `total` weight; the share of asked tokens got right."""
+    asked = weights[:, 1:] > 0
+    states = model.model(**inputs).last_hidden_state[:, :-1][asked]  # (asked tokens, width)
+    logits = model.lm_head(states)
+    truth, weights = inputs["input_ids"][:, 1:][asked], weights[:, 1:][asked]
+    losses = torch.nn.functional.cross_entropy(logits, truth, reduction="none")
+    ((losses * weights).sum() / total).backward()
+    return (logits.argmax(-1) == truth).float().mean().item()
 
 
 class Letters:

@@ -1,10 +1,11 @@
 "use strict";
 // Text of data sets and models only ever becomes text nodes: `make` has no way to take HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
-const chosen = { run: data.shown, metric: "accuracy", cell: null, filter: "all" };
+const chosen = { view: "run", run: data.shown, arm: 0, metric: "accuracy", cell: null, filter: "all" };
 const byId = (id) => document.getElementById(id);
 const LETTERS = "ABCDEFGH";
 const MOST_SIDE_BY_SIDE = 6;
+const MOST_BUTTONS = 12; // beyond it a list to choose from
 
 const VIRIDIS = [[68, 1, 84], [71, 45, 123], [59, 82, 139], [44, 114, 142], [33, 145, 140],
   [40, 174, 128], [94, 201, 98], [173, 220, 48], [253, 231, 37]];
@@ -14,16 +15,19 @@ const RED_BLUE = [[178, 24, 43], [214, 96, 77], [244, 165, 130], [253, 219, 199]
 const percent = (share) => 100 * share;
 const METRICS = {
   accuracy: { name: "Accuracy", colours: VIRIDIS, value: (c) => percent(c.accuracy),
-    ends: (c) => [percent(c.ci_low), percent(c.ci_high)] },
+    ends: (c) => (c.ci_low === undefined ? [] : [percent(c.ci_low), percent(c.ci_high)]) },
   above_prior: { name: "Above prior", colours: RED_BLUE, signed: true,
     value: (c) => (c.above_prior === null ? null : percent(c.above_prior)),
-    ends: (c) => [percent(c.ci_low - c.prior), percent(c.ci_high - c.prior)] },
+    ends: (c) => (c.ci_low === undefined ? [] : [percent(c.ci_low - c.prior), percent(c.ci_high - c.prior)]) },
   difference: { name: "Difference to base", colours: RED_BLUE, signed: true,
     value: (c) => (c.difference ? c.difference[0] : null), ends: (c) => (c.difference[1] < c.difference[2] ? c.difference.slice(1) : []), // no spread to draw from
-    star: (c) => c.p < 0.05 },
+    star: (c) => c.p !== null && c.p < 0.05 },
   blank_image: { name: "Blank image", colours: VIRIDIS,
-    value: (c) => (c.blank_image === null ? null : percent(c.blank_image)) },
+    value: (c) => ((c.blank_image ?? null) === null ? null : percent(c.blank_image)) },
 };
+// What the matrix shows: one run on every cell, or an arm's models, each trained on a part.
+const VIEWS = { run: "One run", "8x5": "Each cell's own model", "8x8": "Across modalities",
+  "5x5": "Across tasks", "40x40": "Across cells" };
 const FILTERS = { all: "All", wrong: "Wrong", changed: "Changed by training", unparsed: "Unparsed" };
 
 function make(tag, properties = {}, ...children) {
@@ -65,59 +69,108 @@ function choice(parent, entries, current, select) {
   if (focused !== null) [...parent.children].find((button) => button.value === focused)?.focus();
 }
 
+const tableOf = (view, arm) => data.arms[arm]?.tables[view];
+
+function select(parent, entries, current, pick) {
+  if (entries.length <= MOST_BUTTONS) return choice(parent, entries, current, pick);
+  const list = parent.firstElementChild?.tagName === "SELECT" ? parent.firstElementChild : make("select",
+    { "aria-label": parent.getAttribute("aria-label"), onchange: (event) => pick(event.target.value) },
+    ...entries.map(([key, label]) => make("option", { value: key }, ...label.filter((part) => typeof part === "string"))));
+  list.value = String(current);
+  if (!list.parentNode) parent.replaceChildren(list);
+}
+
 function drawControls() {
-  const run = data.runs[chosen.run];
-  choice(byId("run-choice"), data.runs.map((r, i) => [String(i), [swatch(r), r.label]]), chosen.run,
+  const views = Object.entries(VIEWS).filter(([key]) => key === "run" || data.arms.some((_, i) => tableOf(key, i)));
+  byId("view-choice").hidden = views.length < 2;
+  choice(byId("view-choice"), views.map(([key, name]) => [key, [name]]), chosen.view, (key) => {
+    chosen.view = key;
+    draw();
+  });
+  const one = chosen.view === "run";
+  byId("run-choice").hidden = !one;
+  byId("arm-choice").hidden = one;
+  select(byId("run-choice"), data.runs.map((r, i) => [String(i), [swatch(r), r.label]]), chosen.run,
     (key) => { chosen.run = Number(key); draw(); });
-  choice(byId("metric-choice"), Object.entries(METRICS).map(([key, metric]) => {
-    const none = !Object.values(run.cells).some((cell) => metric.value(cell) !== null);
-    return [key, [metric.name], none];
-  }), chosen.metric, (key) => { chosen.metric = key; draw(); });
+  choice(byId("arm-choice"), data.arms.map((arm, i) => [String(i), [arm.label], !one && !tableOf(chosen.view, i)]),
+    chosen.arm, (key) => { chosen.arm = Number(key); draw(); });
+  const shown = Object.values(one ? data.runs[chosen.run].cells : tableOf(chosen.view, chosen.arm));
+  choice(byId("metric-choice"), Object.entries(METRICS).map(([key, metric]) =>
+    [key, [metric.name], !shown.some((cell) => metric.value(cell) !== null)]),
+  chosen.metric, (key) => { chosen.metric = key; draw(); });
+}
+
+// Rows, columns and figures of the view: keys with names, and what stands where they meet.
+function grid() {
+  if (chosen.view === "run") {
+    const run = data.runs[chosen.run];
+    return { rows: data.modalities, columns: data.tasks, means: true,
+      cells: data.runs.flatMap((r) => Object.values(r.cells)),
+      at: (m, t) => ({ cell: run.cells[`${m}/${t}`], run: chosen.run, test: `${m}/${t}`,
+        marked: run.restricted && run.cells[`${m}/${t}`]?.in_domain }) };
+  }
+  const own = chosen.view === "8x5";
+  const every = data.modalities.flatMap(([m, name]) => data.tasks.map(([t, task]) => [`${m}/${t}`, `${name}, ${task}`]));
+  const axis = { "8x8": data.modalities, "5x5": data.tasks, "40x40": every }[chosen.view];
+  const table = tableOf(chosen.view, chosen.arm);
+  const at = (row, column) => {
+    const place = own ? `${row}/${column}|${row}/${column}` : `${row}|${column}`;
+    const test = own ? `${row}/${column}` : column;
+    return { cell: table[place], run: table[place]?.run, test: test.includes("/") ? test : null,
+      marked: !own && row === column };
+  };
+  return { rows: own ? data.modalities : axis, columns: own ? data.tasks : axis, means: own, at,
+    dense: chosen.view === "40x40", crossed: !own,
+    cells: data.arms.flatMap((_, i) => Object.values(tableOf(chosen.view, i) ?? {})) };
 }
 
 function drawMatrix() {
-  const run = data.runs[chosen.run];
   const metric = METRICS[chosen.metric];
-  const value = (m, t) => {
-    const cell = run.cells[`${m}/${t}`];
+  const shown = grid();
+  const value = (row, column) => {
+    const { cell } = shown.at(row, column);
     return cell ? metric.value(cell) : null;
   };
   // One scale for all runs, so that switching between them compares colours too.
-  const all = data.runs.flatMap((r) => Object.values(r.cells).map(metric.value)).filter((v) => v !== null);
-  const limit = Math.max(10, ...all.map(Math.abs));
-  const tasks = data.tasks.map(([key]) => key);
-  const head = make("tr", {}, make("td"), ...data.tasks.map(([, name]) => make("th", { scope: "col" }, name)),
-    make("td"), make("th", { scope: "col" }, "Mean"));
-  const rows = data.modalities.map(([m, name]) => make("tr", {}, make("th", { scope: "row" }, name),
-    ...data.tasks.map(([t, task]) => drawCell(run, `${m}/${t}`, `${name}, ${task}`, metric, limit)),
-    make("td"), meanCell(mean(tasks.map((t) => value(m, t))), metric, limit)));
-  const columns = tasks.map((t) => mean(data.modalities.map(([m]) => value(m, t))));
-  const whole = mean(data.modalities.flatMap(([m]) => tasks.map((t) => value(m, t))));
-  const foot = make("tr", {}, make("th", { scope: "row" }, "Mean"),
-    ...columns.map((v) => meanCell(v, metric, limit)), make("td"), meanCell(whole, metric, limit));
-  const widths = make("colgroup", {}, make("col", { className: "names" }), ...tasks.map(() => make("col")),
-    make("col", { className: "gap" }), make("col"));
-  byId("matrix").replaceChildren(make("table", { className: "matrix" }, widths, make("thead", {}, head),
-    make("tbody", {}, ...rows, make("tr", { className: "gap" }, make("td")), foot)));
-  drawScale(run, metric, limit);
+  const limit = Math.max(10, ...shown.cells.map(metric.value).filter((v) => v !== null).map(Math.abs));
+  const beside = (...cells) => (shown.means ? [make("td"), ...cells] : []);
+  const averaged = (values) => meanCell(mean(values), metric, limit);
+  const head = make("tr", {}, make("td", { className: "corner" }, shown.crossed ? "trained on ↓ tested on →" : ""),
+    ...shown.columns.map(([, name]) => make("th", { scope: "col" }, make("span", {}, name))),
+    ...beside(make("th", { scope: "col" }, "Mean")));
+  const rows = shown.rows.map(([row, name]) => make("tr", {}, make("th", { scope: "row" }, name),
+    ...shown.columns.map(([column, other]) => drawCell(shown, row, column, `${name}, ${other}`, metric, limit)),
+    ...beside(averaged(shown.columns.map(([column]) => value(row, column))))));
+  if (shown.means) {
+    const columns = shown.columns.map(([column]) => shown.rows.map(([row]) => value(row, column)));
+    rows.push(make("tr", { className: "gap" }, make("td")), make("tr", {}, make("th", { scope: "row" }, "Mean"),
+      ...columns.map(averaged), ...beside(averaged(columns.flat()))));
+  }
+  const widths = make("colgroup", {}, make("col", { className: "names" }), ...shown.columns.map(() => make("col")),
+    ...(shown.means ? [make("col", { className: "gap" }), make("col")] : []));
+  byId("matrix").replaceChildren(make("table", { className: shown.dense ? "matrix dense" : "matrix" }, widths,
+    make("thead", {}, head), make("tbody", {}, ...rows)));
+  drawScale(shown, metric, limit);
 }
 
-function drawCell(run, key, name, metric, limit) {
-  const cell = run.cells[key];
+function drawCell(shown, row, column, name, metric, limit) {
+  const { cell, run, test, marked } = shown.at(row, column);
   const value = cell ? metric.value(cell) : null;
   if (value === null) {
-    const why = cell ? "no value" : "no test questions";
-    return make("td", { className: "empty", title: why }, make("span", { "aria-label": why }, "–"));
+    const why = cell ? "no value" : shown.crossed ? "not trained or not tested" : "no test questions";
+    return make("td", { className: "empty", title: why }, make("span", { "aria-label": why }, shown.dense ? "" : "–"));
   }
   const rgb = colour(value, metric, limit);
   const ends = metric.ends ? metric.ends(cell).map((v) => sign(v, metric.signed, 0)).join(" to ") : "";
   const star = metric.star && metric.star(cell) ? "*" : "";
-  const button = make("button", { type: "button", title: figures(cell), "aria-controls": "questions",
-    "aria-expanded": String(chosen.cell === key), "data-cell": key,
-    "aria-label": `${name}: ${sign(value, metric.signed)}${star}, ${cell.n} questions. Show them`,
-    onclick: () => open(key) },
-    make("b", {}, sign(value, metric.signed) + star), make("i", {}, ends || `n ${cell.n}`));
-  const td = make("td", { className: run.restricted && cell.in_domain ? "trained" : "" }, button);
+  const said = `${name}: ${sign(value, metric.signed)}${star}, ${cell.n} questions`;
+  const text = shown.dense ? [] : [make("b", {}, sign(value, metric.signed) + star), make("i", {}, ends || `n ${cell.n}`)];
+  // A place where several cells meet has no questions of its own to open.
+  const inside = test === null ? make("span", { className: "mean", title: figures(cell), "aria-label": said }, ...text)
+    : make("button", { type: "button", title: shown.dense ? `${said}; ${figures(cell)}` : figures(cell),
+      "aria-controls": "questions", "aria-expanded": String(chosen.cell === test && chosen.run === run), "data-cell": test,
+      "aria-label": `${said}. Show them`, onclick: () => open(test, run) }, ...text);
+  const td = make("td", { className: marked ? "trained" : "" }, inside);
   td.style.cssText = `background: rgb(${rgb}); color: ${ink(rgb)}`;
   return td;
 }
@@ -130,34 +183,39 @@ function meanCell(value, metric, limit) {
   return td;
 }
 
-function drawScale(run, metric, limit) {
+function drawScale(shown, metric, limit) {
   const bar = make("span", { className: "scale", "aria-hidden": "true" });
   bar.style.background = `linear-gradient(90deg, ${metric.colours.map((rgb) => `rgb(${rgb})`).join(", ")})`;
   const [low, high] = metric.signed ? [sign(-limit, true, 0), sign(limit, true, 0)] : ["0", "100"];
   const said = [metric.signed ? "percent points" : "%",
     metric.ends ? "; below each figure its 95 % interval. " : ". ",
-    "Means are over cells. Hatched: no test questions. ",
-    metric.star ? "* differs from base at the 5 % level (exact McNemar test, Holm over the cells). " : "",
-    run.restricted ? "Dashed outline: trained on. " : "", "Choose a cell to read its questions."];
+    shown.means ? "Means are over cells. " : "", `Hatched: ${shown.crossed ? "not trained or not tested" : "no test questions"}. `,
+    metric.star ? "* differs from base at the 5 % level (exact McNemar test, Holm over the places). " : "",
+    shown.crossed ? "Dashed outline: trained and tested on the same. "
+      : chosen.view === "run" && data.runs[chosen.run].restricted ? "Dashed outline: trained on. " : "",
+    "8x8 5x5".includes(chosen.view) ? "Each figure is over all questions of the column." : "Choose a cell to read its questions."];
   byId("matrix-note").replaceChildren(low, bar, high, " ", ...said);
 }
 
 function figures(cell) {
-  const said = [`accuracy ${percent(cell.accuracy).toFixed(1)} % `
-    + `[${percent(cell.ci_low).toFixed(1)}, ${percent(cell.ci_high).toFixed(1)}] of ${cell.n}`];
+  const ends = cell.ci_low === undefined ? "" : ` [${percent(cell.ci_low).toFixed(1)}, ${percent(cell.ci_high).toFixed(1)}]`;
+  const said = [`accuracy ${percent(cell.accuracy).toFixed(1)} %${ends} of ${cell.n}`];
+  if (cell.models > 1) said.push(`mean of ${cell.models} models`);
   if (cell.prior !== null) said.push(`prior ${percent(cell.prior).toFixed(1)} %`);
-  if (cell.blank_image !== null) said.push(`blank image ${percent(cell.blank_image).toFixed(1)} %`);
-  said.push(`parsed ${percent(cell.parsed).toFixed(1)} %`);
+  if ((cell.blank_image ?? null) !== null) said.push(`blank image ${percent(cell.blank_image).toFixed(1)} %`);
+  if (cell.parsed !== undefined) said.push(`parsed ${percent(cell.parsed).toFixed(1)} %`);
   if (cell.difference) {
     const [middle, low, high] = cell.difference.map((v) => sign(v, true));
-    said.push(`vs base ${middle} [${low}, ${high}], p ${cell.p < 0.001 ? "< 0.001" : cell.p.toFixed(3)} (Holm)`);
-    said.push(`${cell.counts.gained} gained, ${cell.counts.lost} lost`);
+    said.push(`vs base ${middle} [${low}, ${high}]`);
+    if (cell.p !== null) said.push(`p ${cell.p < 0.001 ? "< 0.001" : cell.p.toFixed(3)} (Holm)`);
+    if (cell.counts) said.push(`${cell.counts.gained} gained, ${cell.counts.lost} lost`);
   }
   return said.join(" · ");
 }
 
-function open(key) {
+function open(key, run) {
   chosen.cell = key;
+  chosen.run = run;
   chosen.filter = "all";
   draw();
   byId("questions").focus({ preventScroll: true });
@@ -240,7 +298,10 @@ function drawAnswer(run, answer) {
 }
 
 function draw() {
-  const cells = Object.values(data.runs[chosen.run].cells);
+  if (chosen.view !== "run" && !tableOf(chosen.view, chosen.arm)) {
+    chosen.arm = data.arms.findIndex((_, i) => tableOf(chosen.view, i));
+  }
+  const cells = Object.values(chosen.view === "run" ? data.runs[chosen.run].cells : tableOf(chosen.view, chosen.arm));
   if (!cells.some((cell) => METRICS[chosen.metric].value(cell) !== null)) chosen.metric = "accuracy";
   const focused = document.activeElement?.dataset?.cell;
   drawControls();

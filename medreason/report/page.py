@@ -10,21 +10,28 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from medreason.report import views
 from medreason.report.curves import curves
 from medreason.report.questions import embedded
 from medreason.report.runs import Cell, Run, base_of, difference
 from medreason.report.table import Row, interval, percent, rows_of
+from medreason.report.tables import Tables
 from medreason.statistics import wilson
 
 _HERE = Path(__file__).parent
 
 
-def page(runs: Sequence[Run], *, sweep: str, questions_per_cell: int = 8) -> str:
-    """The page of a sweep's runs, as `runs.load` gives them."""
+def page(
+    runs: Sequence[Run], *, sweep: str, tables: Tables | None = None, questions_per_cell: int = 8
+) -> str:
+    """The page of a sweep's runs, as `runs.load` gives them, and of their train x test tables."""
     found = rows_of(runs)
     best = _best(runs)
     evaluated = [run for run in runs if run.figures]
-    data = embedded(runs, questions_per_cell) | {"shown": evaluated.index(best) if best else 0}
+    data = embedded(runs, questions_per_cell) | {
+        "shown": evaluated.index(best) if best else 0,
+        "arms": views.embedded(tables, evaluated),
+    }
     return Template((_HERE / "page.html").read_text()).substitute(
         sweep=escape(sweep),
         lead=escape(lead(runs).replace(" %", "\u00a0%")),  # no line begins with the sign

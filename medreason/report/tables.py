@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,47 @@ from medreason.samples import MODALITIES, TASKS
 _LEAST = 2  # places that make a table worth a file of its own
 
 
-def write(runs: Sequence[Run], target: Path) -> list[Path]:
-    """`tables/` below the report's folder; nothing where all runs trained on everything."""
+@dataclass(frozen=True)
+class Tables:
+    """The arms of a sweep, what each came to, and each against those before it."""
+
+    arms: Sequence[Arm]
+    places: dict[str, list[Place]]
+    """By the name of the arm."""
+    compared: Sequence[Comparison]
+
+
+def gather(runs: Sequence[Run]) -> Tables | None:
+    """None where no run was trained on less than everything: then there is one row."""
     arms = matrices.arms(runs)
     found = {arm.name: matrices.places(arm) for arm in arms}
     if not any(found[arm.name] for arm in arms if not arm.untrained):
-        return []
+        return None
+    compared = [c for a, b in comparisons.pairs(arms) for c in comparisons.compare(a, b)]
+    return Tables(arms, found, compared)
+
+
+def shown(arm: Arm, places: Sequence[Place], table: str) -> list[Place]:
+    """An arm's places in one table, where they are enough to make one."""
+    here = [place for place in places if place.table == table]
+    return here if len(here) >= _LEAST and not arm.untrained else []
+
+
+def write(tables: Tables, target: Path) -> Path:
+    """`tables/` below the report's folder."""
     folder = target / "tables"
     folder.mkdir(exist_ok=True)
-    compared = [c for a, b in comparisons.pairs(arms) for c in comparisons.compare(a, b)]
-    matrices.write([asdict(place) for some in found.values() for place in some], folder / "places")
-    matrices.write([asdict(row) for row in compared], folder / "comparisons")
-    matrices.write(_domains(arms), folder / "domains")
-    for arm in arms:
+    places = [asdict(place) for some in tables.places.values() for place in some]
+    matrices.write(places, folder / "places")
+    matrices.write([asdict(row) for row in tables.compared], folder / "comparisons")
+    matrices.write(_domains(tables.arms), folder / "domains")
+    for arm in tables.arms:
         for table in TABLES:
-            _write_wide(arm, found[arm.name], table, folder)
-    _draw(arms, found, compared, folder)
-    return [folder]
+            if here := shown(arm, tables.places[arm.name], table):
+                name = f"{table}-{_file_name(arm.name)}"
+                matrices.write(matrices.wide(here, table), folder / name)
+    _draw(tables, folder)
+    return folder
 
 
 def _domains(arms: Sequence[Arm]) -> list[dict[str, Any]]:
@@ -43,24 +67,14 @@ def _domains(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     ]
 
 
-def _write_wide(arm: Arm, places: Sequence[Place], table: str, folder: Path) -> None:
-    if sum(place.table == table for place in places) >= _LEAST and not arm.untrained:
-        matrices.write(matrices.wide(places, table), folder / f"{table}-{_file_name(arm.name)}")
-
-
-def _draw(
-    arms: Sequence[Arm],
-    found: dict[str, list[Place]],
-    compared: Sequence[Comparison],
-    folder: Path,
-) -> None:
+def _draw(tables: Tables, folder: Path) -> None:
     """In the manner of the paper: accuracy, above prior, and each method minus each other."""
     from medreason.report.heatmap import square  # matplotlib, half a second
 
-    for arm in arms:
+    for arm in tables.arms:
         for table in ("8x8", "5x5", "40x40"):
-            here = [p for p in found[arm.name] if p.table == table]
-            if arm.untrained or len(here) < _LEAST:
+            here = shown(arm, tables.places[arm.name], table)
+            if not here:
                 continue
             name = f"{table}-{_file_name(arm.name)}"
             shares = {(p.train, p.test): 100 * p.accuracy for p in here}
@@ -69,9 +83,9 @@ def _draw(
             if all(p.above_prior is not None for p in here):
                 title = f"{arm.name}: accuracy above the question-only prior"
                 _save(square, table, above, title, folder / f"{name}-above-prior.png", signed=True)
-    for a, b in comparisons.pairs(arms):
+    for a, b in comparisons.pairs(tables.arms):
         for table in ("8x8", "5x5", "40x40"):
-            chosen = [c for c in compared if (c.table, c.a, c.b) == (table, a.name, b.name)]
+            chosen = [c for c in tables.compared if (c.table, c.a, c.b) == (table, a.name, b.name)]
             if len(chosen) >= _LEAST:
                 values = {(c.train, c.test): c.difference for c in chosen}
                 path = folder / f"{table}-{_file_name(a.name)}-minus-{_file_name(b.name)}.png"

@@ -10,7 +10,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from medreason import config as configuration
 from medreason.config import Config, Hardware
+from medreason.data import options
 from medreason.data.images import open_rgb
 from medreason.prompts import Drawn, training_prompt
 from medreason.runs.ledger import Folder
@@ -111,8 +113,16 @@ class Epoch(TrainerCallback):
         self.number = int(state.epoch or 0)
 
 
+def asked(config: Config, sample: Sample, epoch: int) -> Sample:
+    """The sample as it is asked in an epoch: `data.options=shuffled` turns the options in each."""
+    handling, _ = configuration.handling(config.data)
+    if handling.options != "shuffled" or epoch == 0:  # the first order is the one loaded
+        return sample
+    return options.shuffled(sample, handling.seed, epoch)
+
+
 def drawn_prompt(config: Config, sample: Sample, epoch: Epoch) -> Drawn:
-    """The prompt of a sample in this epoch, the same for both trainers."""
+    """The prompt of a sample, as `asked`, in this epoch; the same for both trainers."""
     return training_prompt(
         sample,
         config.prompt.training,

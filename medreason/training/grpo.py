@@ -17,7 +17,7 @@ from medreason.prompts import conversation
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
 from medreason.training.adapter import lora
-from medreason.training.arguments import Epoch, arguments, drawn_prompt, rows
+from medreason.training.arguments import Epoch, arguments, asked, drawn_prompt, rows
 from medreason.training.checkpoints import Portable
 from medreason.training.grouped import GroupedGRPOTrainer
 from medreason.training.rewards import Scorer, rewards
@@ -45,7 +45,8 @@ def trainer(
     ends = tokenizer.convert_tokens_to_ids(END_TOKENS)
     model.generation_config.eos_token_id = ends
     epoch = Epoch()
-    functions, weights = rewards(config, Scorer(samples, ends))
+    scorer = Scorer(samples, ends, functools.partial(asked, config))
+    functions, weights = rewards(config, scorer)
     build = (
         functools.partial(PortableGroupedTrainer, fallback=config.rollout.fallback)
         if config.rollout.name == "grouped"
@@ -78,10 +79,11 @@ def _limits(config: Config, never: list[int], ends: list[int]) -> dict[str, Any]
 
 
 def dataset(config: Config, samples: Sequence[Sample], epoch: Epoch) -> Dataset:
-    """Columns prompt, family and image; `sample` leads the rewards back to the sample."""
+    """Columns prompt, family and image; `sample` and `epoch` lead the rewards to what was asked."""
 
     def columns(sample: Sample) -> dict[str, Any]:
-        drawn = drawn_prompt(config, sample, epoch)
-        return {"prompt": conversation(drawn.text), "family": drawn.family}
+        drawn = drawn_prompt(config, asked(config, sample, epoch.number), epoch)
+        prompt = conversation(drawn.text)
+        return {"prompt": prompt, "family": drawn.family, "epoch": epoch.number}
 
     return rows(samples, columns)

@@ -31,18 +31,27 @@ Grade = Callable[[Sequence[Read]], list[float | None]]
 class Scorer:
     """What all rewards of a run share: the samples and the reading of a completion."""
 
-    def __init__(self, samples: Sequence[Sample], end_tokens: Sequence[int]) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        end_tokens: Sequence[int],
+        asked: Callable[[Sample, int], Sample] = lambda sample, epoch: sample,
+    ) -> None:
         self._samples = samples
+        self._asked = asked
         self._ends = frozenset(end_tokens)
         self.first: Reward | None = None
         self._read = functools.lru_cache(maxsize=4096)(self._parse)
 
-    def read(self, place: int, text: str, ids: Sequence[int]) -> tuple[Reply, Sample]:
-        """The parsed completion of the sample at `place`; cut off if its last token is no end."""
-        return self._read(place, text, not ids or ids[-1] not in self._ends)
+    def read(self, place: int, epoch: int, text: str, ids: Sequence[int]) -> tuple[Reply, Sample]:
+        """The parsed completion of the sample at `place`, with the sample as it was asked then.
 
-    def _parse(self, place: int, text: str, truncated: bool) -> tuple[Reply, Sample]:
-        sample = self._samples[place]
+        Cut off if its last token is no end.
+        """
+        return self._read(place, epoch, text, not ids or ids[-1] not in self._ends)
+
+    def _parse(self, place: int, epoch: int, text: str, truncated: bool) -> tuple[Reply, Sample]:
+        sample = self._asked(self._samples[place], epoch)
         return parse(text, sample.options, truncated=truncated), sample
 
 
@@ -78,11 +87,14 @@ class Reward:
         log_extra: Callable[[str, list[str]], None],
         log_metric: Callable[[str, float], None],
         family: list[str] | None = None,
+        epoch: list[int] | None = None,
         **_columns: object,  # TRL hands over every column and more
     ) -> list[float | None]:
         read = [
-            self._scorer.read(place, turns[0]["content"], ids)
-            for place, turns, ids in zip(sample, completions, completion_ids, strict=True)
+            self._scorer.read(place, when, turns[0]["content"], ids)
+            for place, when, turns, ids in zip(
+                sample, epoch or [0] * len(sample), completions, completion_ids, strict=True
+            )
         ]
         if self is self._scorer.first:  # once a batch, for the saved rollouts
             log_extra("sample", [found.id for _, found in read])

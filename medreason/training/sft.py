@@ -16,7 +16,7 @@ from medreason.replies import format_reply
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
 from medreason.training.adapter import lora
-from medreason.training.arguments import Epoch, arguments, drawn_prompt, rows
+from medreason.training.arguments import Epoch, arguments, asked, drawn_prompt, rows
 from medreason.training.checkpoints import Portable
 
 
@@ -53,6 +53,7 @@ def dataset(config: Config, samples: Sequence[Sample], epoch: Epoch) -> Dataset:
     """Columns prompt, completion and image."""
 
     def columns(sample: Sample) -> dict[str, Any]:
+        sample = asked(config, sample, epoch.number)
         drawn = drawn_prompt(config, sample, epoch)
         return {"prompt": conversation(drawn.text), "completion": turn(target(config, sample))}
 

@@ -112,7 +112,9 @@ def test_tables_are_written_as_csv_and_parquet_with_pictures(
     composed: Compose, samples: list[Sample], tmp_path: Path
 ) -> None:
     arms = sweep(composed, samples)
-    tables.write([run for arm in arms for run in arm.runs], tmp_path)
+    found = tables.gather([run for arm in arms for run in arm.runs])
+    assert found
+    tables.write(found, tmp_path)
     names = {path.name for path in (tmp_path / "tables").iterdir()}
     assert {"places.csv", "places.parquet", "comparisons.csv", "domains.csv"} <= names
     assert {"8x5-sft.csv", "8x8-sft.parquet", "40x40-sft.png", "5x5-sft-minus-base.png"} <= names

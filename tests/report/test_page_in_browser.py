@@ -13,6 +13,7 @@ from run_folders import draw_samples, reply, write_run
 from medreason.config import Config
 from medreason.report.page import page
 from medreason.report.runs import load
+from medreason.report.tables import gather
 from medreason.samples import Sample
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (group dev)")
@@ -102,6 +103,44 @@ def test_metric_and_run_change_the_map(opened: Any) -> None:  # noqa: ANN401
     press(opened, "#run-choice", "base")  # has no difference, so the map falls back
     assert find(opened, cell)[0].text == "50.0"
     assert find(opened, "td.empty span")[0].text == "\u2013"
+
+
+@pytest.fixture
+def matrix(browser: Any, composed: Callable[..., Config], tmp_path: Path) -> Any:  # noqa: ANN401
+    """A start model that is always wrong, and two SFT models, each right on its own cell."""
+    samples = draw_samples(tmp_path / "images")
+
+    def right_on(*cells: tuple[str, str]) -> Callable[[int, Sample], str]:
+        return lambda i, s: reply(
+            s.answer if s.cell in cells else "ABCD"["ABCD".index(s.answer) - 1]
+        )
+
+    folders = [write_run(composed("method=base"), samples, right_on())]
+    for modality in ("ct", "mri"):
+        config = composed("method=sft", f"modality={modality}", "task=disease")
+        folders.append(
+            write_run(config, samples, right_on((modality, "disease")), key=modality * 6)
+        )
+    runs = load(folders)
+    path = tmp_path / "index.html"
+    path.write_text(page(runs, sweep="matrix", tables=gather(runs)), encoding="utf-8")
+    browser.get(path.as_uri())
+    return browser
+
+
+def test_views_show_what_was_trained_against_what_was_tested(matrix: Any) -> None:  # noqa: ANN401
+    press(matrix, "#view-choice", "Across cells")
+    assert [b.text for b in find(matrix, "#arm-choice button")] == ["sft"]
+    assert len(find(matrix, ".matrix tbody td")) == 40 * 40
+    press(matrix, "#view-choice", "Across modalities")
+    assert [b.text for b in find(matrix, "#matrix td b")] == ["50.0", "0.0", "0.0", "100.0"]
+    press(matrix, "#metric-choice", "Difference to base")
+    assert find(matrix, "#matrix td b")[0].text.startswith("+50.0")
+    press(matrix, "#view-choice", "Each cell's own model")
+    find(matrix, '[data-cell="mri/disease"]')[0].click()
+    assert find(matrix, "#questions-heading")[0].text == "MRI · Disease"
+    assert "100.0 %" in find(matrix, "#questions-figures")[0].text
+    assert matrix.get_log("browser") == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from run_folders import draw_samples
@@ -10,7 +12,8 @@ from transformers import TrainerState
 
 from medreason.config import Config
 from medreason.training import grpo, sft
-from medreason.training.arguments import Epoch
+from medreason.training.arguments import Epoch, asked
+from medreason.training.rewards import Scorer
 
 
 def texts(rows: list[dict]) -> list[str]:
@@ -40,3 +43,22 @@ def test_supervised_rows_have_the_reply_to_imitate(
     rows = [*sft.dataset(composed("method=sft"), draw_samples(tmp_path)[:2], Epoch())]
     assert rows[1]["completion"][0]["content"] == "<answer>B</answer>"
     assert "What does image 1 show? A)lesion" in texts(rows)[1]
+
+
+def test_shuffled_options_turn_in_each_epoch_and_rewards_follow(
+    composed: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = composed("method=grpo", "data.options=shuffled")
+    (sample,) = (replace(s, explanation="Seen: clear (A).") for s in draw_samples(tmp_path)[:1])
+    sample = replace(sample, options=("clear", "a nodule", "fluid", "air"), answer="A")
+    scorer = Scorer([sample], [0], functools.partial(asked, config))
+    epoch, letters = Epoch(), set()
+    for number in range(12):
+        epoch.on_epoch_begin(None, TrainerState(epoch=float(number)), None)  # pyright: ignore
+        (row,) = grpo.dataset(config, [sample], epoch)
+        _, shown = scorer.read(row["sample"], row["epoch"], "", [])
+        assert shown.problem in row["prompt"][0]["content"]
+        assert shown.answer_text == "clear"
+        assert shown.explanation == f"Seen: clear ({shown.answer})."
+        letters.add(shown.answer)
+    assert letters == set("ABCD")

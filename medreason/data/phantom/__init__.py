@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from medreason.data.phantom.atlas import Atlas, Case, Facet
 from medreason.samples import LETTERS, MODALITIES, TASKS, Sample
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same settings would give other images or questions."""
 
 IMAGES_PER_PATIENT = 2

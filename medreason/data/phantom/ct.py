@@ -205,7 +205,7 @@ ATLAS = Atlas(
             "What does the tip of the arrow lie on in this axial CT slice?",
             "Which anatomical structure is indicated in this CT of the thorax?",
         ),
-        options=("heart", "vertebra", "right lung", "left lung"),
+        options=("heart", "vertebra", "lung on the right", "lung on the left"),
         explanation="The arrow tip lies on the {answer}.",
     ),
     disease=Facet(
@@ -232,7 +232,12 @@ ATLAS = Atlas(
             "How is the density range of this CT slice windowed?",
             "In which CT window is this slice of the chest shown?",
         ),
-        options=("lung window", "soft-tissue window", "bone window", "angiographic window"),
+        options=(
+            "window for lungs",
+            "window for soft tissue",
+            "window for bone",
+            "window for vessels",
+        ),
         explanation="The grey values are those of the {answer}.",
     ),
     attributes=Facet(
@@ -241,7 +246,7 @@ ATLAS = Atlas(
             "On this axial CT, which arms rest next to the body?",
             "Which arms are included in the field of view of this chest CT?",
         ),
-        options=("both arms", "right arm only", "left arm only", "neither arm"),
+        options=("both arms", "only the right", "only the left", "neither"),
         explanation="Beside the trunk the slice shows {answer}.",
     ),
     draw=draw,

@@ -326,12 +326,12 @@ ATLAS = Atlas(
     ),
     grading=Facet(
         questions=(
-            "How large is the lesion on this skin image?",
-            "What is the greatest width of the skin lesion?",
-            "Which size class does the lesion on the skin have?",
+            "How large is the lesion on this skin image (small: below 5 mm, large: above 10)?",
+            "With 5 and 10 mm as limits, which size has the skin lesion?",
+            "Which size class (limits 5 and 10 mm) does the lesion on the skin have?",
         ),
-        options=("no visible lesion", "less than 5 mm", "5 to 10 mm", "more than 10 mm"),
-        explanation="Measured across, the lesion size is: {answer}.",
+        options=("no visible lesion", "small", "medium-sized", "large"),
+        explanation="Measured across, the size class is: {answer}.",
     ),
     modality_recognition=Facet(
         questions=(
@@ -340,9 +340,9 @@ ATLAS = Atlas(
             "What kind of skin imaging is this?",
         ),
         options=(
-            "polarised dermoscopy",
-            "immersion dermoscopy",
-            "ultraviolet dermoscopy",
+            "polarised light",
+            "immersion fluid",
+            "ultraviolet lamp",
             "clinical photography",
         ),
         explanation="The skin was imaged with {answer}.",
@@ -353,8 +353,8 @@ ATLAS = Atlas(
             "Which sticker was placed beside the examined skin area?",
             "Which colour does the round sticker in this skin image have?",
         ),
-        options=("blue sticker", "green sticker", "red sticker", "white sticker"),
-        explanation="Beside the field sits a round {answer}.",
+        options=("blue", "green", "red", "white"),
+        explanation="The round sticker beside the field is {answer}.",
     ),
     draw=draw,
 )

@@ -261,8 +261,8 @@ ATLAS = Atlas(
             "Which stage of damage does this retina show?",
             "How would you stage the changes in this eye?",
         ),
-        options=("no damage", "early damage", "moderate damage", "severe damage"),
-        explanation="By extent, the eye shows {answer}.",
+        options=("absent", "early", "moderate", "severe"),
+        explanation="By extent, the damage of this eye is {answer}.",
     ),
     modality_recognition=Facet(
         questions=(
@@ -272,9 +272,9 @@ ATLAS = Atlas(
         ),
         options=(
             "colour photography",
-            "red-free photography",
+            "red-free imaging",
             "fluorescein angiography",
-            "autofluorescence imaging",
+            "autofluorescence",
         ),
         explanation="This retina was recorded by {answer}.",
     ),

@@ -256,8 +256,8 @@ ATLAS = Atlas(
             "What lies at the arrow tip in this micrograph?",
             "Under the microscope, where does the arrow point?",
         ),
-        options=("red blood cell", "white blood cell", "platelet clump", "empty plasma"),
-        explanation="In this smear the arrow touches {answer}.",
+        options=("erythrocyte", "leucocyte", "platelet clump", "empty plasma"),
+        explanation="In this smear the arrow's target is classed as {answer}.",
     ),
     disease=Facet(
         questions=(
@@ -274,8 +274,8 @@ ATLAS = Atlas(
             "What share of the cells in this micrograph is affected?",
             "How would you grade the abnormal cells on this slide?",
         ),
-        options=("none affected", "few affected", "half affected", "most affected"),
-        explanation="Of the cells in the field, {answer}.",
+        options=("none", "few", "half", "most"),
+        explanation="Of the cells in the field, those affected are {answer}.",
     ),
     modality_recognition=Facet(
         questions=(
@@ -283,7 +283,7 @@ ATLAS = Atlas(
             "How was this microscopy slide prepared?",
             "Which staining method produced this micrograph?",
         ),
-        options=("Giemsa stain", "H&E stain", "DAPI fluorescence", "DAB immunostain"),
+        options=("Giemsa dye", "haematoxylin and eosin", "DAPI fluorescence", "DAB immunostain"),
         explanation="The colours of the slide come from {answer}.",
     ),
     attributes=Facet(

@@ -194,8 +194,8 @@ ATLAS = Atlas(
             "Which lesion load would you report for this MR image?",
             "How much of the brain is affected on this MRI?",
         ),
-        options=("no lesion load", "low lesion load", "medium lesion load", "high lesion load"),
-        explanation="The affected brain volume is classed as {answer}.",
+        options=("zero", "low", "medium", "high"),
+        explanation="By the affected brain volume the lesion load is {answer}.",
     ),
     modality_recognition=Facet(
         questions=(
@@ -203,8 +203,8 @@ ATLAS = Atlas(
             "How is this axial brain MR image weighted?",
             "With which pulse sequence was this head MRI acquired?",
         ),
-        options=("T1 weighting", "T2 weighting", "FLAIR sequence", "diffusion weighting"),
-        explanation="Fluid and tissue contrast indicate a {answer}.",
+        options=("T1 weighting", "T2 contrast", "FLAIR sequence", "diffusion encoding"),
+        explanation="Fluid and tissue are those of {answer}.",
     ),
     attributes=Facet(
         questions=(

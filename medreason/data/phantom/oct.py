@@ -219,7 +219,7 @@ ATLAS = Atlas(
             "What does the arrow tip touch on this macular OCT?",
             "On this retinal B-scan, where does the arrow point?",
         ),
-        options=("vitreous body", "nerve fibre layer", "pigment epithelium", "choroid layer"),
+        options=("vitreous body", "nerve fibre layer", "pigment epithelium", "choroid"),
         explanation="On this scan the arrow marks the {answer}.",
     ),
     disease=Facet(
@@ -237,8 +237,8 @@ ATLAS = Atlas(
             "What is the degree of elevation on this macular OCT?",
             "How would you grade the height of the finding on this OCT scan?",
         ),
-        options=("no elevation", "low elevation", "medium elevation", "high elevation"),
-        explanation="Measured on the B-scan there is {answer}.",
+        options=("zero", "low", "medium", "high"),
+        explanation="Measured on the B-scan, the elevation is {answer}.",
     ),
     modality_recognition=Facet(
         questions=(
@@ -246,8 +246,8 @@ ATLAS = Atlas(
             "What kind of OCT picture is this?",
             "In which form is this OCT scan presented?",
         ),
-        options=("greyscale B-scan", "inverted B-scan", "rainbow B-scan", "angiographic B-scan"),
-        explanation="What is displayed here is the {answer}.",
+        options=("greyscale", "inverted greys", "rainbow colours", "angiographic overlay"),
+        explanation="The B-scan is displayed with {answer}.",
     ),
     attributes=Facet(
         questions=(
@@ -255,7 +255,7 @@ ATLAS = Atlas(
             "Which course does the retina take from side to side in this B-scan?",
             "What is the overall lie of the retina on this OCT image?",
         ),
-        options=("level course", "leftward climb", "rightward climb", "bowl-like curve"),
+        options=("level course", "climb to the left", "climb to the right", "bowl-like curve"),
         explanation="From side to side it takes a {answer}.",
     ),
     draw=draw,

@@ -217,12 +217,12 @@ ATLAS = Atlas(
     ),
     grading=Facet(
         questions=(
-            "What diameter has the focal liver change on this ultrasound?",
-            "How large does the focal change measure in this sonogram?",
-            "Which size class applies to the liver change on this ultrasound?",
+            "How large is the liver change on this ultrasound (small: below 2 cm, large: above 4)?",
+            "With 2 and 4 cm as limits, which size has the focal change in this sonogram?",
+            "Which size class (limits 2 and 4 cm) applies to the liver change on this ultrasound?",
         ),
-        options=("nothing to measure", "less than 2 cm", "from 2 to 4 cm", "more than 4 cm"),
-        explanation="The depth scale on the right gives {answer}.",
+        options=("nothing to measure", "small", "medium-sized", "large"),
+        explanation="Against the depth scale on the right there is: {answer}.",
     ),
     modality_recognition=Facet(
         questions=(
@@ -230,7 +230,7 @@ ATLAS = Atlas(
             "In which scanning mode was this sonogram recorded?",
             "Which probe or mode was used for this ultrasound image?",
         ),
-        options=("convex B-mode", "linear B-mode", "colour Doppler", "elastography"),
+        options=("convex probe", "linear array", "colour Doppler", "elastography"),
         explanation="Field shape and overlay are typical of {answer}.",
     ),
     attributes=Facet(
@@ -239,7 +239,7 @@ ATLAS = Atlas(
             "In which tint are the echoes of this sonogram displayed?",
             "What chroma map was selected for this ultrasound image?",
         ),
-        options=("neutral grey", "sepia tint", "blue tint", "green tint"),
+        options=("grey", "sepia", "blue", "green"),
         explanation="The scanner displays its echoes in {answer}.",
     ),
     draw=draw,

@@ -259,7 +259,7 @@ ATLAS = Atlas(
             "What lies at the tip of the arrow on this chest X-ray?",
             "Which structure is indicated in this frontal radiograph?",
         ),
-        options=("heart shadow", "trachea", "liver shadow", "gastric bubble"),
+        options=("heart", "trachea", "liver", "gastric bubble"),
         explanation="On the radiograph the arrow reaches the {answer}.",
     ),
     disease=Facet(
@@ -277,8 +277,8 @@ ATLAS = Atlas(
             "Over how many lung zones does the radiographic finding extend?",
             "What is the zonal extent of the finding on this radiograph?",
         ),
-        options=("no lung zone", "one lung zone", "two lung zones", "three lung zones"),
-        explanation="From top to bottom the finding involves {answer}.",
+        options=("none", "one", "two", "three"),
+        explanation="Of the zones of this lung the finding involves {answer}.",
     ),
     modality_recognition=Facet(
         questions=(
@@ -288,9 +288,9 @@ ATLAS = Atlas(
         ),
         options=(
             "standard radiograph",
-            "inverted radiograph",
+            "inverted display",
             "dual-energy bone image",
-            "dual-energy soft image",
+            "dual-energy soft-tissue view",
         ),
         explanation="Grey scale and ribs match the {answer}.",
     ),
