@@ -93,9 +93,12 @@ class Model:
     """trained, or random: the architecture alone, for action=bench."""
     architecture: dict[str, Any] = field(default_factory=dict)
     """With random weights: values that replace those of the checkpoint's config."""
+    quantization: str = "none"
+    """none, or nf4: the frozen weights of the language model in 4 bits, under an adapter."""
 
     def __post_init__(self) -> None:
         _one_of("model.weights", self.weights, ("trained", "random"))
+        _one_of("model.quantization", self.quantization, ("none", "nf4"))
         if self.architecture and self.weights == "trained":
             raise ValueError("model.architecture changes the shapes; set model.weights=random")
         if self.max_pixels is not None:
@@ -223,16 +226,33 @@ class Hardware:
     accelerator: str = MISSING
     """cpu or cuda."""
     devices: int = MISSING
-    """Processes, one device each."""
+    """Processes of a node, one device each."""
     per_device_prompts: int = MISSING
     """Questions a device holds at once in training."""
     per_device_evaluation: int = MISSING
     """Questions a device answers at once in evaluation."""
     precision: str = MISSING
     """float32 or bfloat16."""
+    nodes: int = 1
+    """Machines; more than one under Slurm alone."""
+    parallel: str = "ddp"
+    """ddp (weights on each device), fsdp (weights, gradients and states in parts), or DeepSpeed's
+    zero2 (gradients and states in parts) and zero3 (weights too)."""
+    offload: bool = False
+    """With fsdp, zero2 or zero3: parts that are not at work wait in the memory of the machine."""
     attention: str = "sdpa"
     """sdpa, eager, or flash_attention_2 where flash-attn is installed."""
     gradient_checkpointing: bool = False
+    optimizer_states: str = "float32"
+    """AdamW's two moments: float32, bfloat16 (stochastically rounded), 8bit (bitsandbytes)."""
+    device_gb: float | None = None
+    """What a device has, for action=plan; none asks those of this machine."""
+    memory_limit_gb: float | None = None
+    """On CUDA: what a process may take of its device, to try a smaller card on a larger one."""
+    probe: bool = False
+    """Before training, one step of the longest samples: what does not fit fails at once."""
+    hang_minutes: float = 30.0
+    """Without a step for so long a job fails, after the stacks of all its ranks are written."""
     threads: int | None = None
     """CPU threads of each process; none shares the cores out evenly."""
     trl: dict[str, Any] = field(default_factory=dict)
@@ -242,8 +262,36 @@ class Hardware:
         _one_of("hardware.accelerator", self.accelerator, ("cpu", "cuda"))
         _one_of("hardware.precision", self.precision, ("float32", "bfloat16"))
         _one_of("hardware.attention", self.attention, ("sdpa", "eager", "flash_attention_2"))
-        for key in ("devices", "per_device_prompts", "per_device_evaluation"):
+        _one_of("hardware.parallel", self.parallel, ("ddp", "fsdp", "zero2", "zero3"))
+        _one_of("hardware.optimizer_states", self.optimizer_states, ("float32", "bfloat16", "8bit"))
+        for key in ("devices", "nodes", "per_device_prompts", "per_device_evaluation"):
             _positive(f"hardware.{key}", getattr(self, key))
+        for key in ("device_gb", "memory_limit_gb", "hang_minutes"):
+            if (value := getattr(self, key)) is not None and not value > 0:
+                raise ValueError(f"hardware.{key}={value}; it must be above 0")
+        if self.parallel != "ddp" and self.processes < 2:
+            raise ValueError(
+                f"hardware.parallel={self.parallel!r} cuts the weights over devices, and there is "
+                "one; set hardware.devices=2 or more, or hardware.parallel=ddp"
+            )
+        if self.offload and self.parallel == "ddp":
+            raise ValueError("hardware.offload=true needs hardware.parallel=fsdp, zero2 or zero3")
+        if self.optimizer_states != "float32" and self.parallel != "ddp":
+            raise ValueError(
+                f"hardware.optimizer_states={self.optimizer_states!r} needs whole weights on each "
+                f"device; hardware.parallel={self.parallel!r} already keeps the states in parts, "
+                "so set hardware.optimizer_states=float32"
+            )
+        if self.memory_limit_gb and self.accelerator != "cuda":
+            raise ValueError(
+                f"hardware.memory_limit_gb={self.memory_limit_gb} caps a CUDA device; "
+                "on a CPU use ulimit -v or the limits of a container"
+            )
+
+    @property
+    def processes(self) -> int:
+        """Ranks, over all nodes."""
+        return self.nodes * self.devices
 
 
 @dataclass
@@ -251,24 +299,35 @@ class Rollout:
     """How GRPO draws completions and finds their log-probabilities."""
 
     name: str = MISSING
-    """grouped (image and prompt once a question) or hf (TRL's own way)."""
+    """grouped (image and prompt once a question), hf (TRL's own way) or vllm (drawn by vLLM)."""
     fallback: str = "error"
     """Where a model or a setting does not allow `grouped`: error, or plain (hf, with a warning)."""
     dynamic_sampling: int = 0
     """Draw a question's completions again, so many times at most, while all get the same reward."""
     features_gb: float = 4.0
     """Of disk, over all runs, for the features of vision towers that are not trained; 0: none."""
+    vllm: dict[str, Any] = field(default_factory=dict)
+    """With vllm: goes unchanged to trl.GRPOConfig; where and in how much memory it runs."""
 
     def __post_init__(self) -> None:
-        _one_of("rollout.name", self.name, ("grouped", "hf"))
+        _one_of("rollout.name", self.name, ("grouped", "hf", "vllm"))
+        if self.vllm:
+            _one_of(
+                "rollout.vllm.vllm_mode", self.vllm.get("vllm_mode", ""), ("colocate", "server")
+            )
+        share = self.vllm.get("vllm_gpu_memory_utilization", 0.3)
+        if not 0 < share < 1:
+            raise ValueError(
+                f"rollout.vllm.vllm_gpu_memory_utilization={share}; needs a share between 0 and 1"
+            )
         _one_of("rollout.fallback", self.fallback, ("error", "plain"))
         for key in ("dynamic_sampling", "features_gb"):
             if not getattr(self, key) >= 0:
                 raise ValueError(f"rollout.{key}={getattr(self, key)}; give 0 or more")
-        if self.dynamic_sampling and self.name == "hf":
+        if self.dynamic_sampling and self.name != "grouped":
             raise ValueError(
                 f"rollout.dynamic_sampling={self.dynamic_sampling} needs rollout=grouped; "
-                "TRL's own way draws once"
+                "the others draw once"
             )
 
 
@@ -342,6 +401,10 @@ class Runs:
 class Bench:
     """What action=bench measures."""
 
+    what: str = "speed"
+    """speed: grouped GRPO against stock TRL; memory: a step of the longest samples, estimate
+    against measurement."""
+
     tokens: list[int] = field(default_factory=lambda: [16, 128])
     """Lengths of the completions."""
     repeats: int = 5
@@ -350,6 +413,7 @@ class Bench:
     """Images are stretched to squares of so many pixels a side."""
 
     def __post_init__(self) -> None:
+        _one_of("bench.what", self.what, ("speed", "memory"))
         for tokens in self.tokens:
             _positive("bench.tokens", tokens)
         _positive("bench.repeats", self.repeats)
@@ -431,22 +495,53 @@ class Config:
                 "hardware.attention='flash_attention_2' takes no mask that lets completions share "
                 "a prompt; set hardware.attention=sdpa, rollout=hf or rollout.fallback=plain"
             )
-        if self.model.weights == "random" and self.action.name != "bench":
+        if self.method.algorithm == "grpo" and self.rollout.name == "vllm":
+            self._check_vllm()
+        if self.model.weights == "random" and self.action.name not in ("bench", "plan"):
             raise ValueError("model.weights=random is for action=bench; nothing is learned from it")
+        if self.model.quantization != "none":
+            self._check_quantized()
         if self.method.algorithm != "none":
             self.accumulation  # noqa: B018  refuses what hardware cannot split
+
+    def _check_vllm(self) -> None:
+        if self.hardware.accelerator != "cuda":
+            raise ValueError(
+                f"rollout=vllm runs on CUDA alone, and hardware={self.hardware.name} is a CPU; "
+                "choose rollout=grouped"
+            )
+        if self.model.quantization != "none":
+            raise ValueError(
+                f"rollout=vllm takes whole weights, and model.quantization="
+                f"{self.model.quantization!r}; choose rollout=grouped or adapter=lora_all"
+            )
+
+    def _check_quantized(self) -> None:
+        named = f"model.quantization={self.model.quantization!r}"
+        if self.method.algorithm != "none" and not self.adapter:
+            raise ValueError(
+                f"{named} freezes the weights, so method={self.method.name} needs an adapter to "
+                "train; choose adapter=qlora or set model.quantization=none"
+            )
+        if self.hardware.parallel != "ddp":
+            raise ValueError(
+                f"{named} does not go with hardware.parallel={self.hardware.parallel!r}: weights "
+                "in 4 bits are not cut over devices; set hardware.parallel=ddp"
+            )
 
     @property
     def accumulation(self) -> int:
         """Micro-batches a device runs for one optimizer step."""
-        share = self.hardware.devices * self.hardware.per_device_prompts
+        devices = self.hardware.processes
+        share = devices * self.hardware.per_device_prompts
         prompts = self.method.prompts_per_step
         if prompts % share:
+            nodes = "hardware.nodes * " if self.hardware.nodes > 1 else ""
             raise ValueError(
-                f"method.prompts_per_step={prompts} is not a multiple of hardware.devices * "
-                f"hardware.per_device_prompts = {self.hardware.devices} * "
+                f"method.prompts_per_step={prompts} is not a multiple of {nodes}hardware.devices * "
+                f"hardware.per_device_prompts = {devices} * "
                 f"{self.hardware.per_device_prompts} = {share}; "
-                f"{_splits(prompts, self.hardware.devices, share)}"
+                f"{_splits(prompts, devices, share)}"
             )
         return prompts // share
 

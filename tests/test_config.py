@@ -44,6 +44,7 @@ def test_option_composes_and_loads(composed: Compose, group: str, option: str) -
         },
         "prompt=zero_shot": ["~reward.format"],
         "model=random_33m": ["action=bench"],
+        "model=random_2b": ["action=bench"],
         "reward=rarl_judge": ["judge=local"],
     }
     config = composed(f"{group}={option}", *more.get(f"{group}={option}", []))

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medreason import data
 from medreason.config import Config
 from medreason.models import checkpoint
-from medreason.runs import work
+from medreason.runs import fit, work
 from medreason.runs.launch import existing
 from medreason.runs.outcomes import NoDataError
 from medreason.runs.progress import duration
@@ -52,11 +53,24 @@ def run_all(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> None:
     """Print every cell, the totals, and what does not fit."""
     rates = Rates(configs[0].folder / "runs")
     seen: dict[tuple[str, str], int] = {}
-    cells = []
+    cells: list[Cell] = []
     for i, (config, job) in enumerate(zip(configs, jobs, strict=True)):
         name = " ".join(o for o in job if not _same_for_all(o, jobs)) or " ".join(job)
         cells.append(_cell(config, name, rates, seen, i))
-    _print(cells, configs[0])
+    ahead = [c for c, cell in zip(configs, cells, strict=True) if cell.updates]
+    _print(cells, configs[0], _memory(ahead))
+
+
+def _memory(configs: Sequence[Config]) -> list[str]:
+    """A line for each kind of training, and what to change where it does not fit."""
+    kinds = {
+        (c.method.name, c.model.name, str(c.adapter), c.hardware.name): c for c in reversed(configs)
+    }
+    lines: list[str] = []
+    for config in reversed(kinds.values()):
+        samples = data.trained_on(config, data.load(config.data, config.folder / "cache"))
+        lines += fit.told(config, samples)
+    return lines
 
 
 def _same_for_all(override: str, jobs: Sequence[Sequence[str]]) -> bool:
@@ -116,7 +130,7 @@ def _updates(config: Config, samples: int) -> int:
     return math.ceil(each * config.method.trl["num_train_epochs"])
 
 
-def _print(cells: Sequence[Cell], config: Config) -> None:
+def _print(cells: Sequence[Cell], config: Config, memory: Sequence[str]) -> None:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for head in ("#", "cell", "state", "updates", "generations", "time", "disk", ""):
         side = "left" if head in ("cell", "state", "") else "right"
@@ -127,7 +141,7 @@ def _print(cells: Sequence[Cell], config: Config) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 60 + max(len(c.name) + len(c.reason) for c in cells))
     console.print(table)
-    for line in _totals(cells, config):
+    for line in [*_totals(cells, config), *memory]:
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -155,7 +169,7 @@ def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
     lines = [
         f"{len(cells)} cells: " + ", ".join(f"{n} {state}" for state, n in counts.items()),
         f"{sum(c.updates for c in ahead):,} updates, {sum(c.generations for c in ahead):,} "
-        f"generations, time {time} (one after the other), memory unknown",
+        f"generations, time {time} (one after the other)",
         f"disk {_size(disk)} kept, {_size(needed)} with the checkpoints of one training; "
         f"{_size(free)} free",
     ]

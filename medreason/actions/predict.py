@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medreason import hardware
 from medreason.config import Config
 from medreason.data.images import check as check_image
 from medreason.data.med_r1 import split_options
@@ -23,6 +24,7 @@ def run(config: Config) -> None:
         ValueError: image, question, JSON or model cannot be used; before a model is loaded.
     """
     samples = _asked(config)
+    hardware.check(config)
     checkpoint.check(config.model.path)
     adapters.check(config.model.path)
     answers = _answers(config, samples)

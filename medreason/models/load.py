@@ -5,8 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from peft import PeftConfig, PeftModel
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.processing_utils import ProcessorMixin
 
 from medreason.config import Hardware, Model
@@ -56,24 +64,51 @@ def load_model(
     if checkpoint.is_adapter(path):
         adapter = PeftConfig.from_pretrained(path)
         base, revision = str(adapter.base_model_name_or_path), adapter.revision
+    quantized = model.quantization != "none"
     loaded = AutoModelForImageTextToText.from_pretrained(
         checkpoint.resolve(base),
         revision=revision,
         dtype=precision,
         attn_implementation=hardware.attention,
+        quantization_config=_nf4(precision) if quantized else None,
+        # Quantised weights stay where they are loaded.
+        device_map={"": PartialState().device} if quantized else None,
     )
     if base is not path:
+        if quantized:  # merged in 4 bits the adapter would be rounded away
+            loaded.dequantize()
         loaded = PeftModel.from_pretrained(loaded, path).merge_and_unload()  # pyright: ignore[reportArgumentType]
     return loaded
 
 
+def _nf4(precision: torch.dtype) -> BitsAndBytesConfig:
+    """QLoRA's 4 bits (arXiv:2305.14314) for the layers of the language model."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=precision,
+        llm_int8_skip_modules=["visual", "lm_head"],
+    )
+
+
+def outline(model: Model) -> PreTrainedModel:
+    """The architecture alone, on torch's meta device: names and shapes of all weights."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(_architecture(model), dtype=torch.float32)
+
+
 def _random(model: Model, hardware: Hardware, precision: torch.dtype) -> PreTrainedModel:
     """The architecture of the checkpoint with the configured changes; equal weights every time."""
+    torch.manual_seed(0)
+    return AutoModelForImageTextToText.from_config(
+        _architecture(model), dtype=precision, attn_implementation=hardware.attention
+    )
+
+
+def _architecture(model: Model) -> PreTrainedConfig:
     config = AutoConfig.from_pretrained(checkpoint.resolve(model.path), revision=model.revision)
     values = config.to_dict()
     for name, value in model.architecture.items():
         values[name] = {**values[name], **value} if isinstance(value, dict) else value
-    torch.manual_seed(0)
-    return AutoModelForImageTextToText.from_config(
-        type(config).from_dict(values), dtype=precision, attn_implementation=hardware.attention
-    )
+    return type(config).from_dict(values)

@@ -22,6 +22,8 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         "model": {**asdict(config.model), "fingerprint": model_fingerprint},
     }
     del parts["model"]["weights"], parts["model"]["architecture"]  # of benchmarks alone
+    if config.model.quantization == "none":
+        del parts["model"]["quantization"]  # runs that are older than this choice keep their key
     if model_fingerprint:
         del parts["model"]["path"]  # local weights are what they are, wherever they lie
     if untrained:

@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 from medreason import config as configuration
-from medreason import data
+from medreason import data, hardware
 from medreason.config import Config
 from medreason.data import audit
 from medreason.models import checkpoint
-from medreason.runs import ledger, slots, whole, work
+from medreason.runs import cluster, ledger, slots, supervise, whole, work
+from medreason.runs.cluster import Rendezvous
 from medreason.runs.ledger import Folder, State
 from medreason.runs.outcomes import BusyError
 from medreason.runs.progress import Display
@@ -38,6 +39,10 @@ def run(config: Config) -> tuple[Work, bool]:
         _join_sweep(config, asked)
         display.line("done before; shown from its folder")
         return asked, False
+    meeting = cluster.rendezvous(config.hardware)
+    if meeting and meeting.node:
+        _join_node(config, asked, display, meeting)
+        return asked, True
     with asked.folder.locked() as descriptor:
         _join_sweep(config, asked)
         if descriptor is None:
@@ -53,14 +58,37 @@ def run(config: Config) -> tuple[Work, bool]:
                 f"{asked.folder.path} failed before ({state.error}); "
                 "runs.retry_failed=true tries again"
             )
+        hardware.check(config)
         _refuse_full_disk(config)
         if state.attempts and not state.trained:
             again = any(asked.folder.checkpoints.glob("*"))
             display.line("resumed" if again else "started again")
         with slots.taken(config.hardware, lambda: display.line("waits for a GPU")) as devices:
             _begin(config, asked, state)
-            _work(config, asked, display, devices, descriptor)
+            log = asked.folder.log
+            began = log.stat().st_size if log.exists() else 0
+            try:
+                _work(config, asked, display, devices, meeting, descriptor)
+            except RuntimeError as error:
+                asked.folder.update(state="failed", error=_first_line(error))
+                raise RuntimeError(
+                    f"{asked.folder.path.name}: {error} (see {log})"
+                    f"\n{supervise.last_lines(_tail(log, began))}"
+                ) from error
     return asked, True
+
+
+def _join_node(config: Config, asked: Work, display: Display, meeting: Rendezvous) -> None:
+    """A further node of a job: its ranks join those of the first node, which owns the folder."""
+    hardware.check(config)
+    deadline = time.monotonic() + 60 * config.hardware.hang_minutes
+    while asked.folder.state().state != "running":
+        display.line("waits for the first node")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{asked.folder.path.name}: the first node did not start")
+        time.sleep(5)
+    with slots.taken(config.hardware, lambda: display.line("waits for a GPU")) as devices:
+        _work(config, asked, display, devices, meeting)
 
 
 def _finished(config: Config, asked: Work) -> bool:
@@ -114,24 +142,40 @@ def _write_data(config: Config, folder: Folder) -> None:
     ledger.write_json(folder.data, audit.of_run(train, test))
 
 
-def _work(config: Config, asked: Work, display: Display, devices: Slots, held: int) -> None:
-    """Start the worker, show its progress, and leave the folder done or failed."""
+def _work(
+    config: Config,
+    asked: Work,
+    display: Display,
+    devices: Slots,
+    meeting: Rendezvous | None,
+    *held: int,
+) -> None:
+    """Start the worker and show its progress until it ends.
+
+    Raises:
+        RuntimeError: it failed, and why.
+    """
     folder = asked.folder
+    folder.path.mkdir(parents=True, exist_ok=True)
     with folder.log.open("a") as log:
+        began = log.tell()
         process = subprocess.Popen(
-            _command(config, asked),
+            _command(config, asked, meeting),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=_environment(config, devices),
             start_new_session=True,
             # Run and devices stay held until the worker is gone, though its parent be killed.
-            pass_fds=(held, *devices.descriptors),
+            pass_fds=(*held, *devices.descriptors),
         )
         try:
-            while process.poll() is None:
-                display.show(folder.progress)
-                time.sleep(0.1)
+            supervise.wait(
+                process,
+                folder.progress,
+                config.hardware.hang_minutes,
+                lambda: display.show(folder.progress),
+            )
         finally:
             if process.poll() is None:  # interrupted: Ctrl-C, a signal, an error of our own
                 _stop(process)
@@ -139,18 +183,35 @@ def _work(config: Config, asked: Work, display: Display, devices: Slots, held: i
             display.clear()
             folder.progress.unlink(missing_ok=True)
     if process.returncode:
-        error = folder.state().error or _how_it_died(process.returncode)
-        folder.update(state="failed", error=error)
-        raise RuntimeError(f"{folder.path.name}: {error} (see {folder.log})")
+        said = _tail(folder.log, began)
+        told = None if supervise.was_killed(said) else folder.state().error
+        raise RuntimeError(told or supervise.how_it_died(process.returncode, said))
 
 
-def _command(config: Config, asked: Work) -> list[str]:
+def _tail(log: Path, began: int = 0) -> str:
+    """The last megabyte of what was written to the log since then."""
+    with log.open("rb") as stream:
+        stream.seek(max(began, log.stat().st_size - 2**20))
+        return stream.read().decode(errors="replace")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
+def _command(config: Config, asked: Work, meeting: Rendezvous | None) -> list[str]:
     worker = ["-m", "medreason.runs.worker", str(asked.folder.path), asked.evaluation_key]
-    if config.hardware.devices == 1:
+    if config.hardware.processes == 1:
         return [sys.executable, *worker]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--no-python"]
+    where = ["--standalone"]  # a free port of this machine
+    if meeting:
+        where = [
+            *(f"--nnodes={config.hardware.nodes}", f"--node-rank={meeting.node}"),
+            *(f"--master-addr={meeting.address}", f"--master-port={meeting.port}"),
+        ]
     return [
-        *(sys.executable, *torchrun, f"--nproc-per-node={config.hardware.devices}"),
+        *(sys.executable, "-m", "torch.distributed.run", *where, "--no-python"),
+        f"--nproc-per-node={config.hardware.devices}",
         *(sys.executable, *worker),
     ]
 
@@ -176,14 +237,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             return
         except subprocess.TimeoutExpired:
             continue
-
-
-def _how_it_died(returncode: int) -> str:
-    if returncode == -signal.SIGKILL:
-        return "the worker was killed (SIGKILL); out of memory is the usual cause"
-    if returncode < 0:
-        return f"the worker died of {signal.Signals(-returncode).name}"
-    return f"the worker ended with exit code {returncode}"
 
 
 def _refuse_full_disk(config: Config) -> None:

@@ -34,6 +34,9 @@ class State:
     """`sweep/evaluation key` -> the MLflow run that shows this folder in that sweep."""
     synced: list[str] = field(default_factory=list)
     """Of `mlflow_runs`, those that show all there is."""
+    trainable_weights: int = 0
+    weights: int = 0
+    """All of the model, an adapter's too."""
     train_seconds: float = 0.0
     """Of the attempt that finished; one that was resumed did less."""
     evaluate_seconds: float = 0.0

@@ -9,8 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medreason.config import Hardware
+from medreason.hardware import enough
 from medreason.runs import lock
 
 _POLL_SECONDS = 1.0
@@ -42,28 +41,12 @@ def taken(hardware: Hardware, waiting: Callable[[], None] = lambda: None) -> Ite
     if hardware.accelerator != "cuda":
         yield Slots()
         return
-    there = visible()
-    if len(there) < hardware.devices:
-        raise ValueError(
-            f"hardware={hardware.name} takes hardware.devices={hardware.devices} GPUs, this "
-            f"machine shows {len(there)}; choose hardware=cpu or fewer hardware.devices"
-        )
+    there = [gpu.index for gpu in enough(hardware)]
     with ExitStack() as stack:
         while not (slots := _take(there, hardware.devices, stack)):
             waiting()
             time.sleep(_POLL_SECONDS)
         yield slots
-
-
-def visible() -> list[str]:
-    """The GPUs this process may use: those CUDA_VISIBLE_DEVICES names, else all there are."""
-    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
-    if not shutil.which("nvidia-smi"):
-        return []
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)
-    return listed.stdout.split() if listed.returncode == 0 else []
 
 
 def _take(there: Sequence[str], count: int, stack: ExitStack) -> Slots | None:

@@ -70,6 +70,7 @@ def _science(values: dict[str, Any]) -> dict[str, Any]:
     chosen = {name: values.get(name) for name in _SCIENCE}
     model, prompt = dict(chosen["model"] or {}), dict(chosen["prompt"] or {})
     chosen["model"] = {name: value for name, value in model.items() if name != "path"}
+    chosen["model"].setdefault("quantization", "none")  # of folders that are older than it
     chosen["prompt"] = {name: prompt.get(name) for name in ("style", "train")}
     for group in ("modality", "task"):
         chosen[group] = (chosen[group] or {}).get("members")

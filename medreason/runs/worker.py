@@ -5,6 +5,7 @@ Trains what is not trained and evaluates what is not evaluated. All it says goes
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -12,10 +13,11 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
-from accelerate import PartialState
+from accelerate import DistributedType, PartialState
 
 from medreason import config as configuration
 from medreason import data, tracking
+from medreason.config import Config
 from medreason.evaluation.run import evaluate
 from medreason.runs import environment, watch
 from medreason.runs.ledger import Folder
@@ -27,14 +29,12 @@ def main() -> None:
     folder, evaluation_key = Folder(Path(sys.argv[1])), sys.argv[2]
     sys.excepthook = _recorder_of_errors(folder)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    faulthandler.register(signal.SIGUSR1)  # what a launcher asks for when no step comes
     if parent := os.environ.get("MEDREASON_PARENT"):
         watch.end_with(int(parent))
+        watch.end_with(os.getppid())  # torchrun, where there are several ranks
     config = configuration.read(folder.config)
-    cpu = config.hardware.accelerator == "cpu"
-    # Before any thread of torch starts. The gradients of tokens a model is sure of are denormal
-    # numbers, with which a CPU computes several times slower.
-    torch.set_flush_denormal(cpu)
-    state = PartialState(cpu=cpu)
+    state = processes(config)
     samples = data.load(config.data, config.folder / "cache")
     reporter = Reporter(folder.progress)
     report = reporter if state.is_main_process else lambda *_: None
@@ -49,6 +49,29 @@ def main() -> None:
     state.destroy_process_group()
 
 
+def processes(config: Config) -> PartialState:
+    """Join the other ranks, if there are any."""
+    cpu = config.hardware.accelerator == "cpu"
+    # Before any thread of torch starts. The gradients of tokens a model is sure of are denormal
+    # numbers, with which a CPU computes several times slower.
+    torch.set_flush_denormal(cpu)
+    state = PartialState(cpu=cpu)
+    if state.num_processes != config.hardware.processes:
+        raise ValueError(
+            f"{state.num_processes} processes were started (WORLD_SIZE), and hardware="
+            f"{config.hardware.name} says {config.hardware.processes} = hardware.nodes * "
+            f"hardware.devices = {config.hardware.nodes} * {config.hardware.devices}; start it "
+            "with python -m medreason, which starts as many as the profile says"
+        )
+    if limit := config.hardware.memory_limit_gb:
+        whole = torch.cuda.get_device_properties(state.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(limit * 1e9 / whole, state.device)
+    if cpu and config.hardware.parallel == "fsdp":
+        # accelerate 1.15 offers FSDP to accelerators alone; torch's works over gloo as well.
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return state
+
+
 def _recorder_of_errors(folder: Folder):  # noqa: ANN202
     """An excepthook that leaves the error's first line in state.json, for the table of a sweep."""
 
@@ -56,7 +79,10 @@ def _recorder_of_errors(folder: Folder):  # noqa: ANN202
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         first = next(iter(str(error).splitlines()), "")
-        folder.update(error=f"{kind.__name__}: {first}" if kind is not ValueError else first)
+        rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+        told = first if kind is ValueError else f"{kind.__name__}: {first}"
+        if folder.state().error is None:  # the first that fails takes the others with it
+            folder.update(error=f"{rank}{told}")
         sys.__excepthook__(kind, error, trace)
 
     return record

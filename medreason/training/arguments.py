@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from medreason import config as configuration
-from medreason.config import Config
+from medreason.config import Config, Hardware
 from medreason.data import options
 from medreason.data.images import open_rgb
 from medreason.prompts import Drawn, training_prompt
@@ -41,14 +41,53 @@ def arguments(kind: type, config: Config, folder: Folder, **derived: object) -> 
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": config.runs.checkpoint_steps,
-        "save_total_limit": 2,
         "dataloader_pin_memory": not cpu,
-        **({"ddp_backend": "gloo" if cpu else "nccl"} if config.hardware.devices > 1 else {}),
+        **_parallel(config.hardware),
         **derived,
     }
-    for key, theirs in (("method.trl", config.method.trl), ("hardware.trl", config.hardware.trl)):
+    drawn_by_vllm = config.method.algorithm == "grpo" and config.rollout.name == "vllm"
+    given = {
+        "method.trl": config.method.trl,
+        "hardware.trl": config.hardware.trl,
+        "rollout.vllm": {"use_vllm": True, **config.rollout.vllm} if drawn_by_vllm else {},
+    }
+    for key, theirs in given.items():
         _check(key, theirs, kind, ours)
-    return kind(**ours, **config.method.trl, **config.hardware.trl)
+    return kind(**ours, **{name: value for part in given.values() for name, value in part.items()})
+
+
+def _parallel(hardware: Hardware) -> dict[str, Any]:
+    """How processes share the work, and what the optimizer holds its states in."""
+    found: dict[str, Any] = {}
+    if hardware.processes > 1:
+        found["ddp_backend"] = "gloo" if hardware.accelerator == "cpu" else "nccl"
+    if hardware.optimizer_states == "8bit":
+        found["optim"] = "adamw_bnb_8bit"  # bitsandbytes; embeddings keep states in float32
+    if hardware.parallel == "fsdp":
+        found["fsdp"] = True
+        found["fsdp_config"] = {"version": 2, "cpu_offload": hardware.offload}
+        if hardware.gradient_checkpointing:
+            found["gradient_checkpointing"] = False
+            found["fsdp_config"]["activation_checkpointing"] = True
+    if hardware.parallel in ("zero2", "zero3"):
+        found["deepspeed"] = _deepspeed(hardware)
+    return found
+
+
+def _deepspeed(hardware: Hardware) -> dict[str, Any]:
+    """DeepSpeed's own configuration; `auto` is filled in by transformers from its arguments."""
+    offload = {"device": "cpu" if hardware.offload else "none"}
+    zero: dict[str, Any] = {"stage": int(hardware.parallel[-1]), "offload_optimizer": offload}
+    if hardware.parallel == "zero3":
+        zero |= {"offload_param": offload, "stage3_gather_16bit_weights_on_model_save": True}
+    return {
+        "zero_optimization": zero,
+        "bf16": {"enabled": "auto"},
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+    }
 
 
 def _check(key: str, theirs: dict[str, Any], kind: type, ours: dict[str, Any]) -> None:

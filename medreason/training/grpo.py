@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.processing_utils import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
@@ -17,9 +16,19 @@ from medreason.models.load import END_TOKENS, VISION_TOKENS
 from medreason.prompts import conversation
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
+from medreason.training.adapter import lora
 from medreason.training.arguments import Epoch, arguments, asked, drawn_prompt, rows
+from medreason.training.checkpoints import Portable
 from medreason.training.grouped import GroupedGRPOTrainer
 from medreason.training.rewards import Scorer, rewards
+
+
+class PortableGRPOTrainer(Portable, GRPOTrainer):
+    """TRL's trainer with checkpoints that any cut can read."""
+
+
+class PortableGroupedTrainer(Portable, GroupedGRPOTrainer):
+    """The same for ours."""
 
 
 def trainer(
@@ -40,10 +49,10 @@ def trainer(
     functions, weights = rewards(config, scorer)
     build = (
         functools.partial(
-            GroupedGRPOTrainer, how=config.rollout, cache=config.folder / "cache" / "vision"
+            PortableGroupedTrainer, how=config.rollout, cache=config.folder / "cache" / "vision"
         )
         if config.rollout.name == "grouped"
-        else GRPOTrainer
+        else PortableGRPOTrainer
     )
     return build(
         model=model,
@@ -55,13 +64,20 @@ def trainer(
             per_device_train_batch_size=config.hardware.per_device_prompts
             * config.method.num_generations,
             reward_weights=weights,
-            generation_kwargs={"suppress_tokens": tokenizer.convert_tokens_to_ids(VISION_TOKENS)},
+            generation_kwargs=_limits(config, tokenizer.convert_tokens_to_ids(VISION_TOKENS), ends),
         ),
         train_dataset=dataset(config, samples, epoch),
         processing_class=processor,
-        peft_config=LoraConfig(**config.adapter) if config.adapter else None,
+        peft_config=lora(config, model),
         callbacks=[*callbacks, epoch],
     )
+
+
+def _limits(config: Config, never: list[int], ends: list[int]) -> dict[str, Any]:
+    """Tokens that are never drawn; vLLM, which asks the checkpoint, is told the ends of a reply."""
+    if config.rollout.name == "vllm":
+        return {"logit_bias": dict.fromkeys(never, -100.0), "stop_token_ids": ends}
+    return {"suppress_tokens": never}
 
 
 def dataset(config: Config, samples: Sequence[Sample], epoch: Epoch) -> Dataset:

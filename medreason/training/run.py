@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
+from transformers import Trainer, TrainerCallback
+from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.config import Config
 from medreason.models.load import load_model, load_processor
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
-from medreason.training import grpo, sft
+from medreason.training import adapter, checkpoints, grpo, probe, sft
+from medreason.training.optimizer import AdamWBfloat16
 from medreason.training.recorder import Recorder
 
 
@@ -26,17 +27,16 @@ def train(
     """Train, save to `folder.model` in one step, and drop the checkpoints, not needed any more."""
     began = time.monotonic()
     recorder = Recorder(folder, progress)
-    build = sft.trainer if config.method.algorithm == "sft" else grpo.trainer
-    trainer = build(
-        config,
-        samples,
-        load_model(config.model, config.hardware, full_precision=not config.adapter),
-        load_processor(config.model),
-        folder,
-        [recorder],
-    )
+    trainer = build(config, samples, folder, [recorder])
+    _note_size(trainer, folder)
+    if config.hardware.probe:
+        _try_longest(config, trainer, samples)
     recorder.rollout_logs = getattr(trainer, "_logs", None)
-    checkpoint = last_checkpoint(folder)
+    checkpoint = checkpoints.last(
+        folder,
+        processes=config.hardware.processes,
+        deepspeed=config.hardware.parallel in ("zero2", "zero3"),
+    )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     unfinished = folder.path / "model.unfinished"
     trainer.save_model(str(unfinished))  # the processor too; writes on rank 0 alone
@@ -53,21 +53,44 @@ def train(
     torch.cuda.empty_cache()
 
 
-def last_checkpoint(folder: Folder) -> Path | None:
-    """The newest whole checkpoint: trainer_state.json is written last, a torn one has none."""
-    found = sorted(
-        folder.checkpoints.glob("checkpoint-*"),
-        key=lambda path: int(path.name.rpartition("-")[2]),
-        reverse=True,
+def build(
+    config: Config, samples: Sequence[Sample], folder: Folder, callbacks: list[TrainerCallback]
+) -> SFTTrainer | GRPOTrainer:
+    """The trainer of the configured method, with its model."""
+    method = sft.trainer if config.method.algorithm == "sft" else grpo.trainer
+    trainer = method(
+        config,
+        samples,
+        load_model(config.model, config.hardware, full_precision=not config.adapter),
+        load_processor(config.model),
+        folder,
+        callbacks,
     )
-    return next((path for path in found if _is_whole(path)), None)
+    if config.model.quantization != "none":
+        adapter.in_full_precision(trainer.model)
+    if config.hardware.optimizer_states == "bfloat16":
+        _, settings = trainer.get_optimizer_cls_and_kwargs(trainer.args)
+        known = ("lr", "betas", "eps")  # not those of torch's fused kernels
+        settings = {name: settings[name] for name in known}
+        trainer.optimizer_cls_and_kwargs = AdamWBfloat16, settings
+    return trainer
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        return bool(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
-        return False
+def _note_size(trainer: Trainer, folder: Folder) -> None:
+    """How many weights are trained, into log and state."""
+    trained, all_ = adapter.count(trainer.model)
+    if trainer.accelerator.is_main_process:
+        print(f"trainable weights: {trained:,} of {all_:,}")  # noqa: T201  into train.log
+        folder.update(trainable_weights=trained, weights=all_)
+
+
+def _try_longest(config: Config, trainer: Trainer, samples: Sequence[Sample]) -> None:
+    if config.hardware.parallel != "ddp":  # weights are cut when training begins
+        print("no trial step: hardware.parallel is not ddp")  # noqa: T201
+        return
+    peak, _ = probe.run(config, trainer, samples)
+    if trainer.accelerator.is_main_process:
+        print(f"trial step of the longest samples: peak {peak / 2**30:.2f} GiB")  # noqa: T201
 
 
 def trained_model(config: Config, folder: Folder) -> Config:

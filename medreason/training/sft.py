@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.processing_utils import ProcessorMixin
 from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
@@ -16,7 +15,13 @@ from medreason.prompts import conversation, turn
 from medreason.replies import format_reply
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
+from medreason.training.adapter import lora
 from medreason.training.arguments import Epoch, arguments, asked, drawn_prompt, rows
+from medreason.training.checkpoints import Portable
+
+
+class PortableSFTTrainer(Portable, SFTTrainer):
+    """TRL's trainer with checkpoints that any cut can read."""
 
 
 def trainer(
@@ -28,7 +33,7 @@ def trainer(
     callbacks: list[TrainerCallback],
 ) -> SFTTrainer:
     epoch = Epoch()
-    return SFTTrainer(
+    return PortableSFTTrainer(
         model=model,
         args=arguments(
             SFTConfig,
@@ -39,7 +44,7 @@ def trainer(
         ),
         train_dataset=dataset(config, samples, epoch),
         processing_class=processor,
-        peft_config=LoraConfig(**config.adapter) if config.adapter else None,
+        peft_config=lora(config, model),
         callbacks=[*callbacks, epoch],
     )
 

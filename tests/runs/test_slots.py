@@ -81,7 +81,7 @@ def test_processes_at_the_same_moment_share_no_device(
 
 def test_more_devices_than_there_are_is_refused(gpu: Callable[[int], Hardware]) -> None:
     with (
-        pytest.raises(ValueError, match=r"hardware\.devices=4 GPUs, this machine shows 3"),
+        pytest.raises(ValueError, match=r"hardware\.devices=4 GPUs, this machine has 3"),
         slots.taken(gpu(4)),
     ):
         pass

@@ -1,0 +1,170 @@
+"""What this machine can do, and what a profile asks of it. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medreason.config import CONF, Config, Hardware
+
+_BFLOAT16_CAPABILITY = 8.0  # Ampere; below it bfloat16 is emulated, several times slower
+_FLASH_CAPABILITY = 8.0
+
+
+@dataclass(frozen=True)
+class Gpu:
+    index: str
+    name: str
+    gib: float
+    capability: float
+    """CUDA compute capability, 9.0 of an H200."""
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs this process may use: those CUDA_VISIBLE_DEVICES names, else all there are."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    listed = _listed()
+    if named is None:
+        return listed
+    wanted = [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    by_index = {gpu.index: gpu for gpu in listed}
+    # A UUID or a MIG slice: what it is, the list by index does not say.
+    return [by_index.get(n, Gpu(n, n, float("inf"), float("inf"))) for n in wanted]
+
+
+def _listed() -> list[Gpu]:
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = "--query-gpu=index,name,memory.total,compute_cap"
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        return []
+    rows = [[part.strip() for part in row.split(",")] for row in listed.stdout.splitlines()]
+    return [Gpu(row[0], row[1], float(row[2]) / 1024, float(row[3])) for row in rows]
+
+
+def check(config: Config) -> None:
+    """Refuse a profile that this machine cannot run, before anything is loaded.
+
+    Raises:
+        ValueError: names key, value, what is there, and what would work.
+    """
+    asked = config.hardware
+    there = enough(asked) if asked.accelerator == "cuda" else []
+    _check_attention(asked, there)
+    _check_packages(asked)
+    if config.method.algorithm == "grpo" and config.rollout.name == "vllm":
+        _check_vllm()
+    for gpu in there:
+        if asked.precision == "bfloat16" and gpu.capability < _BFLOAT16_CAPABILITY:
+            raise ValueError(
+                f"hardware.precision='bfloat16': GPU {gpu.index} ({gpu.name}) has compute "
+                f"capability {gpu.capability}, bfloat16 needs {_BFLOAT16_CAPABILITY}; set "
+                "hardware.precision=float32"
+            )
+        if asked.memory_limit_gb and asked.memory_limit_gb > gpu.gib:
+            raise ValueError(
+                f"hardware.memory_limit_gb={asked.memory_limit_gb} is more than GPU {gpu.index} "
+                f"({gpu.name}) has: {gpu.gib:.1f} GiB; choose less, or null for no limit"
+            )
+
+
+def enough(asked: Hardware) -> list[Gpu]:
+    """The GPUs of this machine, of which the profile takes some.
+
+    Raises:
+        ValueError: there are fewer than it takes.
+    """
+    there = gpus()
+    if len(there) < asked.devices:
+        names = f" ({', '.join(gpu.name for gpu in there)})" if there else ""
+        raise ValueError(
+            f"hardware={asked.name} takes hardware.devices={asked.devices} GPUs, this machine has "
+            f"{len(there)}{names}; what fits: hardware={', '.join(fitting(len(there)))}"
+        )
+    return there
+
+
+def _check_attention(asked: Hardware, there: list[Gpu]) -> None:
+    if asked.attention != "flash_attention_2":
+        return
+    if asked.accelerator == "cpu":
+        raise ValueError(
+            "hardware.attention='flash_attention_2' runs on CUDA alone, and "
+            f"hardware={asked.name} is a CPU; set hardware.attention=sdpa"
+        )
+    if importlib.util.find_spec("flash_attn") is None:
+        raise ValueError(
+            "hardware.attention='flash_attention_2': flash-attn is not installed; "
+            "pip install 'medreason[flash]' or set hardware.attention=sdpa"
+        )
+    for gpu in there:
+        if gpu.capability < _FLASH_CAPABILITY:
+            raise ValueError(
+                f"hardware.attention='flash_attention_2': GPU {gpu.index} ({gpu.name}) has compute "
+                f"capability {gpu.capability}, flash-attn needs {_FLASH_CAPABILITY}; set "
+                "hardware.attention=sdpa"
+            )
+
+
+def _check_packages(asked: Hardware) -> None:
+    if asked.parallel in ("zero2", "zero3"):
+        if importlib.util.find_spec("deepspeed") is None:
+            raise ValueError(
+                f"hardware.parallel={asked.parallel!r}: DeepSpeed is not installed; pip install "
+                "'medreason[deepspeed]' or choose hardware.parallel=fsdp, which needs no package"
+            )
+        if asked.accelerator == "cpu":
+            raise ValueError(
+                f"hardware.parallel={asked.parallel!r} runs on CUDA alone, and "
+                f"hardware={asked.name} is a CPU; choose hardware.parallel=ddp or fsdp"
+            )
+    if asked.optimizer_states == "8bit" and not _has_8bit_states(asked.accelerator):
+        raise ValueError(
+            "hardware.optimizer_states='8bit': this bitsandbytes has no such optimizer for "
+            f"hardware.accelerator={asked.accelerator!r}; pip install 'bitsandbytes>=0.50' on "
+            "Linux or set hardware.optimizer_states=float32"
+        )
+
+
+def _check_vllm() -> None:
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            "rollout=vllm: vLLM is not installed; pip install 'medreason[vllm]' or choose "
+            "rollout=grouped, which needs no package"
+        )
+
+
+def _has_8bit_states(accelerator: str) -> bool:
+    """By the compiled library that does the work; 0.50 has it for the CPU too."""
+    found = importlib.util.find_spec("bitsandbytes")
+    if found is None or not found.submodule_search_locations:
+        return False
+    libraries = Path(next(iter(found.submodule_search_locations))).glob("libbitsandbytes_*")
+    return any(f"_{accelerator}" in library.name for library in libraries)
+
+
+def fitting(count: int) -> list[str]:
+    """Names of the profiles in `conf/hardware` that `count` GPUs can run."""
+    profiles = {path.stem: _profile(path.stem) for path in (CONF / "hardware").glob("*.yaml")}
+    cards = {
+        name: 0 if values["accelerator"] == "cpu" else values["devices"]
+        for name, values in profiles.items()
+    }
+    return sorted((n for n in profiles if cards[n] <= count), key=lambda n: (cards[n], n))
+
+
+def _profile(name: str) -> dict[str, Any]:
+    """The values of a profile with those it builds upon."""
+    values = yaml.safe_load((CONF / "hardware" / f"{name}.yaml").read_text())
+    base = next((part for part in values.pop("defaults", []) if part != "_self_"), None)
+    return {**(_profile(base) if base else {}), **values}

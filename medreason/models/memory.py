@@ -1,0 +1,197 @@
+"""How much memory a training step takes on each device, from shapes alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from medreason.config import Config
+from medreason.models.load import outline
+
+_HEAD_TOKENS, _HEAD_WORDS = 4096, 32768
+"""The tile of logits in TRL 1.16's head (trl/kernels/chunked_logprob.py)."""
+
+_LIBRARIES, _HEAP, _TILES = 90 << 20, 1.3, 8
+"""On a CPU: what libraries take, what the heap keeps beside what is in use, and copies of a tile of
+logits. Fitted to five steps of the tiny and the 33 M model; others are in experiments."""
+
+_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""A weight in 4 bits with its doubly quantised scale (arXiv:2305.14314)."""
+
+_PIXELS_PER_PATCH = 14 * 14
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a device holds at once."""
+
+    questions: int
+    completions: int
+    """Of a question; 1 in SFT."""
+    prompt_tokens: int
+    completion_tokens: int
+    patches: int
+    """Of an image, before they are merged by fours."""
+    shared: bool
+    """Grouped GRPO: a question's completions share its prompt and its image."""
+
+    @property
+    def tokens(self) -> int:
+        """In the update, padding included."""
+        rows = self.questions * self.completions
+        prompts = self.questions if self.shared else rows
+        return prompts * self.prompt_tokens + rows * self.completion_tokens
+
+    @property
+    def images(self) -> int:
+        return self.questions * (1 if self.shared else self.completions)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device."""
+
+    weights: int
+    reference: int
+    gradients: int
+    states: int
+    activations: int
+    logits: int
+    cache: int
+    """Keys and values while completions are drawn, when there are no activations."""
+    libraries: int
+    """On a CPU: what they take when they are first used."""
+
+    @property
+    def peak(self) -> int:
+        held = self.weights + self.reference + self.gradients + self.states + self.libraries
+        return held + max(self.activations + self.logits, self.cache)
+
+    def told(self) -> str:
+        parts = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        shown = ", ".join(f"{name} {value / 2**30:.2f}" for name, value in parts if value)
+        return f"about {self.peak / 2**30:.2f} GiB a device ({shown})"
+
+
+def batch(config: Config, *, text_tokens: int, target_tokens: int, pixels: int) -> Batch:
+    """The largest batch: `text_tokens` of the longest prompt, `pixels` of the largest image."""
+    patches = min(pixels, config.model.max_pixels or pixels) // _PIXELS_PER_PATCH
+    sampled = config.method.algorithm == "grpo"
+    return Batch(
+        questions=config.hardware.per_device_prompts,
+        completions=config.method.num_generations,
+        prompt_tokens=text_tokens + patches // 4,
+        completion_tokens=config.method.trl["max_completion_length"] if sampled else target_tokens,
+        patches=patches,
+        shared=sampled and config.rollout.name == "grouped",
+    )
+
+
+def estimate(config: Config, held: Batch) -> Memory:
+    """Of the configured training. FSDP and ZeRO cut what they cut evenly."""
+    model = outline(config.model)
+    adapted = bool(config.adapter)
+    everything = get_peft_model(model, LoraConfig(**config.adapter)) if adapted else model
+    trained = sum(p.numel() for p in everything.parameters() if p.requires_grad)
+    all_ = sum(p.numel() for p in everything.parameters())
+    hardware = config.hardware
+    cuts = dict.fromkeys(_CUT[hardware.parallel], hardware.processes)
+    gradients = 4 * trained * (2 if hardware.processes > 1 and hardware.parallel == "ddp" else 1)
+    with_reference = config.method.algorithm == "grpo" and not adapted and config.method.trl["beta"]
+    return Memory(
+        weights=_weights(config, everything, all_, trained) // cuts.get("weights", 1),
+        reference=4 * all_ // cuts.get("weights", 1) if with_reference else 0,
+        gradients=gradients // cuts.get("gradients", 1),
+        states=_states(config, model, trained) // cuts.get("states", 1),
+        activations=_activations(config, model, held),
+        logits=_logits(config, model, held),
+        cache=_cache(config, model, held),
+        libraries=_LIBRARIES if config.hardware.accelerator == "cpu" else 0,
+    )
+
+
+_CUT = {
+    "ddp": (),
+    "fsdp": ("weights", "gradients", "states"),
+    "zero2": ("gradients", "states"),
+    "zero3": ("weights", "gradients", "states"),
+}
+
+
+def _bytes(config: Config) -> int:
+    return 2 if config.hardware.precision == "bfloat16" else 4
+
+
+def _weights(config: Config, model: PreTrainedModel | PeftModel, all_: int, trained: int) -> int:
+    if not config.adapter:
+        autocast = 2 * all_ if _bytes(config) == 2 else 0  # torch keeps its bfloat16 copies
+        return 4 * all_ + autocast
+    quantized = 0
+    if config.model.quantization != "none":
+        quantized = sum(
+            p.numel()
+            for name, p in model.named_parameters()
+            if "language_model.layers" in name and p.ndim == 2 and "lora" not in name
+        )
+    whole = all_ - trained - quantized
+    return int(_bytes(config) * whole + _NF4_BYTES * quantized + 4 * trained)
+
+
+def _states(config: Config, model: PreTrainedModel, trained: int) -> int:
+    match config.hardware.optimizer_states:
+        case "float32":
+            return 8 * trained
+        case "bfloat16":
+            return 4 * trained
+    text = model.config.get_text_config()
+    # bitsandbytes leaves the states of embeddings in float32.
+    embeddings = 0 if config.adapter else text.vocab_size * text.hidden_size
+    return math.ceil(2.03 * (trained - embeddings)) + 8 * embeddings
+
+
+def _activations(config: Config, model: PreTrainedModel, held: Batch) -> int:
+    """What is kept for backward, and the gradients of one layer's values.
+
+    Counted by hand over the layers of transformers' Qwen2-VL: each tensor that a product, a norm,
+    an activation or the attention saves, once.
+    """
+    text, vision = model.config.get_text_config(), model.config.vision_config
+    width, inner, size = text.hidden_size, text.intermediate_size, _bytes(config)
+    norms = 2 * (2 * 4 + size)  # float32 input and its normalised value, and what a product reads
+    layer = held.tokens * ((norms + 4 * size) * width + 4 * size * inner)
+    patches = held.images * held.patches
+    block = patches * (10 * size + 3 * size * vision.mlp_ratio) * vision.embed_dim
+    if config.adapter:  # frozen layers keep no input for a gradient of their weights
+        layer = held.tokens * ((8 + 7 * size) * width + 3 * size * inner)
+        block = 0
+    depth, visual = text.num_hidden_layers, 0 if config.adapter else vision.depth
+    if config.hardware.gradient_checkpointing:
+        kept = 4 * held.tokens * width * depth + 4 * patches * vision.embed_dim * visual
+        return kept + 2 * max(layer, block)
+    found = layer * depth + block * visual + 3 * size * held.tokens * inner
+    return round(_HEAP * found) if config.hardware.accelerator == "cpu" else found
+
+
+def _logits(config: Config, model: PreTrainedModel, held: Batch) -> int:
+    """A tile of logits and, where the head is trained, the gradient of its weights."""
+    text = model.config.get_text_config()
+    if config.hardware.accelerator == "cuda":  # Triton folds a tile of the targets in place
+        targets = held.questions * held.completions * held.completion_tokens
+        targets = targets or held.tokens
+        tile = _bytes(config) * min(targets, _HEAD_TOKENS) * _HEAD_WORDS
+    else:  # torch: of all tokens, and only what is written to takes memory
+        tile = 4 * _TILES * min(held.tokens, _HEAD_TOKENS) * min(text.vocab_size, _HEAD_WORDS)
+    return tile + (0 if config.adapter else 4 * text.vocab_size * text.hidden_size)
+
+
+def _cache(config: Config, model: PreTrainedModel, held: Batch) -> int:
+    if config.method.algorithm != "grpo":
+        return 0
+    text = model.config.get_text_config()
+    heads = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+    rows = held.questions * held.completions * config.accumulation
+    length = held.prompt_tokens + held.completion_tokens
+    return 2 * _bytes(config) * rows * length * heads * text.num_hidden_layers

@@ -1,0 +1,109 @@
+"""Adapters of every kind train on the layers they name, and small optimizer states still train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import get_peft_model
+from safetensors.torch import load_file
+
+from medreason import data
+from medreason.config import Config
+from medreason.models.checkpoint import EMBEDDED
+from medreason.models.load import load_model, outline
+from medreason.runs.ledger import Folder
+from medreason.training import adapter
+from medreason.training.optimizer import AdamWBfloat16, stochastically_rounded
+from medreason.training.run import train, trained_model
+
+Compose = Callable[..., Config]
+
+
+@pytest.mark.parametrize(("name", "weights"), [("lora_r8", 1_089_536), ("lora_all", 9_232_384)])
+def test_adapter_of_the_2b_has_the_published_size(
+    composed: Compose, name: str, weights: int
+) -> None:
+    config = composed(f"adapter={name}", "model=random_2b", "action=plan")
+    model = outline(config.model)
+    settings = adapter.lora(config, model)
+    assert settings
+    assert adapter.count(get_peft_model(model, settings))[0] == weights
+
+
+@pytest.mark.parametrize(
+    "target", ["adapter.target_modules=[q_proj,w_proj]", "adapter.target_modules='.*w_proj'"]
+)
+def test_adapter_on_a_layer_that_is_not_there_lists_those_that_are(
+    composed: Compose, target: str
+) -> None:
+    config = composed("adapter=lora_r8", target)
+    with pytest.raises(
+        ValueError, match=r"w_proj' matches no layer.*language_model\.layers\.\*\.self_attn\.q_proj"
+    ):
+        adapter.lora(config, outline(config.model))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["adapter=qlora"],
+        ["adapter=lora_r8", "adapter.use_dora=true"],
+        ["hardware.optimizer_states=8bit"],
+        ["hardware.optimizer_states=bfloat16"],
+    ],
+    ids=["qlora", "dora", "8-bit states", "bfloat16 states"],
+)
+def test_small_training_moves_every_trained_weight(
+    composed: Compose, tmp_path: Path, overrides: list[str]
+) -> None:
+    config = composed(
+        *("method=sft", "modality=ct", "data.train_images=8", "data.test_images=1"),
+        *("method.prompts_per_step=4", "method.trl.max_steps=2", "method.trl.learning_rate=1e-3"),
+        *("method.trl.warmup_steps=0", *overrides),
+    )
+    folder = Folder(tmp_path / "run")
+    folder.path.mkdir()
+    samples = data.trained_on(config, data.load(config.data, tmp_path / "cache"))
+    train(config, samples, folder, lambda *_: None)
+    (file,) = folder.model.glob("*.safetensors")
+    found = load_file(file)
+    assert 0 < folder.state().trainable_weights <= folder.state().weights
+    if config.adapter:
+        assert folder.state().trainable_weights == sum(w.numel() for w in found.values())
+        assert all(weight.dtype == torch.float32 for weight in found.values())
+        assert all(weight.any() for name, weight in found.items() if "lora_B" in name)
+    else:
+        (file,) = EMBEDDED.glob("*.safetensors")
+        before = load_file(file)
+        assert not any(torch.equal(weight, before[name].float()) for name, weight in found.items())
+    evaluated = load_model(trained_model(config, folder).model, config.hardware)
+    assert all(p.isfinite().all() for p in evaluated.parameters() if p.is_floating_point())
+
+
+def test_moments_in_bfloat16_come_to_where_float32_comes() -> None:
+    torch.manual_seed(0)
+    start, goal = torch.randn(64, 64), torch.randn(64, 64)
+    ends = []
+    for kind in (torch.optim.AdamW, AdamWBfloat16):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = kind([weight], lr=1e-2, weight_decay=0.01)
+        for _ in range(200):
+            optimizer.zero_grad()
+            (weight - goal).square().sum().backward()
+            optimizer.step()
+        ends.append(weight.detach())
+    moved = (ends[0] - start).norm()
+    assert (ends[1] - ends[0]).norm() < 0.02 * moved
+
+
+def test_stochastic_rounding_keeps_the_mean_and_its_draws() -> None:
+    values = torch.full((100_000,), 1.001)
+    rounded = [
+        stochastically_rounded(values, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    ]
+    assert rounded[0].float().mean().item() == pytest.approx(1.001, abs=2e-4)
+    assert torch.equal(rounded[0], rounded[1])
+    assert not torch.equal(rounded[0], rounded[2])

@@ -1,0 +1,101 @@
+"""A checkpoint is whole or not there; what cannot be read is refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medreason.runs import ledger
+from medreason.runs.ledger import Folder
+from medreason.training import checkpoints
+
+
+def write(folder: Folder, step: int, score: float | None = None, **by: Any) -> Path:  # noqa: ANN401
+    path = folder.checkpoints / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"weights" * 100)
+    (path / "optimizer.pt").write_bytes(b"moments" * 200)
+    checkpoints.seal(path, score=score, **({"processes": 1, "deepspeed": False} | by))
+    return path
+
+
+def last(folder: Folder, processes: int = 1, deepspeed: bool = False) -> Path | None:
+    return checkpoints.last(folder, processes=processes, deepspeed=deepspeed)
+
+
+def cut_off(path: Path) -> None:
+    (path / "optimizer.pt").write_bytes(b"moments" * 100)
+
+
+def scribbled_over(path: Path) -> None:
+    (path / "model.safetensors").write_bytes(b"strange" * 100)
+
+
+def without_weights(path: Path) -> None:
+    (path / "model.safetensors").unlink()
+
+
+def never_sealed(path: Path) -> None:
+    (path / checkpoints.SEAL).unlink()
+
+
+@pytest.mark.parametrize("tear", [cut_off, scribbled_over, without_weights, never_sealed])
+def test_torn_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tear: Callable[[Path], None]
+) -> None:
+    folder = Folder(tmp_path)
+    before, torn = write(folder, 9), write(folder, 10)
+    assert last(folder) == torn
+    tear(torn)
+    assert last(folder) == before
+    assert f"{torn}: torn; the one before it is used" in capsys.readouterr().out
+
+
+def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
+    assert last(Folder(tmp_path)) is None
+    cut_off(write(Folder(tmp_path), 1))
+    assert last(Folder(tmp_path)) is None
+
+
+def test_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for step, score in ((1, 0.2), (2, 0.9), (3, 0.4), (4, None), (5, 0.5)):
+        write(folder, step, score)
+        checkpoints.drop_old(folder.checkpoints)
+    assert sorted(path.name[-1] for path in folder.checkpoints.iterdir()) == ["2", "4", "5"]
+
+
+def test_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = write(Folder(tmp_path), 1)
+    seal = ledger.read_json(path / checkpoints.SEAL)
+    ledger.write_json(
+        path / checkpoints.SEAL, seal | {"packages": seal["packages"] | {"trl": "1.15.0"}}
+    )
+    with pytest.raises(
+        ValueError, match=r"written by trl 1\.15\.0, installed is 1\.16\.0; install that version"
+    ):
+        last(Folder(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("written", "asked", "words"),
+    [
+        ({"deepspeed": True, "processes": 2}, (4, True), "DeepSpeed's for 2 processes.*has 4"),
+        ({"deepspeed": True, "processes": 2}, (2, False), "was written by DeepSpeed"),
+        ({}, (2, True), "was written by a run without DeepSpeed"),
+    ],
+)
+def test_checkpoint_of_deepspeed_goes_on_as_it_was_alone(
+    tmp_path: Path, written: dict[str, Any], asked: tuple[int, bool], words: str
+) -> None:
+    write(Folder(tmp_path), 1, **written)
+    with pytest.raises(ValueError, match=words):
+        last(Folder(tmp_path), *asked)
+
+
+def test_any_other_cut_reads_it(tmp_path: Path) -> None:
+    path = write(Folder(tmp_path), 1, processes=2)
+    assert last(Folder(tmp_path), processes=8) == path

@@ -1,0 +1,121 @@
+"""One science, any cut: processes, accumulation, FSDP and resumes change no loss, no weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import science
+import torch
+from safetensors.torch import load_file
+
+from medreason.runs.ledger import Folder
+
+FSDP = ("hardware=cpu_x2", "hardware.parallel=fsdp", "hardware.per_device_prompts=1")
+TWO = ("hardware=cpu_x2", "hardware.per_device_prompts=1")
+METHODS = {
+    "sft": ("method=sft", "method.trl.max_steps=4"),
+    "grpo": (
+        *("method=grpo", "method.trl.max_steps=4", "method.trl.num_generations=4"),
+        *("method.trl.max_completion_length=12", "method.trl.learning_rate=1e-4"),
+    ),
+    # Dropout draws a mask for each row of a batch: with it, cuts are equal in distribution alone.
+    "rarl": (
+        *("method=rarl", "method.trl.max_steps=4", "method.trl.num_generations=4"),
+        *("method.trl.max_completion_length=12", "adapter.lora_dropout=0"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("science")
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def train(folder: Path, method: str) -> Callable[..., Folder]:
+    """`train(name, *overrides, dies_at=step)` of the method."""
+    return lambda name, *overrides, dies_at=None: science.trained(
+        folder, f"{method}-{name}", *METHODS[method], *overrides, dies_at=dies_at
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(train: Callable[..., Folder]) -> Folder:
+    """One process, four micro-batches a step, never interrupted."""
+    return train("one")
+
+
+def same(found: Folder, expected: Folder) -> None:
+    curves = [[row["loss"] for row in run.logged()] for run in (found, expected)]
+    assert len(curves[1]) == 4
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3, abs=2e-6)
+    there, here = weights(expected), weights(found)
+    assert here.keys() == there.keys()
+    for name, weight in there.items():
+        torch.testing.assert_close(here[name], weight, rtol=1e-3, atol=2e-4, msg=name)
+
+
+def weights(run: Folder) -> dict[str, torch.Tensor]:
+    (file,) = run.model.glob("*.safetensors")
+    return load_file(file)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [TWO, pytest.param(("hardware.per_device_prompts=4",), marks=pytest.mark.slow)],
+    ids=["two processes", "one micro-batch"],
+)
+def test_cut_changes_nothing(
+    train: Callable[..., Folder], whole: Folder, cut: tuple[str, ...]
+) -> None:
+    same(train("-".join(cut), *cut), whole)
+
+
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [
+        (FSDP, ()),
+        pytest.param(TWO, (), marks=pytest.mark.slow),
+        pytest.param((), TWO, marks=pytest.mark.slow),
+        pytest.param(TWO, FSDP, marks=pytest.mark.slow),
+    ],
+    ids=["fsdp to one", "two to one", "one to two", "two to fsdp"],
+)
+def test_resume_on_another_cut_changes_nothing(
+    train: Callable[..., Folder], whole: Folder, before: tuple[str, ...], behind: tuple[str, ...]
+) -> None:
+    name = f"{'-'.join(before)} to {'-'.join(behind)}"
+    train(name, *before, "runs.checkpoint_steps=2", dies_at=3)
+    same(train(name, *behind), whole)
+
+
+def test_killed_and_resumed_training_ends_in_the_same_bits(
+    train: Callable[..., Folder], whole: Folder
+) -> None:
+    train("killed", "runs.checkpoint_steps=1", dies_at=3)
+    # The trial step before training leaves no trace either.
+    resumed = train("killed", "runs.checkpoint_steps=1", "hardware.probe=true")
+    assert "trial step of the longest samples: peak" in (resumed.path / "said").read_text()
+    found, expected = weights(resumed), weights(whole)
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    assert [row["loss"] for row in resumed.logged()] == [row["loss"] for row in whole.logged()]
+
+
+def test_what_does_not_fit_fails_before_the_first_step(folder: Path) -> None:
+    name, given = (
+        "too large",
+        ("method=sft", "hardware.probe=true", "hardware.per_device_prompts=4"),
+    )
+    run = science.trained(folder, name, *given, limit_mib=64)
+    assert (
+        "out of memory in a trial step of the 4 longest samples" in (run.path / "said").read_text()
+    )
+    assert "gentlest first: hardware.per_device_prompts=1; " in (run.path / "said").read_text()
+    assert not run.logged()
