@@ -16,9 +16,9 @@ def open_dicom(path: Path) -> Image.Image:
     Raises ValueError where pydicom is missing, or the file has several frames or no pixels.
     """
     try:
-        from pydicom import dcmread  # pyright: ignore[reportMissingImports]
-        from pydicom.errors import InvalidDicomError  # pyright: ignore[reportMissingImports]
-        from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut  # pyright: ignore[reportMissingImports]
+        from pydicom import dcmread
+        from pydicom.errors import InvalidDicomError
+        from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
     except ImportError as error:
         raise ValueError(
             f"{path}: DICOM needs pydicom; install it with pip install 'medreason[dicom]'"
