@@ -46,6 +46,7 @@ def test_option_composes_and_loads(composed: Compose, group: str, option: str) -
         "model=random_33m": ["action=bench"],
         "model=random_2b": ["action=bench"],
         "reward=rarl_judge": ["judge=local"],
+        "rollout=vllm": ["hardware=gpu"],
     }
     config = composed(f"{group}={option}", *more.get(f"{group}={option}", []))
     assert isinstance(config, Config)

@@ -20,7 +20,7 @@ SIZES = ((112, 112), (84, 140), (56, 112))
 
 
 def model(attention: str = "sdpa") -> PreTrainedModel:
-    return load_model(TINY, Hardware("cpu", "cpu", 1, 1, 1, "float32", attention))
+    return load_model(TINY, Hardware("cpu", "cpu", 1, 1, 1, "float32", attention=attention))
 
 
 def prompts(order: list[int]) -> dict[str, Tensor]:
