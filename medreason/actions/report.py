@@ -33,8 +33,10 @@ def run(config: Config) -> None:
     table.show_rows(table.rows_of(runs))
     for path in files:
         print(path)  # noqa: T201
+    print(f"open {files[0]} in a browser: every cell leads to its questions")  # noqa: T201
     if config.tracking.uri:
         _track(config, files)
+        print("`make ui` shows parameters, curves, predictions with images in MLflow")  # noqa: T201
 
 
 def _of_sweep(config: Config) -> list[Folder]:
