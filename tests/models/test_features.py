@@ -96,8 +96,10 @@ def test_disk_stays_within_its_limit_and_the_oldest_go_first(tmp_path: Path) -> 
 def test_two_at_once_lose_nothing_under_a_limit_that_is_always_met(tmp_path: Path) -> None:
     expected = given(features(None), images(40))
 
+    towers = [features(tmp_path, limit=2000) for _ in range(4)]  # threads share torch's seed
+
     def run(seed: int) -> None:
-        made = features(tmp_path, limit=2000)
+        made = towers[seed]
         order = torch.randperm(200, generator=torch.Generator().manual_seed(seed)) % 40
         for i in order.tolist():
             made._kept.clear()
