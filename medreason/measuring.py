@@ -97,7 +97,7 @@ class Peak:
 
     def _watch(self) -> None:
         process = psutil.Process()
-        while not self._ended.wait(0.02):
+        while not self._ended.wait(0.005):
             self.bytes = max(self.bytes, process.memory_info().rss)
 
     def __exit__(self, *_: object) -> None:

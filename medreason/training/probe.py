@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 import torch
 from transformers import Trainer
 
 from medreason.config import Config
+from medreason.measuring import Peak
 from medreason.models.memory import Batch
 from medreason.runs import fit
 from medreason.samples import Sample
@@ -128,32 +127,3 @@ def _is_memory(error: BaseException) -> bool:
 
 def error_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-class Peak:
-    """Highest memory within a `with`: of the GPU as torch counts it, else of the process."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._ended = threading.Event()
-        self.bytes = 0
-
-    def __enter__(self) -> Peak:
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        process = psutil.Process()
-        while not self._ended.wait(0.005):
-            self.bytes = max(self.bytes, process.memory_info().rss)
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        if self._device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_allocated()
-        else:
-            self._thread.join()
