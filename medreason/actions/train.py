@@ -7,12 +7,12 @@ from hydra.types import RunMode
 
 from medreason.config import Config
 from medreason.report import table
-from medreason.runs import launch, ledger
+from medreason.runs import launch, ledger, sweep
 
 
 def run(config: Config) -> str:
     """Do what is not done yet, and show it; in a sweep the table comes once, at its end."""
-    work, worked = launch.run(config)
+    work, worked = launch.run(config, sweep.place())
     if HydraConfig.get().mode is not RunMode.MULTIRUN:
         if config.tracking.uri and ledger.unsynced(work.folder, config.sweep):
             from medreason import tracking  # MLflow, seconds

@@ -24,8 +24,10 @@ from medreason.runs.slots import Slots
 from medreason.runs.work import Work
 
 
-def run(config: Config) -> tuple[Work, bool]:
+def run(config: Config, place: str = "") -> tuple[Work, bool]:
     """Do what is not done yet of the configured work; the truth says whether there was any.
+
+    `place` stands in front of what is said on the way: which job of how many.
 
     Raises:
         NoDataError: the cell has no data.
@@ -34,7 +36,7 @@ def run(config: Config) -> tuple[Work, bool]:
         RuntimeError: the worker process failed; the first line of its error and its log are named.
     """
     asked = work.of(config)
-    display = Display(asked.folder.path.name)
+    display = Display(f"{place}{asked.folder.path.name}")
     if asked.folder.state().state == "done" and _finished(config, asked):
         _join_sweep(config, asked)
         display.line("done before; shown from its folder")
@@ -75,6 +77,7 @@ def run(config: Config) -> tuple[Work, bool]:
                     f"{asked.folder.path.name}: {error} (see {log})"
                     f"\n{supervise.last_lines(_tail(log, began))}"
                 ) from error
+        display.done(asked.folder.evaluation(asked.evaluation_key))
     return asked, True
 
 

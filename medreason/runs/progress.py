@@ -48,6 +48,12 @@ class Display:
         self.clear()
         print(f"{self._name}  {text}", file=sys.stderr, flush=True)  # noqa: T201
 
+    def done(self, evaluation: Path) -> None:
+        """The last line: how long it took, and what came out."""
+        found = ledger.read_json(evaluation / "metrics.json")["overall"]
+        took = duration(time.monotonic() - self._began)
+        self.line(f"done in {took}: {100 * found['accuracy']:.1f} % of {found['n']} right")
+
     def show(self, path: Path) -> None:
         """What the file says: redrawn on a terminal, elsewhere a line every 10 s."""
         now = time.monotonic()

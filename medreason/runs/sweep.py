@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -83,7 +84,10 @@ class Sweep(Callback):
         try:
             self._folder.mkdir(parents=True)
             slurm = "slurm" in config.hydra.launcher["_target_"].lower()
-            launcher = {"boot": lock.boot(), "pid": os.getpid(), "outlived": slurm}
+            launcher = {
+                **{"boot": lock.boot(), "pid": os.getpid(), "outlived": slurm},
+                "jobs": len(self._jobs),
+            }
             ledger.write_json(self._folder / "launcher.json", launcher)
             _prepare_mlflow(config)
         except OSError as error:
@@ -144,6 +148,15 @@ class Sweep(Callback):
             said.append("the same command goes on with what is missing")
         print("\n".join(said), file=sys.stderr, flush=True)  # noqa: T201
         return bool(counts["failed"] or counts["lost"])
+
+
+def place() -> str:
+    """Which job of how many this process does, `[17/121] `; empty outside of a sweep."""
+    hydra = HydraConfig.get()
+    if hydra.mode is not RunMode.MULTIRUN:
+        return ""
+    jobs = ledger.read_json(Path(hydra.sweep.dir) / "launcher.json")["jobs"]
+    return f"[{hydra.job.num + 1}/{jobs}] "
 
 
 def _outcome(job_return: JobReturn) -> Outcome:
