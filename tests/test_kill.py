@@ -1,4 +1,4 @@
-"""Killed at ten random moments and started again: the same tables, no orphan, no run left RUNNING.
+"""Killed at ten random moments, started again: the same tables, nothing trained twice, no orphans.
 
 `pytest -m slow tests/test_kill.py`; MEDREASON_KILL_SEED chooses other moments.
 """
@@ -23,13 +23,7 @@ from medreason.runs import ledger
 
 KILLS = 10
 SWEEP = (
-    *(
-        "-m",
-        "experiment=smoke/quick",
-        "sweep=s",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
-    ),
+    *("-m", "experiment=smoke/quick", "sweep=s", "hydra/launcher=joblib_x2"),
     *("method=base,sft,grpo", "modality=ct", "task=disease,grading", "hardware.threads=1"),
     *("data.train_images=16", "data.test_images=2", "evaluation.max_new_tokens=16"),
     *("evaluation.modalities=[ct]", "evaluation.controls=[]", "method.trl.max_steps=12"),
@@ -80,6 +74,12 @@ def tables(folder: Path) -> dict[str, Any]:
     return found
 
 
+def trained(folder: Path) -> dict[str, int]:
+    """When the weights of each trained run were written, in nanoseconds."""
+    found = [run for run in ledger.folders(folder / "outputs/runs") if run.model.exists()]
+    return {run.path.name: run.model.stat().st_mtime_ns for run in found if run.state().trained}
+
+
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("untouched")
@@ -90,8 +90,8 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("victim", ["launcher", "worker", "any"])
 def test_kills_change_nothing(tmp_path: Path, untouched: dict[str, Any], victim: str) -> None:
     rng = random.Random(f"{victim}{os.environ.get('MEDREASON_KILL_SEED', '0')}")
-    kills = 0
-    while kills < KILLS:
+    before: dict[str, int] = {}
+    for _ in range(KILLS):
         launcher = start(tmp_path)
         deadline = time.monotonic() + rng.uniform(1, 45)
         while time.monotonic() < deadline and launcher.poll() is None:
@@ -101,7 +101,6 @@ def test_kills_change_nothing(tmp_path: Path, untouched: dict[str, Any], victim:
         target = {"launcher": [launcher], "worker": workers or there, "any": there}[victim]
         if launcher.poll() is None and target:
             os.kill(rng.choice(target).pid, signal.SIGKILL)
-        kills += 1
         if victim == "worker" or victim == "launcher":
             launcher.wait()
         else:
@@ -109,10 +108,13 @@ def test_kills_change_nothing(tmp_path: Path, untouched: dict[str, Any], victim:
             launcher.kill()
             launcher.wait()
         wait_until_gone(tmp_path)
+        assert trained(tmp_path).items() >= before.items()
+        before = trained(tmp_path)
     assert start(tmp_path).wait() == 0, (tmp_path / "said.txt").read_text()
     wait_until_gone(tmp_path)
 
     assert tables(tmp_path) == untouched
+    assert trained(tmp_path).items() >= before.items()
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
     found = client.get_experiment_by_name("medreason")
     assert found
