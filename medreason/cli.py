@@ -12,13 +12,14 @@ from omegaconf import DictConfig
 
 from medreason import config as configuration
 from medreason.config import CONF, Config
+from medreason.runs.outcomes import Outcome
 from medreason.runs.sweep import EXPECTED
 
 ConfigStore.instance().store(name="schema", node=Config)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def main(composed: DictConfig) -> str | None:
+def main(composed: DictConfig) -> Outcome | None:
     """Run one job of the command line; a sweep comes here once for each.
 
     What a job raises in a sweep is noted by `runs.sweep`, and the others go on.
@@ -37,7 +38,7 @@ def main(composed: DictConfig) -> str | None:
         sys.exit(f"medreason: {error}")
 
 
-def _run(config: Config) -> str | None:
+def _run(config: Config) -> Outcome | None:
     match config.action.name:
         case "train":
             from medreason.actions import train as action

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from medreason.actions import train
 from medreason.config import Config, Method
+from medreason.runs.outcomes import Outcome
 
 
-def run(config: Config) -> str:
+def run(config: Config) -> Outcome:
     """Evaluate without training, whatever `method` says."""
     untrained = Method(name="base", algorithm="none", prompts_per_step=1)
     return train.run(replace(config, method=untrained, adapter={}))

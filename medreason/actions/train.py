@@ -8,9 +8,10 @@ from hydra.types import RunMode
 from medreason.config import Config
 from medreason.report import table
 from medreason.runs import launch, ledger, sweep
+from medreason.runs.outcomes import Outcome
 
 
-def run(config: Config) -> str:
+def run(config: Config) -> Outcome:
     """Do what is not done yet, and show it; in a sweep the table comes once, at its end."""
     work, worked = launch.run(config, sweep.place())
     if HydraConfig.get().mode is not RunMode.MULTIRUN:
@@ -20,4 +21,4 @@ def run(config: Config) -> str:
             tracking.catch_up(config.tracking, config.folder, config.sweep, [work.folder])
         table.show([work.folder], config.sweep)
         print(f"{work.folder.path}")  # noqa: T201
-    return "done" if worked else "skipped"
+    return Outcome("done" if worked else "skipped", run=work.folder.path.name)

@@ -48,9 +48,7 @@ def run(config: Config, place: str = "") -> tuple[Work, bool]:
     with asked.folder.locked() as descriptor:
         _join_sweep(config, asked)
         if descriptor is None:
-            raise BusyError(
-                f"{asked.folder.path} is being worked on by another process; left to it"
-            )
+            raise BusyError(asked.folder.path)
         if _finished(config, asked):  # by the process that held it, or killed on its last line
             asked.folder.update(state="done", error=None)
             return asked, False

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +25,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import Tracking
 from medreason.runs import grid, ledger, lock, watch
-from medreason.runs.outcomes import BusyError, NoDataError
+from medreason.runs.outcomes import BusyError, NoDataError, Outcome
 from medreason.runs.progress import duration
 
 EXPECTED = (ValueError, RuntimeError, OSError, OmegaConfBaseException)
 """What a user can mend: its message is enough. Anything else is shown with its traceback."""
 
 _MOST_ROWS = 24  # runs in the table at the end; beyond it the report is the place
-_ORDER = ("done", "skipped", "empty", "busy", "failed", "lost")
+_ORDER = ("done", "shared", "skipped", "empty", "busy", "failed", "lost")
 _NAMES = {
     "done": "done",
+    "shared": "same run as another job",
     "skipped": "done before",
     "empty": "without data",
     "busy": "left to another process",
     "failed": "failed",
     "lost": "lost or not reached",
 }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a job came to: `outcome.json`."""
-
-    overrides: list[str]
-    state: str
-    """done, skipped, empty, busy, failed; lost for a job that left no word."""
-    error: str = ""
-    """The first line."""
 
 
 class Sweep(Callback):
@@ -134,6 +124,13 @@ class Sweep(Callback):
         if not any((self._folder / str(i)).exists() for i in range(len(self._jobs))):
             return True  # Hydra refused the sweep, and says why
         found = [_read(self._folder / str(i), job) for i, job in enumerate(self._jobs)]
+        done = {outcome.run for outcome in found if outcome.state == "done"}
+        found = [
+            replace(outcome, state="shared", error="")
+            if outcome.state in ("skipped", "busy") and outcome.run in done
+            else outcome
+            for outcome in found
+        ]
         counts = Counter(outcome.state for outcome in found)
         told = ", ".join(f"{counts[state]} {_NAMES[state]}" for state in _ORDER if counts[state])
         took = duration(time.monotonic() - self._began)
@@ -163,26 +160,27 @@ def _outcome(job_return: JobReturn) -> Outcome:
     overrides = list(job_return.overrides or [])
     value = job_return._return_value  # the property would raise what the job raised
     if not isinstance(value, BaseException):
-        return Outcome(overrides, str(value or "done"))
+        told = value if isinstance(value, Outcome) else Outcome("done")
+        return replace(told, overrides=overrides)
     if not isinstance(value, EXPECTED):
         traceback.print_exception(value)
     first = next(iter(str(value).splitlines()), "")
     kind = "" if isinstance(value, EXPECTED) else f"{type(value).__name__}: "
-    state = (
-        "empty"
-        if isinstance(value, NoDataError)
-        else "busy"
-        if isinstance(value, BusyError)
-        else "failed"
-    )
-    return Outcome(overrides, state, f"{kind}{first}")
+    match value:
+        case NoDataError():
+            told = Outcome("empty")
+        case BusyError():
+            told = Outcome("busy", run=value.run)
+        case _:
+            told = Outcome("failed")
+    return replace(told, error=f"{kind}{first}", overrides=overrides)
 
 
 def _read(folder: Path, overrides: list[str]) -> Outcome:
     try:
         return Outcome(**ledger.read_json(folder / "outcome.json"))
     except (FileNotFoundError, ValueError):
-        return Outcome(overrides, "lost")
+        return Outcome("lost", overrides=overrides)
 
 
 def _show(folders: list[ledger.Folder], sweep: str) -> None:

@@ -1,6 +1,6 @@
 """A sweep by the real entry point and each launcher: what one job comes to leaves the others be.
 
-The cells are refused before a worker starts, so nothing here imports torch.
+All but one of the cells are refused before a worker starts, so hardly anything here imports torch.
 """
 
 from __future__ import annotations
@@ -77,3 +77,17 @@ def test_plan_of_a_sweep_launches_nothing(tmp_path: Path) -> None:
     assert "time unknown" in said
     assert not (tmp_path / "outputs/sweeps").exists()
     assert not (tmp_path / "outputs/runs").exists()
+
+
+def test_run_that_two_jobs_ask_for_is_done_once_and_said_so(tmp_path: Path) -> None:
+    said = medreason(
+        tmp_path,
+        *("-m", *TINY[:-1], "method=base", "modality=ct,mri", "hydra/launcher=joblib_x2"),
+        *("evaluation.modalities=[ct]", "evaluation.tasks=[disease]", "evaluation.controls=[]"),
+        "evaluation.max_new_tokens=2",
+        status=0,
+    )
+    assert "2 jobs in " in said
+    assert "1 done, 1 same run as another job" in said
+    assert "/2] base-tiny-" in said
+    assert len(list((tmp_path / "outputs/runs").iterdir())) == 1
