@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from medreason.config import Config
+from medreason.report import reasoning, table, tables
 from medreason.report import runs as reading
-from medreason.report import table, tables
 from medreason.report.runs import Run
 from medreason.report.tables import Tables
 from medreason.runs import ledger
@@ -31,6 +31,7 @@ def run(config: Config) -> None:
     files += _write_heat_maps(runs, target) if len(runs) <= _MOST_DRAWN else []
     files += [tables.write(found, target)] if found else []
     table.show_rows(table.rows_of(runs))
+    files += reasoning.write(runs, target)
     for path in files:
         print(path)  # noqa: T201
     print(f"open {files[0]} in a browser: every cell leads to its questions")  # noqa: T201

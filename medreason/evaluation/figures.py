@@ -65,16 +65,21 @@ def of_open_questions(real: Sequence[Prediction]) -> Figures:
 
 
 def of_reasoning(real: Sequence[Prediction]) -> Figures:
-    """Share of replies with reasoning; its words and its agreement with the answer, over those."""
+    """Share of replies with reasoning; its words and its agreement with the answer, over those.
+
+    `reasoning_similarity` is over the questions with a reference explanation, where a reply without
+    reasoning counts 0.
+    """
     rows = [row for row in real if row.reasoning]
-    share = len(rows) / len(real)
-    if not rows:
-        return {"with_reasoning": share, "reasoning_words": None, "agreement": None}
-    return {
-        "with_reasoning": share,
-        "reasoning_words": statistics.fmean(len(words(row.reasoning or "")) for row in rows),
-        "agreement": statistics.fmean(row.consistent for row in rows),
-    }
+    found: Figures = {"with_reasoning": len(rows) / len(real)}
+    found["reasoning_words"] = _mean([len(words(row.reasoning or "")) for row in rows])
+    found["agreement"] = _mean([row.consistent for row in rows])
+    compared = [v for row in real if (v := row.reasoning_similarity) is not None]
+    return found | {"reasoning_similarity": _mean(compared)}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def _consistent(rows: Sequence[Prediction]) -> float | None:

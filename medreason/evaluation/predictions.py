@@ -17,7 +17,7 @@ from medreason.reasoning import consistent
 from medreason.replies import parse
 from medreason.runs import ledger
 from medreason.samples import LETTERS, Sample
-from medreason.scores import correct, token_f1
+from medreason.scores import correct, reasoning_similarity, token_f1
 from medreason.statistics import wilson
 
 
@@ -67,6 +67,9 @@ class Prediction:
     """Probability of each option's letter right behind the prompt; empty where not asked for."""
     likeliest: str | None = None
     """The letter with the highest share."""
+    reasoning_similarity: float | None = None
+    """Of reasoning and reference explanation: `scores.reasoning_similarity`, the reward `reasoning`
+    of RARL; none where there is no explanation or nothing was generated."""
 
 
 _SCHEMA = pa.schema(
@@ -84,6 +87,7 @@ _SCHEMA = pa.schema(
         ("finish_reason", pa.string()),
         ("letter_shares", pa.list_(pa.float64())),
         ("likeliest", pa.string()),
+        ("reasoning_similarity", pa.float64()),
     ]
 )
 
@@ -120,6 +124,7 @@ def predict(
         finish_reason=completion.finish_reason,
         letter_shares=list(letter_shares),
         likeliest=likeliest(letter_shares),
+        reasoning_similarity=reasoning_similarity(reply, sample) if sample.explanation else None,
     )
 
 
@@ -132,6 +137,7 @@ def settle(sample: Sample, control: str, prompt: str, letter_shares: Sequence[fl
         answer=letter,
         correct=letter == sample.answer,
         parse_status="parsed",
+        reasoning_similarity=None,
     )
 
 

@@ -42,6 +42,7 @@ _IN_CSV_ALONE = (
     "with_reasoning",
     "reasoning_words",
     "agreement",
+    "reasoning_similarity",
 )
 _DIFFERENCE = ("difference", "difference_low", "difference_high")  # percent points, to the base
 

@@ -103,3 +103,13 @@ def test_open_questions_and_reasoning_have_figures_of_their_own(samples: list[Sa
     assert found["with_reasoning"] == pytest.approx(19 / 20)
     assert found["agreement"] == pytest.approx(1 / 19)  # "It is bright." names no option
     assert found["reasoning_words"] == pytest.approx((18 * 3 + 4) / 19)
+
+
+def test_reasoning_is_compared_with_the_explanations_there_are(samples: list[Sample]) -> None:
+    explained = [replace(sample, explanation="The mass is bright.") for sample in samples[:2]]
+    texts = iter([reply("B", "The mass is dark."), "<answer>B</answer>"])
+    rows = answered(explained, "none", lambda _: next(texts)) + answered(samples, "none", always_b)
+    assert [row.reasoning_similarity for row in rows[:3]] == [pytest.approx(2 / 3), 0.0, None]
+    found = metrics(rows, {}, [])["overall"]
+    assert found["reasoning_similarity"] == pytest.approx(1 / 3)
+    assert metrics(rows[2:], {}, [])["overall"]["reasoning_similarity"] is None

@@ -1,0 +1,86 @@
+"""Answers and reasoning of arms trained on the same cells, over seeds and paired by question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from run_folders import draw_samples, reply, write_run
+
+from medreason.config import Config
+from medreason.report import reasoning
+from medreason.report.runs import load
+from medreason.runs import ledger
+from medreason.runs.ledger import Folder
+from medreason.samples import Sample
+
+Compose = Callable[..., Config]
+CT = ("modality=ct", "task=disease")
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    drawn = draw_samples(tmp_path / "images")
+    return [replace(sample, explanation="The mass is bright.") for sample in drawn]
+
+
+def says(thought: str, *, right_in: str) -> Callable[[int, Sample], str]:
+    """Right on the questions of one modality, with this reasoning on all."""
+    return lambda _, s: reply(s.answer if s.modality == right_in else "Z", thought)
+
+
+def folders(composed: Compose) -> list[Folder]:
+    return ledger.folders(composed().folder / "runs")
+
+
+def rows(path: Path) -> dict[tuple[str, ...], dict]:
+    found = pq.read_table(path).to_pylist()
+    names = [name for name in ("arm", "a", "b", "where", "score") if name in found[0]]
+    return {tuple(row[name] for name in names): row for row in found}
+
+
+def test_arms_stand_in_domain_and_held_out_with_every_seed(
+    composed: Compose, samples: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(composed("method=base"), samples, says("It is dark.", right_in=""), key="base")
+    for seed, modality in enumerate(("ct", "mri")):
+        sft = composed("method=sft", *CT, f"seed={seed}")
+        rarl = composed("method=rarl", *CT, f"seed={seed}")
+        write_run(sft, samples, says("It is bright.", right_in=modality), key=f"sft{seed}")
+        write_run(rarl, samples, says("The mass is bright.", right_in="ct"), key=f"rarl{seed}")
+    written = reasoning.write(load(folders(composed)), tmp_path)
+    assert [path.name for path in written if path.suffix == ".csv"] == [
+        "reasoning.csv",
+        "reasoning-differences.csv",
+    ]
+    levels = rows(tmp_path / "reasoning.parquet")
+    assert len(levels) == 3 * 2 * 2
+    sft_right = levels["sft", "in-domain", "accuracy"]
+    assert (sft_right["n"], sft_right["mean"], sft_right["seeds"]) == (12, 50.0, "100.0 0.0")
+    assert levels["rarl", "held-out", "reasoning"]["mean"] == 100.0
+    assert levels["rarl", "held-out", "reasoning"]["n"] == 24  # CT's other task and MRI
+    assert levels["sft", "held-out", "reasoning"]["mean"] == pytest.approx(100 * 4 / 6)
+    changes = rows(tmp_path / "reasoning-differences.parquet")
+    gain = changes["rarl", "sft", "in-domain", "accuracy"]
+    assert (gain["mean"], gain["low"], gain["high"]) == (50.0, 50.0, 50.0)
+    assert gain["seeds"] == "0.0 100.0"
+    assert changes["rarl", "base", "in-domain", "accuracy"]["seeds"] == "100.0 100.0"
+    assert "| rarl | sft  | in-domain | accuracy" in capsys.readouterr().out
+
+
+def test_runs_without_explanations_or_on_different_cells_have_no_such_table(
+    composed: Compose, samples: list[Sample], tmp_path: Path
+) -> None:
+    plain = [replace(sample, explanation=None) for sample in samples]
+    write_run(composed("method=sft", *CT), plain, says("It is.", right_in="ct"), key="sft0")
+    assert reasoning.write(load(folders(composed)), tmp_path) == []
+    config = composed("method=sft", *CT, "seed=1")
+    write_run(config, samples, says("It is.", right_in="ct"), key="sft1")
+    assert reasoning.write(load(folders(composed)), tmp_path) == []
+    elsewhere = composed("method=sft", "modality=mri", "task=disease")
+    explained = [write_run(elsewhere, samples, says("It is.", right_in="ct"), key="sft2")]
+    explained += [folder for folder in folders(composed) if folder.path.name.endswith("sft1")]
+    assert reasoning.write(load(explained), tmp_path) == []
