@@ -345,6 +345,9 @@ class Evaluation:
     answers: list[str] = field(default_factory=lambda: ["generated"])
     """generated: a greedy reply, which is parsed. likelihood: the likeliest of the option letters
     right behind the prompt, without generation or parser. Both: the second is a figure beside."""
+    encoder: str | None = None
+    """A text encoder, folder or hub id: adds BERTScore of open answers and, by the meaning of both,
+    the likeness of reasoning and reference explanation."""
 
     def __post_init__(self) -> None:
         _subset("evaluation.modalities", self.modalities, MODALITIES)

@@ -51,12 +51,17 @@ def reasoning_similarity(reply: Reply, sample: Sample) -> float:
     Source: PAPERS section 2 "Rewards", `reasoning` without a judge. Raises ValueError where the
     sample has no explanation.
     """
+    return _overlap(reply.reasoning or "", explanation_of(sample))
+
+
+def explanation_of(sample: Sample) -> str:
+    """The reference explanation. Raises ValueError where there is none."""
     if sample.explanation is None:
         raise ValueError(
             f"sample {sample.id} of {sample.source} has no explanation to compare the reasoning"
             " with; drop the score from `reward` or use a data set with explanations"
         )
-    return _overlap(reply.reasoning or "", sample.explanation)
+    return sample.explanation
 
 
 def hollow_reasoning(reply: Reply, sample: Sample, *, new_words: int) -> float:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from encoders import encoder_of_package
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medreason import config as configuration
+from medreason import data
 from medreason.config import CONF, Config
 from medreason.data import med_r1
 from medreason.replies import format_reply, parse
@@ -117,7 +119,10 @@ SAMPLES = st.sampled_from([sample(), sample(("Yes", "No"), "A"), sample((), "the
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_no_reply_takes_a_reward_out_of_its_range(composed: Compose, preset: str) -> None:
-    config = composed(f"reward={preset}", "judge=local")
+    encoder: list[str] = []
+    if preset == "rarl_embedding":
+        encoder = [f"reward.reasoning.score.encoder={encoder_of_package()}"]
+    config = composed(f"reward={preset}", "judge=local", *encoder)
     scored = {name: reward for name, reward in config.reward.items() if reward.score}
 
     @settings(max_examples=60, deadline=None)
@@ -135,14 +140,18 @@ def test_no_reply_takes_a_reward_out_of_its_range(composed: Compose, preset: str
     attack()
 
 
-def test_every_option_text_of_the_small_image_set_reads_back_in_every_style() -> None:
-    path = SHARED / "medvqa_mini/vqa_pairs.json"
-    if not path.exists():
-        pytest.skip(f"no questions at {path}")
-    problems = {row["problem"] for row in json.loads(path.read_text())}
-    assert len(problems) > 100
-    for problem in problems:
-        options = med_r1.split_options(problem)[1]
+def test_every_option_text_of_the_small_image_set_reads_back_in_every_style(
+    composed: Compose,
+) -> None:
+    root = SHARED / "medvqa_mini"
+    if not root.is_dir():
+        pytest.skip(f"no questions at {root}")
+    pairs = {row["problem"] for row in json.loads((root / "vqa_pairs.json").read_text())}
+    offered = {med_r1.split_options(problem)[1] for problem in pairs}
+    table = composed("data=labelled_images", f"data.root={root}", "data.bad_rows=skip")
+    offered |= {sample.options for sample in data.load(table.data, table.folder / "cache")}
+    assert len(offered) > 100
+    for options in offered:
         for letter, option in zip(LETTERS, options, strict=False):
             for style in ("think", "no_think", "think_after"):
                 written = format_reply("It is bright.", option, style)

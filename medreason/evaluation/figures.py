@@ -57,25 +57,32 @@ def of_open_questions(real: Sequence[Prediction]) -> Figures:
     rows = [row for row in real if not row.options]
     if not rows:
         return {}
-    return {
+    found: Figures = {
         "open_n": len(rows),
         "exact_match": statistics.fmean(row.correct for row in rows),
         "open_token_f1": statistics.fmean(row.token_f1 for row in rows),
     }
+    if scored := [row.bertscore for row in rows if row.bertscore is not None]:
+        found["open_bertscore"] = statistics.fmean(scored)
+    return found
 
 
 def of_reasoning(real: Sequence[Prediction]) -> Figures:
     """Share of replies with reasoning; its words and its agreement with the answer, over those.
 
-    `reasoning_similarity` is over the questions with a reference explanation, where a reply without
+    The similarities are over the questions with a reference explanation, where a reply without
     reasoning counts 0.
     """
     rows = [row for row in real if row.reasoning]
     found: Figures = {"with_reasoning": len(rows) / len(real)}
     found["reasoning_words"] = _mean([len(words(row.reasoning or "")) for row in rows])
     found["agreement"] = _mean([row.consistent for row in rows])
-    compared = [v for row in real if (v := row.reasoning_similarity) is not None]
-    return found | {"reasoning_similarity": _mean(compared)}
+    by_words = [v for row in real if (v := row.reasoning_similarity) is not None]
+    by_meaning = [v for row in real if (v := row.reasoning_embedding) is not None]
+    return found | {
+        "reasoning_similarity": _mean(by_words),
+        "reasoning_embedding": _mean(by_meaning),
+    }
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medreason import embeddings
 from medreason.evaluation import figures
 from medreason.reasoning import consistent
 from medreason.replies import parse
@@ -70,6 +71,10 @@ class Prediction:
     reasoning_similarity: float | None = None
     """Of reasoning and reference explanation: `scores.reasoning_similarity`, the reward `reasoning`
     of RARL; none where there is no explanation or nothing was generated."""
+    reasoning_embedding: float | None = None
+    """The same by `embeddings.reasoning_embedding`; none without `evaluation.encoder`, too."""
+    bertscore: float | None = None
+    """Of the answer to an open question; none without `evaluation.encoder`."""
 
 
 _SCHEMA = pa.schema(
@@ -88,6 +93,8 @@ _SCHEMA = pa.schema(
         ("letter_shares", pa.list_(pa.float64())),
         ("likeliest", pa.string()),
         ("reasoning_similarity", pa.float64()),
+        ("reasoning_embedding", pa.float64()),
+        ("bertscore", pa.float64()),
     ]
 )
 
@@ -97,6 +104,7 @@ def predict(
     control: str,
     completion: Completion,
     letter_shares: Sequence[float] = (),
+    encoder: str | None = None,
 ) -> Prediction:
     """Read a completion with the parser the rewards use."""
     reply = parse(completion.text, sample.options, truncated=completion.finish_reason == "length")
@@ -125,6 +133,12 @@ def predict(
         letter_shares=list(letter_shares),
         likeliest=likeliest(letter_shares),
         reasoning_similarity=reasoning_similarity(reply, sample) if sample.explanation else None,
+        reasoning_embedding=embeddings.reasoning_embedding(reply, sample, encoder=encoder)
+        if encoder and sample.explanation
+        else None,
+        bertscore=embeddings.bertscore(reply, sample, encoder=encoder)
+        if encoder and not sample.options
+        else None,
     )
 
 

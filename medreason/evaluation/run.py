@@ -85,7 +85,7 @@ def _answers(
             on_batch=lambda done: progress("evaluating", done, len(asked)),
         )
         rows = [
-            predict(row.sample, row.control, reply, share)
+            predict(row.sample, row.control, reply, share, config.evaluation.encoder)
             for row, reply, share in zip(asked, replies, shares, strict=True)
         ]
     else:

@@ -15,7 +15,7 @@ _LONGEST_WAIT_S = 60.0
 
 
 class FailedError(Exception):
-    """One item could not be graded. `lost`: nothing came back at all, the last time."""
+    """One item could not be graded. `lost`: nothing that a judge says came back, the last time."""
 
     def __init__(self, reason: str, *, lost: bool = False) -> None:
         super().__init__(reason)
@@ -53,7 +53,7 @@ def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
             max_tokens=judge.max_tokens,
         )
         if not getattr(reply, "choices", None):
-            raise NoVerdictError("the reply is no chat completion")
+            raise FailedError("the reply is no chat completion", lost=True)
         score, evaluation = read(reply.choices[0].message.content or "", item.top)
         usage = reply.usage
         return Verdict(
@@ -89,6 +89,8 @@ def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
                 failure = FailedError(f"no answer in {judge.timeout_s:g} s", lost=True)
             except openai.APIConnectionError:
                 failure = FailedError("connection lost", lost=True)
+            except FailedError as error:
+                failure = error
             except NoVerdictError:
                 failure = FailedError("no verdict in the reply")
             except (openai.APIError, json.JSONDecodeError):

@@ -70,7 +70,8 @@ def grade(
 ) -> Graded:
     """Grade the items; what lies in `cache` is not asked again, and equal items are asked once.
 
-    The first call is made alone: an unreachable judge or a refused key shows before work is spent.
+    The first call is made alone: an unreachable judge, a refused key or an endpoint of another kind
+    shows before work is spent.
 
     Raises:
         ValueError: no call can succeed, or the judge is lost on the way; what was graded is kept.
@@ -125,8 +126,8 @@ def _ask(judge: Judge, ask: Grader, items: dict[str, Item]):  # noqa: ANN202
 def _unreached(judge: Judge, error: FailedError) -> str:
     return (
         f"judge.base_url={judge.base_url} is not reached ({error}, {judge.attempts} attempts); "
-        "start the server or set judge.base_url=...; verdicts so far are kept and the same command "
-        "goes on"
+        "start the server or set judge.base_url=.../v1; verdicts so far are kept and the same "
+        "command goes on"
     )
 
 

@@ -43,6 +43,8 @@ _IN_CSV_ALONE = (
     "reasoning_words",
     "agreement",
     "reasoning_similarity",
+    "reasoning_embedding",
+    "open_bertscore",
 )
 _DIFFERENCE = ("difference", "difference_low", "difference_high")  # percent points, to the base
 

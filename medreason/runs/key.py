@@ -57,6 +57,8 @@ def evaluation_parts(config: Config, train_key: str, data_digest: str) -> dict[s
     by_letters = "likelihood" in settings["answers"]
     if not by_letters:
         del settings["answers"]  # as it was before there was a choice
+    if settings["encoder"] is None:
+        del settings["encoder"]
     return {
         **({"tagged": config.prompt.style != "free"} if by_letters else {}),
         "train": train_key,

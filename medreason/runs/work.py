@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medreason import config as configuration
-from medreason import data
+from medreason import data, embeddings
 from medreason.config import Config
 from medreason.models import adapters, checkpoint
 from medreason.replies import parse
@@ -112,6 +112,8 @@ def _refuse_unusable(
             f"no test samples in evaluation.modalities={config.evaluation.modalities} and "
             f"evaluation.tasks={config.evaluation.tasks}{_hint(samples)}"
         )
+    if config.evaluation.encoder:
+        embeddings.check(config.evaluation.encoder)
     if config.method.algorithm == "none":
         return
     if len(trained_on) < config.method.prompts_per_step:

@@ -55,7 +55,7 @@ def test_passing_trouble_is_tried_again(tmp_path: Path, trouble: str) -> None:
     [
         ("silent", "no answer in 0.3 s", 2),
         ("cut", "connection lost", 2),
-        ("shape", "no verdict in the reply", 2),
+        ("shape", "the reply is no chat completion", 2),
         ("text", "no verdict in the reply", 2),
         ("half", "no verdict in the reply", 2),
         ("seven", "no verdict in the reply", 2),
@@ -102,6 +102,9 @@ def test_unreachable_judge_and_unknown_model_are_named_before_work_is_spent(
         grade(judge("http://127.0.0.1:9/v1"), items("a", "b"), tmp_path)
     with serving() as server, pytest.raises(ValueError, match="knows no model 'm'"):
         grade(judge(server, timeout_s=5.0), items("404", "b"), tmp_path)
+    with serving() as server, pytest.raises(ValueError, match=r"no chat completion.*base_url="):
+        grade(judge(server, timeout_s=5.0), items("shape", "b"), tmp_path)
+    assert server.calls["b"] == 0
 
 
 def test_calls_run_at_once(tmp_path: Path) -> None:
@@ -112,26 +115,48 @@ def test_calls_run_at_once(tmp_path: Path) -> None:
         assert all(grade(mine, items(*questions), tmp_path).verdicts)
 
 
-def test_killed_judging_goes_on_without_an_answered_call_repeated(tmp_path: Path) -> None:
+def judging(server: Server, count: int, concurrency: int, cache: Path) -> subprocess.Popen:
+    """A process of its own that has `count` items judged."""
     program = f"""
 import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]
 from pathlib import Path
 from test_grade import grade, items, judge
-settings = dict(concurrency=4, timeout_s=20.0)
-grade(judge(sys.argv[1], **settings), items(*[f"q{{i}}" for i in range(60)]), Path({str(tmp_path)!r}))
-"""  # noqa: E501
+asked = items(*[f"q{{i}}" for i in range({count})])
+grade(judge({server.url!r}, concurrency={concurrency}, timeout_s=60.0), asked, Path({str(cache)!r}))
+"""
+    return subprocess.Popen([sys.executable, "-c", program])
+
+
+def kill_at(process: subprocess.Popen, kept: int, cache: Path) -> None:
+    """SIGKILL once so many verdicts are on disk."""
+    while len(list(cache.glob("*.json"))) < kept and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_judging_goes_on_without_an_answered_call_repeated(tmp_path: Path) -> None:
     with serving(delay_s=0.05) as server:
-        process = subprocess.Popen([sys.executable, "-c", program, server.url])
-        while len(list(tmp_path.glob("*.json"))) < 20 and process.poll() is None:
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        kept = len(list(tmp_path.glob("*.json")))
-        assert 20 <= kept < 60
-        subprocess.run([sys.executable, "-c", program, server.url], check=True)
+        kill_at(judging(server, 60, 4, tmp_path), 20, tmp_path)
+        assert 20 <= len(list(tmp_path.glob("*.json"))) < 60
+        assert judging(server, 60, 4, tmp_path).wait() == 0
         assert len(list(tmp_path.glob("*.json"))) == 60
         twice = sum(count - 1 for count in server.calls.values())
         assert twice <= 4  # those on their way when the process died
+
+
+@pytest.mark.slow  # by the clock: for a machine that does nothing else
+def test_a_thousand_items_at_a_tenth_of_a_second_take_less_than_fifteen(tmp_path: Path) -> None:
+    with serving(delay_s=0.1) as server:
+        began = time.monotonic()
+        assert judging(server, 1000, 16, tmp_path / "whole").wait() == 0
+        assert time.monotonic() - began < 15
+        assert set(server.calls.values()) == {1}
+        server.calls.clear()
+        kill_at(judging(server, 1000, 16, tmp_path / "killed"), 500, tmp_path / "killed")
+        assert judging(server, 1000, 16, tmp_path / "killed").wait() == 0
+        assert len(server.calls) == 1000
+        assert sum(server.calls.values()) <= 1000 + 16  # those on their way when the process died
 
 
 @pytest.mark.parametrize(

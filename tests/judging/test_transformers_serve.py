@@ -1,0 +1,117 @@
+"""Judging by `transformers serve`: the real client against a server that is not ours."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medreason.config_actions import Judge
+from medreason.judging.grade import grade
+from medreason.judging.rubric import Item
+from medreason.models.checkpoint import EMBEDDED
+
+pytestmark = pytest.mark.slow  # trains a model and starts a server
+
+VERDICT = '{"evaluation": "fine", "score": 2}'
+TOLD = "Reply with JSON alone: evaluation and score."
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, taught to give one and the same verdict whatever it is asked."""
+    from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
+
+    model: Any = Qwen2VLForConditionalGeneration.from_pretrained(EMBEDDED)
+    processor: Any = AutoProcessor.from_pretrained(EMBEDDED)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    target = processor.tokenizer(VERDICT + "<|im_end|>").input_ids
+    for step in range(150):
+        turns = [
+            {"role": "system", "content": TOLD},
+            {"role": "user", "content": f"Explanation to be graded: text {step % 10}"},
+        ]
+        asked = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        prompt = processor.tokenizer(asked).input_ids
+        ids, labels = prompt + target, [-100] * len(prompt) + target
+        model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("strict")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a running server, which loads the model that a call names."""
+    pytest.importorskip("fastapi", reason="no transformers serve: pip install fastapi uvicorn")
+    pytest.importorskip("uvicorn", reason="no transformers serve: pip install fastapi uvicorn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("serve") / "log"
+    program = Path(sys.executable).parent / "transformers"
+    arguments = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    with log.open("w") as stream:
+        server = subprocess.Popen(
+            [program, "serve", *arguments], env=os.environ, stdout=stream, stderr=stream
+        )
+    try:
+        until = time.monotonic() + 300
+        while not _up(port):
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _up(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as reply:
+            return reply.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def items(count: int) -> list[Item]:
+    return [Item(TOLD, f"Explanation to be graded: text {i}", 3) for i in range(count)]
+
+
+def judge(url: str, model: Path) -> Judge:
+    return Judge("openai", "openai", str(model), url, attempts=2, backoff_s=0.01, max_tokens=40)
+
+
+def test_verdicts_of_a_served_model_are_read_with_their_tokens(
+    url: str, strict: Path, tmp_path: Path
+) -> None:
+    found = grade(judge(url, strict), items(6), tmp_path)
+    assert [(v.score, v.evaluation) for v in found.verdicts if v] == [(2, "fine")] * 6
+    assert found.prompt_tokens > found.completion_tokens > 6 * 10
+    assert grade(judge(url, strict), items(6), tmp_path).calls == 0
+
+
+def test_a_served_model_without_verdicts_is_counted_and_left_out(url: str, tmp_path: Path) -> None:
+    found = grade(judge(url, EMBEDDED), items(3), tmp_path)
+    assert found.verdicts == [None] * 3
+    assert dict(found.failures) == {"no verdict in the reply": 3}
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_model_the_server_does_not_know_is_named(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"judge\.model|is not reached"):
+        grade(judge(url, tmp_path / "gone"), items(2), tmp_path)
