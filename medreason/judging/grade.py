@@ -125,9 +125,9 @@ def _ask(judge: Judge, ask: Grader, items: dict[str, Item]):  # noqa: ANN202
 
 def _unreached(judge: Judge, error: FailedError) -> str:
     return (
-        f"judge.base_url={judge.base_url} is not reached ({error}, {judge.attempts} attempts); "
-        "start the server or set judge.base_url=.../v1; verdicts so far are kept and the same "
-        "command goes on"
+        f"judge.base_url={judge.base_url} is not reached as a judge ({error}, {judge.attempts} "
+        "attempts); start the server or set judge.base_url=.../v1; verdicts so far are kept and "
+        "the same command goes on"
     )
 
 

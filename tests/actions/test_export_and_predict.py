@@ -7,15 +7,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 from PIL import Image
+from run_folders import draw_samples, reply, write_run
+from transformers import Qwen2VLForConditionalGeneration
 
 from medreason.actions import export, predict
 from medreason.config import Config
 from medreason.models import adapters
 from medreason.models.checkpoint import EMBEDDED
+from medreason.models.load import load_model, load_processor
+from medreason.runs.ledger import Folder
 
 Compose = Callable[..., Config]
 
@@ -72,6 +79,48 @@ def test_exported_model_answers_by_transformers_and_qwen_vl_utils_alone(
     assert "answered" in done.stdout, done.stderr
     with pytest.raises(ValueError, match=r"export\.to=.* exists"):
         export.run(composed("action=export", f"export.to={target}"))
+
+
+@pytest.fixture
+def adapted(composed: Compose, tmp_path: Path) -> Folder:
+    """A finished run with an adapter that changes the model."""
+    config = composed("method=sft", "adapter=lora_r8", "modality=ct")
+    folder = write_run(config, draw_samples(tmp_path / "images"), lambda _, s: reply(s.answer))
+    base = load_model(config.model, config.hardware)
+    model = get_peft_model(base, LoraConfig(**config.adapter))
+    torch.manual_seed(0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(std=0.5)
+    model.save_pretrained(folder.model)
+    load_processor(config.model).save_pretrained(folder.model)
+    return folder
+
+
+def test_adapter_is_merged_or_exported_alone_with_the_figures_of_its_run(
+    composed: Compose, tmp_path: Path, adapted: Folder
+) -> None:
+    asked = ("action=export", f"model.path={adapted.path}", "export.precision=float32")
+    merged, alone = tmp_path / "merged", tmp_path / "alone"
+    export.run(composed(*asked, f"export.to={merged}"))
+    export.run(composed(*asked, f"export.to={alone}", "export.adapter_only=true"))
+    card = (merged / "README.md").read_text()
+    for words in ("| accuracy, 36 questions, 95 % interval | 100.0 [90.4, 100.0] |", "LoRA rank 8"):
+        assert words in card
+    assert "| blank image | 25.0 |" in card
+    assert (alone / "adapter_config.json").exists()
+    assert not (alone / "model.safetensors").exists()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    theirs = Qwen2VLForConditionalGeneration.from_pretrained(merged)(input_ids=ids).logits
+    for path, equal in ((str(alone), True), ("tiny", False)):
+        model = load_model(replace(composed().model, path=path), composed().hardware)
+        assert torch.allclose(model(input_ids=ids).logits, theirs, atol=1e-4) == equal
+
+
+def test_a_whole_model_has_no_adapter_to_export(composed: Compose, tmp_path: Path) -> None:
+    target = f"export.to={tmp_path / 'exported'}"
+    with pytest.raises(ValueError, match=r"export\.adapter_only=true: .* is no adapter"):
+        export.run(composed("action=export", target, "export.adapter_only=true"))
 
 
 def test_predict_says_answer_and_likelihoods_of_each_question(
