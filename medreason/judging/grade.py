@@ -8,10 +8,10 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from medreason.config_actions import Judge
+from medreason.config_actions import Judge, Scale
 from medreason.judging.endpoint import FailedError
 from medreason.judging.rubric import Item, Verdict
 
@@ -54,6 +54,11 @@ def grader(judge: Judge) -> Grader:
 def grader_once(judge: Judge) -> Grader:
     """The same grader for every batch of a training: a client or a loaded model is made once."""
     return _made(json.dumps(asdict(judge)))
+
+
+def try_out(judge: Judge, scale: Scale, cache: Path) -> None:
+    """Ask once, whatever the judge thinks of it. Raises ValueError where no call can succeed."""
+    grade(replace(judge, attempts=1), [Item(scale.instructions, scale.question, scale.top)], cache)
 
 
 @functools.lru_cache(maxsize=2)

@@ -14,6 +14,7 @@ from medreason import config as configuration
 from medreason import data, hardware
 from medreason.config import Config
 from medreason.data import audit
+from medreason.judging import grade
 from medreason.models import checkpoint
 from medreason.runs import cluster, ledger, slots, supervise, whole, work
 from medreason.runs.cluster import Rendezvous
@@ -60,6 +61,8 @@ def run(config: Config, place: str = "") -> tuple[Work, bool]:
             )
         hardware.check(config)
         _refuse_full_disk(config)
+        if not state.trained:
+            _try_judge(config)
         if state.attempts and not state.trained:
             again = any(asked.folder.checkpoints.glob("*"))
             display.line("resumed" if again else "started again")
@@ -77,6 +80,14 @@ def run(config: Config, place: str = "") -> tuple[Work, bool]:
                 ) from error
         display.done(asked.folder.evaluation(asked.evaluation_key))
     return asked, True
+
+
+def _try_judge(config: Config) -> None:
+    """An endpoint that a reward asks is tried here, and not behind a loaded model in step 1."""
+    asked = next((reward.judge for reward in config.reward.values() if reward.judge), None)
+    if asked and config.method.algorithm == "grpo" and config.judge.kind == "openai":
+        cache = config.folder / "cache" / "verdicts"
+        grade.try_out(config.judge, config.rubric.check(asked), cache)
 
 
 def _join_node(config: Config, asked: Work, display: Display, meeting: Rendezvous) -> None:

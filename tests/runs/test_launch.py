@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ from PIL import Image
 
 from medreason.config import Config
 from medreason.runs import launch, work
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "judging"))
+from server import serving
 
 Compose = Callable[..., Config]
 SMALL = ("data.train_images=4", "data.test_images=1")
@@ -73,6 +77,21 @@ def test_reward_without_explanations_is_refused_with_the_remedy(
     with pytest.raises(ValueError, match=r"has no explanation.*drop the score"):
         work.of(composed("method=rarl", *overrides, "method.prompts_per_step=1"))
     work.of(composed("method=grpo", *overrides, "method.prompts_per_step=1"))
+
+
+def test_judge_of_a_reward_is_tried_before_a_worker_starts(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks = ("method=rarl", "reward=rarl_judge", "judge=openai")
+    with pytest.raises(ValueError, match=r"judge\.base_url=.* is not reached as a judge"):
+        launch.run(composed(*SMALL, *asks, "judge.base_url=http://127.0.0.1:9/v1"))
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    with (
+        serving(key="right") as server,
+        pytest.raises(ValueError, match=r"refuses the key .*OPENAI_API_KEY"),
+    ):
+        launch.run(composed(*SMALL, *asks, f"judge.base_url={server.url}"))
+    assert sum(server.calls.values()) == 1
 
 
 def test_full_disk_is_refused_before_training(

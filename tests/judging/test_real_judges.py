@@ -1,4 +1,4 @@
-"""Judging by `transformers serve`: the real client against a server that is not ours."""
+"""Judging by real models: behind `transformers serve`, which is not ours, and loaded here."""
 
 from __future__ import annotations
 
@@ -103,6 +103,13 @@ def test_verdicts_of_a_served_model_are_read_with_their_tokens(
     assert [(v.score, v.evaluation) for v in found.verdicts if v] == [(2, "fine")] * 6
     assert found.prompt_tokens > found.completion_tokens > 6 * 10
     assert grade(judge(url, strict), items(6), tmp_path).calls == 0
+
+
+def test_verdicts_of_a_model_loaded_here_are_the_same(strict: Path, tmp_path: Path) -> None:
+    found = grade(Judge("local", "local", str(strict), max_tokens=40), items(3), tmp_path)
+    assert [(v.score, v.evaluation) for v in found.verdicts if v] == [(2, "fine")] * 3
+    lax = grade(Judge("local", "local", str(EMBEDDED), max_tokens=40), items(1), tmp_path)
+    assert dict(lax.failures) == {"no verdict in the reply": 1}
 
 
 def test_a_served_model_without_verdicts_is_counted_and_left_out(url: str, tmp_path: Path) -> None:
