@@ -56,8 +56,6 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a running server, which loads the model that a call names."""
-    pytest.importorskip("fastapi", reason="no transformers serve: pip install fastapi uvicorn")
-    pytest.importorskip("uvicorn", reason="no transformers serve: pip install fastapi uvicorn")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
