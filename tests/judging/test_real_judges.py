@@ -91,7 +91,7 @@ def items(count: int) -> list[Item]:
 
 
 def judge(url: str, model: Path) -> Judge:
-    return Judge("openai", "openai", str(model), url, attempts=2, backoff_s=0.01, max_tokens=40)
+    return Judge("openai", "openai", str(model), url, attempts=1, timeout_s=300.0, max_tokens=40)
 
 
 def test_verdicts_of_a_served_model_are_read_with_their_tokens(
