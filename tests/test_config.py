@@ -167,8 +167,10 @@ def test_every_yaml_file_of_a_group_says_its_own_name() -> None:
     [
         (["--help"], 0, "method: base, grpo, rarl, sft"),
         (["--cfg", "job"], 0, "prompts_per_step"),
+        (["-m", "method=sft,grpo", "--cfg", "job", "-p", "method"], 0, "name: sft"),
         (["method=gpro"], 1, "gpro"),
         (["method.nmae=grpo"], 1, "nmae"),
+        (["experiment=smoke/quick", "method=base,sft", "method.nmae=x"], 1, "nmae"),
     ],
 )
 def test_command_line_answers_fast_and_without_torch(

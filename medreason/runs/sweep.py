@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import Tracking
 from medreason.runs import grid, ledger, lock, watch
-from medreason.runs.outcomes import BusyError, NoDataError, Outcome
+from medreason.runs.outcomes import BusyError, NoDataError, Outcome, explained
 from medreason.runs.progress import duration
 
 EXPECTED = (ValueError, RuntimeError, OSError, OmegaConfBaseException)
@@ -80,10 +80,8 @@ class Sweep(Callback):
             }
             ledger.write_json(self._folder / "launcher.json", launcher)
             _prepare_mlflow(config)
-        except OSError as error:
-            sys.exit(f"medreason: {error}; set outputs=... to a folder that can be written")
-        except ValueError as error:
-            sys.exit(f"medreason: {error}")
+        except (OSError, ValueError) as error:
+            sys.exit(f"medreason: {explained(error, config.outputs)}")
         # Hydra calls on_multirun_end only where its launcher came through.
         atexit.register(self._end, config)
 
@@ -101,7 +99,7 @@ class Sweep(Callback):
         """Note what the job came to; Hydra sees success, else it would drop the others' results."""
         if config.hydra.mode is not RunMode.MULTIRUN:
             return
-        outcome = _outcome(job_return)
+        outcome = _outcome(job_return, config.outputs)
         job_return.status, job_return.return_value = JobStatus.COMPLETED, outcome.state
         ledger.write_json(Path(config.hydra.runtime.output_dir) / "outcome.json", asdict(outcome))
 
@@ -156,7 +154,7 @@ def place() -> str:
     return f"[{hydra.job.num + 1}/{jobs}] "
 
 
-def _outcome(job_return: JobReturn) -> Outcome:
+def _outcome(job_return: JobReturn, outputs: str) -> Outcome:
     overrides = list(job_return.overrides or [])
     value = job_return._return_value  # the property would raise what the job raised
     if not isinstance(value, BaseException):
@@ -164,7 +162,7 @@ def _outcome(job_return: JobReturn) -> Outcome:
         return replace(told, overrides=overrides)
     if not isinstance(value, EXPECTED):
         traceback.print_exception(value)
-    first = next(iter(str(value).splitlines()), "")
+    first = next(iter(explained(value, outputs).splitlines()), "")
     kind = "" if isinstance(value, EXPECTED) else f"{type(value).__name__}: "
     match value:
         case NoDataError():
