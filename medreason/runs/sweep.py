@@ -7,7 +7,9 @@ on other machines. What failed in one leaves the others running.
 from __future__ import annotations
 
 import atexit
+import errno
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -32,6 +34,7 @@ EXPECTED = (ValueError, RuntimeError, OSError, OmegaConfBaseException)
 """What a user can mend: its message is enough. Anything else is shown with its traceback."""
 
 _MOST_ROWS = 24  # runs in the table at the end; beyond it the report is the place
+_OWN_BYTES = 2**20  # of what Hydra and we write about the sweep itself
 _ORDER = ("done", "shared", "skipped", "empty", "busy", "failed", "lost")
 _NAMES = {
     "done": "done",
@@ -79,6 +82,8 @@ class Sweep(Callback):
                 "jobs": len(self._jobs),
             }
             ledger.write_json(self._folder / "launcher.json", launcher)
+            if shutil.disk_usage(self._folder).free < _OWN_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
             _prepare_mlflow(config)
         except (OSError, ValueError) as error:
             sys.exit(f"medreason: {explained(error, config.outputs)}")
