@@ -85,7 +85,7 @@ def work(config: Config, folder: Folder, began: Event, end: Event) -> None:
 
 @contextmanager
 def at_work(runs: list[tuple[Config, Folder]]) -> Iterator[Event]:
-    """All jobs have their run open in the body; setting the event ends them, which is waited for."""
+    """All jobs have their run open; they end with the event, and that is waited for."""
     context = multiprocessing.get_context("spawn")
     end, begun = context.Event(), [context.Event() for _ in runs]
     jobs = [
