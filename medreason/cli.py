@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -12,14 +13,36 @@ from omegaconf import DictConfig
 
 from medreason import config as configuration
 from medreason.config import CONF, Config
-from medreason.runs.outcomes import Outcome
+from medreason.runs import grid
+from medreason.runs.outcomes import Outcome, explained
 from medreason.runs.sweep import EXPECTED
 
 ConfigStore.instance().store(name="schema", node=Config)
 
 
+def main() -> None:
+    """The command line as it is typed."""
+    sys.argv[1:] = _meant(sys.argv[1:])
+    job()
+
+
+def _meant(arguments: list[str]) -> list[str]:
+    """What is meant, where Hydra would complain of something else."""
+    given, _ = get_args_parser().parse_known_args(arguments)
+    if given.cfg is not None or given.info is not None:
+        # It shows one configuration: that of the first job.
+        kept = [argument for argument in arguments if argument not in ("-m", "--multirun")]
+        return [grid.first(a) if a in given.overrides else a for a in kept]
+    recipe = any(override.startswith("experiment=") for override in given.overrides)
+    if recipe and not given.multirun and any(grid.first(o) != o for o in given.overrides):
+        # It finds a recipe's hydra.mode only where all else is right, and would name the swept
+        # values instead of the wrong one.
+        return ["-m", *arguments]
+    return arguments
+
+
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def main(composed: DictConfig) -> Outcome | None:
+def job(composed: DictConfig) -> Outcome | None:
     """Run one job of the command line; a sweep comes here once for each.
 
     What a job raises in a sweep is noted by `runs.sweep`, and the others go on.
@@ -35,7 +58,7 @@ def main(composed: DictConfig) -> Outcome | None:
     except EXPECTED as error:
         if sweeps:
             raise
-        sys.exit(f"medreason: {error}")
+        sys.exit(f"medreason: {explained(error, composed.outputs)}")
 
 
 def _run(config: Config) -> Outcome | None:

@@ -162,13 +162,23 @@ def test_every_yaml_file_of_a_group_says_its_own_name() -> None:
             assert values.get("method", values)["name"] == path.stem
 
 
+def test_base_takes_what_other_methods_of_its_sweep_are_told() -> None:
+    named = {
+        method: set(yaml.safe_load((CONF / f"method/{method}.yaml").read_text())["trl"])
+        for method in ("base", "sft", "grpo")
+    }
+    assert named["base"] == named["sft"] | named["grpo"] > {"max_steps", "beta"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
         (["--help"], 0, "method: base, grpo, rarl, sft"),
         (["--cfg", "job"], 0, "prompts_per_step"),
+        (["-m", "method=sft,grpo", "--cfg", "job", "-p", "method"], 0, "name: sft"),
         (["method=gpro"], 1, "gpro"),
         (["method.nmae=grpo"], 1, "nmae"),
+        (["experiment=smoke/quick", "method=base,sft", "method.nmae=x"], 1, "nmae"),
     ],
 )
 def test_command_line_answers_fast_and_without_torch(

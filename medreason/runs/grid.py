@@ -8,6 +8,7 @@ from dataclasses import replace
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
@@ -36,6 +37,18 @@ def jobs(config: DictConfig) -> list[list[str]]:
     parsed = OverridesParser.create().parse_overrides(given)
     (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None) or [[]]
     return [list(job) for job in batch]
+
+
+def first(override: str) -> str:
+    """The first of the values of a swept override; any other as it is."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except OverrideParseException:  # Hydra says what is wrong with it
+        return override
+    if not parsed.is_discrete_sweep():
+        return override
+    values = parsed.sweep_string_iterator()
+    return next((f"{parsed.get_key_element()}={value}" for value in values), override)
 
 
 def configs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Config]:

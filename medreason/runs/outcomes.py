@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,3 +31,19 @@ class BusyError(ValueError):
     def __init__(self, folder: Path) -> None:
         super().__init__(f"{folder} is being worked on by another process; left to it")
         self.run = folder.name
+
+
+def explained(error: BaseException, outputs: str) -> str:
+    """Its message; where `outputs` takes nothing more, with what to do."""
+    if not isinstance(error, OSError):
+        return str(error)
+    place = Path(error.filename or outputs).absolute()
+    refused = error.errno in _FULL or (
+        error.errno in _CLOSED and place.is_relative_to(Path(outputs).absolute())
+    )
+    remedy = "; free some space, or set outputs=... to a folder that can be written"
+    return f"{error}{remedy if refused else ''}"
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)

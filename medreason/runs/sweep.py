@@ -7,7 +7,9 @@ on other machines. What failed in one leaves the others running.
 from __future__ import annotations
 
 import atexit
+import errno
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -25,13 +27,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import Tracking
 from medreason.runs import grid, ledger, lock, watch
-from medreason.runs.outcomes import BusyError, NoDataError, Outcome
+from medreason.runs.outcomes import BusyError, NoDataError, Outcome, explained
 from medreason.runs.progress import duration
 
 EXPECTED = (ValueError, RuntimeError, OSError, OmegaConfBaseException)
 """What a user can mend: its message is enough. Anything else is shown with its traceback."""
 
 _MOST_ROWS = 24  # runs in the table at the end; beyond it the report is the place
+_OWN_BYTES = 2**20  # of what Hydra and we write about the sweep itself
 _ORDER = ("done", "shared", "skipped", "empty", "busy", "failed", "lost")
 _NAMES = {
     "done": "done",
@@ -79,11 +82,11 @@ class Sweep(Callback):
                 "jobs": len(self._jobs),
             }
             ledger.write_json(self._folder / "launcher.json", launcher)
+            if shutil.disk_usage(self._folder).free < _OWN_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
             _prepare_mlflow(config)
-        except OSError as error:
-            sys.exit(f"medreason: {error}; set outputs=... to a folder that can be written")
-        except ValueError as error:
-            sys.exit(f"medreason: {error}")
+        except (OSError, ValueError) as error:
+            sys.exit(f"medreason: {explained(error, config.outputs)}")
         # Hydra calls on_multirun_end only where its launcher came through.
         atexit.register(self._end, config)
 
@@ -101,7 +104,7 @@ class Sweep(Callback):
         """Note what the job came to; Hydra sees success, else it would drop the others' results."""
         if config.hydra.mode is not RunMode.MULTIRUN:
             return
-        outcome = _outcome(job_return)
+        outcome = _outcome(job_return, config.outputs)
         job_return.status, job_return.return_value = JobStatus.COMPLETED, outcome.state
         ledger.write_json(Path(config.hydra.runtime.output_dir) / "outcome.json", asdict(outcome))
 
@@ -156,7 +159,7 @@ def place() -> str:
     return f"[{hydra.job.num + 1}/{jobs}] "
 
 
-def _outcome(job_return: JobReturn) -> Outcome:
+def _outcome(job_return: JobReturn, outputs: str) -> Outcome:
     overrides = list(job_return.overrides or [])
     value = job_return._return_value  # the property would raise what the job raised
     if not isinstance(value, BaseException):
@@ -164,7 +167,7 @@ def _outcome(job_return: JobReturn) -> Outcome:
         return replace(told, overrides=overrides)
     if not isinstance(value, EXPECTED):
         traceback.print_exception(value)
-    first = next(iter(str(value).splitlines()), "")
+    first = next(iter(explained(value, outputs).splitlines()), "")
     kind = "" if isinstance(value, EXPECTED) else f"{type(value).__name__}: "
     match value:
         case NoDataError():

@@ -45,8 +45,8 @@ def refuse_other_config(folder: Folder, config: Config) -> None:
         frozen = yaml.load(folder.config.read_text(), Loader=_LOADER)
     except (FileNotFoundError, yaml.YAMLError) as error:
         raise ValueError(
-            f"{folder.config}: not a readable configuration ({error}); move the folder away to "
-            "run again"
+            f"{folder.config}: not a readable configuration ({' '.join(str(error).split())}); "
+            "move the folder away to run again"
         ) from error
     if not isinstance(frozen, dict):
         raise ValueError(f"{folder.config}: empty or cut off; move the folder away to run again")

@@ -91,3 +91,34 @@ def test_run_that_two_jobs_ask_for_is_done_once_and_said_so(tmp_path: Path) -> N
     assert "1 done, 1 same run as another job" in said
     assert "/2] base-tiny-" in said
     assert len(list((tmp_path / "outputs/runs").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("mount", "words"),
+    [
+        ("-t tmpfs -o ro none", "Read-only file system"),
+        ("-t tmpfs -o size=4k none", "No space left on device"),
+    ],
+)
+@pytest.mark.parametrize("sweep", [(), ("-m",)])
+def test_output_folder_that_takes_nothing_is_named_with_the_remedy(
+    tmp_path: Path, sweep: tuple[str, ...], mount: str, words: str
+) -> None:
+    """In a mount namespace of its own, since nothing is read-only to root."""
+    (tmp_path / "outputs").mkdir()
+    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    if subprocess.run([*unshare, "mount -t tmpfs none /mnt"], check=False).returncode:
+        pytest.skip("this machine lets no process mount anything")
+    typed = [sys.executable, "-m", "medreason", *sweep, *TINY[:-1], "method=base"]
+    done = subprocess.run(
+        [*unshare, f'mount {mount} outputs && exec "$@"', "sh", *typed],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert words in said
+    assert "set outputs=... to a folder that can be written" in said
+    assert "Traceback" not in said

@@ -1,0 +1,47 @@
+"""Finished runs of a sweep over seeds, by the thousand, without training any.
+
+`python tests/finished_cells.py OUTPUTS 1000` makes what `SWEEP outputs=OUTPUTS` then finds done.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from run_folders import draw_samples, reply, write_run
+
+from medreason import config as configuration
+from medreason.cli import main as _  # noqa: F401  registers the schema
+from medreason.config import CONF
+from medreason.runs import whole, work
+
+OVERRIDES = (
+    *("method=sft", "sweep=thousand", "data.train_images=16", "data.test_images=1"),
+    *("modality=ct", "evaluation.modalities=[ct]"),
+)
+
+
+def make(outputs: Path, count: int) -> None:
+    """Seeds 0 to `count` - 1 of one cell, under the keys that the sweep asks for."""
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        composed = compose("config", overrides=[*OVERRIDES, f"outputs={outputs}"])
+    config = configuration.load(composed)
+    samples = draw_samples(outputs / "images", per_cell=2)
+    for seed in range(count):
+        seeded = replace(config, seed=seed)
+        asked = work.of(seeded)
+        folder = write_run(seeded, samples, lambda i, s: reply("A"), key=asked.train_key)
+        folder.evaluation("evaluation0").rename(folder.evaluation(asked.evaluation_key))
+        whole.seal(folder, asked.evaluation_key)
+        folder.update(
+            train_key=asked.train_key,
+            train_parts=asked.parts,
+            evaluations=[asked.evaluation_key],
+            sweeps={config.sweep: asked.evaluation_key},
+        )
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), int(sys.argv[2]))
