@@ -66,19 +66,20 @@ def measure(
     replies: dict[str, list[Completion]] = {}
     same_answers = True
     made: dict[str, int] = {}  # tokens
-    for tokens in config.bench.tokens:
-        for repeat in range(config.bench.repeats + 1):
-            for name, trainer in trainers.items():
-                with Peak(trainer.model.device) as peak:
-                    times = _step(trainer, rows, tokens)
-                replies[name], times["evaluation"] = _evaluation(config, trainer, asked, tokens)
-                peaks[name] = max(peaks[name], peak.bytes)
-                for stage, (busy, passed) in times.items() if repeat else ():
-                    found[f"{stage}_{tokens}"][name].append(busy)
-                    wall[f"{stage}_{tokens}"][name].append(passed)
-            same_answers &= replies["trl"] == replies["grouped"]
-            made[f"generation_{tokens}"] = len(rows) * tokens
-            made[f"evaluation_{tokens}"] = sum(r.completion_tokens for r in replies["trl"])
+    lengths = config.bench.tokens
+    rounds = [(tokens, True) for tokens in lengths for _ in range(config.bench.repeats)]
+    for tokens, counts in [(min(lengths), False), *rounds]:  # the warm-up first
+        for name, trainer in trainers.items():
+            with Peak(trainer.model.device) as peak:
+                times = _step(trainer, rows, tokens)
+            replies[name], times["evaluation"] = _evaluation(config, trainer, asked, tokens)
+            peaks[name] = max(peaks[name], peak.bytes)
+            for stage, (busy, passed) in times.items() if counts else ():
+                found[f"{stage}_{tokens}"][name].append(busy)
+                wall[f"{stage}_{tokens}"][name].append(passed)
+        same_answers &= replies["trl"] == replies["grouped"]
+        made[f"generation_{tokens}"] = len(rows) * tokens
+        made[f"evaluation_{tokens}"] = sum(r.completion_tokens for r in replies["trl"])
     floors: dict[str, float] = {}
     for tokens in config.bench.tokens:
         floors |= _floor(trainers["trl"], rows, tokens)

@@ -411,7 +411,7 @@ class Bench:
     tokens: list[int] = field(default_factory=lambda: [16, 128])
     """Lengths of the completions."""
     repeats: int = 5
-    """Measurements of each stage behind one warm-up; the median counts."""
+    """Measurements of each stage and length behind one warm-up; the median counts."""
     image_size: int = 384
     """Images are stretched to squares of so many pixels a side."""
 
@@ -506,6 +506,18 @@ class Config:
             self._check_quantized()
         if self.method.algorithm != "none":
             self.accumulation  # noqa: B018  refuses what hardware cannot split
+        if self.method.algorithm == "grpo":
+            self._check_iterations()
+
+    def _check_iterations(self) -> None:
+        iterations = self.method.trl.get("num_iterations", 1)
+        if self.runs.checkpoint_steps % iterations:
+            raise ValueError(
+                f"runs.checkpoint_steps={self.runs.checkpoint_steps} is not a multiple of "
+                f"method.trl.num_iterations={iterations}: TRL would draw again for updates behind "
+                f"a checkpoint in between; set runs.checkpoint_steps="
+                f"{-(-self.runs.checkpoint_steps // iterations) * iterations}"
+            )
 
     def _check_vllm(self) -> None:
         if self.hardware.accelerator != "cuda":

@@ -201,3 +201,10 @@ def test_command_line_answers_fast_and_without_torch(
     assert "heavy: []" in done.stdout
     # Processor time, which other programs on a busy machine do not change.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
+
+
+def test_checkpoint_between_updates_of_one_rollout_is_refused(composed: Compose) -> None:
+    twice = ("method=grpo", "method.trl.num_iterations=2")
+    with pytest.raises(ValueError, match=r"runs.checkpoint_steps=5 .*checkpoint_steps=6"):
+        composed(*twice, "runs.checkpoint_steps=5")
+    composed(*twice, "runs.checkpoint_steps=6")

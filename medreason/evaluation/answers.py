@@ -11,17 +11,22 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
+from medreason.data.images import blank
 from medreason.evaluation import shared
 from medreason.evaluation.controls import Asked
 from medreason.evaluation.generate import completion, generate, greedy, model_inputs
 from medreason.evaluation.predictions import Completion
 from medreason.evaluation.shared import Begun, Reader
 from medreason.models.decoding import Prompted, decode, repeated
+from medreason.samples import Sample
 from medreason.training.groups import TOLERANCE
 
 _log = logging.getLogger(__name__)
 
 _GOING_ON = "evaluation does not share images: %s; going on with generate"
+
+_PROBES = ("Which of these does the image show?", "Which?")
+_PROBE_SIZE = (56, 56)
 
 OnBatch = Callable[[int], None]
 """Hears how many rows are done."""
@@ -53,15 +58,15 @@ def completions(
     if reasons := shared.hindrances(model):
         _log.warning(_GOING_ON, "; ".join(reasons))
         return go_plain()
+    if reason := _differs(model, processor, asked[0].sample):
+        _log.warning(_GOING_ON, reason)
+        return go_plain()
     settings = greedy(processor.tokenizer, max_new_tokens)
     reader = Reader(model, processor)
     found: dict[int, Completion] = {}
     for places in shared.batches(asked, batch_size):
         begun = reader.begin([asked[i] for i in places])
         rows = prompted(model, reader, begun, max_new_tokens)
-        if not found and (reason := _differs(model, processor, asked[places[0]], rows.logits[0])):
-            _log.warning(_GOING_ON, reason)
-            return go_plain()
         drawn = decode(model, rows, settings, None)
         for place, length, reply in zip(places, begun.lengths, drawn, strict=True):
             found[place] = completion(
@@ -88,11 +93,16 @@ def prompted(model: PreTrainedModel, reader: Reader, begun: Begun, room: int) ->
     return Prompted(logits, positions[:, :, -1:], mask, lambda: cache)
 
 
-def _differs(
-    model: PreTrainedModel, processor: ProcessorMixin, row: Asked, logits: Tensor
-) -> str | None:
-    """Whether logits (vocabulary) of the first token are not those that the row alone gives."""
-    inputs = model_inputs(model, processor, [row.sample], [row.prompt], row.image_of)
+def _differs(model: PreTrainedModel, processor: ProcessorMixin, sample: Sample) -> str | None:
+    """Whether a question that shares its picture is read otherwise than alone.
+
+    Both questions and the picture, a grey one in place of the sample's, are small, and the question
+    compared is the shorter: its row is padded.
+    """
+    rows = [Asked("blank_image", sample, prompt) for prompt in _PROBES]
+    reader = Reader(model, processor, {sample.image: _PROBE_SIZE})
+    logits = prompted(model, reader, reader.begin(rows), 0).logits[-1]
+    inputs = model_inputs(model, processor, [sample], [_PROBES[-1]], lambda _: blank(_PROBE_SIZE))
     theirs: Tensor = model(**inputs, logits_to_keep=1).logits[0, -1].float().log_softmax(-1)
     apart = (logits.float().log_softmax(-1) - theirs).abs().mean().item()
     allowed = TOLERANCE.get(model.dtype, max(TOLERANCE.values()))

@@ -8,7 +8,7 @@ tokens are read.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,12 +85,18 @@ class Begun:
 class Reader:
     """Reads rows batch by batch. The pictures of the last batch are kept for the next."""
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        sizes: Mapping[Path, tuple[int, int]] | None = None,
+    ) -> None:
+        """`sizes` (width, height) of images that are known; the others are opened for them."""
         self._model: Any = model
         self._processor: Any = processor
         self._seen: dict[Hashable, tuple[Tensor, Tensor]] = {}
         """Picture -> features (tokens, width) and grid (1, 3)."""
-        self._sizes: dict[Path, tuple[int, int]] = {}
+        self._sizes: dict[Path, tuple[int, int]] = dict(sizes or {})
 
     def begin(self, rows: Sequence[Asked], endings: Sequence[Sequence[str]] | None = None) -> Begun:
         """Read each picture with what stands before it. What a row's endings have in common

@@ -83,6 +83,11 @@ class GroupedGRPOTrainer(GRPOTrainer):
         self._compared = True
         if worst.isinf():
             self._fall_back("a question without an image")
+        elif worst.isnan():
+            self._fall_back(
+                f"the attention of {type(base(self.model)).__name__} gives the same with another "
+                "mask: it does not follow it"
+            )
         elif not worst <= allowed:
             self._fall_back(
                 f"log-probabilities of one question are {worst:.2g} apart from TRL's, more than "
@@ -232,9 +237,17 @@ class GroupedGRPOTrainer(GRPOTrainer):
         return logps.flatten(0, 1), entropies.flatten(0, 1) if compute_entropy else None, None
 
     def shared_logps(
-        self, model: nn.Module, questions: Questions, chosen: Sequence[int]
+        self,
+        model: nn.Module,
+        questions: Questions,
+        chosen: Sequence[int],
+        *,
+        blind: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """(log-probabilities, entropies), (questions, completions, completion tokens) both."""
+        """(log-probabilities, entropies), (questions, completions, completion tokens) both.
+
+        `blind` lets completions see those before them, to find out whether a mask is followed.
+        """
         prompt = questions.prompts(chosen)
         packed = groups.pack(
             prompt["input_ids"],
@@ -243,7 +256,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
             questions.completion_ids[chosen],
             questions.completion_mask[chosen],
         )
-        visible = packed.visible
+        visible = torch.ones_like(packed.visible).tril() if blind else packed.visible
         if base(self.model).config._attn_implementation == "eager":
             visible = groups.additive(visible, self.model.dtype)
         with self.accelerator.autocast():

@@ -12,6 +12,7 @@ from transformers.processing_utils import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.config import Config
+from medreason.models import checkpoint
 from medreason.models.load import END_TOKENS, VISION_TOKENS
 from medreason.prompts import conversation
 from medreason.runs.ledger import Folder
@@ -64,6 +65,7 @@ def trainer(
             per_device_train_batch_size=config.hardware.per_device_prompts
             * config.method.num_generations,
             reward_weights=weights,
+            **_reference(config),
             generation_kwargs=_limits(config, tokenizer.convert_tokens_to_ids(VISION_TOKENS), ends),
         ),
         train_dataset=dataset(config, samples, epoch),
@@ -71,6 +73,27 @@ def trainer(
         peft_config=lora(config, model),
         callbacks=[*callbacks, epoch],
     )
+
+
+def _reference(config: Config) -> dict[str, Any]:
+    """How TRL loads the reference model, from where the policy's own weights came from.
+
+    Raises:
+        ValueError: the policy is a merged adapter; its folder has the base's weights alone.
+    """
+    beta = config.method.trl.get("beta", 0.0)
+    if config.adapter or not beta:
+        return {}
+    path = checkpoint.resolve(config.model.path)
+    if checkpoint.is_adapter(path):
+        raise ValueError(
+            f"method.trl.beta={beta} pulls towards the start model, and of model.path={path}, an "
+            "adapter, TRL would load the base alone; export it first (action=export) and start "
+            "from that folder, choose an adapter, or set method.trl.beta=0"
+        )
+    if config.model.revision is None:
+        return {}
+    return {"model_init_kwargs": {"revision": config.model.revision}}
 
 
 def _limits(config: Config, never: list[int], ends: list[int]) -> dict[str, Any]:

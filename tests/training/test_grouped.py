@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import GRPOTrainer
 
 from medreason import data
@@ -20,8 +22,9 @@ from medreason.models.load import load_model, load_processor
 from medreason.runs.key import train_parts
 from medreason.runs.ledger import Folder
 from medreason.samples import TASKS, Sample
-from medreason.training import grpo
+from medreason.training import grpo, sharing
 from medreason.training.grouped import GroupedGRPOTrainer
+from medreason.training.questions import OncePerQuestion
 
 Compose = Callable[..., Config]
 SMALL = (
@@ -175,23 +178,69 @@ def test_what_cannot_be_shared_is_refused_or_trained_the_plain_way(
     assert "skipped_groups" not in trainer.state.log_history[0]
 
 
-def test_kernel_that_ignores_the_mask_is_found_before_the_first_update(
+def test_model_that_ignores_the_positions_is_found_before_the_first_update(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from medreason.training import groups
 
     seen = groups.Packed
 
-    def blind(**fields: Tensor) -> groups.Packed:
-        tokens = fields["input_ids"].shape[1]
-        everything = torch.ones(tokens, tokens, dtype=torch.bool).tril()
-        return seen(**{**fields, "visible": everything.expand_as(fields["visible"])})
+    def counted(**fields: Tensor) -> groups.Packed:
+        positions = torch.arange(fields["input_ids"].shape[1])
+        return seen(**fields | {"position_ids": positions.expand_as(fields["position_ids"])})
 
-    monkeypatch.setattr(groups, "Packed", blind)
+    monkeypatch.setattr(groups, "Packed", counted)
     trainer = built(composed(*SMALL, "method.trl.max_steps=1"), tmp_path)
     with pytest.raises(ValueError, match=r"apart from TRL's.*does not follow mask"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_attention_that_drops_the_mask_is_found_in_any_precision(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    def maskless(*inputs: Any, **more: Any) -> Any:  # noqa: ANN401
+        return sdpa_attention_forward(*inputs[:4], **more | {"attention_mask": None})
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", maskless)  # pyright: ignore[reportArgumentType]
+    trainer = built(
+        composed(*SMALL, "method.trl.max_steps=1", f"hardware.precision={precision}"), tmp_path
+    )
+    with pytest.raises(ValueError, match=r"the same with another mask: it does not follow it"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_cut_groups_and_a_model_without_mrope_are_named(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = built(composed(*SMALL), tmp_path)
+    assert sharing.hindrances(trainer) == []
+    trainer.args.per_device_train_batch_size = 6
+    assert sharing.hindrances(trainer) == ["6 rows a device cut groups of 4"]
+    trainer.args.per_device_train_batch_size = 8
+    monkeypatch.delattr(type(trainer.model.model), "get_rope_index")
+    assert sharing.hindrances(trainer) == [
+        f"{type(trainer.model).__name__} takes no mRoPE positions"
+    ]
+
+
+def test_rows_that_are_not_whole_groups_are_refused(composed: Compose) -> None:
+    once = OncePerQuestion(load_processor(composed("method=grpo").model), 2)
+    asked = [[{"role": "user", "content": text}] for text in ("Which?", "Where?")]
+    with pytest.raises(ValueError, match=r"does not hold whole groups of 2 completions"):
+        once.apply_chat_template(asked, tokenize=True)
+
+
+def test_reference_is_the_start_model_or_there_is_none(composed: Compose, tmp_path: Path) -> None:
+    assert grpo._reference(composed("method=grpo")) == {}
+    asked = ("method=grpo", "method.trl.beta=0.04", "model.revision=abc")
+    assert grpo._reference(composed(*asked)) == {"model_init_kwargs": {"revision": "abc"}}
+    assert grpo._reference(composed(*asked, "adapter=lora_r8")) == {}
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"method.trl.beta=0.04.*an adapter.*action=export"):
+        grpo._reference(composed(*asked, f"model.path={tmp_path}"))
 
 
 def constant_then_varied(trainer: GRPOTrainer, constant_calls: int) -> list[list[list[int]]]:
