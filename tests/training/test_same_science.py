@@ -82,8 +82,8 @@ def test_cut_changes_nothing(
 
 
 @pytest.mark.parametrize("method", ["sft"], indirect=True)
-def test_two_processes_of_the_command_line_change_nothing(whole: Folder, tmp_path: Path) -> None:
-    given = [*science.SMALL, *METHODS["sft"], *TWO, "evaluation.modalities=[ct]", "tracking=none"]
+def test_fsdp_of_the_command_line_changes_nothing(whole: Folder, tmp_path: Path) -> None:
+    given = [*science.SMALL, *METHODS["sft"], *FSDP, "evaluation.modalities=[ct]", "tracking=none"]
     given += ["evaluation.controls=[]", "evaluation.max_new_tokens=4", f"outputs={tmp_path}"]
     subprocess.run([sys.executable, "-m", "medreason", *given], check=True, capture_output=True)
     (run,) = ledger.folders(tmp_path / "runs")
