@@ -5,12 +5,10 @@ Behind `load` nothing sees OmegaConf. Nothing here imports torch.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import itertools
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from medreason import replies
 from medreason.config_actions import ASPECTS, Export, Judge, Predict, Rubric
+from medreason.config_hardware import Hardware, Rollout
+from medreason.config_rules import one_of, positive, subset
 from medreason.samples import MODALITIES, TASKS
 
 _HERE = Path(__file__).resolve().parent
@@ -50,7 +50,7 @@ class Action:
     """What the command does: one module of `medreason/actions`."""
 
     def __post_init__(self) -> None:
-        _one_of("action.name", self.name, ACTIONS)
+        one_of("action.name", self.name, ACTIONS)
 
 
 @dataclass
@@ -66,9 +66,9 @@ class Method:
     """Goes unchanged to trl.SFTConfig or trl.GRPOConfig."""
 
     def __post_init__(self) -> None:
-        _one_of("method.algorithm", self.algorithm, ("none", "sft", "grpo"))
-        _one_of("method.target", self.target, ("explanation", "answer"))
-        _positive("method.prompts_per_step", self.prompts_per_step)
+        one_of("method.algorithm", self.algorithm, ("none", "sft", "grpo"))
+        one_of("method.target", self.target, ("explanation", "answer"))
+        positive("method.prompts_per_step", self.prompts_per_step)
         if self.algorithm == "grpo" and int(self.trl.get("num_generations") or 0) < 2:
             raise ValueError(
                 f"method.trl.num_generations={self.trl.get('num_generations')}; a group needs "
@@ -97,12 +97,12 @@ class Model:
     """none, or nf4: the frozen weights of the language model in 4 bits, under an adapter."""
 
     def __post_init__(self) -> None:
-        _one_of("model.weights", self.weights, ("trained", "random"))
-        _one_of("model.quantization", self.quantization, ("none", "nf4"))
+        one_of("model.weights", self.weights, ("trained", "random"))
+        one_of("model.quantization", self.quantization, ("none", "nf4"))
         if self.architecture and self.weights == "trained":
             raise ValueError("model.architecture changes the shapes; set model.weights=random")
         if self.max_pixels is not None:
-            _positive("model.max_pixels", self.max_pixels)
+            positive("model.max_pixels", self.max_pixels)
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Prompt:
     """The template of questions without options, in training and evaluation; empty: as above."""
 
     def __post_init__(self) -> None:
-        _one_of("prompt.style", self.style, STYLES)
+        one_of("prompt.style", self.style, STYLES)
         given = [*self.train, self.evaluate, *itertools.chain(*self.families.values())]
         for text in [*given, *filter(None, (self.reasoning, self.open))]:
             if "{question}" not in text:
@@ -184,13 +184,13 @@ class Handling:
     """error stops at bad rows; skip goes on without them."""
 
     def __post_init__(self) -> None:
-        _one_of(
+        one_of(
             "data.split", self.split, ("published", "by_image", "by_patient", "joint", "low_data")
         )
-        _one_of("data.options", self.options, ("as_published", "shuffled", "normalised"))
-        _one_of("data.questions", self.questions, ("all", "closed", "open"))
-        _one_of("data.images", self.images, ("decode", "none"))
-        _one_of("data.bad_rows", self.bad_rows, ("error", "skip"))
+        one_of("data.options", self.options, ("as_published", "shuffled", "normalised"))
+        one_of("data.questions", self.questions, ("all", "closed", "open"))
+        one_of("data.images", self.images, ("decode", "none"))
+        one_of("data.bad_rows", self.bad_rows, ("error", "skip"))
         if not 0 <= self.test_share <= 1:
             raise ValueError(f"data.test_share={self.test_share}; needs a number from 0 to 1")
 
@@ -221,117 +221,6 @@ class Reward:
 
 
 @dataclass
-class Hardware:
-    name: str = MISSING
-    accelerator: str = MISSING
-    """cpu or cuda."""
-    devices: int = MISSING
-    """Processes of a node, one device each."""
-    per_device_prompts: int = MISSING
-    """Questions a device holds at once in training."""
-    per_device_evaluation: int = MISSING
-    """Questions a device answers at once in evaluation."""
-    precision: str = MISSING
-    """float32 or bfloat16."""
-    nodes: int = 1
-    """Machines; more than one under Slurm alone."""
-    parallel: str = "ddp"
-    """ddp (weights on each device), fsdp (weights, gradients and states in parts), or DeepSpeed's
-    zero2 (gradients and states in parts) and zero3 (weights too)."""
-    offload: bool = False
-    """With fsdp, zero2 or zero3: parts that are not at work wait in the memory of the machine."""
-    attention: str = "sdpa"
-    """sdpa, eager, or flash_attention_2 where flash-attn is installed."""
-    gradient_checkpointing: bool = False
-    optimizer_states: str = "float32"
-    """AdamW's two moments: float32, bfloat16 (stochastically rounded), 8bit (bitsandbytes)."""
-    device_gb: float | None = None
-    """What a device has, for action=plan; none asks those of this machine."""
-    memory_limit_gb: float | None = None
-    """On CUDA: what a process may take of its device, to try a smaller card on a larger one."""
-    probe: bool = False
-    """Before training, one step of the longest samples: what does not fit fails at once."""
-    hang_minutes: float = 30.0
-    """Without a step for so long a job fails, after the stacks of all its ranks are written."""
-    threads: int | None = None
-    """CPU threads of each process; none shares the cores out evenly."""
-    trl: dict[str, Any] = field(default_factory=dict)
-    """Further trainer arguments that change memory or speed, never the result."""
-
-    def __post_init__(self) -> None:
-        _one_of("hardware.accelerator", self.accelerator, ("cpu", "cuda"))
-        _one_of("hardware.precision", self.precision, ("float32", "bfloat16"))
-        _one_of("hardware.attention", self.attention, ("sdpa", "eager", "flash_attention_2"))
-        _one_of("hardware.parallel", self.parallel, ("ddp", "fsdp", "zero2", "zero3"))
-        _one_of("hardware.optimizer_states", self.optimizer_states, ("float32", "bfloat16", "8bit"))
-        for key in ("devices", "nodes", "per_device_prompts", "per_device_evaluation"):
-            _positive(f"hardware.{key}", getattr(self, key))
-        for key in ("device_gb", "memory_limit_gb", "hang_minutes"):
-            if (value := getattr(self, key)) is not None and not value > 0:
-                raise ValueError(f"hardware.{key}={value}; it must be above 0")
-        if self.parallel != "ddp" and self.processes < 2:
-            raise ValueError(
-                f"hardware.parallel={self.parallel!r} cuts the weights over devices, and there is "
-                "one; set hardware.devices=2 or more, or hardware.parallel=ddp"
-            )
-        if self.offload and self.parallel == "ddp":
-            raise ValueError("hardware.offload=true needs hardware.parallel=fsdp, zero2 or zero3")
-        if self.optimizer_states != "float32" and self.parallel != "ddp":
-            raise ValueError(
-                f"hardware.optimizer_states={self.optimizer_states!r} needs whole weights on each "
-                f"device; hardware.parallel={self.parallel!r} already keeps the states in parts, "
-                "so set hardware.optimizer_states=float32"
-            )
-        if self.memory_limit_gb and self.accelerator != "cuda":
-            raise ValueError(
-                f"hardware.memory_limit_gb={self.memory_limit_gb} caps a CUDA device; "
-                "on a CPU use ulimit -v or the limits of a container"
-            )
-
-    @property
-    def processes(self) -> int:
-        """Ranks, over all nodes."""
-        return self.nodes * self.devices
-
-
-@dataclass
-class Rollout:
-    """How GRPO draws completions and finds their log-probabilities."""
-
-    name: str = MISSING
-    """grouped (image and prompt once a question), hf (TRL's own way) or vllm (drawn by vLLM)."""
-    fallback: str = "error"
-    """Where a model or a setting does not allow `grouped`: error, or plain (hf, with a warning)."""
-    dynamic_sampling: int = 0
-    """Draw a question's completions again, so many times at most, while all get the same reward."""
-    features_gb: float = 4.0
-    """Of disk, over all runs, for the features of vision towers that are not trained; 0: none."""
-    vllm: dict[str, Any] = field(default_factory=dict)
-    """With vllm: goes unchanged to trl.GRPOConfig; where and in how much memory it runs."""
-
-    def __post_init__(self) -> None:
-        _one_of("rollout.name", self.name, ("grouped", "hf", "vllm"))
-        if self.vllm:
-            _one_of(
-                "rollout.vllm.vllm_mode", self.vllm.get("vllm_mode", ""), ("colocate", "server")
-            )
-        share = self.vllm.get("vllm_gpu_memory_utilization", 0.3)
-        if not 0 < share < 1:
-            raise ValueError(
-                f"rollout.vllm.vllm_gpu_memory_utilization={share}; needs a share between 0 and 1"
-            )
-        _one_of("rollout.fallback", self.fallback, ("error", "plain"))
-        for key in ("dynamic_sampling", "features_gb"):
-            if not getattr(self, key) >= 0:
-                raise ValueError(f"rollout.{key}={getattr(self, key)}; give 0 or more")
-        if self.dynamic_sampling and self.name != "grouped":
-            raise ValueError(
-                f"rollout.dynamic_sampling={self.dynamic_sampling} needs rollout=grouped; "
-                "the others draw once"
-            )
-
-
-@dataclass
 class Evaluation:
     name: str = MISSING
     modalities: list[str] = MISSING
@@ -350,13 +239,13 @@ class Evaluation:
     the likeness of reasoning and reference explanation."""
 
     def __post_init__(self) -> None:
-        _subset("evaluation.modalities", self.modalities, MODALITIES)
-        _subset("evaluation.tasks", self.tasks, TASKS)
-        _subset("evaluation.controls", self.controls, CONTROLS)
-        _subset("evaluation.answers", self.answers, ANSWERS)
-        _positive("evaluation.max_new_tokens", self.max_new_tokens)
+        subset("evaluation.modalities", self.modalities, MODALITIES)
+        subset("evaluation.tasks", self.tasks, TASKS)
+        subset("evaluation.controls", self.controls, CONTROLS)
+        subset("evaluation.answers", self.answers, ANSWERS)
+        positive("evaluation.max_new_tokens", self.max_new_tokens)
         if self.samples_per_cell is not None:
-            _positive("evaluation.samples_per_cell", self.samples_per_cell)
+            positive("evaluation.samples_per_cell", self.samples_per_cell)
 
 
 @dataclass
@@ -381,10 +270,10 @@ class Prepare:
     """None takes a process for each core."""
 
     def __post_init__(self) -> None:
-        _positive("prepare.size", self.size)
-        _one_of("prepare.fit", self.fit, ("stretch", "pad"))
+        positive("prepare.size", self.size)
+        one_of("prepare.fit", self.fit, ("stretch", "pad"))
         if self.processes is not None:
-            _positive("prepare.processes", self.processes)
+            positive("prepare.processes", self.processes)
 
 
 @dataclass
@@ -397,7 +286,7 @@ class Runs:
     """Optimizer steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        _positive("runs.checkpoint_steps", self.checkpoint_steps)
+        positive("runs.checkpoint_steps", self.checkpoint_steps)
 
 
 @dataclass
@@ -416,11 +305,11 @@ class Bench:
     """Images are stretched to squares of so many pixels a side."""
 
     def __post_init__(self) -> None:
-        _one_of("bench.what", self.what, ("speed", "memory"))
+        one_of("bench.what", self.what, ("speed", "memory"))
         for tokens in self.tokens:
-            _positive("bench.tokens", tokens)
-        _positive("bench.repeats", self.repeats)
-        _positive("bench.image_size", self.image_size)
+            positive("bench.tokens", tokens)
+        positive("bench.repeats", self.repeats)
+        positive("bench.image_size", self.image_size)
 
 
 @dataclass
@@ -459,8 +348,8 @@ class Config:
     """Group -> option as chosen on the command line: labels for readers, in no key."""
 
     def __post_init__(self) -> None:
-        _subset("modality.members", self.modality.members, MODALITIES)
-        _subset("task.members", self.task.members, TASKS)
+        subset("modality.members", self.modality.members, MODALITIES)
+        subset("task.members", self.task.members, TASKS)
         _bind("data", handling(self.data)[1])
         for name, reward in self.reward.items():
             if reward.judge:
@@ -640,25 +529,6 @@ def _bind(key: str, spec: dict[str, Any], given: int = 0) -> None:
     for name in required:
         if spec.get(name) is None:
             raise ValueError(f"{key}.{name} has no value; set {key}.{name}=... on the command line")
-
-
-def _one_of(key: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        near = difflib.get_close_matches(str(value), list(known), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{key}={value!r}; known: {', '.join(map(repr, known))}{hint}")
-
-
-def _subset(key: str, values: list[str], known: Iterable[str]) -> None:
-    if not values and key != "evaluation.controls":
-        raise ValueError(f"{key} is empty; known: {', '.join(map(repr, known))}")
-    for value in values:
-        _one_of(key, value, known)
-
-
-def _positive(key: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{key}={value}; it must be at least 1")
 
 
 def _splits(prompts: int, devices: int, share: int) -> str:

@@ -79,8 +79,14 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * a.numel() / min(timed(device, lambda: b.copy_(a))[1][0] for _ in range(5))
 
 
+def private_bytes() -> int:
+    """Of the process, without the pages of files it maps, which the kernel takes back at will."""
+    found = psutil.Process().memory_info()
+    return found.rss - getattr(found, "shared", 0)
+
+
 class Peak:
-    """Highest memory within a `with`: of the GPU as torch counts it, else of the process."""
+    """Highest memory within a `with`: of the GPU as torch counts it, else `private_bytes`."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -96,9 +102,8 @@ class Peak:
         return self
 
     def _watch(self) -> None:
-        process = psutil.Process()
         while not self._ended.wait(0.005):
-            self.bytes = max(self.bytes, process.memory_info().rss)
+            self.bytes = max(self.bytes, private_bytes())
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()

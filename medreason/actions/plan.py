@@ -57,8 +57,10 @@ def run_all(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> None:
     for i, (config, job) in enumerate(zip(configs, jobs, strict=True)):
         name = " ".join(o for o in job if not _same_for_all(o, jobs)) or " ".join(job)
         cells.append(_cell(config, name, rates, seen, i))
+    _print(cells, configs[0])
     ahead = [c for c, cell in zip(configs, cells, strict=True) if cell.updates]
-    _print(cells, configs[0], _memory(ahead))
+    for line in _memory(ahead):  # behind the rest: it loads torch
+        Console().print(line, highlight=False, soft_wrap=True)
 
 
 def _memory(configs: Sequence[Config]) -> list[str]:
@@ -130,7 +132,7 @@ def _updates(config: Config, samples: int) -> int:
     return math.ceil(each * config.method.trl["num_train_epochs"])
 
 
-def _print(cells: Sequence[Cell], config: Config, memory: Sequence[str]) -> None:
+def _print(cells: Sequence[Cell], config: Config) -> None:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for head in ("#", "cell", "state", "updates", "generations", "time", "disk", ""):
         side = "left" if head in ("cell", "state", "") else "right"
@@ -141,7 +143,7 @@ def _print(cells: Sequence[Cell], config: Config, memory: Sequence[str]) -> None
     if not console.is_terminal:
         console.width = max(console.width, 60 + max(len(c.name) + len(c.reason) for c in cells))
     console.print(table)
-    for line in [*_totals(cells, config), *memory]:
+    for line in _totals(cells, config):
         console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -14,14 +14,25 @@ from medreason.models.load import outline
 _HEAD_TOKENS, _HEAD_WORDS = 4096, 32768
 """The tile of logits in TRL 1.16's head (trl/kernels/chunked_logprob.py)."""
 
-_LIBRARIES, _HEAP, _TILES = 90 << 20, 1.3, 8
-"""On a CPU: what libraries take, what the heap keeps beside what is in use, and copies of a tile of
-logits. Fitted to five steps of the tiny and the 33 M model; others are in experiments."""
+_TILES = 8.25
+"""Tiles of logits at once in its backward pass in torch, a mask of bytes among them."""
+
+IMPORTED = 582 << 20
+"""On a CPU: private memory of a process that has imported torch, transformers and trl."""
+
+_FIRST_USE = 14 << 20
+"""What they take besides when a first trainer is built: tables of Python, buffers of products."""
+
+_HEAP = 1 / 3
+"""On a CPU: what malloc keeps of the blocks that a step frees, as a share of all it asks for.
+Measured: with a malloc that gives every block back (MALLOC_MMAP_THRESHOLD_=65536), a step's peak is
+the sum of the other parts."""
 
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in 4 bits with its doubly quantised scale (arXiv:2305.14314)."""
 
 _PIXELS_PER_PATCH = 14 * 14
+_VALUES_PER_PATCH = 3 * 2 * _PIXELS_PER_PATCH  # a still image is two frames
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,15 @@ class Batch:
         return prompts * self.prompt_tokens + rows * self.completion_tokens
 
     @property
+    def mask(self) -> int:
+        """Entries of the attention masks of a layer."""
+        rows = self.questions * self.completions
+        row = self.prompt_tokens + self.completion_tokens
+        if not self.shared:
+            return rows * row**2
+        return self.questions * (row + (self.completions - 1) * self.completion_tokens) ** 2
+
+    @property
     def images(self) -> int:
         return self.questions * (1 if self.shared else self.completions)
 
@@ -59,16 +79,23 @@ class Memory:
     gradients: int
     states: int
     activations: int
+    """What the forward pass keeps for the backward pass."""
     logits: int
+    """Where the backward pass begins."""
+    recomputed: int
+    """With checkpointing: of one layer, later in the backward pass."""
     cache: int
     """Keys and values while completions are drawn, when there are no activations."""
+    heap: int
+    """On a CPU: what malloc keeps of what a step has freed."""
     libraries: int
-    """On a CPU: what they take when they are first used."""
+    """On a CPU: Python's and torch's own."""
 
     @property
     def peak(self) -> int:
         held = self.weights + self.reference + self.gradients + self.states + self.libraries
-        return held + max(self.activations + self.logits, self.cache)
+        working = self.activations + max(self.logits, self.recomputed)
+        return held + self.heap + max(working, self.cache)
 
     def told(self) -> str:
         parts = [(f.name, getattr(self, f.name)) for f in fields(self)]
@@ -101,15 +128,22 @@ def estimate(config: Config, held: Batch) -> Memory:
     cuts = dict.fromkeys(_CUT[hardware.parallel], hardware.processes)
     gradients = 4 * trained * (2 if hardware.processes > 1 and hardware.parallel == "ddp" else 1)
     with_reference = config.method.algorithm == "grpo" and not adapted and config.method.trl["beta"]
+    activations, recomputed = _activations(config, model, held)
+    logits = _logits(config, model, held)
+    on_cpu = hardware.accelerator == "cpu"
+    # Blocks of one layer do not fit where tiles were.
+    kept = _HEAP * (activations + logits + recomputed) + min(logits, recomputed)
     return Memory(
         weights=_weights(config, everything, all_, trained) // cuts.get("weights", 1),
         reference=4 * all_ // cuts.get("weights", 1) if with_reference else 0,
         gradients=gradients // cuts.get("gradients", 1),
         states=_states(config, model, trained) // cuts.get("states", 1),
-        activations=_activations(config, model, held),
-        logits=_logits(config, model, held),
+        activations=activations,
+        logits=logits,
+        recomputed=recomputed,
         cache=_cache(config, model, held),
-        libraries=_LIBRARIES if config.hardware.accelerator == "cpu" else 0,
+        heap=round(kept) if on_cpu else 0,
+        libraries=IMPORTED + _FIRST_USE if on_cpu else 0,
     )
 
 
@@ -152,8 +186,8 @@ def _states(config: Config, model: PreTrainedModel, trained: int) -> int:
     return math.ceil(2.03 * (trained - embeddings)) + 8 * embeddings
 
 
-def _activations(config: Config, model: PreTrainedModel, held: Batch) -> int:
-    """What is kept for backward, and the gradients of one layer's values.
+def _activations(config: Config, model: PreTrainedModel, held: Batch) -> tuple[int, int]:
+    """What the forward pass keeps, and with checkpointing what one layer makes anew and backward.
 
     Counted by hand over the layers of transformers' Qwen2-VL: each tensor that a product, a norm,
     an activation or the attention saves, once.
@@ -164,19 +198,26 @@ def _activations(config: Config, model: PreTrainedModel, held: Batch) -> int:
     layer = held.tokens * ((norms + 4 * size) * width + 4 * size * inner)
     patches = held.images * held.patches
     block = patches * (10 * size + 3 * size * vision.mlp_ratio) * vision.embed_dim
+    # Pixels, the merger's norm and product, the last norm and what the head reads.
+    ends = patches * (_VALUES_PER_PATCH * size + (8 + 3 * size) * vision.embed_dim)
     if config.adapter:  # frozen layers keep no input for a gradient of their weights
         layer = held.tokens * ((8 + 7 * size) * width + 3 * size * inner)
-        block = 0
+        block = ends = 0
+    ends += held.tokens * (8 + 2 * size) * width
+    if config.hardware.attention != "flash_attention_2":
+        layer += size * held.mask  # torch makes numbers of the mask's truths in each layer anew
     depth, visual = text.num_hidden_layers, 0 if config.adapter else vision.depth
     if config.hardware.gradient_checkpointing:
         kept = 4 * held.tokens * width * depth + 4 * patches * vision.embed_dim * visual
-        return kept + 2 * max(layer, block)
-    found = layer * depth + block * visual + 3 * size * held.tokens * inner
-    return round(_HEAP * found) if config.hardware.accelerator == "cpu" else found
+        return kept + ends, max(layer + _inside(config, model, held), block)
+    return layer * depth + block * visual + ends, 0
 
 
 def _logits(config: Config, model: PreTrainedModel, held: Batch) -> int:
-    """A tile of logits and, where the head is trained, the gradient of its weights."""
+    """Where the backward pass begins: tiles of logits and the gradient of the head's weights.
+
+    Or, if that is more, what it takes of values within one layer.
+    """
     text = model.config.get_text_config()
     if config.hardware.accelerator == "cuda":  # Triton folds a tile of the targets in place
         targets = held.questions * held.completions * held.completion_tokens
@@ -184,7 +225,13 @@ def _logits(config: Config, model: PreTrainedModel, held: Batch) -> int:
         tile = _bytes(config) * min(targets, _HEAD_TOKENS) * _HEAD_WORDS
     else:  # torch: of all tokens, and only what is written to takes memory
         tile = 4 * _TILES * min(held.tokens, _HEAD_TOKENS) * min(text.vocab_size, _HEAD_WORDS)
-    return tile + (0 if config.adapter else 4 * text.vocab_size * text.hidden_size)
+    head = 0 if config.adapter else 4 * text.vocab_size * text.hidden_size
+    return max(round(tile) + head, _inside(config, model, held))
+
+
+def _inside(config: Config, model: PreTrainedModel, held: Batch) -> int:
+    """The gradients of values within one layer."""
+    return 3 * _bytes(config) * held.tokens * model.config.get_text_config().intermediate_size
 
 
 def _cache(config: Config, model: PreTrainedModel, held: Batch) -> int:

@@ -17,6 +17,8 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Kind = tuple[str, str, str]
 """(method, model, hardware)"""
+Answering = tuple[str, str, tuple[str, ...]]
+"""(model, hardware, evaluation.answers): a letter takes a part of the time a reply takes."""
 
 
 class Rates:
@@ -25,7 +27,7 @@ class Rates:
     def __init__(self, runs: Path) -> None:
         self._runs = runs
         self._training: dict[Kind, float] | None = None
-        self._evaluation: dict[tuple[str, str], float] = {}
+        self._evaluation: dict[Answering, float] = {}
 
     def training(self, config: Config) -> float | None:
         """Seconds an update; None where no run of the kind is finished."""
@@ -34,41 +36,45 @@ class Rates:
         return self._training.get((config.method.name, config.model.name, config.hardware.name))
 
     def evaluation(self, config: Config) -> float | None:
-        """Seconds an answer, of whatever method."""
+        """Seconds an answer of the form asked for, of whatever method."""
         self._read()
-        return self._evaluation.get((config.model.name, config.hardware.name))
+        asked = config.model.name, config.hardware.name, tuple(sorted(config.evaluation.answers))
+        return self._evaluation.get(asked)
 
     def _read(self) -> None:
         if self._training is not None:
             return
         training: dict[Kind, list[float]] = {}
-        evaluation: dict[tuple[str, str], list[float]] = {}
+        evaluation: dict[Answering, list[float]] = {}
         read: dict[tuple[str, str], int] = {}
         for folder in reversed(ledger.folders(self._runs)):
             kind = (folder.path.name.split("-")[0], folder.path.name.split("-")[1])
             if read.get(kind, 0) >= _RUNS or not (found := _measured(folder)):
                 continue
             read[kind] = read.get(kind, 0) + 1
-            names, update, answer = found
+            names, update, forms, answer = found
             if update:
                 training.setdefault(names, []).append(update)
-            if answer:
-                evaluation.setdefault(names[1:], []).append(answer)
+            if answer and len(forms) == 1:  # the seconds are those of all evaluations together
+                evaluation.setdefault((*names[1:], *forms), []).append(answer)
         self._training = {kind: statistics.median(v) for kind, v in training.items()}
         self._evaluation = {kind: statistics.median(v) for kind, v in evaluation.items()}
 
 
-def _measured(folder: Folder) -> tuple[Kind, float | None, float | None] | None:
-    """The kind of a finished run, its seconds an update and an answer; None of a damaged one."""
+def _measured(
+    folder: Folder,
+) -> tuple[Kind, float | None, set[tuple[str, ...]], float | None] | None:
+    """Kind, seconds an update, forms of answers, seconds an answer; None of a damaged folder."""
     try:
         state = folder.state()
         if state.state != "done":
             return None
         config: dict[str, Any] = yaml.load(folder.config.read_text(), Loader=_LOADER)
-        figures = [
-            ledger.read_json(folder.evaluation(key) / "metrics.json")["overall"]
-            for key in state.evaluations
+        found = [
+            ledger.read_json(folder.evaluation(key) / "metrics.json") for key in state.evaluations
         ]
+        figures = [metrics["overall"] for metrics in found]
+        forms = {tuple(sorted(metrics.get("answers", ["generated"]))) for metrics in found}
         kind = (config["method"]["name"], config["model"]["name"], config["hardware"]["name"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return None
@@ -80,5 +86,6 @@ def _measured(folder: Folder) -> tuple[Kind, float | None, float | None] | None:
     return (
         kind,
         state.train_seconds / logged[-1]["step"] if logged else None,
+        forms,
         state.evaluate_seconds / answers if answers else None,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
-from accelerate import DistributedType, PartialState
+from accelerate import PartialState
 
 from medreason import config as configuration
 from medreason import data, tracking
@@ -66,9 +66,6 @@ def processes(config: Config) -> PartialState:
     if limit := config.hardware.memory_limit_gb:
         whole = torch.cuda.get_device_properties(state.device).total_memory
         torch.cuda.set_per_process_memory_fraction(limit * 1e9 / whole, state.device)
-    if cpu and config.hardware.parallel == "fsdp":
-        # accelerate 1.15 offers FSDP to accelerators alone; torch's works over gloo as well.
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     return state
 
 

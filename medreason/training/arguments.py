@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from accelerate import DistributedType, PartialState
 from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -53,7 +54,12 @@ def arguments(kind: type, config: Config, folder: Folder, **derived: object) -> 
     }
     for key, theirs in given.items():
         _check(key, theirs, kind, ours)
-    return kind(**ours, **{name: value for part in given.values() for name, value in part.items()})
+    built = kind(**ours, **{name: value for part in given.values() for name, value in part.items()})
+    if cpu and config.hardware.parallel == "fsdp":
+        # accelerate 1.15, whose state these arguments have just made anew, offers FSDP to
+        # accelerators alone; torch's works over gloo as well.
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return built
 
 
 def _parallel(hardware: Hardware) -> dict[str, Any]:

@@ -86,6 +86,7 @@ class Portable:
         if self.args.should_save:
             seal(
                 aside / name,
+                train_key=Folder(place.parent).state().train_key,
                 score=_score(self.state),
                 processes=self.accelerator.num_processes,
                 deepspeed=self.is_deepspeed_enabled,
@@ -144,7 +145,9 @@ def _named(numbered: dict[str, Any], names: Sequence[dict[str, Any]]) -> dict[st
     return {"state": {name[i]: s for i, s in numbered["state"].items()}, "param_groups": groups}
 
 
-def seal(checkpoint: Path, *, score: float | None, processes: int, deepspeed: bool) -> None:
+def seal(
+    checkpoint: Path, *, train_key: str, score: float | None, processes: int, deepspeed: bool
+) -> None:
     """Note what a finished checkpoint holds and who wrote it."""
     files = {
         str(path.relative_to(checkpoint)): _mark(path)
@@ -153,6 +156,7 @@ def seal(checkpoint: Path, *, score: float | None, processes: int, deepspeed: bo
     }
     written = {
         "files": files,
+        "train_key": train_key,
         "packages": _versions(),
         "processes": processes,
         "deepspeed": deepspeed,
@@ -165,13 +169,14 @@ def last(folder: Folder, *, processes: int, deepspeed: bool) -> Path | None:
     """The newest whole checkpoint; a torn one is named and passed over.
 
     Raises:
-        ValueError: it was written by other versions, or by DeepSpeed for other processes.
+        ValueError: it was written by another run, by other versions, or by DeepSpeed for other
+            processes.
     """
     for path in reversed(_in_order(folder.checkpoints)):
         if not is_whole(path):
             print(f"{path}: torn; the one before it is used")  # noqa: T201  into train.log
             continue
-        _refuse_other(path, processes, deepspeed)
+        _refuse_other(path, folder.state().train_key, processes, deepspeed)
         return path
     return None
 
@@ -185,8 +190,13 @@ def is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def _refuse_other(checkpoint: Path, processes: int, deepspeed: bool) -> None:
+def _refuse_other(checkpoint: Path, train_key: str, processes: int, deepspeed: bool) -> None:
     written, versions = ledger.read_json(checkpoint / SEAL), _versions()
+    if (theirs := written.get("train_key", train_key)) != train_key:  # older seals have none
+        raise ValueError(
+            f"{checkpoint} was written by the run of train key {theirs}, this one has {train_key}: "
+            "another model, method or data; put it back, or delete it to train from the start"
+        )
     again = "; or delete the folder to train from the start"
     for package in _EXACT:
         if written["packages"][package] != versions[package]:

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
+import torch
 from accelerate import PartialState
 
 from medreason.config import Config
+from medreason.measuring import private_bytes
 from medreason.models import memory
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
@@ -21,18 +22,22 @@ from medreason.training.run import build
 def compare(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str, Any]:
     """Bytes of a trial step of the longest samples, estimated and measured.
 
-    On CUDA what torch allocated; on a CPU what the process took beside what it held before the
+    On CUDA what torch allocated; on a CPU private memory beside what the process held before the
     model was loaded.
     """
     cpu = config.hardware.accelerator == "cpu"
     PartialState(cpu=cpu)
-    before = psutil.Process().memory_info().rss if cpu else 0
+    if config.hardware.threads:
+        torch.set_num_threads(config.hardware.threads)
+    before = private_bytes() if cpu else 0
     peak, held = probe.run(config, build(config, samples, Folder(folder / "memory"), []), samples)
     expected = memory.estimate(config, held)
+    estimate = expected.peak - (memory.IMPORTED if cpu else 0)
     return {
         "batch": asdict(held),
         "parts": asdict(expected),
-        "estimate": expected.peak,
+        "imported": before,
+        "estimate": estimate,
         "measured": peak - before,
-        "ratio": expected.peak / (peak - before),
+        "ratio": estimate / (peak - before),
     }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+from accelerate import DistributedType
 from transformers import Trainer, TrainerCallback
 from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
@@ -66,6 +67,11 @@ def build(
         folder,
         callbacks,
     )
+    kind = trainer.accelerator.distributed_type
+    cut = {"fsdp": DistributedType.FSDP, "ddp": kind}.get(
+        config.hardware.parallel, DistributedType.DEEPSPEED
+    )
+    assert kind == cut, f"hardware.parallel={config.hardware.parallel!r} became {kind}"
     if config.model.quantization != "none":
         adapter.in_full_precision(trainer.model)
     if config.hardware.optimizer_states == "bfloat16":

@@ -18,7 +18,8 @@ def write(folder: Folder, step: int, score: float | None = None, **by: Any) -> P
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(b"weights" * 100)
     (path / "optimizer.pt").write_bytes(b"moments" * 200)
-    checkpoints.seal(path, score=score, **({"processes": 1, "deepspeed": False} | by))
+    given = {"train_key": "", "processes": 1, "deepspeed": False}
+    checkpoints.seal(path, score=score, **(given | by))
     return path
 
 
@@ -78,6 +79,16 @@ def test_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
         ValueError, match=r"written by trl 1\.15\.0, installed is 1\.16\.0; install that version"
     ):
         last(Folder(tmp_path))
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.update(train_key="0123456789ab")
+    write(folder, 1, train_key="ba9876543210")
+    with pytest.raises(
+        ValueError, match=r"run of train key ba9876543210, this one has 0123456789ab: another model"
+    ):
+        last(folder)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import science
 import torch
 from safetensors.torch import load_file
 
+from medreason.runs import ledger
 from medreason.runs.ledger import Folder
 
 FSDP = ("hardware=cpu_x2", "hardware.parallel=fsdp", "hardware.per_device_prompts=1")
@@ -76,6 +79,16 @@ def test_cut_changes_nothing(
     train: Callable[..., Folder], whole: Folder, cut: tuple[str, ...]
 ) -> None:
     same(train("-".join(cut), *cut), whole)
+
+
+@pytest.mark.parametrize("method", ["sft"], indirect=True)
+def test_fsdp_of_the_command_line_changes_nothing(whole: Folder, tmp_path: Path) -> None:
+    given = [*science.SMALL, *METHODS["sft"], *FSDP, "evaluation.modalities=[ct]", "tracking=none"]
+    given += ["evaluation.controls=[]", "evaluation.max_new_tokens=4", f"outputs={tmp_path}"]
+    subprocess.run([sys.executable, "-m", "medreason", *given], check=True, capture_output=True)
+    (run,) = ledger.folders(tmp_path / "runs")
+    assert run.state().state == "done"
+    same(run, whole)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,25 @@
+"""Rules that many values share. Each names key and value, and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def one_of(key: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(str(value), list(known), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{key}={value!r}; known: {', '.join(map(repr, known))}{hint}")
+
+
+def subset(key: str, values: list[str], known: Iterable[str]) -> None:
+    if not values and key != "evaluation.controls":
+        raise ValueError(f"{key} is empty; known: {', '.join(map(repr, known))}")
+    for value in values:
+        one_of(key, value, known)
+
+
+def positive(key: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{key}={value}; it must be at least 1")
