@@ -18,7 +18,7 @@ setup: .venv/ready  ## make .venv from requirements.lock
 	@touch $@
 
 demo: setup  ## base, SFT, GRPO and RARL on phantoms with the tiny model, on CPU, then the report
-	$(RUN) experiment=smoke/demo
+	$(RUN) experiment=smoke/demo runs.show_table=false
 	$(RUN) action=report sweep=demo
 
 test: setup  ## every test that needs no GPU

@@ -282,6 +282,8 @@ class Runs:
     """action=report: first rebuild MLflow's runs from the run folders."""
     retry_failed: bool = True
     """Run a cell again that failed before."""
+    show_table: bool = True
+    """Print the table of runs when a sweep ends."""
     checkpoint_steps: int = 50
     """Optimizer steps between checkpoints."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -67,17 +68,62 @@ def paired_difference(
     Both score the same items in the same order. Source: Efron and Tibshirani 1993, chapter 13.
     """
     _check_paired(a, b)
-    # Equal differences are drawn together: 10,000 draws of 100,000 items would not fit in memory.
-    values, counts = np.unique(np.asarray(a, float) - np.asarray(b, float), return_counts=True)
-    n = int(counts.sum())
-    rng = np.random.default_rng(seed)
+    return mean_over_strata([np.asarray(a, float) - np.asarray(b, float)], seed=seed, draws=draws)
+
+
+def mean_over_strata(
+    strata: Sequence[Sequence[float] | np.ndarray], *, seed: int, draws: int = 10_000
+) -> Difference:
+    """Mean over the strata of the mean in each, with its percentile interval.
+
+    The bootstrap draws items within their stratum, as many as it has.
+    """
+    if not strata or not all(len(values) for values in strata):
+        raise ValueError("needs at least one stratum, and an item in each")
+    mean, means = 0.0, np.zeros(draws)
+    for place, stratum in enumerate(strata):
+        # Equal values are drawn together: 10,000 draws of 100,000 items would not fit in memory.
+        values, counts = np.unique(np.asarray(stratum, float), return_counts=True)
+        mean += float(values @ counts / counts.sum()) / len(strata)
+        means += _drawn_means(tuple(values), tuple(counts), (seed, place), draws) / len(strata)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Difference(mean, float(low), float(high))
+
+
+@functools.lru_cache(maxsize=512)
+def _drawn_means(
+    values: tuple[float, ...], counts: tuple[int, ...], seed: tuple[int, int], draws: int
+) -> np.ndarray:
+    """Means of `draws` samples with replacement. Kept, since cells of few questions repeat."""
+    rng, shares = np.random.default_rng(seed), np.asarray(counts) / sum(counts)
     means = np.empty(draws)
     step = max(1, 4_000_000 // len(values))
     for start in range(0, draws, step):
         size = min(step, draws - start)
-        means[start : start + size] = rng.multinomial(n, counts / n, size=size) @ values / n
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Difference(float(values @ counts / n), float(low), float(high))
+        drawn = rng.multinomial(sum(counts), shares, size=size)
+        means[start : start + size] = drawn @ np.asarray(values) / sum(counts)
+    return means
+
+
+def sign_flip(differences: Sequence[float], *, seed: int, draws: int = 10_000) -> float:
+    """Two-sided p of the hypothesis that two models could change places on any item.
+
+    Takes a - b of each item, of any scale, so also of means over several models; its least value
+    is 1 / (draws + 1). With 0 and 1 it is McNemar's exact test but for the draws.
+    Source: Noreen 1989, Computer-Intensive Methods for Testing Hypotheses, approximate
+    randomization.
+    """
+    sizes = np.abs(np.asarray(differences, float))
+    values, counts = np.unique(sizes[sizes > 0], return_counts=True)
+    if not len(values):
+        return 1.0
+    rng = np.random.default_rng(seed)
+    flipped = np.zeros(draws)
+    for value, count in zip(values, counts, strict=True):
+        flipped += value * (2 * rng.binomial(count, 0.5, size=draws) - count)
+    found = abs(float(np.sum(differences)))
+    as_large = int(np.count_nonzero(np.abs(flipped) >= found - 1e-9))  # ties but for rounding
+    return (1 + as_large) / (draws + 1)
 
 
 def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:

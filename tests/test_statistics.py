@@ -116,3 +116,20 @@ def test_the_prior_counts_closed_test_samples_only() -> None:
 def test_weighted_kappa(a: list[int], b: list[int], kappa: float | None) -> None:
     found = statistics.weighted_kappa(a, b, top=3)
     assert found == (None if kappa is None else pytest.approx(kappa))
+
+
+def test_sign_flip_agrees_with_the_exact_test_of_zeros_and_ones() -> None:
+    a, b = [1.0] * 9 + [0.0] * 3 + [1.0] * 5, [0.0] * 9 + [1.0] * 3 + [1.0] * 5
+    exact = statistics.mcnemar(a, b)
+    found = statistics.sign_flip([x - y for x, y in zip(a, b, strict=True)], seed=0)
+    assert found == pytest.approx(exact, abs=0.015)
+    assert statistics.sign_flip([0.0, 0.0], seed=0) == 1.0
+    assert statistics.sign_flip([0.2] * 40, seed=0) == pytest.approx(1 / 10_001)
+
+
+def test_mean_over_strata_gives_each_the_same_weight() -> None:
+    found = statistics.mean_over_strata([[1.0] * 100, [0.0, 1.0] * 2], seed=0)
+    assert found.mean == pytest.approx(0.75)
+    assert found.low < 0.75 < found.high
+    with pytest.raises(ValueError, match="an item in each"):
+        statistics.mean_over_strata([[1.0], []], seed=0)

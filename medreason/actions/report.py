@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from medreason.config import Config
-from medreason.report import reasoning, table, tables
+from medreason.report import arms, comparisons, reasoning, table, tables
 from medreason.report import runs as reading
 from medreason.report.runs import Run
 from medreason.report.tables import Tables
 from medreason.runs import ledger
 from medreason.runs.ledger import Folder
-
-_MOST_DRAWN = 12  # runs with a picture each; beyond it those of the methods say more
 
 
 def run(config: Config) -> None:
@@ -27,10 +25,15 @@ def run(config: Config) -> None:
     target = config.folder / "reports" / config.sweep
     target.mkdir(parents=True, exist_ok=True)
     found = tables.gather(runs)
+    many = arms.grouped(runs, found)
     files = [_write_page(config, runs, found, target), _write_csv(runs, target)]
-    files += _write_heat_maps(runs, target) if len(runs) <= _MOST_DRAWN else []
-    files += [tables.write(found, target)] if found else []
-    table.show_rows(table.rows_of(runs))
+    files += [] if len(runs) > arms.MOST_RUNS else _write_heat_maps(runs, target)
+    files += [tables.write(found, target)] if found.crossed else []
+    rows = table.rows_of(runs)
+    if many:
+        arms.show(rows, found)
+    else:
+        table.show_rows(rows)
     files += reasoning.write(runs, target)
     for path in files:
         print(path)  # noqa: T201
@@ -59,7 +62,7 @@ def _of_sweep(config: Config) -> list[Folder]:
     )
 
 
-def _write_page(config: Config, runs: list[Run], found: Tables | None, target: Path) -> Path:
+def _write_page(config: Config, runs: list[Run], found: Tables, target: Path) -> Path:
     from medreason.report.page import page  # Pillow
 
     path = target / "index.html"
@@ -75,39 +78,36 @@ def _write_csv(runs: list[Run], target: Path) -> Path:
 
 def _write_heat_maps(runs: list[Run], target: Path) -> list[Path]:
     """Accuracy of each run and, where there is a base, the difference to it; one scale for all."""
-    from medreason.report.heatmap import heat_map  # matplotlib, half a second
+    from medreason.report.heatmap import Marks, heat_map  # matplotlib, half a second
 
-    differences = {run.file_name: found for run in runs if (found := _differences(run, runs))}
-    limit = max([10.0, *(abs(v) for found in differences.values() for v in found.values())])
+    changes = {run.file_name: found for run in runs if (found := _changes(run, runs))[0]}
+    limit = max([10.0, *(abs(v) for found, _ in changes.values() for v in found.values())])
     written = []
     for run in (run for run in runs if run.figures):
         accuracy = {cell: 100 * figures["accuracy"] for cell, figures in run.cells.items()}
         written.append(target / f"accuracy-{run.file_name}.png")
         heat_map(accuracy, title=f"{run.label}: accuracy").savefig(written[-1])
-        if found := differences.get(run.file_name):
+        if run.file_name in changes:
+            values, clear = changes[run.file_name]
             figure = heat_map(
-                found,
+                values,
                 title=f"{run.label}: accuracy minus base",
                 unit="percent points",
                 vmin=-limit,
                 vmax=limit,
                 center=0,
+                marks=Marks(clear, comparisons.MAY_BE_CHANCE),
             )
             written.append(target / f"difference-{run.file_name}.png")
             figure.savefig(written[-1])
     return written
 
 
-def _differences(run: Run, runs: list[Run]) -> dict[str, float]:
-    """Percent points by cell, where run and base share questions."""
-    base = reading.base_of(run, runs)
-    cells = {cell: reading.paired(run, base, {_split(cell)}) for cell in run.cells}
-    return {cell: 100 * (sum(a) - sum(b)) / len(a) for cell, (a, b) in cells.items() if a}
-
-
-def _split(cell: str) -> reading.Cell:
-    modality, task = cell.split("/")
-    return modality, task
+def _changes(run: Run, runs: list[Run]) -> tuple[dict[str, float], set[str]]:
+    """Percent points by cell where run and base share questions, and what is more than chance."""
+    found = comparisons.of_cells(run, reading.base_of(run, runs))
+    cells = {key: change.mean for key, (change, _) in found.items() if key in run.cells}
+    return cells, {key for key, (_, p) in found.items() if p < comparisons.LEVEL}
 
 
 def _track(config: Config, files: list[Path]) -> None:

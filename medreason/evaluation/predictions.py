@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics as plain
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -168,14 +168,15 @@ def write(predictions: Sequence[Prediction], path: Path) -> None:
     unfinished.replace(path)
 
 
-def read(path: Path) -> list[Prediction]:
-    """The rows of a predictions file.
+def read(path: Path, samples: Collection[str] | None = None) -> list[Prediction]:
+    """The rows of a predictions file; with `samples` those about their real images alone.
 
     Raises:
         ValueError: the file is cut off or not ours.
     """
+    chosen = None if samples is None else [("control", "==", "none"), ("sample", "in", samples)]
     try:
-        return [Prediction(**row) for row in pq.read_table(path).to_pylist()]
+        return [Prediction(**row) for row in pq.read_table(path, filters=chosen).to_pylist()]
     except (pa.ArrowInvalid, TypeError, FileNotFoundError) as error:
         raise ValueError(f"{path}: not a predictions file ({error})") from error
 

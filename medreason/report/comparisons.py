@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import statistics as plain
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from medreason.report.matrices import TABLES, Arm, addresses, answers_of, members_of
-from medreason.statistics import holm, mcnemar, paired_difference
+from medreason.report.matrices import CELLS, TABLES, Arm, addresses, answers_of, means, members_of
+from medreason.report.runs import Run, paired
+from medreason.samples import MODALITIES, TASKS
+from medreason.statistics import Difference, holm, mcnemar, mean_over_strata, sign_flip
+
+MEANS = "8x5-means"
+"""The name of the table of 8x5's rows (`ct/all`), columns (`all/disease`) and whole (`all/all`)."""
+LEVEL = 0.05
+MAY_BE_CHANCE = "may be chance (paired test, Holm over the places, 5 % level)"
 
 
 @dataclass(frozen=True)
@@ -24,21 +30,52 @@ class Comparison:
     """Percent points."""
     low: float
     high: float
-    p: float | None
-    """Exact McNemar; none where several seeds answered, which are not independent."""
-    p_holm: float | None
+    p: float
+    """Exact McNemar; a sign-flip test where several models or seeds answered a question."""
+    p_holm: float
     """Adjusted over the places of the table."""
+
+    @property
+    def clear(self) -> bool:
+        """More than chance, however many places were looked at."""
+        return self.p_holm < LEVEL
 
 
 def compare(a: Arm, b: Arm) -> list[Comparison]:
     """Arm a against arm b wherever both answered the same questions."""
     found = []
     for table in TABLES:
-        rows = [row for t, s in addresses(table) if (row := _compared(a, b, table, t, s))]
-        tested = [row.p for row in rows if row.p is not None]
-        adjusted = iter(holm(tested))
-        found += [_with_holm(row, next(adjusted) if row.p is not None else None) for row in rows]
+        strata = {
+            (train, test): shared
+            for train, test in addresses(table)
+            if (shared := _shared(a, b, table, train, test))
+        }
+        found += _tested(table, a, b, {place: [some] for place, some in strata.items()})
+        if table == "8x5":
+            own = {test: shared for (_, test), shared in strata.items()}
+            found += _tested(MEANS, a, b, {(m, m): some for m, some in margins(own).items()})
     return found
+
+
+def of_cells(run: Run, base: Run | None) -> dict[str, tuple[Difference, float]]:
+    """Run minus base with p by Holm: each cell, and the means of rows, columns and all."""
+    cells: dict[str, list[float]] = {}
+    for key in run.cells:
+        modality, task = key.split("/")
+        a, b = paired(run, base, {(modality, task)})
+        if a:
+            cells[key] = [x - y for x, y in zip(a, b, strict=True)]
+    return _with_holm({c: [some] for c, some in cells.items()}) | _with_holm(margins(cells))
+
+
+def _with_holm(
+    strata: Mapping[str, Sequence[Sequence[float]]],
+) -> dict[str, tuple[Difference, float]]:
+    found = {place: test(some) for place, some in strata.items()}
+    adjusted = holm([p for _, p in found.values()])
+    return {
+        place: (change, p) for (place, (change, _)), p in zip(found.items(), adjusted, strict=True)
+    }
 
 
 def pairs(found: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
@@ -48,31 +85,38 @@ def pairs(found: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
             yield a, b
 
 
-def _compared(a: Arm, b: Arm, table: str, train: str, test: str) -> Comparison | None:
-    theirs = _means(answers_of(members_of(b, table, train), table, test))
-    mine = _means(answers_of(members_of(a, table, train), table, test))
-    shared = [sample for sample in mine if sample in theirs]
-    if not shared:
-        return None
-    x, y = [mine[s] for s in shared], [theirs[s] for s in shared]
-    plainly = all(value in (0.0, 1.0) for value in (*x, *y))
-    found = paired_difference(x, y, seed=0, draws=2_000)
-    return Comparison(
-        *(table, a.name, b.name, train, test, len(shared)),
-        *(100 * found.mean, 100 * found.low, 100 * found.high),
-        mcnemar(x, y) if plainly else None,
-        None,
-    )
+def margins(cells: Mapping[str, list[float]]) -> dict[str, list[list[float]]]:
+    """The cells below each mean of an 8 x 5 table: `ct/all`, `all/disease`, `all/all`."""
+    lines = {f"{m}/all": [f"{m}/{t}" for t in TASKS] for m in MODALITIES}
+    lines |= {f"all/{t}": [f"{m}/{t}" for m in MODALITIES] for t in TASKS} | {"all/all": CELLS}
+    found = {line: [cells[c] for c in members if c in cells] for line, members in lines.items()}
+    return {line: some for line, some in found.items() if some}
 
 
-def _means(answers: Mapping[int, Mapping[str, Sequence[bool]]]) -> dict[str, float]:
-    """The share of right answers of each sample, over seeds and models."""
-    found: dict[str, list[bool]] = {}
-    for samples in answers.values():
-        for sample, given in samples.items():
-            found.setdefault(sample, []).extend(given)
-    return {sample: plain.fmean(given) for sample, given in found.items()}
+def test(strata: Sequence[Sequence[float]]) -> tuple[Difference, float]:
+    """Mean over the cells of the mean difference in each, in percent points, and its p."""
+    found = mean_over_strata(strata, seed=0)
+    points = Difference(100 * found.mean, 100 * found.low, 100 * found.high)
+    if len(strata) == 1 and set(strata[0]) <= {-1.0, 0.0, 1.0}:
+        return points, mcnemar([float(d > 0) for d in strata[0]], [float(d < 0) for d in strata[0]])
+    return points, sign_flip([d / len(some) for some in strata for d in some], seed=0)
 
 
-def _with_holm(row: Comparison, p: float | None) -> Comparison:
-    return Comparison(**{**vars(row), "p_holm": p})
+def _shared(a: Arm, b: Arm, table: str, train: str, test: str) -> list[float]:
+    """Right in a minus right in b for each question both answered, each a share of its models."""
+    mine = means(answers_of(members_of(a, table, train), table, test))
+    theirs = means(answers_of(members_of(b, table, train), table, test))
+    return [mine[sample] - theirs[sample] for sample in mine if sample in theirs]
+
+
+def _tested(
+    table: str, a: Arm, b: Arm, strata: Mapping[tuple[str, str], list[list[float]]]
+) -> list[Comparison]:
+    rows = []
+    for (train, where), some in strata.items():
+        change, p = test(some)
+        n = sum(map(len, some))
+        ends = (change.mean, change.low, change.high)
+        rows.append(Comparison(table, a.name, b.name, train, where, n, *ends, p, p))
+    adjusted = holm([row.p for row in rows])
+    return [replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
+from statistics import fmean
+
+import numpy as np
 
 from medreason.report.runs import Run
 from medreason.runs.ledger import Folder
@@ -17,15 +21,27 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 26
 _SMOOTHED_FROM = 30  # points; shorter curves are drawn as they are
 
 
-def curves(runs: Sequence[Run]) -> str:
-    """One small chart for each logged quantity, one line a run; empty where nothing was logged."""
-    charts: dict[str, dict[int, Points]] = {}
-    for index, run in enumerate(runs):
-        for key, points in _series(run.folder).items():
-            if title := _title(key, run):
-                charts.setdefault(title, {})[index] = points
+@dataclass(frozen=True)
+class Line:
+    """What one line of a chart is drawn from: a run, or all runs of an arm."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+
+def curves(lines: Sequence[Line]) -> str:
+    """One small chart for each logged quantity; empty where nothing was logged.
+
+    A line of several runs is their mean, with a band from their 10th to their 90th percentile.
+    """
+    charts: dict[str, dict[int, list[Points]]] = {}
+    for index, line in enumerate(lines):
+        for run in line.runs:
+            for key, points in _series(run.folder).items():
+                if title := _title(key, run):
+                    charts.setdefault(title, {}).setdefault(index, []).append(points)
     order = sorted(charts, key=lambda title: (_PLACES.get(title.split(",")[0], 1), title))
-    return "".join(_chart(title, charts[title], runs) for title in order)
+    return "".join(_chart(title, charts[title], lines) for title in order)
 
 
 _PLACES = {"Reward": 0, "Completion length": 2, "Loss": 3}
@@ -55,9 +71,10 @@ def _series(run: Folder) -> dict[str, Points]:
     return found
 
 
-def _chart(title: str, lines: dict[int, Points], runs: Sequence[Run]) -> str:
-    steps = [step for points in lines.values() for step, _ in points]
-    values = [value for points in lines.values() for _, value in points]
+def _chart(title: str, found: dict[int, list[Points]], lines: Sequence[Line]) -> str:
+    drawn = {index: _spread(runs) for index, runs in found.items()}
+    steps = [step for spread in drawn.values() for step, *_ in spread]
+    values = [value for spread in drawn.values() for _, *some in spread for value in some]
     ticks = _ticks(min(values), max(values))
     last = max(steps)
 
@@ -66,19 +83,44 @@ def _chart(title: str, lines: dict[int, Points], runs: Sequence[Run]) -> str:
         share = (point[1] - ticks[0]) / (ticks[-1] - ticks[0])
         return f"{x:.1f},{_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM):.1f}"
 
-    drawn = [_grid(ticks, place, last)]
-    for index, points in lines.items():
+    marks = [_grid(ticks, place, last)]
+    for index, spread in drawn.items():
+        points = [(step, mean) for step, _, mean, _ in spread]
         smooth = _smoothed(points)
-        if smooth is not points:
-            drawn.append(_line(points, place, f"raw s{index % 8}"))
-        drawn.append(_line(smooth, place, f"s{index % 8}"))
-    names = ", ".join(runs[index].label for index in lines)
+        if len(found[index]) > 1:
+            around = [(step, low) for step, low, _, _ in spread]
+            around += [(step, high) for step, _, _, high in reversed(spread)]
+            marks.append(
+                f'<polygon class="band s{index % 8}" points="{" ".join(map(place, around))}"/>'
+            )
+        elif smooth is not points:
+            marks.append(_line(points, place, f"raw s{index % 8}"))
+        marks.append(_line(smooth, place, f"s{index % 8}"))
+    names = ", ".join(_name(lines[index], len(runs)) for index, runs in found.items())
+    legend = "".join(_legend(_name(lines[i], len(runs)), i) for i, runs in found.items())
     return (
         f'<figure class="curve"><figcaption>{escape(title)}</figcaption>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(title)} over optimizer steps: {escape(names)}">{"".join(drawn)}</svg>'
-        f'<ul class="legend">{"".join(_legend(runs[i], i) for i in lines)}</ul></figure>'
+        f'aria-label="{escape(title)} over optimizer steps: {escape(names)}">{"".join(marks)}</svg>'
+        f'<ul class="legend">{legend}</ul></figure>'
     )
+
+
+def _spread(runs: Sequence[Points]) -> list[tuple[float, float, float, float]]:
+    """(step, 10th percentile, mean, 90th percentile) of the steps most of the runs came to."""
+    at: dict[float, list[float]] = {}
+    for points in runs:
+        for step, value in points:
+            at.setdefault(step, []).append(value)
+    return [
+        (step, float(np.quantile(values, 0.1)), fmean(values), float(np.quantile(values, 0.9)))
+        for step, values in sorted(at.items())
+        if 2 * len(values) >= len(runs)
+    ]
+
+
+def _name(line: Line, runs: int) -> str:
+    return line.label if runs == 1 else f"{line.label}, mean of {runs}"
 
 
 def _grid(ticks: Sequence[float], place, last: float) -> str:  # noqa: ANN001
@@ -103,8 +145,8 @@ def _line(points: Points, place, style: str) -> str:  # noqa: ANN001
     return f'<polyline class="line {style}" points="{" ".join(map(place, points))}"/>'
 
 
-def _legend(run: Run, index: int) -> str:
-    return f'<li><span class="swatch s{index % 8}"></span>{escape(run.label)}</li>'
+def _legend(name: str, index: int) -> str:
+    return f'<li><span class="swatch s{index % 8}"></span>{escape(name)}</li>'
 
 
 def _smoothed(points: Points) -> Points:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -16,6 +21,18 @@ from medreason.samples import MODALITIES, TASKS
 _GAP = 0.18  # cell widths between the matrix and its means
 _INK, _FAINT, _EMPTY, _HATCH = "#10151c", "#5b6675", "#f4f5f7", "#d9dde3"
 _INK_LUMINANCE = 0.007
+_PALE = 0.68  # share of white in what may be chance
+_DENSE = 12  # columns; with more, colours alone can be seen
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Which values are more than chance; the others are drawn pale."""
+
+    clear: AbstractSet[Any]
+    """Keys of the values; of means `ct/all`, `all/disease`, `all/all`."""
+    rule: str
+    """What pale means, for the line below the map."""
 
 
 def heat_map(
@@ -26,6 +43,7 @@ def heat_map(
     vmin: float = 0,
     vmax: float = 100,
     center: float | None = None,
+    marks: Marks | None = None,
 ) -> Figure:
     """Draw values keyed `modality/task`; what has none stays empty and is in no mean.
 
@@ -41,16 +59,22 @@ def heat_map(
     axes = figure.add_subplot()
     rows, columns = len(MODALITIES), len(TASKS)
     known = {key: value for key, value in values.items() if value is not None}
-    by_row = [[known.get(f"{m}/{t}") for t in TASKS] for m in MODALITIES]
-    for i, row in enumerate(by_row):
-        for j, value in enumerate(row):
-            _cell(axes, j, i, value, norm, colours, signed=center is not None)
-        _cell(axes, columns + _GAP, i, _mean(row), norm, colours, signed=center is not None)
-    by_column = [*map(list, zip(*by_row, strict=True)), [v for row in by_row for v in row]]
-    for j, column in enumerate(by_column):
-        place = j if j < columns else columns + _GAP
-        _cell(axes, place, rows + _GAP, _mean(column), norm, colours, signed=center is not None)
+
+    def draw(x: float, y: float, name: str, value: float | None) -> None:
+        pale = bool(marks) and name not in marks.clear
+        strong = bool(marks) and not pale
+        signed = center is not None
+        _cell(axes, x, y, value, norm, colours, signed=signed, pale=pale, strong=strong)
+
+    for i, m in enumerate(MODALITIES):
+        for j, t in enumerate(TASKS):
+            draw(j, i, f"{m}/{t}", known.get(f"{m}/{t}"))
+        draw(columns + _GAP, i, f"{m}/all", _mean(known.get(f"{m}/{t}") for t in TASKS))
+    for j, t in enumerate(TASKS):
+        draw(j, rows + _GAP, f"all/{t}", _mean(known.get(f"{m}/{t}") for m in MODALITIES))
+    draw(columns + _GAP, rows + _GAP, "all/all", _mean(known.values()))
     _frame(axes, title, unit)
+    _explain(axes, marks)
     return figure
 
 
@@ -64,37 +88,97 @@ def square(
     vmin: float = 0,
     vmax: float = 100,
     center: float | None = None,
+    marks: Marks | None = None,
 ) -> Figure:
     """Draw train (rows) x test (columns) of any size, numbers in the cells where they can be read.
 
     What was trained and tested on the same lies on the outlined diagonal.
     """
     norm, colours = _colours(vmin, vmax, center)
-    large = len(columns) > 12
-    side = max(5.0, (0.22 if large else 0.72) * len(columns))
+    dense = len(columns) > _DENSE
+    side = max(5.0, (0.22 if dense else 0.72) * len(columns))
     figure = Figure(
         figsize=(side + 1.6, side * len(rows) / len(columns) + 1.0),
-        dpi=160,
+        dpi=110 if dense else 160,
         facecolor="white",
         layout="constrained",
     )
     axes = figure.add_subplot()
+    draw = _colours_alone if dense else _numbers
+    draw(axes, rows, columns, values, marks, norm, colours, signed=center is not None)
     for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            value = values.get((row, column))
-            signed = center is not None
-            _cell(axes, j, i, value, norm, colours, signed=signed, silent=large)
-            if row == column:
-                axes.add_patch(Rectangle((j, i), 1, 1, fill=False, linewidth=1.2, edgecolor=_INK))
-    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), ylabel="trained on")
-    size = 5.5 if large else 9.5
-    axes.set_xticks([j + 0.5 for j in range(len(columns))], columns, rotation=90 if large else 0)
+        if row in columns:
+            place = (columns.index(row), i)
+            axes.add_patch(Rectangle(place, 1, 1, fill=False, linewidth=1.2, edgecolor=_INK))
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), ylabel="trained on", xlabel="tested on")
+    size = 6.5 if dense else 8.5
+    axes.set_xticks([j + 0.5 for j in range(len(columns))], columns, rotation=90 if dense else 0)
     axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
     axes.tick_params(length=0, labelsize=size, labelcolor=_INK, pad=3)
     axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
     axes.spines[:].set_visible(False)
     axes.set_title(f"{title} ({unit})", loc="left", fontsize=11.5, color=_INK, pad=12)
+    if dense:
+        bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, fraction=0.025, pad=0.01)
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+        bar.ax.tick_params(length=0, labelsize=8, labelcolor=_INK)
+    _explain(axes, marks, dense=dense)
     return figure
+
+
+def _numbers(
+    axes: Axes,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Mapping[tuple[str, str], float],
+    marks: Marks | None,
+    norm: Normalize,
+    colours: Colormap,
+    *,
+    signed: bool,
+) -> None:
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            clear = bool(marks) and (row, column) in marks.clear
+            look = {"signed": signed, "pale": bool(marks) and not clear, "strong": clear}
+            _cell(axes, j, i, values.get((row, column)), norm, colours, **look)
+
+
+def _colours_alone(
+    axes: Axes,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Mapping[tuple[str, str], float],
+    marks: Marks | None,
+    norm: Normalize,
+    colours: Colormap,
+    *,
+    signed: bool,
+) -> None:
+    """One mesh, since 1,600 patches take half a minute; a dot is what is more than chance."""
+    background = {"facecolor": _EMPTY, "edgecolor": _HATCH, "hatch": "////", "linewidth": 0}
+    axes.add_patch(Rectangle((0, 0), len(columns), len(rows), **background))
+    table = [[values.get((row, column), math.nan) for column in columns] for row in rows]
+    axes.pcolormesh(table, norm=norm, cmap=colours, edgecolors="white", linewidth=0.4)
+    clear = [
+        (columns.index(column) + 0.5, rows.index(row) + 0.5)
+        for row, column in (marks.clear if marks else ())
+    ]
+    if clear:
+        axes.plot(*zip(*clear, strict=True), "o", color=_INK, markersize=3)
+
+
+def _explain(axes: Axes, marks: Marks | None, *, dense: bool = False) -> None:
+    """Say below the map what pale cells, or dots where cells are too small for it, mean."""
+    if not marks:
+        return
+    none = "" if marks.clear else "; here that is every place"
+    said = f"Pale: {marks.rule}{none}"
+    if dense:
+        none = "" if marks.clear else "; here there is none"
+        said = f"Dot: more than chance; without a dot: {marks.rule}{none}"
+    axes.text(0, -0.02, said, transform=axes.transAxes, va="top", fontsize=8, color=_FAINT)
 
 
 def _colours(vmin: float, vmax: float, center: float | None) -> tuple[Normalize, Colormap]:
@@ -114,14 +198,17 @@ def _cell(
     colours: Colormap,
     *,
     signed: bool,
-    silent: bool = False,
+    pale: bool = False,
+    strong: bool = False,
 ) -> None:
     if value is None:
         fill = _EMPTY
         text, ink, hatch, edge = "\u2013", _FAINT, "////", _HATCH
     else:
         clipped = min(max(value, norm.vmin or 0.0), norm.vmax or 0.0)
-        red, green, blue, _ = colours(norm(clipped))
+        red, green, blue = (
+            _PALE + (1 - _PALE) * part if pale else part for part in colours(norm(clipped))[:3]
+        )
         fill = (red, green, blue)
         text = (f"{value:+.1f}" if signed else f"{value:.1f}").replace("-", "\u2212")
         light = _luminance(red, green, blue) + 0.05
@@ -138,9 +225,9 @@ def _cell(
             hatch=hatch,
         )
     )
-    if silent:
-        return
-    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", color=ink, fontsize=9.5)
+    weight = "bold" if strong else "normal"
+    font: dict[str, Any] = {"fontsize": 9.5, "fontweight": weight}
+    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", color=ink, **font)
 
 
 def _frame(axes: Axes, title: str, unit: str) -> None:
@@ -157,7 +244,7 @@ def _frame(axes: Axes, title: str, unit: str) -> None:
     axes.set_title(f"{title} ({unit})", loc="left", fontsize=11.5, color=_INK, pad=12)
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
 

@@ -17,7 +17,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from medreason.report.runs import Cell, Run
+from medreason.runs import key as keys
 from medreason.samples import MODALITIES, TASKS
+from medreason.statistics import mean_over_strata, wilson
 
 CELLS = [f"{modality}/{task}" for modality in MODALITIES for task in TASKS]
 TABLES: dict[str, tuple[list[str], list[str]]] = {
@@ -59,34 +61,56 @@ class Place:
     """Questions, each counted once."""
     accuracy: float
     """Mean over seeds, 0 to 1."""
+    ci_low: float
+    ci_high: float
+    """95 % over questions: Wilson's, or a bootstrap where several models answered each."""
     spread: float | None
     """Standard deviation over seeds; none of one seed."""
     prior: float | None
     above_prior: float | None
 
+    @property
+    def off_prior(self) -> bool:
+        """The interval of the accuracy does not hold the prior."""
+        return self.prior is not None and not self.ci_low <= self.prior <= self.ci_high
+
 
 def arms(runs: Sequence[Run]) -> list[Arm]:
     """The arms of a sweep in the order of its runs."""
-    groups: dict[tuple[str, ...], list[Run]] = {}
+    groups: dict[str, list[Run]] = {}
     for run in runs:
         if run.config and run.figures:
-            groups.setdefault(_facets(run), []).append(run)
-    varying = [i for i in range(len(_LABELS)) if len({facets[i] for facets in groups}) > 1]
+            groups.setdefault(keys.digest(_parts(run)), []).append(run)
+    found = list(groups.values())
     return [
-        Arm(
-            " ".join(dict.fromkeys([facets[0], *(facets[i] for i in varying)])),
-            tuple(members),
-            facets[0] == "base",
-        )
-        for facets, members in groups.items()
+        Arm(name, tuple(members), members[0].method == "base")
+        for name, members in zip(_names(found), found, strict=True)
     ]
 
 
 _LABELS = ("method", "model", "prompt", "reward", "adapter")
 
 
+def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """The method; with the options, else the values, in which arms of one method differ."""
+    facets = [_facets(members[0]) for members in groups]
+    names = []
+    for mine in facets:
+        same = [other for other in facets if other[0] == mine[0]]
+        varying = [i for i in range(1, len(_LABELS)) if len({other[i] for other in same}) > 1]
+        names.append(" ".join([mine[0], *(mine[i] for i in varying if mine[i])]))
+    told = []
+    for name, members in zip(names, groups, strict=True):
+        mine = _parts(members[0])
+        same = [other for other, n in zip(groups, names, strict=True) if n == name]
+        found = [d for other in same for d in keys.differences(mine, _parts(other[0]))]
+        values = {path.rpartition(".")[2]: value for path, value, _ in found}
+        told.append(" ".join([name, *(f"{leaf}={value}" for leaf, value in values.items())]))
+    return told
+
+
 def _facets(run: Run) -> tuple[str, ...]:
-    """What tells arms apart; prompt and rewards of a start model and of SFT decide nothing."""
+    """Options that tell arms apart; those that decide nothing of a method are left out."""
     config = run.config
     assert config
     chosen = [config.choices.get(name, "") for name in _LABELS]
@@ -96,6 +120,15 @@ def _facets(run: Run) -> tuple[str, ...]:
     if config.method.algorithm == "none":
         chosen[2] = chosen[4] = ""
     return tuple(chosen)
+
+
+def _parts(run: Run) -> dict[str, Any]:
+    """What decides a run's weights but for cell and seed."""
+    assert run.config
+    parts = keys.train_parts(run.config, "", "")
+    return {name: parts[name] for name in parts if name not in ("modality", "task", "seed")} | {
+        "data": run.config.data
+    }
 
 
 def places(arm: Arm) -> list[Place]:
@@ -108,29 +141,6 @@ def places(arm: Arm) -> list[Place]:
                 if place:
                     found.append(place)
     return found
-
-
-def domains(arm: Arm) -> dict[str, float]:
-    """Mean accuracy over pairs of cells (train, test), by how far test lies from train."""
-    groups: dict[str, list[float]] = {}
-    for run in arm.runs:
-        for key, figures in run.cells.items():
-            if distance := _distance(run, _cell(key)):
-                groups.setdefault(distance, []).append(figures["accuracy"])
-    return {name: plain.fmean(groups[name]) for name in _DISTANCES if name in groups}
-
-
-_DISTANCES = ("in-domain", "same modality", "same task", "neither")
-
-
-def _distance(run: Run, cell: Cell) -> str | None:
-    if not run.trained_on:
-        return None
-    if cell in run.trained_on:
-        return "in-domain"
-    if cell[0] in {modality for modality, _ in run.trained_on}:
-        return "same modality"
-    return "same task" if cell[1] in {task for _, task in run.trained_on} else "neither"
 
 
 def write(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
@@ -210,6 +220,7 @@ def _place(arm: Arm, members: Sequence[Run], table: str, train: str, test: str) 
     ]
     prior = _prior(members, table, test)
     accuracy = plain.fmean(each)
+    low, high = interval(list(means(answers).values()))
     return Place(
         arm.name,
         table,
@@ -220,10 +231,29 @@ def _place(arm: Arm, members: Sequence[Run], table: str, train: str, test: str) 
         len(answers),
         len({sample for found in answers.values() for sample in found}),
         accuracy,
+        low,
+        high,
         plain.stdev(each) if len(each) > 1 else None,
         prior,
         accuracy - prior if prior is not None else None,
     )
+
+
+def means(answers: Mapping[int, Mapping[str, Sequence[bool]]]) -> dict[str, float]:
+    """The share of right answers to each sample, over seeds and models."""
+    found: dict[str, list[bool]] = {}
+    for samples in answers.values():
+        for sample, given in samples.items():
+            found.setdefault(sample, []).extend(given)
+    return {sample: plain.fmean(given) for sample, given in found.items()}
+
+
+def interval(shares: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of what each question got, 0 to 1."""
+    if all(share in (0.0, 1.0) for share in shares):
+        return wilson(int(sum(shares)), len(shares))
+    found = mean_over_strata([shares], seed=0)
+    return found.low, found.high
 
 
 def _prior(members: Sequence[Run], table: str, test: str) -> float | None:

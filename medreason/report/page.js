@@ -1,11 +1,14 @@
 "use strict";
 // Text of data sets and models only ever becomes text nodes: `make` has no way to take HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
-const chosen = { view: "run", run: data.shown, arm: 0, metric: "accuracy", cell: null, filter: "all" };
+for (const { items } of Object.values(data.questions)) {
+  for (const item of items) item.answers = item.answers.map((i) => (i === null ? null : item.replies[i]));
+}
+const chosen = { view: "run", run: data.shown, arm: 0, metric: "accuracy", against: null, cell: null, filter: "all" };
 const byId = (id) => document.getElementById(id);
 const LETTERS = "ABCDEFGH";
 const MOST_SIDE_BY_SIDE = 6;
-const MOST_BUTTONS = 12; // beyond it a list to choose from
+const LEVEL = 0.05;
 
 const VIRIDIS = [[68, 1, 84], [71, 45, 123], [59, 82, 139], [44, 114, 142], [33, 145, 140],
   [40, 174, 128], [94, 201, 98], [173, 220, 48], [253, 231, 37]];
@@ -15,16 +18,19 @@ const RED_BLUE = [[178, 24, 43], [214, 96, 77], [244, 165, 130], [253, 219, 199]
 const percent = (share) => 100 * share;
 const METRICS = {
   accuracy: { name: "Accuracy", colours: VIRIDIS, value: (c) => percent(c.accuracy),
-    ends: (c) => (c.ci_low === undefined ? [] : [percent(c.ci_low), percent(c.ci_high)]) },
+    ends: (c) => [percent(c.ci_low), percent(c.ci_high)] },
   above_prior: { name: "Above prior", colours: RED_BLUE, signed: true,
-    value: (c) => (c.above_prior === null ? null : percent(c.above_prior)),
-    ends: (c) => (c.ci_low === undefined ? [] : [percent(c.ci_low - c.prior), percent(c.ci_high - c.prior)]) },
-  difference: { name: "Difference to base", colours: RED_BLUE, signed: true,
-    value: (c) => (c.difference ? c.difference[0] : null), ends: (c) => (c.difference[1] < c.difference[2] ? c.difference.slice(1) : []), // no spread to draw from
-    star: (c) => c.p !== null && c.p < 0.05 },
+    value: (c) => ((c.above_prior ?? null) === null ? null : percent(c.above_prior)),
+    ends: (c) => [percent(c.ci_low - c.prior), percent(c.ci_high - c.prior)],
+    clear: (c) => c.ci_low > c.prior || c.ci_high < c.prior, rule: "the 95 % interval includes 0" },
+  difference: { name: "Difference", colours: RED_BLUE, signed: true,
+    value: (c) => changeOf(c)?.[0] ?? null, ends: (c) => spread(changeOf(c)),
+    clear: (c) => changeOf(c)[3] < LEVEL, rule: "paired test, Holm over the places, 5 % level" },
   blank_image: { name: "Blank image", colours: VIRIDIS,
     value: (c) => ((c.blank_image ?? null) === null ? null : percent(c.blank_image)) },
 };
+const CONTROLS = { blank_image: "blank image", shuffled_image: "shuffled image", no_image: "no image",
+  permuted_options: "options turned", likelihood: "by letter", parsed: "parsed" };
 // What the matrix shows: one run on every cell, or an arm's models, each trained on a part.
 const VIEWS = { run: "One run", "8x5": "Each cell's own model", "8x8": "Across modalities",
   "5x5": "Across tasks", "40x40": "Across cells" };
@@ -70,15 +76,18 @@ function choice(parent, entries, current, select) {
 }
 
 const tableOf = (view, arm) => data.arms[arm]?.tables[view];
+const armOf = (run) => data.arms.findIndex((arm) => arm.runs.some(([i]) => i === run));
+const partOf = (run) => data.arms[armOf(run)].runs.find(([i]) => i === run)[1];
 
-function select(parent, entries, current, pick) {
-  if (entries.length <= MOST_BUTTONS) return choice(parent, entries, current, pick);
-  const list = parent.firstElementChild?.tagName === "SELECT" ? parent.firstElementChild : make("select",
-    { "aria-label": parent.getAttribute("aria-label"), onchange: (event) => pick(event.target.value) },
-    ...entries.map(([key, label]) => make("option", { value: key }, ...label.filter((part) => typeof part === "string"))));
-  list.value = String(current);
-  if (!list.parentNode) parent.replaceChildren(list);
+// The arms that the shown one can be taken from, and the chosen one of them.
+function others() {
+  if (chosen.view === "run") return ["base"];
+  const found = new Set(Object.values(tableOf(chosen.view, chosen.arm)).flatMap((c) => Object.keys(c.against)));
+  return [...found].sort((a, b) => a - b);
 }
+const against = () => (others().includes(chosen.against) ? chosen.against : others()[0]);
+const spread = ([, low, high]) => (low < high ? [low, high] : []); // none where no question differs
+const changeOf = (cell) => cell.against?.[against()];
 
 function drawControls() {
   const views = Object.entries(VIEWS).filter(([key]) => key === "run" || data.arms.some((_, i) => tableOf(key, i)));
@@ -88,24 +97,51 @@ function drawControls() {
     draw();
   });
   const one = chosen.view === "run";
-  byId("run-choice").hidden = !one;
-  byId("arm-choice").hidden = one;
-  select(byId("run-choice"), data.runs.map((r, i) => [String(i), [swatch(r), r.label]]), chosen.run,
-    (key) => { chosen.run = Number(key); draw(); });
-  choice(byId("arm-choice"), data.arms.map((arm, i) => [String(i), [arm.label], !one && !tableOf(chosen.view, i)]),
-    chosen.arm, (key) => { chosen.arm = Number(key); draw(); });
+  byId("run-choice").hidden = !one || data.grouped;
+  byId("arm-choice").hidden = one && !data.grouped;
+  byId("part-choice").hidden = !one || !data.grouped;
+  if (one && data.grouped) chooseRun();
+  else if (one) {
+    choice(byId("run-choice"), data.runs.map((r, i) => [String(i), [swatch(r), r.label]]), chosen.run,
+      (key) => { chosen.run = Number(key); draw(); });
+  } else {
+    const crossed = data.arms.map((arm, i) => [String(i), [arm.label], !tableOf(chosen.view, i)])
+      .filter(([i]) => Object.keys(data.arms[i].tables).length);
+    choice(byId("arm-choice"), crossed, chosen.arm, (key) => { chosen.arm = Number(key); draw(); });
+  }
   const shown = Object.values(one ? data.runs[chosen.run].cells : tableOf(chosen.view, chosen.arm));
   choice(byId("metric-choice"), Object.entries(METRICS).map(([key, metric]) =>
     [key, [metric.name], !shown.some((cell) => metric.value(cell) !== null)]),
   chosen.metric, (key) => { chosen.metric = key; draw(); });
+  byId("against-choice").hidden = chosen.metric !== "difference";
+  choice(byId("against-choice"), others().map((key) => [key, [`minus ${data.arms[key]?.label ?? key}`]]), against(),
+    (key) => { chosen.against = key; draw(); });
+}
+
+// Of many runs one is found by its method, then by what it was trained on.
+function chooseRun() {
+  const arm = armOf(chosen.run);
+  const part = partOf(chosen.run);
+  choice(byId("arm-choice"), data.arms.map((a, i) => [String(i), [a.label]]), arm, (key) => {
+    const runs = data.arms[key].runs;
+    [chosen.run] = runs.find(([, other]) => other === part) ?? runs[0];
+    draw();
+  });
+  const parent = byId("part-choice");
+  const focused = parent.contains(document.activeElement);
+  const list = make("select", { onchange: (event) => { chosen.run = Number(event.target.value); draw(); } },
+    ...data.arms[arm].runs.map(([i, name]) => make("option", { value: String(i) }, name)));
+  list.value = String(chosen.run);
+  parent.replaceChildren(make("label", {}, "trained on ", list));
+  if (focused) list.focus();
 }
 
 // Rows, columns and figures of the view: keys with names, and what stands where they meet.
 function grid() {
   if (chosen.view === "run") {
     const run = data.runs[chosen.run];
-    return { rows: data.modalities, columns: data.tasks, means: true,
-      cells: data.runs.flatMap((r) => Object.values(r.cells)),
+    return { rows: data.modalities, columns: data.tasks, means: true, changes: (key) => run.means[key],
+      cells: data.runs.flatMap((r) => Object.values(r.cells)), here: Object.values(run.cells),
       at: (m, t) => ({ cell: run.cells[`${m}/${t}`], run: chosen.run, test: `${m}/${t}`,
         marked: run.restricted && run.cells[`${m}/${t}`]?.in_domain }) };
   }
@@ -120,7 +156,8 @@ function grid() {
       marked: !own && row === column };
   };
   return { rows: own ? data.modalities : axis, columns: own ? data.tasks : axis, means: own, at,
-    dense: chosen.view === "40x40", crossed: !own,
+    changes: (key) => data.arms[chosen.arm].means[key]?.[against()],
+    dense: chosen.view === "40x40", crossed: !own, here: Object.values(table),
     cells: data.arms.flatMap((_, i) => Object.values(tableOf(chosen.view, i) ?? {})) };
 }
 
@@ -131,20 +168,21 @@ function drawMatrix() {
     const { cell } = shown.at(row, column);
     return cell ? metric.value(cell) : null;
   };
-  // One scale for all runs, so that switching between them compares colours too.
+  // One scale for all runs and methods, so that switching between them compares colours too.
   const limit = Math.max(10, ...shown.cells.map(metric.value).filter((v) => v !== null).map(Math.abs));
   const beside = (...cells) => (shown.means ? [make("td"), ...cells] : []);
-  const averaged = (values) => meanCell(mean(values), metric, limit);
+  const averaged = (values, key) => meanCell(mean(values), chosen.metric === "difference" && shown.changes(key), metric, limit);
   const head = make("tr", {}, make("td", { className: "corner" }, shown.crossed ? "trained on ↓ tested on →" : ""),
     ...shown.columns.map(([, name]) => make("th", { scope: "col" }, make("span", {}, name))),
     ...beside(make("th", { scope: "col" }, "Mean")));
   const rows = shown.rows.map(([row, name]) => make("tr", {}, make("th", { scope: "row" }, name),
     ...shown.columns.map(([column, other]) => drawCell(shown, row, column, `${name}, ${other}`, metric, limit)),
-    ...beside(averaged(shown.columns.map(([column]) => value(row, column))))));
+    ...beside(averaged(shown.columns.map(([column]) => value(row, column)), `${row}/all`))));
   if (shown.means) {
-    const columns = shown.columns.map(([column]) => shown.rows.map(([row]) => value(row, column)));
+    const columns = shown.columns.map(([column]) => [shown.rows.map(([row]) => value(row, column)), `all/${column}`]);
     rows.push(make("tr", { className: "gap" }, make("td")), make("tr", {}, make("th", { scope: "row" }, "Mean"),
-      ...columns.map(averaged), ...beside(averaged(columns.flat()))));
+      ...columns.map(([values, key]) => averaged(values, key)),
+      ...beside(averaged(columns.flatMap(([values]) => values), "all/all"))));
   }
   const widths = make("colgroup", {}, make("col", { className: "names" }), ...shown.columns.map(() => make("col")),
     ...(shown.means ? [make("col", { className: "gap" }), make("col")] : []));
@@ -162,24 +200,33 @@ function drawCell(shown, row, column, name, metric, limit) {
   }
   const rgb = colour(value, metric, limit);
   const ends = metric.ends ? metric.ends(cell).map((v) => sign(v, metric.signed, 0)).join(" to ") : "";
-  const star = metric.star && metric.star(cell) ? "*" : "";
+  const clear = !metric.clear || metric.clear(cell);
+  const star = metric.clear && clear ? "*" : "";
   const said = `${name}: ${sign(value, metric.signed)}${star}, ${cell.n} questions`;
-  const text = shown.dense ? [] : [make("b", {}, sign(value, metric.signed) + star), make("i", {}, ends || `n ${cell.n}`)];
+  const text = shown.dense ? [star && "•"] : [make("b", {}, sign(value, metric.signed) + star), make("i", {}, ends || `n ${cell.n}`)];
   // A place where several cells meet has no questions of its own to open.
   const inside = test === null ? make("span", { className: "mean", title: figures(cell), "aria-label": said }, ...text)
     : make("button", { type: "button", title: shown.dense ? `${said}; ${figures(cell)}` : figures(cell),
       "aria-controls": "questions", "aria-expanded": String(chosen.cell === test && chosen.run === run), "data-cell": test,
       "aria-label": `${said}. Show them`, onclick: () => open(test, run) }, ...text);
   const td = make("td", { className: marked ? "trained" : "" }, inside);
-  td.style.cssText = `background: rgb(${rgb}); color: ${ink(rgb)}`;
+  paint(td, rgb, !clear && !shown.dense);
   return td;
 }
 
-function meanCell(value, metric, limit) {
+// Pale is what may be chance: mostly the page's own colour, in its dark scheme too.
+function paint(td, rgb, pale) {
+  td.style.cssText = pale ? `background: color-mix(in srgb, rgb(${rgb}) 30%, var(--card)); color: var(--ink)`
+    : `background: rgb(${rgb}); color: ${ink(rgb)}`;
+}
+
+function meanCell(value, change, metric, limit) {
   if (value === null) return make("td", { className: "empty" }, "–");
-  const rgb = colour(value, metric, limit);
-  const td = make("td", {}, make("span", { className: "mean" }, make("b", {}, sign(value, metric.signed))));
-  td.style.cssText = `background: rgb(${rgb}); color: ${ink(rgb)}`;
+  const clear = change && change[3] < LEVEL;
+  const ends = change ? spread(change).map((v) => sign(v, true, 0)).join(" to ") : "";
+  const td = make("td", {}, make("span", { className: "mean" },
+    make("b", {}, sign(value, metric.signed) + (clear ? "*" : "")), ends ? make("i", {}, ends) : null));
+  paint(td, colour(value, metric, limit), change && !clear);
   return td;
 }
 
@@ -190,7 +237,8 @@ function drawScale(shown, metric, limit) {
   const said = [metric.signed ? "percent points" : "%",
     metric.ends ? "; below each figure its 95 % interval. " : ". ",
     shown.means ? "Means are over cells. " : "", `Hatched: ${shown.crossed ? "not trained or not tested" : "no test questions"}. `,
-    metric.star ? "* differs from base at the 5 % level (exact McNemar test, Holm over the places). " : "",
+    !metric.clear ? "" : `${shown.dense ? "Dot" : "*"}: more than chance; ${shown.dense ? "without" : "pale"}: may be chance `
+      + `(${metric.rule}${shown.here.some((c) => metric.value(c) !== null && metric.clear(c)) ? "" : "; here every place"}). `,
     shown.crossed ? "Dashed outline: trained and tested on the same. "
       : chosen.view === "run" && data.runs[chosen.run].restricted ? "Dashed outline: trained on. " : "",
     "8x8 5x5".includes(chosen.view) ? "Each figure is over all questions of the column." : "Choose a cell to read its questions."];
@@ -198,18 +246,19 @@ function drawScale(shown, metric, limit) {
 }
 
 function figures(cell) {
-  const ends = cell.ci_low === undefined ? "" : ` [${percent(cell.ci_low).toFixed(1)}, ${percent(cell.ci_high).toFixed(1)}]`;
-  const said = [`accuracy ${percent(cell.accuracy).toFixed(1)} %${ends} of ${cell.n}`];
+  const said = [`accuracy ${percent(cell.accuracy).toFixed(1)} % [${percent(cell.ci_low).toFixed(1)}, `
+    + `${percent(cell.ci_high).toFixed(1)}] of ${cell.n}`];
   if (cell.models > 1) said.push(`mean of ${cell.models} models`);
-  if (cell.prior !== null) said.push(`prior ${percent(cell.prior).toFixed(1)} %`);
-  if ((cell.blank_image ?? null) !== null) said.push(`blank image ${percent(cell.blank_image).toFixed(1)} %`);
-  if (cell.parsed !== undefined) said.push(`parsed ${percent(cell.parsed).toFixed(1)} %`);
-  if (cell.difference) {
-    const [middle, low, high] = cell.difference.map((v) => sign(v, true));
-    said.push(`vs base ${middle} [${low}, ${high}]`);
-    if (cell.p !== null) said.push(`p ${cell.p < 0.001 ? "< 0.001" : cell.p.toFixed(3)} (Holm)`);
-    if (cell.counts) said.push(`${cell.counts.gained} gained, ${cell.counts.lost} lost`);
+  if ((cell.prior ?? null) !== null) said.push(`prior ${percent(cell.prior).toFixed(1)} %`);
+  for (const [key, name] of Object.entries(CONTROLS)) {
+    if ((cell[key] ?? null) !== null) said.push(`${name} ${percent(cell[key]).toFixed(1)} %`);
   }
+  for (const [key, [middle, low, high, p]] of Object.entries(cell.against ?? {})) {
+    const other = data.arms[key]?.label ?? key;
+    said.push(`vs ${other} ${sign(middle, true)} [${sign(low, true)}, ${sign(high, true)}], `
+      + `p ${p < 0.001 ? "< 0.001" : p.toFixed(3)} (Holm)`);
+  }
+  if (cell.counts?.gained !== undefined) said.push(`${cell.counts.gained} gained, ${cell.counts.lost} lost`);
   return said.join(" · ");
 }
 
@@ -260,8 +309,11 @@ function drawQuestions() {
 
 function sideBySide() {
   if (data.runs.length <= MOST_SIDE_BY_SIDE) return data.runs.map((_, i) => i);
-  const base = data.runs[chosen.run].base;
-  return base === null ? [chosen.run] : [base, chosen.run];
+  // The start model, and of each method the run that was trained on the same.
+  const part = partOf(chosen.run);
+  const same = data.arms.map((arm) => arm.runs.find(([, other]) => other === part)?.[0]);
+  const found = new Set([data.runs[chosen.run].base, ...same, chosen.run]);
+  return [...found].filter((i) => i !== null && i !== undefined).sort((a, b) => a - b);
 }
 
 function drawQuestion(item) {
@@ -310,6 +362,9 @@ function draw() {
   if (focused) document.querySelector(`[data-cell="${focused}"]`)?.focus();
 }
 
+if (data.grouped) {
+  chosen.view = Object.keys(VIEWS).find((view) => data.arms.some((_, i) => tableOf(view, i))) ?? "run";
+}
 if (data.runs.length) draw();
 else byId("matrix-section").hidden = true;
 if (!document.querySelector(".curve")) byId("curves").hidden = true;

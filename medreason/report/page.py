@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any
 
-from medreason.report import views
-from medreason.report.curves import curves
+from medreason.report import arms, summary, views
+from medreason.report import tables as gathering
+from medreason.report.comparisons import Comparison
+from medreason.report.curves import Line, curves
+from medreason.report.domains import DISTANCES, ELSEWHERE, IN_DOMAIN
 from medreason.report.questions import embedded
-from medreason.report.runs import Cell, Run, base_of, difference
-from medreason.report.table import Row, interval, percent, rows_of
+from medreason.report.runs import Run
+from medreason.report.table import BESIDE, Row, percent, rows_of
 from medreason.report.tables import Tables
-from medreason.statistics import wilson
+from medreason.statistics import Difference
 
 _HERE = Path(__file__).parent
 
@@ -24,96 +25,51 @@ _HERE = Path(__file__).parent
 def page(
     runs: Sequence[Run], *, sweep: str, tables: Tables | None = None, questions_per_cell: int = 8
 ) -> str:
-    """The page of a sweep's runs, as `runs.load` gives them, and of their train x test tables."""
+    """The page of a sweep's runs, as `runs.load` gives them, and of what their arms came to."""
+    tables = tables or gathering.gather(runs)
     found = rows_of(runs)
-    best = _best(runs)
-    evaluated = [run for run in runs if run.figures]
-    data = embedded(runs, questions_per_cell) | {
-        "shown": evaluated.index(best) if best else 0,
-        "arms": views.embedded(tables, evaluated),
-    }
+    many = arms.grouped(runs, tables)
+    lines = [Line(run.label, (run,)) for run in runs]
+    if many:
+        lines = [Line(arm.name, arm.runs) for arm in tables.arms]
     return Template((_HERE / "page.html").read_text()).substitute(
         sweep=escape(sweep),
-        lead=escape(lead(runs).replace(" %", "\u00a0%")),  # no line begins with the sign
-        facts="".join(f"<li>{escape(fact)}</li>" for fact in _facts(runs)),
-        runs=_run_table(found),
-        notes=_notes(found),
-        curves=curves(runs),
+        lead=escape(summary.lead(runs, tables).replace(" %", "\u00a0%")),  # none begins a line
+        facts="".join(f"<li>{escape(fact)}</li>" for fact in _facts(runs, tables)),
+        heading="Methods" if many else "Runs",
+        runs=_arms(found, tables) if many else _scroll(_run_table(found)),
+        notes=_notes(found, many),
+        curves=curves(lines),
+        curves_note=(
+            "Line: mean over the models of a method; band: 10th to 90th percentile of them."
+            if many
+            else "Faint: as logged. Bold: mean over a tenth of the curve."
+        ),
         style=(_HERE / "page.css").read_text(),
         script=(_HERE / "page.js").read_text(),
-        # No text of a question or a model may close the script element it stands in.
-        data=json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"),
+        data=_data(runs, tables, lines, questions_per_cell),
     )
 
 
-def lead(runs: Sequence[Run]) -> str:
-    """The result in one sentence: the best run on what it was trained on, beside what it beats."""
-    best = _best(runs)
-    if best is None:
-        return "No run of this sweep has been evaluated yet."
-    return _sentence(best, _counting(best), base_of(best, runs))
-
-
-def _best(runs: Sequence[Run]) -> Run | None:
-    """Highest accuracy on the cells that count; a start model only where nothing else is."""
+def _data(
+    runs: Sequence[Run], tables: Tables, lines: Sequence[Line], questions_per_cell: int
+) -> str:
+    """What the script reads, as JSON in which no text can close the script element it is in."""
     evaluated = [run for run in runs if run.figures]
-    trained = [run for run in evaluated if run.trained_on]
-    return max(
-        trained or evaluated,
-        key=lambda run: _over(run, _counting(run))["accuracy"],
-        default=None,
-    )
+    colours = {run.folder.path: i % 8 for i, line in enumerate(lines) for run in line.runs}
+    data = embedded(runs, questions_per_cell)
+    for run, shown in zip(evaluated, data["runs"], strict=True):
+        shown["colour"] = colours[run.folder.path]
+    best = summary.best(runs)
+    data |= {
+        "shown": evaluated.index(best) if best else 0,
+        "arms": views.embedded(tables, evaluated),
+        "grouped": arms.grouped(runs, tables),
+    }
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _counting(run: Run) -> set[Cell]:
-    """The cells a run was trained on, as far as it was tested there, else all."""
-    return run.trained_on & run.tested_on or run.tested_on
-
-
-def _sentence(run: Run, cells: set[Cell], base: Run | None) -> str:
-    found = _over(run, cells)
-    trained = run.trained_on and not run.tested_on <= cells
-    which = "in-domain questions" if trained else "questions"
-    start = f"{_title(run)} answers {percent(found['accuracy'])} % of {found['n']} {which} right"
-    if change := difference(run, base, cells):
-        more = "more" if change.mean >= 0 else "less"
-        ends = f"{change.low:.1f} to {change.high:.1f}".replace("-", "\u2212")
-        doubt = ", so no clear difference" if change.low <= 0 <= change.high else ""
-        start += f", {abs(change.mean):.1f} points {more} than the start model "
-        start += f"(95 % interval {ends}{doubt})"
-    else:
-        low, high = wilson(found["correct"], found["n"])
-        start += f" (95 % interval {percent(low)} to {percent(high)})"
-    controls = []
-    if found["prior"] is not None:
-        controls.append(f"question options alone would give {percent(found['prior'])} %")
-    if found["blank_image"] is not None:
-        controls.append(f"a blank image {percent(found['blank_image'])} %")
-    return start + ("; " + ", ".join(controls) if controls else "") + "."
-
-
-def _over(run: Run, cells: set[Cell]) -> dict[str, Any]:
-    """Figures of the questions in some cells, from the figures of each."""
-    members = [figures for key, figures in run.cells.items() if tuple(key.split("/")) in cells]
-    n = sum(figures["n"] for figures in members)
-
-    def mean(name: str) -> float | None:
-        values = [figures.get(name) for figures in members]
-        weights = [figures["n"] for figures in members]
-        return None if None in values else statistics.fmean(values, weights)  # pyright: ignore[reportArgumentType]
-
-    correct = sum(figures["correct"] for figures in members)
-    controls = {name: mean(name) for name in ("prior", "blank_image")}
-    return {"n": n, "correct": correct, "accuracy": correct / n, **controls}
-
-
-def _title(run: Run) -> str:
-    method, _, rest = run.label.partition(" ")
-    name = "The start model" if method == "base" else method.upper()
-    return f"{name} ({rest})" if rest else name
-
-
-def _facts(runs: Sequence[Run]) -> list[str]:
+def _facts(runs: Sequence[Run], tables: Tables) -> list[str]:
     configs = [run.config for run in runs if run.config]
     models = sorted({config.model.name for config in configs})
     sources = sorted({config.choices.get("data") or config.data["_target_"] for config in configs})
@@ -122,16 +78,127 @@ def _facts(runs: Sequence[Run]) -> list[str]:
         for run in runs
         if run.folder.environment.exists()
     }
+    counts = [f"{len(arm.runs)} {arm.name}" for arm in tables.arms]
+    of = f": {', '.join(counts)}" if len(tables.arms) < len(runs) else ""
     return [
-        f"{len(runs)} runs" if len(runs) != 1 else "1 run",
+        f"{len(runs)} runs{of}" if len(runs) != 1 else "1 run",
         f"model {', '.join(models)}",
         f"data {', '.join(sources)}",
+        *_counts(tables),
         *(f"commit {commit[:10]}{'+dirty' * commit.endswith('+dirty')}" for commit in commits),
     ]
 
 
-def _run_table(found: Sequence[Row]) -> str:
+def _counts(tables: Tables) -> list[str]:
+    """What in-domain figures are means of, where arms have several models."""
+    totals = [tables.domains.total(arm.name, IN_DOMAIN) for arm in tables.arms if not arm.untrained]
+    return [
+        f"{t.arm} in-domain: {t.cells} cells, {t.n:,} questions"
+        for t in totals
+        if t and t.models > 1
+    ]
+
+
+def _scroll(table: str) -> str:
+    """Wider than the window it scrolls by itself, by keyboard too."""
+    region = 'class="scroll" tabindex="0" role="region" aria-labelledby="runs-heading"'
+    return f"<div {region}>{table}</div>"
+
+
+def _arms(found: Sequence[Row], tables: Tables) -> str:
+    """What the arms came to and how they differ, then their runs, folded."""
+    parts = [_scroll(_arm_table(tables)), _scroll(_difference_table(tables))]
+    told = {run.folder.path.name for arm in tables.arms for run in arm.runs}
+    if rest := [row for row in found if row.name not in told]:
+        parts.append(f"<h3>Not evaluated</h3>{_scroll(_run_table(rest))}")
+    for index, arm in enumerate(tables.arms):
+        names = {run.folder.path.name for run in arm.runs}
+        members = [row for row in found if row.name in names]
+        count = f"{len(members)} runs" if len(members) > 1 else "1 run"
+        table = _scroll(_run_table(members, colour=index))
+        summed = f"<summary><b>{escape(arm.name)}</b>, {count} one by one</summary>"
+        parts.append(f'<details class="fold">{summed}{table}</details>')
+    return "".join(parts)
+
+
+def _arm_table(tables: Tables) -> str:
+    base = arms.start(tables)
+    inside = [tables.domains.total(arm.name, IN_DOMAIN) for arm in tables.arms]
+    named = [n for n in BESIDE if any(t and n in t.figures for t in inside)]
+    heads = ["Method", "Models", "n", "In-domain %", "", "vs base, in-domain", "Prior"]
+    heads += ["Above prior", "Blank image", *(_heading(n) for n in named), "Parsed"]
+    heads += ["Elsewhere %", "vs base, elsewhere"]
+    rows = []
+    for index, (arm, total) in enumerate(zip(tables.arms, inside, strict=True)):
+        name = f'<span class="swatch s{index % 8}"></span>{escape(arm.name)}'
+        cells = [f'<th scope="row">{name}</th>', f"<td>{len(arm.runs)}</td>"]
+        if total is None:
+            rows.append(f"<tr>{''.join(cells)}<td colspan={len(heads) - 2}></td></tr>")
+            continue
+        far = tables.domains.total(arm.name, ELSEWHERE)
+        figures = total.figures
+        prior, blank = figures.get("prior"), figures.get("blank_image")
+        above = None if prior is None else total.accuracy - prior
+        ends = (total.accuracy, total.ci_low, total.ci_high)
+        shown = [
+            str(total.n),
+            _with_interval(*ends),
+            _plot(*ends, prior, blank, index),
+            _change(tables.domains.change(arm.name, base, IN_DOMAIN)),
+            *map(_minus, (percent(prior), percent(above, signed=True), percent(blank))),
+            *(_minus(percent(figures.get(name))) for name in named),
+            _minus(percent(figures.get("parsed"))),
+            _minus(percent(far.accuracy if far else None)),
+            _change(tables.domains.change(arm.name, base, ELSEWHERE)),
+        ]
+        rows.append(f"<tr>{''.join(cells)}{''.join(f'<td>{cell}</td>' for cell in shown)}</tr>")
+    return _html_table(heads, rows)
+
+
+def _difference_table(tables: Tables) -> str:
+    """Each arm minus each other, by how far the test lies from what was trained on."""
+    compared = tables.domains.compared
+    distances = [d for d in DISTANCES if any(c.test == d for c in compared)]
+    if not distances:
+        return ""
+    heads = ["Percent points", *(name.capitalize() for name in distances)]
+    rows = []
+    for a, b in dict.fromkeys((c.a, c.b) for c in compared):
+        cells = (f"<td>{_change(tables.domains.change(a, b, d))}</td>" for d in distances)
+        name = f'<th scope="row">{escape(a)} minus {escape(b)}</th>'
+        rows.append(f"<tr>{name}{''.join(cells)}</tr>")
+    return _html_table(heads, rows)
+
+
+def _change(found: Comparison | None) -> str:
+    if found is None:
+        return "\u2013"
+    middle = _minus(f"{found.difference:+.1f}")
+    shown = f"<b>{middle}*</b>" if found.clear else middle
+    return shown + _spread(found.low, found.high)
+
+
+def _spread(low: float, high: float) -> str:
+    """Nothing where no question differs, since then there is no spread to draw from."""
+    ends = _minus(f"[{low:+.1f}, {high:+.1f}]")
+    return f" <small>{ends}</small>" if low < high else ""
+
+
+def _heading(name: str) -> str:
+    text = BESIDE[name].replace("\n", " ")
+    return text[0].upper() + text[1:]
+
+
+def _html_table(heads: Sequence[str], rows: Sequence[str]) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    body = "".join(rows)
+    return f'<table class="runs"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _run_table(found: Sequence[Row], *, colour: int | None = None) -> str:
+    """A row a run, each in its own colour or all in one."""
     narrow = any(row.restricted for row in found)
+    named = [name for name in BESIDE if any(name in row.beside for row in found)]
     heads = [
         "Run",
         "n",
@@ -139,33 +206,32 @@ def _run_table(found: Sequence[Row]) -> str:
         "",
         *(["In-domain %", "vs base, in-domain"] if narrow else []),
     ]
-    heads += ["Prior", "Above prior", "Blank image", "Parsed"]
-    letters = any("likelihood" in row.beside for row in found)
-    heads += ["By letter"] if letters else []
-    heads += ["vs base, all" if narrow else "vs base", "Training", "Evaluation"]
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    body = "".join(_run_row(row, i, narrow, letters, len(heads)) for i, row in enumerate(found))
-    return f'<table class="runs"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    heads += ["Prior", "Above prior", "Blank image", *map(_heading, named), "Parsed"]
+    heads += ["vs base, all" if narrow else "vs base", "Training, evaluation"]
+    body = [
+        _run_row(row, i if colour is None else colour, narrow, named, len(heads))
+        for i, row in enumerate(found)
+    ]
+    return _html_table(heads, body)
 
 
-def _run_row(row: Row, index: int, narrow: bool, letters: bool, width: int) -> str:
+def _run_row(row: Row, index: int, narrow: bool, named: Sequence[str], width: int) -> str:
     name = f'<span class="swatch s{index % 8}"></span>{escape(row.label)}'
     title = f'<th scope="row" title="{escape(row.name)}">{name}</th>'
     state = f'<span class="state">{escape(row.state)}</span> {escape(row.error or "")}'
-    if row.n is None:
+    if row.n is None or row.accuracy is None or row.ci_low is None or row.ci_high is None:
         return f'<tr class="unfinished">{title}<td colspan="{width - 1}">{state}</td></tr>'
-    accuracy = _with_interval(row.accuracy, row.ci_low, row.ci_high)
-    cells = [str(row.n), accuracy, _plot(row, index)]
+    ends = (row.accuracy, row.ci_low, row.ci_high)
+    cells = [str(row.n), _with_interval(*ends), _plot(*ends, row.prior, row.blank_image, index)]
     if narrow:
         inner = _with_interval(row.in_domain, row.in_domain_low, row.in_domain_high)
         count = f" <small>n {row.in_domain_n}</small>" if row.in_domain_n else ""
-        cells += [inner + count, f"<b>{_minus(interval(row.in_domain_difference))}</b>"]
+        cells += [inner + count, _difference(row.in_domain_difference)]
     shares = (percent(row.prior), percent(row.above_prior, signed=True))
-    cells += map(_minus, (*shares, percent(row.blank_image), percent(row.parsed)))
-    if letters:
-        cells.append(_minus(percent(row.beside.get("likelihood"))))
-    cells.append(_minus(interval(row.difference)))
-    cells += [_duration(row.train_seconds), _duration(row.evaluate_seconds)]
+    cells += map(_minus, (*shares, percent(row.blank_image)))
+    cells += [_minus(percent(row.beside.get(name))) for name in named]
+    cells += [_minus(percent(row.parsed)), _difference(row.difference)]
+    cells.append(f"{_duration(row.train_seconds)} <small>{_duration(row.evaluate_seconds)}</small>")
     told = (
         ""
         if row.state == "done"
@@ -173,6 +239,12 @@ def _run_row(row: Row, index: int, narrow: bool, letters: bool, width: int) -> s
     )
     tds = "".join(f"<td>{cell}</td>" for cell in cells)
     return f"<tr>{title}{tds}</tr>{told}"
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return "\u2013"
+    return f"<b>{_minus(f'{found.mean:+.1f}')}</b>" + _spread(found.low, found.high)
 
 
 def _minus(text: str) -> str:
@@ -186,25 +258,27 @@ def _with_interval(value: float | None, low: float | None, high: float | None) -
     return f"<b>{percent(value)}</b> <small>[{percent(low)}, {percent(high)}]</small>"
 
 
-def _plot(row: Row, index: int) -> str:
+def _plot(
+    accuracy: float,
+    low: float,
+    high: float,
+    prior: float | None,
+    blank_image: float | None,
+    index: int,
+) -> str:
     """Accuracy and its interval on 0 to 100 %; the prior is a tick, the blank image a ring."""
-    assert row.accuracy is not None
-    assert row.ci_low is not None
-    assert row.ci_high is not None
-    place = [5 + 150 * value for value in (row.accuracy, row.ci_low, row.ci_high)]
-    marks = ['<line class="axis" x1="5" x2="155" y1="11" y2="11"/>']
-    if row.prior is not None:
-        x = 5 + 150 * row.prior
+    place = [5 + 90 * value for value in (accuracy, low, high)]
+    marks = ['<line class="axis" x1="5" x2="95" y1="11" y2="11"/>']
+    if prior is not None:
+        x = 5 + 90 * prior
         marks.append(f'<line class="prior" x1="{x:.1f}" x2="{x:.1f}" y1="3" y2="19"/>')
-    if row.blank_image is not None:
-        marks.append(
-            f'<circle class="blank" cx="{5 + 150 * row.blank_image:.1f}" cy="11" r="3.5"/>'
-        )
+    if blank_image is not None:
+        marks.append(f'<circle class="blank" cx="{5 + 90 * blank_image:.1f}" cy="11" r="3.5"/>')
     marks.append(
         f'<line class="line s{index % 8}" x1="{place[1]:.1f}" x2="{place[2]:.1f}" y1="11" y2="11"/>'
         f'<circle class="dot s{index % 8}" cx="{place[0]:.1f}" cy="11" r="4.5"/>'
     )
-    return f'<svg class="plot" viewBox="0 0 160 22" aria-hidden="true">{"".join(marks)}</svg>'
+    return f'<svg class="plot" viewBox="0 0 100 22" aria-hidden="true">{"".join(marks)}</svg>'
 
 
 def _duration(seconds: float) -> str:
@@ -221,11 +295,17 @@ def _duration(seconds: float) -> str:
     )
 
 
-def _notes(found: Sequence[Row]) -> str:
+def _notes(found: Sequence[Row], many: bool) -> str:
     notes = ["Dot: accuracy with its 95 % interval; tick: prior; ring: blank image."]
     if any(row.restricted for row in found):
         notes.append("In-domain: only the cells a run was trained on.")
-    if any(row.difference for row in found):
+    if many:
+        notes.append(
+            "Figures of a method: mean over cells, in each over its models, so that no cell counts "
+            "for more; n: questions. Intervals: questions drawn again. * more than chance "
+            "(sign-flip test paired by question, Holm over the column, 5 % level)."
+        )
+    elif any(row.difference for row in found):
         notes.append("vs base: percent points, paired by question, bootstrap 95 % interval.")
     if any("likelihood" in row.beside for row in found):
         notes.append("By letter: accuracy of the likeliest letter right behind the prompt.")

@@ -4,39 +4,62 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medreason.data.images import open_rgb
 from medreason.evaluation import predictions
-from medreason.evaluation.predictions import Prediction
-from medreason.report.runs import Cell, Run, base_of, difference, paired
+from medreason.report import comparisons
+from medreason.report.runs import Cell, Run, base_of, paired
+from medreason.report.table import BESIDE
 from medreason.samples import MODALITIES, TASKS
-from medreason.statistics import holm, mcnemar
+from medreason.statistics import Difference
 
 _THUMBNAIL = 160  # pixels of the longer side
-_ANSWERS = 12_000  # embedded at most; beyond it a browser gets slow, so cells get fewer questions
+_REPLIES = 12_000  # different ones embedded at most; beyond it a browser gets slow
 
-_FIGURES = ("n", "accuracy", "ci_low", "ci_high", "prior", "above_prior", "blank_image", "parsed")
+_FIGURES = ("n", "accuracy", "ci_low", "ci_high", "prior", "above_prior", "parsed")
+
+
+class Answer(NamedTuple):
+    """What a run said to one question; equal where two said the same."""
+
+    answer: str | None
+    correct: bool
+    status: str
+    reasoning: str | None
+    completion: str
+    tokens: int
+
+
+class _Asked(NamedTuple):
+    """The question itself, from the first file that has it."""
+
+    id: str
+    source: str
+    question: str
+    options: list[str]
+    gold: str
+    image: str
 
 
 def embedded(runs: Sequence[Run], per_cell: int) -> dict[str, Any]:
     """All the page's script reads: runs and their cells, questions by cell, images once each."""
     evaluated = [run for run in runs if run.figures]
     cells = sorted({cell for run in evaluated for cell in run.tested_on}, key=_place)
-    room = _ANSWERS // max(len(cells) * len(evaluated), 1)
-    chosen = {cell: _choose(cell, evaluated, max(1, min(per_cell, room))) for cell in cells}
+    chosen = {cell: _choose(cell, evaluated, per_cell) for cell in cells}
     images = _Images()
-    questions = _questions(evaluated, {sample for some in chosen.values() for sample in some})
+    asked, answers = _questions(evaluated, {s for some in chosen.values() for s in some})
+    chosen = _within(chosen, answers)
     return {
         "modalities": list(MODALITIES.items()),
         "tasks": list(TASKS.items()),
-        "runs": [_figures(run, runs, evaluated) for run in evaluated],
+        "runs": [_figures(run, evaluated) for run in evaluated],
         "questions": {
             "/".join(cell): {
                 "total": len(_asked(cell, evaluated)),
-                "items": [_item(questions[sample], images) for sample in chosen[cell]],
+                "items": [_item(asked[s], answers[s], images) for s in chosen[cell]],
             }
             for cell in cells
         },
@@ -44,41 +67,57 @@ def embedded(runs: Sequence[Run], per_cell: int) -> dict[str, Any]:
     }
 
 
-def _figures(run: Run, runs: Sequence[Run], evaluated: Sequence[Run]) -> dict[str, Any]:
+def _within(
+    chosen: Mapping[Cell, Sequence[str]], answers: Mapping[str, Sequence[Answer | None]]
+) -> dict[Cell, list[str]]:
+    """Fewer questions of each cell, but one, until their different replies are few enough."""
+    replies = {sample: len(set(given)) for sample, given in answers.items()}
+    most = max(map(len, chosen.values()), default=0)
+    while most > 1 and sum(replies[s] for some in chosen.values() for s in some[:most]) > _REPLIES:
+        most -= 1
+    return {cell: list(some[:most]) for cell, some in chosen.items()}
+
+
+def _figures(run: Run, evaluated: Sequence[Run]) -> dict[str, Any]:
     base = base_of(run, evaluated)
-    pairs = {key: paired(run, base, {_cell(key)}) for key in run.cells}
-    tested = [key for key, (a, _) in pairs.items() if a]
-    adjusted = dict(zip(tested, holm([mcnemar(*pairs[key]) for key in tested]), strict=True))
+    changes = comparisons.of_cells(run, base)
+    shown = (*_FIGURES, "blank_image", *BESIDE)
     return {
         "label": run.label,
-        "colour": list(runs).index(run) % 8,
         "base": evaluated.index(base) if base else None,
         "restricted": bool(run.trained_on) and not run.tested_on <= run.trained_on,
+        "means": {
+            key: [change.mean, change.low, change.high, p]
+            for key, (change, p) in changes.items()
+            if key not in run.cells
+        },
         "cells": {
-            key: {name: figures.get(name) for name in _FIGURES}
-            | _against_base(run, base, _cell(key), adjusted.get(key))
+            key: {name: v for name in shown if (v := figures.get(name)) is not None}
+            | _against_base(run, base, _cell(key), changes.get(key))
             | {"in_domain": _cell(key) in run.trained_on}
             for key, figures in run.cells.items()
         },
     }
 
 
-def _against_base(run: Run, base: Run | None, cell: Cell, p: float | None) -> dict[str, Any]:
-    """Difference with interval, McNemar's p adjusted over cells, and how many of each kind."""
+def _against_base(
+    run: Run, base: Run | None, cell: Cell, change: tuple[Difference, float] | None
+) -> dict[str, Any]:
+    """Difference with interval and p, and how many questions of each kind."""
     mine = [o for o in run.outcomes.values() if o.cell == cell]
     counts: dict[str, Any] = {
         "all": len(mine),
         "wrong": sum(not o.correct for o in mine),
         "unparsed": sum(not o.parsed for o in mine),
     }
-    found = difference(run, base, {cell})
-    if found is None:
-        return {"counts": counts, "difference": None}
+    if change is None:
+        return {"counts": counts}
     a, b = paired(run, base, {cell})
     counts["gained"] = sum(x > y for x, y in zip(a, b, strict=True))
     counts["lost"] = sum(x < y for x, y in zip(a, b, strict=True))
     counts["changed"] = counts["gained"] + counts["lost"]
-    return {"counts": counts, "difference": [found.mean, found.low, found.high], "p": p}
+    found, p = change
+    return {"counts": counts, "against": {"base": [found.mean, found.low, found.high, p]}}
 
 
 def _choose(cell: Cell, runs: Sequence[Run], count: int) -> list[str]:
@@ -106,38 +145,31 @@ def _asked(cell: Cell, runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(s for r in runs for s, o in r.outcomes.items() if o.cell == cell))
 
 
-def _questions(runs: Sequence[Run], wanted: set[str]) -> dict[str, list[Prediction | None]]:
-    """Each wanted sample's answer of every run, None where a run was not asked it."""
-    found: dict[str, list[Prediction | None]] = {sample: [None] * len(runs) for sample in wanted}
+def _questions(
+    runs: Sequence[Run], wanted: set[str]
+) -> tuple[dict[str, _Asked], dict[str, list[Answer | None]]]:
+    """The wanted samples, and each run's answers to them, None where a run was not asked."""
+    asked: dict[str, _Asked] = {}
+    answers: dict[str, list[Answer | None]] = {sample: [None] * len(runs) for sample in wanted}
     for index, run in enumerate(runs):
-        for row in predictions.read(run.evaluation / "predictions.parquet"):
-            if row.control == "none" and row.sample in wanted:
-                found[row.sample][index] = row
-    return found
+        for row in predictions.read(run.evaluation / "predictions.parquet", samples=wanted):
+            if row.sample not in asked:
+                question = (row.question, row.options, row.gold, row.image)
+                asked[row.sample] = _Asked(row.sample, row.source, *question)
+            said = (row.answer, row.correct, row.parse_status, row.reasoning)
+            answers[row.sample][index] = Answer(*said, row.completion, row.completion_tokens)
+    return asked, answers
 
 
-def _item(answers: Sequence[Prediction | None], images: _Images) -> dict[str, Any]:
-    asked = next(row for row in answers if row)
+def _item(asked: _Asked, answers: Sequence[Answer | None], images: _Images) -> dict[str, Any]:
+    """`answers` are places in `replies`, since many models say the same."""
+    replies = list(dict.fromkeys(answer for answer in answers if answer))
+    place = {reply: i for i, reply in enumerate(replies)}
     return {
-        "id": asked.sample,
-        "source": asked.source,
-        "question": asked.question,
-        "options": asked.options,
-        "gold": asked.gold,
+        **asked._asdict(),
         "image": images.index(asked.image),
-        "answers": [
-            {
-                "answer": row.answer,
-                "correct": row.correct,
-                "status": row.parse_status,
-                "reasoning": row.reasoning,
-                "completion": row.completion,
-                "tokens": row.completion_tokens,
-            }
-            if row
-            else None
-            for row in answers
-        ],
+        "replies": [reply._asdict() for reply in replies],
+        "answers": [place[answer] if answer else None for answer in answers],
     }
 
 

@@ -178,7 +178,7 @@ def _labels(folders: Sequence[Folder], configs: Sequence[Config | None]) -> list
     """Method; with cell, model and at last the key where that is needed to tell runs apart."""
     names = [f.path.name for f in folders]
     parts = [
-        (c.method.name, _cell_name(c), c.model.name, f"seed {c.seed}", name[-6:])
+        (c.method.name, cell_name(c), c.model.name, f"seed {c.seed}", name[-6:])
         if c
         else (name.split("-")[0], "", "", "", name[-6:])
         for c, name in zip(configs, names, strict=True)
@@ -195,7 +195,7 @@ def _labels(folders: Sequence[Folder], configs: Sequence[Config | None]) -> list
     return labels
 
 
-def _cell_name(config: Config) -> str:
+def cell_name(config: Config) -> str:
     """ "CT/Disease"; empty for a run of everything and for a start model."""
     if config.method.algorithm == "none":
         return ""

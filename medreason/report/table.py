@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from medreason.training.collapse import collapsed, message
 
 _UNTERMINALED_WIDTH = 100  # pipes and logs; wider tables are printed wider, never wrapped
 _FIGURES = ("n", "accuracy", "ci_low", "ci_high", "prior", "above_prior", "blank_image", "parsed")
-_BESIDE = {
+BESIDE = {
     "shuffled_image": "shuffled\nimage",
     "no_image": "no\nimage",
     "permuted_options": "options\nturned",
@@ -106,18 +106,23 @@ def show(folders: Iterable[Folder], sweep: str | None = None) -> None:
 
 
 def show_rows(found: Sequence[Row]) -> None:
+    show_table(lambda compact: _table(found, compact=compact))
+
+
+def show_table(table_of: Callable[[bool], Table]) -> None:
+    """Print what `table_of(compact)` gives, compact only where the whole does not fit."""
     console = Console()
     width = console.width if console.is_terminal else max(console.width, _UNTERMINALED_WIDTH)
-    table = _table(found, compact=False)
+    table = table_of(False)
     if _width(table, console) > width:
-        table = _table(found, compact=True)
+        table = table_of(True)
     console.width = width if console.is_terminal else max(width, _width(table, console))
     console.print(table)
 
 
 def write_csv(runs: Sequence[Run], path: Path) -> None:
     """Tidy: a row for each run over all its cells (`all`, `all`) and one for each of its cells."""
-    figures_written = (*_FIGURES, *_BESIDE, *_IN_CSV_ALONE)
+    figures_written = (*_FIGURES, *BESIDE, *_IN_CSV_ALONE)
     with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, ["run", "modality", "task", *figures_written, *_DIFFERENCE])
         writer.writeheader()
@@ -160,7 +165,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         **{name: overall[name] for name in ("n", "accuracy", "ci_low", "ci_high", "prior")},
         above_prior=overall["above_prior"],
         blank_image=overall.get("blank_image"),  # a control that can be left out
-        beside={name: v for name in _BESIDE if (v := overall.get(name)) is not None},
+        beside={name: v for name in BESIDE if (v := overall.get(name)) is not None},
         parsed=overall["parsed"],
         by_letters=run.figures.get("answers") == ["likelihood"],
         difference=difference(run, base),
@@ -215,9 +220,9 @@ def _table(found: Sequence[Row], *, compact: bool) -> Table:
 
 def _beside(found: Sequence[Row], compact: bool) -> dict[str, list[str]]:
     """The controls; where there is room, open questions and the judge's grades, too."""
-    named = [name for name in _BESIDE if any(name in row.beside for row in found)]
+    named = [name for name in BESIDE if any(name in row.beside for row in found)]
     shown = named if not compact else [n for n in named if n.endswith(("image", "options"))]
-    return {_BESIDE[n]: [percent(row.beside.get(n)) for row in found] for n in shown}
+    return {BESIDE[n]: [percent(row.beside.get(n)) for row in found] for n in shown}
 
 
 def _notes(found: Sequence[Row], narrow: bool) -> Text:

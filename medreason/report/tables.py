@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medreason.report import comparisons, matrices
-from medreason.report.comparisons import Comparison
-from medreason.report.matrices import TABLES, Arm, Place
+from medreason.report import comparisons, domains, matrices
+from medreason.report.comparisons import MAY_BE_CHANCE, MEANS, Comparison
+from medreason.report.domains import Domains
+from medreason.report.matrices import CELLS, TABLES, Arm, Place
 from medreason.report.runs import Run
 from medreason.samples import MODALITIES, TASKS
+from medreason.statistics import mean_over_strata
 
 _LEAST = 2  # places that make a table worth a file of its own
 
@@ -24,16 +26,19 @@ class Tables:
     places: dict[str, list[Place]]
     """By the name of the arm."""
     compared: Sequence[Comparison]
+    domains: Domains
+
+    @property
+    def crossed(self) -> bool:
+        """Some run was trained on less than everything; else there is one row and no table."""
+        return any(self.places[arm.name] for arm in self.arms if not arm.untrained)
 
 
-def gather(runs: Sequence[Run]) -> Tables | None:
-    """None where no run was trained on less than everything: then there is one row."""
+def gather(runs: Sequence[Run]) -> Tables:
     arms = matrices.arms(runs)
-    found = {arm.name: matrices.places(arm) for arm in arms}
-    if not any(found[arm.name] for arm in arms if not arm.untrained):
-        return None
+    places = {arm.name: matrices.places(arm) for arm in arms}
     compared = [c for a, b in comparisons.pairs(arms) for c in comparisons.compare(a, b)]
-    return Tables(arms, found, compared)
+    return Tables(arms, places, compared, domains.gather(arms))
 
 
 def shown(arm: Arm, places: Sequence[Place], table: str) -> list[Place]:
@@ -48,8 +53,9 @@ def write(tables: Tables, target: Path) -> Path:
     folder.mkdir(exist_ok=True)
     places = [asdict(place) for some in tables.places.values() for place in some]
     matrices.write(places, folder / "places")
-    matrices.write([asdict(row) for row in tables.compared], folder / "comparisons")
-    matrices.write(_domains(tables.arms), folder / "domains")
+    compared = [*tables.compared, *tables.domains.compared]
+    matrices.write([asdict(row) for row in compared], folder / "comparisons")
+    matrices.write(domains.written(tables.domains), folder / "domains")
     for arm in tables.arms:
         for table in TABLES:
             if here := shown(arm, tables.places[arm.name], table):
@@ -59,63 +65,97 @@ def write(tables: Tables, target: Path) -> Path:
     return folder
 
 
-def _domains(arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    return [
-        {"arm": arm.name, "distance": name, "accuracy": 100 * accuracy}
-        for arm in arms
-        for name, accuracy in matrices.domains(arm).items()
-    ]
-
-
 def _draw(tables: Tables, folder: Path) -> None:
-    """In the manner of the paper: accuracy, above prior, and each method minus each other."""
-    from medreason.report.heatmap import square  # matplotlib, half a second
-
+    """Accuracy of each arm, how far it is above the prior, and each arm minus each other."""
     for arm in tables.arms:
-        for table in ("8x8", "5x5", "40x40"):
-            here = shown(arm, tables.places[arm.name], table)
-            if not here:
-                continue
-            name = f"{table}-{_file_name(arm.name)}"
-            shares = {(p.train, p.test): 100 * p.accuracy for p in here}
-            _save(square, table, shares, f"{arm.name}: accuracy", folder / f"{name}.png")
-            above = {(p.train, p.test): 100 * (p.above_prior or 0) for p in here}
-            if all(p.above_prior is not None for p in here):
-                title = f"{arm.name}: accuracy above the question-only prior"
-                _save(square, table, above, title, folder / f"{name}-above-prior.png", signed=True)
-    for a, b in comparisons.pairs(tables.arms):
-        for table in ("8x8", "5x5", "40x40"):
-            chosen = [c for c in tables.compared if (c.table, c.a, c.b) == (table, a.name, b.name)]
-            if len(chosen) >= _LEAST:
-                values = {(c.train, c.test): c.difference for c in chosen}
+        for table in TABLES:
+            if here := shown(arm, tables.places[arm.name], table):
+                _draw_places(arm, table, here, folder)
+    for table in TABLES:
+        names = (table, MEANS) if table == "8x5" else (table,)
+        here = [c for c in tables.compared if c.table in names]
+        # One scale for all differences of a table, so that pictures compare.
+        limit = _limit(c.difference for c in here)
+        for a, b in comparisons.pairs(tables.arms):
+            chosen = [c for c in here if (c.a, c.b) == (a.name, b.name)]
+            values = {(c.train, c.test): c.difference for c in chosen if c.table == table}
+            if len(values) >= _LEAST:
+                clear = {(c.train, c.test) for c in chosen if c.clear}
                 path = folder / f"{table}-{_file_name(a.name)}-minus-{_file_name(b.name)}.png"
-                _save(square, table, values, f"{a.name} minus {b.name}", path, signed=True)
+                title = f"{a.name} minus {b.name}"
+                _save(table, values, title, path, limit=limit, clear=clear, rule=MAY_BE_CHANCE)
+
+
+def _draw_places(arm: Arm, table: str, here: Sequence[Place], folder: Path) -> None:
+    name = f"{table}-{_file_name(arm.name)}"
+    shares = {(p.train, p.test): 100 * p.accuracy for p in here}
+    _save(table, shares, f"{arm.name}: accuracy", folder / f"{name}.png")
+    above = {(p.train, p.test): 100 * v for p in here if (v := p.above_prior) is not None}
+    if len(above) == len(here):
+        clear = {(p.train, p.test) for p in here if p.off_prior}
+        clear |= {(m, m) for m in _means_off_prior(arm, here)} if table == "8x5" else set()
+        title, path = f"{arm.name}: above the question-only prior", f"{name}-above-prior.png"
+        limit = _limit(above.values())
+        _save(table, above, title, folder / path, limit=limit, clear=clear, rule=_INTERVAL)
+
+
+def _means_off_prior(arm: Arm, own: Sequence[Place]) -> set[str]:
+    """Rows, columns and whole of 8x5 whose interval does not hold the prior."""
+    above: dict[str, list[float]] = {}
+    for place in own:
+        members = matrices.members_of(arm, "8x5", place.train)
+        shares = matrices.means(matrices.answers_of(members, "8x5", place.test)).values()
+        above[place.test] = [share - (place.prior or 0) for share in shares]
+    found = {m: mean_over_strata(some, seed=0) for m, some in comparisons.margins(above).items()}
+    return {line for line, mean in found.items() if mean.low > 0 or mean.high < 0}
+
+
+_INTERVAL = "may be chance (95 % interval includes 0)"
+
+
+def _limit(values: Iterable[float]) -> float:
+    return max([10.0, *map(abs, values)])
 
 
 def _save(
-    square: Any,  # noqa: ANN401  drawn by a module that imports matplotlib
     table: str,
     values: dict[tuple[str, str], float],
     title: str,
     path: Path,
     *,
-    signed: bool = False,
+    limit: float | None = None,
+    clear: set[tuple[str, str]] | None = None,
+    rule: str = "",
 ) -> None:
-    rows, columns = TABLES[table]
-    names = {**MODALITIES, **TASKS}
-    limit = max([10.0, *map(abs, values.values())])
+    """`limit` is the end of a scale that diverges from 0; `clear` what is more than chance."""
+    from medreason.report.heatmap import Marks, heat_map, square  # matplotlib, half a second
+
     scale: dict[str, Any] = (
-        {"unit": "percent points", "vmin": -limit, "vmax": limit, "center": 0} if signed else {}
+        {"unit": "percent points", "vmin": -limit, "vmax": limit, "center": 0} if limit else {}
     )
-    named = {(names.get(a, a), names.get(b, b)): value for (a, b), value in values.items()}
+    names = {**MODALITIES, **TASKS, **{cell: _cell_name(cell) for cell in CELLS}}
+    if table == "8x5":
+        own = {test: value for (_, test), value in values.items()}
+        marks = Marks({test for _, test in clear}, rule) if clear is not None else None
+        heat_map(own, title=f"{title}, each cell's own model", marks=marks, **scale).savefig(path)
+        return
+    rows, columns = TABLES[table]
+    named = {(names[a], names[b]): value for (a, b), value in values.items()}
+    marks = Marks({(names[a], names[b]) for a, b in clear}, rule) if clear is not None else None
     figure = square(
-        [names.get(row, row) for row in rows],
-        [names.get(column, column) for column in columns],
+        [names[row] for row in rows],
+        [names[column] for column in columns],
         named,
         title=f"{title}, {table}",
+        marks=marks,
         **scale,
     )
     figure.savefig(path)
+
+
+def _cell_name(cell: str) -> str:
+    modality, task = cell.split("/")
+    return f"{MODALITIES[modality]}, {TASKS[task]}"
 
 
 def _file_name(arm: str) -> str:

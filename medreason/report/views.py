@@ -6,56 +6,82 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medreason.report import matrices, tables
-from medreason.report.comparisons import Comparison
+from medreason.report.comparisons import LEVEL, MEANS, Comparison
 from medreason.report.matrices import TABLES, Arm, Place
-from medreason.report.runs import Run
+from medreason.report.runs import Run, cell_name
 from medreason.report.tables import Tables
 
+Changes = Mapping[tuple[str, str, str, str], dict[str, list[float]]]
+"""(arm, table, train, test) -> index of the other arm -> [difference, low, high, p], points."""
 
-def embedded(found: Tables | None, evaluated: Sequence[Run]) -> list[dict[str, Any]]:
-    """Name and tables of each trained arm; a place is keyed `train|test`.
 
-    `run` of a place is the index in `evaluated` of the model whose questions it opens.
+def embedded(found: Tables, evaluated: Sequence[Run]) -> list[dict[str, Any]]:
+    """Name, runs and tables of each arm; a place is keyed `train|test`.
+
+    `run` of a place is the index in `evaluated` of the model whose questions it opens. `means` are
+    the differences of 8x5's rows, columns and whole.
     """
-    if found is None:
-        return []
-    gains = {(c.a, c.table, c.train, c.test): c for c in found.compared if c.b == _start(found)}
+    changes = _changes(found)
     return [
         {
             "label": arm.name,
+            "runs": [[evaluated.index(run), _part(arm, run)] for run in arm.runs],
             "tables": {
                 table: {
-                    f"{place.train}|{place.test}": _place(place, arm, evaluated, gains)
+                    f"{place.train}|{place.test}": _place(place, arm, evaluated, changes)
                     for place in here
                 }
                 for table in TABLES
                 if (here := tables.shown(arm, found.places[arm.name], table))
             },
+            "means": {
+                train: some
+                for (name, table, train, _), some in changes.items()
+                if (name, table) == (arm.name, MEANS)
+            },
         }
         for arm in found.arms
-        if not arm.untrained
     ]
 
 
-def _start(found: Tables) -> str | None:
-    return next((arm.name for arm in found.arms if arm.untrained), None)
+def _part(arm: Arm, run: Run) -> str:
+    """What tells a run from the others of its arm."""
+    cell = cell_name(run.config) if run.config else ""
+    seed = f"seed {run.config.seed}" if run.config and len(arm.seeds) > 1 else ""
+    return ", ".join(filter(None, [cell, seed])) or "all"
 
 
-def _place(
-    place: Place,
-    arm: Arm,
-    evaluated: Sequence[Run],
-    gains: Mapping[tuple[str, str, str, str], Comparison],
-) -> dict[str, Any]:
+def _changes(found: Tables) -> Changes:
+    """Each arm minus each other, both ways."""
+    index = {arm.name: str(i) for i, arm in enumerate(found.arms)}
+    changes: dict[tuple[str, str, str, str], dict[str, list[float]]] = {}
+    for c in found.compared:
+        there = _numbers(c, c.difference, c.low, c.high)
+        back = _numbers(c, -c.difference, -c.high, -c.low)
+        changes.setdefault((c.a, c.table, c.train, c.test), {})[index[c.b]] = there
+        changes.setdefault((c.b, c.table, c.train, c.test), {})[index[c.a]] = back
+    return changes
+
+
+def _numbers(found: Comparison, middle: float, low: float, high: float) -> list[float]:
+    return [round(middle, 2), round(low, 2), round(high, 2), _short(found.p_holm)]
+
+
+def _short(p: float) -> float:
+    """Two digits, on the same side of the level."""
+    short = float(f"{p:.2g}")
+    return short if (short < LEVEL) == (p < LEVEL) else p
+
+
+def _place(place: Place, arm: Arm, evaluated: Sequence[Run], changes: Changes) -> dict[str, Any]:
     members = matrices.members_of(arm, place.table, place.train)
-    gain = gains.get((arm.name, place.table, place.train, place.test))
-    return {
+    numbers = {
+        name: None if (value := getattr(place, name)) is None else round(value, 4)
+        for name in ("accuracy", "ci_low", "ci_high", "prior", "above_prior")
+    }
+    return numbers | {
         "n": place.n,
-        "accuracy": place.accuracy,
-        "prior": place.prior,
-        "above_prior": place.above_prior,
         "models": place.models,
         "run": evaluated.index(members[0]),
-        "difference": [gain.difference, gain.low, gain.high] if gain else None,
-        "p": gain.p_holm if gain else None,
+        "against": changes.get((arm.name, place.table, place.train, place.test), {}),
     }

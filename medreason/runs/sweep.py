@@ -119,7 +119,7 @@ class Sweep(Callback):
         ours = [folder for folder in folders if config.sweep in ledger.sweeps_of(folder)]
         if config.action.name in ("train", "evaluate"):
             _bring_into_mlflow(config, ours)
-            if len(ours) <= _MOST_ROWS:
+            if config.runs.show_table and len(ours) <= _MOST_ROWS:
                 _show(ours, config.sweep)
         return self._summary(config)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.colors import to_rgb
 
-from medreason.report.heatmap import heat_map
+from medreason.report.heatmap import Marks, heat_map, square
 from medreason.samples import MODALITIES, TASKS
 
 
@@ -53,6 +53,32 @@ def test_numbers_stand_out_from_their_cell() -> None:
         for box, text in zip(axes.patches, axes.texts, strict=True):
             lights = sorted((luminance(box.get_facecolor()), luminance(to_rgb(text.get_color()))))
             assert (lights[1] + 0.05) / (lights[0] + 0.05) > 4
+
+
+def test_what_may_be_chance_is_pale_and_the_map_says_so() -> None:
+    values = {"ct/anatomy": 40.0, "ct/disease": 40.0}
+    marks = Marks({"ct/anatomy", "ct/all"}, "may be chance")
+    axes = heat_map(values, title="d", vmin=-50, vmax=50, center=0, marks=marks).axes[0]
+    clear, chance, row = (axes.patches[i].get_facecolor() for i in (0, 1, 5))
+    assert clear == row
+    assert sum(chance[:3]) > sum(clear[:3])
+    assert [t.get_fontweight() for t in axes.texts[:2]] == ["bold", "normal"]
+    assert axes.texts[-1].get_text() == "Pale: may be chance"
+
+
+def test_map_too_dense_for_numbers_has_a_scale_and_dots() -> None:
+    cells = [f"{m}, {t}" for m, t in itertools.product(MODALITIES.values(), TASKS.values())]
+    values = {(row, column): 20.0 for row in cells[:5] for column in cells}
+    marks = Marks({(cells[0], cells[1]), (cells[2], cells[2])}, "may be chance")
+    figure = square(cells, cells, values, title="d", vmin=-50, vmax=50, center=0, marks=marks)
+    assert len(figure.axes) == 2  # the map and its scale
+    [dots] = figure.axes[0].lines
+    assert [*zip(*dots.get_data(), strict=True)] in (
+        [(1.5, 0.5), (2.5, 2.5)],
+        [(2.5, 2.5), (1.5, 0.5)],
+    )
+    none = square(cells, cells, values, title="d", center=0, vmin=-9, marks=Marks(set(), "m"))
+    assert "here there is none" in none.axes[0].texts[-1].get_text()
 
 
 def test_unknown_cell_is_refused_by_name() -> None:

@@ -10,7 +10,7 @@ import pytest
 from run_folders import draw_samples, reply, write_run
 
 from medreason.config import Config
-from medreason.report import comparisons, matrices, tables
+from medreason.report import comparisons, domains, matrices, tables
 from medreason.report.runs import load
 from medreason.samples import Sample
 
@@ -76,9 +76,23 @@ def test_start_model_stands_beside_every_row(composed: Compose, samples: list[Sa
     assert gain.p == pytest.approx(2 / 2**12)
     # Nine places of the 40 x 40 table were tested, so Holm multiplies the smallest by nine.
     assert gain.p_holm == pytest.approx(9 * 2 / 2**12)
-    # Several models answered each question: their mean is no 0 or 1, and McNemar does not hold.
-    assert found["8x8", "ct", "ct"].p is None
+    # Several models answered each question, so their mean is tested by flipping signs.
     assert found["8x8", "ct", "ct"].difference == 50.0
+    assert found["8x8", "ct", "ct"].p < 1e-3
+    assert found["8x8", "ct", "ct"].clear
+    # The means of 8x5: three cells by three models, each right on all of its own.
+    means = found[comparisons.MEANS, "all/all", "all/all"]
+    assert (means.n, means.difference, means.clear) == (36, 100.0, True)
+
+
+def test_change_of_few_questions_is_not_called_clear(composed: Compose, tmp_path: Path) -> None:
+    few = draw_samples(tmp_path / "few", per_cell=5)
+    base, sft = sweep(composed, few)
+    own = [c for c in comparisons.compare(sft, base) if c.table == "8x5"]
+    assert {c.difference for c in own} == {100.0}
+    # All five right that were wrong is p = 1/16, whatever the difference looks like.
+    assert {c.p for c in own} == {pytest.approx(2 / 2**5)}
+    assert not any(c.clear for c in own)
 
 
 def test_seeds_give_mean_and_spread(composed: Compose, samples: list[Sample]) -> None:
@@ -99,13 +113,74 @@ def test_seeds_give_mean_and_spread(composed: Compose, samples: list[Sample]) ->
 
 
 def test_domains_tell_near_from_far(composed: Compose, samples: list[Sample]) -> None:
-    _, sft = sweep(composed, samples)
-    assert matrices.domains(sft) == {
+    base, sft = sweep(composed, samples)
+    found = domains.gather([base, sft])
+    shares = {t.distance: t.accuracy for t in found.totals if t.arm == "sft"}
+    assert shares == {
         "in-domain": 1.0,
+        "out of domain": 0.0,
         "same modality": 0.0,
         "same task": 0.0,
         "neither": 0.0,
     }
+    inside = found.total("sft", "in-domain")
+    assert inside
+    assert (inside.models, inside.cells, inside.n) == (3, 3, 36)
+    assert inside.figures == {"prior": 0.25, "blank_image": 0.25, "parsed": 1.0}
+    assert (inside.ci_low, inside.ci_high) == (pytest.approx(0.904, abs=1e-3), 1.0)
+    start = found.total("base", "in-domain")
+    assert start
+    assert (start.n, start.accuracy) == (36, 0.0)
+    gain = found.change("sft", "base", "in-domain")
+    assert gain
+    assert (gain.difference, gain.n, gain.clear) == (100.0, 36, True)
+    far = found.change("sft", "base", "out of domain")
+    assert far
+    assert (far.difference, far.clear) == (0.0, False)
+
+
+def test_no_cell_counts_for_more_because_it_has_more_questions(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    asked = [s for s in samples if s.cell == ("ct", "disease")]
+    asked += [s for s in samples if s.cell == ("mri", "disease")][:3]
+    folder = write_run(composed("method=sft"), asked, right_on(("mri", "disease")))
+    found = domains.gather(matrices.arms(load([folder])))
+    total = found.total("sft", "in-domain")
+    assert total
+    assert (total.n, total.accuracy) == (15, 0.5)
+
+
+def test_runs_that_differ_in_a_value_are_arms_of_their_own(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    rates = ("1e-5", "2e-5")
+    folders = [
+        write_run(
+            composed("method=sft", f"++method.trl.learning_rate={rate}"),
+            samples,
+            right_on(),
+            key=f"{rate}00000000",
+        )
+        for rate in rates
+    ]
+    assert {arm.name for arm in matrices.arms(load(folders))} == {
+        "sft learning_rate=1e-05",
+        "sft learning_rate=2e-05",
+    }
+
+
+def test_options_name_an_arm_only_where_its_method_has_several(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    folders = [
+        write_run(composed("method=sft"), samples, right_on()),
+        write_run(composed("method=grpo", "prompt=think"), samples, right_on(), key="a" * 12),
+        write_run(composed("method=grpo", "prompt=no_think"), samples, right_on(), key="b" * 12),
+        write_run(composed("method=rarl"), samples, right_on()),
+    ]
+    names = [arm.name for arm in matrices.arms(load(folders))]
+    assert names == ["sft", "grpo no_think", "grpo think", "rarl"]
 
 
 def test_tables_are_written_as_csv_and_parquet_with_pictures(
@@ -113,11 +188,12 @@ def test_tables_are_written_as_csv_and_parquet_with_pictures(
 ) -> None:
     arms = sweep(composed, samples)
     found = tables.gather([run for arm in arms for run in arm.runs])
-    assert found
+    assert found.crossed
     tables.write(found, tmp_path)
     names = {path.name for path in (tmp_path / "tables").iterdir()}
     assert {"places.csv", "places.parquet", "comparisons.csv", "domains.csv"} <= names
     assert {"8x5-sft.csv", "8x8-sft.parquet", "40x40-sft.png", "5x5-sft-minus-base.png"} <= names
+    assert {"8x5-sft.png", "8x5-sft-above-prior.png", "8x5-sft-minus-base.png"} <= names
     assert not any("8x5-base" in name for name in names)
     places = pq.read_table(tmp_path / "tables" / "places.parquet").to_pylist()
     assert {row["arm"] for row in places} == {"base", "sft"}

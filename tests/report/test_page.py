@@ -12,8 +12,10 @@ import pytest
 from run_folders import draw_samples, reply, write_failed, write_run
 
 from medreason.config import Config
-from medreason.report.page import lead, page
-from medreason.report.runs import load
+from medreason.report import summary
+from medreason.report.page import page
+from medreason.report.runs import Run, load
+from medreason.report.tables import gather
 from medreason.samples import Sample
 
 Compose = Callable[..., Config]
@@ -33,6 +35,16 @@ def embedded(html: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
     assert found
     return json.loads(found[1])
+
+
+def lead(runs: list[Run]) -> str:
+    return summary.lead(runs, gather(runs))
+
+
+def answer(item: dict[str, Any], run: int) -> dict[str, Any] | None:
+    """What a run said to a question: pages hold each different reply once."""
+    place = item["answers"][run]
+    return None if place is None else item["replies"][place]
 
 
 @pytest.fixture
@@ -69,6 +81,80 @@ def test_difference_that_may_be_chance_is_called_unclear(
     )
     assert "2.8 points less than the start model" in lead(load([base, worse]))
     assert "so no clear difference)" in lead(load([base, worse]))
+
+
+def test_first_sentence_speaks_of_methods_where_they_have_several_models(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    """The best of many models on a few questions each is best by luck."""
+    folders = [write_run(composed("method=base"), samples, half_right)]
+    for modality, answers in (("ct", right), ("mri", half_right)):
+        config = composed("method=sft", f"modality={modality}", "task=disease")
+        folders.append(write_run(config, samples, answers, key=modality * 6))
+    text = lead(load(folders))
+    assert text.startswith(
+        "On what they were trained on, models answer 75.0 % right after SFT, 25.0 points more "
+        "than the start model (95 % interval 1"
+    )
+    assert "question options alone would give 25.0" in text
+
+
+def many(composed: Compose, samples: list[Sample]) -> list[Run]:
+    """A start model and 13 SFT models that differ in seed, one of them failed."""
+    folders = [write_run(composed("method=base"), samples, half_right)]
+    for seed in range(12):
+        config = composed("method=sft", f"seed={seed}")
+        folders.append(
+            write_run(config, samples, right, logs=LOGS, key=f"{seed:012d}", train_seconds=9.0)
+        )
+    folders.append(write_failed(composed("method=sft", "seed=12"), "ValueError: no"))
+    return load(folders)
+
+
+def test_many_runs_are_folded_behind_their_method_without_a_script(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    html = page(many(composed, samples), sweep="seeds")
+    shown, *folded = html.split('<details class="fold">')
+    assert "On what they were trained on, models answer 100.0" in shown
+    assert "sft minus base" in shown
+    assert "seed 3" not in shown
+    assert "ValueError: no" in shown  # what went wrong is not folded away
+    assert len(folded) == 2
+    assert "<summary><b>sft</b>, 12 runs one by one</summary>" in folded[1]
+    assert "seed 3" in folded[1]
+    assert embedded(html)["grouped"] is True
+
+
+def test_curves_of_many_runs_are_one_line_a_method_with_a_band(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    html = page(many(composed, samples), sweep="seeds")
+    assert html.count("sft, mean of 12</li>") == 2  # loss and reward
+    assert html.count('class="band') == 2
+    assert html.count("<polyline") == 2
+
+
+def test_same_reply_of_many_models_is_held_once(composed: Compose, samples: list[Sample]) -> None:
+    item = embedded(page(many(composed, samples), sweep="s"))["questions"]["ct/disease"]["items"][0]
+    assert len(item["answers"]) == 13
+    assert len(item["replies"]) <= 2
+
+
+def test_controls_are_shown_where_an_evaluation_has_them(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    folder = write_run(composed("method=base"), samples, right)
+    path = folder.evaluation("evaluation0") / "metrics.json"
+    figures = json.loads(path.read_text())
+    for some in (figures["overall"], *figures["cells"].values()):
+        some |= {"shuffled_image": 0.317, "no_image": 0.218, "permuted_options": 0.519}
+    path.write_text(json.dumps(figures))
+    html = page(load([folder]), sweep="demo")
+    for head, value in (("Shuffled image", 31.7), ("No image", 21.8), ("Options turned", 51.9)):
+        assert f'<th scope="col">{head}</th>' in html
+        assert f"<td>{value}</td>" in html
+    assert embedded(html)["runs"][0]["cells"]["ct/disease"]["no_image"] == 0.218
 
 
 def test_sweep_without_results_still_has_a_page(composed: Compose) -> None:
@@ -132,9 +218,11 @@ def test_answers_of_all_runs_stand_side_by_side(composed: Compose, samples: list
     data = embedded(page(runs, sweep="demo", questions_per_cell=12))
     items = {item["id"]: item for item in data["questions"]["ct/disease"]["items"]}
     assert len(items) == 12
-    assert items["ct-1-disease"]["answers"][0]["correct"] is True
-    assert items["ct-1-disease"]["answers"][1]["status"] == "no answer tag"
-    assert items["ct-7-disease"]["answers"][1] is None
+    start, trained = (answer(items["ct-1-disease"], run) for run in (0, 1))
+    assert start
+    assert trained
+    assert (start["correct"], trained["status"]) == (True, "no answer tag")
+    assert answer(items["ct-7-disease"], 1) is None
     counts = data["runs"][1]["cells"]["ct/disease"]["counts"]
     assert counts == {"all": 6, "wrong": 6, "unparsed": 6, "gained": 0, "lost": 3, "changed": 3}
 

@@ -98,7 +98,7 @@ def test_cell_opens_by_keyboard(opened: Any) -> None:  # noqa: ANN401
 def test_metric_and_run_change_the_map(opened: Any) -> None:  # noqa: ANN401
     cell = '[data-cell="ct/disease"] b'
     assert find(opened, cell)[0].text == "91.7"
-    press(opened, "#metric-choice", "Difference to base")
+    press(opened, "#metric-choice", "Difference")
     assert find(opened, cell)[0].text == "+41.7"
     press(opened, "#run-choice", "base")  # has no difference, so the map falls back
     assert find(opened, cell)[0].text == "50.0"
@@ -134,13 +134,92 @@ def test_views_show_what_was_trained_against_what_was_tested(matrix: Any) -> Non
     assert len(find(matrix, ".matrix tbody td")) == 40 * 40
     press(matrix, "#view-choice", "Across modalities")
     assert [b.text for b in find(matrix, "#matrix td b")] == ["50.0", "0.0", "0.0", "100.0"]
-    press(matrix, "#metric-choice", "Difference to base")
-    assert find(matrix, "#matrix td b")[0].text.startswith("+50.0")
+    press(matrix, "#metric-choice", "Difference")
+    assert find(matrix, "#matrix td b")[0].text == "+50.0*"
+    assert [b.text for b in find(matrix, "#against-choice button")] == ["minus base"]
     press(matrix, "#view-choice", "Each cell's own model")
     find(matrix, '[data-cell="mri/disease"]')[0].click()
     assert find(matrix, "#questions-heading")[0].text == "MRI · Disease"
     assert "100.0 %" in find(matrix, "#questions-figures")[0].text
     assert matrix.get_log("browser") == []
+
+
+@pytest.fixture
+def crowd(browser: Any, composed: Callable[..., Config], tmp_path: Path) -> Any:  # noqa: ANN401
+    """A start model that is always wrong, and six SFT and six GRPO models, right on their own."""
+    samples = draw_samples(tmp_path / "images", per_cell=4)
+
+    def right_on(modality: str) -> Callable[[int, Sample], str]:
+        return lambda i, s: reply(
+            s.answer if s.modality == modality else "ABCD"["ABCD".index(s.answer) - 1]
+        )
+
+    folders = [write_run(composed("method=base"), samples, right_on("none"))]
+    for method in ("sft", "grpo"):
+        for modality in ("ct", "mri"):
+            for seed in range(3):
+                cell = (f"modality={modality}", "task=disease", f"seed={seed}")
+                config = composed(f"method={method}", *cell)
+                key = f"{method}{modality}{seed}000000"[:12]
+                folders.append(write_run(config, samples, right_on(modality), key=key))
+    runs = load(folders)
+    path = tmp_path / "index.html"
+    path.write_text(page(runs, sweep="crowd", tables=gather(runs)), encoding="utf-8")
+    browser.get(path.as_uri())
+    return browser
+
+
+def test_run_among_many_is_found_by_method_and_what_it_was_trained_on(crowd: Any) -> None:  # noqa: ANN401
+    press(crowd, "#view-choice", "One run")
+    press(crowd, "#arm-choice", "grpo")
+    [parts] = find(crowd, "#part-choice select")
+    names = [option.text for option in parts.find_elements("css selector", "option")]
+    assert names[0] == "CT/Disease, seed 0"
+    assert len(names) == 6
+    parts.send_keys("MRI/Disease, seed 2")  # by keyboard
+    assert find(crowd, '[data-cell="mri/disease"] b')[0].text.startswith("100.0")
+    press(crowd, "#arm-choice", "sft")  # stays on what was trained on
+    assert find(crowd, "#part-choice option:checked")[0].text == "MRI/Disease, seed 2"
+    find(crowd, '[data-cell="mri/disease"]')[0].click()
+    heads = [
+        h.text.split("\n")[0] for h in find(crowd, ".question:first-child h4 span:first-child")
+    ]
+    assert heads == ["base", "sft MRI/Disease seed 2", "grpo MRI/Disease seed 2"]
+    assert crowd.get_log("browser") == []
+
+
+def test_methods_are_compared_with_each_other_and_chance_is_pale(crowd: Any) -> None:  # noqa: ANN401
+    press(crowd, "#metric-choice", "Difference")
+    against = [b.text for b in find(crowd, "#against-choice button")]
+    assert against == ["minus base", "minus grpo"]
+    # Four questions a cell, all right that were wrong: p = 1/8, not clear by themselves.
+    [cell] = find(crowd, '[data-cell="ct/disease"] b')
+    assert cell.text == "+100.0"
+    assert "color-mix" in find(crowd, '[data-cell="ct/disease"]')[0].find_element(
+        "xpath", ".."
+    ).get_attribute("style")
+    assert "here every place" in find(crowd, "#matrix-note")[0].text
+    press(crowd, "#against-choice", "minus grpo")
+    assert find(crowd, '[data-cell="ct/disease"] b')[0].text == "+0.0"
+    assert crowd.get_log("browser") == []
+
+
+def test_single_runs_unfold_by_keyboard(crowd: Any) -> None:  # noqa: ANN401
+    fold = find(crowd, "details.fold")[1]
+    assert not fold.find_element("css selector", "table").is_displayed()
+    fold.find_element("css selector", "summary").send_keys("\ue007")  # Enter
+    assert fold.find_element("css selector", "table").is_displayed()
+
+
+@pytest.mark.parametrize("width", [800, 1300])
+def test_no_table_of_many_runs_scrolls_sideways(crowd: Any, width: int) -> None:  # noqa: ANN401
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    crowd.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    crowd.execute_script("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    regions = (
+        "return [...document.querySelectorAll('.scroll')].map((e) => e.scrollWidth - e.clientWidth)"
+    )
+    assert max(crowd.execute_script(regions)) <= 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

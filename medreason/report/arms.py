@@ -1,0 +1,122 @@
+"""The table of arms: a row each, where a sweep has more runs than anyone reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from medreason.report.comparisons import Comparison
+from medreason.report.domains import ELSEWHERE, IN_DOMAIN, Total
+from medreason.report.matrices import Arm
+from medreason.report.runs import Run
+from medreason.report.table import BESIDE, Row, percent, show_table
+from medreason.report.tables import Tables
+
+MOST_RUNS = 12
+"""Runs with a row, a line or a picture each; beyond it those of the arms say more."""
+
+
+def grouped(runs: Sequence[Run], tables: Tables) -> bool:
+    """Whether there are so many runs that arms are shown in their place."""
+    return len(runs) > MOST_RUNS and len(tables.arms) < len(runs)
+
+
+def show(found: Sequence[Row], tables: Tables) -> None:
+    """Print the table of arms to stdout, with what its runs are warned of."""
+    show_table(lambda compact: _table(found, tables, compact))
+
+
+def start(tables: Tables) -> str | None:
+    """The arm others are compared with."""
+    return next((arm.name for arm in tables.arms if arm.untrained), None)
+
+
+def change(found: Comparison | None) -> str:
+    """+12.1 [+8.0, +16.2]; a dash where there is none."""
+    return f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]" if found else "-"
+
+
+def _table(found: Sequence[Row], tables: Tables, compact: bool) -> Table:
+    base = start(tables)
+    totals = {arm.name: _totals(tables, arm.name) for arm in tables.arms}
+    inside = [total for total, _ in totals.values()]
+    named = [n for n in BESIDE if any(t and n in t.figures for t in inside)]
+    columns = {
+        "arm": list(totals),
+        "models": [str(len(arm.runs)) for arm in tables.arms],
+        "n": [str(t.n) if t else "-" for t in inside],
+        "in-domain %": [_accuracy(t, compact) for t in inside],
+        "prior": _figure(inside, "prior"),
+        "blank\nimage": _figure(inside, "blank_image"),
+        **{BESIDE[name]: _figure(inside, name) for name in ([] if compact else named)},
+        "parsed": _figure(inside, "parsed"),
+        "vs base\nin-domain": [change(tables.domains.change(a, base, IN_DOMAIN)) for a in totals],
+        "else-\nwhere %": [percent(t.accuracy if t else None) for _, t in totals.values()],
+        "vs base\nelsewhere": [change(tables.domains.change(a, base, ELSEWHERE)) for a in totals],
+    }
+    if not any(other for _, other in totals.values()):  # every run was trained on all there is
+        columns = {name: cells for name, cells in columns.items() if "where" not in name}
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in columns:
+        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, cells))
+    table.caption, table.caption_justify = _notes(found, tables), "left"
+    return table
+
+
+def _totals(tables: Tables, arm: str) -> tuple[Total | None, Total | None]:
+    return tables.domains.total(arm, IN_DOMAIN), tables.domains.total(arm, ELSEWHERE)
+
+
+def _accuracy(total: Total | None, compact: bool) -> str:
+    if total is None:
+        return "-"
+    ends = f" [{percent(total.ci_low)}, {percent(total.ci_high)}]"
+    return percent(total.accuracy) + ("" if compact else ends)
+
+
+def _figure(totals: Sequence[Total | None], name: str) -> list[str]:
+    return [percent(total.figures.get(name) if total else None) for total in totals]
+
+
+def _notes(found: Sequence[Row], tables: Tables) -> Text:
+    notes = [
+        f"{row.label}: {row.state}" + (f", {row.error}" if row.error else "")
+        for row in found
+        if row.state != "done"
+    ]
+    notes += [note for arm in tables.arms for note in _warnings(arm, found)]
+    cells = {t.cells for arm in tables.arms if (t := tables.domains.total(arm.name, IN_DOMAIN))}
+    if len(cells) > 1:
+        notes.append("arms were trained on different numbers of cells: read the differences alone")
+    notes += [
+        "means over cells, in each over an arm's models; n: questions; in-domain: on what a model "
+        "was trained on",
+        "vs base: percent points, paired by question; [95 % intervals, questions drawn again]",
+        f"all {len(found)} runs, one by one: the page and table.csv below",
+    ]
+    return Text("\n".join(notes))
+
+
+def _warnings(arm: Arm, found: Sequence[Row]) -> list[str]:
+    """How many of an arm's models what is said of a single run holds for."""
+    names = {run.folder.path.name for run in arm.runs}
+    members = [row for row in found if row.name in names]
+    notes = []
+    if seen := [row.tested_on_trained_images for row in members if row.tested_on_trained_images]:
+        notes.append(
+            f"{arm.name}: {len(seen)} of {len(members)} models were tested on up to {max(seen):,} "
+            "questions about images they were trained on; data.split=by_image has no such leak"
+        )
+    flat = Counter(name for row in members for name in row.collapsed)
+    notes += [
+        f"{arm.name}: reward {name} told completions apart no more in {count} of {len(members)} "
+        "models when training ended"
+        for name, count in flat.items()
+    ]
+    return notes

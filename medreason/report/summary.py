@@ -1,0 +1,133 @@
+"""The sentence on top of a report: what training bought, beside what it has to beat."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from medreason.report.arms import start
+from medreason.report.domains import IN_DOMAIN, Total
+from medreason.report.runs import Cell, Run, base_of, difference
+from medreason.report.table import percent
+from medreason.report.tables import Tables
+from medreason.statistics import wilson
+
+
+def lead(runs: Sequence[Run], tables: Tables) -> str:
+    """Of methods with several models their means, since the best of many models is best by luck."""
+    chosen = best(runs)
+    if chosen is None:
+        return "No run of this sweep has been evaluated yet."
+    if any(len(arm.runs) > 1 for arm in tables.arms):
+        return _of_arms(tables)
+    return _of_run(chosen, _counting(chosen), base_of(chosen, runs))
+
+
+def best(runs: Sequence[Run]) -> Run | None:
+    """Highest accuracy on the cells that count; a start model only where nothing else is."""
+    evaluated = [run for run in runs if run.figures]
+    trained = [run for run in evaluated if run.trained_on]
+    return max(
+        trained or evaluated,
+        key=lambda run: _over(run, _counting(run))["accuracy"],
+        default=None,
+    )
+
+
+def _of_arms(tables: Tables) -> str:
+    """Every arm is named: the best of them alone would be a choice after the fact, too."""
+    totals = [
+        total
+        for arm in tables.arms
+        if not arm.untrained and (total := tables.domains.total(arm.name, IN_DOMAIN))
+    ]
+    if not totals:
+        return "No trained run of this sweep was tested on what it was trained on."
+    base = start(tables)
+    parts = [_of_arm(total, tables, base, first=i == 0) for i, total in enumerate(totals)]
+    text = f"On what they were trained on, models answer {', '.join(parts)}"
+    if len({t.n for t in totals}) > 1:
+        text += " (not all on the same questions: compare the differences alone)"
+    controls = [
+        f"{said} {_range([t.figures[name] for t in totals])}\u00a0%"
+        for name, said in (
+            ("prior", "question options alone would give"),
+            ("blank_image", "a blank image"),
+        )
+        if all(name in t.figures for t in totals)
+    ]
+    return text + ("; " + ", ".join(controls) if controls else "") + "."
+
+
+def _of_arm(total: Total, tables: Tables, base: str | None, *, first: bool) -> str:
+    said = f"{percent(total.accuracy)} %{' right' if first else ''} after {_named(total.arm)}"
+    change = tables.domains.change(total.arm, base, IN_DOMAIN)
+    if change is None:
+        return f"{said} (95 % interval {percent(total.ci_low)} to {percent(total.ci_high)})"
+    more = "more" if change.difference >= 0 else "less"
+    points = f"{abs(change.difference):.1f}{' points' if first else ''} {more}"
+    points += " than the start model" if first else ""
+    return f"{said}, {points} ({_ends(change.low, change.high, first=first)})"
+
+
+def _named(arm: str) -> str:
+    method, _, rest = arm.partition(" ")
+    return f"{method.upper()} ({rest})" if rest else method.upper()
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = percent(min(values)), percent(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _ends(low: float, high: float, *, first: bool = True) -> str:
+    ends = f"{low:.1f} to {high:.1f}".replace("-", "\u2212")
+    doubt = ", so no clear difference" if low <= 0 <= high else ""
+    return f"{'95 % interval ' if first else ''}{ends}{doubt}"
+
+
+def _counting(run: Run) -> set[Cell]:
+    """The cells a run was trained on, as far as it was tested there, else all."""
+    return run.trained_on & run.tested_on or run.tested_on
+
+
+def _of_run(run: Run, cells: set[Cell], base: Run | None) -> str:
+    found = _over(run, cells)
+    trained = run.trained_on and not run.tested_on <= cells
+    which = "in-domain questions" if trained else "questions"
+    text = f"{_title(run)} answers {percent(found['accuracy'])} % of {found['n']} {which} right"
+    if change := difference(run, base, cells):
+        more = "more" if change.mean >= 0 else "less"
+        text += f", {abs(change.mean):.1f} points {more} than the start model "
+        text += f"({_ends(change.low, change.high)})"
+    else:
+        low, high = wilson(found["correct"], found["n"])
+        text += f" (95 % interval {percent(low)} to {percent(high)})"
+    controls = []
+    if found["prior"] is not None:
+        controls.append(f"question options alone would give {percent(found['prior'])} %")
+    if found["blank_image"] is not None:
+        controls.append(f"a blank image {percent(found['blank_image'])} %")
+    return text + ("; " + ", ".join(controls) if controls else "") + "."
+
+
+def _over(run: Run, cells: set[Cell]) -> dict[str, Any]:
+    """Figures of the questions in some cells, from the figures of each."""
+    members = [figures for key, figures in run.cells.items() if tuple(key.split("/")) in cells]
+    n = sum(figures["n"] for figures in members)
+
+    def mean(name: str) -> float | None:
+        values = [figures.get(name) for figures in members]
+        weights = [figures["n"] for figures in members]
+        return None if None in values else statistics.fmean(values, weights)  # pyright: ignore[reportArgumentType]
+
+    correct = sum(figures["correct"] for figures in members)
+    controls = {name: mean(name) for name in ("prior", "blank_image")}
+    return {"n": n, "correct": correct, "accuracy": correct / n, **controls}
+
+
+def _title(run: Run) -> str:
+    method, _, rest = run.label.partition(" ")
+    name = "The start model" if method == "base" else method.upper()
+    return f"{name} ({rest})" if rest else name
