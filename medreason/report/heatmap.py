@@ -118,7 +118,7 @@ def square(
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     axes.spines[:].set_visible(False)
-    axes.set_title(f"{title} ({unit})", loc="left", fontsize=11.5, color=_INK, pad=12)
+    _headline(axes, f"{title} ({unit})")
     if dense:
         bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, fraction=0.025, pad=0.01)
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
@@ -230,6 +230,12 @@ def _cell(
     axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", color=ink, **font)
 
 
+def _headline(axes: Axes, text: str) -> None:
+    """Smaller where it is long, since what is wider than the picture is cut off."""
+    size = min(11.5, 640 / len(text))
+    axes.set_title(text, loc="left", fontsize=size, color=_INK, pad=12)
+
+
 def _frame(axes: Axes, title: str, unit: str) -> None:
     rows, columns = len(MODALITIES), len(TASKS)
     axes.set(xlim=(0, columns + 1 + _GAP), ylim=(rows + 1 + _GAP, 0))
@@ -241,7 +247,7 @@ def _frame(axes: Axes, title: str, unit: str) -> None:
     axes.tick_params(length=0, labelsize=9.5, labelcolor=_INK, pad=5)
     axes.xaxis.tick_top()
     axes.spines[:].set_visible(False)
-    axes.set_title(f"{title} ({unit})", loc="left", fontsize=11.5, color=_INK, pad=12)
+    _headline(axes, f"{title} ({unit})")
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

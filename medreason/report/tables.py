@@ -137,7 +137,7 @@ def _save(
     if table == "8x5":
         own = {test: value for (_, test), value in values.items()}
         marks = Marks({test for _, test in clear}, rule) if clear is not None else None
-        heat_map(own, title=f"{title}, each cell's own model", marks=marks, **scale).savefig(path)
+        heat_map(own, title=f"{title}, 8x5", marks=marks, **scale).savefig(path)
         return
     rows, columns = TABLES[table]
     named = {(names[a], names[b]): value for (a, b), value in values.items()}

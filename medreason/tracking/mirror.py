@@ -62,7 +62,7 @@ class Mirror:
             f"{PREFIX}sweep": self._config.sweep,
             f"{PREFIX}train_key": state.train_key,
             f"{PREFIX}evaluation_key": self._evaluation_key,
-            **{f"{PREFIX}{facet}": self._config.choices.get(facet, "") for facet in _FACETS},
+            **{f"{PREFIX}{facet}": _facet(self._config, facet) for facet in _FACETS},
             f"{PREFIX}seed": str(self._config.seed),
         }
         run_id = self._lost(tags) or self._create(tags)
@@ -150,6 +150,13 @@ class Mirror:
         self._client.set_terminated(self.run_id, status)
         synced = [slot for slot in self._folder.state().synced if slot != self._slot]
         self._folder.update(synced=[*synced, self._slot])
+
+
+def _facet(config: Config, name: str) -> str:
+    """The option chosen; a start model stands for every cell, not for that of the job it ran in."""
+    if name in ("modality", "task") and config.method.algorithm == "none":
+        return "none"
+    return config.choices.get(name, "")
 
 
 @contextmanager

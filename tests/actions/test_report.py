@@ -40,6 +40,22 @@ def test_report_writes_page_table_and_heat_maps(
         assert {row["run"] for row in csv.DictReader(stream)} == {"base", "grpo", "rarl"}
 
 
+def test_many_runs_are_printed_as_arms(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    seeds = ("sweep=seeds", "tracking=none")
+    write_run(composed("method=base", *seeds), samples, lambda i, s: reply("A"))
+    for seed in range(12):
+        config = composed("method=sft", f"seed={seed}", *seeds)
+        write_run(config, samples, lambda i, s: reply(s.answer), key=f"{seed:012d}")
+    report.run(composed("action=report", *seeds))
+    printed = capsys.readouterr().out
+    assert sum(line.startswith("sft") for line in printed.splitlines()) == 1
+    assert "all 13 runs, one by one: the page and table.csv below" in printed
+    assert "seed 3" not in printed
+
+
 def test_unknown_sweep_names_those_there_are(composed: Compose, tmp_path: Path) -> None:
     samples = draw_samples(tmp_path / "images", per_cell=2)
     write_run(composed("method=base", "sweep=demo"), samples, lambda i, s: reply("A"))
@@ -70,7 +86,7 @@ def test_sync_brings_run_folders_and_the_report_into_mlflow(
     composed: Compose, tmp_path: Path
 ) -> None:
     samples = draw_samples(tmp_path / "images", per_cell=2)
-    config = composed("method=base", "sweep=demo")
+    config = composed("method=base", "sweep=demo", "modality=ct")
     folder = write_run(config, samples, lambda i, s: reply("A"))
     report.run(replace(config, runs=replace(config.runs, sync=True)))
 
@@ -81,6 +97,8 @@ def test_sync_brings_run_folders_and_the_report_into_mlflow(
     assert state.synced
     run = client.get_run(state.mlflow_runs["demo/evaluation0"])
     assert run.data.metrics["test/accuracy"] == 0.5
+    # A start model is no model of the cell whose job happened to run it.
+    assert run.data.tags["medreason.modality"] == run.data.tags["medreason.task"] == "none"
     parent = run.data.tags["mlflow.parentRunId"]
     names = {item.path for item in client.list_artifacts(parent)}
     assert {"index.html", "table.csv", "accuracy-base.png"} <= names

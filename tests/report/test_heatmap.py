@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 
 from medreason.report.heatmap import Marks, heat_map, square
 from medreason.samples import MODALITIES, TASKS
@@ -84,6 +85,15 @@ def test_map_too_dense_for_numbers_has_a_scale_and_dots() -> None:
 def test_unknown_cell_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'pet/disease' is no cell; modalities are"):
         heat_map({"pet/disease": 1.0}, title="x")
+
+
+def test_long_title_is_not_cut_off() -> None:
+    figure = heat_map(
+        {"ct/anatomy": 40.0}, title="grpo no_think: above the question-only prior, 8x5"
+    )
+    figure.draw_without_rendering()
+    (title,) = (t for t in figure.findobj(Text) if t.get_text().startswith("grpo"))
+    assert title.get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_figure_is_written_without_a_display(tmp_path: Path) -> None:
