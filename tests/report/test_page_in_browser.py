@@ -211,15 +211,15 @@ def test_single_runs_unfold_by_keyboard(crowd: Any) -> None:  # noqa: ANN401
     assert fold.find_element("css selector", "table").is_displayed()
 
 
-@pytest.mark.parametrize("width", [800, 1300])
-def test_no_table_of_many_runs_scrolls_sideways(crowd: Any, width: int) -> None:  # noqa: ANN401
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    crowd.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+def test_no_table_of_many_runs_scrolls_sideways(crowd: Any) -> None:  # noqa: ANN401
     crowd.execute_script("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-    regions = (
-        "return [...document.querySelectorAll('.scroll')].map((e) => e.scrollWidth - e.clientWidth)"
-    )
+    wider = "(e) => e.scrollWidth - e.clientWidth"
+    size = {"width": 1300, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    crowd.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    regions = f"return [...document.querySelectorAll('.scroll')].map({wider})"
     assert max(crowd.execute_script(regions)) <= 0
+    crowd.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size | {"width": 800})
+    assert crowd.execute_script(f"return ({wider})(document.documentElement)") <= 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
