@@ -12,7 +12,7 @@ from rich.text import Text
 from medreason.report.comparisons import Comparison
 from medreason.report.domains import ELSEWHERE, IN_DOMAIN, Total
 from medreason.report.matrices import Arm
-from medreason.report.runs import Run
+from medreason.report.runs import Run, base_of
 from medreason.report.table import BESIDE, Row, percent, show_table
 from medreason.report.tables import Tables
 
@@ -30,9 +30,17 @@ def show(found: Sequence[Row], tables: Tables) -> None:
     show_table(lambda compact: _table(found, tables, compact))
 
 
-def start(tables: Tables) -> str | None:
-    """The arm others are compared with."""
-    return next((arm.name for arm in tables.arms if arm.untrained), None)
+def start(tables: Tables, arm: str) -> str | None:
+    """The arm of the start model this one is compared with: the same model and data."""
+    one = next(other for other in tables.arms if other.name == arm).runs[0]
+    untrained = [other for other in tables.arms if other.untrained]
+    base = base_of(one, (run for other in untrained for run in other.runs))
+    return next((other.name for other in untrained if any(r is base for r in other.runs)), None)
+
+
+def gain(tables: Tables, arm: str, distance: str) -> Comparison | None:
+    """What training bought at that distance."""
+    return tables.domains.change(arm, start(tables, arm), distance)
 
 
 def change(found: Comparison | None) -> str:
@@ -41,7 +49,6 @@ def change(found: Comparison | None) -> str:
 
 
 def _table(found: Sequence[Row], tables: Tables, compact: bool) -> Table:
-    base = start(tables)
     totals = {arm.name: _totals(tables, arm.name) for arm in tables.arms}
     inside = [total for total, _ in totals.values()]
     named = [n for n in BESIDE if any(t and n in t.figures for t in inside)]
@@ -54,9 +61,9 @@ def _table(found: Sequence[Row], tables: Tables, compact: bool) -> Table:
         "blank\nimage": _figure(inside, "blank_image"),
         **{BESIDE[name]: _figure(inside, name) for name in ([] if compact else named)},
         "parsed": _figure(inside, "parsed"),
-        "vs base\nin-domain": [change(tables.domains.change(a, base, IN_DOMAIN)) for a in totals],
+        "vs base\nin-domain": [change(gain(tables, a, IN_DOMAIN)) for a in totals],
         "else-\nwhere %": [percent(t.accuracy if t else None) for _, t in totals.values()],
-        "vs base\nelsewhere": [change(tables.domains.change(a, base, ELSEWHERE)) for a in totals],
+        "vs base\nelsewhere": [change(gain(tables, a, ELSEWHERE)) for a in totals],
     }
     if not any(other for _, other in totals.values()):  # every run was trained on all there is
         columns = {name: cells for name, cells in columns.items() if "where" not in name}

@@ -122,7 +122,6 @@ def _arms(found: Sequence[Row], tables: Tables) -> str:
 
 
 def _arm_table(tables: Tables) -> str:
-    base = arms.start(tables)
     inside = [tables.domains.total(arm.name, IN_DOMAIN) for arm in tables.arms]
     named = [n for n in BESIDE if any(t and n in t.figures for t in inside)]
     heads = ["Method", "Models", "n", "In-domain %", "", "vs base, in-domain", "Prior"]
@@ -144,12 +143,12 @@ def _arm_table(tables: Tables) -> str:
             str(total.n),
             _with_interval(*ends),
             _plot(*ends, prior, blank, index),
-            _change(tables.domains.change(arm.name, base, IN_DOMAIN)),
+            _change(arms.gain(tables, arm.name, IN_DOMAIN)),
             *map(_minus, (percent(prior), percent(above, signed=True), percent(blank))),
             *(_minus(percent(figures.get(name))) for name in named),
             _minus(percent(figures.get("parsed"))),
             _minus(percent(far.accuracy if far else None)),
-            _change(tables.domains.change(arm.name, base, ELSEWHERE)),
+            _change(arms.gain(tables, arm.name, ELSEWHERE)),
         ]
         rows.append(f"<tr>{''.join(cells)}{''.join(f'<td>{cell}</td>' for cell in shown)}</tr>")
     return _html_table(heads, rows)

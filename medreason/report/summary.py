@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from medreason.report.arms import start
+from medreason.report.arms import gain
 from medreason.report.domains import IN_DOMAIN, Total
 from medreason.report.runs import Cell, Run, base_of, difference
 from medreason.report.table import percent
@@ -44,8 +44,7 @@ def _of_arms(tables: Tables) -> str:
     ]
     if not totals:
         return "No trained run of this sweep was tested on what it was trained on."
-    base = start(tables)
-    parts = [_of_arm(total, tables, base, first=i == 0) for i, total in enumerate(totals)]
+    parts = [_of_arm(total, tables, first=i == 0) for i, total in enumerate(totals)]
     text = f"On what they were trained on, models answer {', '.join(parts)}"
     if len({t.n for t in totals}) > 1:
         text += " (not all on the same questions: compare the differences alone)"
@@ -60,9 +59,9 @@ def _of_arms(tables: Tables) -> str:
     return text + ("; " + ", ".join(controls) if controls else "") + "."
 
 
-def _of_arm(total: Total, tables: Tables, base: str | None, *, first: bool) -> str:
+def _of_arm(total: Total, tables: Tables, *, first: bool) -> str:
     said = f"{percent(total.accuracy)} %{' right' if first else ''} after {_named(total.arm)}"
-    change = tables.domains.change(total.arm, base, IN_DOMAIN)
+    change = gain(tables, total.arm, IN_DOMAIN)
     if change is None:
         return f"{said} (95 % interval {percent(total.ci_low)} to {percent(total.ci_high)})"
     more = "more" if change.difference >= 0 else "less"
