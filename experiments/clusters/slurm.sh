@@ -46,6 +46,7 @@ CONF
 daemons=()
 end() {
     scancel --quiet --user=root || true
+    while [ -n "$(squeue --noheader 2> /dev/null)" ]; do sleep 0.5; done
     kill "${daemons[@]}" 2> /dev/null || true
     wait
 }
