@@ -402,6 +402,7 @@ class Config:
 
     def _check_iterations(self) -> None:
         iterations = self.method.trl.get("num_iterations", 1)
+        positive("method.trl.num_iterations", iterations)
         if self.runs.checkpoint_steps % iterations:
             raise ValueError(
                 f"runs.checkpoint_steps={self.runs.checkpoint_steps} is not a multiple of "

@@ -208,3 +208,5 @@ def test_checkpoint_between_updates_of_one_rollout_is_refused(composed: Compose)
     with pytest.raises(ValueError, match=r"runs.checkpoint_steps=5 .*checkpoint_steps=6"):
         composed(*twice, "runs.checkpoint_steps=5")
     composed(*twice, "runs.checkpoint_steps=6")
+    with pytest.raises(ValueError, match=r"num_iterations=0; it must be at least 1"):
+        composed("method=grpo", "method.trl.num_iterations=0")
