@@ -180,7 +180,7 @@ def test_options_name_an_arm_only_where_its_method_has_several(
         write_run(composed("method=rarl"), samples, right_on()),
     ]
     names = [arm.name for arm in matrices.arms(load(folders))]
-    assert names == ["sft", "grpo no_think", "grpo think", "rarl"]
+    assert names == ["sft", "grpo think", "grpo no_think", "rarl"]
 
 
 def test_tables_are_written_as_csv_and_parquet_with_pictures(
