@@ -88,6 +88,7 @@ def arms(runs: Sequence[Run]) -> list[Arm]:
     ]
 
 
+_LONGEST = 24  # characters of a value in a name; whole prompts are longer
 _LABELS = ("method", "model", "prompt", "reward", "adapter")
 
 
@@ -104,8 +105,9 @@ def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
         mine = _parts(members[0])
         same = [other for other, n in zip(groups, names, strict=True) if n == name]
         found = [d for other in same for d in keys.differences(mine, _parts(other[0]))]
-        values = {path.rpartition(".")[2]: value for path, value, _ in found}
-        told.append(" ".join([name, *(f"{leaf}={value}" for leaf, value in values.items())]))
+        values = {path.rpartition(".")[2]: str(value) for path, value, _ in found}
+        short = [f"{leaf}={value}" for leaf, value in values.items() if len(value) <= _LONGEST]
+        told.append(" ".join([name, *(short or values)]))
     return told
 
 
