@@ -11,7 +11,7 @@ here=$(realpath "$(dirname "$0")/../..")
 mkdir -p "$1"
 cd "$1"
 shift
-export RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 HF_HUB_OFFLINE=1 PATH=$here/.venv/bin:$PATH
+export RAY_ADDRESS=127.0.0.1:9379 RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 HF_HUB_OFFLINE=1 PATH=$here/.venv/bin:$PATH
 
 ray start --head --block --port=9379 --num-cpus=2 --include-dashboard=false --disable-usage-stats > ray.log 2>&1 &
 cluster=$!
@@ -22,7 +22,7 @@ until ray status --address=127.0.0.1:9379 > /dev/null 2>&1; do
 done
 
 for time in first second; do
-    python -m medreason -m hydra/launcher=ray hydra.launcher.ray.init.address=127.0.0.1:9379 sweep=ray tracking=none \
+    python -m medreason -m hydra/launcher=ray_cluster sweep=ray tracking=none \
         data.train_images=16 data.test_images=1 'evaluation.modalities=[ct]' 'evaluation.tasks=[disease]' \
         'evaluation.controls=[]' evaluation.max_new_tokens=2 hardware.threads=1 modality=ct \
         method=base,sft method.trl.max_steps=2 model.path=tiny,./nothing "$@" && exit 1

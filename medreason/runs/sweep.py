@@ -127,12 +127,11 @@ class Sweep(Callback):
         if not any((self._folder / str(i)).exists() for i in range(len(self._jobs))):
             return True  # Hydra refused the sweep, and says why
         found = [_read(self._folder / str(i), job) for i, job in enumerate(self._jobs)]
-        done = {outcome.run for outcome in found if outcome.state == "done"}
+        of = {state: {o.run for o in found if o.state == state} for state in ("done", "skipped")}
+        others = {"skipped": of["done"], "busy": of["done"] | of["skipped"]}
         found = [
-            replace(outcome, state="shared", error="")
-            if outcome.state in ("skipped", "busy") and outcome.run in done
-            else outcome
-            for outcome in found
+            replace(o, state="shared", error="") if o.run in others.get(o.state, ()) else o
+            for o in found
         ]
         counts = Counter(outcome.state for outcome in found)
         told = ", ".join(f"{counts[state]} {_NAMES[state]}" for state in _ORDER if counts[state])
