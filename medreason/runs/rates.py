@@ -56,7 +56,8 @@ class Rates:
             if update:
                 training.setdefault(names, []).append(update)
             if answer and len(forms) == 1:  # the seconds are those of all evaluations together
-                evaluation.setdefault((*names[1:], *forms), []).append(answer)
+                (form,) = forms
+                evaluation.setdefault((names[1], names[2], form), []).append(answer)
         self._training = {kind: statistics.median(v) for kind, v in training.items()}
         self._evaluation = {kind: statistics.median(v) for kind, v in evaluation.items()}
 

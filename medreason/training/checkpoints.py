@@ -34,10 +34,11 @@ _ENDS = 1 << 20
 class Portable:
     """What a Trainer of transformers 5.23 lacks, mixed into both of ours.
 
-    Overrides: `_save_checkpoint` (written aside, sealed, renamed), `train` and
-    `_load_from_checkpoint` (by the names they were saved under; FSDP's before they are cut), and
-    `_save_optimizer_and_scheduler` and `_load_optimizer_and_scheduler` (FSDP writes and reads the
-    optimizer of one process). DeepSpeed keeps its own format and its number of processes.
+    Overrides: `_save_checkpoint` (written aside, sealed, renamed), `_save` (FSDP gathers a tied
+    weight once for each of its names), `train` and `_load_from_checkpoint` (by the names they were
+    saved under; FSDP's before they are cut), and `_save_optimizer_and_scheduler` and
+    `_load_optimizer_and_scheduler` (FSDP writes and reads the optimizer of one process). DeepSpeed
+    keeps its own format and its number of processes.
     """
 
     # transformers leaves these open.
@@ -70,6 +71,14 @@ class Portable:
             return
         read = type(self.model).from_pretrained(checkpoint, dtype=self.model.dtype)
         self.model.load_state_dict(read.state_dict())
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        for copy, original in self.model.all_tied_weights_keys.items():
+            if state_dict and copy in state_dict and original in state_dict:
+                state_dict[copy] = state_dict[original]
+        super()._save(output_dir, state_dict)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401
         name, place = f"checkpoint-{self.state.global_step}", Path(self.args.output_dir)
