@@ -105,7 +105,7 @@ def _check_attention(asked: Hardware, there: list[Gpu]) -> None:
     if importlib.util.find_spec("flash_attn") is None:
         raise ValueError(
             "hardware.attention='flash_attention_2': flash-attn is not installed; "
-            "pip install 'medreason[flash]' or set hardware.attention=sdpa"
+            "pip install -e '.[flash]' or set hardware.attention=sdpa"
         )
     for gpu in there:
         if gpu.capability < _FLASH_CAPABILITY:
@@ -121,7 +121,7 @@ def _check_packages(asked: Hardware) -> None:
         if importlib.util.find_spec("deepspeed") is None:
             raise ValueError(
                 f"hardware.parallel={asked.parallel!r}: DeepSpeed is not installed; pip install "
-                "'medreason[deepspeed]' or choose hardware.parallel=fsdp, which needs no package"
+                "-e '.[deepspeed]' or choose hardware.parallel=fsdp, which needs no package"
             )
         if asked.accelerator == "cpu":
             raise ValueError(
@@ -139,7 +139,7 @@ def _check_packages(asked: Hardware) -> None:
 def _check_vllm() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise ValueError(
-            "rollout=vllm: vLLM is not installed; pip install 'medreason[vllm]' or choose "
+            "rollout=vllm: vLLM is not installed; pip install -e '.[vllm]' or choose "
             "rollout=grouped, which needs no package"
         )
 

@@ -21,7 +21,7 @@ def open_dicom(path: Path) -> Image.Image:
         from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
     except ImportError as error:
         raise ValueError(
-            f"{path}: DICOM needs pydicom; install it with pip install 'medreason[dicom]'"
+            f"{path}: DICOM needs pydicom; install it with pip install -e '.[dicom]'"
         ) from error
     try:
         data = dcmread(path)

@@ -33,7 +33,7 @@ def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
         import openai  # an extra, and a second to import
     except ImportError as error:
         raise ValueError(
-            "judge.kind='openai' needs the package openai: pip install 'medreason[judge]'"
+            "judge.kind='openai' needs the package openai: pip install -e '.[judge]'"
         ) from error
     # Endpoints on one's own machine take no key, but the client wants one.
     key = os.environ.get(judge.api_key_env) or "none"

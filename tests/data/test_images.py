@@ -107,6 +107,6 @@ def test_dicom_needs_its_extra_and_is_read_with_it(tmp_path: Path) -> None:
     path = tmp_path / "a.dcm"
     path.write_bytes(b"no dicom")
     installed = importlib.util.find_spec("pydicom") is not None
-    message = "cannot be decoded" if installed else r"pip install 'medreason\[dicom\]'"
+    message = "cannot be decoded" if installed else r"pip install -e '\.\[dicom\]'"
     with pytest.raises(ValueError, match=message):
         images.open_rgb(path)

@@ -60,7 +60,7 @@ def test_field_that_trl_lacks_is_refused(composed: Compose, tmp_path: Path) -> N
 def test_missing_package_is_named(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "gpus", lambda: [Gpu("0", "NVIDIA H200", 140.4, 9.0)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ValueError, match=r"vLLM is not installed; pip install 'medreason\[vllm\]'"):
+    with pytest.raises(ValueError, match=r"vLLM is not installed; pip install -e '\.\[vllm\]'"):
         hardware.check(composed(*GIVEN))
 
 
