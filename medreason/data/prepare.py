@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import psutil
-
 from medreason.data import headers
 from medreason.data.images import open_rgb, pad_square, resize_square
+from medreason.runs import watch
 
 FILTER = "bicubic"
 
@@ -66,7 +64,7 @@ def prepare(
         results = map(work, missing)
         pool = None
     else:
-        pool = ProcessPoolExecutor(count, initializer=_end_with, initargs=(os.getpid(),))
+        pool = ProcessPoolExecutor(count, initializer=watch.end_with, initargs=(os.getpid(),))
         results = pool.map(work, missing, chunksize=8)
     try:
         for (image, _), problem in zip(missing, results, strict=True):
@@ -95,17 +93,3 @@ def _prepare(pair: tuple[Path, Path], *, size: int, fit: str) -> str:
     os.utime(unfinished, ns=(made, made))
     unfinished.replace(target)
     return ""
-
-
-def _end_with(parent: int) -> None:
-    """A parent that is killed cannot stop its workers, so each watches for that itself."""
-
-    def watch() -> None:
-        try:
-            while psutil.Process(parent).status() != psutil.STATUS_ZOMBIE:
-                time.sleep(0.5)
-        except psutil.NoSuchProcess:
-            pass
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from medreason.data import phantom
@@ -89,3 +93,21 @@ def test_load_draws_what_is_missing_and_leaves_the_rest(tmp_path: Path) -> None:
     gone.unlink()
     phantom.load(tmp_path, train_images=1, test_images=1, seed=0)
     assert (kept.stat().st_mtime_ns, gone.read_bytes()) == before
+
+
+DRAWS = """
+from pathlib import Path
+from medreason.data import phantom
+phantom.load(Path("cache"), train_images=400, test_images=4, seed=0)
+"""
+
+
+def test_killed_program_leaves_nobody_drawing(tmp_path: Path) -> None:
+    program = subprocess.Popen([sys.executable, "-c", DRAWS], cwd=tmp_path)
+    while not (drawing := psutil.Process(program.pid).children()):
+        assert program.poll() is None
+        time.sleep(0.01)
+    program.kill()
+    program.wait()
+    _, alive = psutil.wait_procs(drawing, timeout=20)
+    assert not alive

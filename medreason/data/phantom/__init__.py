@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from threadpoolctl import threadpool_limits
 
 from medreason.data.phantom.atlas import Atlas, Case, Facet
+from medreason.runs import watch
 from medreason.samples import LETTERS, MODALITIES, TASKS, Sample
 
 VERSION = 2
@@ -159,8 +160,13 @@ def draw_missing(pictures: Sequence[Picture], folder: Path) -> None:
         for picture in missing:
             _draw(picture, folder)
         return
-    with ProcessPoolExecutor(initializer=threadpool_limits, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(initializer=_join, initargs=(os.getpid(),)) as pool:
         list(pool.map(_draw, missing, [folder] * len(missing), chunksize=16))
+
+
+def _join(parent: int) -> None:
+    watch.end_with(parent)  # one that is killed cannot stop those that draw for it
+    threadpool_limits(1)
 
 
 def _draw(picture: Picture, folder: Path) -> None:
