@@ -19,7 +19,7 @@ from rich.table import Table
 from medreason.report import comparisons, matrices
 from medreason.report.matrices import Arm
 from medreason.report.runs import Cell, Run
-from medreason.statistics import Difference, paired_difference
+from medreason.statistics import Difference, holm, paired_difference, sign_flip
 
 _SCORES = {"correct": "accuracy", "reasoning_similarity": "reasoning"}
 _WIDTH = 140  # of the printed tables, which are Markdown and not to be wrapped
@@ -50,6 +50,8 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
         for (name, where, score), mine in found.items()
         if name == a.name and (b.name, where, score) in found
     ]
+    adjusted = holm([row["p"] for row in changes])
+    changes = [row | {"p_holm": p} for row, p in zip(changes, adjusted, strict=True)]
     console = Console(width=_WIDTH)
     for rows in (levels, changes):
         console.print(_table(rows))
@@ -93,17 +95,18 @@ def _level(key: tuple[str, str, str], values: Scores) -> dict[str, Any]:
 
 
 def _change(a: str, b: str, where: str, score: str, mine: Scores, theirs: Scores) -> dict[str, Any]:
-    """Arm a minus arm b: means over seeds, paired by question; and seed by seed where both have it
-    (a start model has one seed, which then stands beside each)."""
+    """Arm a minus arm b: means over seeds, paired by question, p by flipped signs; and seed by seed
+    where both have it (a start model has one seed, which then stands beside each)."""
     x, y = _over_seeds(mine), _over_seeds(theirs)
     shared = [sample for sample in x if sample in y]
     found = paired_difference([x[s] for s in shared], [y[s] for s in shared], seed=0)
+    p = sign_flip([x[s] - y[s] for s in shared], seed=0)
     each = []
     for seed, answers in mine.items():
         other = theirs.get(seed) or next(iter(theirs.values()))
         each.append(100 * plain.fmean(answers[s] - other[s] for s in shared))
     row = {"a": a, "b": b, "where": where, "score": _SCORES[score], "n": len(shared)}
-    return row | _ends(found, each)
+    return row | _ends(found, each) | {"p": p}
 
 
 def _over_seeds(values: Scores) -> dict[str, float]:
@@ -127,5 +130,11 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
     for name in rows[0]:
         table.add_column(name, no_wrap=True)
     for row in rows:
-        table.add_row(*(f"{v:.1f}" if isinstance(v, float) else str(v) for v in row.values()))
+        table.add_row(*(_shown(name, value) for name, value in row.items()))
     return table
+
+
+def _shown(name: str, value: Any) -> str:  # noqa: ANN401
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if name.startswith("p") else f"{value:.1f}"
