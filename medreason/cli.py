@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
+from string import Template
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
 from medreason.config import CONF, Config
@@ -22,13 +24,28 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 def main() -> None:
     """The command line as it is typed."""
-    sys.argv[1:] = _meant(sys.argv[1:])
+    given, _ = get_args_parser().parse_known_args()
+    if given.help and not given.config_dir:
+        print(_help())  # noqa: T201
+        return
+    sys.argv[1:] = _meant(sys.argv[1:], given)
     job()
 
 
-def _meant(arguments: list[str]) -> list[str]:
+def _help() -> str:
+    """What Hydra prints for `--help`, which spends most of two seconds on the list of groups."""
+    folders = sorted({file.parent.relative_to(CONF) for file in CONF.rglob("*.yaml")})
+    groups = [
+        f"{folder}: {', '.join(sorted(file.stem for file in (CONF / folder).glob('*.yaml')))}"
+        for folder in folders
+        if folder.parts and folder.parts[0] != "hydra"
+    ]
+    told = OmegaConf.load(CONF / "config.yaml").hydra.help
+    return Template(told.template).substitute(APP_CONFIG_GROUPS="\n".join(groups) + "\n")
+
+
+def _meant(arguments: list[str], given: Namespace) -> list[str]:
     """What is meant, where Hydra would complain of something else."""
-    given, _ = get_args_parser().parse_known_args(arguments)
     if given.cfg is not None or given.info is not None:
         # It shows one configuration: that of the first job.
         kept = [argument for argument in arguments if argument not in ("-m", "--multirun")]
