@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import Tracking
@@ -82,6 +82,7 @@ class Sweep(Callback):
                 "jobs": len(self._jobs),
             }
             ledger.write_json(self._folder / "launcher.json", launcher)
+            _let_jobs_watch(config.hydra.launcher)
             if shutil.disk_usage(self._folder).free < _OWN_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
             _prepare_mlflow(config)
@@ -202,6 +203,15 @@ def _bring_into_mlflow(config: DictConfig, folders: list[ledger.Folder]) -> None
         settings = OmegaConf.to_object(config.tracking)
         assert isinstance(settings, Tracking)
         tracking.catch_up(settings, Path(config.outputs), config.sweep, folders)
+
+
+def _let_jobs_watch(launcher: DictConfig) -> None:
+    """joblib's processes wait for their first job, and for that of a killed launcher for ever."""
+    if "joblib" in launcher["_target_"].lower():
+        os.environ[watch.LAUNCHER] = str(os.getpid())
+        begin = f"{watch.__name__}.{watch.end_with_launcher.__name__}"
+        with read_write(launcher), open_dict(launcher):  # joblib.Parallel's, not in the schema
+            launcher.initializer = {"_target_": "hydra.utils.get_method", "path": begin}
 
 
 def _prepare_mlflow(config: DictConfig) -> None:

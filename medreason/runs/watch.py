@@ -9,6 +9,14 @@ import time
 
 import psutil
 
+LAUNCHER = "MEDREASON_LAUNCHER"
+"""The variable with the process id of a sweep's launcher."""
+
+
+def end_with_launcher() -> None:
+    """For a process in which jobs will run: without one it would wait for a killed launcher."""
+    end_with(int(os.environ[LAUNCHER]))
+
 
 @functools.cache  # one thread a process, however many jobs it runs
 def end_with(pid: int) -> None:

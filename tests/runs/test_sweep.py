@@ -9,8 +9,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 TINY = ("data.train_images=1", "data.test_images=1", "tracking=none", "sweep=s", "method=sft")
@@ -122,3 +124,19 @@ def test_output_folder_that_takes_nothing_is_named_with_the_remedy(
     assert words in said
     assert "set outputs=... to a folder that can be written" in said
     assert "Traceback" not in said
+
+
+def test_launcher_killed_before_a_job_began_leaves_no_process(tmp_path: Path) -> None:
+    typed = [sys.executable, "-m", "medreason", "-m", *TINY, *LAUNCHERS["joblib"]]
+    launcher = subprocess.Popen([*typed, "seed=0,1", "modality=ct"], cwd=tmp_path)
+    while not (begun := [p for p in psutil.Process(launcher.pid).children() if _is_job(p)]):
+        assert launcher.poll() is None
+        time.sleep(0.01)
+    launcher.kill()
+    launcher.wait()
+    _, alive = psutil.wait_procs(begun, timeout=20)
+    assert not alive
+
+
+def _is_job(process: psutil.Process) -> bool:
+    return any("LokyProcess" in word for word in process.cmdline())
