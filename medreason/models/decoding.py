@@ -48,10 +48,17 @@ class Prompted:
 
 @torch.no_grad()
 def decode(
-    model: PreTrainedModel, prompted: Prompted, settings: GenerationConfig, draws: Tensor | None
+    model: PreTrainedModel,
+    prompted: Prompted,
+    settings: GenerationConfig,
+    draws: Tensor | None,
+    everywhere: Callable[[int], int] = int,
 ) -> list[Drawn]:
     """A completion of each row. `draws` (steps, rows) from [0, 1) choose the tokens; without them
     the likeliest is taken. Rows that have ended leave the batch.
+
+    `everywhere` makes of the rows left here those left in all processes that run the model's layers
+    together: none stops before the others.
     """
     assert settings.max_new_tokens is not None
     logits, position = prompted.logits, prompted.position
@@ -75,11 +82,11 @@ def decode(
         lengths[rows[ended]] = step + 1
         going = going & ~ended
         left = int(going.sum())
-        if not left or step + 1 == settings.max_new_tokens:
+        if step + 1 == settings.max_new_tokens or not everywhere(left):
             break
         if step == 0:
             cache = prompted.cache()
-        if left <= 0.9 * len(rows):  # each drop copies the cache, so not for every row
+        if 0 < left <= 0.9 * len(rows):  # each drop copies the cache, so not for every row
             cache.batch_select_indices(going.nonzero()[:, 0])
             rows, tokens, position = rows[going], tokens[going], position[:, going]
             mask = mask[going] if mask is not None else None

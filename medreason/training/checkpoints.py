@@ -17,6 +17,8 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from transformers import TrainerState
+from trl.trainer.utils import RepeatSampler
 
 from medreason.runs import ledger
 from medreason.runs.ledger import Folder
@@ -36,9 +38,10 @@ class Portable:
 
     Overrides: `_save_checkpoint` (written aside, sealed, renamed), `_save` (FSDP gathers a tied
     weight once for each of its names), `train` and `_load_from_checkpoint` (by the names they were
-    saved under; FSDP's before they are cut), and `_save_optimizer_and_scheduler` and
-    `_load_optimizer_and_scheduler` (FSDP writes and reads the optimizer of one process). DeepSpeed
-    keeps its own format and its number of processes.
+    saved under; FSDP's before they are cut), `_get_train_sampler` (TRL's RepeatSampler orders all
+    epochs from one stream, which a resume would begin anew), and `_save_optimizer_and_scheduler`
+    and `_load_optimizer_and_scheduler` (FSDP writes and reads the optimizer of one process).
+    DeepSpeed keeps its own format and its number of processes.
     """
 
     # transformers leaves these open.
@@ -51,10 +54,22 @@ class Portable:
     optimizer: Any
     state: Any
 
+    _epochs_before = 0
+
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+        if resume_from_checkpoint:
+            before = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
+            self._epochs_before = int((before.epoch or 0.0) + 1e-6)
         if resume_from_checkpoint and self.is_fsdp_enabled:
             self._read_weights(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **more)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _get_train_sampler(self, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+        sampler = super()._get_train_sampler(*args, **more)  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(sampler, RepeatSampler):
+            for _ in range(self._epochs_before):
+                next(iter(sampler))  # draws the order of an epoch
+        return sampler
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
         if not self.is_fsdp_enabled:

@@ -166,8 +166,14 @@ class GroupedGRPOTrainer(GRPOTrainer):
             completions=self.num_generations,
             settings=self.generation_config,
             seeds=[self._seeds[i] + attempt for i in chosen],
+            everywhere=self._in_all_processes if self.is_fsdp_enabled else int,
         )
         return [[completion.ids for completion in group] for group in found]
+
+    def _in_all_processes(self, count: int) -> int:
+        """FSDP gathers each layer's weights from all processes, as often in each."""
+        own = torch.tensor(count, device=self.accelerator.device)
+        return int(self.accelerator.reduce(own, "sum"))
 
     def _alike(self, ids: list[list[int]]) -> tuple[list[int], int]:
         """(questions of this process whose completions all get the same reward, their number over

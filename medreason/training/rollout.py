@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,13 +51,14 @@ def rollout(
     completions: int,
     settings: GenerationConfig,
     seeds: Sequence[str],
+    everywhere: Callable[[int], int] = int,
 ) -> list[list[Drawn]]:
     """`completions` of each question, in the order of the questions.
 
     `inputs` are what the model's forward takes for the questions, each once: input_ids and
     attention_mask padded on the left, mm_token_type_ids, image_grid_thw, and either pixel_values
     or mm_encoder_outputs. Without `settings.do_sample` the likeliest token is taken. The model is
-    run as it stands; `eval()` is the caller's.
+    run as it stands; `eval()` is the caller's. `everywhere`: see `decode`.
     """
     position_ids = prompt_positions(model, inputs)
     outputs = model(
@@ -77,7 +78,7 @@ def rollout(
         cache=functools.partial(repeated, outputs.past_key_values, entries, steps),
     )
     draws = _draws(seeds, completions, steps).to(logits.device) if settings.do_sample else None
-    found = decode(model, prompted, settings, draws)
+    found = decode(model, prompted, settings, draws, everywhere)
     return [found[i : i + completions] for i in range(0, len(found), completions)]
 
 
