@@ -389,6 +389,12 @@ class Config:
                 "hardware.attention='flash_attention_2' takes no mask that lets completions share "
                 "a prompt; set hardware.attention=sdpa, rollout=hf or rollout.fallback=plain"
             )
+        if self.hardware.parallel == "fsdp" and self.rollout.dynamic_sampling:
+            raise ValueError(
+                f"rollout.dynamic_sampling={self.rollout.dynamic_sampling}: with "
+                "hardware.parallel=fsdp all processes draw equally often, and each has its own "
+                "questions to draw again; set it to 0, or hardware.parallel=ddp"
+            )
         if self.method.algorithm == "grpo" and self.rollout.name == "vllm":
             self._check_vllm()
         if self.model.weights == "random" and self.action.name not in ("bench", "plan"):

@@ -210,3 +210,10 @@ def test_checkpoint_between_updates_of_one_rollout_is_refused(composed: Compose)
     composed(*twice, "runs.checkpoint_steps=6")
     with pytest.raises(ValueError, match=r"num_iterations=0; it must be at least 1"):
         composed("method=grpo", "method.trl.num_iterations=0")
+
+
+def test_questions_drawn_again_are_refused_where_processes_draw_together(
+    composed: Compose,
+) -> None:
+    with pytest.raises(ValueError, match=r"rollout\.dynamic_sampling=2: .*ddp"):
+        composed("hardware=cpu_x2", "hardware.parallel=fsdp", "rollout.dynamic_sampling=2")

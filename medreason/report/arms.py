@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -13,7 +12,7 @@ from medreason.report.comparisons import Comparison
 from medreason.report.domains import ELSEWHERE, IN_DOMAIN, Total
 from medreason.report.matrices import Arm
 from medreason.report.runs import Run, base_of
-from medreason.report.table import BESIDE, Row, percent, show_table
+from medreason.report.table import BESIDE, Row, filled, percent, show_table, unfinished
 from medreason.report.tables import Tables
 
 MOST_RUNS = 12
@@ -67,13 +66,7 @@ def _table(found: Sequence[Row], tables: Tables, compact: bool) -> Table:
     }
     if not any(other for _, other in totals.values()):  # every run was trained on all there is
         columns = {name: cells for name, cells in columns.items() if "where" not in name}
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in columns:
-        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*map(Text, cells))
-    table.caption, table.caption_justify = _notes(found, tables), "left"
-    return table
+    return filled(columns, _notes(found, tables))
 
 
 def _totals(tables: Tables, arm: str) -> tuple[Total | None, Total | None]:
@@ -92,11 +85,7 @@ def _figure(totals: Sequence[Total | None], name: str) -> list[str]:
 
 
 def _notes(found: Sequence[Row], tables: Tables) -> Text:
-    notes = [
-        f"{row.label}: {row.state}" + (f", {row.error}" if row.error else "")
-        for row in found
-        if row.state != "done"
-    ]
+    notes = unfinished(found)
     notes += [note for arm in tables.arms for note in _warnings(arm, found)]
     cells = {t.cells for arm in tables.arms if (t := tables.domains.total(arm.name, IN_DOMAIN))}
     if len(cells) > 1:

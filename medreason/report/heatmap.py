@@ -104,9 +104,17 @@ def square(
         layout="constrained",
     )
     axes = figure.add_subplot()
-    draw = _colours_alone if dense else _numbers
-    draw(axes, rows, columns, values, marks, norm, colours, signed=center is not None)
+    clear = marks.clear if marks else ()
+    if dense:
+        table = [[values.get((row, column), math.nan) for column in columns] for row in rows]
+        dots = [(columns.index(column) + 0.5, rows.index(row) + 0.5) for row, column in clear]
+        _colours_alone(axes, table, dots, norm, colours)
     for i, row in enumerate(rows):
+        for j, column in enumerate(columns if not dense else ()):
+            strong = (row, column) in clear
+            look = {"signed": center is not None, "pale": bool(marks) and not strong}
+            value = values.get((row, column))
+            _cell(axes, j, i, value, norm, colours, strong=strong, **look)
         if row in columns:
             place = (columns.index(row), i)
             axes.add_patch(Rectangle(place, 1, 1, fill=False, linewidth=1.2, edgecolor=_INK))
@@ -127,46 +135,19 @@ def square(
     return figure
 
 
-def _numbers(
-    axes: Axes,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    values: Mapping[tuple[str, str], float],
-    marks: Marks | None,
-    norm: Normalize,
-    colours: Colormap,
-    *,
-    signed: bool,
-) -> None:
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            clear = bool(marks) and (row, column) in marks.clear
-            look = {"signed": signed, "pale": bool(marks) and not clear, "strong": clear}
-            _cell(axes, j, i, values.get((row, column)), norm, colours, **look)
-
-
 def _colours_alone(
     axes: Axes,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    values: Mapping[tuple[str, str], float],
-    marks: Marks | None,
+    table: Sequence[Sequence[float]],
+    dots: Sequence[tuple[float, float]],
     norm: Normalize,
     colours: Colormap,
-    *,
-    signed: bool,
 ) -> None:
     """One mesh, since 1,600 patches take half a minute; a dot is what is more than chance."""
     background = {"facecolor": _EMPTY, "edgecolor": _HATCH, "hatch": "////", "linewidth": 0}
-    axes.add_patch(Rectangle((0, 0), len(columns), len(rows), **background))
-    table = [[values.get((row, column), math.nan) for column in columns] for row in rows]
+    axes.add_patch(Rectangle((0, 0), len(table[0]), len(table), **background))
     axes.pcolormesh(table, norm=norm, cmap=colours, edgecolors="white", linewidth=0.4)
-    clear = [
-        (columns.index(column) + 0.5, rows.index(row) + 0.5)
-        for row, column in (marks.clear if marks else ())
-    ]
-    if clear:
-        axes.plot(*zip(*clear, strict=True), "o", color=_INK, markersize=3)
+    if dots:
+        axes.plot(*zip(*dots, strict=True), "o", color=_INK, markersize=3)
 
 
 def _explain(axes: Axes, marks: Marks | None, *, dense: bool = False) -> None:

@@ -191,7 +191,6 @@ def _in_domain(run: Run, cells: set[Cell]) -> Mapping[str, Any]:
 def _table(found: Sequence[Row], *, compact: bool) -> Table:
     """`compact` leaves the interval of the accuracy over all cells and the seconds out."""
     narrow = any(row.restricted for row in found)
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     columns = {
         "run": [row.label for row in found],
         "n": [_count(row, narrow) for row in found],
@@ -210,11 +209,17 @@ def _table(found: Sequence[Row], *, compact: bool) -> Table:
         else [f"{row.train_seconds:.0f}" if row.train_seconds else "-" for row in found],
     }
     shown = {name: cells for name, cells in columns.items() if cells}
-    for name in shown:
-        table.add_column(name, justify="left" if name == "run" else "right", no_wrap=True)
-    for cells in zip(*shown.values(), strict=True):
+    return filled(shown, _notes(found, narrow))
+
+
+def filled(columns: Mapping[str, Sequence[str]], notes: Text) -> Table:
+    """The first column holds names, the others figures; the notes stand below."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="right" if place else "left", no_wrap=True)
+    for cells in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, cells))
-    table.caption, table.caption_justify = _notes(found, narrow), "left"
+    table.caption, table.caption_justify = notes, "left"
     return table
 
 
@@ -225,12 +230,17 @@ def _beside(found: Sequence[Row], compact: bool) -> dict[str, list[str]]:
     return {BESIDE[n]: [percent(row.beside.get(n)) for row in found] for n in shown}
 
 
-def _notes(found: Sequence[Row], narrow: bool) -> Text:
-    notes = [
+def unfinished(found: Sequence[Row]) -> list[str]:
+    """What became of the runs that are not done."""
+    return [
         f"{row.label}: {row.state}" + (f", {row.error}" if row.error else "")
         for row in found
         if row.state != "done"
     ]
+
+
+def _notes(found: Sequence[Row], narrow: bool) -> Text:
+    notes = unfinished(found)
     notes += [
         f"{row.label}: {row.tested_on_trained_images:,} of its test questions are about images it "
         "was trained on; data.split=by_image has no such leak"
