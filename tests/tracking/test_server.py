@@ -70,10 +70,13 @@ def runs(composed: Compose, tmp_path: Path, port: int) -> list[tuple[Config, Fol
     logs = [{"step": step, "loss": 1.0 / step} for step in range(1, STEPS + 1)]
     address = f"tracking.uri=http://127.0.0.1:{port}"
     configs = [composed("tracking=server", address, f"seed={seed}") for seed in range(JOBS)]
-    return [
-        (c, write_run(c, samples, lambda i, s: reply("A"), key=f"{c.seed:012d}", logs=logs))
-        for c in configs
-    ]
+    found = []
+    for config in configs:
+        key = f"{config.seed:012d}"
+        folder = write_run(config, samples, lambda i, s: reply("A"), key=key, logs=logs)
+        folder.update(train_key=key)  # by which MLflow's run of a folder is found again
+        found.append((config, folder))
+    return found
 
 
 def work(config: Config, folder: Folder, began: Event, end: Event) -> None:
@@ -121,7 +124,10 @@ def assert_all_is_there(runs: list[tuple[Config, Folder]], port: int) -> None:
 def test_four_jobs_at_a_time_lose_no_run(
     runs: list[tuple[Config, Folder]], tmp_path: Path, port: int
 ) -> None:
+    config = runs[0][0]
     with server(tmp_path / "server", port):
+        # As a sweep does before its jobs; without it they would race to make the experiment.
+        tracking.prepare(config.tracking, config.folder, config.sweep)
         with at_work(runs) as end:
             end.set()
         assert_all_is_there(runs, port)
