@@ -12,6 +12,7 @@ setup: .venv/ready  ## make .venv from requirements.lock
 
 .venv/ready: requirements.lock pyproject.toml
 	@command -v uv >/dev/null || python3 -m pip install --quiet uv
+	@echo "setting up .venv from requirements.lock, about a minute"
 	uv venv --quiet --clear --python "$(PYTHON)" .venv
 	uv pip install --quiet --compile-bytecode --python .venv/bin/python -r requirements.lock
 	uv pip install --quiet --python .venv/bin/python --no-deps -e .

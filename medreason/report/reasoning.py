@@ -22,15 +22,17 @@ from medreason.report.runs import Cell, Run
 from medreason.statistics import Difference, holm, paired_difference, sign_flip
 
 _SCORES = {"correct": "accuracy", "reasoning_similarity": "reasoning"}
-_WIDTH = 140  # of the printed tables, which are Markdown and not to be wrapped
+_WIDTH = 140  # of the Markdown tables, which are not to be wrapped
+_LEVELS = "Right answers and overlap of the reasoning with the reference explanation, in percent"
+_CHANGES = "a minus b in percent points, paired by question; p_holm: by Holm over all rows"
 
 Scores = dict[int, dict[str, float]]
 """Seed -> sample -> score."""
 
 
 def write(runs: Sequence[Run], target: Path) -> list[Path]:
-    """Print and write `reasoning.csv` and `reasoning-differences.csv`; nothing where runs have no
-    reasoning score, or were trained on different cells, for which there are the matrices."""
+    """`reasoning.md`, and its two tables as CSV and Parquet; nothing where runs have no reasoning
+    score, or were trained on different cells, for which there are the matrices."""
     arms = matrices.arms(runs)
     trained = {frozenset(run.trained_on) for arm in arms if not arm.untrained for run in arm.runs}
     if len(trained) != 1 or not all(_has_reasoning(run) for arm in arms for run in arm.runs):
@@ -52,12 +54,13 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
     ]
     adjusted = holm([row["p"] for row in changes])
     changes = [row | {"p_holm": p} for row, p in zip(changes, adjusted, strict=True)]
-    console = Console(width=_WIDTH)
-    for rows in (levels, changes):
-        console.print(_table(rows))
-    return matrices.write(levels, target / "reasoning") + matrices.write(
-        changes, target / "reasoning-differences"
-    )
+    page = target / "reasoning.md"
+    with page.open("w", encoding="utf-8") as file:
+        for title, rows in ((_LEVELS, levels), (_CHANGES, changes)):
+            print(f"{title}\n", file=file)
+            Console(file=file, width=_WIDTH).print(_table(rows))
+    written = matrices.write(levels, target / "reasoning")
+    return [page, *written, *matrices.write(changes, target / "reasoning-differences")]
 
 
 def _has_reasoning(run: Run) -> bool:

@@ -43,7 +43,7 @@ def rows(path: Path) -> dict[tuple[str, ...], dict]:
 
 
 def test_arms_stand_in_domain_and_held_out_with_every_seed(
-    composed: Compose, samples: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    composed: Compose, samples: list[Sample], tmp_path: Path
 ) -> None:
     write_run(composed("method=base"), samples, says("It is dark.", right_in=""), key="base")
     for seed, modality in enumerate(("ct", "mri")):
@@ -68,7 +68,7 @@ def test_arms_stand_in_domain_and_held_out_with_every_seed(
     assert (gain["mean"], gain["low"], gain["high"]) == (50.0, 50.0, 50.0)
     assert gain["seeds"] == "0.0 100.0"
     assert changes["rarl", "base", "in-domain", "accuracy"]["seeds"] == "100.0 100.0"
-    assert "| rarl | sft  | in-domain | accuracy" in capsys.readouterr().out
+    assert "| rarl | sft  | in-domain | accuracy" in (tmp_path / "reasoning.md").read_text()
 
 
 def test_runs_without_explanations_or_on_different_cells_have_no_such_table(
