@@ -170,7 +170,7 @@ def _evaluation(
     """Answers of `tokens` tokens at most, and (busy, wall) seconds."""
     shares = isinstance(trainer, GroupedGRPOTrainer)
     act = functools.partial(
-        completions if shares else one_by_one,
+        functools.partial(completions, graphs=config.hardware.graphs) if shares else one_by_one,
         base(trainer.model),
         trainer.processing_class,
         asked,
@@ -284,6 +284,7 @@ def _floor(trainer: Any, rows: list[dict[str, Any]], tokens: int) -> dict[str, f
         patches=batch["image_grid_thw"].prod(-1)[::size].tolist(),
         completions=size,
         tokens=tokens,
+        dtype=torch.bfloat16 if trainer.args.bf16 else trainer.model.dtype,
     )
     rates = ("matrix_flops_per_second", "copy_bytes_per_second")
     return {k if k in rates else f"{k}_{tokens}": v for k, v in found.items()}

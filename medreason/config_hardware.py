@@ -33,6 +33,8 @@ class Hardware:
     attention: str = "sdpa"
     """sdpa, eager, or flash_attention_2 where flash-attn is installed."""
     gradient_checkpointing: bool = False
+    cuda_graphs: bool = True
+    """Completions are drawn step by step; on CUDA, with sdpa and ddp, as one graph a step."""
     optimizer_states: str = "float32"
     """AdamW's two moments: float32, bfloat16 (stochastically rounded), 8bit (bitsandbytes)."""
     device_gb: float | None = None
@@ -82,6 +84,12 @@ class Hardware:
     def processes(self) -> int:
         """Ranks, over all nodes."""
         return self.nodes * self.devices
+
+    @property
+    def graphs(self) -> bool:
+        """Whether decoding replays its step: see `models.replay`."""
+        fits = self.accelerator == "cuda" and self.attention == "sdpa" and self.parallel == "ddp"
+        return self.cuda_graphs and fits
 
 
 @dataclass

@@ -33,12 +33,14 @@ def floor(
     patches: Sequence[int],
     completions: int,
     tokens: int,
+    dtype: torch.dtype,
 ) -> dict[str, float]:
     """Seconds that image and prompt once a question need at this machine's measured rates.
 
-    `prompts` and `patches` are those of each question, `tokens` those of each completion. Weights
-    times tokens and attention, 2 FLOPs a product, backward twice the forward; generation reads all
-    weights for each token.
+    `prompts` and `patches` are those of each question, `tokens` those of each completion, `dtype`
+    is what products are computed in. Weights times tokens and attention, 2 FLOPs a product,
+    backward twice the forward (all weights are trained); generation reads all weights for each
+    token.
     """
     config, vision = model.config.get_text_config(), model.config.vision_config
     layers = sum(p.numel() for n, p in model.named_parameters() if ".layers." in n)
@@ -50,8 +52,8 @@ def floor(
     text = 2 * layers * (sum(prompts) + count * tokens)
     text += 4 * seen * config.hidden_size * config.num_hidden_layers
     last = 2 * head * count * tokens
-    rate, bandwidth = matrix_rate(model.device, model.dtype), copy_bandwidth(model.device)
-    weights = (layers + head) * next(model.parameters()).element_size()
+    rate, bandwidth = matrix_rate(model.device, dtype), copy_bandwidth(model.device)
+    weights = (layers + head) * dtype.itemsize
     reading = (seeing + 2 * layers * sum(prompts)) / rate
     drawing = max(tokens * weights / bandwidth, (2 * layers * count * tokens + last) / rate)
     update = 3 * (seeing + text + last) / rate

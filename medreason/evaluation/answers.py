@@ -40,9 +40,10 @@ def completions(
     *,
     batch_size: int,
     max_new_tokens: int,
+    graphs: bool = False,
     on_batch: OnBatch = lambda done: None,
 ) -> list[Completion]:
-    """One a row, in the order of the rows; the same as `generate` gives."""
+    """One a row, in the order of the rows; the same as `generate` gives. `graphs`: see `decode`."""
     if not asked:
         return []
     model.eval()
@@ -67,7 +68,7 @@ def completions(
     for places in shared.batches(asked, batch_size):
         begun = reader.begin([asked[i] for i in places])
         rows = prompted(model, reader, begun, max_new_tokens)
-        drawn = decode(model, rows, settings, None)
+        drawn = decode(model, rows, settings, None, graphs=graphs)
         for place, length, reply in zip(places, begun.lengths, drawn, strict=True):
             found[place] = completion(
                 asked[place].prompt, length, reply.ids, settings, processor.tokenizer

@@ -82,6 +82,7 @@ def _answers(
             asked,
             batch_size=size,
             max_new_tokens=config.evaluation.max_new_tokens,
+            graphs=config.hardware.graphs,
             on_batch=lambda done: progress("evaluating", done, len(asked)),
         )
         rows = [

@@ -21,6 +21,8 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from medreason.models.replay import Buffered, Growing, Replayed
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -53,54 +55,50 @@ def decode(
     settings: GenerationConfig,
     draws: Tensor | None,
     everywhere: Callable[[int], int] = int,
+    *,
+    graphs: bool = False,
 ) -> list[Drawn]:
     """A completion of each row. `draws` (steps, rows) from [0, 1) choose the tokens; without them
     the likeliest is taken. Rows that have ended leave the batch.
 
     `everywhere` makes of the rows left here those left in all processes that run the model's layers
-    together: none stops before the others.
+    together: none stops before the others. `graphs`: see `replay.Replayed`.
     """
-    assert settings.max_new_tokens is not None
+    limit = settings.max_new_tokens
+    assert limit is not None
     logits, position = prompted.logits, prompted.position
-    # Without padding no mask is needed, and attention is faster for it.
-    mask = None if bool(prompted.mask.all()) else prompted.mask
     ends = torch.as_tensor(settings.eos_token_id, device=logits.device).view(-1)
-    shape = (len(logits), settings.max_new_tokens)
+    shape = (len(logits), limit)
     ids, logps = logits.new_zeros(shape, dtype=torch.long), logits.new_zeros(shape).float()
-    lengths = torch.full((len(logits),), settings.max_new_tokens, device=logits.device)
+    lengths = torch.full((len(logits),), limit, device=logits.device)
     rows = torch.arange(len(logits), device=logits.device)  # those in the batch
     going = torch.ones_like(rows, dtype=torch.bool)
     filters = _filters(settings, logits.device)
-    cache = DynamicCache()
+    advance: Growing | Replayed | None = None
 
-    for step in range(settings.max_new_tokens):
+    for step in range(limit):
         drawn = draws[step, rows] if draws is not None else None
         tokens, ids_logps = choose(filters(None, logits.float()), drawn)  # pyright: ignore[reportArgumentType]
-        ids[rows[going], step] = tokens[going]
-        logps[rows[going], step] = ids_logps[going]
+        ids[rows, step], logps[rows, step] = tokens, ids_logps
         ended = going & torch.isin(tokens, ends)
-        lengths[rows[ended]] = step + 1
+        lengths[rows] = torch.where(ended, step + 1, lengths[rows])
         going = going & ~ended
         left = int(going.sum())
-        if step + 1 == settings.max_new_tokens or not everywhere(left):
+        if step + 1 == limit or not everywhere(left):
             break
-        if step == 0:
+        if advance is None:
             cache = prompted.cache()
-        if 0 < left <= 0.9 * len(rows):  # each drop copies the cache, so not for every row
-            cache.batch_select_indices(going.nonzero()[:, 0])
+            advance = (
+                Replayed(model, cache, prompted.mask, limit)
+                if graphs
+                else Growing(model, cache, prompted.mask)
+            )
+        if advance.drops(left, len(rows)):
+            advance.keep(going.nonzero()[:, 0])
             rows, tokens, position = rows[going], tokens[going], position[:, going]
-            mask = mask[going] if mask is not None else None
             going = going[going]
         position = position + 1
-        if mask is not None:
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        logits = model(
-            input_ids=tokens[:, None],
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
+        logits = advance(tokens, position)
 
     return [
         Drawn(row[:length], values[:length])
@@ -130,7 +128,7 @@ def repeated(cache: DynamicCache, entries: Tensor, room: int) -> DynamicCache:
         assert isinstance(layer, DynamicLayer)
         assert layer.keys is not None
         assert layer.values is not None
-        rows.layers.append(_Roomy(layer.keys, layer.values, entries, room))
+        rows.layers.append(Buffered(layer.keys, layer.values, entries, room))
     return rows
 
 
@@ -150,35 +148,3 @@ def _filters(settings: GenerationConfig, device: torch.device) -> LogitsProcesso
     if settings.min_p is not None:
         filters.append(MinPLogitsWarper(settings.min_p))
     return filters
-
-
-class _Roomy(DynamicLayer):
-    """Keys and values in a buffer with room for the reply: a step copies its own token alone."""
-
-    def __init__(self, keys: Tensor, values: Tensor, entries: Tensor, room: int) -> None:
-        super().__init__()
-        self.lazy_initialization(keys, values)
-        _, heads, length, width = keys.shape
-        self._buffers = keys.new_empty(2, len(entries), heads, length + room, width)
-        self._buffers[0, :, :, :length] = keys[entries]
-        self._buffers[1, :, :, :length] = values[entries]
-        self._length = length
-        self._shown()
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
-    ) -> tuple[Tensor, Tensor]:
-        end = self._length + key_states.shape[-2]
-        self._buffers[0, :, :, self._length : end] = key_states
-        self._buffers[1, :, :, self._length : end] = value_states
-        self._length = end
-        return self._shown()
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self._buffers = self._buffers[:, indices]
-        self._shown()
-
-    def _shown(self) -> tuple[Tensor, Tensor]:
-        keys, values = self._buffers[:, :, :, : self._length].unbind(0)
-        self.keys, self.values = keys, values
-        return keys, values

@@ -37,6 +37,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
 
     `how.fallback` says what becomes of a model or a setting that does not allow this: `error`, or
     `plain`, TRL's way with a warning. `cache` is the folder of features of a frozen vision tower.
+    `graphs`: see `decode`.
     """
 
     # TRL leaves these open.
@@ -46,10 +47,18 @@ class GroupedGRPOTrainer(GRPOTrainer):
     num_generations: Any
     processing_class: Any
 
-    def __init__(self, *args: Any, how: Rollout, cache: Path, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401
+        how: Rollout,
+        cache: Path,
+        graphs: bool = False,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._how = how
         self._cache = cache if how.features_gb else None
+        self._graphs = graphs
         self._features: dict[int, Features | None] = {}
         self._drawn_for: list[dict[str, Any]] = []
         self._scored: Tensor | None = None
@@ -160,14 +169,17 @@ class GroupedGRPOTrainer(GRPOTrainer):
         """Completions of the chosen questions, each question's from its own stream."""
         inputs = {k: v.to(self.accelerator.device) for k, v in once.inputs(chosen).items()}
         inputs |= self._images(model, inputs.pop("pixel_values"), inputs["image_grid_thw"])
-        found = rollout(
-            model,
-            inputs,
-            completions=self.num_generations,
-            settings=self.generation_config,
-            seeds=[self._seeds[i] + attempt for i in chosen],
-            everywhere=self._in_all_processes if self.is_fsdp_enabled else int,
-        )
+        # One context, so that weights in float32 are cast once and not for each token.
+        with self.accelerator.autocast():
+            found = rollout(
+                model,
+                inputs,
+                completions=self.num_generations,
+                settings=self.generation_config,
+                seeds=[self._seeds[i] + attempt for i in chosen],
+                everywhere=self._in_all_processes if self.is_fsdp_enabled else int,
+                graphs=self._graphs,
+            )
         return [[completion.ids for completion in group] for group in found]
 
     def _in_all_processes(self, count: int) -> int:

@@ -50,7 +50,10 @@ def trainer(
     functions, weights = rewards(config, scorer)
     build = (
         functools.partial(
-            PortableGroupedTrainer, how=config.rollout, cache=config.folder / "cache" / "vision"
+            PortableGroupedTrainer,
+            how=config.rollout,
+            cache=config.folder / "cache" / "vision",
+            graphs=config.hardware.graphs,
         )
         if config.rollout.name == "grouped"
         else PortableGRPOTrainer

@@ -52,13 +52,14 @@ def rollout(
     settings: GenerationConfig,
     seeds: Sequence[str],
     everywhere: Callable[[int], int] = int,
+    graphs: bool = False,
 ) -> list[list[Drawn]]:
     """`completions` of each question, in the order of the questions.
 
     `inputs` are what the model's forward takes for the questions, each once: input_ids and
     attention_mask padded on the left, mm_token_type_ids, image_grid_thw, and either pixel_values
     or mm_encoder_outputs. Without `settings.do_sample` the likeliest token is taken. The model is
-    run as it stands; `eval()` is the caller's. `everywhere`: see `decode`.
+    run as it stands; `eval()` is the caller's. `everywhere`, `graphs`: see `decode`.
     """
     position_ids = prompt_positions(model, inputs)
     outputs = model(
@@ -78,7 +79,7 @@ def rollout(
         cache=functools.partial(repeated, outputs.past_key_values, entries, steps),
     )
     draws = _draws(seeds, completions, steps).to(logits.device) if settings.do_sample else None
-    found = decode(model, prompted, settings, draws, everywhere)
+    found = decode(model, prompted, settings, draws, everywhere, graphs=graphs)
     return [found[i : i + completions] for i in range(0, len(found), completions)]
 
 

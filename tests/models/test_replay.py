@@ -1,0 +1,112 @@
+"""A decoding step with fixed shapes gives what the growing one gives, and can be captured."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedModel,
+)
+
+from medreason.config import Hardware, Model
+from medreason.models import checkpoint, replay
+from medreason.models.decoding import Drawn, Prompted, decode, repeated
+from medreason.models.load import load_model
+from medreason.models.replay import Replayed
+
+ENDS = list(range(100, 140))  # often drawn: rows leave at different steps
+LIMIT = 14
+PROMPTS = ((5, 6, 7, 8, 9), (10, 11, 12), (13, 14, 15, 16))
+ROWS = 4
+"""Of each prompt."""
+
+
+def tiny(device: str = "cpu", precision: str = "float32") -> PreTrainedModel:
+    hardware = Hardware("cpu", device, 1, 1, 1, precision)
+    return load_model(Model(name="tiny", path="tiny"), hardware).to(device).eval()  # pyright: ignore
+
+
+def drawn(model: PreTrainedModel, *, graphs: bool, prompts: tuple = PROMPTS) -> list[Drawn]:
+    rows = [row for row in prompts for _ in range(ROWS)]
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
+    with torch.no_grad():
+        read = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
+    entries = torch.arange(len(rows), device=model.device)
+    begun = Prompted(
+        logits=read.logits[:, -1],
+        position=positions[:, :, -1:],
+        mask=mask,
+        cache=lambda: repeated(read.past_key_values, entries, LIMIT),
+    )
+    settings = GenerationConfig(
+        do_sample=True, temperature=3.0, max_new_tokens=LIMIT, eos_token_id=ENDS
+    )
+    uniform = torch.Generator().manual_seed(0)
+    draws = torch.rand(LIMIT, len(rows), generator=uniform, dtype=torch.float64)
+    return decode(model, begun, settings, draws.to(model.device), graphs=graphs)
+
+
+@pytest.mark.parametrize("window", [1, 3, 128])
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1]], ids=["padded", "without padding"])
+def test_fixed_shapes_draw_what_growing_ones_draw(
+    window: int, prompts: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "WINDOW", window)
+    model = tiny()
+    growing = drawn(model, graphs=False, prompts=prompts)
+    fixed = drawn(model, graphs=True, prompts=prompts)
+    assert len({len(row.ids) for row in growing}) > 1
+    for theirs, ours in zip(growing, fixed, strict=True):
+        assert ours.ids == theirs.ids
+        assert ours.logps == pytest.approx(theirs.logps, abs=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_captured_steps_draw_what_growing_ones_draw(
+    precision: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(replay, "WINDOW", 6)  # captured, dropped and captured again
+    model = tiny("cuda", precision)
+    growing, captured = drawn(model, graphs=False), drawn(model, graphs=True)
+    assert "without CUDA graphs" not in caplog.text
+    rounding = {"float32": 1e-3, "bfloat16": 0.1}[precision]
+    alike = 0
+    for theirs, ours in zip(growing, captured, strict=True):
+        pairs = zip(ours.ids, theirs.ids, strict=False)
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        assert ours.logps[:same] == pytest.approx(theirs.logps[:same], abs=rounding)
+        alike += same
+    tokens = sum(len(row.ids) for row in growing)
+    # In half precision a draw can fall between two roundings, and the rest is another reply.
+    assert alike == tokens if precision == "float32" else alike > tokens / 2
+
+
+def test_step_reads_nothing_back_from_the_device() -> None:
+    """CUDA captures no step that waits for a value; tensors without values cannot give one."""
+    config = AutoConfig.from_pretrained(checkpoint.resolve("tiny"))
+    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+        model = AutoModelForImageTextToText.from_config(
+            config, dtype=torch.float32, attn_implementation="sdpa"
+        ).eval()
+        heads, layers = config.text_config.num_key_value_heads, config.text_config.num_hidden_layers
+        width = config.text_config.hidden_size // config.text_config.num_attention_heads
+        cache = DynamicCache()
+        for layer in range(layers):
+            cache.update(torch.zeros(1, heads, 5, width), torch.zeros(1, heads, 5, width), layer)
+        rows = repeated(cache, torch.tensor([0, 0]), 4)
+        step = Replayed(model, rows, torch.ones(2, 5, dtype=torch.long), 4)
+        logits: Tensor = step.run()
+    assert logits.shape == (2, config.text_config.vocab_size)
