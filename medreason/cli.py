@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from argparse import Namespace
 from string import Template
 
@@ -29,6 +31,9 @@ def main() -> None:
         print(_help())  # noqa: T201
         return
     sys.argv[1:] = _meant(sys.argv[1:], given)
+    # Nothing in what is typed changes these: names to be renamed, a kernel that has a substitute.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     job()
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
 from medreason import data, hardware
 from medreason.config import Config
@@ -37,13 +43,36 @@ def _speed(config: Config, samples: Sequence[Sample], folder: Path) -> None:
         config, data.trained_on(config, samples), data.tested_on(config, samples), folder
     )
     ledger.write_json(folder / "bench.json", found)
-    for stage, row in found["stages"].items():
-        print(  # noqa: T201
-            f"{stage:16} trl {row['trl']:8.3f} s   grouped {row['grouped']:8.3f} s   "
-            f"{row['ratio']:5.2f} times"
-        )
-    print(f"equal {found['equal']}")  # noqa: T201
+    _print(found)
     print(folder / "bench.json")  # noqa: T201
+
+
+def _print(found: dict[str, Any]) -> None:
+    of, equal, peak = found["of"], found["equal"], found["peak_bytes"]
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in ("stage", "tokens", "TRL, s", "grouped, s", "times", "over its floor"):
+        table.add_column(head, justify="left" if head == "stage" else "right", no_wrap=True)
+    for stage, row in found["stages"].items():
+        floor = found["floor"].get(stage)
+        table.add_row(
+            *stage.rsplit("_", 1),
+            *(f"{row['trl']:.3f}", f"{row['grouped']:.3f}", f"{row['ratio']:.2f}"),
+            f"{row['grouped'] / floor:.2f}" if floor else "",
+        )
+    console = Console()
+    say = functools.partial(console.print, highlight=False, soft_wrap=True)
+    say(
+        f"{of['model']}, {of['weights']:,} weights in {of['precision']}, {of['device']}: "
+        f"{of['unit']}, medians of {of['repeats']}; {of['prompts_per_step']} x "
+        f"{of['num_generations']} completions, evaluation of {of['evaluated_rows']} rows"
+    )
+    console.print(table)
+    say(
+        f"on the same completions: log-probabilities at most {equal['logps_max_abs']:.1e} apart, "
+        f"gradients {equal['grad_rel']:.1e} relative; answers "
+        f"{'the same' if equal['answers'] else 'NOT the same'}; peak memory "
+        f"{peak['trl'] / 2**30:.1f} GiB with TRL's stages, {peak['grouped'] / 2**30:.1f} grouped"
+    )
 
 
 def _memory(config: Config, samples: Sequence[Sample], folder: Path) -> None:
