@@ -389,6 +389,11 @@ class Config:
                 "hardware.attention='flash_attention_2' takes no mask that lets completions share "
                 "a prompt; set hardware.attention=sdpa, rollout=hf or rollout.fallback=plain"
             )
+        if self.rollout.flex_attention and self.hardware.accelerator != "cuda":
+            raise ValueError(
+                "rollout.flex_attention=true has no backward on a CPU, and hardware="
+                f"{self.hardware.name} is one; set rollout.flex_attention=false"
+            )
         if self.hardware.parallel == "fsdp" and self.rollout.dynamic_sampling:
             raise ValueError(
                 f"rollout.dynamic_sampling={self.rollout.dynamic_sampling}: with "

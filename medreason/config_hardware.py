@@ -104,6 +104,9 @@ class Rollout:
     """Draw a question's completions again, so many times at most, while all get the same reward."""
     features_gb: float = 4.0
     """Of disk, over all runs, for the features of vision towers that are not trained; 0: none."""
+    flex_attention: bool = False
+    """With grouped, on CUDA: completions in FlexAttention, which passes over what none sees; for
+    long replies."""
     vllm: dict[str, Any] = field(default_factory=dict)
     """With vllm: goes unchanged to trl.GRPOConfig; where and in how much memory it runs."""
 
@@ -120,6 +123,10 @@ class Rollout:
         for key in ("dynamic_sampling", "features_gb"):
             if not getattr(self, key) >= 0:
                 raise ValueError(f"rollout.{key}={getattr(self, key)}; give 0 or more")
+        if self.flex_attention and self.name != "grouped":
+            raise ValueError(
+                "rollout.flex_attention=true needs rollout=grouped; the others pack nothing"
+            )
         if self.dynamic_sampling and self.name != "grouped":
             raise ValueError(
                 f"rollout.dynamic_sampling={self.dynamic_sampling} needs rollout=grouped; "

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl.models.utils import unwrap_model_for_generation
 
 from medreason.config import Rollout
 from medreason.models.features import Features, frozen, takes_features
-from medreason.training import groups, sharing
+from medreason.training import flex, groups, sharing
 from medreason.training.questions import OncePerQuestion, Questions, by_question, by_row, of_rows
 from medreason.training.rollout import prompt_positions, rollout
 from medreason.training.sharing import base
@@ -68,6 +70,10 @@ class GroupedGRPOTrainer(GRPOTrainer):
         self._idle: Tensor | None = None
         if reasons := sharing.hindrances(self):
             self._fall_back("; ".join(reasons))
+        elif how.flex_attention:
+            for policy in (self.model, self.ref_model):
+                if policy is not None:
+                    flex.enable(base(self.accelerator.unwrap_model(policy)))
 
     def _fall_back(self, reason: str) -> None:
         if self._how.fallback == "error":
@@ -274,14 +280,13 @@ class GroupedGRPOTrainer(GRPOTrainer):
             questions.completion_ids[chosen],
             questions.completion_mask[chosen],
         )
-        visible = torch.ones_like(packed.visible).tril() if blind else packed.visible
-        if base(self.model).config._attn_implementation == "eager":
-            visible = groups.additive(visible, self.model.dtype)
+        if blind:
+            packed = replace(packed, block=torch.zeros_like(packed.block))
         with self.accelerator.autocast():
             outputs = model(
                 input_ids=packed.input_ids,
                 position_ids=packed.position_ids,
-                attention_mask=visible,
+                attention_mask=self._mask(model, packed),
                 **self._images(model, prompt["pixel_values"], prompt["image_grid_thw"]),
                 shift_labels=packed.labels,
                 fused_lm_head=True,  # TRL's own head: temperature, precision and memory are its
@@ -291,6 +296,15 @@ class GroupedGRPOTrainer(GRPOTrainer):
             groups.unpack(outputs.log_probs.float(), packed),
             groups.unpack(entropies.float(), packed),
         )
+
+    def _mask(self, model: nn.Module, packed: groups.Packed) -> Tensor | BlockMask:
+        """As the model's attention takes it."""
+        inner = base(self.accelerator.unwrap_model(model))
+        if flex.enabled(inner):
+            return flex.tiles(packed)
+        if inner.config._attn_implementation == "eager":
+            return groups.additive(packed.visible, inner.dtype)
+        return packed.visible
 
     def _images(self, model: nn.Module, pixel_values: Tensor, grids: Tensor) -> dict[str, Any]:
         """What the forward takes of images: their features where the vision tower is frozen."""

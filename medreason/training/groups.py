@@ -28,14 +28,23 @@ class Packed:
     """(questions, tokens)"""
     position_ids: Tensor
     """(3, questions, tokens): mRoPE positions, which go on behind the prompt in each block."""
-    visible: Tensor
-    """(questions, 1, tokens, tokens), bool: a token (third axis) sees the prompt and its block."""
+    block: Tensor
+    """(questions, tokens): 0 in the prompt, the number of its completion in a block, -1 behind."""
     labels: Tensor
     """(questions, tokens): the token predicted at each place, -100 where none is."""
     places: Tensor
     """(questions, completions, completion tokens): the place at which each token is predicted."""
     predicted: Tensor
     """(questions, completions, completion tokens), bool: false for padding."""
+
+    @property
+    def visible(self) -> Tensor:
+        """(questions, 1, tokens, tokens), bool: a token (third axis) sees what stands before it
+        in the prompt and in its block."""
+        tokens = self.block.shape[1]
+        earlier = torch.ones(tokens, tokens, dtype=torch.bool, device=self.block.device).tril()
+        there = self.block[:, None, :]
+        return (((there == 0) | (there == self.block[:, :, None])) & earlier)[:, None]
 
 
 def pack(
@@ -82,16 +91,13 @@ def pack(
     last = prompt_ids[:, None, -1:].expand(-1, completion_ids.shape[1], -1)
     entered = torch.cat([last, completion_ids[..., :-1]], dim=-1)
     blocks = torch.arange(1, completion_ids.shape[1] + 1, device=prompt_ids.device)
-    block = laid_out(0, blocks[None, :, None], _PADDING)  # 0 in the prompt, then 1, 2, ...
     position_ids = torch.stack(
         [laid_out(axis, axis[:, -1, None, None] + steps, 0) for axis in prompt_positions]
     )
-    earlier = torch.ones(tokens, tokens, dtype=torch.bool, device=prompt_ids.device).tril()
-    seen = (block[:, None, :] == 0) | (block[:, None, :] == block[:, :, None])
     return Packed(
         input_ids=laid_out(prompt_ids, entered, 0),
         position_ids=position_ids,
-        visible=(seen & earlier)[:, None],
+        block=laid_out(0, blocks[None, :, None], _PADDING),
         labels=laid_out(NOT_PREDICTED, completion_ids, NOT_PREDICTED),
         places=places.clamp(max=tokens - 1),
         predicted=predicted,

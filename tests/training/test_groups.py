@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from medreason.config import Hardware, Model
 from medreason.models.load import load_model, load_processor
+from medreason.training import flex
 from medreason.training.groups import Packed, additive, pack, unpack
 
 LIMIT = 9
@@ -80,11 +81,15 @@ def packed(inputs: dict[str, Tensor], model: PreTrainedModel, ids: Tensor, mask:
 def shared(model: PreTrainedModel, inputs: dict[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
     """The same, prompt and image once a question."""
     group = packed(inputs, model, ids, mask)
-    eager = model.config._attn_implementation == "eager"
+    visible = group.visible
+    if model.config._attn_implementation == "eager":
+        visible = additive(visible, torch.float32)
+    if flex.enabled(model):
+        visible = flex.tiles(group)
     logits = model(
         input_ids=group.input_ids,
         position_ids=group.position_ids,
-        attention_mask=additive(group.visible, torch.float32) if eager else group.visible,
+        attention_mask=visible,
         pixel_values=inputs["pixel_values"],
         image_grid_thw=inputs["image_grid_thw"],
     ).logits
@@ -122,9 +127,45 @@ def test_log_probabilities_and_gradients_are_those_of_one_sequence_a_completion(
     assert apart / norm < 1e-4
 
 
+MIXED = [[1, LIMIT, 4], [LIMIT, 2, 7], [3, 1, 0]]
+
+
+def test_flex_attention_sees_what_the_mask_shows() -> None:
+    """Uncompiled and forward alone: on a CPU it has no backward."""
+    tiny, inputs, (ids, mask) = model(), prompts([0, 1, 2]), completions(MIXED)
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        expected = shared(tiny, inputs, ids, mask)
+        flex.enable(tiny)
+        found = shared(tiny, inputs, ids, mask)
+        alone = tiny(**{k: inputs[k] for k in ("input_ids", "attention_mask")}).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(found, expected)  # it was used
+    plain_model = model()
+    with torch.no_grad():
+        theirs = plain_model(**{k: inputs[k] for k in ("input_ids", "attention_mask")}).logits
+    assert torch.equal(alone, theirs)
+
+
+@pytest.mark.gpu
+def test_flex_attention_has_the_gradients_of_the_mask() -> None:
+    tiny = model().to("cuda")  # pyright: ignore[reportArgumentType]
+    inputs = {k: v.to("cuda") for k, v in prompts([0, 1, 2]).items()}
+    ids, mask = (tensor.to("cuda") for tensor in completions(MIXED))
+    found, gradients = [], []
+    for enable in (lambda _: None, flex.enable):
+        enable(tiny)
+        tiny.zero_grad()
+        logps = shared(tiny, inputs, ids, mask)
+        (logps * ids).sum().backward()
+        found.append(logps.detach())
+        gradients.append(torch.cat([p.grad.flatten() for p in tiny.parameters()]))
+    torch.testing.assert_close(found[1], found[0], atol=1e-3, rtol=1e-3)
+    assert (gradients[0] - gradients[1]).norm() < 1e-3 * gradients[0].norm()
+
+
 def test_order_of_questions_changes_nothing() -> None:
     tiny, order = model(), [2, 0, 1]
-    ids, mask = completions([[1, LIMIT, 4], [LIMIT, 2, 7], [3, 1, 1]])
+    ids, mask = completions(MIXED)
     with torch.no_grad():
         straight = shared(tiny, prompts([0, 1, 2]), ids, mask)
         turned = shared(tiny, prompts(order), ids[order], mask[order])
