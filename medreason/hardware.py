@@ -117,17 +117,11 @@ def _check_attention(asked: Hardware, there: list[Gpu]) -> None:
 
 
 def _check_packages(asked: Hardware) -> None:
-    if asked.parallel in ("zero2", "zero3"):
-        if importlib.util.find_spec("deepspeed") is None:
-            raise ValueError(
-                f"hardware.parallel={asked.parallel!r}: DeepSpeed is not installed; pip install "
-                "-e '.[deepspeed]' or choose hardware.parallel=fsdp, which needs no package"
-            )
-        if asked.accelerator == "cpu":
-            raise ValueError(
-                f"hardware.parallel={asked.parallel!r} runs on CUDA alone, and "
-                f"hardware={asked.name} is a CPU; choose hardware.parallel=ddp or fsdp"
-            )
+    if asked.parallel in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:
+        raise ValueError(
+            f"hardware.parallel={asked.parallel!r}: DeepSpeed is not installed; pip install "
+            "-e '.[deepspeed]' or choose hardware.parallel=fsdp, which needs no package"
+        )
     if asked.optimizer_states == "8bit" and not _has_8bit_states(asked.accelerator):
         raise ValueError(
             "hardware.optimizer_states='8bit': this bitsandbytes has no such optimizer for "

@@ -63,6 +63,11 @@ def processes(config: Config) -> PartialState:
             f"hardware.devices = {config.hardware.nodes} * {config.hardware.devices}; start it "
             "with python -m medreason, which starts as many as the profile says"
         )
+    if config.hardware.parallel in ("zero2", "zero3"):
+        import deepspeed  # seconds, and an extra
+
+        # Else it takes itself for one process when a reference model is loaded.
+        deepspeed.init_distributed()
     if limit := config.hardware.memory_limit_gb:
         whole = torch.cuda.get_device_properties(state.device).total_memory
         torch.cuda.set_per_process_memory_fraction(limit * 1e9 / whole, state.device)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from accelerate import DistributedType
 from transformers import Trainer, TrainerCallback
+from transformers.integrations import unset_hf_deepspeed_config
 from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.config import Config
@@ -52,6 +53,7 @@ def train(
     del trainer, recorder
     gc.collect()
     torch.cuda.empty_cache()
+    unset_hf_deepspeed_config()  # else zero3 loads the evaluated weights in parts, too
 
 
 def build(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +16,11 @@ from safetensors.torch import load_file
 from medreason.runs import ledger
 from medreason.runs.ledger import Folder
 
-FSDP = ("hardware=cpu_x2", "hardware.parallel=fsdp", "hardware.per_device_prompts=1")
 TWO = ("hardware=cpu_x2", "hardware.per_device_prompts=1")
+FSDP, ZERO2, ZERO3 = ((*TWO, f"hardware.parallel={kind}") for kind in ("fsdp", "zero2", "zero3"))
+DEEPSPEED = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
+)
 METHODS = {  # two epochs of two steps, each in an order of its own
     "sft": ("method=sft", "task=disease", "method.trl.max_steps=4"),
     "grpo": (
@@ -87,9 +91,14 @@ def test_cut_changes_nothing(
     same(train("-".join(cut), *cut), whole)
 
 
-@pytest.mark.parametrize("method", ["sft"], indirect=True)
-def test_fsdp_of_the_command_line_changes_nothing(whole: Folder, tmp_path: Path) -> None:
-    given = [*science.SMALL, *METHODS["sft"], *FSDP, "evaluation.modalities=[ct]", "tracking=none"]
+@pytest.mark.parametrize(
+    "parallel", ["fsdp", *(pytest.param(kind, marks=DEEPSPEED) for kind in ("zero2", "zero3"))]
+)
+def test_parts_of_the_command_line_change_nothing(
+    whole: Folder, method: str, parallel: str, tmp_path: Path
+) -> None:
+    given = [*science.SMALL, *METHODS[method], *TWO, f"hardware.parallel={parallel}"]
+    given += ["evaluation.modalities=[ct]", "tracking=none"]
     given += ["evaluation.controls=[]", "evaluation.max_new_tokens=4", f"outputs={tmp_path}"]
     subprocess.run([sys.executable, "-m", "medreason", *given], check=True, capture_output=True)
     (run,) = ledger.folders(tmp_path / "runs")
@@ -104,8 +113,10 @@ def test_fsdp_of_the_command_line_changes_nothing(whole: Folder, tmp_path: Path)
         pytest.param(TWO, (), marks=pytest.mark.slow),
         pytest.param((), TWO, marks=pytest.mark.slow),
         pytest.param(TWO, FSDP, marks=pytest.mark.slow),
+        pytest.param(ZERO2, ZERO2, marks=DEEPSPEED),
+        pytest.param(ZERO3, ZERO3, marks=DEEPSPEED),
     ],
-    ids=["fsdp to one", "two to one", "one to two", "two to fsdp"],
+    ids=["fsdp to one", "two to one", "one to two", "two to fsdp", "zero2", "zero3"],
 )
 def test_resume_on_another_cut_changes_nothing(
     train: Callable[..., Folder], whole: Folder, before: tuple[str, ...], behind: tuple[str, ...]
