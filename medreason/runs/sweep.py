@@ -137,7 +137,8 @@ class Sweep(Callback):
         counts = Counter(outcome.state for outcome in found)
         told = ", ".join(f"{counts[state]} {_NAMES[state]}" for state in _ORDER if counts[state])
         took = duration(time.monotonic() - self._began)
-        said = [f"sweep {config.sweep}: {len(found)} jobs in {took}: {told}"]
+        jobs = "1 job" if len(found) == 1 else f"{len(found)} jobs"
+        said = [f"sweep {config.sweep}: {jobs} in {took}: {told}"]
         reasons = Counter((o.state, o.error) for o in found if o.error)
         for outcome in found:
             if outcome.error and (count := reasons.pop((outcome.state, outcome.error), 0)):
