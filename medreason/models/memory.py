@@ -77,6 +77,7 @@ class Memory:
     weights: int
     reference: int
     gradients: int
+    """Of a single micro-batch they come as activations go: what they are more than those."""
     states: int
     activations: int
     """What the forward pass keeps for the backward pass."""
@@ -126,17 +127,21 @@ def estimate(config: Config, held: Batch) -> Memory:
     all_ = sum(p.numel() for p in everything.parameters())
     hardware = config.hardware
     cuts = dict.fromkeys(_CUT[hardware.parallel], hardware.processes)
-    gradients = 4 * trained * (2 if hardware.processes > 1 and hardware.parallel == "ddp" else 1)
     with_reference = config.method.algorithm == "grpo" and not adapted and config.method.trl["beta"]
     activations, recomputed = _activations(config, model, held)
     logits = _logits(config, model, held)
+    gradients = 4 * trained // cuts.get("gradients", 1)
+    if config.accumulation == 1:
+        gradients = max(gradients - activations, 0)
+    if hardware.processes > 1 and hardware.parallel == "ddp":
+        gradients += 4 * trained  # the buckets in which they travel
     on_cpu = hardware.accelerator == "cpu"
     # Blocks of one layer do not fit where tiles were.
     kept = _HEAP * (activations + logits + recomputed) + min(logits, recomputed)
     return Memory(
         weights=_weights(config, everything, all_, trained) // cuts.get("weights", 1),
         reference=4 * all_ // cuts.get("weights", 1) if with_reference else 0,
-        gradients=gradients // cuts.get("gradients", 1),
+        gradients=gradients,
         states=_states(config, model, trained) // cuts.get("states", 1),
         activations=activations,
         logits=logits,

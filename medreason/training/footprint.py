@@ -23,14 +23,19 @@ def compare(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str
     """Bytes of a trial step of the longest samples, estimated and measured.
 
     On CUDA what torch allocated; on a CPU private memory beside what the process held before the
-    model was loaded.
+    model was loaded, weights included, which lie in their file's pages until an update writes them.
     """
     cpu = config.hardware.accelerator == "cpu"
     PartialState(cpu=cpu)
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
     before = private_bytes() if cpu else 0
-    peak, held = probe.run(config, build(config, samples, Folder(folder / "memory"), []), samples)
+    trainer = build(config, samples, Folder(folder / "memory"), [])
+    if cpu:
+        for model in (trainer.model, getattr(trainer, "ref_model", None)):
+            for weight in model.parameters() if model is not None else ():
+                weight.data = weight.data.clone()
+    peak, held = probe.run(config, trainer, samples)
     expected = memory.estimate(config, held)
     estimate = expected.peak - (memory.IMPORTED if cpu else 0)
     return {

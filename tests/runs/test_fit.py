@@ -48,6 +48,14 @@ def test_adapters_of_the_2b_fit_into_small_cards(
     assert memory.estimate(config, ONE).peak < gb * GB
 
 
+def test_gradients_of_one_micro_batch_come_as_activations_go(composed: Compose) -> None:
+    several, one = (
+        memory.estimate(composed(*GRPO, "hardware=gpu", f"method.prompts_per_step={prompts}"), ONE)
+        for prompts in (4, 1)
+    )
+    assert one.gradients == several.gradients - one.activations > 0
+
+
 def test_fsdp_halves_weights_gradients_and_states(composed: Compose) -> None:
     one, two = (
         memory.estimate(composed(*GRPO, f"hardware={profile}"), ONE)
