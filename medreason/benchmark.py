@@ -53,9 +53,10 @@ def measure(
         torch.set_num_threads(config.hardware.threads)
     torch.set_flush_denormal(config.hardware.accelerator == "cpu")  # as the worker does
     commit = environment.commit()  # the code may change on disk while this runs
-    # Random weights have no path to load a reference model from.
+    # Random weights have no path to load a reference model from, and engines draw other masks.
     trl = {**config.method.trl, "beta": 0.0}
-    config = replace(config, method=replace(config.method, trl=trl))
+    adapter = {**config.adapter, "lora_dropout": 0.0} if config.adapter else {}
+    config = replace(config, method=replace(config.method, trl=trl), adapter=adapter)
     chosen = _resized(samples[: config.method.prompts_per_step], config.bench.image_size, folder)
     trainers = {name: _trainer(config, chosen, engine, folder) for name, engine in ENGINES.items()}
     rows = next(iter(trainers["trl"].get_train_dataloader()))

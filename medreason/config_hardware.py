@@ -33,6 +33,7 @@ class Hardware:
     attention: str = "sdpa"
     """sdpa, eager, or flash_attention_2 where flash-attn is installed."""
     gradient_checkpointing: bool = False
+    """Activations are computed again for the backward pass: less memory, slower."""
     cuda_graphs: bool = True
     """Completions are drawn step by step; on CUDA, with sdpa and ddp, as one graph a step."""
     optimizer_states: str = "float32"

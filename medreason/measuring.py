@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,8 @@ from typing import Any
 
 import psutil
 import torch
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
 
 
 def clock(device: torch.device) -> tuple[float, float]:
@@ -85,6 +88,13 @@ def private_bytes() -> int:
     """Of the process, without the pages of files it maps, which the kernel takes back at will."""
     found = psutil.Process().memory_info()
     return found.rss - getattr(found, "shared", 0)
+
+
+def return_freed_blocks() -> None:
+    """From now on malloc gives blocks of 256 KiB and more back when they are freed, slower:
+    what it would keep can be more than all tensors of a step. Without glibc nothing changes."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(_M_MMAP_THRESHOLD, 1 << 18)
 
 
 class Peak:

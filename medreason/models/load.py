@@ -74,6 +74,8 @@ def load_model(
         # Quantised weights stay where they are loaded.
         device_map={"": PartialState().device} if quantized else None,
     )
+    if quantized:
+        _keep_as_trained(loaded)
     if base is not path:
         if quantized:  # merged in 4 bits the adapter would be rounded away
             loaded.dequantize()
@@ -88,8 +90,17 @@ def _nf4(precision: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=precision,
-        llm_int8_skip_modules=["visual", "lm_head"],
+        llm_int8_skip_modules=["model.visual", "lm_head"],
     )
+
+
+def _keep_as_trained(model: PreTrainedModel) -> None:
+    """CPUs with AVX512-BF16 would round the weights anew for inference, for good."""
+    from bitsandbytes.nn.modules import Linear4bit  # says at import what it lacks
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def outline(model: Model) -> PreTrainedModel:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, fields
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
 from transformers import PreTrainedModel
 
 from medreason.config import Config
@@ -23,10 +25,10 @@ IMPORTED = 582 << 20
 _FIRST_USE = 14 << 20
 """What they take besides when a first trainer is built: tables of Python, buffers of products."""
 
-_HEAP = 1 / 3
+_HEAP = 0.4
 """On a CPU: what malloc keeps of the blocks that a step frees, as a share of all it asks for.
-Measured: with a malloc that gives every block back (MALLOC_MMAP_THRESHOLD_=65536), a step's peak is
-the sum of the other parts."""
+Measured: with a malloc that gives every block back (`measuring.return_freed_blocks`, and so with
+checkpointing), a step's peak is the sum of the other parts."""
 
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in 4 bits with its doubly quantised scale (arXiv:2305.14314)."""
@@ -128,7 +130,8 @@ def estimate(config: Config, held: Batch) -> Memory:
     hardware = config.hardware
     cuts = dict.fromkeys(_CUT[hardware.parallel], hardware.processes)
     with_reference = config.method.algorithm == "grpo" and not adapted and config.method.trl["beta"]
-    activations, recomputed = _activations(config, model, held)
+    kept_by_adapters = _adapted(config, everything) if adapted else 0
+    activations, recomputed = _activations(config, model, held, kept_by_adapters)
     logits = _logits(config, model, held)
     gradients = 4 * trained // cuts.get("gradients", 1)
     if config.accumulation == 1:
@@ -136,8 +139,7 @@ def estimate(config: Config, held: Batch) -> Memory:
     if hardware.processes > 1 and hardware.parallel == "ddp":
         gradients += 4 * trained  # the buckets in which they travel
     on_cpu = hardware.accelerator == "cpu"
-    # Blocks of one layer do not fit where tiles were.
-    kept = _HEAP * (activations + logits + recomputed) + min(logits, recomputed)
+    kept = 0 if hardware.gradient_checkpointing else round(_HEAP * (activations + logits))
     return Memory(
         weights=_weights(config, everything, all_, trained) // cuts.get("weights", 1),
         reference=4 * all_ // cuts.get("weights", 1) if with_reference else 0,
@@ -147,7 +149,7 @@ def estimate(config: Config, held: Batch) -> Memory:
         logits=logits,
         recomputed=recomputed,
         cache=_cache(config, model, held),
-        heap=round(kept) if on_cpu else 0,
+        heap=kept if on_cpu else 0,
         libraries=IMPORTED + _FIRST_USE if on_cpu else 0,
     )
 
@@ -191,11 +193,13 @@ def _states(config: Config, model: PreTrainedModel, trained: int) -> int:
     return math.ceil(2.03 * (trained - embeddings)) + 8 * embeddings
 
 
-def _activations(config: Config, model: PreTrainedModel, held: Batch) -> tuple[int, int]:
+def _activations(
+    config: Config, model: PreTrainedModel, held: Batch, adapted: int
+) -> tuple[int, int]:
     """What the forward pass keeps, and with checkpointing what one layer makes anew and backward.
 
     Counted by hand over the layers of transformers' Qwen2-VL: each tensor that a product, a norm,
-    an activation or the attention saves, once.
+    an activation or the attention saves, once; `adapted` bytes of a token besides.
     """
     text, vision = model.config.get_text_config(), model.config.vision_config
     width, inner, size = text.hidden_size, text.intermediate_size, _bytes(config)
@@ -206,7 +210,8 @@ def _activations(config: Config, model: PreTrainedModel, held: Batch) -> tuple[i
     # Pixels, the merger's norm and product, the last norm and what the head reads.
     ends = patches * (_VALUES_PER_PATCH * size + (8 + 3 * size) * vision.embed_dim)
     if config.adapter:  # frozen layers keep no input for a gradient of their weights
-        layer = held.tokens * ((8 + 7 * size) * width + 3 * size * inner)
+        layer = held.tokens * ((8 + 6 * size) * width + 3 * size * inner)
+        layer += held.tokens * adapted // text.num_hidden_layers
         block = ends = 0
     ends += held.tokens * (8 + 2 * size) * width
     if config.hardware.attention != "flash_attention_2":
@@ -216,6 +221,16 @@ def _activations(config: Config, model: PreTrainedModel, held: Batch) -> tuple[i
         kept = 4 * held.tokens * width * depth + 4 * patches * vision.embed_dim * visual
         return kept + ends, max(layer + _inside(config, model, held), block)
     return layer * depth + block * visual + ends, 0
+
+
+def _adapted(config: Config, model: nn.Module) -> int:
+    """What the adapters of all layers keep of a token: their input, and which of it was dropped."""
+    size = _bytes(config)
+    dropped = size if config.hardware.accelerator == "cpu" else 1
+    if not config.adapter.get("lora_dropout"):
+        dropped = 0
+    inputs = sum(m.in_features or 0 for m in model.modules() if isinstance(m, LoraLayer))
+    return (size + dropped) * inputs
 
 
 def _logits(config: Config, model: PreTrainedModel, held: Batch) -> int:

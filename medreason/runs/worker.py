@@ -19,6 +19,7 @@ from medreason import config as configuration
 from medreason import data, tracking
 from medreason.config import Config
 from medreason.evaluation.run import evaluate
+from medreason.measuring import return_freed_blocks
 from medreason.runs import environment, watch
 from medreason.runs.ledger import Folder
 from medreason.runs.progress import Reporter
@@ -55,6 +56,8 @@ def processes(config: Config) -> PartialState:
     # Before any thread of torch starts. The gradients of tokens a model is sure of are denormal
     # numbers, with which a CPU computes several times slower.
     torch.set_flush_denormal(cpu)
+    if cpu and config.hardware.gradient_checkpointing:  # memory before speed
+        return_freed_blocks()
     state = PartialState(cpu=cpu)
     if state.num_processes != config.hardware.processes:
         raise ValueError(
@@ -64,7 +67,7 @@ def processes(config: Config) -> PartialState:
             "with python -m medreason, which starts as many as the profile says"
         )
     if config.hardware.parallel in ("zero2", "zero3"):
-        import deepspeed  # seconds, and an extra
+        import deepspeed  # seconds, and an extra  # pyright: ignore[reportMissingImports]
 
         # Else it takes itself for one process when a reference model is loaded.
         deepspeed.init_distributed()

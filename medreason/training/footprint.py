@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 
 from medreason.config import Config
-from medreason.measuring import private_bytes
+from medreason.measuring import private_bytes, return_freed_blocks
 from medreason.models import memory
 from medreason.runs.ledger import Folder
 from medreason.samples import Sample
@@ -27,6 +27,8 @@ def compare(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str
     """
     cpu = config.hardware.accelerator == "cpu"
     PartialState(cpu=cpu)
+    if cpu and config.hardware.gradient_checkpointing:  # as the worker does
+        return_freed_blocks()
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
     before = private_bytes() if cpu else 0
@@ -37,7 +39,8 @@ def compare(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str
                 weight.data = weight.data.clone()
     peak, held = probe.run(config, trainer, samples)
     expected = memory.estimate(config, held)
-    estimate = expected.peak - (memory.IMPORTED if cpu else 0)
+    # Nothing is drawn in a trial step.
+    estimate = replace(expected, cache=0).peak - (memory.IMPORTED if cpu else 0)
     return {
         "batch": asdict(held),
         "parts": asdict(expected),

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from accelerate import DistributedType
 from transformers import Trainer, TrainerCallback
-from transformers.integrations import unset_hf_deepspeed_config
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.config import Config

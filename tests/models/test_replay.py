@@ -74,6 +74,7 @@ def test_fixed_shapes_draw_what_growing_ones_draw(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_captured_steps_draw_what_growing_ones_draw(
     precision: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -20,6 +20,7 @@ from medreason.training.optimizer import AdamWBfloat16, stochastically_rounded
 from medreason.training.run import train, trained_model
 
 Compose = Callable[..., Config]
+DRAWN = ("method=grpo", "method.trl.num_generations=4", "method.trl.max_completion_length=8")
 
 
 @pytest.mark.parametrize(("name", "weights"), [("lora_r8", 1_089_536), ("lora_all", 9_232_384)])
@@ -50,11 +51,12 @@ def test_adapter_on_a_layer_that_is_not_there_lists_those_that_are(
     "overrides",
     [
         ["adapter=qlora"],
+        ["adapter=qlora", *DRAWN],
         ["adapter=lora_r8", "adapter.use_dora=true"],
         ["hardware.optimizer_states=8bit"],
         ["hardware.optimizer_states=bfloat16"],
     ],
-    ids=["qlora", "dora", "8-bit states", "bfloat16 states"],
+    ids=["qlora", "qlora of drawn completions", "dora", "8-bit states", "bfloat16 states"],
 )
 def test_small_training_moves_every_trained_weight(
     composed: Compose, tmp_path: Path, overrides: list[str]

@@ -18,6 +18,7 @@ from medreason.runs import ledger
         ["method=sft"],
         pytest.param(["method=grpo"], marks=pytest.mark.slow),
         pytest.param(["method=rarl"], marks=pytest.mark.slow),
+        pytest.param(["method=rarl", "adapter=qlora"], marks=pytest.mark.slow),
         pytest.param(
             ["method=sft", "hardware.gradient_checkpointing=true"], marks=pytest.mark.slow
         ),

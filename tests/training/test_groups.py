@@ -147,6 +147,7 @@ def test_flex_attention_sees_what_the_mask_shows() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_flex_attention_has_the_gradients_of_the_mask() -> None:
     tiny = model().to("cuda")  # pyright: ignore[reportArgumentType]
     inputs = {k: v.to("cuda") for k, v in prompts([0, 1, 2]).items()}
