@@ -20,7 +20,10 @@ from medreason.training.optimizer import AdamWBfloat16, stochastically_rounded
 from medreason.training.run import train, trained_model
 
 Compose = Callable[..., Config]
-DRAWN = ("method=grpo", "method.trl.num_generations=4", "method.trl.max_completion_length=8")
+DRAWN = (  # replies of this form end within 12 tokens, so some are right and some are not
+    *("method=grpo", "prompt=no_think", "reward=no_think", "task=disease"),
+    *("method.trl.num_generations=4", "method.trl.max_completion_length=12"),
+)
 
 
 @pytest.mark.parametrize(("name", "weights"), [("lora_r8", 1_089_536), ("lora_all", 9_232_384)])
