@@ -413,13 +413,16 @@ class Config:
 
     def _check_iterations(self) -> None:
         iterations = self.method.trl.get("num_iterations", 1)
+        batches = self.method.trl.get("steps_per_generation") or self.accumulation
         positive("method.trl.num_iterations", iterations)
-        if self.runs.checkpoint_steps % iterations:
+        positive("method.trl.steps_per_generation", batches)
+        updates = math.ceil(iterations * batches / self.accumulation)
+        if self.runs.checkpoint_steps % updates:
             raise ValueError(
-                f"runs.checkpoint_steps={self.runs.checkpoint_steps} is not a multiple of "
-                f"method.trl.num_iterations={iterations}: TRL would draw again for updates behind "
-                f"a checkpoint in between; set runs.checkpoint_steps="
-                f"{-(-self.runs.checkpoint_steps // iterations) * iterations}"
+                f"runs.checkpoint_steps={self.runs.checkpoint_steps} is not a multiple of {updates}"
+                f", the updates on the same completions (method.trl.num_iterations={iterations}): "
+                "TRL would draw again for those behind a checkpoint in between; set "
+                f"runs.checkpoint_steps={-(-self.runs.checkpoint_steps // updates) * updates}"
             )
 
     def _check_vllm(self) -> None:

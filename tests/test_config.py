@@ -208,6 +208,9 @@ def test_checkpoint_between_updates_of_one_rollout_is_refused(composed: Compose)
     with pytest.raises(ValueError, match=r"runs.checkpoint_steps=5 .*checkpoint_steps=6"):
         composed(*twice, "runs.checkpoint_steps=5")
     composed(*twice, "runs.checkpoint_steps=6")
+    longer = ("method=grpo", "hardware.per_device_prompts=1", "method.prompts_per_step=4")
+    with pytest.raises(ValueError, match=r"checkpoint_steps=3 is not a multiple of 2"):
+        composed(*longer, "+method.trl.steps_per_generation=8", "runs.checkpoint_steps=3")
     with pytest.raises(ValueError, match=r"num_iterations=0; it must be at least 1"):
         composed("method=grpo", "method.trl.num_iterations=0")
 

@@ -22,7 +22,7 @@ def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
     Raises:
         ValueError: the model's folder cannot be loaded.
     """
-    checkpoint.check(judge.model)
+    checkpoint.check(judge.model, "judge.model")
     path = checkpoint.resolve(judge.model)
     seeing = "vision_config" in AutoConfig.from_pretrained(path).to_dict()
     kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM

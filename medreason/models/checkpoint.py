@@ -17,8 +17,8 @@ def resolve(path: str) -> str:
     return str(EMBEDDED) if path == "tiny" else path
 
 
-def check(path: str) -> None:
-    """Refuse a folder that cannot be loaded. A hub id is left to the hub.
+def check(path: str, key: str = "model.path") -> None:
+    """Refuse a folder, the value of `key`, that cannot be loaded. A hub id is left to the hub.
 
     Raises:
         ValueError: the folder lacks its config or its weights.
@@ -26,15 +26,15 @@ def check(path: str) -> None:
     folder = Path(resolve(path))
     if not folder.exists():
         if path.startswith((".", "/", "~")) or path.count("/") != 1:
-            raise ValueError(f"model.path={path!r}: no such folder, and not a hub id (owner/name)")
+            raise ValueError(f"{key}={path!r}: no such folder, and not a hub id (owner/name)")
         return
     kinds = ("config.json", "adapter_config.json")
     if not any((folder / name).exists() for name in kinds):
-        raise ValueError(f"model.path={path!r}: neither {kinds[0]} nor {kinds[1]} in the folder")
+        raise ValueError(f"{key}={path!r}: neither {kinds[0]} nor {kinds[1]} in the folder")
     weights = _weights(folder)
     if not weights:
         raise ValueError(
-            f"model.path={path!r}: no weights (*.safetensors) in the folder; "
+            f"{key}={path!r}: no weights (*.safetensors) in the folder; "
             "save the model with save_pretrained or copy its weights there"
         )
     for file in weights:

@@ -214,7 +214,9 @@ def _activations(
         layer += held.tokens * adapted // text.num_hidden_layers
         block = ends = 0
     ends += held.tokens * (8 + 2 * size) * width
-    if config.hardware.attention != "flash_attention_2":
+    if held.shared:
+        ends += size * held.mask
+    elif config.hardware.attention != "flash_attention_2":
         layer += size * held.mask  # torch makes numbers of the mask's truths in each layer anew
     depth, visual = text.num_hidden_layers, 0 if config.adapter else vision.depth
     if config.hardware.gradient_checkpointing:

@@ -302,9 +302,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         inner = base(self.accelerator.unwrap_model(model))
         if flex.enabled(inner):
             return flex.tiles(packed)
-        if inner.config._attn_implementation == "eager":
-            return groups.additive(packed.visible, inner.dtype)
-        return packed.visible
+        return groups.additive(packed.visible, torch.bfloat16 if self.args.bf16 else inner.dtype)
 
     def _images(self, model: nn.Module, pixel_values: Tensor, grids: Tensor) -> dict[str, Any]:
         """What the forward takes of images: their features where the vision tower is frozen."""

@@ -111,5 +111,9 @@ def unpack(values: Tensor, packed: Packed) -> Tensor:
 
 
 def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mask as attention code without bool masks adds it to its scores."""
-    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
+    """The mask as numbers that attention adds to its scores; of a bool mask torch would make them
+    in each layer, and keep them for the backward pass."""
+    *others, width = visible.shape
+    # Rows begin at multiples of 16: CUDA's kernels would copy other ones.
+    room = torch.zeros(*others, -(-width // 16) * 16, dtype=dtype, device=visible.device)
+    return room[..., :width].masked_fill_(~visible, torch.finfo(dtype).min)

@@ -130,6 +130,7 @@ def test_log_probabilities_and_gradients_are_those_of_one_sequence_a_completion(
 MIXED = [[1, LIMIT, 4], [LIMIT, 2, 7], [3, 1, 0]]
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_sees_what_the_mask_shows() -> None:
     """Uncompiled and forward alone: on a CPU it has no backward."""
     tiny, inputs, (ids, mask) = model(), prompts([0, 1, 2]), completions(MIXED)

@@ -37,6 +37,7 @@ METHODS = {  # two epochs of two steps, each in an order of its own
         *("method.trl.max_completion_length=12", "adapter.lora_dropout=0"),
     ),
 }
+SLOWER = [pytest.param(method, marks=pytest.mark.slow) for method in ("grpo", "rarl")]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,7 @@ def test_cut_changes_nothing(
     same(train("-".join(cut), *cut), whole)
 
 
+@pytest.mark.parametrize("method", ["sft", *SLOWER], indirect=True)
 @pytest.mark.parametrize(
     "parallel", ["fsdp", *(pytest.param(kind, marks=DEEPSPEED) for kind in ("zero2", "zero3"))]
 )
