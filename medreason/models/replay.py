@@ -42,8 +42,9 @@ class Buffered(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
         if self._place is not None:
-            self._buffers[0].index_copy_(2, self._place, key_states)
-            self._buffers[1].index_copy_(2, self._place, value_states)
+            for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+                # Autocast makes keys of float32 and values of bfloat16.
+                buffer.index_copy_(2, self._place, states.to(buffer.dtype))
             return self.keys, self.values  # pyright: ignore[reportReturnType]
         end = self._length + key_states.shape[-2]
         self._buffers[0, :, :, self._length : end] = key_states
@@ -109,6 +110,7 @@ class Replayed:
         self._cache = cache
         self._written = mask.shape[1]
         self._mask = nn.functional.pad(mask.bool(), (0, room))
+        self._captures = mask.device.type == "cuda"
         self._open()
 
     def _open(self) -> None:
@@ -123,7 +125,6 @@ class Replayed:
         self._position = torch.zeros(3, rows, 1, dtype=torch.long, device=device)
         self._warm = 0
         self._graph: Any = None
-        self._captures = device.type == "cuda"
 
     def drops(self, left: int, rows: int) -> bool:
         """Rows that have ended leave between two windows."""

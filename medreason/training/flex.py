@@ -50,7 +50,8 @@ def _attention(
     attention_mask: Any,  # noqa: ANN401  a mask of either kind, or none
     **more: Any,  # noqa: ANN401
 ) -> tuple[Tensor, Tensor | None]:
-    act: Any = (
-        flex_attention_forward if isinstance(attention_mask, BlockMask) else sdpa_attention_forward
-    )
-    return act(module, query, key, value, attention_mask, **more)
+    if not isinstance(attention_mask, BlockMask):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    # Under autocast positions make float32 of queries and keys; torch's own attention undoes that.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    return flex_attention_forward(module, query, key, value, attention_mask, **more)

@@ -58,6 +58,17 @@ def drawn(model: PreTrainedModel, *, graphs: bool, prompts: tuple = PROMPTS) -> 
     return decode(model, begun, settings, draws.to(model.device), graphs=graphs)
 
 
+def same(growing: list[Drawn], fixed: list[Drawn], rounding: float) -> float:
+    """The share of tokens that are the same up to the first that is not; log-probabilities are."""
+    alike = 0
+    for theirs, ours in zip(growing, fixed, strict=True):
+        pairs = zip(ours.ids, theirs.ids, strict=False)
+        begins = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        assert ours.logps[:begins] == pytest.approx(theirs.logps[:begins], abs=rounding)
+        alike += begins
+    return alike / sum(len(row.ids) for row in growing)
+
+
 @pytest.mark.parametrize("window", [1, 3, 128])
 @pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1]], ids=["padded", "without padding"])
 def test_fixed_shapes_draw_what_growing_ones_draw(
@@ -66,33 +77,30 @@ def test_fixed_shapes_draw_what_growing_ones_draw(
     monkeypatch.setattr(replay, "WINDOW", window)
     model = tiny()
     growing = drawn(model, graphs=False, prompts=prompts)
-    fixed = drawn(model, graphs=True, prompts=prompts)
     assert len({len(row.ids) for row in growing}) > 1
-    for theirs, ours in zip(growing, fixed, strict=True):
-        assert ours.ids == theirs.ids
-        assert ours.logps == pytest.approx(theirs.logps, abs=1e-4)
+    assert same(growing, drawn(model, graphs=True, prompts=prompts), rounding=1e-4) == 1
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+CUDA = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+@pytest.mark.parametrize("computed", ["autocast", "bfloat16", "float32"])
 def test_captured_steps_draw_what_growing_ones_draw(
-    precision: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    device: str, computed: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(replay, "WINDOW", 6)  # captured, dropped and captured again
-    model = tiny("cuda", precision)
-    growing, captured = drawn(model, graphs=False), drawn(model, graphs=True)
+    model = tiny(device, "bfloat16" if computed == "bfloat16" else "float32")
+    with torch.autocast(device, torch.bfloat16, enabled=computed == "autocast"):
+        growing, fixed = drawn(model, graphs=False), drawn(model, graphs=True)
     assert "without CUDA graphs" not in caplog.text
-    rounding = {"float32": 1e-3, "bfloat16": 0.1}[precision]
-    alike = 0
-    for theirs, ours in zip(growing, captured, strict=True):
-        pairs = zip(ours.ids, theirs.ids, strict=False)
-        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-        assert ours.logps[:same] == pytest.approx(theirs.logps[:same], abs=rounding)
-        alike += same
-    tokens = sum(len(row.ids) for row in growing)
-    # In half precision a draw can fall between two roundings, and the rest is another reply.
-    assert alike == tokens if precision == "float32" else alike > tokens / 2
+    if computed == "float32":
+        assert same(growing, fixed, rounding=1e-3) == 1
+    else:  # a draw can fall between two roundings, and the rest is another reply
+        assert same(growing, fixed, rounding=0.1) > 0.5
 
 
 def test_step_reads_nothing_back_from_the_device() -> None:
