@@ -23,7 +23,7 @@ _COUNTERS = ("_total_train_tokens", "_step", "_buffered_inputs")
 
 
 def run(config: Config, trainer: Trainer, samples: Sequence[Sample]) -> tuple[int, Batch]:
-    """Peak bytes of one forward and backward pass beside the optimizer's states to come.
+    """Peak bytes of two forward and backward passes beside the optimizer's states to come.
 
     Nothing of it stays: no gradient, no metric, no draw of a random number. On CUDA the bytes are
     those torch allocated, on a CPU those of the process.
@@ -64,7 +64,9 @@ def _step(config: Config, trainer: Any, rows: list[dict[str, Any]], device: torc
     else:
         batch = trainer._prepare_inputs(trainer.data_collator(rows))
     trainer.current_gradient_accumulation_steps = 1
-    for _ in range(min(config.accumulation, 2)):  # from the second on gradients are there already
+    for _ in range(2):  # with what the first leaves: gradients, and holes in the memory of a CPU
+        if config.accumulation == 1:  # the next step then, not the next micro-batch
+            trainer.model.zero_grad(set_to_none=True)
         with trainer.compute_loss_context_manager():
             loss = trainer.compute_loss(trainer.model, batch)
         trainer.accelerator.backward(loss)
