@@ -112,3 +112,11 @@ def test_stochastic_rounding_keeps_the_mean_and_its_draws() -> None:
     assert rounded[0].float().mean().item() == pytest.approx(1.001, abs=2e-4)
     assert torch.equal(rounded[0], rounded[1])
     assert not torch.equal(rounded[0], rounded[2])
+
+
+def test_only_the_language_model_is_held_in_4_bits(composed: Compose) -> None:
+    config = composed("adapter=qlora")
+    model = load_model(config.model, config.hardware)
+    packed = [name for name, weight in model.named_parameters() if weight.dtype == torch.uint8]
+    assert packed
+    assert all("language_model.layers" in name for name in packed)
