@@ -25,10 +25,11 @@ IMPORTED = 582 << 20
 _FIRST_USE = 14 << 20
 """What they take besides when a first trainer is built: tables of Python, buffers of products."""
 
-_HEAP = 0.4
-"""On a CPU: what malloc keeps of the blocks that a step frees, as a share of all it asks for.
-Measured: with a malloc that gives every block back (`measuring.return_freed_blocks`, and so with
-checkpointing), a step's peak is the sum of the other parts."""
+_HEAP, _HEAP_OF_ONE = 0.4, 0.25
+"""On a CPU: what malloc keeps of the blocks that a step frees, as a share of all it asks for; less
+where a step is one micro-batch. Measured: with a malloc that gives every block back
+(`measuring.return_freed_blocks`, and so with checkpointing), a step's peak is the sum of the other
+parts."""
 
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """A weight in 4 bits with its doubly quantised scale (arXiv:2305.14314)."""
@@ -139,7 +140,8 @@ def estimate(config: Config, held: Batch) -> Memory:
     if hardware.processes > 1 and hardware.parallel == "ddp":
         gradients += 4 * trained  # the buckets in which they travel
     on_cpu = hardware.accelerator == "cpu"
-    kept = 0 if hardware.gradient_checkpointing else round(_HEAP * (activations + logits))
+    share = _HEAP_OF_ONE if config.accumulation == 1 else _HEAP
+    kept = 0 if hardware.gradient_checkpointing else round(share * (activations + logits))
     return Memory(
         weights=_weights(config, everything, all_, trained) // cuts.get("weights", 1),
         reference=4 * all_ // cuts.get("weights", 1) if with_reference else 0,
