@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,18 @@ IMAGES = 2
 
 
 def measure(
-    config: Config, samples: Sequence[Sample], tested: Sequence[Sample], folder: Path
+    config: Config,
+    samples: Sequence[Sample],
+    tested: Sequence[Sample],
+    folder: Path,
+    on_round: Callable[[int, int, int], None] = lambda done, rounds, tokens: None,
 ) -> dict[str, Any]:
     """The contents of bench.json; `stages` has `<stage>_<tokens>` in seconds.
 
     prepare: text and image to tensors, rewards, advantages; logps: forward without gradients;
     update: log-probabilities, loss and backward; step: all but logps; evaluation: the plain loop
-    of fixed batches with `generate` against questions that share their images.
+    of fixed batches with `generate` against questions that share their images. `on_round` hears of
+    each round of measurements before it begins.
     """
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
@@ -69,7 +74,9 @@ def measure(
     made: dict[str, int] = {}  # tokens
     lengths = config.bench.tokens
     rounds = [(tokens, True) for tokens in lengths for _ in range(config.bench.repeats)]
-    for tokens, counts in [(min(lengths), False), *rounds]:  # the warm-up first
+    rounds.insert(0, (min(lengths), False))  # the warm-up
+    for done, (tokens, counts) in enumerate(rounds):
+        on_round(done, len(rounds), tokens)
         for name, trainer in trainers.items():
             with Peak(trainer.model.device) as peak:
                 times = _step(trainer, rows, tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,11 +41,20 @@ def _speed(config: Config, samples: Sequence[Sample], folder: Path) -> None:
     from medreason import benchmark  # torch and trl, seconds
 
     found = benchmark.measure(
-        config, data.trained_on(config, samples), data.tested_on(config, samples), folder
+        config,
+        data.trained_on(config, samples),
+        data.tested_on(config, samples),
+        folder,
+        _say_round,
     )
     ledger.write_json(folder / "bench.json", found)
     _print(found)
     print(folder / "bench.json")  # noqa: T201
+
+
+def _say_round(done: int, rounds: int, tokens: int) -> None:
+    part = "warm-up" if done == 0 else f"round {done} of {rounds - 1}"
+    print(f"{part}: both ways, {tokens} tokens", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _print(found: dict[str, Any]) -> None:
