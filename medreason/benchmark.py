@@ -23,7 +23,7 @@ from medreason.evaluation import controls
 from medreason.evaluation.answers import completions, one_by_one
 from medreason.evaluation.controls import Asked
 from medreason.evaluation.predictions import Completion
-from medreason.measuring import Peak, floor, timed
+from medreason.measuring import Peak, copy_bandwidth, floor, matrix_rate, timed
 from medreason.models.load import load_model, load_processor
 from medreason.prompts import evaluation_prompt
 from medreason.runs import environment
@@ -72,11 +72,16 @@ def measure(
     replies: dict[str, list[Completion]] = {}
     same_answers = True
     made: dict[str, int] = {}  # tokens
+    rates: list[tuple[float, float]] = []
+    device = trainers["trl"].model.device
+    dtype = torch.bfloat16 if trainers["trl"].args.bf16 else trainers["trl"].model.dtype
     lengths = config.bench.tokens
     rounds = [(tokens, True) for tokens in lengths for _ in range(config.bench.repeats)]
     rounds.insert(0, (min(lengths), False))  # the warm-up
     for done, (tokens, counts) in enumerate(rounds):
         on_round(done, len(rounds), tokens)
+        # In each round, since other programs and the clock change a machine's speed.
+        rates.append((matrix_rate(device, dtype), copy_bandwidth(device)))
         for name, trainer in trainers.items():
             with Peak(trainer.model.device) as peak:
                 times = _step(trainer, rows, tokens)
@@ -88,9 +93,22 @@ def measure(
         same_answers &= replies["trl"] == replies["grouped"]
         made[f"generation_{tokens}"] = len(rows) * tokens
         made[f"evaluation_{tokens}"] = sum(r.completion_tokens for r in replies["trl"])
-    floors: dict[str, float] = {}
-    for tokens in config.bench.tokens:
-        floors |= _floor(trainers["trl"], rows, tokens)
+    rate, bandwidth = (statistics.median(values) for values in zip(*rates, strict=True))
+    floors = {"matrix_flops_per_second": rate, "copy_bytes_per_second": bandwidth}
+    for tokens in lengths:
+        batch, _ = _batch(trainers["trl"], rows, tokens, [[20] * tokens] * len(rows))
+        size = config.method.num_generations
+        least = floor(
+            trainers["trl"].model,
+            prompts=batch["prompt_mask"].sum(-1)[::size].tolist(),
+            patches=batch["image_grid_thw"].prod(-1)[::size].tolist(),
+            completions=size,
+            tokens=tokens,
+            dtype=dtype,
+            rate=rate,
+            bandwidth=bandwidth,
+        )
+        floors |= {f"{stage}_{tokens}": seconds for stage, seconds in least.items()}
     return {
         "equal": {
             **_equality(trainers, rows, config.bench.tokens[-1]),
@@ -281,18 +299,3 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 def _ratio(times: dict[str, list[float]]) -> dict[str, float]:
     trl, grouped = (statistics.median(times[name]) for name in ENGINES)
     return {"trl": trl, "grouped": grouped, "ratio": trl / grouped}
-
-
-def _floor(trainer: Any, rows: list[dict[str, Any]], tokens: int) -> dict[str, float]:  # noqa: ANN401
-    batch, _ = _batch(trainer, rows, tokens, [[20] * tokens] * len(rows))
-    size = trainer.num_generations
-    found = floor(
-        trainer.model,
-        prompts=batch["prompt_mask"].sum(-1)[::size].tolist(),
-        patches=batch["image_grid_thw"].prod(-1)[::size].tolist(),
-        completions=size,
-        tokens=tokens,
-        dtype=torch.bfloat16 if trainer.args.bf16 else trainer.model.dtype,
-    )
-    rates = ("matrix_flops_per_second", "copy_bytes_per_second")
-    return {k if k in rates else f"{k}_{tokens}": v for k, v in found.items()}

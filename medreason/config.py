@@ -394,6 +394,11 @@ class Config:
                 "rollout.flex_attention=true has no backward on a CPU, and hardware="
                 f"{self.hardware.name} is one; set rollout.flex_attention=false"
             )
+        if self.rollout.flex_attention and self.hardware.attention != "sdpa":
+            raise ValueError(
+                f"rollout.flex_attention=true is not hardware.attention={self.hardware.attention!r}"
+                "; set hardware.attention=sdpa, or rollout.flex_attention=false"
+            )
         if self.hardware.parallel == "fsdp" and self.rollout.dynamic_sampling:
             raise ValueError(
                 f"rollout.dynamic_sampling={self.rollout.dynamic_sampling}: with "

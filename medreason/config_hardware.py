@@ -106,8 +106,7 @@ class Rollout:
     features_gb: float = 4.0
     """Of disk, over all runs, for the features of vision towers that are not trained; 0: none."""
     flex_attention: bool = False
-    """With grouped, on CUDA: completions in FlexAttention, which passes over what none sees; for
-    long replies."""
+    """With grouped, on CUDA: FlexAttention over packed completions; else sdpa, one by one."""
     vllm: dict[str, Any] = field(default_factory=dict)
     """With vllm: goes unchanged to trl.GRPOConfig; where and in how much memory it runs."""
 

@@ -60,13 +60,9 @@ class Batch:
         return prompts * self.prompt_tokens + rows * self.completion_tokens
 
     @property
-    def mask(self) -> int:
-        """Entries of the attention masks of a layer."""
-        rows = self.questions * self.completions
-        row = self.prompt_tokens + self.completion_tokens
-        if not self.shared:
-            return rows * row**2
-        return self.questions * (row + (self.completions - 1) * self.completion_tokens) ** 2
+    def row(self) -> int:
+        """Tokens of a prompt and a completion."""
+        return self.prompt_tokens + self.completion_tokens
 
     @property
     def images(self) -> int:
@@ -216,10 +212,16 @@ def _activations(
         layer += held.tokens * adapted // text.num_hidden_layers
         block = ends = 0
     ends += held.tokens * (8 + 2 * size) * width
+    rows = held.questions * held.completions
     if held.shared:
-        ends += size * held.mask
+        # Keys and values as they are and beside each completion; queries of prompts not twice.
+        heads = text.num_attention_heads // text.num_key_value_heads
+        layer += size * 2 * (held.tokens + rows * held.row) * width // heads
+        layer -= size * held.questions * held.prompt_tokens * width
+        layer -= size * held.tokens * width if config.adapter else 0
+        ends += size * held.questions * heads * held.completion_tokens * held.row  # the mask
     elif config.hardware.attention != "flash_attention_2":
-        layer += size * held.mask  # torch makes numbers of the mask's truths in each layer anew
+        layer += size * rows * held.row**2  # of the mask's truths torch makes numbers in each layer
     depth, visual = text.num_hidden_layers, 0 if config.adapter else vision.depth
     if config.hardware.gradient_checkpointing:
         kept = 4 * held.tokens * width * depth + 4 * patches * vision.embed_dim * visual
@@ -264,5 +266,4 @@ def _cache(config: Config, model: PreTrainedModel, held: Batch) -> int:
     text = model.config.get_text_config()
     heads = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
     rows = held.questions * held.completions * config.accumulation
-    length = held.prompt_tokens + held.completion_tokens
-    return 2 * _bytes(config) * rows * length * heads * text.num_hidden_layers
+    return 2 * _bytes(config) * rows * held.row * heads * text.num_hidden_layers

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl.models.utils import unwrap_model_for_generation
 
 from medreason.config import Rollout
 from medreason.models.features import Features, frozen, takes_features
-from medreason.training import flex, groups, sharing
+from medreason.training import attention, groups, sharing
 from medreason.training.questions import OncePerQuestion, Questions, by_question, by_row, of_rows
 from medreason.training.rollout import prompt_positions, rollout
 from medreason.training.sharing import base
@@ -70,10 +68,9 @@ class GroupedGRPOTrainer(GRPOTrainer):
         self._idle: Tensor | None = None
         if reasons := sharing.hindrances(self):
             self._fall_back("; ".join(reasons))
-        elif how.flex_attention:
-            for policy in (self.model, self.ref_model):
-                if policy is not None:
-                    flex.enable(base(self.accelerator.unwrap_model(policy)))
+        for policy in (self.model, self.ref_model):
+            if self._shares and policy is not None:
+                attention.enable(base(self.accelerator.unwrap_model(policy)))
 
     def _fall_back(self, reason: str) -> None:
         if self._how.fallback == "error":
@@ -270,7 +267,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
     ) -> tuple[Tensor, Tensor]:
         """(log-probabilities, entropies), (questions, completions, completion tokens) both.
 
-        `blind` lets completions see those before them, to find out whether a mask is followed.
+        `blind` hides nothing, to find out whether a mask is followed.
         """
         prompt = questions.prompts(chosen)
         packed = groups.pack(
@@ -280,13 +277,14 @@ class GroupedGRPOTrainer(GRPOTrainer):
             questions.completion_ids[chosen],
             questions.completion_mask[chosen],
         )
+        seen = self._seen(model, packed)
         if blind:
-            packed = replace(packed, block=torch.zeros_like(packed.block))
+            seen["attention_mask"] = attention.unmasked(seen["attention_mask"])
         with self.accelerator.autocast():
             outputs = model(
                 input_ids=packed.input_ids,
                 position_ids=packed.position_ids,
-                attention_mask=self._mask(model, packed),
+                **seen,
                 **self._images(model, prompt["pixel_values"], prompt["image_grid_thw"]),
                 shift_labels=packed.labels,
                 fused_lm_head=True,  # TRL's own head: temperature, precision and memory are its
@@ -297,12 +295,11 @@ class GroupedGRPOTrainer(GRPOTrainer):
             groups.unpack(entropies.float(), packed),
         )
 
-    def _mask(self, model: nn.Module, packed: groups.Packed) -> Tensor | BlockMask:
-        """As the model's attention takes it."""
+    def _seen(self, model: nn.Module, packed: groups.Packed) -> dict[str, Any]:
         inner = base(self.accelerator.unwrap_model(model))
-        if flex.enabled(inner):
-            return flex.tiles(packed)
-        return groups.additive(packed.visible, torch.bfloat16 if self.args.bf16 else inner.dtype)
+        if self._how.flex_attention:
+            return {"attention_mask": attention.tiles(packed)}
+        return attention.seen(inner, packed, torch.bfloat16 if self.args.bf16 else inner.dtype)
 
     def _images(self, model: nn.Module, pixel_values: Tensor, grids: Tensor) -> dict[str, Any]:
         """What the forward takes of images: their features where the vision tower is frozen."""

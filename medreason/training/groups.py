@@ -46,6 +46,44 @@ class Packed:
         there = self.block[:, None, :]
         return (((there == 0) | (there == self.block[:, :, None])) & earlier)[:, None]
 
+    def blocks(self, heads: int) -> tuple[Tensor, Blocks]:
+        """The same block by block: what their tokens see, (questions, 1, heads x completion tokens,
+        prefix + completion tokens), bool, and where they are. `heads` is how many of the queries'
+        heads read one of the keys'."""
+        (questions, tokens), (_, completions, longest) = self.block.shape, self.places.shape
+        in_prompt = self.block == 0
+        prefix = int(in_prompt.sum(-1).max())
+        earlier = torch.ones(longest, longest, dtype=torch.bool, device=self.block.device).tril()
+        beside = in_prompt[:, None, None, :prefix].expand(-1, heads, longest, -1)
+        visible = torch.cat([beside, earlier.expand(questions, heads, -1, -1)], dim=-1)
+
+        lines = torch.arange(questions, device=self.block.device)[:, None]
+        places = torch.arange(tokens, device=self.block.device)
+        number = (self.block - 1).clamp(min=0)
+        within = places - self.places[..., 0].gather(1, number)
+        back = torch.where(
+            self.block > 0, prefix + number * longest + within, places.clamp(max=prefix - 1)
+        )
+        return visible.flatten(1, 2)[:, None], Blocks(
+            prefix=prefix,
+            completions=completions,
+            there=(lines * tokens + self.places.flatten(1)).flatten(),
+            back=(lines * (prefix + completions * longest) + back).flatten(),
+        )
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of packed sequences, as long as the longest, beside the prompts they see."""
+
+    prefix: int
+    """Tokens of the longest prompt without its last."""
+    completions: int
+    there: Tensor
+    """(questions x completions x completion tokens): where their tokens are in the sequences."""
+    back: Tensor
+    """(questions x tokens): where each place of the sequences is in `[prompt | blocks]`."""
+
 
 def pack(
     prompt_ids: Tensor,

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import Qwen2VLPreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import GRPOTrainer
@@ -22,7 +24,7 @@ from medreason.models.load import load_model, load_processor
 from medreason.runs.key import train_parts
 from medreason.runs.ledger import Folder
 from medreason.samples import TASKS, Sample
-from medreason.training import grpo, sharing
+from medreason.training import attention, grpo, sharing
 from medreason.training.grouped import GroupedGRPOTrainer
 from medreason.training.questions import OncePerQuestion
 
@@ -197,13 +199,21 @@ def test_model_that_ignores_the_positions_is_found_before_the_first_update(
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("blocks", [True, False])
 def test_attention_that_drops_the_mask_is_found_in_any_precision(
-    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, blocks: bool
 ) -> None:
     def maskless(*inputs: Any, **more: Any) -> Any:  # noqa: ANN401
         return sdpa_attention_forward(*inputs[:4], **more | {"attention_mask": None})
 
-    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", maskless)  # pyright: ignore[reportArgumentType]
+    def kernel(*inputs: Tensor, attn_mask: Tensor | None = None, **how: Any) -> Tensor:  # noqa: ANN401
+        return scaled_dot_product_attention(*inputs, **how)
+
+    if blocks:
+        monkeypatch.setattr(attention, "scaled_dot_product_attention", kernel)
+    else:
+        monkeypatch.setattr(Qwen2VLPreTrainedModel, "_supports_attention_backend", False)
+        monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", maskless)  # pyright: ignore[reportArgumentType]
     trainer = built(
         composed(*SMALL, "method.trl.max_steps=1", f"hardware.precision={precision}"), tmp_path
     )

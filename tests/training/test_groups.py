@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from medreason.config import Hardware, Model
 from medreason.models.load import load_model, load_processor
-from medreason.training import flex
-from medreason.training.groups import Packed, additive, pack, unpack
+from medreason.training import attention
+from medreason.training.groups import Packed, pack, unpack
 
 LIMIT = 9
 TINY = Model(name="tiny", path="tiny")
@@ -20,8 +20,12 @@ QUESTIONS = ("Which? A)x, B)y", "What does the image show? A)cyst, B)mass, C)not
 SIZES = ((112, 112), (84, 140), (56, 112))
 
 
-def model(attention: str = "sdpa") -> PreTrainedModel:
-    return load_model(TINY, Hardware("cpu", "cpu", 1, 1, 1, "float32", attention=attention))
+def model(implementation: str = "sdpa") -> PreTrainedModel:
+    plain = "sdpa" if implementation == "blocks" else implementation
+    found = load_model(TINY, Hardware("cpu", "cpu", 1, 1, 1, "float32", attention=plain))
+    if implementation == "blocks":
+        attention.enable(found)
+    return found
 
 
 def prompts(order: list[int]) -> dict[str, Tensor]:
@@ -78,18 +82,21 @@ def packed(inputs: dict[str, Tensor], model: PreTrainedModel, ids: Tensor, mask:
     return pack(inputs["input_ids"], inputs["attention_mask"], positions, ids, mask)
 
 
-def shared(model: PreTrainedModel, inputs: dict[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
+def shared(
+    model: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    ids: Tensor,
+    mask: Tensor,
+    *,
+    flex: bool = False,
+) -> Tensor:
     """The same, prompt and image once a question."""
     group = packed(inputs, model, ids, mask)
-    visible = group.visible
-    if model.config._attn_implementation == "eager":
-        visible = additive(visible, torch.float32)
-    if flex.enabled(model):
-        visible = flex.tiles(group)
+    seen = attention.seen(model, group, torch.float32)
     logits = model(
         input_ids=group.input_ids,
         position_ids=group.position_ids,
-        attention_mask=visible,
+        **({"attention_mask": attention.tiles(group)} if flex else seen),
         pixel_values=inputs["pixel_values"],
         image_grid_thw=inputs["image_grid_thw"],
     ).logits
@@ -97,7 +104,7 @@ def shared(model: PreTrainedModel, inputs: dict[str, Tensor], ids: Tensor, mask:
     return unpack(logits.log_softmax(-1).gather(-1, labels)[..., 0], group)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager", "blocks"])
 @pytest.mark.parametrize(
     "lengths",
     [
@@ -109,9 +116,9 @@ def shared(model: PreTrainedModel, inputs: dict[str, Tensor], ids: Tensor, mask:
     ids=["of one token", "at the limit", "mixed", "some left out"],
 )
 def test_log_probabilities_and_gradients_are_those_of_one_sequence_a_completion(
-    lengths: list[list[int]], attention: str
+    lengths: list[list[int]], implementation: str
 ) -> None:
-    tiny, inputs, (ids, mask) = model(attention), prompts([0, 1, 2]), completions(lengths)
+    tiny, inputs, (ids, mask) = model(implementation), prompts([0, 1, 2]), completions(lengths)
     weights = torch.randn(ids.shape, generator=torch.Generator().manual_seed(2))
     found, gradients = [], []
     for path in (plain, shared):
@@ -142,8 +149,8 @@ def test_flex_attention_sees_what_the_mask_shows(half: bool) -> None:
         torch.autocast("cpu", torch.bfloat16, enabled=half),
     ):
         expected, theirs = shared(tiny, inputs, ids, mask), tiny(**plain_mask).logits
-        flex.enable(tiny)
-        found, ours = shared(tiny, inputs, ids, mask), tiny(**plain_mask).logits
+        attention.enable(tiny)
+        found, ours = shared(tiny, inputs, ids, mask, flex=True), tiny(**plain_mask).logits
     assert (found - expected).abs().mean() < (0.05 if half else 1e-5)
     assert not torch.equal(found, expected)  # it was used
     assert torch.equal(ours, theirs)  # and only where its mask is
@@ -151,15 +158,14 @@ def test_flex_attention_sees_what_the_mask_shows(half: bool) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_flex_attention_has_the_gradients_of_the_mask() -> None:
-    tiny = model().to("cuda")  # pyright: ignore[reportArgumentType]
+def test_flex_attention_has_the_gradients_of_blocks() -> None:
+    tiny = model("blocks").to("cuda")  # pyright: ignore[reportArgumentType]
     inputs = {k: v.to("cuda") for k, v in prompts([0, 1, 2]).items()}
     ids, mask = (tensor.to("cuda") for tensor in completions(MIXED))
     found, gradients = [], []
-    for enable in (lambda _: None, flex.enable):
-        enable(tiny)
+    for flex in (False, True):
         tiny.zero_grad()
-        logps = shared(tiny, inputs, ids, mask)
+        logps = shared(tiny, inputs, ids, mask, flex=flex)
         (logps * ids).sum().backward()
         found.append(logps.detach())
         gradients.append(torch.cat([p.grad.flatten() for p in tiny.parameters()]))
@@ -168,7 +174,7 @@ def test_flex_attention_has_the_gradients_of_the_mask() -> None:
 
 
 def test_order_of_questions_changes_nothing() -> None:
-    tiny, order = model(), [2, 0, 1]
+    tiny, order = model("blocks"), [2, 0, 1]
     ids, mask = completions(MIXED)
     with torch.no_grad():
         straight = shared(tiny, prompts([0, 1, 2]), ids, mask)
