@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from medreason.report import names
 from medreason.report.runs import Cell, Run
-from medreason.runs import key as keys
 from medreason.samples import MODALITIES, TASKS
 from medreason.statistics import mean_over_strata, wilson
 
@@ -80,57 +80,13 @@ def arms(runs: Sequence[Run]) -> list[Arm]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if run.config and run.figures:
-            groups.setdefault(keys.digest(_parts(run)), []).append(run)
+            groups.setdefault(names.arm_key(run.config), []).append(run)
     found = list(groups.values())
+    called = names.arm_names([members[0].config for members in found if members[0].config])
     return [
         Arm(name, tuple(members), members[0].method == "base")
-        for name, members in zip(_names(found), found, strict=True)
+        for name, members in zip(called, found, strict=True)
     ]
-
-
-_LONGEST = 24  # characters of a value in a name; whole prompts are longer
-_LABELS = ("method", "model", "prompt", "reward", "adapter")
-
-
-def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """The method; with the options, else the values, in which arms of one method differ."""
-    facets = [_facets(members[0]) for members in groups]
-    names = []
-    for mine in facets:
-        same = [other for other in facets if other[0] == mine[0]]
-        varying = [i for i in range(1, len(_LABELS)) if len({other[i] for other in same}) > 1]
-        names.append(" ".join([mine[0], *(mine[i] for i in varying if mine[i])]))
-    told = []
-    for name, members in zip(names, groups, strict=True):
-        mine = _parts(members[0])
-        same = [other for other, n in zip(groups, names, strict=True) if n == name]
-        found = [d for other in same for d in keys.differences(mine, _parts(other[0]))]
-        values = {path.rpartition(".")[2]: str(value) for path, value, _ in found}
-        short = [f"{leaf}={value}" for leaf, value in values.items() if len(value) <= _LONGEST]
-        told.append(" ".join([name, *(short or values)]))
-    return told
-
-
-def _facets(run: Run) -> tuple[str, ...]:
-    """Options that tell arms apart; those that decide nothing of a method are left out."""
-    config = run.config
-    assert config
-    chosen = [config.choices.get(name, "") for name in _LABELS]
-    chosen[0], chosen[1] = config.method.name, config.model.name
-    if config.method.algorithm != "grpo":
-        chosen[3] = ""
-    if config.method.algorithm == "none":
-        chosen[2] = chosen[4] = ""
-    return tuple(chosen)
-
-
-def _parts(run: Run) -> dict[str, Any]:
-    """What decides a run's weights but for cell and seed."""
-    assert run.config
-    parts = keys.train_parts(run.config, "", "")
-    return {name: parts[name] for name in parts if name not in ("modality", "task", "seed")} | {
-        "data": run.config.data
-    }
 
 
 def places(arm: Arm) -> list[Place]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from medreason import config as configuration
 from medreason.config import METHODS, Config
 from medreason.evaluation import predictions
+from medreason.report.names import run_names
 from medreason.runs.ledger import Folder, State
-from medreason.samples import MODALITIES, TASKS
 from medreason.statistics import Difference, paired_difference
 
 Cell = tuple[str, str]
@@ -92,7 +92,7 @@ def load(folders: Iterable[Folder], sweep: str | None = None) -> list[Run]:
     """
     found = list(folders)
     configs = [configuration.read(f.config) if f.config.exists() else None for f in found]
-    labels = _labels(found, configs)
+    labels = run_names(found, configs)
     runs = [
         _load(folder, config, label, sweep)
         for folder, config, label in zip(found, configs, labels, strict=True)
@@ -172,33 +172,3 @@ def _outcomes(path: Path) -> dict[str, Outcome]:
         )
         for row in table.to_pylist()
     }
-
-
-def _labels(folders: Sequence[Folder], configs: Sequence[Config | None]) -> list[str]:
-    """Method; with cell, model and at last the key where that is needed to tell runs apart."""
-    names = [f.path.name for f in folders]
-    parts = [
-        (c.method.name, cell_name(c), c.model.name, f"seed {c.seed}", name[-6:])
-        if c
-        else (name.split("-")[0], "", "", "", name[-6:])
-        for c, name in zip(configs, names, strict=True)
-    ]
-    labels = [part[0] for part in parts]
-    for place in range(1, 5):
-        groups: dict[str, set[str]] = {}
-        for label, part in zip(labels, parts, strict=True):
-            groups.setdefault(label, set()).add(part[place])
-        labels = [
-            f"{label} {part[place]}".strip() if len(groups[label]) > 1 else label
-            for label, part in zip(labels, parts, strict=True)
-        ]
-    return labels
-
-
-def cell_name(config: Config) -> str:
-    """ "CT/Disease"; empty for a run of everything and for a start model."""
-    if config.method.algorithm == "none":
-        return ""
-    names = {**MODALITIES, **TASKS}
-    chosen = (config.modality.name, config.task.name)
-    return "" if chosen == ("all", "all") else "/".join(names.get(c, c) for c in chosen)

@@ -8,7 +8,8 @@ from typing import Any
 from medreason.report import matrices, tables
 from medreason.report.comparisons import LEVEL, MEANS, Comparison
 from medreason.report.matrices import TABLES, Arm, Place
-from medreason.report.runs import Run, cell_name
+from medreason.report.names import cell_name
+from medreason.report.runs import Run
 from medreason.report.tables import Tables
 
 Changes = Mapping[tuple[str, str, str, str], dict[str, list[float]]]

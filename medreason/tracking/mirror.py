@@ -153,8 +153,12 @@ class Mirror:
 
 
 def _facet(config: Config, name: str) -> str:
-    """The option chosen; a start model stands for every cell, not for that of the job it ran in."""
-    if name in ("modality", "task") and config.method.algorithm == "none":
+    """The option chosen, where it decides anything: a start model stands for every cell, not for
+    that of the job it ran in, and only GRPO has a reward."""
+    algorithm = config.method.algorithm
+    if name in ("modality", "task") and algorithm == "none":
+        return "none"
+    if name == "reward" and algorithm != "grpo":
         return "none"
     return config.choices.get(name, "")
 

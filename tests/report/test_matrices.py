@@ -181,8 +181,8 @@ def test_options_name_an_arm_only_where_its_method_has_several(
     ]
     names = [arm.name for arm in matrices.arms(load(folders))]
     assert (names[0], names[3]) == ("sft", "rarl")
-    assert "think" in names[1]
-    assert "no_think" in names[2]
+    assert "=no_think" in names[1]
+    assert "=think" in names[2]
     assert max(map(len, names)) < 40  # a prompt's text is no name
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,12 +119,18 @@ def test_a_run_that_saw_its_test_images_says_so(
 
 
 def test_labels_say_no_more_than_is_needed(composed: Compose, samples: list[Sample]) -> None:
+    def chosen(prompt: str) -> Config:
+        config = composed("method=rarl", f"prompt={prompt}")
+        return replace(config, choices={"prompt": prompt})
+
     folders = [
         write_run(composed("method=base"), samples, right),
         write_run(composed("method=sft", "modality=ct", "task=disease"), samples, right),
         write_run(composed("method=sft", "modality=mri"), samples, right),
         write_run(composed("method=grpo", "seed=0"), samples, right, key="aaaaaaaaaaaa"),
         write_run(composed("method=grpo", "seed=1"), samples, right, key="bbbbbbbbbbbb"),
+        write_run(chosen("think"), samples, right, key="cccccccccccc"),
+        write_run(chosen("no_think"), samples, right, key="dddddddddddd"),
     ]
     labels = {row.label for row in table.rows(folders)}
     assert labels == {
@@ -132,7 +139,23 @@ def test_labels_say_no_more_than_is_needed(composed: Compose, samples: list[Samp
         "sft MRI/all",
         "grpo seed 0",
         "grpo seed 1",
+        "rarl think",
+        "rarl no_think",
     }
+
+
+def test_runs_that_differ_in_one_value_are_told_apart_by_it(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    rates = ("1e-05", "0.001")
+    folders = [
+        write_run(
+            composed("method=sft", f"method.trl.learning_rate={rate}"), samples, right, key=key
+        )
+        for rate, key in zip(rates, ("aaaaaaaaaaaa", "bbbbbbbbbbbb"), strict=True)
+    ]
+    labels = {row.label for row in table.rows(folders)}
+    assert labels == {f"sft learning_rate={rate}" for rate in rates}
 
 
 @pytest.mark.parametrize("cell", [(), ("modality=ct", "task=disease")])
