@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from medreason.config import Config
@@ -25,22 +26,30 @@ def run(config: Config) -> None:
     target = config.folder / "reports" / config.sweep
     target.mkdir(parents=True, exist_ok=True)
     found = tables.gather(runs)
-    many = arms.grouped(runs, found)
-    files = [_write_page(config, runs, found, target), _write_csv(runs, target)]
-    files += [] if len(runs) > arms.MOST_RUNS else _write_heat_maps(runs, target)
-    files += [tables.write(found, target)] if found.crossed else []
     rows = table.rows_of(runs)
-    if many:
+    if arms.grouped(runs, found):
         arms.show(rows, found)
     else:
         table.show_rows(rows)
-    files += reasoning.write(runs, target)
-    for path in files:
-        print(path)  # noqa: T201
+    files = []
+    for path in _write(config, runs, found, target):
+        print(path, flush=True)  # noqa: T201
+        files.append(path)
     print(f"open {files[0]} in a browser: every cell leads to its questions")  # noqa: T201
     if config.tracking.uri:
         _track(config, files)
         print("`make ui` shows parameters, curves, predictions with images in MLflow")  # noqa: T201
+
+
+def _write(config: Config, runs: list[Run], found: Tables, target: Path) -> Iterator[Path]:
+    """Each file once it is there; the page first."""
+    yield _write_page(config, runs, found, target)
+    yield _write_csv(runs, target)
+    if len(runs) <= arms.MOST_RUNS:
+        yield from _write_heat_maps(runs, target)
+    if found.crossed:
+        yield tables.write(found, target)
+    yield from reasoning.write(runs, target)
 
 
 def _of_sweep(config: Config) -> list[Folder]:
@@ -76,17 +85,17 @@ def _write_csv(runs: list[Run], target: Path) -> Path:
     return path
 
 
-def _write_heat_maps(runs: list[Run], target: Path) -> list[Path]:
+def _write_heat_maps(runs: list[Run], target: Path) -> Iterator[Path]:
     """Accuracy of each run and, where there is a base, the difference to it; one scale for all."""
     from medreason.report.heatmap import Marks, heat_map  # matplotlib, half a second
 
     changes = {run.file_name: found for run in runs if (found := _changes(run, runs))[0]}
     limit = max([10.0, *(abs(v) for found, _ in changes.values() for v in found.values())])
-    written = []
     for run in (run for run in runs if run.figures):
         accuracy = {cell: 100 * figures["accuracy"] for cell, figures in run.cells.items()}
-        written.append(target / f"accuracy-{run.file_name}.png")
-        heat_map(accuracy, title=f"{run.label}: accuracy").savefig(written[-1])
+        path = target / f"accuracy-{run.file_name}.png"
+        heat_map(accuracy, title=f"{run.label}: accuracy").savefig(path)
+        yield path
         if run.file_name in changes:
             values, clear = changes[run.file_name]
             figure = heat_map(
@@ -98,9 +107,9 @@ def _write_heat_maps(runs: list[Run], target: Path) -> list[Path]:
                 center=0,
                 marks=Marks(clear, comparisons.MAY_BE_CHANCE),
             )
-            written.append(target / f"difference-{run.file_name}.png")
-            figure.savefig(written[-1])
-    return written
+            path = target / f"difference-{run.file_name}.png"
+            figure.savefig(path)
+            yield path
 
 
 def _changes(run: Run, runs: list[Run]) -> tuple[dict[str, float], set[str]]:
