@@ -154,11 +154,19 @@ def _questions(
     for index, run in enumerate(runs):
         for row in predictions.read(run.evaluation / "predictions.parquet", samples=wanted):
             if row.sample not in asked:
-                question = (row.question, row.options, row.gold, row.image)
+                question = (row.question, row.options, row.gold, _image(row.image, run))
                 asked[row.sample] = _Asked(row.sample, row.source, *question)
             said = (row.answer, row.correct, row.parse_status, row.reasoning)
             answers[row.sample][index] = Answer(*said, row.completion, row.completion_tokens)
     return asked, answers
+
+
+def _image(recorded: str, run: Run) -> str:
+    """Where an image is now; outputs may have been moved, or are named from another folder."""
+    if run.config is None or not Path(recorded).is_relative_to(run.config.folder):
+        return recorded
+    outputs = run.folder.path.parents[1]
+    return str(outputs / Path(recorded).relative_to(run.config.folder))
 
 
 def _item(asked: _Asked, answers: Sequence[Answer | None], images: _Images) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from medreason.report import summary
 from medreason.report.page import page
 from medreason.report.runs import Run, load
 from medreason.report.tables import gather
+from medreason.runs.ledger import Folder
 from medreason.samples import Sample
 
 Compose = Callable[..., Config]
@@ -225,6 +226,16 @@ def test_answers_of_all_runs_stand_side_by_side(composed: Compose, samples: list
     assert answer(items["ct-7-disease"], 1) is None
     counts = data["runs"][1]["cells"]["ct/disease"]["counts"]
     assert counts == {"all": 6, "wrong": 6, "unparsed": 6, "gained": 0, "lost": 3, "changed": 3}
+
+
+def test_images_are_found_where_outputs_were_moved(composed: Compose, tmp_path: Path) -> None:
+    config = composed("method=base")
+    drawn = draw_samples(config.folder / "cache")
+    folder = write_run(config, drawn, right)
+    moved = tmp_path / "moved"
+    config.folder.rename(moved)
+    data = embedded(page(load([Folder(moved / "runs" / folder.path.name)]), sweep="demo"))
+    assert data["questions"]["ct/disease"]["items"][0]["image"] is not None
 
 
 def test_image_that_is_gone_leaves_the_question(composed: Compose, samples: list[Sample]) -> None:
