@@ -2,7 +2,8 @@
 
 With one mask over `[prompt | block 1 | ... | block G]` all tokens are compared with all, of which a
 block needs the prompt and itself. Here each block has the prompt's keys beside its own
-(`groups.Blocks`), or FlexAttention is told the tiles that are needed (`tiles`).
+(`groups.Blocks`), unless one is much longer than the others, or FlexAttention is told the tiles
+that are needed (`tiles`).
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ def enabled(model: PreTrainedModel) -> bool:
     return model.config.get_text_config()._attn_implementation == _NAME
 
 
-def seen(model: PreTrainedModel, packed: Packed, dtype: torch.dtype) -> dict[str, Any]:
+def seen(
+    model: PreTrainedModel, packed: Packed, dtype: torch.dtype, *, by_blocks: bool | None = None
+) -> dict[str, Any]:
     """What the model's forward takes beside packed sequences, for its tokens to see what they may.
-    The mask is numbers of `dtype`, added to scores."""
-    if not enabled(model):
+    The mask is numbers of `dtype`, added to scores. Without `by_blocks`, what is less work."""
+    if not enabled(model) or not (packed.even if by_blocks is None else by_blocks):
         return {"attention_mask": additive(packed.visible, dtype)}
     text = model.config.get_text_config()
     visible, blocks = packed.blocks(text.num_attention_heads // text.num_key_value_heads)

@@ -263,11 +263,13 @@ class GroupedGRPOTrainer(GRPOTrainer):
         questions: Questions,
         chosen: Sequence[int],
         *,
+        by_blocks: bool | None = None,
         blind: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """(log-probabilities, entropies), (questions, completions, completion tokens) both.
 
-        `blind` hides nothing, to find out whether a mask is followed.
+        `by_blocks`: see `attention.seen`. `blind` hides nothing, to find out whether a mask is
+        followed.
         """
         prompt = questions.prompts(chosen)
         packed = groups.pack(
@@ -277,7 +279,12 @@ class GroupedGRPOTrainer(GRPOTrainer):
             questions.completion_ids[chosen],
             questions.completion_mask[chosen],
         )
-        seen = self._seen(model, packed)
+        inner = base(self.accelerator.unwrap_model(model))
+        if self._how.flex_attention:
+            seen: dict[str, Any] = {"attention_mask": attention.tiles(packed)}
+        else:
+            dtype = torch.bfloat16 if self.args.bf16 else inner.dtype
+            seen = attention.seen(inner, packed, dtype, by_blocks=by_blocks)
         if blind:
             seen["attention_mask"] = attention.unmasked(seen["attention_mask"])
         with self.accelerator.autocast():
@@ -294,12 +301,6 @@ class GroupedGRPOTrainer(GRPOTrainer):
             groups.unpack(outputs.log_probs.float(), packed),
             groups.unpack(entropies.float(), packed),
         )
-
-    def _seen(self, model: nn.Module, packed: groups.Packed) -> dict[str, Any]:
-        inner = base(self.accelerator.unwrap_model(model))
-        if self._how.flex_attention:
-            return {"attention_mask": attention.tiles(packed)}
-        return attention.seen(inner, packed, torch.bfloat16 if self.args.bf16 else inner.dtype)
 
     def _images(self, model: nn.Module, pixel_values: Tensor, grids: Tensor) -> dict[str, Any]:
         """What the forward takes of images: their features where the vision tower is frozen."""

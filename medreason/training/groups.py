@@ -8,6 +8,7 @@ would return for the completion behind its own copy of the prompt. Tensors only.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -46,13 +47,25 @@ class Packed:
         there = self.block[:, None, :]
         return (((there == 0) | (there == self.block[:, :, None])) & earlier)[:, None]
 
+    @functools.cached_property
+    def prefix(self) -> int:
+        """Tokens of the longest prompt without its last."""
+        return int((self.block == 0).sum(-1).max())
+
+    @property
+    def even(self) -> bool:
+        """Whether completions are so much of one length that attention compares fewer tokens block
+        by block, all as long as the longest, than under one mask."""
+        _, completions, longest = self.places.shape
+        by_blocks = self.prefix**2 / 2 + completions * longest * (self.prefix + longest)
+        return by_blocks < self.block.shape[1] ** 2
+
     def blocks(self, heads: int) -> tuple[Tensor, Blocks]:
         """The same block by block: what their tokens see, (questions, 1, heads x completion tokens,
         prefix + completion tokens), bool, and where they are. `heads` is how many of the queries'
         heads read one of the keys'."""
         (questions, tokens), (_, completions, longest) = self.block.shape, self.places.shape
-        in_prompt = self.block == 0
-        prefix = int(in_prompt.sum(-1).max())
+        in_prompt, prefix = self.block == 0, self.prefix
         earlier = torch.ones(longest, longest, dtype=torch.bool, device=self.block.device).tril()
         beside = in_prompt[:, None, None, :prefix].expand(-1, heads, longest, -1)
         visible = torch.cat([beside, earlier.expand(questions, heads, -1, -1)], dim=-1)
@@ -77,7 +90,6 @@ class Blocks:
     """The blocks of packed sequences, as long as the longest, beside the prompts they see."""
 
     prefix: int
-    """Tokens of the longest prompt without its last."""
     completions: int
     there: Tensor
     """(questions x completions x completion tokens): where their tokens are in the sequences."""

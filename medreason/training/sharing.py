@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -41,7 +42,8 @@ def hindrances(trainer: Any) -> list[str]:  # noqa: ANN401  a GroupedGRPOTrainer
 
 
 def difference(trainer: Any, row: dict[str, Any]) -> float:  # noqa: ANN401  a GroupedGRPOTrainer
-    """Mean difference of shared and TRL's log-probabilities, of three completions of a question.
+    """Mean difference of shared and TRL's log-probabilities, of three completions of a question,
+    the larger of block by block and under one mask.
 
     The completions repeat the prompt's end. A kernel that ignores the mask would let the second
     read the first, and one that ignores the positions would see it further away. NaN where another
@@ -71,12 +73,16 @@ def difference(trainer: Any, row: dict[str, Any]) -> float:  # noqa: ANN401  a G
             **images,
         )
         one = of_rows(ids, mask, 4, 3, pixel_values=pixels, image_grid_thw=grid, **images)
-        ours, _ = trainer.shared_logps(trainer.model, one, [0])
-        blind, _ = trainer.shared_logps(trainer.model, one, [0], blind=True)
+        found = []
+        for by_blocks in (True, False):
+            ours, blind = (
+                trainer.shared_logps(trainer.model, one, [0], by_blocks=by_blocks, blind=blind)[0]
+                for blind in (False, True)
+            )
+            apart = (ours.flatten(0, 1) - theirs)[kept.bool()].abs().float().mean().item()
+            found.append(torch.nan if torch.equal(ours, blind) else apart)
     trainer.model.train()
-    if torch.equal(ours, blind):
-        return torch.nan
-    return (ours.flatten(0, 1) - theirs)[kept.bool()].abs().float().mean().item()
+    return torch.nan if any(map(math.isnan, found)) else max(found)
 
 
 def base(model: Any) -> Any:  # noqa: ANN401

@@ -92,7 +92,7 @@ def shared(
 ) -> Tensor:
     """The same, prompt and image once a question."""
     group = packed(inputs, model, ids, mask)
-    seen = attention.seen(model, group, torch.float32)
+    seen = attention.seen(model, group, torch.float32, by_blocks=attention.enabled(model))
     logits = model(
         input_ids=group.input_ids,
         position_ids=group.position_ids,
@@ -180,6 +180,15 @@ def test_order_of_questions_changes_nothing() -> None:
         straight = shared(tiny, prompts([0, 1, 2]), ids, mask)
         turned = shared(tiny, prompts(order), ids[order], mask[order])
     torch.testing.assert_close(turned, straight[order], atol=1e-5, rtol=1e-5)
+
+
+def test_one_long_completion_goes_under_one_mask() -> None:
+    """Each block would be as long as it."""
+    tiny, inputs = model("blocks"), prompts([0])
+    for lengths, blocks in ([[LIMIT] * 8], True), ([[LIMIT] + [0] * 7], False):
+        group = packed(inputs, tiny, *completions(lengths))
+        assert group.even == blocks
+        assert ("blocks" in attention.seen(tiny, group, torch.float32)) == blocks
 
 
 def test_sequence_is_no_longer_than_prompt_and_completions() -> None:
