@@ -72,7 +72,7 @@ def measure(
     replies: dict[str, list[Completion]] = {}
     same_answers = True
     made: dict[str, int] = {}  # tokens
-    rates: list[tuple[float, float]] = []
+    rates: dict[int, list[tuple[float, float]]] = defaultdict(list)
     device = trainers["trl"].model.device
     dtype = torch.bfloat16 if trainers["trl"].args.bf16 else trainers["trl"].model.dtype
     lengths = config.bench.tokens
@@ -81,7 +81,7 @@ def measure(
     for done, (tokens, counts) in enumerate(rounds):
         on_round(done, len(rounds), tokens)
         # In each round, since other programs and the clock change a machine's speed.
-        rates.append((matrix_rate(device, dtype), copy_bandwidth(device)))
+        rates[tokens].append((matrix_rate(device, dtype), copy_bandwidth(device)))
         for name, trainer in trainers.items():
             with Peak(trainer.model.device) as peak:
                 times = _step(trainer, rows, tokens)
@@ -93,9 +93,9 @@ def measure(
         same_answers &= replies["trl"] == replies["grouped"]
         made[f"generation_{tokens}"] = len(rows) * tokens
         made[f"evaluation_{tokens}"] = sum(r.completion_tokens for r in replies["trl"])
-    rate, bandwidth = (statistics.median(values) for values in zip(*rates, strict=True))
-    floors = {"matrix_flops_per_second": rate, "copy_bytes_per_second": bandwidth}
+    floors: dict[str, float] = {}
     for tokens in lengths:
+        rate, bandwidth = (statistics.median(values) for values in zip(*rates[tokens], strict=True))
         batch, _ = _batch(trainers["trl"], rows, tokens, [[20] * tokens] * len(rows))
         size = config.method.num_generations
         least = floor(
@@ -108,7 +108,8 @@ def measure(
             rate=rate,
             bandwidth=bandwidth,
         )
-        floors |= {f"{stage}_{tokens}": seconds for stage, seconds in least.items()}
+        measured = {"matrix_flops_per_second": rate, "copy_bytes_per_second": bandwidth}
+        floors |= {f"{name}_{tokens}": value for name, value in (least | measured).items()}
     return {
         "equal": {
             **_equality(trainers, rows, config.bench.tokens[-1]),
