@@ -74,7 +74,7 @@ def measure(
     made: dict[str, int] = {}  # tokens
     rates: dict[int, list[tuple[float, float]]] = defaultdict(list)
     device = trainers["trl"].model.device
-    dtype = torch.bfloat16 if trainers["trl"].args.bf16 else trainers["trl"].model.dtype
+    dtype = _computed_in(trainers["trl"])
     lengths = config.bench.tokens
     rounds = [(tokens, True) for tokens in lengths for _ in range(config.bench.repeats)]
     rounds.insert(0, (min(lengths), False))  # the warm-up
@@ -95,21 +95,8 @@ def measure(
         made[f"evaluation_{tokens}"] = sum(r.completion_tokens for r in replies["trl"])
     floors: dict[str, float] = {}
     for tokens in lengths:
-        rate, bandwidth = (statistics.median(values) for values in zip(*rates[tokens], strict=True))
-        batch, _ = _batch(trainers["trl"], rows, tokens, [[20] * tokens] * len(rows))
-        size = config.method.num_generations
-        least = floor(
-            trainers["trl"].model,
-            prompts=batch["prompt_mask"].sum(-1)[::size].tolist(),
-            patches=batch["image_grid_thw"].prod(-1)[::size].tolist(),
-            completions=size,
-            tokens=tokens,
-            dtype=dtype,
-            rate=rate,
-            bandwidth=bandwidth,
-        )
-        measured = {"matrix_flops_per_second": rate, "copy_bytes_per_second": bandwidth}
-        floors |= {f"{name}_{tokens}": value for name, value in (least | measured).items()}
+        least = _floor(trainers["trl"], rows, tokens, rates[tokens])
+        floors |= {f"{name}_{tokens}": value for name, value in least.items()}
     return {
         "equal": {
             **_equality(trainers, rows, config.bench.tokens[-1]),
@@ -300,3 +287,30 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 def _ratio(times: dict[str, list[float]]) -> dict[str, float]:
     trl, grouped = (statistics.median(times[name]) for name in ENGINES)
     return {"trl": trl, "grouped": grouped, "ratio": trl / grouped}
+
+
+def _floor(
+    trainer: Any,  # noqa: ANN401
+    rows: list[dict[str, Any]],
+    tokens: int,
+    rates: Sequence[tuple[float, float]],
+) -> dict[str, float]:
+    """The least seconds of the stages, and the rates (FLOP/s, bytes/s) at which that is so."""
+    rate, bandwidth = (statistics.median(values) for values in zip(*rates, strict=True))
+    batch, _ = _batch(trainer, rows, tokens, [[20] * tokens] * len(rows))
+    size = trainer.num_generations
+    least = floor(
+        trainer.model,
+        prompts=batch["prompt_mask"].sum(-1)[::size].tolist(),
+        patches=batch["image_grid_thw"].prod(-1)[::size].tolist(),
+        completions=size,
+        tokens=tokens,
+        dtype=_computed_in(trainer),
+        rate=rate,
+        bandwidth=bandwidth,
+    )
+    return least | {"matrix_flops_per_second": rate, "copy_bytes_per_second": bandwidth}
+
+
+def _computed_in(trainer: Any) -> torch.dtype:  # noqa: ANN401
+    return torch.bfloat16 if trainer.args.bf16 else trainer.model.dtype

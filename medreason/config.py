@@ -396,8 +396,9 @@ class Config:
             )
         if self.rollout.flex_attention and self.hardware.attention != "sdpa":
             raise ValueError(
-                f"rollout.flex_attention=true is not hardware.attention={self.hardware.attention!r}"
-                "; set hardware.attention=sdpa, or rollout.flex_attention=false"
+                "rollout.flex_attention=true takes the place of sdpa alone, and "
+                f"hardware.attention={self.hardware.attention!r}; set hardware.attention=sdpa, or "
+                "rollout.flex_attention=false"
             )
         if self.hardware.parallel == "fsdp" and self.rollout.dynamic_sampling:
             raise ValueError(

@@ -218,6 +218,7 @@ def _activations(
         heads = text.num_attention_heads // text.num_key_value_heads
         layer += size * 2 * (held.tokens + rows * held.row) * width // heads
         layer -= size * held.questions * held.prompt_tokens * width
+        # Frozen, the last product keeps no input of its own.
         layer -= size * held.tokens * width if config.adapter else 0
         ends += size * held.questions * heads * held.completion_tokens * held.row  # the mask
     elif config.hardware.attention != "flash_attention_2":

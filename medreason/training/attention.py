@@ -47,7 +47,7 @@ def seen(
 ) -> dict[str, Any]:
     """What the model's forward takes beside packed sequences, for its tokens to see what they may.
     The mask is numbers of `dtype`, added to scores. Without `by_blocks`, what is less work."""
-    if not enabled(model) or not (packed.even if by_blocks is None else by_blocks):
+    if not enabled(model) or not (packed.cheaper_by_blocks if by_blocks is None else by_blocks):
         return {"attention_mask": additive(packed.visible, dtype)}
     text = model.config.get_text_config()
     visible, blocks = packed.blocks(text.num_attention_heads // text.num_key_value_heads)
@@ -113,7 +113,7 @@ def _of_blocks(
 
     def own(states: Tensor) -> Tensor:
         """(questions, completions, heads, completion tokens, width)"""
-        tokens = states.transpose(1, 2).flatten(0, 1).index_select(0, blocks.there)
+        tokens = states.transpose(1, 2).flatten(0, 1).index_select(0, blocks.taken_from)
         return tokens.unflatten(0, (questions, completions, -1)).transpose(2, 3)
 
     def beside_prompts(states: Tensor) -> Tensor:
@@ -132,4 +132,4 @@ def _of_blocks(
     # Of shape (questions, completions, key heads, heads of each, completion tokens, width).
     of_blocks = found.view(asking.shape).permute(0, 1, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2)
     lines = torch.cat([of_prompts.transpose(1, 2), of_blocks], dim=1).flatten(0, 1)
-    return lines.index_select(0, blocks.back).unflatten(0, (questions, -1))
+    return lines.index_select(0, blocks.put_back_from).unflatten(0, (questions, -1))

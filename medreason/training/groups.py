@@ -53,9 +53,9 @@ class Packed:
         return int((self.block == 0).sum(-1).max())
 
     @property
-    def even(self) -> bool:
-        """Whether completions are so much of one length that attention compares fewer tokens block
-        by block, all as long as the longest, than under one mask."""
+    def cheaper_by_blocks(self) -> bool:
+        """Whether attention compares fewer tokens block by block, all as long as the longest, than
+        under one mask."""
         _, completions, longest = self.places.shape
         by_blocks = self.prefix**2 / 2 + completions * longest * (self.prefix + longest)
         return by_blocks < self.block.shape[1] ** 2
@@ -80,8 +80,8 @@ class Packed:
         return visible.flatten(1, 2)[:, None], Blocks(
             prefix=prefix,
             completions=completions,
-            there=(lines * tokens + self.places.flatten(1)).flatten(),
-            back=(lines * (prefix + completions * longest) + back).flatten(),
+            taken_from=(lines * tokens + self.places.flatten(1)).flatten(),
+            put_back_from=(lines * (prefix + completions * longest) + back).flatten(),
         )
 
 
@@ -90,10 +90,11 @@ class Blocks:
     """The blocks of packed sequences, as long as the longest, beside the prompts they see."""
 
     prefix: int
+    """Tokens of the longest prompt without its last."""
     completions: int
-    there: Tensor
+    taken_from: Tensor
     """(questions x completions x completion tokens): where their tokens are in the sequences."""
-    back: Tensor
+    put_back_from: Tensor
     """(questions x tokens): where each place of the sequences is in `[prompt | blocks]`."""
 
 

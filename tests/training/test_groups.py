@@ -187,7 +187,7 @@ def test_one_long_completion_goes_under_one_mask() -> None:
     tiny, inputs = model("blocks"), prompts([0])
     for lengths, blocks in ([[LIMIT] * 8], True), ([[LIMIT] + [0] * 7], False):
         group = packed(inputs, tiny, *completions(lengths))
-        assert group.even == blocks
+        assert group.cheaper_by_blocks == blocks
         assert ("blocks" in attention.seen(tiny, group, torch.float32)) == blocks
 
 
