@@ -25,9 +25,10 @@ demo: setup  ## base, SFT, GRPO and RARL on phantoms with the tiny model, on CPU
 test: setup  ## every test that needs no GPU
 	.venv/bin/pytest -q
 
-lint: setup  ## ruff and pyright
+lint: setup  ## ruff, the order of the layers, pyright
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
+	.venv/bin/lint-imports --no-logo
 	.venv/bin/pyright
 
 smoke: setup  ## the demo's four methods for a few steps: does everything still run?
@@ -51,7 +52,7 @@ ui: setup  ## MLflow's pages for outputs/mlflow.db
 	.venv/bin/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db
 
 tiny: setup  ## rebuild the embedded model
-	.venv/bin/python -m medreason.models.tiny
+	.venv/bin/python -m medreason.models.tiny.build
 
 clean:  ## remove outputs/ and .venv/
 	rm -rf outputs .venv

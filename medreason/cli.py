@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
 from medreason.config import CONF, Config
-from medreason.runs import grid
 from medreason.runs.outcomes import Outcome, explained
-from medreason.runs.sweep import EXPECTED
+from medreason.sweeps.callback import EXPECTED, place
+from medreason.sweeps.jobs import first_value
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -54,9 +54,9 @@ def _meant(arguments: list[str], given: Namespace) -> list[str]:
     if given.cfg is not None or given.info is not None:
         # It shows one configuration: that of the first job.
         kept = [argument for argument in arguments if argument not in ("-m", "--multirun")]
-        return [grid.first(a) if a in given.overrides else a for a in kept]
+        return [first_value(a) if a in given.overrides else a for a in kept]
     recipe = any(override.startswith("experiment=") for override in given.overrides)
-    if recipe and not given.multirun and any(grid.first(o) != o for o in given.overrides):
+    if recipe and not given.multirun and any(first_value(o) != o for o in given.overrides):
         # It finds a recipe's hydra.mode only where all else is right, and would name the swept
         # values instead of the wrong one.
         return ["-m", *arguments]
@@ -86,9 +86,13 @@ def job(composed: DictConfig) -> Outcome | None:
 def _run(config: Config) -> Outcome | None:
     match config.action.name:
         case "train":
-            from medreason.actions import train as action
+            from medreason.actions import train
+
+            return train.run(config, place())
         case "evaluate":
-            from medreason.actions import evaluate as action
+            from medreason.actions import evaluate
+
+            return evaluate.run(config, place())
         case "audit":
             from medreason.actions import audit as action
         case "prepare":
@@ -107,4 +111,5 @@ def _run(config: Config) -> Outcome | None:
             from medreason.actions import export as action
         case name:
             raise AssertionError(name)  # Action knows no other
-    return action.run(config)
+    action.run(config)
+    return None

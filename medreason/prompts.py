@@ -9,7 +9,7 @@ from typing import NamedTuple
 from medreason.samples import Sample
 
 
-class Drawn(NamedTuple):
+class TrainingPrompt(NamedTuple):
     """A training prompt and the family of wordings it comes from."""
 
     family: str
@@ -23,7 +23,7 @@ def training_prompt(
     seed: int,
     epoch: int = 0,
     open_template: str = "",
-) -> Drawn:
+) -> TrainingPrompt:
     """The text asked in training: seed, epoch and sample id draw a family, then a paraphrase.
 
     `open_template` is asked in place of a drawn one where the sample has no options; empty draws.
@@ -31,8 +31,8 @@ def training_prompt(
     family = sorted(families)[_draw(len(families), seed, epoch, sample.id, "family")]
     wordings = families[family]
     if open_template and not sample.options:
-        return Drawn("open", fill(open_template, sample))
-    return Drawn(
+        return TrainingPrompt("open", fill(open_template, sample))
+    return TrainingPrompt(
         family, fill(wordings[_draw(len(wordings), seed, epoch, sample.id, family)], sample)
     )
 

@@ -15,7 +15,8 @@ from run_folders import draw_samples, reply, write_run
 from medreason import config as configuration
 from medreason.cli import main as _  # noqa: F401  registers the schema
 from medreason.config import CONF
-from medreason.runs import whole, work
+from medreason.execution.request import run_request
+from medreason.runs import integrity
 
 OVERRIDES = (
     *("method=sft", "sweep=thousand", "data.train_images=16", "data.test_images=1"),
@@ -31,10 +32,10 @@ def make(outputs: Path, count: int) -> None:
     samples = draw_samples(outputs / "images", per_cell=2)
     for seed in range(count):
         seeded = replace(config, seed=seed)
-        asked = work.of(seeded)
+        asked = run_request(seeded)
         folder = write_run(seeded, samples, lambda i, s: reply("A"), key=asked.train_key)
         folder.evaluation("evaluation0").rename(folder.evaluation(asked.evaluation_key))
-        whole.seal(folder, asked.evaluation_key)
+        integrity.seal(folder, asked.evaluation_key)
         folder.update(
             train_key=asked.train_key,
             train_parts=asked.parts,

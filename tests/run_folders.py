@@ -13,7 +13,8 @@ from PIL import Image
 from medreason import config as configuration
 from medreason.config import Config
 from medreason.evaluation import predictions
-from medreason.runs.ledger import Folder
+from medreason.evaluation.metrics import compute_metrics
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import LETTERS, Sample
 
 CELLS = (("ct", "disease"), ("ct", "anatomy"), ("mri", "disease"))
@@ -59,9 +60,9 @@ def write_run(
     priors: Mapping[tuple[str, str], float | None] | None = None,
     logs: Sequence[dict[str, Any]] = (),
     **state: Any,  # noqa: ANN401
-) -> Folder:
+) -> RunFolder:
     """A finished run whose completion to the i-th sample is `answer(i, sample)`."""
-    folder = Folder(config.folder / "runs" / f"{config.run_name}-{key}")
+    folder = RunFolder(config.folder / "runs" / f"{config.run_name}-{key}")
     folder.path.mkdir(parents=True)
     configuration.write(config, folder.config)
     rows = [
@@ -71,7 +72,7 @@ def write_run(
         for text in [answer(i, sample) if control == "none" else reply("A")]
     ]
     found = priors or {sample.cell: 0.25 for sample in samples}
-    figures = predictions.metrics(rows, found, ["blank_image"])
+    figures = compute_metrics(rows, found, ["blank_image"])
     predictions.save(folder.evaluation("evaluation0"), rows, figures)
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in logs))
     done = {"state": "done", "trained": True, "evaluations": ["evaluation0"], "train_seconds": 93.0}
@@ -80,8 +81,8 @@ def write_run(
     return folder
 
 
-def write_failed(config: Config, error: str, *, key: str = "ba9876543210") -> Folder:
-    folder = Folder(config.folder / "runs" / f"{config.run_name}-{key}")
+def write_failed(config: Config, error: str, *, key: str = "ba9876543210") -> RunFolder:
+    folder = RunFolder(config.folder / "runs" / f"{config.run_name}-{key}")
     folder.path.mkdir(parents=True)
     configuration.write(config, folder.config)
     folder.update(state="failed", sweeps={config.sweep: "evaluation0"}, error=error, attempts=1)

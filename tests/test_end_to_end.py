@@ -20,9 +20,8 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
 from medreason.evaluation import predictions
-from medreason.models.checkpoint import EMBEDDED
-from medreason.runs import ledger
-from medreason.runs.ledger import Folder
+from medreason.models.model_folder import EMBEDDED
+from medreason.runs.run_folder import RunFolder, run_folders
 
 SMALL = (
     "data.train_images=4",
@@ -53,10 +52,8 @@ def logs(folder: Path) -> str:
     return "\n".join(path.read_text()[-3000:] for path in folder.rglob("train.log"))
 
 
-def only_run(folder: Path, method: str) -> Folder:
-    (found,) = (
-        f for f in ledger.folders(folder / "outputs/runs") if f.path.name.startswith(method)
-    )
+def only_run(folder: Path, method: str) -> RunFolder:
+    (found,) = (f for f in run_folders(folder / "outputs/runs") if f.path.name.startswith(method))
     return found
 
 
@@ -263,7 +260,7 @@ def test_killed_training_resumes_from_its_checkpoint_in_the_same_mlflow_run(tmp_
     assert [row["step"] for row in run.logged()] == list(range(1, 41))
 
 
-def wait_for_worker_to_end(run: Folder) -> None:
+def wait_for_worker_to_end(run: RunFolder) -> None:
     """The worker notices within a second or two that its parent is gone."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:

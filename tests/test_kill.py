@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
-from medreason.runs import ledger
+from medreason.runs.run_folder import run_folders
 
 KILLS = 10
 SWEEP = (
@@ -62,7 +62,7 @@ def wait_until_gone(folder: Path, seconds: float = 60.0) -> None:
 def tables(folder: Path) -> dict[str, Any]:
     """Predictions and training metrics of each run; timings differ, nothing else may."""
     found: dict[str, Any] = {}
-    for run in ledger.folders(folder / "outputs/runs"):
+    for run in run_folders(folder / "outputs/runs"):
         state = run.state()
         assert state.state == "done", (run.path.name, state)
         (key,) = state.evaluations
@@ -76,7 +76,7 @@ def tables(folder: Path) -> dict[str, Any]:
 
 def trained(folder: Path) -> dict[str, int]:
     """When the weights of each trained run were written, in nanoseconds."""
-    found = [run for run in ledger.folders(folder / "outputs/runs") if run.model.exists()]
+    found = [run for run in run_folders(folder / "outputs/runs") if run.model.exists()]
     return {run.path.name: run.model.stat().st_mtime_ns for run in found if run.state().trained}
 
 
@@ -97,7 +97,7 @@ def test_kills_change_nothing(tmp_path: Path, untouched: dict[str, Any], victim:
         while time.monotonic() < deadline and launcher.poll() is None:
             time.sleep(0.05)
         there = processes(tmp_path)
-        workers = [p for p in there if "medreason.runs.worker" in p.cmdline()]
+        workers = [p for p in there if "medreason.execution.worker" in p.cmdline()]
         target = {"launcher": [launcher], "worker": workers or there, "any": there}[victim]
         if launcher.poll() is None and target:
             os.kill(rng.choice(target).pid, signal.SIGKILL)

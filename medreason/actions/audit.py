@@ -10,9 +10,9 @@ from medreason import data
 from medreason.config import Config
 from medreason.data import audit, pictures
 from medreason.report import audit as tables
-from medreason.runs import ledger
-from medreason.runs.ledger import Folder
+from medreason.runs.files import write_json
 from medreason.runs.progress import Bar
+from medreason.runs.run_folder import RunFolder
 
 
 def run(config: Config) -> None:
@@ -24,16 +24,16 @@ def run(config: Config) -> None:
         seen = pictures.look_at((s.image for s in loaded.samples), Bar("reading images"))
     report = audit.audit(loaded, seen)
     name = config.choices.get("data", "data")
-    folder = Folder(config.folder / "runs" / f"audit-{name}-{report['digest']}")
+    folder = RunFolder(config.folder / "runs" / f"audit-{name}-{report['digest']}")
     folder.path.mkdir(parents=True, exist_ok=True)
-    ledger.write_json(folder.audit, report)
+    write_json(folder.audit, report)
     tables.show(report)
     print(folder.audit)  # noqa: T201
     if config.tracking.uri:
         _track(config, folder, report)
 
 
-def _track(config: Config, folder: Folder, report: dict[str, Any]) -> None:
+def _track(config: Config, folder: RunFolder, report: dict[str, Any]) -> None:
     # MLflow, seconds
     from mlflow.exceptions import MlflowException
 

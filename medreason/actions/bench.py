@@ -13,15 +13,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from medreason import data, hardware
-from medreason.config import Config
-from medreason.runs import ledger
+from medreason import data
+from medreason.config import Config, machine
+from medreason.runs.files import write_json
 from medreason.samples import Sample
 
 
 def run(config: Config) -> None:
     """Measure, print a table and write JSON below outputs/benchmarks."""
-    hardware.check(config)
+    machine.check(config)
     speed = config.bench.what != "memory"
     if speed and config.method.algorithm != "grpo":
         raise ValueError(
@@ -38,16 +38,16 @@ def run(config: Config) -> None:
 
 
 def _speed(config: Config, samples: Sequence[Sample], folder: Path) -> None:
-    from medreason import benchmark  # torch and trl, seconds
+    from medreason.benchmark.speed import measure  # torch and trl, seconds
 
-    found = benchmark.measure(
+    found = measure(
         config,
         data.trained_on(config, samples),
         data.tested_on(config, samples),
         folder,
         _say_round,
     )
-    ledger.write_json(folder / "bench.json", found)
+    write_json(folder / "bench.json", found)
     _print(found)
     print(folder / "bench.json")  # noqa: T201
 
@@ -86,14 +86,14 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _memory(config: Config, samples: Sequence[Sample], folder: Path) -> None:
-    from medreason.training import footprint  # torch and trl, seconds
+    from medreason.benchmark.memory import compare  # torch and trl, seconds
 
     if config.model.weights == "random" and config.method.algorithm == "grpo":
         trl = {**config.method.trl, "beta": 0.0}  # TRL reads the reference from a folder
         config = replace(config, method=replace(config.method, trl=trl))
-    found = footprint.compare(config, data.trained_on(config, samples), folder)
+    found = compare(config, data.trained_on(config, samples), folder)
     name = "-".join(("memory", config.method.name, config.hardware.name))
-    ledger.write_json(folder / f"{name}.json", found)
+    write_json(folder / f"{name}.json", found)
     print(  # noqa: T201
         f"estimated {found['estimate'] / 2**20:.0f} MiB   measured "
         f"{found['measured'] / 2**20:.0f} MiB   {found['ratio']:.2f} times"

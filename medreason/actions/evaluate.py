@@ -9,7 +9,7 @@ from medreason.config import Config, Method
 from medreason.runs.outcomes import Outcome
 
 
-def run(config: Config) -> Outcome:
+def run(config: Config, place: str = "") -> Outcome:
     """Evaluate without training, whatever `method` says."""
     untrained = Method(name="base", algorithm="none", prompts_per_step=1)
-    return train.run(replace(config, method=untrained, adapter={}))
+    return train.run(replace(config, method=untrained, adapter={}), place)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from medreason.config import Config
-from medreason.models import adapters, card, checkpoint
+from medreason.models import adapters, model_folder
+from medreason.report import model_card
 
 
 def run(config: Config) -> None:
@@ -25,9 +26,9 @@ def run(config: Config) -> None:
         raise ValueError(f"export.to={target} exists; remove it or choose another folder")
     config = _of_run(config)
     path = config.model.path
-    checkpoint.check(path)
+    model_folder.check(path)
     adapters.check(path)
-    if config.export.adapter_only and not checkpoint.is_adapter(path):
+    if config.export.adapter_only and not model_folder.is_adapter(path):
         raise ValueError(
             f"export.adapter_only=true: model.path={path!r} is no adapter; leave it out"
         )
@@ -39,7 +40,7 @@ def run(config: Config) -> None:
         shutil.copytree(path, unfinished, ignore=shutil.ignore_patterns(*unused))
     else:
         _save_merged(config, unfinished)
-    (unfinished / "README.md").write_text(card.card(config, Path(path)), encoding="utf-8")
+    (unfinished / "README.md").write_text(model_card.card(config, Path(path)), encoding="utf-8")
     unfinished.rename(target)
     print(target)  # noqa: T201
 

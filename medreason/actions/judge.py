@@ -12,15 +12,15 @@ from typing import Any
 from medreason import config as configuration
 from medreason import data
 from medreason.config import Config
-from medreason.config_actions import ASPECTS, Judge, Scale
+from medreason.config.judge import ASPECTS, Judge, Scale
 from medreason.evaluation import predictions
 from medreason.evaluation.predictions import Prediction
 from medreason.judging.grade import Graded, Grader, grade, grader
 from medreason.judging.rubric import Item, item
-from medreason.runs import ledger
-from medreason.runs.ledger import Folder
+from medreason.runs.files import write_json
+from medreason.runs.run_folder import RunFolder, run_folders
 from medreason.samples import Sample
-from medreason.statistics import weighted_kappa
+from medreason.stats import weighted_kappa
 
 
 def run(config: Config) -> None:
@@ -38,17 +38,17 @@ def run(config: Config) -> None:
     for folder, key in found:
         path = folder.evaluation(key)
         figures = _judge(config, folder, path, scales, list(zip(judges, asks, strict=True)))
-        ledger.write_json(path / "judgements.json", figures)
+        write_json(path / "judgements.json", figures)
         _add_to_metrics(path, figures)
         folder.update(synced=False)
         print(folder.path.name, json.dumps(figures["summary"]))  # noqa: T201
 
 
-def _evaluations(config: Config) -> list[tuple[Folder, str]]:
+def _evaluations(config: Config) -> list[tuple[RunFolder, str]]:
     """Run folders of the sweep that hold the evaluation it asked for."""
     found = [
         (folder, key)
-        for folder in ledger.folders(config.folder / "runs")
+        for folder in run_folders(config.folder / "runs")
         for state in [folder.state()]
         if (key := state.sweeps.get(config.sweep)) in state.evaluations and key is not None
     ]
@@ -60,7 +60,7 @@ def _evaluations(config: Config) -> list[tuple[Folder, str]]:
     return found
 
 
-def _refuse_judge_of_reward(config: Config, folder: Folder) -> None:
+def _refuse_judge_of_reward(config: Config, folder: RunFolder) -> None:
     trained = configuration.read(folder.config)
     rewarded = trained.method.algorithm == "grpo" and any(r.judge for r in trained.reward.values())
     if rewarded and not config.judge.same_as_reward:
@@ -75,7 +75,7 @@ def _refuse_judge_of_reward(config: Config, folder: Folder) -> None:
 
 def _judge(
     config: Config,
-    folder: Folder,
+    folder: RunFolder,
     path: Path,
     scales: dict[str, Scale],
     judges: Sequence[tuple[Judge, Grader]],
@@ -177,7 +177,7 @@ def _add_to_metrics(path: Path, figures: dict[str, Any]) -> None:
             f"judged_{aspect}": None if score is None else score / 100,
             f"judge_failed_{aspect}": found["first"]["failed"] / max(found["n"], 1),
         }
-    ledger.write_json(path / "metrics.json", metrics)
+    write_json(path / "metrics.json", metrics)
 
 
 def _progress(what: str):  # noqa: ANN202

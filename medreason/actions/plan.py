@@ -14,12 +14,13 @@ from rich.text import Text
 
 from medreason import data
 from medreason.config import Config
-from medreason.models import checkpoint
-from medreason.runs import fit, work
-from medreason.runs.launch import existing
+from medreason.execution.launch import existing
+from medreason.execution.request import run_request
+from medreason.execution.throughput import Throughput
+from medreason.models import model_folder
 from medreason.runs.outcomes import NoDataError
 from medreason.runs.progress import duration
-from medreason.runs.rates import Rates
+from medreason.training.memory_limits import memory_lines
 
 _ANSWER_BYTES = 2_000  # of a row of predictions.parquet with its prompt, compressed
 _FINISHED = ("done", "same run", "empty", "refused")
@@ -51,7 +52,7 @@ def run(config: Config) -> None:
 
 def run_all(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> None:
     """Print every cell, the totals, and what does not fit."""
-    rates = Rates(configs[0].folder / "runs")
+    rates = Throughput(configs[0].folder / "runs")
     seen: dict[tuple[str, str], int] = {}
     cells: list[Cell] = []
     for i, (config, job) in enumerate(zip(configs, jobs, strict=True)):
@@ -71,7 +72,7 @@ def _memory(configs: Sequence[Config]) -> list[str]:
     lines: list[str] = []
     for config in reversed(kinds.values()):
         samples = data.trained_on(config, data.load(config.data, config.folder / "cache"))
-        lines += fit.told(config, samples)
+        lines += memory_lines(config, samples)
     return lines
 
 
@@ -80,10 +81,10 @@ def _same_for_all(override: str, jobs: Sequence[Sequence[str]]) -> bool:
 
 
 def _cell(
-    config: Config, name: str, rates: Rates, seen: dict[tuple[str, str], int], index: int
+    config: Config, name: str, rates: Throughput, seen: dict[tuple[str, str], int], index: int
 ) -> Cell:
     try:
-        asked = work.of(config)
+        asked = run_request(config)
     except NoDataError as error:
         return Cell(name, "empty", reason=str(error))
     except ValueError as error:
@@ -109,7 +110,7 @@ def _cell(
     rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0
     training = rates.training(config)
     known = cell.seconds is not None and training is not None
-    weights = checkpoint.size_on_disk(config.model.path)
+    weights = model_folder.size_on_disk(config.model.path)
     resumes = any(asked.folder.checkpoints.glob("checkpoint-*"))
     return replace(
         cell,

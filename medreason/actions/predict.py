@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medreason import hardware
-from medreason.config import Config
+from medreason.config import Config, machine
 from medreason.data.images import check as check_image
 from medreason.data.med_r1 import split_options
-from medreason.models import adapters, checkpoint
+from medreason.models import adapters, model_folder
 from medreason.prompts import evaluation_prompt
 from medreason.replies import parse
-from medreason.runs import ledger
+from medreason.runs.files import write_json
 from medreason.samples import LETTERS, Sample
 
 
@@ -24,14 +23,14 @@ def run(config: Config) -> None:
         ValueError: image, question, JSON or model cannot be used; before a model is loaded.
     """
     samples = _asked(config)
-    hardware.check(config)
-    checkpoint.check(config.model.path)
+    machine.check(config)
+    model_folder.check(config.model.path)
     adapters.check(config.model.path)
     answers = _answers(config, samples)
     for answer in answers:
         print(_told(answer))  # noqa: T201
     if config.predict.output:
-        ledger.write_json(Path(config.predict.output), answers)
+        write_json(Path(config.predict.output), answers)
 
 
 def _asked(config: Config) -> list[Sample]:
@@ -89,8 +88,9 @@ def _sample(root: Path, place: int, row: Any) -> Sample:  # noqa: ANN401  whatev
 
 def _answers(config: Config, samples: list[Sample]) -> list[dict[str, Any]]:
     # torch and transformers, seconds
-    from medreason.evaluation.confidence import option_shares
-    from medreason.evaluation.generate import generate, real_image
+    from medreason.evaluation.option_likelihood import option_likelihoods_unshared
+    from medreason.generation.generate import generate
+    from medreason.generation.rows import original_image
     from medreason.models.load import load_model, load_processor
 
     device = "cuda" if config.hardware.accelerator == "cuda" else "cpu"
@@ -116,8 +116,8 @@ def _answers(config: Config, samples: list[Sample]) -> list[dict[str, Any]]:
         shares = None
         if len(sample.options) > 1:
             tagged = config.prompt.style != "free"
-            image = real_image(sample)
-            found = option_shares(
+            image = original_image(sample)
+            found = option_likelihoods_unshared(
                 model, processor, sample, image, prompt, completion.text, tagged=tagged
             )
             shares = dict(zip(LETTERS, found, strict=False))

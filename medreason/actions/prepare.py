@@ -10,8 +10,8 @@ from medreason import data
 from medreason.config import Config
 from medreason.data import audit, checks, prepare, prepared
 from medreason.data.rows import Loaded
-from medreason.runs.ledger import Folder
 from medreason.runs.progress import Bar
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 
 
@@ -27,7 +27,7 @@ def run(config: Config) -> None:
     folder = Path(settings.folder or config.folder / "prepared" / name)
     root = data.root_of(reader)
     loaded = data.read(config.data, config.folder / "cache")
-    with Folder(folder).locked() as ours:
+    with RunFolder(folder).locked() as ours:
         if not ours:
             raise ValueError(f"{folder} is being prepared by another process")
         (folder / prepared.SUMMARY).unlink(missing_ok=True)  # until it is whole again

@@ -10,8 +10,7 @@ from medreason.report import arms, comparisons, reasoning, table, tables
 from medreason.report import runs as reading
 from medreason.report.runs import Run
 from medreason.report.tables import Tables
-from medreason.runs import ledger
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder, run_folders, sweeps_of
 
 
 def run(config: Config) -> None:
@@ -52,10 +51,10 @@ def _write(config: Config, runs: list[Run], found: Tables, target: Path) -> Iter
     yield from reasoning.write(runs, target)
 
 
-def _of_sweep(config: Config) -> list[Folder]:
-    found: dict[str, list[Folder]] = {}
-    for folder in ledger.folders(config.folder / "runs"):
-        for sweep in ledger.sweeps_of(folder):
+def _of_sweep(config: Config) -> list[RunFolder]:
+    found: dict[str, list[RunFolder]] = {}
+    for folder in run_folders(config.folder / "runs"):
+        for sweep in sweeps_of(folder):
             found.setdefault(sweep, []).append(folder)
     if config.sweep in found:
         return found[config.sweep]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
 from medreason.config import Config
+from medreason.execution import launch
 from medreason.report import table
-from medreason.runs import launch, ledger, sweep
 from medreason.runs.outcomes import Outcome
+from medreason.runs.run_folder import unsynced
 
 
-def run(config: Config) -> Outcome:
-    """Do what is not done yet, and show it; in a sweep the table comes once, at its end."""
-    work, worked = launch.run(config, sweep.place())
-    if HydraConfig.get().mode is not RunMode.MULTIRUN:
-        if config.tracking.uri and ledger.unsynced(work.folder, config.sweep):
+def run(config: Config, place: str = "") -> Outcome:
+    """Do what is not done yet, and show it.
+
+    `place` says which job of a sweep this is; there the table comes once, when the sweep ends.
+    """
+    work, worked = launch.run(config, place)
+    if not place:
+        if config.tracking.uri and unsynced(work.folder, config.sweep):
             from medreason import tracking  # MLflow, seconds
 
             tracking.catch_up(config.tracking, config.folder, config.sweep, [work.folder])

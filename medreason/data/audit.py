@@ -12,8 +12,8 @@ from typing import Any
 from medreason import data
 from medreason.data.pictures import Picture
 from medreason.data.rows import Loaded
+from medreason.option_prior import fit_option_prior
 from medreason.samples import LETTERS, MODALITIES, TASKS, Sample
-from medreason.statistics import fit_prior
 
 LOWER_CASE = "only option that starts in lower case"
 PERIOD = "only option with or without a trailing period"
@@ -190,7 +190,7 @@ def _priors(samples: Sequence[Sample], key: str, known: Sequence[str]) -> dict[s
     found: dict[str, dict[str, float]] = {}
     for name, rows in sides.items():
         if rows["train"]:
-            prior = fit_prior(rows["train"])
+            prior = fit_option_prior(rows["train"])
             found[name] = {
                 other: round(100 * accuracy, 4)
                 for other, tested in sides.items()

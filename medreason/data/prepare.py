@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medreason.data import headers
 from medreason.data.images import open_rgb, pad_square, resize_square
-from medreason.runs import watch
+from medreason.runs import parent_watch
 
 FILTER = "bicubic"
 
@@ -64,7 +64,9 @@ def prepare(
         results = map(work, missing)
         pool = None
     else:
-        pool = ProcessPoolExecutor(count, initializer=watch.end_with, initargs=(os.getpid(),))
+        pool = ProcessPoolExecutor(
+            count, initializer=parent_watch.end_with, initargs=(os.getpid(),)
+        )
         results = pool.map(work, missing, chunksize=8)
     try:
         for (image, _), problem in zip(missing, results, strict=True):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from medreason.data import rows
 from medreason.data.rows import Row
-from medreason.runs import ledger
+from medreason.runs.files import write_json
 from medreason.samples import Sample
 
 TABLE = "samples.parquet"
@@ -52,4 +52,4 @@ def write(folder: Path, samples: Sequence[Sample], summary: dict[str, Any]) -> N
     unfinished = folder / f".{TABLE}"
     pq.write_table(pa.Table.from_pylist(found, schema=_SCHEMA), unfinished)
     unfinished.replace(folder / TABLE)
-    ledger.write_json(folder / SUMMARY, summary)
+    write_json(folder / SUMMARY, summary)

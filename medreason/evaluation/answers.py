@@ -12,14 +12,15 @@ from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from medreason.data.images import blank
-from medreason.evaluation import shared
-from medreason.evaluation.controls import Asked
-from medreason.evaluation.generate import completion, generate, greedy, model_inputs
-from medreason.evaluation.predictions import Completion
-from medreason.evaluation.shared import Begun, Reader
-from medreason.models.decoding import Prompted, decode, repeated
+from medreason.generation import prefix_sharing
+from medreason.generation.decoding import decode
+from medreason.generation.generate import completion, generate, greedy, model_inputs
+from medreason.generation.kv_cache import repeat_kv_cache
+from medreason.generation.prefill import Prefill
+from medreason.generation.prefix_sharing import PrefilledPrefixes, PrefixPrefiller
+from medreason.generation.rows import Completion, EvaluationRow
+from medreason.generation.tolerance import TOLERANCE
 from medreason.samples import Sample
-from medreason.training.groups import TOLERANCE
 
 _log = logging.getLogger(__name__)
 
@@ -33,10 +34,10 @@ OnBatch = Callable[[int], None]
 
 
 @torch.inference_mode()
-def completions(
+def answer_rows(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    asked: Sequence[Asked],
+    asked: Sequence[EvaluationRow],
     *,
     batch_size: int,
     max_new_tokens: int,
@@ -48,7 +49,7 @@ def completions(
         return []
     model.eval()
     go_plain = functools.partial(
-        one_by_one,
+        answer_rows_unshared,
         model,
         processor,
         asked,
@@ -56,16 +57,16 @@ def completions(
         max_new_tokens=max_new_tokens,
         on_batch=on_batch,
     )
-    if reasons := shared.hindrances(model):
+    if reasons := prefix_sharing.hindrances(model):
         _log.warning(_GOING_ON, "; ".join(reasons))
         return go_plain()
     if reason := _differs(model, processor, asked[0].sample):
         _log.warning(_GOING_ON, reason)
         return go_plain()
     settings = greedy(processor.tokenizer, max_new_tokens)
-    reader = Reader(model, processor)
+    reader = PrefixPrefiller(model, processor)
     found: dict[int, Completion] = {}
-    for places in shared.batches(asked, batch_size):
+    for places in prefix_sharing.batches(asked, batch_size):
         begun = reader.begin([asked[i] for i in places])
         rows = prompted(model, reader, begun, max_new_tokens)
         drawn = decode(model, rows, settings, None, graphs=graphs)
@@ -77,10 +78,12 @@ def completions(
     return [found[i] for i in range(len(asked))]
 
 
-def prompted(model: PreTrainedModel, reader: Reader, begun: Begun, room: int) -> Prompted:
+def prompted(
+    model: PreTrainedModel, reader: PrefixPrefiller, begun: PrefilledPrefixes, room: int
+) -> Prefill:
     """Read each row's own tokens, with room in the cache for so many more."""
     ids, own_mask = reader.padded(begun.own)
-    cache = repeated(begun.cache, begun.entries, ids.shape[1] + room)
+    cache = repeat_kv_cache(begun.cache, begun.entries, ids.shape[1] + room)
     mask = torch.cat([begun.mask[begun.entries], own_mask], dim=1)
     positions = begun.positions(own_mask)
     logits = model(
@@ -91,7 +94,7 @@ def prompted(model: PreTrainedModel, reader: Reader, begun: Begun, room: int) ->
         use_cache=True,
         logits_to_keep=1,
     ).logits[:, -1]
-    return Prompted(logits, positions[:, :, -1:], mask, lambda: cache)
+    return Prefill(logits, positions[:, :, -1:], mask, lambda: cache)
 
 
 def _differs(model: PreTrainedModel, processor: ProcessorMixin, sample: Sample) -> str | None:
@@ -100,8 +103,8 @@ def _differs(model: PreTrainedModel, processor: ProcessorMixin, sample: Sample) 
     Both questions and the picture, a grey one in place of the sample's, are small, and the question
     compared is the shorter: its row is padded.
     """
-    rows = [Asked("blank_image", sample, prompt) for prompt in _PROBES]
-    reader = Reader(model, processor, {sample.image: _PROBE_SIZE})
+    rows = [EvaluationRow("blank_image", sample, prompt) for prompt in _PROBES]
+    reader = PrefixPrefiller(model, processor, {sample.image: _PROBE_SIZE})
     logits = prompted(model, reader, reader.begin(rows), 0).logits[-1]
     inputs = model_inputs(model, processor, [sample], [_PROBES[-1]], lambda _: blank(_PROBE_SIZE))
     theirs: Tensor = model(**inputs, logits_to_keep=1).logits[0, -1].float().log_softmax(-1)
@@ -112,10 +115,10 @@ def _differs(model: PreTrainedModel, processor: ProcessorMixin, sample: Sample) 
     return f"log-probabilities of one question are {apart:.2g} apart, more than {allowed:.2g}"
 
 
-def one_by_one(
+def answer_rows_unshared(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    asked: Sequence[Asked],
+    asked: Sequence[EvaluationRow],
     *,
     batch_size: int,
     max_new_tokens: int,

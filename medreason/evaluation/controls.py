@@ -5,41 +5,15 @@ A control is a change to the samples, to the image that is shown, or to both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from PIL import Image
 
-from medreason.data.images import blank, open_rgb
-from medreason.evaluation.generate import ImageOf, real_image
 from medreason.samples import LETTERS, Sample
 
 
-def blank_image(sample: Sample) -> Image.Image:
-    """A grey image in the size of the sample's."""
-    return blank(open_rgb(sample.image).size)
-
-
-SHOWN: Mapping[str, ImageOf] = {"blank_image": blank_image, "no_image": lambda _: None}
-"""What a control shows; the others show the image of the sample they ask."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One row of an evaluation."""
-
-    control: str
-    """ "none" for the real image."""
-    sample: Sample
-    prompt: str
-
-    @property
-    def image_of(self) -> ImageOf:
-        return SHOWN.get(self.control, real_image)
-
-
-def asked(control: str, samples: Sequence[Sample]) -> list[Sample]:
+def samples_under(control: str, samples: Sequence[Sample]) -> list[Sample]:
     """The samples as a control asks them, in their order."""
     match control:
         case "shuffled_image":

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import statistics as plain
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,26 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medreason import embeddings
-from medreason.evaluation import figures
-from medreason.reasoning import consistent
+from medreason.generation.rows import Completion
 from medreason.replies import parse
-from medreason.runs import ledger
+from medreason.rewards import embeddings
+from medreason.rewards.answer import correct, token_f1
+from medreason.rewards.reasoning import consistency, reasoning_similarity
+from medreason.runs.files import write_json
 from medreason.samples import LETTERS, Sample
-from medreason.scores import correct, reasoning_similarity, token_f1
-from medreason.statistics import wilson
-
-
-@dataclass(frozen=True)
-class Completion:
-    prompt: str
-    text: str
-    prompt_tokens: int
-    """Image tokens included."""
-    completion_tokens: int
-    """The end token included."""
-    finish_reason: str
-    """stop, or length where the token limit was hit."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +112,7 @@ def predict(
         parse_status=reply.reason or "parsed",
         correct=correct(reply, sample) == 1.0,
         token_f1=token_f1(reply, sample),
-        consistent=consistent(reply, sample),
+        consistent=consistency(reply, sample),
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens,
         finish_reason=completion.finish_reason,
@@ -181,63 +167,11 @@ def read(path: Path, samples: Collection[str] | None = None) -> list[Prediction]
         raise ValueError(f"{path}: not a predictions file ({error})") from error
 
 
-def metrics(
-    predictions: Iterable[Prediction],
-    priors: Mapping[tuple[str, str], float | None],
-    controls: Sequence[str],
-) -> dict[str, Any]:
-    """`metrics.json`: overall, macro over cells, and each cell as `modality/task`.
-
-    `priors` has the question-only accuracy (0 to 1) of each cell on the same samples. All
-    accuracies are shares of all rows: what could not be parsed is wrong, and counted in `parsed`.
-    """
-    rows = list(predictions)
-    cells: dict[tuple[str, str], list[Prediction]] = {}
-    for row in rows:
-        cells.setdefault((row.modality, row.task), []).append(row)
-    by_cell = {
-        "/".join(cell): _summary(members, {cell: priors.get(cell)}, controls)
-        for cell, members in sorted(cells.items())
-    }
-    return {
-        "overall": _summary(rows, priors, controls),
-        "macro_accuracy": plain.fmean(cell["accuracy"] for cell in by_cell.values()),
-        "cells": by_cell,
-    }
-
-
-def _summary(
-    rows: Sequence[Prediction],
-    priors: Mapping[tuple[str, str], float | None],
-    controls: Sequence[str],
-) -> dict[str, Any]:
-    real = [row for row in rows if row.control == "none"]
-    right = sum(row.correct for row in real)
-    low, high = wilson(right, len(real))
-    known = [(priors.get((row.modality, row.task))) for row in real]
-    prior = plain.fmean(p for p in known if p is not None) if None not in known else None
-    accuracy = right / len(real)
-    summary: dict[str, Any] = {
-        "n": len(real),
-        "correct": right,
-        "accuracy": accuracy,
-        "ci_low": low,
-        "ci_high": high,
-        "parsed": sum(row.parse_status == "parsed" for row in real) / len(real),
-        "prior": prior,
-        "above_prior": accuracy - prior if prior is not None else None,
-        "completion_tokens": plain.fmean(row.completion_tokens for row in real),
-    }
-    summary |= figures.of_open_questions(real) | figures.of_reasoning(real)
-    summary |= figures.of_letters(rows)
-    return summary | figures.of_controls(rows, controls)
-
-
 def save(folder: Path, predictions: Sequence[Prediction], found: dict[str, Any]) -> None:
     """Write both files; metrics.json comes last, so where it is the evaluation is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     write(predictions, folder / "predictions.parquet")
-    ledger.write_json(folder / "metrics.json", found)
+    write_json(folder / "metrics.json", found)
 
 
 def load_metrics(folder: Path) -> dict[str, Any]:

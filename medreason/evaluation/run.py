@@ -12,17 +12,19 @@ from accelerate.utils import gather_object
 
 from medreason import data
 from medreason.config import Config
-from medreason.evaluation import controls, predictions
-from medreason.evaluation.answers import completions
-from medreason.evaluation.controls import Asked
-from medreason.evaluation.letters import letter_shares
+from medreason.evaluation import predictions
+from medreason.evaluation.answers import answer_rows
+from medreason.evaluation.controls import samples_under
+from medreason.evaluation.metrics import compute_metrics
+from medreason.evaluation.option_likelihood import option_likelihoods
 from medreason.evaluation.predictions import Prediction, predict, settle
+from medreason.generation.rows import EvaluationRow
 from medreason.models.load import load_model, load_processor
+from medreason.option_prior import fit_option_prior
 from medreason.prompts import evaluation_prompt
-from medreason.runs import whole
-from medreason.runs.ledger import Folder
+from medreason.runs import integrity
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
-from medreason.statistics import fit_prior
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ _log = logging.getLogger(__name__)
 def evaluate(
     config: Config,
     samples: Sequence[Sample],
-    folder: Folder,
+    folder: RunFolder,
     key: str,
     progress: Callable[..., None],
 ) -> None:
@@ -39,12 +41,12 @@ def evaluate(
     rows = _answers(config, data.tested_on(config, samples), progress)
     if not PartialState().is_main_process:
         return
-    figures = predictions.metrics(
+    figures = compute_metrics(
         rows, question_only_priors(config, samples), config.evaluation.controls
     )
     figures["answers"] = config.evaluation.answers
     predictions.save(folder.evaluation(key), rows, figures)
-    whole.seal(folder, key)
+    integrity.seal(folder, key)
     state = folder.state()
     folder.update(
         evaluations=[*(k for k in state.evaluations if k != key), key],
@@ -65,7 +67,7 @@ def _answers(
     shares: list[list[float]] = [[] for _ in asked]
     if "likelihood" in config.evaluation.answers:
         closed = [i for i, row in enumerate(asked) if row.sample.options]
-        found = letter_shares(
+        found = option_likelihoods(
             model,
             processor,
             [asked[i] for i in closed],
@@ -76,7 +78,7 @@ def _answers(
         for i, row in zip(closed, found, strict=True):
             shares[i] = row
     if "generated" in config.evaluation.answers:
-        replies = completions(
+        replies = answer_rows(
             model,
             processor,
             asked,
@@ -100,7 +102,7 @@ def _answers(
     )
 
 
-def _asked(config: Config, test: Sequence[Sample]) -> list[Asked]:
+def _asked(config: Config, test: Sequence[Sample]) -> list[EvaluationRow]:
     """The test questions and those of the controls, in the order of their images.
 
     Raises:
@@ -120,9 +122,9 @@ def _asked(config: Config, test: Sequence[Sample]) -> list[Asked]:
         evaluation_prompt, template=config.prompt.evaluation, open_template=config.prompt.open
     )
     asked = [
-        Asked(control, sample, ask(sample))
+        EvaluationRow(control, sample, ask(sample))
         for control in ("none", *config.evaluation.controls)
-        for sample in controls.asked(control, test)
+        for sample in samples_under(control, test)
     ]
     return sorted(asked, key=lambda row: str(row.sample.image))
 
@@ -135,7 +137,7 @@ def question_only_priors(
     config: Config, samples: Sequence[Sample]
 ) -> dict[tuple[str, str], float | None]:
     """Question-only accuracy of each test cell; see `data.read_for_prior`."""
-    prior = fit_prior(data.read_for_prior(config, samples))
+    prior = fit_option_prior(data.read_for_prior(config, samples))
     cells: dict[tuple[str, str], list[Sample]] = {}
     for sample in data.tested_on(config, samples):
         cells.setdefault(sample.cell, []).append(sample)

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable
 
-from medreason.config_actions import Judge
+from medreason.config.judge import Judge
 from medreason.judging.rubric import Item, NoVerdictError, Verdict, read
 
 _LONGEST_WAIT_S = 60.0

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from medreason.config_actions import Judge, Scale
+from medreason.config.judge import Judge, Scale
 from medreason.judging.endpoint import FailedError
 from medreason.judging.rubric import Item, Verdict
 

@@ -10,10 +10,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers import AutoTokenizer as Tokenizer
 
-from medreason.config_actions import Judge
+from medreason.config.judge import Judge
 from medreason.judging.endpoint import FailedError
 from medreason.judging.rubric import Item, NoVerdictError, Verdict, read
-from medreason.models import checkpoint
+from medreason.models import model_folder
 
 
 def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
@@ -22,8 +22,8 @@ def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
     Raises:
         ValueError: the model's folder cannot be loaded.
     """
-    checkpoint.check(judge.model, "judge.model")
-    path = checkpoint.resolve(judge.model)
+    model_folder.check(judge.model, "judge.model")
+    path = model_folder.resolve(judge.model)
     seeing = "vision_config" in AutoConfig.from_pretrained(path).to_dict()
     kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
     device = "cuda" if torch.cuda.is_available() else "cpu"

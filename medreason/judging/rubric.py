@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 
-from medreason.config_actions import Judge, Scale
+from medreason.config.judge import Judge, Scale
 from medreason.samples import Sample
 
 

@@ -1,1 +1,1 @@
-"""Models: loading (weights, processor, adapter) and the tiny model that ships with the package."""
+"""Models: loading (weights, processor, adapter), folders on disk, and the tiny model."""

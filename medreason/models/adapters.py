@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from medreason.models import checkpoint
+from medreason.models import model_folder
 
 
 def check(path: str) -> None:
@@ -16,11 +16,11 @@ def check(path: str) -> None:
     Raises:
         ValueError: names adapter, base, and what differs.
     """
-    folder = Path(checkpoint.resolve(path))
-    if not checkpoint.is_adapter(path):
+    folder = Path(model_folder.resolve(path))
+    if not model_folder.is_adapter(path):
         return
     name = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    base = Path(checkpoint.resolve(name))
+    base = Path(model_folder.resolve(name))
     if not base.exists():
         if Path(name).is_absolute() or name.count("/") != 1:
             raise ValueError(

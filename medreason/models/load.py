@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -18,7 +19,7 @@ from transformers import (
 from transformers.processing_utils import ProcessorMixin
 
 from medreason.config import Hardware, Model
-from medreason.models import checkpoint
+from medreason.models import model_folder
 
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 """Either ends a reply."""
@@ -35,8 +36,8 @@ VISION_TOKENS = (
 
 def load_processor(model: Model) -> ProcessorMixin:
     """Tokenizer, image processor and chat template; pads on the left, as generation needs it."""
-    path = checkpoint.resolve(model.path)
-    if checkpoint.is_adapter(path) and not (Path(path) / "preprocessor_config.json").exists():
+    path = model_folder.resolve(model.path)
+    if model_folder.is_adapter(path) and not (Path(path) / "preprocessor_config.json").exists():
         path = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
     processor = AutoProcessor.from_pretrained(path, revision=model.revision, padding_side="left")
     if model.max_pixels is not None:
@@ -56,17 +57,17 @@ def load_model(
     `full_precision` holds the weights in float32 whatever the profile computes in: at GRPO's rate
     of 1e-6 a step is smaller than what a bfloat16 weight can represent, and would be lost.
     """
-    path = checkpoint.resolve(model.path)
+    path = model_folder.resolve(model.path)
     precision = torch.float32 if full_precision else getattr(torch, hardware.precision)
     if model.weights == "random":
         return _random(model, hardware, precision)
     base, revision = path, model.revision
-    if checkpoint.is_adapter(path):
+    if model_folder.is_adapter(path):
         adapter = PeftConfig.from_pretrained(path)
         base, revision = str(adapter.base_model_name_or_path), adapter.revision
     quantized = model.quantization != "none"
     loaded = AutoModelForImageTextToText.from_pretrained(
-        checkpoint.resolve(base),
+        model_folder.resolve(base),
         revision=revision,
         dtype=precision,
         attn_implementation=hardware.attention,
@@ -118,8 +119,13 @@ def _random(model: Model, hardware: Hardware, precision: torch.dtype) -> PreTrai
 
 
 def _architecture(model: Model) -> PreTrainedConfig:
-    config = AutoConfig.from_pretrained(checkpoint.resolve(model.path), revision=model.revision)
+    config = AutoConfig.from_pretrained(model_folder.resolve(model.path), revision=model.revision)
     values = config.to_dict()
     for name, value in model.architecture.items():
         values[name] = {**values[name], **value} if isinstance(value, dict) else value
     return type(config).from_dict(values)
+
+
+def without_adapter(model: Any) -> Any:  # noqa: ANN401
+    """The model below an adapter."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from medreason.report.matrices import CELLS, TABLES, Arm, addresses, answers_of, means, members_of
 from medreason.report.runs import Run, paired
 from medreason.samples import MODALITIES, TASKS
-from medreason.statistics import Difference, holm, mcnemar, mean_over_strata, sign_flip
+from medreason.stats import Difference, holm, mcnemar, mean_over_strata, sign_flip
 
 MEANS = "8x5-means"
 """The name of the table of 8x5's rows (`ct/all`), columns (`all/disease`) and whole (`all/all`)."""

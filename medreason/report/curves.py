@@ -11,7 +11,7 @@ from statistics import fmean
 import numpy as np
 
 from medreason.report.runs import Run
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder
 
 Points = list[tuple[float, float]]
 """(optimizer step, value)"""
@@ -61,7 +61,7 @@ def _title(key: str, run: Run) -> str:
     return ""
 
 
-def _series(run: Folder) -> dict[str, Points]:
+def _series(run: RunFolder) -> dict[str, Points]:
     """Logged values by key."""
     found: dict[str, Points] = {}
     for row in run.logged():

@@ -16,7 +16,7 @@ from medreason.report.comparisons import Comparison
 from medreason.report.matrices import Arm
 from medreason.report.runs import Cell, Run
 from medreason.report.table import BESIDE
-from medreason.statistics import holm, mean_over_strata, wilson
+from medreason.stats import holm, mean_over_strata, wilson
 
 IN_DOMAIN, ELSEWHERE = "in-domain", "out of domain"
 DISTANCES = (IN_DOMAIN, ELSEWHERE, "same modality", "same task", "neither")

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from medreason.report import names
 from medreason.report.runs import Cell, Run
 from medreason.samples import MODALITIES, TASKS
-from medreason.statistics import mean_over_strata, wilson
+from medreason.stats import mean_over_strata, wilson
 
 CELLS = [f"{modality}/{task}" for modality in MODALITIES for task in TASKS]
 TABLES: dict[str, tuple[list[str], list[str]]] = {

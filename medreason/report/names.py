@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from medreason.config import Config
-from medreason.runs import key as keys
-from medreason.runs.ledger import Folder
+from medreason.runs import keys
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import MODALITIES, TASKS
 
 _LONGEST = 24  # characters of a value in a name; whole prompts are longer
@@ -39,7 +39,7 @@ def arm_names(configs: Sequence[Config]) -> list[str]:
     return told
 
 
-def run_names(folders: Sequence[Folder], configs: Sequence[Config | None]) -> list[str]:
+def run_names(folders: Sequence[RunFolder], configs: Sequence[Config | None]) -> list[str]:
     """The arm's name; with cell, seed and at last the key where that is needed."""
     arms = {arm_key(config): config for config in configs if config}
     arm = dict(zip(arms, arm_names(list(arms.values())), strict=True))

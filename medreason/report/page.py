@@ -17,7 +17,7 @@ from medreason.report.questions import embedded
 from medreason.report.runs import Run
 from medreason.report.table import BESIDE, Row, percent, rows_of
 from medreason.report.tables import Tables
-from medreason.statistics import Difference
+from medreason.stats import Difference
 
 _HERE = Path(__file__).parent
 

@@ -14,7 +14,7 @@ from medreason.report import comparisons
 from medreason.report.runs import Cell, Run, base_of, paired
 from medreason.report.table import BESIDE
 from medreason.samples import MODALITIES, TASKS
-from medreason.statistics import Difference
+from medreason.stats import Difference
 
 _THUMBNAIL = 160  # pixels of the longer side
 _REPLIES = 12_000  # different ones embedded at most; beyond it a browser gets slow

@@ -19,7 +19,7 @@ from rich.table import Table
 from medreason.report import comparisons, matrices
 from medreason.report.matrices import Arm
 from medreason.report.runs import Cell, Run
-from medreason.statistics import Difference, holm, paired_difference, sign_flip
+from medreason.stats import Difference, holm, paired_difference, sign_flip
 
 _SCORES = {"correct": "accuracy", "reasoning_similarity": "reasoning"}
 _WIDTH = 140  # of the Markdown tables, which are not to be wrapped

@@ -16,8 +16,8 @@ from medreason import config as configuration
 from medreason.config import METHODS, Config
 from medreason.evaluation import predictions
 from medreason.report.names import run_names
-from medreason.runs.ledger import Folder, State
-from medreason.statistics import Difference, paired_difference
+from medreason.runs.run_folder import RunFolder, State
+from medreason.stats import Difference, paired_difference
 
 Cell = tuple[str, str]
 """(modality, task)"""
@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
 class Run:
     """A run folder as read from disk, with its last evaluation."""
 
-    folder: Folder
+    folder: RunFolder
     config: Config | None
     """None where the run ended before its configuration was frozen."""
     state: State
@@ -85,7 +85,7 @@ class Run:
         return {outcome.cell for outcome in self.outcomes.values()}
 
 
-def load(folders: Iterable[Folder], sweep: str | None = None) -> list[Run]:
+def load(folders: Iterable[RunFolder], sweep: str | None = None) -> list[Run]:
     """The runs in the order of readers: base, sft, grpo, rarl, then others by name.
 
     Shows the evaluation the sweep asked for, or the last one where no sweep is given.
@@ -143,7 +143,7 @@ def paired(
     return [a for a, _ in shared], [b for _, b in shared]
 
 
-def _load(folder: Folder, config: Config | None, label: str, sweep: str | None) -> Run:
+def _load(folder: RunFolder, config: Config | None, label: str, sweep: str | None) -> Run:
     state = folder.state()
     run = Run(folder, config, state, None, label)
     key = state.sweeps.get(sweep) if sweep else next(reversed(state.evaluations), None)

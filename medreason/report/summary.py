@@ -11,7 +11,7 @@ from medreason.report.domains import IN_DOMAIN, Total
 from medreason.report.runs import Cell, Run, base_of, difference
 from medreason.report.table import percent
 from medreason.report.tables import Tables
-from medreason.statistics import wilson
+from medreason.stats import wilson
 
 
 def lead(runs: Sequence[Run], tables: Tables) -> str:

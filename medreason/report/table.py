@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from medreason.report.runs import Cell, Run, base_of, difference, in_domain_cells, load
-from medreason.runs.ledger import Folder
-from medreason.statistics import Difference, wilson
-from medreason.training.collapse import collapsed, message
+from medreason.rewards.variance import collapsed, message
+from medreason.runs.run_folder import RunFolder
+from medreason.stats import Difference, wilson
 
 _UNTERMINALED_WIDTH = 100  # pipes and logs; wider tables are printed wider, never wrapped
 _FIGURES = ("n", "accuracy", "ci_low", "ci_high", "prior", "above_prior", "blank_image", "parsed")
@@ -91,7 +91,7 @@ class Row:
     """Rewards that told completions apart no more when training ended, with their mean."""
 
 
-def rows(folders: Iterable[Folder], sweep: str | None = None) -> list[Row]:
+def rows(folders: Iterable[RunFolder], sweep: str | None = None) -> list[Row]:
     """One row a run, those that failed or are not finished included."""
     return rows_of(load(folders, sweep))
 
@@ -100,7 +100,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     return [_row(run, runs) for run in runs]
 
 
-def show(folders: Iterable[Folder], sweep: str | None = None) -> None:
+def show(folders: Iterable[RunFolder], sweep: str | None = None) -> None:
     """Print the table to stdout."""
     show_rows(rows(folders, sweep))
 

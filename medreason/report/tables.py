@@ -13,7 +13,7 @@ from medreason.report.domains import Domains
 from medreason.report.matrices import CELLS, TABLES, Arm, Place
 from medreason.report.runs import Run
 from medreason.samples import MODALITIES, TASKS
-from medreason.statistics import mean_over_strata
+from medreason.stats import mean_over_strata
 
 _LEAST = 2  # places that make a table worth a file of its own
 

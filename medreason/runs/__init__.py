@@ -1,1 +1,1 @@
-"""Runs: keys, folders, the worker process and what starts it."""
+"""The run folder: keys, state, locks, files that are whole. No torch."""

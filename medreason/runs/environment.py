@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from medreason.runs import ledger
-from medreason.runs.ledger import Folder
+from medreason.runs.files import write_json
+from medreason.runs.run_folder import RunFolder
 
 _PACKAGES = (
     *("medreason", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "mlflow"),
@@ -19,10 +19,10 @@ _PACKAGES = (
 )
 
 
-def write(folder: Folder) -> None:
+def write(folder: RunFolder) -> None:
     """environment.json of the run folder."""
     installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
-    ledger.write_json(
+    write_json(
         folder.environment,
         {
             "commit": commit(),

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from medreason.runs import ledger
+from medreason.runs.files import read_json, write_json
 
 _LINE_SECONDS = 10.0
 
@@ -30,7 +30,7 @@ class Reporter:
         self._written = now
         pace = (now - self._began) / (done - self._first) if done > self._first else None
         left = pace * (total - done) if pace is not None else None
-        ledger.write_json(
+        write_json(
             self._path,
             {"phase": phase, "done": done, "total": total, "left_seconds": left, "note": note},
         )
@@ -50,7 +50,7 @@ class Display:
 
     def done(self, evaluation: Path) -> None:
         """The last line: how long it took, and what came out."""
-        found = ledger.read_json(evaluation / "metrics.json")["overall"]
+        found = read_json(evaluation / "metrics.json")["overall"]
         took = duration(time.monotonic() - self._began)
         self.line(f"done in {took}: {100 * found['accuracy']:.1f} % of {found['n']} right")
 

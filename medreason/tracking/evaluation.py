@@ -15,10 +15,10 @@ from PIL import Image
 from medreason.config import Config
 from medreason.data.images import open_rgb
 from medreason.evaluation import predictions
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder
 
 
-def send(client: MlflowClient, run_id: str, config: Config, folder: Folder, key: str) -> None:
+def send(client: MlflowClient, run_id: str, config: Config, folder: RunFolder, key: str) -> None:
     """Show the evaluation `key` of a run folder on an MLflow run."""
     evaluation = folder.evaluation(key)
     figures = predictions.load_metrics(evaluation)
@@ -36,7 +36,7 @@ def _send_inputs(
     client: MlflowClient,
     run_id: str,
     config: Config,
-    folder: Folder,
+    folder: RunFolder,
     rows: list[predictions.Prediction],
 ) -> None:
     name = config.choices.get("data", "data")

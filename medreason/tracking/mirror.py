@@ -21,8 +21,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from medreason import config as configuration
 from medreason.config import Config, Tracking
-from medreason.runs import ledger
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder, unsynced
 from medreason.tracking import evaluation, store
 from medreason.tracking.store import PREFIX
 
@@ -35,7 +34,7 @@ _STATUS = {"done": "FINISHED", "failed": "FAILED"}
 class Mirror:
     """The MLflow run of a folder in the sweep its configuration names."""
 
-    def __init__(self, config: Config, folder: Folder) -> None:
+    def __init__(self, config: Config, folder: RunFolder) -> None:
         self._config = config
         self._folder = folder
         self._client = store.connect(config.tracking, config.folder)
@@ -164,7 +163,7 @@ def _facet(config: Config, name: str) -> str:
 
 
 @contextmanager
-def mirrored(config: Config, folder: Folder, *, active: bool) -> Iterator[None]:
+def mirrored(config: Config, folder: RunFolder, *, active: bool) -> Iterator[None]:
     """Show the run in MLflow while the body runs; never let MLflow stop it."""
     mirror = _reach(config, folder) if active and config.tracking.uri else None
     if mirror is None:
@@ -190,14 +189,19 @@ def mirrored(config: Config, folder: Folder, *, active: bool) -> Iterator[None]:
 
 
 def catch_up(
-    tracking: Tracking, outputs: Path, sweep: str, folders: Sequence[Folder], *, all_: bool = False
+    tracking: Tracking,
+    outputs: Path,
+    sweep: str,
+    folders: Sequence[RunFolder],
+    *,
+    all_: bool = False,
 ) -> bool:
     """Make MLflow show what it does not show yet of a sweep's folders, or `all_` of them.
 
     Runs that a process works on are left to it. False where MLflow cannot be reached.
     """
     for folder in folders:
-        if not folder.config.exists() or not (all_ or ledger.unsynced(folder, sweep)):
+        if not folder.config.exists() or not (all_ or unsynced(folder, sweep)):
             continue
         with folder.locked() as ours:
             if ours is None:
@@ -215,7 +219,7 @@ def catch_up(
     return True
 
 
-def _reach(config: Config, folder: Folder) -> Mirror | None:
+def _reach(config: Config, folder: RunFolder) -> Mirror | None:
     state = folder.state()
     slot = f"{config.sweep}/{state.sweeps[config.sweep]}"
     folder.update(synced=[other for other in state.synced if other != slot])

@@ -15,12 +15,12 @@ from medreason import config as configuration
 from medreason.config import Config, Hardware
 from medreason.data import options
 from medreason.data.images import open_rgb
-from medreason.prompts import Drawn, training_prompt
-from medreason.runs.ledger import Folder
+from medreason.prompts import TrainingPrompt, training_prompt
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 
 
-def arguments(kind: type, config: Config, folder: Folder, **derived: object) -> Any:  # noqa: ANN401
+def arguments(kind: type, config: Config, folder: RunFolder, **derived: object) -> Any:  # noqa: ANN401
     """`kind` is trl.SFTConfig or trl.GRPOConfig.
 
     Raises:
@@ -107,7 +107,7 @@ def _check(key: str, theirs: dict[str, Any], kind: type, ours: dict[str, Any]) -
             raise ValueError(f"{key}.{name} is not a field of trl.{kind.__name__}{hint}")
 
 
-class Epoch(TrainerCallback):
+class EpochCounter(TrainerCallback):
     """The number of the epoch that is trained, for what is drawn anew in each."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Epoch(TrainerCallback):
         self.number = int(state.epoch or 0)
 
 
-def asked(config: Config, sample: Sample, epoch: int) -> Sample:
+def sample_in_epoch(config: Config, sample: Sample, epoch: int) -> Sample:
     """The sample as it is asked in an epoch: `data.options=shuffled` turns the options in each."""
     handling, _ = configuration.handling(config.data)
     if handling.options != "shuffled" or epoch == 0:  # the first order is the one loaded
@@ -127,7 +127,7 @@ def asked(config: Config, sample: Sample, epoch: int) -> Sample:
     return options.shuffled(sample, handling.seed, epoch)
 
 
-def drawn_prompt(config: Config, sample: Sample, epoch: Epoch) -> Drawn:
+def prompt_in_epoch(config: Config, sample: Sample, epoch: EpochCounter) -> TrainingPrompt:
     """The prompt of a sample, as `asked`, in this epoch; the same for both trainers."""
     return training_prompt(
         sample,

@@ -20,8 +20,8 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers import TrainerState
 from trl.trainer.utils import RepeatSampler
 
-from medreason.runs import ledger
-from medreason.runs.ledger import Folder
+from medreason.runs.files import read_json, write_json
+from medreason.runs.run_folder import RunFolder
 
 SEAL = "whole.json"
 KEPT = 2
@@ -110,7 +110,7 @@ class Portable:
         if self.args.should_save:
             seal(
                 aside / name,
-                train_key=Folder(place.parent).state().train_key,
+                train_key=RunFolder(place.parent).state().train_key,
                 score=_score(self.state),
                 processes=self.accelerator.num_processes,
                 deepspeed=self.is_deepspeed_enabled,
@@ -186,10 +186,10 @@ def seal(
         "deepspeed": deepspeed,
         "score": score,
     }
-    ledger.write_json(checkpoint / SEAL, written)
+    write_json(checkpoint / SEAL, written)
 
 
-def last(folder: Folder, *, processes: int, deepspeed: bool) -> Path | None:
+def last(folder: RunFolder, *, processes: int, deepspeed: bool) -> Path | None:
     """The newest whole checkpoint; a torn one is named and passed over.
 
     Raises:
@@ -208,14 +208,14 @@ def last(folder: Folder, *, processes: int, deepspeed: bool) -> Path | None:
 def is_whole(checkpoint: Path) -> bool:
     """By size and both ends of each file."""
     try:
-        files = ledger.read_json(checkpoint / SEAL)["files"]
+        files = read_json(checkpoint / SEAL)["files"]
         return bool(files) and all(_mark(checkpoint / name) == mark for name, mark in files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def _refuse_other(checkpoint: Path, train_key: str, processes: int, deepspeed: bool) -> None:
-    written, versions = ledger.read_json(checkpoint / SEAL), _versions()
+    written, versions = read_json(checkpoint / SEAL), _versions()
     if (theirs := written.get("train_key", train_key)) != train_key:  # older seals have none
         raise ValueError(
             f"{checkpoint} was written by the run of train key {theirs}, this one has {train_key}: "
@@ -258,7 +258,7 @@ def drop_old(place: Path) -> None:
 
 def _read_score(checkpoint: Path) -> float | None:
     try:
-        return ledger.read_json(checkpoint / SEAL)["score"]
+        return read_json(checkpoint / SEAL)["score"]
     except (OSError, ValueError, KeyError):
         return None
 

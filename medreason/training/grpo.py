@@ -12,16 +12,22 @@ from transformers.processing_utils import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.config import Config
-from medreason.models import checkpoint
+from medreason.models import model_folder
 from medreason.models.load import END_TOKENS, VISION_TOKENS
 from medreason.prompts import conversation
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 from medreason.training.adapter import lora
-from medreason.training.arguments import Epoch, arguments, asked, drawn_prompt, rows
+from medreason.training.arguments import (
+    EpochCounter,
+    arguments,
+    prompt_in_epoch,
+    rows,
+    sample_in_epoch,
+)
 from medreason.training.checkpoints import Portable
-from medreason.training.grouped import GroupedGRPOTrainer
-from medreason.training.rewards import Scorer, rewards
+from medreason.training.grouped_trainer import GroupedGRPOTrainer
+from medreason.training.trl_rewards import Scorer, rewards
 
 
 class PortableGRPOTrainer(Portable, GRPOTrainer):
@@ -37,7 +43,7 @@ def trainer(
     samples: Sequence[Sample],
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    folder: Folder,
+    folder: RunFolder,
     callbacks: list[TrainerCallback],
 ) -> GRPOTrainer:
     tokenizer = processor.tokenizer
@@ -45,8 +51,8 @@ def trainer(
     # that ended in <|endoftext|> was trained on its padding.
     ends = tokenizer.convert_tokens_to_ids(END_TOKENS)
     model.generation_config.eos_token_id = ends
-    epoch = Epoch()
-    scorer = Scorer(samples, ends, functools.partial(asked, config))
+    epoch = EpochCounter()
+    scorer = Scorer(samples, ends, functools.partial(sample_in_epoch, config))
     functions, weights = rewards(config, scorer)
     build = (
         functools.partial(
@@ -87,8 +93,8 @@ def _reference(config: Config) -> dict[str, Any]:
     beta = config.method.trl.get("beta", 0.0)
     if config.adapter or not beta:
         return {}
-    path = checkpoint.resolve(config.model.path)
-    if checkpoint.is_adapter(path):
+    path = model_folder.resolve(config.model.path)
+    if model_folder.is_adapter(path):
         raise ValueError(
             f"method.trl.beta={beta} pulls towards the start model, and of model.path={path}, an "
             "adapter, TRL would load the base alone; export it first (action=export) and start "
@@ -106,11 +112,11 @@ def _limits(config: Config, never: list[int], ends: list[int]) -> dict[str, Any]
     return {"suppress_tokens": never}
 
 
-def dataset(config: Config, samples: Sequence[Sample], epoch: Epoch) -> Dataset:
+def dataset(config: Config, samples: Sequence[Sample], epoch: EpochCounter) -> Dataset:
     """Columns prompt, family and image; `sample` and `epoch` lead the rewards to what was asked."""
 
     def columns(sample: Sample) -> dict[str, Any]:
-        drawn = drawn_prompt(config, asked(config, sample, epoch.number), epoch)
+        drawn = prompt_in_epoch(config, sample_in_epoch(config, sample, epoch.number), epoch)
         prompt = conversation(drawn.text)
         return {"prompt": prompt, "family": drawn.family, "epoch": epoch.number}
 

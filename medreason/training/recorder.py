@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from medreason.runs.ledger import Folder
-from medreason.training.collapse import collapsed, message
-from medreason.training.rewards import save_rollouts
+from medreason.rewards.variance import collapsed, message
+from medreason.runs.run_folder import RunFolder
+from medreason.training.trl_rewards import save_rollouts
 
 ROLLOUT_STEPS = 10
 """Optimizer steps between saved rollouts."""
@@ -22,7 +22,7 @@ _ENDINGS = ("train_runtime", "train_samples_per_second", "train_steps_per_second
 class Recorder(TrainerCallback):
     """Appends each log to metrics.jsonl, a line a step; on a resume drops the steps done again."""
 
-    def __init__(self, folder: Folder, progress: Callable[..., None]) -> None:
+    def __init__(self, folder: RunFolder, progress: Callable[..., None]) -> None:
         self._folder = folder
         self._progress = progress
         self.rollout_logs: dict[str, Any] | None = None

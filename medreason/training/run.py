@@ -16,15 +16,15 @@ from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUs
 
 from medreason.config import Config
 from medreason.models.load import load_model, load_processor
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
-from medreason.training import adapter, checkpoints, grpo, probe, sft
+from medreason.training import adapter, checkpoints, grpo, memory_check, sft
 from medreason.training.optimizer import AdamWBfloat16
 from medreason.training.recorder import Recorder
 
 
 def train(
-    config: Config, samples: Sequence[Sample], folder: Folder, progress: Callable[..., None]
+    config: Config, samples: Sequence[Sample], folder: RunFolder, progress: Callable[..., None]
 ) -> None:
     """Train, save to `folder.model` in one step, and drop the checkpoints, not needed any more."""
     began = time.monotonic()
@@ -57,7 +57,7 @@ def train(
 
 
 def build(
-    config: Config, samples: Sequence[Sample], folder: Folder, callbacks: list[TrainerCallback]
+    config: Config, samples: Sequence[Sample], folder: RunFolder, callbacks: list[TrainerCallback]
 ) -> SFTTrainer | GRPOTrainer:
     """The trainer of the configured method, with its model."""
     method = sft.trainer if config.method.algorithm == "sft" else grpo.trainer
@@ -84,7 +84,7 @@ def build(
     return trainer
 
 
-def _note_size(trainer: Trainer, folder: Folder) -> None:
+def _note_size(trainer: Trainer, folder: RunFolder) -> None:
     """How many weights are trained, into log and state."""
     trained, all_ = adapter.count(trainer.model)
     if trainer.accelerator.is_main_process:
@@ -96,12 +96,12 @@ def _try_longest(config: Config, trainer: Trainer, samples: Sequence[Sample]) ->
     if config.hardware.parallel != "ddp":  # weights are cut when training begins
         print("no trial step: hardware.parallel is not ddp")  # noqa: T201
         return
-    peak, _ = probe.run(config, trainer, samples)
+    peak, _ = memory_check.run(config, trainer, samples)
     if trainer.accelerator.is_main_process:
         print(f"trial step of the longest samples: peak {peak / 2**30:.2f} GiB")  # noqa: T201
 
 
-def trained_model(config: Config, folder: Folder) -> Config:
+def trained_model(config: Config, folder: RunFolder) -> Config:
     """The configuration with the run's own weights as its model; of a base run, its start model."""
     if config.method.algorithm == "none":
         return config

@@ -13,10 +13,16 @@ from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsag
 from medreason.config import Config
 from medreason.prompts import conversation, turn
 from medreason.replies import format_reply
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 from medreason.training.adapter import lora
-from medreason.training.arguments import Epoch, arguments, asked, drawn_prompt, rows
+from medreason.training.arguments import (
+    EpochCounter,
+    arguments,
+    prompt_in_epoch,
+    rows,
+    sample_in_epoch,
+)
 from medreason.training.checkpoints import Portable
 
 
@@ -29,10 +35,10 @@ def trainer(
     samples: Sequence[Sample],
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    folder: Folder,
+    folder: RunFolder,
     callbacks: list[TrainerCallback],
 ) -> SFTTrainer:
-    epoch = Epoch()
+    epoch = EpochCounter()
     return PortableSFTTrainer(
         model=model,
         args=arguments(
@@ -49,12 +55,12 @@ def trainer(
     )
 
 
-def dataset(config: Config, samples: Sequence[Sample], epoch: Epoch) -> Dataset:
+def dataset(config: Config, samples: Sequence[Sample], epoch: EpochCounter) -> Dataset:
     """Columns prompt, completion and image."""
 
     def columns(sample: Sample) -> dict[str, Any]:
-        sample = asked(config, sample, epoch.number)
-        drawn = drawn_prompt(config, sample, epoch)
+        sample = sample_in_epoch(config, sample, epoch.number)
+        drawn = prompt_in_epoch(config, sample, epoch)
         return {"prompt": conversation(drawn.text), "completion": turn(target(config, sample))}
 
     return rows(samples, columns)

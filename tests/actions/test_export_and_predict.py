@@ -20,9 +20,9 @@ from transformers import Qwen2VLForConditionalGeneration
 from medreason.actions import export, predict
 from medreason.config import Config
 from medreason.models import adapters
-from medreason.models.checkpoint import EMBEDDED
 from medreason.models.load import load_model, load_processor
-from medreason.runs.ledger import Folder
+from medreason.models.model_folder import EMBEDDED
+from medreason.runs.run_folder import RunFolder
 
 Compose = Callable[..., Config]
 
@@ -82,7 +82,7 @@ def test_exported_model_answers_by_transformers_and_qwen_vl_utils_alone(
 
 
 @pytest.fixture
-def adapted(composed: Compose, tmp_path: Path) -> Folder:
+def adapted(composed: Compose, tmp_path: Path) -> RunFolder:
     """A finished run with an adapter that changes the model."""
     config = composed("method=sft", "adapter=lora_r8", "modality=ct")
     folder = write_run(config, draw_samples(tmp_path / "images"), lambda _, s: reply(s.answer))
@@ -98,7 +98,7 @@ def adapted(composed: Compose, tmp_path: Path) -> Folder:
 
 
 def test_adapter_is_merged_or_exported_alone_with_the_figures_of_its_run(
-    composed: Compose, tmp_path: Path, adapted: Folder
+    composed: Compose, tmp_path: Path, adapted: RunFolder
 ) -> None:
     asked = ("action=export", f"model.path={adapted.path}", "export.precision=float32")
     merged, alone = tmp_path / "merged", tmp_path / "alone"

@@ -14,7 +14,7 @@ from medreason import data
 from medreason.actions import judge
 from medreason.config import Config
 from medreason.evaluation import predictions
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "judging"))
@@ -37,7 +37,7 @@ def asks(server: Server, group: str = "judge", model: str = "m") -> list[str]:
     return [f"{group}=openai", *settings]
 
 
-def run_of(config: Config, key: str = "0123456789ab") -> Folder:
+def run_of(config: Config, key: str = "0123456789ab") -> RunFolder:
     samples = [s for s in data.load(config.data, config.folder / "cache") if s.split == "test"]
     return write_run(config, samples[:10], thought, key=key)
 

@@ -14,8 +14,8 @@ import yaml
 from medreason import data
 from medreason.config import CONF
 from medreason.data.rows import Loaded
+from medreason.option_prior import option_prior_accuracy
 from medreason.samples import Sample
-from medreason.statistics import question_only_prior
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 SPEC = yaml.safe_load((CONF / "data/labelled_images.yaml").read_text())
@@ -63,7 +63,7 @@ def test_every_option_of_a_set_is_right_equally_often(seed: int, tmp_path: Path)
             assert len(set(right.values())) == 1
         chance = sum(1 / len(s.options) for s in samples) / len(samples)
         train = [s for s in loaded.samples if s.split == "train"]
-        assert question_only_prior(train, samples) == pytest.approx(chance, abs=0.1)
+        assert option_prior_accuracy(train, samples) == pytest.approx(chance, abs=0.1)
         letters = Counter(s.answer for s in samples if len(s.options) == 4)
         assert len(set(letters.values())) <= 1
     patients = defaultdict(set)
@@ -163,6 +163,6 @@ def test_the_real_pack_gives_questions_at_chance() -> None:
     assert len(train) > 250
     assert len(test) > 120
     chance = sum(1 / len(s.options) for s in test) / len(test)
-    assert question_only_prior(train, test) == pytest.approx(chance, abs=0.03)
+    assert option_prior_accuracy(train, test) == pytest.approx(chance, abs=0.03)
     assert not {s.patient for s in train if s.patient} & {s.patient for s in test if s.patient}
     assert not {s.image for s in train} & {s.image for s in test}

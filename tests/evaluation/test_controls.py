@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 from run_folders import draw_samples, reply
 
-from medreason.evaluation.controls import asked, rotations
-from medreason.evaluation.predictions import Prediction, metrics, predict
+from medreason.evaluation.controls import rotations, samples_under
+from medreason.evaluation.metrics import compute_metrics
+from medreason.evaluation.predictions import Prediction, predict
 from medreason.samples import LETTERS, Sample
 
 
@@ -35,25 +36,26 @@ def answered(
                 finish_reason="stop",
             ),
         )
-        for sample in asked(control, samples)
+        for sample in samples_under(control, samples)
     ]  # fmt: skip
 
 
 def test_shuffled_image_is_of_another_patient_of_the_same_cell(samples: list[Sample]) -> None:
     owners = {(sample.image, sample.cell): sample.patient for sample in samples}
-    shown = asked("shuffled_image", samples)
+    shown = samples_under("shuffled_image", samples)
     assert [s.id for s in shown] == [s.id for s in samples]
     for sample, original in zip(shown, samples, strict=True):
         assert owners[sample.image, sample.cell] != original.patient
         assert (sample.question, sample.answer) == (original.question, original.answer)
-    assert asked("shuffled_image", samples[::-1])[::-1] == shown
+    assert samples_under("shuffled_image", samples[::-1])[::-1] == shown
 
 
 def test_sample_without_another_image_in_its_cell_is_left_out(samples: list[Sample]) -> None:
     alone = [replace(sample, patient="one") for sample in samples]
-    assert asked("shuffled_image", alone) == []
+    assert samples_under("shuffled_image", alone) == []
     unknown = [replace(sample, patient=None) for sample in samples]
-    assert all(a.image != b.image for a, b in zip(asked("shuffled_image", unknown), unknown))  # noqa: B905
+    shown = samples_under("shuffled_image", unknown)
+    assert all(a.image != b.image for a, b in zip(shown, unknown, strict=False))
 
 
 def test_rotations_keep_the_right_text_and_give_every_letter_once(samples: list[Sample]) -> None:
@@ -69,11 +71,11 @@ def test_habit_of_one_letter_is_right_a_quarter_of_the_time_and_never_consistent
     samples: list[Sample],
 ) -> None:
     rows = [row for c in ("none", "permuted_options") for row in answered(samples, c, always_b)]
-    found = metrics(rows, {}, ["permuted_options"])["overall"]
+    found = compute_metrics(rows, {}, ["permuted_options"])["overall"]
     assert found["permuted_options"] == 0.25
     assert found["consistent_options"] == 0.0
     rows = [row for c in ("none", "permuted_options") for row in answered(samples, c, by_text)]
-    found = metrics(rows, {}, ["permuted_options"])["overall"]
+    found = compute_metrics(rows, {}, ["permuted_options"])["overall"]
     assert found["consistent_options"] == 1.0
     assert found["permuted_options"] == found["accuracy"]
 
@@ -89,14 +91,14 @@ def by_text(sample: Sample) -> str:
 def test_control_that_no_sample_allows_has_no_figure(samples: list[Sample]) -> None:
     alone = [replace(sample, patient="one") for sample in samples]
     rows = answered(alone, "none", always_b)
-    assert metrics(rows, {}, ["shuffled_image"])["overall"]["shuffled_image"] is None
+    assert compute_metrics(rows, {}, ["shuffled_image"])["overall"]["shuffled_image"] is None
 
 
 def test_open_questions_and_reasoning_have_figures_of_their_own(samples: list[Sample]) -> None:
     opened = [replace(sample, options=(), answer="left lung") for sample in samples[:2]]
     texts = iter([reply("left lung", "The left lung is dark."), "<answer>upper left lung</answer>"])
     rows = answered(opened, "none", lambda _: next(texts))
-    found = metrics([*rows, *answered(samples, "none", always_b)], {}, [])["overall"]
+    found = compute_metrics([*rows, *answered(samples, "none", always_b)], {}, [])["overall"]
     assert found["open_n"] == 2
     assert found["exact_match"] == 0.5
     assert found["open_token_f1"] == pytest.approx(0.9)
@@ -110,6 +112,6 @@ def test_reasoning_is_compared_with_the_explanations_there_are(samples: list[Sam
     texts = iter([reply("B", "The mass is dark."), "<answer>B</answer>"])
     rows = answered(explained, "none", lambda _: next(texts)) + answered(samples, "none", always_b)
     assert [row.reasoning_similarity for row in rows[:3]] == [pytest.approx(2 / 3), 0.0, None]
-    found = metrics(rows, {}, [])["overall"]
+    found = compute_metrics(rows, {}, [])["overall"]
     assert found["reasoning_similarity"] == pytest.approx(1 / 3)
-    assert metrics(rows[2:], {}, [])["overall"]["reasoning_similarity"] is None
+    assert compute_metrics(rows[2:], {}, [])["overall"]["reasoning_similarity"] is None

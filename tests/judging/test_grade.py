@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from medreason.config_actions import Judge
+from medreason.config.judge import Judge
 from medreason.judging.grade import grade
 from medreason.judging.rubric import Item, NoVerdictError, read
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from medreason.config_actions import Judge
+from medreason.config.judge import Judge
 from medreason.judging.grade import grade
 from medreason.judging.rubric import Item
-from medreason.models.checkpoint import EMBEDDED
+from medreason.models.model_folder import EMBEDDED
 
 pytestmark = pytest.mark.slow  # trains a model and starts a server
 

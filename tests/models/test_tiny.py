@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from medreason.config import Hardware, Model
-from medreason.models import tiny
-from medreason.models.checkpoint import EMBEDDED
-from medreason.models.lessons import Lesson
 from medreason.models.load import load_model, load_processor
+from medreason.models.model_folder import EMBEDDED
+from medreason.models.tiny.build import build
+from medreason.models.tiny.lessons import Lesson
 
 
 def test_it_is_small_and_loads_with_nothing_of_ours() -> None:
@@ -31,7 +31,7 @@ def test_rebuilding_it_is_deterministic(tmp_path: Path, monkeypatch: pytest.Monk
         Lesson({"letters": 2, "sight": 2, "replies": 2}, 3, 1e-3),
     )
     for name in ("one", "two"):
-        tiny.build(tmp_path / name, images=2, lessons=lessons)
+        build(tmp_path / name, images=2, lessons=lessons)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -16,7 +16,7 @@ from medreason.report import summary
 from medreason.report.page import page
 from medreason.report.runs import Run, load
 from medreason.report.tables import gather
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 
 Compose = Callable[..., Config]
@@ -234,7 +234,7 @@ def test_images_are_found_where_outputs_were_moved(composed: Compose, tmp_path: 
     folder = write_run(config, drawn, right)
     moved = tmp_path / "moved"
     config.folder.rename(moved)
-    data = embedded(page(load([Folder(moved / "runs" / folder.path.name)]), sweep="demo"))
+    data = embedded(page(load([RunFolder(moved / "runs" / folder.path.name)]), sweep="demo"))
     assert data["questions"]["ct/disease"]["items"][0]["image"] is not None
 
 

@@ -13,8 +13,7 @@ from run_folders import draw_samples, reply, write_run
 from medreason.config import Config
 from medreason.report import reasoning
 from medreason.report.runs import load
-from medreason.runs import ledger
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder, run_folders
 from medreason.samples import Sample
 
 Compose = Callable[..., Config]
@@ -32,8 +31,8 @@ def says(thought: str, *, right_in: str) -> Callable[[int, Sample], str]:
     return lambda _, s: reply(s.answer if s.modality == right_in else "Z", thought)
 
 
-def folders(composed: Compose) -> list[Folder]:
-    return ledger.folders(composed().folder / "runs")
+def folders(composed: Compose) -> list[RunFolder]:
+    return run_folders(composed().folder / "runs")
 
 
 def rows(path: Path) -> dict[tuple[str, ...], dict]:

@@ -11,7 +11,7 @@ from run_folders import draw_samples, reply, write_failed, write_run
 from medreason.config import Config
 from medreason.report import table
 from medreason.report.runs import load
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 
 Compose = Callable[..., Config]
@@ -93,7 +93,7 @@ def test_failed_and_unfinished_runs_are_shown_with_their_error(
     composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed = write_failed(composed("method=rarl"), "OutOfMemoryError: 40 GiB\nTraceback ...")
-    bare = Folder(tmp_path / "outputs" / "runs" / "sft-tiny-all-all-0123456789ab")
+    bare = RunFolder(tmp_path / "outputs" / "runs" / "sft-tiny-all-all-0123456789ab")
     bare.path.mkdir()
     bare.update(state="planned")
     assert [(r.label, r.state, r.error) for r in table.rows([failed, bare])] == [

@@ -21,7 +21,7 @@ from run_folders import draw_samples, reply, write_run
 
 from medreason import tracking
 from medreason.config import Config
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow  # five processes import MLflow
 Compose = Callable[..., Config]
@@ -65,7 +65,7 @@ def port() -> int:
 
 
 @pytest.fixture
-def runs(composed: Compose, tmp_path: Path, port: int) -> list[tuple[Config, Folder]]:
+def runs(composed: Compose, tmp_path: Path, port: int) -> list[tuple[Config, RunFolder]]:
     samples = draw_samples(tmp_path / "images", per_cell=2)
     logs = [{"step": step, "loss": 1.0 / step} for step in range(1, STEPS + 1)]
     address = f"tracking.uri=http://127.0.0.1:{port}"
@@ -79,7 +79,7 @@ def runs(composed: Compose, tmp_path: Path, port: int) -> list[tuple[Config, Fol
     return found
 
 
-def work(config: Config, folder: Folder, began: Event, end: Event) -> None:
+def work(config: Config, folder: RunFolder, began: Event, end: Event) -> None:
     """A worker that has MLflow open until the test says so."""
     with tracking.mirrored(config, folder, active=True):
         began.set()
@@ -87,7 +87,7 @@ def work(config: Config, folder: Folder, began: Event, end: Event) -> None:
 
 
 @contextmanager
-def at_work(runs: list[tuple[Config, Folder]]) -> Iterator[Event]:
+def at_work(runs: list[tuple[Config, RunFolder]]) -> Iterator[Event]:
     """All jobs have their run open; they end with the event, and that is waited for."""
     context = multiprocessing.get_context("spawn")
     end, begun = context.Event(), [context.Event() for _ in runs]
@@ -105,7 +105,7 @@ def at_work(runs: list[tuple[Config, Folder]]) -> Iterator[Event]:
         assert job.exitcode == 0
 
 
-def assert_all_is_there(runs: list[tuple[Config, Folder]], port: int) -> None:
+def assert_all_is_there(runs: list[tuple[Config, RunFolder]], port: int) -> None:
     client = MlflowClient(f"http://127.0.0.1:{port}")
     experiment = client.get_experiment_by_name("medreason")
     assert experiment
@@ -122,7 +122,7 @@ def assert_all_is_there(runs: list[tuple[Config, Folder]], port: int) -> None:
 
 
 def test_four_jobs_at_a_time_lose_no_run(
-    runs: list[tuple[Config, Folder]], tmp_path: Path, port: int
+    runs: list[tuple[Config, RunFolder]], tmp_path: Path, port: int
 ) -> None:
     config = runs[0][0]
     with server(tmp_path / "server", port):
@@ -134,7 +134,7 @@ def test_four_jobs_at_a_time_lose_no_run(
 
 
 def test_server_that_dies_in_the_middle_and_comes_back_has_all_in_the_end(
-    runs: list[tuple[Config, Folder]], tmp_path: Path, port: int
+    runs: list[tuple[Config, RunFolder]], tmp_path: Path, port: int
 ) -> None:
     alive = server(tmp_path / "server", port)
     alive.__enter__()

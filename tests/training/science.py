@@ -21,13 +21,13 @@ import medreason.cli  # noqa: F401  registers the schema
 from medreason import config as configuration
 from medreason import data
 from medreason.config import CONF, Config
-from medreason.runs import worker
-from medreason.runs.ledger import Folder
+from medreason.execution import worker
+from medreason.runs.run_folder import RunFolder
 from medreason.training import run as training
 
 _SERVER = multiprocessing.get_context("forkserver")
 # Not this module: before Python 3.12 the server does not know the path of the tests.
-_SERVER.set_forkserver_preload(["medreason.cli", "medreason.runs.worker"])
+_SERVER.set_forkserver_preload(["medreason.cli", "medreason.execution.worker"])
 
 SMALL = (
     *("modality=ct", "data.train_images=8", "data.test_images=1", "method.prompts_per_step=4"),
@@ -47,7 +47,7 @@ def trained(
     *overrides: str,
     dies_at: int | None = None,
     limit_mib: int | None = None,
-) -> Folder:
+) -> RunFolder:
     """Train as the worker does, into `folder / name`; SIGKILL ends it behind step `dies_at`.
 
     With `limit_mib`, so much beside what the process holds before it trains, it is to fail.
@@ -72,7 +72,7 @@ def trained(
     if dies_at is not None:  # the others may notice, and end of that, before they are killed
         codes = [code and expected for code in codes]
     assert codes == [expected] * processes, (folder / name / "said").read_text()
-    return Folder(folder / name)
+    return RunFolder(folder / name)
 
 
 def _rank(
@@ -85,7 +85,7 @@ def _rank(
     dies_at: int | None,
     limit_mib: int | None,
 ) -> None:
-    run = Folder(folder / name)
+    run = RunFolder(folder / name)
     run.path.mkdir(exist_ok=True)
     said = os.open(run.path / "said", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.dup2(said, 1)

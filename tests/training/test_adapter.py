@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from medreason import data
 from medreason.config import Config
-from medreason.models.checkpoint import EMBEDDED
 from medreason.models.load import load_model, outline
-from medreason.runs.ledger import Folder
+from medreason.models.model_folder import EMBEDDED
+from medreason.runs.run_folder import RunFolder
 from medreason.training import adapter
 from medreason.training.optimizer import AdamWBfloat16, stochastically_rounded
 from medreason.training.run import train, trained_model
@@ -69,7 +69,7 @@ def test_small_training_moves_every_trained_weight(
         *("method.prompts_per_step=4", "method.trl.max_steps=2", "method.trl.learning_rate=1e-3"),
         *("method.trl.warmup_steps=0", *overrides),
     )
-    folder = Folder(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     samples = data.trained_on(config, data.load(config.data, tmp_path / "cache"))
     train(config, samples, folder, lambda *_: None)

@@ -9,7 +9,7 @@ import pytest
 from trl import GRPOConfig, SFTConfig
 
 from medreason.config import Config
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder
 from medreason.training.arguments import arguments
 
 KINDS = {"sft": SFTConfig, "grpo": GRPOConfig, "rarl": GRPOConfig}
@@ -22,7 +22,7 @@ def test_every_method_builds_its_trl_config(
 ) -> None:
     config = composed(f"method={method}", f"model={model}")
     rows = config.method.num_generations * config.hardware.per_device_prompts
-    built = arguments(KINDS[method], config, Folder(tmp_path), per_device_train_batch_size=rows)
+    built = arguments(KINDS[method], config, RunFolder(tmp_path), per_device_train_batch_size=rows)
     assert built.learning_rate == config.method.trl["learning_rate"]
     assert built.gradient_accumulation_steps == config.accumulation
 
@@ -46,4 +46,4 @@ def test_field_that_trl_lacks_or_we_derive_is_refused(
     composed: Callable[..., Config], tmp_path: Path, override: str, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        arguments(SFTConfig, composed("method=sft", override), Folder(tmp_path))
+        arguments(SFTConfig, composed("method=sft", override), RunFolder(tmp_path))

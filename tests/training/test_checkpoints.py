@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from medreason.runs import ledger
-from medreason.runs.ledger import Folder
+from medreason.runs.files import read_json, write_json
+from medreason.runs.run_folder import RunFolder
 from medreason.training import checkpoints
 
 
-def write(folder: Folder, step: int, score: float | None = None, **by: Any) -> Path:  # noqa: ANN401
+def write(folder: RunFolder, step: int, score: float | None = None, **by: Any) -> Path:  # noqa: ANN401
     path = folder.checkpoints / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(b"weights" * 100)
@@ -23,7 +23,7 @@ def write(folder: Folder, step: int, score: float | None = None, **by: Any) -> P
     return path
 
 
-def last(folder: Folder, processes: int = 1, deepspeed: bool = False) -> Path | None:
+def last(folder: RunFolder, processes: int = 1, deepspeed: bool = False) -> Path | None:
     return checkpoints.last(folder, processes=processes, deepspeed=deepspeed)
 
 
@@ -47,7 +47,7 @@ def never_sealed(path: Path) -> None:
 def test_torn_checkpoint_is_passed_over_for_the_one_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], tear: Callable[[Path], None]
 ) -> None:
-    folder = Folder(tmp_path)
+    folder = RunFolder(tmp_path)
     before, torn = write(folder, 9), write(folder, 10)
     assert last(folder) == torn
     tear(torn)
@@ -56,13 +56,13 @@ def test_torn_checkpoint_is_passed_over_for_the_one_before(
 
 
 def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
-    assert last(Folder(tmp_path)) is None
-    cut_off(write(Folder(tmp_path), 1))
-    assert last(Folder(tmp_path)) is None
+    assert last(RunFolder(tmp_path)) is None
+    cut_off(write(RunFolder(tmp_path), 1))
+    assert last(RunFolder(tmp_path)) is None
 
 
 def test_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
+    folder = RunFolder(tmp_path)
     for step, score in ((1, 0.2), (2, 0.9), (3, 0.4), (4, None), (5, 0.5)):
         write(folder, step, score)
         checkpoints.drop_old(folder.checkpoints)
@@ -70,19 +70,17 @@ def test_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
 
 
 def test_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
-    path = write(Folder(tmp_path), 1)
-    seal = ledger.read_json(path / checkpoints.SEAL)
-    ledger.write_json(
-        path / checkpoints.SEAL, seal | {"packages": seal["packages"] | {"trl": "1.15.0"}}
-    )
+    path = write(RunFolder(tmp_path), 1)
+    seal = read_json(path / checkpoints.SEAL)
+    write_json(path / checkpoints.SEAL, seal | {"packages": seal["packages"] | {"trl": "1.15.0"}})
     with pytest.raises(
         ValueError, match=r"written by trl 1\.15\.0, installed is 1\.16\.0; install that version"
     ):
-        last(Folder(tmp_path))
+        last(RunFolder(tmp_path))
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
+    folder = RunFolder(tmp_path)
     folder.update(train_key="0123456789ab")
     write(folder, 1, train_key="ba9876543210")
     with pytest.raises(
@@ -102,11 +100,11 @@ def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_checkpoint_of_deepspeed_goes_on_as_it_was_alone(
     tmp_path: Path, written: dict[str, Any], asked: tuple[int, bool], words: str
 ) -> None:
-    write(Folder(tmp_path), 1, **written)
+    write(RunFolder(tmp_path), 1, **written)
     with pytest.raises(ValueError, match=words):
-        last(Folder(tmp_path), *asked)
+        last(RunFolder(tmp_path), *asked)
 
 
 def test_any_other_cut_reads_it(tmp_path: Path) -> None:
-    path = write(Folder(tmp_path), 1, processes=2)
-    assert last(Folder(tmp_path), processes=8) == path
+    path = write(RunFolder(tmp_path), 1, processes=2)
+    assert last(RunFolder(tmp_path), processes=8) == path

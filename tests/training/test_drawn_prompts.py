@@ -12,8 +12,8 @@ from transformers import TrainerState
 
 from medreason.config import Config
 from medreason.training import grpo, sft
-from medreason.training.arguments import Epoch, asked
-from medreason.training.rewards import Scorer
+from medreason.training.arguments import EpochCounter, sample_in_epoch
+from medreason.training.trl_rewards import Scorer
 
 
 def texts(rows: list[dict]) -> list[str]:
@@ -24,7 +24,7 @@ def test_prompts_and_families_change_with_the_epoch_and_repeat_with_the_seed(
     composed: Callable[..., Config], tmp_path: Path
 ) -> None:
     config, samples = composed("method=rarl"), draw_samples(tmp_path)
-    epoch = Epoch()
+    epoch = EpochCounter()
     rows = grpo.dataset(config, samples, epoch)
     first = [*rows]
     assert {row["family"] for row in first} == {"explanation", "open_ended", "short"}
@@ -40,7 +40,7 @@ def test_prompts_and_families_change_with_the_epoch_and_repeat_with_the_seed(
 def test_supervised_rows_have_the_reply_to_imitate(
     composed: Callable[..., Config], tmp_path: Path
 ) -> None:
-    rows = [*sft.dataset(composed("method=sft"), draw_samples(tmp_path)[:2], Epoch())]
+    rows = [*sft.dataset(composed("method=sft"), draw_samples(tmp_path)[:2], EpochCounter())]
     assert rows[1]["completion"][0]["content"] == "<answer>B</answer>"
     assert "What does image 1 show? A)lesion" in texts(rows)[1]
 
@@ -51,8 +51,8 @@ def test_shuffled_options_turn_in_each_epoch_and_rewards_follow(
     config = composed("method=grpo", "data.options=shuffled")
     (sample,) = (replace(s, explanation="Seen: clear (A).") for s in draw_samples(tmp_path)[:1])
     sample = replace(sample, options=("clear", "a nodule", "fluid", "air"), answer="A")
-    scorer = Scorer([sample], [0], functools.partial(asked, config))
-    epoch, letters = Epoch(), set()
+    scorer = Scorer([sample], [0], functools.partial(sample_in_epoch, config))
+    epoch, letters = EpochCounter(), set()
     for number in range(12):
         epoch.on_epoch_begin(None, TrainerState(epoch=float(number)), None)  # pyright: ignore
         (row,) = grpo.dataset(config, [sample], epoch)

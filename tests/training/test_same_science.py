@@ -13,8 +13,7 @@ import science
 import torch
 from safetensors.torch import load_file
 
-from medreason.runs import ledger
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder, run_folders
 
 TWO = ("hardware=cpu_x2", "hardware.per_device_prompts=1")
 FSDP, ZERO2, ZERO3 = ((*TWO, f"hardware.parallel={kind}") for kind in ("fsdp", "zero2", "zero3"))
@@ -51,7 +50,7 @@ def method(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def train(folder: Path, method: str) -> Callable[..., Folder]:
+def train(folder: Path, method: str) -> Callable[..., RunFolder]:
     """`train(name, *overrides, dies_at=step)` of the method."""
     return lambda name, *overrides, dies_at=None: science.trained(
         folder, f"{method}-{name}", *METHODS[method], *overrides, dies_at=dies_at
@@ -59,14 +58,14 @@ def train(folder: Path, method: str) -> Callable[..., Folder]:
 
 
 @pytest.fixture(scope="module")
-def whole(train: Callable[..., Folder]) -> Folder:
+def whole(train: Callable[..., RunFolder]) -> RunFolder:
     """One process, four micro-batches a step, never interrupted."""
     run = train("one")
     assert any(row["grad_norm"] > 0 for row in run.logged())  # else all cuts were equal
     return run
 
 
-def same(found: Folder, expected: Folder) -> None:
+def same(found: RunFolder, expected: RunFolder) -> None:
     curves = [[row["loss"] for row in run.logged()] for run in (found, expected)]
     assert len(curves[1]) == 4
     assert curves[0] == pytest.approx(curves[1], rel=1e-3, abs=2e-6)
@@ -76,7 +75,7 @@ def same(found: Folder, expected: Folder) -> None:
         torch.testing.assert_close(here[name], weight, rtol=1e-3, atol=2e-4, msg=name)
 
 
-def weights(run: Folder) -> dict[str, torch.Tensor]:
+def weights(run: RunFolder) -> dict[str, torch.Tensor]:
     (file,) = run.model.glob("*.safetensors")
     return load_file(file)
 
@@ -87,7 +86,7 @@ def weights(run: Folder) -> dict[str, torch.Tensor]:
     ids=["two processes", "one micro-batch"],
 )
 def test_cut_changes_nothing(
-    train: Callable[..., Folder], whole: Folder, cut: tuple[str, ...]
+    train: Callable[..., RunFolder], whole: RunFolder, cut: tuple[str, ...]
 ) -> None:
     same(train("-".join(cut), *cut), whole)
 
@@ -97,13 +96,13 @@ def test_cut_changes_nothing(
     "parallel", ["fsdp", *(pytest.param(kind, marks=DEEPSPEED) for kind in ("zero2", "zero3"))]
 )
 def test_parts_of_the_command_line_change_nothing(
-    whole: Folder, method: str, parallel: str, tmp_path: Path
+    whole: RunFolder, method: str, parallel: str, tmp_path: Path
 ) -> None:
     given = [*science.SMALL, *METHODS[method], *TWO, f"hardware.parallel={parallel}"]
     given += ["evaluation.modalities=[ct]", "tracking=none"]
     given += ["evaluation.controls=[]", "evaluation.max_new_tokens=4", f"outputs={tmp_path}"]
     subprocess.run([sys.executable, "-m", "medreason", *given], check=True, capture_output=True)
-    (run,) = ledger.folders(tmp_path / "runs")
+    (run,) = run_folders(tmp_path / "runs")
     assert run.state().state == "done"
     same(run, whole)
 
@@ -121,7 +120,10 @@ def test_parts_of_the_command_line_change_nothing(
     ids=["fsdp to one", "two to one", "one to two", "two to fsdp", "zero2", "zero3"],
 )
 def test_resume_on_another_cut_changes_nothing(
-    train: Callable[..., Folder], whole: Folder, before: tuple[str, ...], behind: tuple[str, ...]
+    train: Callable[..., RunFolder],
+    whole: RunFolder,
+    before: tuple[str, ...],
+    behind: tuple[str, ...],
 ) -> None:
     name = f"{'-'.join(before)} to {'-'.join(behind)}"
     train(name, *before, "runs.checkpoint_steps=2", dies_at=3)
@@ -129,7 +131,7 @@ def test_resume_on_another_cut_changes_nothing(
 
 
 def test_killed_and_resumed_training_ends_in_the_same_bits(
-    train: Callable[..., Folder], whole: Folder
+    train: Callable[..., RunFolder], whole: RunFolder
 ) -> None:
     train("killed", "runs.checkpoint_steps=1", dies_at=3)
     # The trial step before training leaves no trace either.

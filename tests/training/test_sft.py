@@ -11,7 +11,7 @@ import pytest
 from run_folders import draw_samples
 
 from medreason.config import Config
-from medreason.runs.ledger import Folder
+from medreason.runs.run_folder import RunFolder
 from medreason.training import run, sft
 
 Compose = Callable[..., Config]
@@ -46,7 +46,7 @@ def test_an_update_takes_as_many_questions_by_sft_as_by_rl(
     taken = {}
     for method in ("sft", "grpo"):
         config = composed(f"method={method}", *LORA)
-        trainer = run.build(config, samples, Folder(tmp_path / method), [])
+        trainer = run.build(config, samples, RunFolder(tmp_path / method), [])
         batches = iter(trainer.get_train_dataloader())
         if method == "sft":
             micro = itertools.islice(batches, config.accumulation)

@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 from trl import GRPOConfig
 
-from medreason import hardware
-from medreason.config import Config
-from medreason.hardware import Gpu
-from medreason.runs import ledger
-from medreason.runs.ledger import Folder
+from medreason.config import Config, machine
+from medreason.config.machine import Gpu
+from medreason.runs.run_folder import RunFolder, run_folders
 from medreason.training.arguments import arguments
 
 Compose = Callable[..., Config]
@@ -32,7 +30,7 @@ GIVEN = (
 def test_both_modes_reach_trl(composed: Compose, tmp_path: Path, mode: str) -> None:
     config = composed(*GIVEN, f"rollout.vllm.vllm_mode={mode}")
     object.__setattr__(config.hardware, "accelerator", "cpu")  # TRL's class refuses CUDA here
-    built = arguments(GRPOConfig, config, Folder(tmp_path), per_device_train_batch_size=4)
+    built = arguments(GRPOConfig, config, RunFolder(tmp_path), per_device_train_batch_size=4)
     assert (built.use_vllm, built.vllm_mode) == (True, mode)
     assert built.vllm_gpu_memory_utilization == 0.3
 
@@ -54,14 +52,14 @@ def test_setting_that_cannot_work_is_refused(composed: Compose, override: str, w
 def test_field_that_trl_lacks_is_refused(composed: Compose, tmp_path: Path) -> None:
     config = composed(*GIVEN, "+rollout.vllm.vllm_gpu=1")
     with pytest.raises(ValueError, match=r"rollout\.vllm\.vllm_gpu is not a field"):
-        arguments(GRPOConfig, config, Folder(tmp_path), per_device_train_batch_size=4)
+        arguments(GRPOConfig, config, RunFolder(tmp_path), per_device_train_batch_size=4)
 
 
 def test_missing_package_is_named(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "gpus", lambda: [Gpu("0", "NVIDIA H200", 140.4, 9.0)])
+    monkeypatch.setattr(machine, "gpus", lambda: [Gpu("0", "NVIDIA H200", 140.4, 9.0)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"vLLM is not installed; pip install -e '\.\[vllm\]'"):
-        hardware.check(composed(*GIVEN))
+        machine.check(composed(*GIVEN))
 
 
 @pytest.mark.gpu
@@ -73,5 +71,5 @@ def test_step_with_vllm_gives_a_loss(tmp_path: Path) -> None:
         [sys.executable, "-m", "medreason", *given, f"outputs={tmp_path}"],
         check=True,
     )
-    (run,) = ledger.folders(tmp_path / "runs")
+    (run,) = run_folders(tmp_path / "runs")
     assert [row["step"] for row in run.logged()] == [1]

@@ -1,0 +1,97 @@
+"""The worker: `python -m medreason.execution.worker FOLDER EVALUATION_KEY`, one process a device.
+
+Trains what is not trained and evaluates what is not evaluated. All it says goes to train.log.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from accelerate import PartialState
+
+from medreason import config as configuration
+from medreason import data, tracking
+from medreason.config import Config
+from medreason.evaluation.run import evaluate
+from medreason.runs import environment, parent_watch
+from medreason.runs.process_memory import return_freed_blocks
+from medreason.runs.progress import Reporter
+from medreason.runs.run_folder import RunFolder
+from medreason.training.run import train, trained_model
+
+
+def main() -> None:
+    folder, evaluation_key = RunFolder(Path(sys.argv[1])), sys.argv[2]
+    sys.excepthook = _recorder_of_errors(folder)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    faulthandler.register(signal.SIGUSR1)  # what a launcher asks for when no step comes
+    if parent := os.environ.get("MEDREASON_PARENT"):
+        parent_watch.end_with(int(parent))
+        parent_watch.end_with(os.getppid())  # torchrun, where there are several ranks
+    config = configuration.read(folder.config)
+    state = processes(config)
+    samples = data.load(config.data, config.folder / "cache")
+    reporter = Reporter(folder.progress)
+    report = reporter if state.is_main_process else lambda *_: None
+    if state.is_main_process:
+        environment.write(folder)
+    with tracking.mirrored(config, folder, active=state.is_main_process):
+        if config.method.algorithm != "none" and not folder.state().trained:
+            train(config, data.trained_on(config, samples), folder, report)
+        evaluate(trained_model(config, folder), samples, folder, evaluation_key, report)
+        if state.is_main_process:
+            folder.update(state="done", trained=True)
+    state.destroy_process_group()
+
+
+def processes(config: Config) -> PartialState:
+    """Join the other ranks, if there are any."""
+    cpu = config.hardware.accelerator == "cpu"
+    # Before any thread of torch starts. The gradients of tokens a model is sure of are denormal
+    # numbers, with which a CPU computes several times slower.
+    torch.set_flush_denormal(cpu)
+    if cpu and config.hardware.gradient_checkpointing:  # memory before speed
+        return_freed_blocks()
+    state = PartialState(cpu=cpu)
+    if state.num_processes != config.hardware.processes:
+        raise ValueError(
+            f"{state.num_processes} processes were started (WORLD_SIZE), and hardware="
+            f"{config.hardware.name} says {config.hardware.processes} = hardware.nodes * "
+            f"hardware.devices = {config.hardware.nodes} * {config.hardware.devices}; start it "
+            "with python -m medreason, which starts as many as the profile says"
+        )
+    if config.hardware.parallel in ("zero2", "zero3"):
+        import deepspeed  # seconds, and an extra  # pyright: ignore[reportMissingImports]
+
+        # Else it takes itself for one process when a reference model is loaded.
+        deepspeed.init_distributed()
+    if limit := config.hardware.memory_limit_gb:
+        whole = torch.cuda.get_device_properties(state.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(limit * 1e9 / whole, state.device)
+    return state
+
+
+def _recorder_of_errors(folder: RunFolder):  # noqa: ANN202
+    """An excepthook that leaves the error's first line in state.json, for the table of a sweep."""
+
+    def record(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        first = next(iter(str(error).splitlines()), "")
+        rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+        told = first if kind is ValueError else f"{kind.__name__}: {first}"
+        if folder.state().error is None:  # the first that fails takes the others with it
+            folder.update(error=f"{rank}{told}")
+        sys.__excepthook__(kind, error, trace)
+
+    return record
+
+
+if __name__ == "__main__":
+    main()

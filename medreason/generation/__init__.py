@@ -1,0 +1,1 @@
+"""The generation engine: prefill, KV cache, decoding, packing, sampling, prefix sharing."""

@@ -1,0 +1,118 @@
+"""Greedy answers of a model to samples, in batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import BatchFeature, GenerationConfig, PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+from trl.data_utils import prepare_multimodal_messages
+
+from medreason.generation.rows import Completion, ImageOf, original_image
+from medreason.models.load import END_TOKENS, VISION_TOKENS
+from medreason.prompts import conversation
+from medreason.samples import Sample
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    samples: Sequence[Sample],
+    prompts: Sequence[str],
+    *,
+    image_of: ImageOf = original_image,
+    batch_size: int,
+    max_new_tokens: int,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> list[Completion]:
+    """One completion a sample, in the order of the samples. `on_batch` hears how many are done."""
+    tokenizer = processor.tokenizer
+    settings = greedy(tokenizer, max_new_tokens)
+    model.eval()
+    found: dict[int, Completion] = {}
+    for places in _batches([len(prompt) for prompt in prompts], batch_size):
+        inputs = model_inputs(
+            model, processor, [samples[i] for i in places], [prompts[i] for i in places], image_of
+        )
+        output = model.generate(**inputs, generation_config=settings)  # pyright: ignore[reportCallIssue]
+        replies = output[:, inputs["input_ids"].shape[1] :].tolist()  # (batch, new tokens)
+        lengths = inputs["attention_mask"].sum(-1).tolist()
+        for place, length, reply in zip(places, lengths, replies, strict=True):
+            found[place] = completion(prompts[place], length, reply, settings, tokenizer)
+        on_batch(len(found))
+    return [found[i] for i in range(len(samples))]
+
+
+def greedy(tokenizer: Any, max_new_tokens: int) -> GenerationConfig:  # noqa: ANN401
+    """How answers are decoded: the likeliest token, until either end token."""
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        # Set, because generate would take it from the checkpoint's own generation config.
+        repetition_penalty=1.0,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END_TOKENS),
+        pad_token_id=tokenizer.pad_token_id,
+        suppress_tokens=tokenizer.convert_tokens_to_ids(VISION_TOKENS),
+    )
+
+
+def completion(
+    prompt: str,
+    prompt_tokens: int,
+    ids: list[int],
+    settings: GenerationConfig,
+    tokenizer: Any,  # noqa: ANN401
+) -> Completion:
+    """A reply as text; what stands behind its end token is padding."""
+    ends = [i for i, token in enumerate(ids) if token in settings.eos_token_id]
+    length = ends[0] + 1 if ends else len(ids)
+    return Completion(
+        prompt=prompt,
+        text=tokenizer.decode(ids[: length - 1 if ends else length], skip_special_tokens=True),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=length,
+        finish_reason="stop" if ends else "length",
+    )
+
+
+def model_inputs(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    samples: Sequence[Sample],
+    prompts: Sequence[str],
+    image_of: ImageOf,
+) -> BatchFeature:
+    """What the model's forward takes, padded on the left."""
+    images = [image for sample in samples if (image := image_of(sample)) is not None]
+    texts = prompt_texts(processor, prompts, [bool(images)] * len(prompts))
+    inputs = processor(text=texts, images=images or None, padding=True, return_tensors="pt")  # pyright: ignore[reportCallIssue]
+    inputs = inputs.to(model.device)
+    if "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    return inputs
+
+
+def prompt_texts(
+    processor: ProcessorMixin, prompts: Sequence[str], with_image: Sequence[bool]
+) -> list[str]:
+    """The prompts as the model reads them, with a placeholder for the image."""
+    # The same preparation as in training: TRL puts the image before the text.
+    turns = [
+        prepare_multimodal_messages(conversation(prompt), images=[None] if shown else [])
+        for prompt, shown in zip(prompts, with_image, strict=True)
+    ]
+    texts: Any = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return texts
+
+
+def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Places ordered by length, longest first: little padding, and memory fails early."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for start in range(0, len(order), size):
+        yield order[start : start + size]

@@ -1,0 +1,53 @@
+"""What one row of an evaluation asks, and what a model gave to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from PIL import Image
+
+from medreason.data.images import blank, open_rgb
+from medreason.samples import Sample
+
+ImageOf = Callable[[Sample], Image.Image | None]
+"""What is shown with a sample; None asks without an image, and then for every sample."""
+
+
+def original_image(sample: Sample) -> Image.Image:
+    return open_rgb(sample.image)
+
+
+def blank_image(sample: Sample) -> Image.Image:
+    """A grey image in the size of the sample's."""
+    return blank(open_rgb(sample.image).size)
+
+
+SHOWN_IMAGES: Mapping[str, ImageOf] = {"blank_image": blank_image, "no_image": lambda _: None}
+"""What a control shows; the others show the image of the sample they ask."""
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One row of an evaluation."""
+
+    control: str
+    """ "none" for the real image."""
+    sample: Sample
+    prompt: str
+
+    @property
+    def image_of(self) -> ImageOf:
+        return SHOWN_IMAGES.get(self.control, original_image)
+
+
+@dataclass(frozen=True)
+class Completion:
+    prompt: str
+    text: str
+    prompt_tokens: int
+    """Image tokens included."""
+    completion_tokens: int
+    """The end token included."""
+    finish_reason: str
+    """stop, or length where the token limit was hit."""

@@ -1,0 +1,346 @@
+"""What the tiny model is taught, in this order: finding a word's letter, seeing, and replying.
+
+A network this small does not find the way from what it sees over an option's words to the option's
+letter by itself. It does when each step of the way is taught on its own, the first one with few
+words at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+
+from medreason import phantom
+from medreason.data.images import open_rgb
+from medreason.phantom.atlas import Facet
+from medreason.prompts import conversation, fill
+from medreason.replies import format_reply
+from medreason.samples import LETTERS, Sample
+
+Row = tuple[list[int], list[float], Sample | None]
+"""Token ids, the weight of each in the loss, and the sample whose image stands in the text."""
+
+PROMPTS = {
+    "no_think": (
+        "{question} Your task: 1. Provide the correct single-letter choice (A, B, C, "
+        "D,...) inside <answer>...</answer> tags. 2. No extra information or text "
+        "outside of this tag.",
+    ),
+    "think": (
+        "{question} Answer briefly: one short reason inside <think>...</think> tags, "
+        "then only the letter inside <answer>...</answer> tags.",
+        "{question} Explain what in the image decides the question inside "
+        "<think>...</think> tags, then give the letter of the right choice inside "
+        "<answer>...</answer> tags.",
+        "{question} First say what is visible in the image (modality, region, "
+        "abnormal signs) and reason from it inside <think>...</think> tags. Then "
+        "provide the correct single-letter choice (A, B, C, D,...) inside "
+        "<answer>...</answer> tags.",
+        "{question} Your task: 1. Think through the question step by step, enclose "
+        "your reasoning process in <think>...</think> tags. 2. Then provide the "
+        "correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> "
+        "tags. 3. No extra information or text outside of these tags.",
+        "{question} Your task: 1. Think through the question step by step, enclose "
+        "your reasoning process in <think>...</think> tags. 2. Then provide the "
+        "correct single-letter choice (A, B, C, D,...) inside <answer>...</answer> "
+        "tags. 3. No extra information or text outside of these tags.",
+    ),
+    "think_after": (
+        "{question} Your task: 1. Provide the correct single-letter choice (A, B, C, "
+        "D,...) inside <answer>...</answer> tags. 2. Then explain your choice step by"
+        " step, enclose your reasoning in <think>...</think> tags. 3. No extra "
+        "information or text outside of these tags.",
+    ),
+}
+"""Style -> wordings it is taught under; what evaluation asks stands twice.
+
+Not read from conf/prompt, so that a change there leaves the rebuilt weights as they are.
+"""
+
+DECISIVE = 8.0
+"""Weight of a letter and of a thought's first word, next to 1 for all other words: there are few of
+them, and the rest of the reply hangs on them."""
+
+
+OVERLOOKED = {"disease": 0.6, "grading": 0.6, "attributes": 0.6}
+"""How often a reply names the usual value of a facet, its first, whatever there is to see. So the
+start model knows more than it says, and this habit is what training can mend in minutes."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    rows: dict[str, int]
+    """How many rows of a batch come from each subject. What is not repeated is forgotten."""
+    steps: int
+    learning_rate: float
+    decays: bool = True
+
+
+LESSONS = (
+    Lesson({"letters": 64}, 1000, 1e-3, decays=False),
+    Lesson({"letters": 16, "names": 96}, 500, 1e-3, decays=False),
+    Lesson({"letters": 8, "sight": 40, "replies": 16}, 600, 1e-3),
+)
+
+
+def teach(
+    model: Qwen2VLForConditionalGeneration,
+    processor: Qwen2VLProcessor,
+    samples: Sequence[Sample],
+    lessons: Sequence[Lesson],
+) -> None:
+    """All lessons, one after the other."""
+    subjects: dict[str, Letters | Sight | Replies] = {
+        "letters": Letters(processor, samples),
+        "names": Sight(processor, samples, in_sentences=False),
+        "sight": Sight(processor, samples, in_sentences=True),
+        "replies": Replies(processor, samples),
+    }
+    pixels = _pixels(processor, samples)
+    for number, lesson in enumerate(lessons):
+        _learn(model, processor, subjects, lesson, pixels, np.random.default_rng(number))
+
+
+def _learn(
+    model: Qwen2VLForConditionalGeneration,
+    processor: Qwen2VLProcessor,
+    subjects: dict[str, Letters | Sight | Replies],
+    lesson: Lesson,
+    pixels: dict[Path, torch.Tensor],
+    rng: np.random.Generator,
+) -> None:
+    """Next-token loss on what the lesson asks for; warm-up, then linear to a tenth of the rate."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=lesson.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / 50, 1 - 0.9 * step / lesson.steps if lesson.decays else 1),
+    )
+    model.train()
+    right: dict[str, list[float]] = {subject: [0.0] for subject in lesson.rows}
+    began = time.monotonic()
+    for step in range(lesson.steps):
+        drawn = {
+            subject: subjects[subject].rows(rng, size, float(np.mean(right[subject][-8:])))
+            for subject, size in lesson.rows.items()
+        }
+        total = sum(
+            weight for rows in drawn.values() for _, weights, _ in rows for weight in weights
+        )
+        for subject, rows in drawn.items():  # each on its own: their lengths differ much
+            right[subject].append(_backward(model, *_inputs(rows, processor, pixels), total))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if (step + 1) % 50 == 0:
+            left = (time.monotonic() - began) / (step + 1) * (lesson.steps - step - 1)
+            grades = "  ".join(f"{name} {np.mean(r[-50:]):.3f}" for name, r in right.items())
+            print(f"step {step + 1}/{lesson.steps}  {grades}  {left:.0f} s left", flush=True)  # noqa: T201
+
+
+def _backward(
+    model: Qwen2VLForConditionalGeneration,
+    inputs: dict[str, torch.Tensor],
+    weights: torch.Tensor,
+    total: float,
+) -> float:
+    """Gradients of the loss as a share of `total` weight; the share of asked tokens got right."""
+    asked = weights[:, 1:] > 0
+    states = model.model(**inputs).last_hidden_state[:, :-1][asked]  # (asked tokens, width)
+    logits = model.lm_head(states)
+    truth, weights = inputs["input_ids"][:, 1:][asked], weights[:, 1:][asked]
+    losses = torch.nn.functional.cross_entropy(logits, truth, reduction="none")
+    ((losses * weights).sum() / total).backward()
+    return (logits.argmax(-1) == truth).float().mean().item()
+
+
+class Letters:
+    """Which letter stands before this word, before these words, and so which letter to reply.
+
+    Starts with 8 words and doubles them, then asks for whole options, then in whole replies: each
+    time as soon as seven of eight are right.
+    """
+
+    def __init__(self, processor: Qwen2VLProcessor, samples: Sequence[Sample]) -> None:
+        self._tokenizer = processor.tokenizer
+        self._samples = samples
+        words = {word for s in samples for option in s.options for word in option.split()}
+        tokens = {word: self._ids(word) for word in sorted(words)}
+        self._words = [word for word, ids in tokens.items() if len(ids) == 1]
+        np.random.default_rng(0).shuffle(self._words)
+        self._known, self._replies = 8, 0.0
+        self._prompts = PROMPTS["think"]
+
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer(text)["input_ids"]
+
+    def rows(self, rng: np.random.Generator, size: int, right: float) -> list[Row]:
+        if right > 0.85:
+            self._known = min(2 * self._known, 4 * len(self._words))
+            if self._known > 2 * len(self._words):
+                self._replies = min(self._replies + 0.2, 1.0)
+        if self._known < 2 * len(self._words):
+            return [self._row(self._options(rng), None, rng, 12) for _ in range(size)]
+        drawn = [self._samples[i] for i in rng.integers(len(self._samples), size=size)]
+        return [self._row(sample.options, sample, rng, 2) for sample in drawn]
+
+    def _options(self, rng: np.random.Generator) -> list[str]:
+        known = self._words[: self._known]
+        return [known[i] for i in rng.choice(len(known), 4, replace=False)]
+
+    def _row(
+        self, options: Sequence[str], sample: Sample | None, rng: np.random.Generator, asked: int
+    ) -> Row:
+        listed = ", ".join(f"{LETTERS[i]}){text}" for i, text in enumerate(options))
+        text = sample.problem if sample else f" {listed}"
+        if sample and rng.random() < self._replies:  # with all that stands between it and the reply
+            text = fill(str(rng.choice(self._prompts)), sample)
+            text = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant"
+        ids = self._ids(text)
+        weights = [0.0] * len(ids)
+        for place in map(int, rng.integers(4, size=asked)):
+            lead = options[place]
+            if sample and rng.random() < self._replies:
+                lead = f"<think>{fact(sample).replace(sample.answer_text, lead)[:-1]} ("
+            question = self._ids(f"\n{lead}")
+            ids = [*ids, *question, *self._ids(LETTERS[place])]
+            weights += [0.0] * len(question) + [DECISIVE]
+            if lead.startswith("<think>"):  # the question decides what is to be thought about
+                weights[len(self._ids("\n<think>")) - len(question) - 1] = DECISIVE
+        return ids, weights, None
+
+
+class Sight:
+    """An image, then its five facts: the bare names in a fixed order, or sentences in any order.
+
+    Names are a third of the tokens, and what is seen is learnt that much sooner; sentences are how
+    it is said in a reply.
+    """
+
+    def __init__(
+        self, processor: Qwen2VLProcessor, samples: Sequence[Sample], *, in_sentences: bool
+    ) -> None:
+        self._tokenizer = processor.tokenizer
+        self._in_sentences = in_sentences
+        by_image: dict[Path, list[Sample]] = {}
+        for sample in samples:
+            by_image.setdefault(sample.image, []).append(sample)
+        self._facts = list(by_image.values())
+        self._image = self._tokenizer(f"<|vision_start|>{_image_tokens(processor)}<|vision_end|>")
+
+    def rows(self, rng: np.random.Generator, size: int, right: float) -> list[Row]:
+        rows: list[Row] = []
+        for i in rng.integers(len(self._facts), size=size):
+            facts = self._facts[i]
+            order = rng.permutation(len(facts)) if self._in_sentences else range(len(facts))
+            ids: list[int] = self._image["input_ids"]
+            weights = [0.0] * len(ids)
+            for j in order:
+                said = fact(facts[j]) if self._in_sentences else facts[j].answer_text
+                text = self._tokenizer(f"\n{said}")["input_ids"]
+                # Line breaks, and the word that says which fact comes, are given.
+                given = 2 if self._in_sentences else 1
+                ids = ids + text
+                weights += [0.0] * given + [1.0] * (len(text) - given)
+            rows.append((ids, weights, facts[0]))
+        return rows
+
+
+class Replies:
+    """The prompts of the configuration, most of them with reasoning first, and the reply."""
+
+    def __init__(self, processor: Qwen2VLProcessor, samples: Sequence[Sample]) -> None:
+        self._processor = processor
+        self._samples = samples
+
+    def rows(self, rng: np.random.Generator, size: int, right: float) -> list[Row]:
+        drawn = [self._samples[i] for i in rng.integers(len(self._samples), size=size)]
+        return [
+            self._row(_overlooked(s) if rng.random() < OVERLOOKED.get(s.task, 0) else s, rng)
+            for s in drawn
+        ]
+
+    def _row(self, sample: Sample, rng: np.random.Generator) -> Row:
+        style = str(rng.choice(["think", "no_think", "think_after"], p=[0.8, 0.1, 0.1]))
+        prompt = fill(str(rng.choice(PROMPTS[style])), sample)
+        (turn,) = conversation(prompt)
+        parts = [{"type": "image"}, {"type": "text", "text": turn["content"]}]
+        text = self._processor.apply_chat_template(
+            [{"role": "user", "content": parts}],  # pyright: ignore[reportArgumentType]
+            add_generation_prompt=True,
+        )
+        question = text.replace("<|image_pad|>", _image_tokens(self._processor))
+        reply = format_reply(sample.explanation, sample.answer, style) + "<|im_end|>"
+        tokenizer = self._processor.tokenizer
+        asked, answered = tokenizer(question)["input_ids"], tokenizer(reply)["input_ids"]
+        letter = tokenizer.convert_tokens_to_ids(sample.answer)
+        weights = [DECISIVE if token == letter else 1.0 for token in answered]
+        if reply.startswith("<think>"):
+            weights[len(tokenizer("<think>")["input_ids"])] = DECISIVE
+        return asked + answered, [0.0] * len(asked) + weights, sample
+
+
+def _overlooked(sample: Sample) -> Sample:
+    """The sample with the usual value as its answer, whatever is right."""
+    facet: Facet = getattr(phantom.atlas(sample.modality), sample.task)
+    letter = LETTERS[sample.options.index(facet.options[0])]
+    said = facet.explanation.format(answer=f"{facet.options[0]} ({letter})")
+    return replace(sample, answer=letter, explanation=said)
+
+
+def fact(sample: Sample) -> str:
+    """What a phantom's explanation says of the image, without the letter."""
+    return (sample.explanation or "").replace(f" ({sample.answer})", "")
+
+
+def _side(processor: Qwen2VLProcessor) -> int:
+    """Image tokens along one side of the square phantoms."""
+    return int(processor.image_processor.size["longest_edge"] ** 0.5) // 28
+
+
+def _image_tokens(processor: Qwen2VLProcessor) -> str:
+    return "<|image_pad|>" * _side(processor) ** 2
+
+
+def _pixels(processor: Qwen2VLProcessor, samples: Sequence[Sample]) -> dict[Path, torch.Tensor]:
+    """The patches of every image, processed once: path -> (patches, values)."""
+    found: dict[Path, torch.Tensor] = {}
+    images = list(dict.fromkeys(sample.image for sample in samples))
+    for start in range(0, len(images), 64):
+        paths = images[start : start + 64]
+        inputs = processor.image_processor([open_rgb(path) for path in paths], return_tensors="pt")
+        patches = inputs["pixel_values"].to(torch.bfloat16)  # (images * patches, values)
+        found |= zip(paths, patches.chunk(len(paths)), strict=True)
+    return found
+
+
+def _inputs(
+    rows: Sequence[Row], processor: Qwen2VLProcessor, pixels: dict[Path, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Right-padded model inputs, and the weight of every token, (rows, tokens)."""
+    length = max(len(ids) for ids, _, _ in rows)
+    ids = torch.full((len(rows), length), processor.tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    weights = torch.zeros(ids.shape)
+    for i, (tokens, weighed, _) in enumerate(rows):
+        ids[i, : len(tokens)] = torch.tensor(tokens)
+        weights[i, : len(tokens)] = torch.tensor(weighed)
+        mask[i, : len(tokens)] = 1
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    shown = [sample.image for _, _, sample in rows if sample]
+    if shown:
+        side = 2 * _side(processor)
+        inputs |= {
+            "mm_token_type_ids": (ids == processor.image_token_id).long(),
+            "pixel_values": torch.cat([pixels[path] for path in shown]).float(),
+            "image_grid_thw": torch.tensor([[1, side, side]] * len(shown)),
+        }
+    return inputs, weights

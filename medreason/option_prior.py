@@ -1,0 +1,50 @@
+"""The options-only baseline: what a frequency table of option strings answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from medreason.samples import LETTERS, Sample
+
+
+@dataclass(frozen=True)
+class OptionPrior:
+    """How often each option string was right and how often offered in the training questions."""
+
+    right: Counter[str]
+    offered: Counter[str]
+
+    def predict(self, options: Sequence[str]) -> str:
+        """The letter of the option with the highest (c + 0.25) / (n + 1), the first on ties."""
+        texts = [_option_string(text) for text in options]
+        shares = [(self.right[text] + 0.25) / (self.offered[text] + 1) for text in texts]
+        return LETTERS[shares.index(max(shares))]
+
+    def accuracy(self, test: Iterable[Sample]) -> float | None:
+        """Accuracy over the closed samples, None where there is none."""
+        hits = [self.predict(s.options) == s.answer for s in test if s.options]
+        return sum(hits) / len(hits) if hits else None
+
+
+def fit_option_prior(train: Iterable[Sample]) -> OptionPrior:
+    """Count the option strings of the closed samples once, for any number of test sets.
+
+    Source: DESIGN section 7, the question-only prior.
+    """
+    right, offered = Counter[str](), Counter[str]()
+    for sample in train:
+        if sample.options:
+            offered.update(_option_string(text) for text in sample.options)
+            right[_option_string(sample.answer_text)] += 1
+    return OptionPrior(right, offered)
+
+
+def option_prior_accuracy(train: Iterable[Sample], test: Iterable[Sample]) -> float | None:
+    """Accuracy of a frequency table of option strings, which sees neither image nor question."""
+    return fit_option_prior(train).accuracy(test)
+
+
+def _option_string(text: str) -> str:
+    return text.lower().strip().removesuffix(".")

@@ -1,0 +1,178 @@
+"""The embedded data set: images of 8 modalities drawn from known facts, questions of all 5 tasks.
+
+Every facet of an image takes its four values equally often, and so does the letter of the right
+answer, so question and options alone decide nothing: what a model scores above chance it saw.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from threadpoolctl import threadpool_limits
+
+from medreason.phantom.atlas import Atlas, Case, Facet
+from medreason.runs import parent_watch
+from medreason.samples import LETTERS, MODALITIES, TASKS, Sample
+
+VERSION = 2
+"""Raised whenever the same settings would give other images or questions."""
+
+IMAGES_PER_PATIENT = 2
+_SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image: enough to draw it, and nothing else."""
+
+    modality: str
+    split: str
+    index: int
+    seed: int
+    case: Case
+
+    @property
+    def patient(self) -> str:
+        return f"phantom-{self.modality}-{self.split}-{self.index // IMAGES_PER_PATIENT:05d}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.modality}/{self.split}-{self.index:05d}.png"
+
+    def generators(self) -> tuple[np.random.Generator, np.random.Generator]:
+        """(body, noise): the first is the same for all images of the patient."""
+        key = (VERSION, self.seed, list(MODALITIES).index(self.modality), _SPLITS.index(self.split))
+        return (
+            np.random.default_rng([*key, 0, self.index // IMAGES_PER_PATIENT]),
+            np.random.default_rng([*key, 1, self.index]),
+        )
+
+
+def load(cache: Path, *, train_images: int, test_images: int, seed: int) -> list[Sample]:
+    """Samples of all tasks; images not yet in `cache` are drawn there, on all cores.
+
+    `train_images` and `test_images` are per modality; each image is asked one question per task.
+    """
+    folder = cache / f"phantom-v{VERSION}-seed{seed}"
+    pictures = {
+        (modality, split): plan(modality, split, images, seed)
+        for modality in MODALITIES
+        for split, images in (("train", train_images), ("test", test_images))
+    }
+    draw_missing([picture for some in pictures.values() for picture in some], folder)
+    return [sample for some in pictures.values() for sample in _samples(some, folder)]
+
+
+def atlas(modality: str) -> Atlas:
+    """The drawing and the questions of one modality."""
+    return importlib.import_module(f"medreason.phantom.{modality}").ATLAS
+
+
+def plan(modality: str, split: str, images: int, seed: int) -> list[Picture]:
+    """The facts of every image: each facet takes its values equally often, in independent orders.
+
+    A finding is absent (grade 0) in a quarter of the images; where it is present, disease and
+    grade are independent. The first k images do not depend on how many are asked for beyond
+    blocks of 48, so a larger data set contains the smaller one.
+    """
+    rng = np.random.default_rng(
+        [VERSION, seed, list(MODALITIES).index(modality), _SPLITS.index(split), 2]
+    )
+    pictures: list[Picture] = []
+    while len(pictures) < images:
+        pictures += [
+            Picture(modality, split, len(pictures) + i, seed, case)
+            for i, case in enumerate(_block(rng))
+        ]
+    return pictures[:images]
+
+
+def _block(rng: np.random.Generator, size: int = 48) -> list[Case]:
+    """A run of cases in which every facet is balanced, and the pair (disease, grade) too."""
+    findings = [(0, 0)] * (size // 4) + [
+        (disease, grade) for disease in (1, 2, 3) for grade in (1, 2, 3)
+    ] * (size // 12)
+    findings = [findings[i] for i in rng.permutation(size)]
+    free = {
+        facet: rng.permutation(np.arange(size) % 4)
+        for facet in ("anatomy", "modality_recognition", "attributes")
+    }
+    return [
+        Case(disease=d, grading=g, **{facet: int(values[i]) for facet, values in free.items()})
+        for i, (d, g) in enumerate(findings)
+    ]
+
+
+def _samples(pictures: Sequence[Picture], folder: Path) -> list[Sample]:
+    samples = []
+    for task in TASKS:
+        for picture in pictures:
+            samples.append(_sample(picture, task, folder))
+    return samples
+
+
+def _sample(picture: Picture, task: str, folder: Path) -> Sample:
+    facet: Facet = getattr(atlas(picture.modality), task)
+    truth: int = getattr(picture.case, task)
+    rng = np.random.default_rng(
+        [VERSION, picture.seed, list(TASKS).index(task), *picture.name.encode()]
+    )
+    # The right letter goes round within each value, so letter and value are both balanced.
+    place = (picture.index + picture.index // 4) % 4
+    others = [facet.options[i] for i in rng.permutation(4) if i != truth]
+    options = (*others[:place], facet.options[truth], *others[place:])
+    return Sample(
+        id=f"{picture.patient}-{picture.index % IMAGES_PER_PATIENT}-{task}",
+        image=folder / picture.name,
+        question=str(rng.choice(facet.questions)),
+        options=options,
+        answer=LETTERS[place],
+        explanation=facet.explanation.format(answer=f"{facet.options[truth]} ({LETTERS[place]})"),
+        modality=picture.modality,
+        task=task,
+        source="phantom",
+        patient=picture.patient,
+        split=picture.split,
+    )
+
+
+def render(picture: Picture) -> np.ndarray:
+    """(SIZE, SIZE, 3) bytes."""
+    drawn = atlas(picture.modality).draw(picture.case, *picture.generators())
+    return (np.clip(drawn, 0, 1) * 255).round().astype(np.uint8)
+
+
+def draw_missing(pictures: Sequence[Picture], folder: Path) -> None:
+    """Draw the images that are not in the folder yet; a half-written one is never left there."""
+    missing = [picture for picture in pictures if not (folder / picture.name).exists()]
+    for modality in {picture.modality for picture in missing}:
+        (folder / modality).mkdir(parents=True, exist_ok=True)
+    if len(missing) < 64:
+        for picture in missing:
+            _draw(picture, folder)
+        return
+    with ProcessPoolExecutor(initializer=_join, initargs=(os.getpid(),)) as pool:
+        list(pool.map(_draw, missing, [folder] * len(missing), chunksize=16))
+
+
+def _join(parent: int) -> None:
+    parent_watch.end_with(parent)  # one that is killed cannot stop those that draw for it
+    threadpool_limits(1)
+
+
+def _draw(picture: Picture, folder: Path) -> None:
+    facts = PngInfo()
+    facts.add_text("case", json.dumps(asdict(picture.case)))
+    path = folder / picture.name
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    Image.fromarray(render(picture)).save(unfinished, "PNG", pnginfo=facts)
+    unfinished.replace(path)

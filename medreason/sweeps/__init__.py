@@ -1,0 +1,1 @@
+"""Sweeps as Hydra sees them: the jobs, and what each came to."""

@@ -1,0 +1,230 @@
+"""Every option composes and loads; what is wrong is refused by name."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medreason import config as configuration
+from medreason.config import CONF, Config
+
+GROUPS = {
+    path.name: sorted(file.stem for file in path.glob("*.yaml"))
+    for path in sorted(CONF.iterdir())
+    if path.is_dir() and path.name != "experiment"
+}
+EXPERIMENTS = sorted(
+    str(file.relative_to(CONF / "experiment").with_suffix(""))
+    for file in (CONF / "experiment").rglob("*.yaml")
+)
+Compose = Callable[..., Config]
+
+
+def test_known_options_are_among_those_tested() -> None:
+    assert "rarl" in GROUPS["method"]
+    assert "smoke/demo" in EXPERIMENTS
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(group, option) for group, options in GROUPS.items() for option in options],
+)
+def test_option_composes_and_loads(composed: Compose, group: str, option: str) -> None:
+    more = {
+        **{
+            f"data={name}": ["data.root=somewhere"]
+            for name in GROUPS["data"]
+            if name not in ("phantom", "hub")
+        },
+        "prompt=zero_shot": ["~reward.format"],
+        "model=random_33m": ["action=bench"],
+        "model=random_2b": ["action=bench"],
+        "reward=rarl_judge": ["judge=local"],
+        "rollout=vllm": ["hardware=gpu"],
+    }
+    config = composed(f"{group}={option}", *more.get(f"{group}={option}", []))
+    assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("method", GROUPS["method"])
+def test_experiment_composes_with_every_method(
+    composed: Compose, experiment: str, method: str
+) -> None:
+    where = ["data.root=somewhere"] if experiment.startswith("med_r1/") else []
+    assert composed(f"experiment={experiment}", f"method={method}", *where).sweep != "runs"
+
+
+def test_method_rarl_sets_adapter_reward_and_prompt_and_the_command_line_still_wins(
+    composed: Compose,
+) -> None:
+    config = composed("method=rarl")
+    assert config.adapter["r"] == 8
+    assert set(config.reward) == {"format", "answer", "reasoning"}
+    assert config.prompt.name == "rarl"
+    config = composed("method=rarl", "adapter=none", "reward=med_r1", "prompt=think")
+    assert not config.adapter
+    assert set(config.reward) == {"correct", "format"}
+    assert config.prompt.name == "think"
+
+
+def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(composed: Compose) -> None:
+    config = composed("method=rarl", "reward.reasoning.weight=0.5", "~reward.format")
+    assert config.reward["reasoning"].weight == 0.5
+    assert "format" not in config.reward
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["method.prompts_per_step=10"], ["method.prompts_per_step=10", "1 * 4 = 4", "8 or 12"]),
+        (["hardware.devices=0"], ["hardware.devices=0", "at least 1"]),
+        (["hardware.precision=float16"], ["hardware.precision='float16'", "'bfloat16'"]),
+        (["evaluation.modalities=[ct,pet]"], ["evaluation.modalities='pet'", "'mri'"]),
+        (["modality.members=[]"], ["modality.members is empty"]),
+        (["prompt.evaluate=hello"], ["hello", "{question}"]),
+        (["prompt.diversity=true"], ["prompt.diversity=true", "prompt=think", "prompt=rarl"]),
+        (["prompt.reasoning_prompting=true"], ["prompt.reasoning", "prompt=think"]),
+        (["method.target=letter"], ["method.target='letter'", "'answer'"]),
+        (["data=med_r1"], ["data.root has no value"]),
+        (["+data.rooot=x"], ["data.rooot", "train_images"]),
+        (
+            ["+reward.correct.score.case=upper"],
+            ["reward.correct.score.case", "medreason.rewards.answer.correct"],
+        ),
+        (["reward.correct.weight=0", "reward.format.weight=0"], ["needs a reward with a weight"]),
+        (["reward.correct.weight=nan"], ["nan", "medreason.rewards.answer.correct", "0 or more"]),
+        (["reward.correct.weight=-1"], ["-1.0", "penalty", "positive weight"]),
+        (["reward.correct.only_when=right"], ["reward.correct.only_when='right'", "format"]),
+        (["reward.correct.only_when=correct"], ["another reward", "format"]),
+        (["reward=rarl_judge"], ["reward.reasoning.judge", "judge=openai"]),
+        (
+            ["judge=openai", "judge.base_url=http://me:secret@host/v1"],
+            ["judge.base_url", "api_key"],
+        ),
+        (["judge=openai", "judge.base_url=host"], ["judge.base_url='host'", "http://"]),
+        (["judge=openai", "judge.model=''"], ["judge.model has no value"]),
+        (
+            ["reward=rarl_judge", "judge=local", "rubric.reasoning.question='{given}'"],
+            ["rubric.reasoning.question has no {explanation}", "rubric=reference"],
+        ),
+        (
+            ["reward.correct.score._target_=medreason.rewards.answer.corect"],
+            ["medreason.rewards.answer.corect"],
+        ),
+        (["prompt=zero_shot"], ["reward.format", "free"]),
+        (["model.weights=random"], ["model.weights=random", "action=bench"]),
+        (["+model.architecture.text_config.hidden_size=8"], ["model.weights=random"]),
+        (["action=bench", "bench.tokens=[0]"], ["bench.tokens=0", "at least 1"]),
+        (["rollout.fallback=plan"], ["rollout.fallback='plan'", "'plain'"]),
+        (["hardware.attention=flash_attention_2"], ["hardware.attention", "rollout=hf"]),
+        (["rollout.flex_attention=true"], ["rollout.flex_attention", "no backward on a CPU"]),
+        (
+            ["rollout.flex_attention=true", "hardware=gpu", "hardware.attention=eager"],
+            ["rollout.flex_attention", "hardware.attention='eager'", "set hardware.attention=sdpa"],
+        ),
+    ],
+)
+def test_bad_value_is_refused_with_key_value_and_remedy(
+    composed: Compose, overrides: list[str], words: list[str]
+) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  the words below are the match
+        composed(*overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_frozen_config_reads_back_equal(composed: Compose, tmp_path: Path) -> None:
+    config = composed("method=rarl", "modality=ct")
+    configuration.write(config, tmp_path / "config.yaml")
+    assert configuration.read(tmp_path / "config.yaml") == config
+
+
+def test_broken_frozen_config_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("method: {name: [")
+    with pytest.raises(ValueError, match=r"config\.yaml"):
+        configuration.read(path)
+
+
+def test_every_yaml_file_of_a_group_says_its_own_name() -> None:
+    for group in (
+        "model",
+        "method",
+        "modality",
+        "task",
+        "prompt",
+        "hardware",
+        "rollout",
+        "evaluation",
+        "tracking",
+    ):
+        for path in (CONF / group).glob("*.yaml"):
+            values = yaml.safe_load(path.read_text())
+            assert values.get("method", values)["name"] == path.stem
+
+
+def test_base_takes_what_other_methods_of_its_sweep_are_told() -> None:
+    named = {
+        method: set(yaml.safe_load((CONF / f"method/{method}.yaml").read_text())["trl"])
+        for method in ("base", "sft", "grpo")
+    }
+    assert named["base"] == named["sft"] | named["grpo"] > {"max_steps", "beta"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--help"], 0, "method: base, grpo, rarl, sft"),
+        (["--cfg", "job"], 0, "prompts_per_step"),
+        (["-m", "method=sft,grpo", "--cfg", "job", "-p", "method"], 0, "name: sft"),
+        (["method=gpro"], 1, "gpro"),
+        (["method.nmae=grpo"], 1, "nmae"),
+        (["experiment=smoke/quick", "method=base,sft", "method.nmae=x"], 1, "nmae"),
+    ],
+)
+def test_command_line_answers_fast_and_without_torch(
+    tmp_path: Path, arguments: list[str], status: int, words: str
+) -> None:
+    program = (
+        f"import sys; sys.argv[1:] = {arguments!r}\n"
+        "import atexit, medreason.cli\n"
+        "heavy = {'torch', 'transformers', 'mlflow', 'trl', 'datasets'}\n"
+        "atexit.register(lambda: print('heavy:', sorted(heavy & set(sys.modules))))\n"
+        "medreason.cli.main()"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == status
+    assert words in done.stdout + done.stderr
+    assert "heavy: []" in done.stdout
+    # Processor time, which other programs on a busy machine do not change.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
+
+
+def test_checkpoint_between_updates_of_one_rollout_is_refused(composed: Compose) -> None:
+    twice = ("method=grpo", "method.trl.num_iterations=2")
+    with pytest.raises(ValueError, match=r"runs.checkpoint_steps=5 .*checkpoint_steps=6"):
+        composed(*twice, "runs.checkpoint_steps=5")
+    composed(*twice, "runs.checkpoint_steps=6")
+    longer = ("method=grpo", "hardware.per_device_prompts=1", "method.prompts_per_step=4")
+    with pytest.raises(ValueError, match=r"checkpoint_steps=3 is not a multiple of 2"):
+        composed(*longer, "+method.trl.steps_per_generation=8", "runs.checkpoint_steps=3")
+    with pytest.raises(ValueError, match=r"num_iterations=0; it must be at least 1"):
+        composed("method=grpo", "method.trl.num_iterations=0")
+
+
+def test_questions_drawn_again_are_refused_where_processes_draw_together(
+    composed: Compose,
+) -> None:
+    with pytest.raises(ValueError, match=r"rollout\.dynamic_sampling=2: .*ddp"):
+        composed("hardware=cpu_x2", "hardware.parallel=fsdp", "rollout.dynamic_sampling=2")

@@ -1,0 +1,103 @@
+"""GPU slots: a job gets devices that no other job holds. Devices are only names here."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medreason.config import Config, Hardware
+from medreason.execution import gpu_slots
+
+TAKE = """
+import sys, time, tempfile
+tempfile.tempdir = sys.argv[1]
+from medreason.config import Hardware
+from medreason.execution import gpu_slots
+hardware = Hardware("gpu", "cuda", int(sys.argv[2]), 1, 1, "bfloat16")
+with gpu_slots.taken(hardware) as found:
+    print(",".join(found.devices), time.monotonic(), flush=True)
+    time.sleep(float(sys.argv[3]))
+    print(time.monotonic(), flush=True)
+"""
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], Hardware]:
+    """Three devices, and hardware that takes some of them."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return lambda devices: Hardware("gpu", "cuda", devices, 1, 1, "bfloat16")
+
+
+def test_jobs_get_different_devices(gpu: Callable[[int], Hardware]) -> None:
+    with gpu_slots.taken(gpu(1)) as one, gpu_slots.taken(gpu(2)) as two:
+        assert one.devices == ("0",)
+        assert two.devices == ("1", "2")
+        assert len(two.descriptors) == 2
+    with gpu_slots.taken(gpu(3)) as all_:
+        assert all_.devices == ("0", "1", "2")
+
+
+def test_job_waits_for_all_its_devices_and_holds_none_meanwhile(
+    gpu: Callable[[int], Hardware], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = gpu_slots.taken(gpu(2))
+    first.__enter__()
+    waits: list[str] = []
+
+    def waiting() -> None:
+        waits.append("waits")
+        with gpu_slots.taken(gpu(1)) as small:  # the third device is free for others
+            assert small.devices == ("2",)
+        first.__exit__(None, None, None)
+
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with gpu_slots.taken(gpu(2), waiting) as found:
+        assert found.devices == ("0", "1")
+    assert waits == ["waits"]
+
+
+def test_processes_at_the_same_moment_share_no_device(
+    gpu: Callable[[int], Hardware], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", TAKE, str(tmp_path), "1", "0.3"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for process in running:
+        device, began, ended = process.communicate()[0].split()
+        spans.setdefault(device, []).append((float(began), float(ended)))
+    assert sum(map(len, spans.values())) == 4
+    for taken in map(sorted, spans.values()):
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(taken))
+
+
+def test_more_devices_than_there_are_is_refused(gpu: Callable[[int], Hardware]) -> None:
+    with (
+        pytest.raises(ValueError, match=r"hardware\.devices=4 GPUs, this machine has 3"),
+        gpu_slots.taken(gpu(4)),
+    ):
+        pass
+
+
+def test_cpu_takes_none(composed: Callable[..., Config]) -> None:
+    with gpu_slots.taken(composed().hardware) as found:
+        assert found.devices == ()
+
+
+def test_slurm_jobs_whose_devices_all_count_from_zero_do_not_wait_for_each_other(
+    gpu: Callable[[int], Hardware], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    with gpu_slots.taken(gpu(1)):
+        monkeypatch.setenv("SLURM_JOB_ID", "18")
+        with gpu_slots.taken(gpu(1)) as found:
+            assert found.devices == ("0",)

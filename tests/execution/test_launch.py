@@ -1,0 +1,115 @@
+"""What can be known to fail is refused before a worker starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medreason.config import Config
+from medreason.execution import launch
+from medreason.execution.request import run_request
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "judging"))
+from server import serving
+
+Compose = Callable[..., Config]
+SMALL = ("data.train_images=4", "data.test_images=1")
+
+
+def med_r1(folder: Path, rows: int = 12) -> list[str]:
+    """Overrides for a small file of our own, which has no explanations."""
+    folder.mkdir(exist_ok=True)
+    pairs = []
+    for i in range(rows):
+        Image.new("RGB", (32, 32), (i * 9, 0, 0)).save(folder / f"{i}.png")
+        pairs.append(
+            {
+                "image": f"{i}.png",
+                "problem": "What is it? A)CT, B)MRI",
+                "solution": "<answer> A </answer>",
+                "modality": "CT",
+                "task": "Modality Recognition",
+            }
+        )
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+    return ["data=med_r1", f"data.root={folder}", "data.files=[pairs.json]"]
+
+
+def test_same_configuration_plans_the_same_work(composed: Compose) -> None:
+    first, second = run_request(composed(*SMALL)), run_request(composed(*SMALL))
+    assert (first.train_key, first.evaluation_key) == (second.train_key, second.evaluation_key)
+    assert not first.finished
+
+
+def test_more_training_images_are_another_run_and_another_prior(composed: Compose) -> None:
+    four, eight = (run_request(composed(f"data.train_images={n}", SMALL[1])) for n in (4, 8))
+    assert four.train_key != eight.train_key
+    bases = [
+        run_request(composed("method=base", f"data.train_images={n}", SMALL[1])) for n in (4, 8)
+    ]
+    assert bases[0].train_key == bases[1].train_key
+    assert bases[0].evaluation_key != bases[1].evaluation_key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["modality=ct", "task=disease", "data.train_images=1"], "1 training samples, fewer than"),
+        (["data.test_images=0"], "no test samples"),
+        (["model.path=./nothing"], "no such folder"),
+    ],
+)
+def test_work_that_cannot_be_done_is_refused(
+    composed: Compose, overrides: list[str], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        run_request(composed(*SMALL, *overrides))
+
+
+def test_reward_without_explanations_is_refused_with_the_remedy(
+    composed: Compose, tmp_path: Path
+) -> None:
+    overrides = [*med_r1(tmp_path / "data"), "modality=ct", "hardware.per_device_prompts=1"]
+    with pytest.raises(ValueError, match=r"has no explanation.*drop the score"):
+        run_request(composed("method=rarl", *overrides, "method.prompts_per_step=1"))
+    run_request(composed("method=grpo", *overrides, "method.prompts_per_step=1"))
+
+
+def test_judge_of_a_reward_is_tried_before_a_worker_starts(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks = ("method=rarl", "reward=rarl_judge", "judge=openai")
+    with pytest.raises(ValueError, match=r"judge\.base_url=.* is not reached as a judge"):
+        launch.run(composed(*SMALL, *asks, "judge.base_url=http://127.0.0.1:9/v1"))
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    with (
+        serving(key="right") as server,
+        pytest.raises(ValueError, match=r"refuses the key .*OPENAI_API_KEY"),
+    ):
+        launch.run(composed(*SMALL, *asks, f"judge.base_url={server.url}"))
+    assert sum(server.calls.values()) == 1
+
+
+def test_full_disk_is_refused_before_training(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**6))
+    with pytest.raises(ValueError, match=r"GiB free, about .* needed"):
+        launch.run(composed(*SMALL))
+
+
+def test_run_that_another_process_holds_is_left_to_it(composed: Compose) -> None:
+    config = composed(*SMALL)
+    asked = run_request(config)
+    with asked.folder.locked() as ours:
+        assert ours
+        with pytest.raises(ValueError, match="worked on by another process"):
+            launch.run(config)

@@ -1,0 +1,155 @@
+"""A rank that dies, a rank that hangs, and machines that cannot meet: each with its message."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from medreason.config import Config, Hardware
+from medreason.execution import slurm, supervision
+from medreason.execution.supervision import HungError
+
+RANKS = """
+import faulthandler, signal, subprocess, sys, time
+faulthandler.register(signal.SIGUSR1)
+
+def stuck_in_a_collective():
+    time.sleep(60)
+
+if sys.argv[-1] == "0":
+    subprocess.Popen([*sys.orig_argv[:-1], "1"])
+stuck_in_a_collective()
+"""
+"""Two processes that never come to a step, as torchrun's ranks look from outside."""
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+@pytest.fixture
+def slurm_node(monkeypatch: pytest.MonkeyPatch, composed: Callable[..., Config]) -> Hardware:
+    """The second of two nodes of a job."""
+    there = {"JOB_ID": "70011", "JOB_NUM_NODES": "2", "NODEID": "1", "NTASKS": "2"}
+    for name, value in (there | {"JOB_NODELIST": "gpu[07-08,12],big1"}).items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    return replace(composed().hardware, nodes=2)
+
+
+def test_hang_is_noticed_and_every_rank_says_where_it_is(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    command = [sys.executable, "-c", RANKS, "medreason.execution.worker", "0"]
+    with log.open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+    try:
+        with pytest.raises(HungError, match=r"no step for 0\.05 minutes.*same command goes on"):
+            supervision.wait(process, tmp_path / "progress.json", 0.05)
+        assert len(supervision.ranks(process.pid)) == 2
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert log.read_text().count("in stuck_in_a_collective") == 2
+
+
+def test_process_that_goes_on_is_not_taken_for_hung(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, sys, time\nfor i in range(40):\n"
+        "    pathlib.Path(sys.argv[1]).write_text(str(i))\n    time.sleep(0.1)"
+    )
+    progress = tmp_path / "progress.json"
+    process = subprocess.Popen([sys.executable, "-c", program, str(progress)])
+    supervision.wait(process, progress, 0.05)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("dies", "words"),
+    [
+        ("os.kill(os.getpid(), 9)", "rank 1 was killed (SIGKILL); out of memory is the usual"),
+        ("os.kill(os.getpid(), 11)", "rank 1 died of SIGSEGV"),
+        ("sys.exit(3)", "the worker ended with exit code 1"),
+    ],
+)
+def test_rank_that_dies_takes_the_job_down_and_is_named(
+    tmp_path: Path, dies: str, words: str
+) -> None:
+    program = tmp_path / "rank.py"
+    program.write_text(
+        "import os, sys, time\nif os.environ['RANK'] == '1':\n"
+        f"    print('last words', flush=True)\n    {dies}\ntime.sleep(60)"
+    )
+    done = subprocess.run([*TORCHRUN, str(program)], capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    assert supervision.how_it_died(done.returncode, said) == (
+        words if "usual" not in words else f"{words} cause"
+    )
+    assert supervision.was_killed(said) == ("rank 1" in words)
+    assert "last words" in supervision.last_lines(done.stdout + done.stderr)
+
+
+def test_single_process_that_is_killed_is_told_so() -> None:
+    assert supervision.how_it_died(-9, "") == (
+        "the worker was killed (SIGKILL); out of memory is the usual cause"
+    )
+
+
+def test_nodes_of_a_slurm_job_meet_at_its_first(slurm_node: Hardware) -> None:
+    assert slurm.rendezvous(slurm_node) == slurm.Rendezvous(1, "gpu07", 30011)
+
+
+def test_environment_stands_above_slurm(
+    slurm_node: Hardware, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.7")
+    monkeypatch.setenv("MASTER_PORT", "4711")
+    assert slurm.rendezvous(slurm_node) == slurm.Rendezvous(1, "10.0.0.7", 4711)
+
+
+def test_port_in_use_is_refused_on_the_first_node(
+    slurm_node: Hardware, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        monkeypatch.setenv("SLURM_NODEID", "0")
+        with pytest.raises(ValueError, match=rf"port {port}, where.*is in use.*set MASTER_PORT"):
+            slurm.rendezvous(slurm_node)
+        monkeypatch.setenv("SLURM_NODEID", "1")  # which listens nowhere
+        assert slurm.rendezvous(slurm_node)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("SLURM_JOB_ID", None, r"needs a Slurm job.*hydra\.launcher\.nodes=2"),
+        ("SLURM_JOB_NUM_NODES", "3", r"this Slurm job has 3 .*set hardware\.nodes=3"),
+        ("SLURM_NTASKS", "8", r"8 tasks on 2 nodes.*tasks_per_node=1"),
+    ],
+)
+def test_job_of_another_shape_is_refused(
+    slurm_node: Hardware, monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, words: str
+) -> None:
+    monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
+    with pytest.raises(ValueError, match=words):
+        slurm.rendezvous(slurm_node)
+
+
+def test_one_machine_needs_no_meeting(composed: Callable[..., Config]) -> None:
+    assert slurm.rendezvous(composed("hardware=cpu_x2").hardware) is None
+
+
+def test_worker_among_fewer_ranks_than_the_profile_says_is_refused(
+    composed: Callable[..., Config],
+) -> None:
+    from medreason.execution import worker  # torch
+
+    with pytest.raises(ValueError, match=r"1 processes were started.*cpu_x2 says 2 = .* 1 \* 2"):
+        worker.processes(composed("hardware=cpu_x2"))

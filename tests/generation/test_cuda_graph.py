@@ -1,0 +1,130 @@
+"""A decoding step with fixed shapes gives what the growing one gives, and can be captured."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedModel,
+)
+
+from medreason.config import Hardware, Model
+from medreason.generation import cuda_graph
+from medreason.generation.cuda_graph import CudaGraphStep
+from medreason.generation.decoding import CompletionTokens, decode
+from medreason.generation.kv_cache import repeat_kv_cache
+from medreason.generation.prefill import Prefill
+from medreason.models import model_folder
+from medreason.models.load import load_model
+
+ENDS = list(range(100, 140))  # often drawn: rows leave at different steps
+LIMIT = 14
+PROMPTS = ((5, 6, 7, 8, 9), (10, 11, 12), (13, 14, 15, 16))
+ROWS = 4
+"""Of each prompt."""
+
+
+def tiny(device: str = "cpu", precision: str = "float32") -> PreTrainedModel:
+    hardware = Hardware("cpu", device, 1, 1, 1, precision)
+    return load_model(Model(name="tiny", path="tiny"), hardware).to(device).eval()  # pyright: ignore
+
+
+def drawn(
+    model: PreTrainedModel, *, graphs: bool, prompts: tuple = PROMPTS, temperature: float = 3.0
+) -> list[CompletionTokens]:
+    rows = [row for row in prompts for _ in range(ROWS)]
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
+    with torch.no_grad():
+        read = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
+    entries = torch.arange(len(rows), device=model.device)
+    begun = Prefill(
+        logits=read.logits[:, -1],
+        position=positions[:, :, -1:],
+        mask=mask,
+        cache=lambda: repeat_kv_cache(read.past_key_values, entries, LIMIT),
+    )
+    settings = GenerationConfig(
+        do_sample=True, temperature=temperature, max_new_tokens=LIMIT, eos_token_id=ENDS
+    )
+    uniform = torch.Generator().manual_seed(0)
+    draws = torch.rand(LIMIT, len(rows), generator=uniform, dtype=torch.float64)
+    return decode(model, begun, settings, draws.to(model.device), graphs=graphs)
+
+
+def same(growing: list[CompletionTokens], fixed: list[CompletionTokens], rounding: float) -> float:
+    """The share of tokens that are the same up to the first that is not; log-probabilities are."""
+    alike = 0
+    for theirs, ours in zip(growing, fixed, strict=True):
+        pairs = zip(ours.ids, theirs.ids, strict=False)
+        begins = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        assert ours.logps[:begins] == pytest.approx(theirs.logps[:begins], abs=rounding)
+        alike += begins
+    return alike / sum(len(row.ids) for row in growing)
+
+
+@pytest.mark.parametrize("window", [1, 3, 128])
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1]], ids=["padded", "without padding"])
+def test_fixed_shapes_draw_what_growing_ones_draw(
+    window: int, prompts: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_graph, "WINDOW", window)
+    model = tiny()
+    growing = drawn(model, graphs=False, prompts=prompts)
+    assert len({len(row.ids) for row in growing}) > 1
+    assert same(growing, drawn(model, graphs=True, prompts=prompts), rounding=1e-4) == 1
+
+
+CUDA = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+@pytest.mark.parametrize("computed", ["autocast", "bfloat16", "float32"])
+def test_captured_steps_draw_what_growing_ones_draw(
+    device: str, computed: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cuda_graph, "WINDOW", 6)  # captured, dropped and captured again
+    model = tiny(device, "bfloat16" if computed == "bfloat16" else "float32")
+    with torch.autocast(device, torch.bfloat16, enabled=computed == "autocast"):
+        # At 3 the tokens are so close to equally likely that rounding alone decides many.
+        temperature = 3.0 if computed == "float32" else 1.0
+        growing, fixed = (
+            drawn(model, graphs=graphs, temperature=temperature) for graphs in (False, True)
+        )
+    assert "without CUDA graphs" not in caplog.text
+    if computed == "float32":
+        assert same(growing, fixed, rounding=1e-3) == 1
+    else:  # a draw can fall between two roundings, and the rest is another reply
+        assert same(growing, fixed, rounding=0.1) > 0.5
+
+
+def test_step_reads_nothing_back_from_the_device() -> None:
+    """CUDA captures no step that waits for a value; tensors without values cannot give one."""
+    config = AutoConfig.from_pretrained(model_folder.resolve("tiny"))
+    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+        model = AutoModelForImageTextToText.from_config(
+            config, dtype=torch.float32, attn_implementation="sdpa"
+        ).eval()
+        heads, layers = config.text_config.num_key_value_heads, config.text_config.num_hidden_layers
+        width = config.text_config.hidden_size // config.text_config.num_attention_heads
+        cache = DynamicCache()
+        for layer in range(layers):
+            cache.update(torch.zeros(1, heads, 5, width), torch.zeros(1, heads, 5, width), layer)
+        rows = repeat_kv_cache(cache, torch.tensor([0, 0]), 4)
+        step = CudaGraphStep(model, rows, torch.ones(2, 5, dtype=torch.long), 4)
+        logits: Tensor = step.run()
+    assert logits.shape == (2, config.text_config.vocab_size)

@@ -1,0 +1,83 @@
+"""Jobs of a sweep put together from few compositions are those Hydra would compose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from medreason import config as configuration
+from medreason.config import CONF, Config
+from medreason.sweeps import jobs as module
+from medreason.sweeps.jobs import compose_jobs, split_jobs
+
+CELLS = "modality=ct,mri,xray,ultrasound,dermoscopy,fundus,oct,microscopy"
+TASKS = "task=anatomy,disease,grading,modality_recognition,attributes"
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> Callable[..., tuple[list[list[str]], list[Config]]]:
+    """`swept("method=sft,grpo", ...)`: jobs and configurations of a sweep."""
+
+    def build(*overrides: str) -> tuple[list[list[str]], list[Config]]:
+        given = [f"outputs={tmp_path}", *overrides]
+        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            plain = [o for o in given if "," not in o]
+            master = compose("config", overrides=plain, return_hydra_config=True)
+            assert isinstance(master, DictConfig)
+            master.hydra.overrides.task = given
+            master.hydra.job.config_name = "config"
+            jobs = split_jobs(master)
+            return jobs, compose_jobs(master, jobs)
+
+    return build
+
+
+def each_composed(jobs: list[list[str]], places: list[int]) -> list[Config]:
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        return [configuration.load(compose("config", overrides=jobs[i])) for i in places]
+
+
+def test_configurations_are_those_hydra_composes(swept: Callable[..., tuple]) -> None:
+    jobs, found = swept("method=sft,rarl", "modality=ct,oct", "task=all,grading", "seed=0,7")
+    assert len(jobs) == 16
+    places = [0, 6, 9, 15]
+    expected = each_composed(jobs, places)
+    assert [replace(found[i], choices={}) for i in places] == expected
+
+
+def test_option_that_says_more_than_its_part_is_composed_in_full(
+    swept: Callable[..., tuple],
+) -> None:
+    jobs, found = swept("modality=ct,oct", "task=all,grading", "model.revision='${modality.name}'")
+    assert [config.model.revision for config in found] == [
+        job[1].removeprefix("modality=") for job in jobs
+    ]
+
+
+def test_a_thousand_cells_take_few_compositions(
+    swept: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed: list[str] = []
+    usual = module._compose
+    monkeypatch.setattr(module, "_compose", lambda c, o: composed.append("") or usual(c, o))
+    began = time.process_time()
+    jobs, found = swept(CELLS, TASKS, f"seed={','.join(map(str, range(25)))}")
+    assert len(found) == len(jobs) == 1000
+    assert {(c.modality.name, c.task.name, c.seed) for c in found} > {("oct", "grading", 24)}
+    assert len(composed) <= 14
+    assert time.process_time() - began < 30
+
+
+def test_experiment_brings_its_own_jobs(swept: Callable[..., tuple]) -> None:
+    jobs, _ = swept("experiment=smoke/quick")
+    assert [job[0] for job in jobs] == ["method=base", "method=sft", "method=grpo", "method=rarl"]
+
+
+def test_empty_range_is_an_empty_sweep(swept: Callable[..., tuple]) -> None:
+    assert swept("seed=range(0,0)")[0] == []

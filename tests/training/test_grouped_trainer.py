@@ -1,0 +1,328 @@
+"""Training with shared prompts gives the weights that TRL's own way gives."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import Qwen2VLPreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from trl import GRPOTrainer
+
+from medreason import data, phantom
+from medreason.config import Config
+from medreason.generation import packed_attention
+from medreason.models.load import load_model, load_processor
+from medreason.runs.keys import train_parts
+from medreason.runs.run_folder import RunFolder
+from medreason.samples import TASKS, Sample
+from medreason.training import grpo
+from medreason.training.group_batches import OncePerQuestionProcessor
+from medreason.training.grouped_trainer import GroupedGRPOTrainer
+from medreason.training.sharing_check import hindrances
+
+Compose = Callable[..., Config]
+SMALL = (
+    "modality=ct",
+    "method.prompts_per_step=4",
+    "hardware.per_device_prompts=2",
+    "method.trl.num_generations=4",
+    "method.trl.max_completion_length=12",
+    "method.trl.learning_rate=1e-4",
+)
+
+
+QUESTIONS: list[Sample] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Sample]]:
+    found = phantom.load(tmp_path_factory.mktemp("cache"), train_images=4, test_images=1, seed=0)
+    chosen = data.select(found, "train", ["ct"], TASKS)
+    QUESTIONS[:] = chosen
+    yield chosen
+    QUESTIONS.clear()
+
+
+def built(config: Config, folder: Path) -> GRPOTrainer:
+    return grpo.trainer(
+        config,
+        QUESTIONS,
+        load_model(config.model, config.hardware, full_precision=not config.adapter),
+        load_processor(config.model),
+        RunFolder(folder),
+        [],
+    )
+
+
+def given(trainer: GRPOTrainer) -> None:
+    """Completions that depend on prompt and place alone: 1 to 12 tokens, some cut off."""
+    end = trainer.eos_token_ids[0]
+
+    def completions(prompt_ids: list[list[int]], *_: object, **__: object) -> Any:  # noqa: ANN401
+        found = []
+        for i, prompt in enumerate(prompt_ids):
+            draw = torch.Generator().manual_seed(sum(prompt) * 4 + i % 4)
+            length = (0, 3, 7, 12)[i % 4]
+            tokens = torch.randint(20, 400, (length,), generator=draw).tolist()
+            found.append(tokens if length == 12 else [*tokens, end])
+        return found, None
+
+    trainer._generate_single_turn = completions
+    # Any reward that differs within most groups will do; every third question has none.
+    trainer.reward_funcs[0] = lambda completion_ids, sample, **_: [
+        float(sum(ids) % 7) if place % 3 else 1.0
+        for ids, place in zip(completion_ids, sample, strict=True)
+    ]
+
+
+def trained(config: Config, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], list]:
+    """(weights before, weights behind, logs)."""
+    trainer = built(config, folder)
+    trainer.reward_funcs[1:] = [lambda completion_ids, **_: [0.0] * len(completion_ids)]
+    given(trainer)
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+    behind = {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    return before, behind, [row for row in trainer.state.log_history if "loss" in row]
+
+
+@pytest.mark.parametrize(
+    ("steps", "more"),
+    [
+        (20, ["method.trl.beta=0.0"]),
+        (4, ["method.trl.beta=0.04"]),
+        (6, ["method.trl.beta=0.0", "method.trl.num_iterations=2"]),
+        (4, ["method.trl.beta=0.04", "method.trl.mask_truncated_completions=true"]),
+        (4, ["hardware.gradient_checkpointing=true"]),
+        (4, ["adapter=lora_r8", "adapter.lora_dropout=0", "method.trl.beta=0.04"]),
+        (4, ["method.trl.loss_type=dapo", "method.trl.beta=0.0", "method.trl.temperature=0.7"]),
+        (4, ["method.trl.loss_type=bnpo", "hardware.per_device_prompts=4"]),
+        (4, ["method.trl.loss_type=dr_grpo"]),
+        (4, ["method.trl.loss_type=cispo", "+method.trl.epsilon_high=5.0"]),
+        (4, ["+method.trl.importance_sampling_level=sequence", "method.trl.num_iterations=2"]),
+        (4, ["hardware.attention=eager"]),
+    ],
+    ids=lambda value: "" if isinstance(value, int) else ",".join(v.split(".")[-1] for v in value),
+)
+def test_weights_are_those_of_trl_for_the_same_completions(
+    composed: Compose, tmp_path: Path, steps: int, more: list[str]
+) -> None:
+    kept = [o for o in SMALL if o.split("=")[0] not in {p.split("=")[0] for p in more}]
+    (before, shared, logs), (_, plain, theirs) = (
+        trained(
+            composed(*kept, *more, f"method.trl.max_steps={steps}", f"rollout={engine}"),
+            tmp_path / engine,
+        )
+        for engine in ("grouped", "hf")
+    )
+    assert len(logs) == steps
+    assert {"loss", "grad_norm", "entropy", "skipped_groups"} <= set(logs[0])
+    for ours, other in zip(logs, theirs, strict=True):
+        assert ours["loss"] == pytest.approx(other["loss"], abs=1e-4, rel=1e-3)
+        assert ours["grad_norm"] == pytest.approx(other["grad_norm"], rel=2e-3)
+    moved = torch.stack([(plain[n] - before[n]).norm() for n in plain]).norm()
+    apart = torch.stack([(plain[n] - shared[n]).norm() for n in plain]).norm()
+    assert moved > 0
+    assert apart / moved < 0.01
+
+
+def test_groups_without_gradient_are_skipped_counted_and_logged(
+    composed: Compose, tmp_path: Path
+) -> None:
+    _, _, logs = trained(
+        composed(*SMALL, "method.trl.beta=0.0", "method.trl.max_steps=5"), tmp_path / "skipping"
+    )
+    assert sum(row["skipped_groups"] for row in logs) > 0
+    assert all(0 < row["entropy"] < 10 for row in logs)
+    _, _, logs = trained(
+        composed(*SMALL, "method.trl.beta=0.04", "method.trl.max_steps=2"), tmp_path / "pulled"
+    )
+    assert all(row["skipped_groups"] == 0 for row in logs)
+
+
+def test_completions_do_not_depend_on_the_cut_of_the_batch(
+    composed: Compose, tmp_path: Path
+) -> None:
+    found = []
+    for per_device in (1, 4):
+        cut = [o for o in SMALL if "per_device" not in o]
+        trainer = built(
+            composed(*cut, f"hardware.per_device_prompts={per_device}", "method.trl.max_steps=1"),
+            tmp_path / str(per_device),
+        )
+        trainer.train()
+        assert isinstance(trainer, GroupedGRPOTrainer)
+        logs = trainer._logs
+        texts = [turns[0]["content"] for turns in logs["completion"]]
+        found.append(sorted(zip(logs["extra"]["sample"], texts, strict=True)))
+    assert len(found[0]) == 16
+    assert found[0] == found[1]
+
+
+def test_what_cannot_be_shared_is_refused_or_trained_the_plain_way(
+    composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    banned = (*SMALL, "method.trl.max_steps=1", "method.trl.repetition_penalty=1.3")
+    with pytest.raises(ValueError, match=r"repetition_penalty.*rollout=hf"):
+        built(composed(*banned), tmp_path / "refused")
+    with caplog.at_level(logging.WARNING):
+        trainer = built(composed(*banned, "rollout.fallback=plain"), tmp_path / "plain")
+    assert "going on as rollout=hf" in caplog.text
+    trainer.train()
+    assert "skipped_groups" not in trainer.state.log_history[0]
+
+
+def test_model_that_ignores_the_positions_is_found_before_the_first_update(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medreason.generation import packing
+    from medreason.generation.packing import PackedSequences
+
+    seen = PackedSequences
+
+    def counted(**fields: Tensor) -> PackedSequences:
+        positions = torch.arange(fields["input_ids"].shape[1])
+        return seen(**fields | {"position_ids": positions.expand_as(fields["position_ids"])})
+
+    monkeypatch.setattr(packing, "PackedSequences", counted)
+    trainer = built(composed(*SMALL, "method.trl.max_steps=1"), tmp_path)
+    with pytest.raises(ValueError, match=r"apart from TRL's.*does not follow mask"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("blocks", [True, False])
+def test_attention_that_drops_the_mask_is_found_in_any_precision(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, blocks: bool
+) -> None:
+    def maskless(*inputs: Any, **more: Any) -> Any:  # noqa: ANN401
+        return sdpa_attention_forward(*inputs[:4], **more | {"attention_mask": None})
+
+    def kernel(*inputs: Tensor, attn_mask: Tensor | None = None, **how: Any) -> Tensor:  # noqa: ANN401
+        return scaled_dot_product_attention(*inputs, **how)
+
+    if blocks:
+        monkeypatch.setattr(packed_attention, "scaled_dot_product_attention", kernel)
+    else:
+        monkeypatch.setattr(Qwen2VLPreTrainedModel, "_supports_attention_backend", False)
+        monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", maskless)  # pyright: ignore[reportArgumentType]
+    trainer = built(
+        composed(*SMALL, "method.trl.max_steps=1", f"hardware.precision={precision}"), tmp_path
+    )
+    with pytest.raises(ValueError, match=r"the same with another mask: it does not follow it"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_cut_groups_and_a_model_without_mrope_are_named(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = built(composed(*SMALL), tmp_path)
+    assert hindrances(trainer) == []
+    trainer.args.per_device_train_batch_size = 6
+    assert hindrances(trainer) == ["6 rows a device cut groups of 4"]
+    trainer.args.per_device_train_batch_size = 8
+    monkeypatch.delattr(type(trainer.model.model), "get_rope_index")
+    assert hindrances(trainer) == [f"{type(trainer.model).__name__} takes no mRoPE positions"]
+
+
+def test_rows_that_are_not_whole_groups_are_refused(composed: Compose) -> None:
+    once = OncePerQuestionProcessor(load_processor(composed("method=grpo").model), 2)
+    asked = [[{"role": "user", "content": text}] for text in ("Which?", "Where?")]
+    with pytest.raises(ValueError, match=r"does not hold whole groups of 2 completions"):
+        once.apply_chat_template(asked, tokenize=True)
+
+
+def test_reference_is_the_start_model_or_there_is_none(composed: Compose, tmp_path: Path) -> None:
+    assert grpo._reference(composed("method=grpo")) == {}
+    asked = ("method=grpo", "method.trl.beta=0.04", "model.revision=abc")
+    assert grpo._reference(composed(*asked)) == {"model_init_kwargs": {"revision": "abc"}}
+    assert grpo._reference(composed(*asked, "adapter=lora_r8")) == {}
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"method.trl.beta=0.04.*an adapter.*action=export"):
+        grpo._reference(composed(*asked, f"model.path={tmp_path}"))
+
+
+def constant_then_varied(trainer: GRPOTrainer, constant_calls: int) -> list[list[list[int]]]:
+    """Rewards that are equal for the first calls; returns the completions of each call."""
+    seen: list[list[list[int]]] = []
+
+    def reward(completion_ids: list[list[int]], **_: object) -> list[float]:
+        seen.append([list(ids) for ids in completion_ids])
+        varied = len(seen) > constant_calls
+        return [float(i % 2) if varied else 1.0 for i in range(len(completion_ids))]
+
+    trainer.reward_funcs[:] = [reward]
+    trainer.reward_func_names[:] = ["varied"]
+    trainer.reward_processing_classes[:] = [None]
+    trainer.reward_weights = torch.ones(1)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("constant_calls", "redrawn", "skipped"), [(0, 0, 0), (1, 4, 0), (9, 8, 4)]
+)
+def test_groups_of_equal_rewards_are_drawn_again(
+    composed: Compose, tmp_path: Path, constant_calls: int, redrawn: int, skipped: int
+) -> None:
+    trainer = built(
+        composed(
+            *SMALL,
+            *("method.trl.beta=0.0", "method.trl.max_steps=1", "rollout.dynamic_sampling=2"),
+            "method.trl.temperature=1.5",
+        ),
+        tmp_path,
+    )
+    seen = constant_then_varied(trainer, constant_calls)
+    trainer.train()
+    (row,) = (row for row in trainer.state.log_history if "loss" in row)
+    assert (row["redrawn_groups"], row["skipped_groups"]) == (redrawn, skipped)
+    assert len(seen) == {0: 1, 4: 2, 8: 3}[redrawn]
+    assert all(earlier != later for earlier, later in itertools.pairwise(seen))
+
+
+def test_drawing_again_is_part_of_the_science_and_needs_shared_prompts(
+    composed: Compose, tmp_path: Path
+) -> None:
+    once, twice = composed("method=grpo"), composed("method=grpo", "rollout.dynamic_sampling=2")
+    assert "dynamic_sampling" not in train_parts(once, "data", "model")
+    assert train_parts(twice, "data", "model")["dynamic_sampling"] == 2
+    with pytest.raises(ValueError, match=r"rollout.dynamic_sampling=2 needs rollout=grouped"):
+        composed("rollout=hf", "rollout.dynamic_sampling=2")
+    with pytest.raises(ValueError, match=r"without it there is no rollout.dynamic_sampling=1"):
+        built(
+            composed(
+                *SMALL,
+                *("method.trl.repetition_penalty=1.3", "rollout.fallback=plain"),
+                "rollout.dynamic_sampling=1",
+            ),
+            tmp_path,
+        )
+
+
+def test_frozen_vision_tower_sees_an_image_once_in_all_steps_and_runs(
+    composed: Compose, tmp_path: Path
+) -> None:
+    adapted = ("adapter=lora_r8", "method.trl.beta=0.04", "method.trl.max_steps=2")
+    config = composed(*SMALL, *adapted, "method.trl.num_train_epochs=2")
+    counts = []
+    for place in ("first", "second"):
+        trainer = built(config, tmp_path / place)
+        given(trainer)
+        trainer.train()
+        assert isinstance(trainer, GroupedGRPOTrainer)
+        (features,) = (made for made in trainer._features.values() if made is not None)
+        counts.append(features.encoded)
+    assert 0 < counts[0] <= len({sample.image for sample in QUESTIONS})
+    assert counts[1] == 0
+    assert list((config.folder / "cache" / "vision").rglob("*.safetensors"))

@@ -1,0 +1,98 @@
+"""Estimates of memory: what fits, what does not, and what would make it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from medreason.config import Config
+from medreason.samples import Sample
+from medreason.training import memory_estimate
+from medreason.training.memory_estimate import DeviceBatch
+from medreason.training.memory_limits import device_limit_bytes, longest_samples, memory_lines
+
+Compose = Callable[..., Config]
+GRPO = ("action=plan", "method=grpo", "model=random_2b")
+RARL = ("action=plan", "method=rarl", "model=random_2b")
+ONE = DeviceBatch(1, 4, 300, 256, 784, shared=True)
+GB = 1e9
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    """A short question about a large image and a long one about a small image."""
+    found = []
+    for name, side, question in (("large", 400, "Which?"), ("small", 56, "Which organ? " * 40)):
+        Image.new("L", (side, side)).save(tmp_path / f"{name}.png")
+        given = (name, tmp_path / f"{name}.png", question, ("CT", "MRI"), "A", None)
+        found.append(Sample(*given, "ct", "disease", "drawn", None, "train"))
+    return found
+
+
+def test_full_grpo_of_the_2b_fits_into_40_gb_with_8_bit_states_alone(composed: Compose) -> None:
+    with_8_bit = memory_estimate.estimate(composed(*GRPO, "hardware=a100_40gb"), ONE)
+    plain = memory_estimate.estimate(composed(*GRPO, "hardware=gpu"), ONE)
+    assert with_8_bit.peak < 40 * GB < plain.peak
+    assert plain.states == pytest.approx(8 * 2_208_985_600, rel=1e-3)
+    assert plain.reference == plain.states / 2
+
+
+@pytest.mark.parametrize(("adapter", "gb"), [("lora_r8", 16), ("qlora", 10)])
+def test_adapters_of_the_2b_fit_into_small_cards(
+    composed: Compose, adapter: str, gb: float
+) -> None:
+    config = composed(*RARL, "hardware=gpu", f"adapter={adapter}")
+    assert memory_estimate.estimate(config, ONE).peak < gb * GB
+
+
+def test_gradients_of_one_micro_batch_come_as_activations_go(composed: Compose) -> None:
+    several, one = (
+        memory_estimate.estimate(
+            composed(*GRPO, "hardware=gpu", f"method.prompts_per_step={prompts}"), ONE
+        )
+        for prompts in (4, 1)
+    )
+    assert one.gradients == several.gradients - one.activations > 0
+
+
+def test_fsdp_halves_weights_gradients_and_states(composed: Compose) -> None:
+    one, two = (
+        memory_estimate.estimate(composed(*GRPO, f"hardware={profile}"), ONE)
+        for profile in ("gpu", "fsdp_x2")
+    )
+    assert (two.weights, two.states) == (one.weights // 2, one.states // 2)
+    assert two.gradients == one.gradients // 2
+    assert two.activations == one.activations
+
+
+def test_plan_says_what_would_make_it_fit(composed: Compose, samples: list[Sample]) -> None:
+    config = composed(*GRPO, "hardware=gpu", "hardware.device_gb=40")
+    first, second = memory_lines(config, samples)
+    assert first.startswith("memory of grpo, random_2b: about")
+    assert second.startswith("does not fit into 37.3 GiB (hardware=gpu); with hardware.optimizer")
+    small = composed(*GRPO, "hardware=gpu", "hardware.device_gb=2")
+    assert "choose a smaller model or more devices" in memory_lines(small, samples)[1]
+
+
+def test_model_whose_shapes_are_not_here_is_unknown(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    config = composed("method=grpo", "model=qwen2_vl_7b", "hardware=gpu")
+    (line,) = memory_lines(config, samples)
+    assert line.startswith("memory of qwen2_vl_7b unknown: ")
+
+
+def test_longest_counts_text_and_image(composed: Compose, samples: list[Sample]) -> None:
+    config = composed("hardware.per_device_prompts=1")
+    assert longest_samples(config, samples) == [0]  # 204 visual tokens above 150 of text
+    narrow = composed("hardware.per_device_prompts=1", "model.max_pixels=3136")
+    assert longest_samples(narrow, samples) == [1]
+
+
+def test_memory_of_a_cpu_is_shared_by_its_processes(composed: Compose) -> None:
+    one, two = (device_limit_bytes(composed(f"hardware={name}")) for name in ("cpu", "cpu_x2"))
+    assert one
+    assert two == one // 2

@@ -1,0 +1,133 @@
+"""Our scores behind TRL's protocol: named, read once, cut-off replies known as such."""
+
+from __future__ import annotations
+
+import pickle
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medreason.config import Config
+from medreason.samples import Sample
+from medreason.training.trl_rewards import Reward, Scorer, rewards
+
+END = 9
+SAMPLE = Sample(
+    id="s0",
+    image=Path("x.png"),
+    question="Which?",
+    options=("CT", "MRI"),
+    answer="B",
+    explanation="The image is an MRI.",
+    modality="mri",
+    task="disease",
+    source="test",
+    patient=None,
+    split="train",
+)
+GOOD = "<think>The image is an MRI.</think>\n<answer>B</answer>"
+
+
+def score(config: Config, texts: list[str], ids: list[list[int]]) -> dict[str, Any]:
+    """What each reward gives, and what it logs of itself, by name."""
+    functions, _ = rewards(config, Scorer([SAMPLE], [END]))
+    logged: dict[str, list] = defaultdict(list)
+    metrics: dict[str, float] = {}
+    found = {
+        function.__name__: function(
+            completions=[[{"role": "assistant", "content": text}] for text in texts],
+            completion_ids=ids,
+            sample=[0] * len(texts),
+            log_extra=lambda column, values: logged[column].extend(values),
+            log_metric=metrics.__setitem__,
+        )
+        for function in functions
+    }
+    return found | logged | metrics
+
+
+def test_each_reward_carries_its_key_and_rollouts_their_sample(
+    composed: Callable[..., Config],
+) -> None:
+    found = score(composed("method=rarl"), [GOOD, "<answer>A</answer>"], [[1, END], [1, END]])
+    of_each = ("within_group_variance", "constant_groups")
+    assert found == {
+        "format": [1.0, 0.0],
+        "answer": [1.0, 0.0],
+        "reasoning": [1.0, 0.0],
+        "sample": ["s0", "s0"],
+        "gold": ["B", "B"],
+        "answer_read": ["B", "A"],
+        **{
+            f"rewards/{name}/{figure}": value
+            for name in ("format", "answer", "reasoning")
+            for figure, value in zip(of_each, (0.25, 0.0), strict=True)
+        },
+    }
+
+
+def test_reply_without_an_end_token_is_read_as_cut_off(composed: Callable[..., Config]) -> None:
+    found = score(composed(), ["<think>The image"], [[1, 2]])
+    assert found["correct"] == [0.0]
+    assert found["answer_read"] == ["truncated"]
+
+
+def test_weights_follow_the_configuration(composed: Callable[..., Config]) -> None:
+    _, weights = rewards(composed("reward.format.weight=0.5"), Scorer([SAMPLE], [END]))
+    assert weights == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("reward", ["med_r1", "med_r1_parity", "rarl_safe"])
+def test_scores_can_be_pickled(composed: Callable[..., Config], reward: str) -> None:
+    functions, _ = rewards(composed(f"reward={reward}"), Scorer([SAMPLE], [END]))
+    for function in functions:
+        assert pickle.loads(pickle.dumps(function._grade))
+
+
+def test_gate_lets_reasoning_count_only_where_the_answer_is_right(
+    composed: Callable[..., Config],
+) -> None:
+    texts = [GOOD, GOOD.replace(">B<", ">A<"), GOOD]
+    ids = [[1, END]] * 3
+    assert score(composed("method=rarl"), texts, ids)["reasoning"] == [1.0, 1.0, 1.0]
+    gated = composed("method=rarl", "reward.reasoning.only_when=answer")
+    assert score(gated, texts, ids)["reasoning"] == [1.0, 0.0, 1.0]
+    assert score(composed("method=rarl", "reward=rarl_safe"), texts, ids)["reasoning"] == [1, 0, 1]
+
+
+def test_reward_without_difference_in_a_group_says_so(composed: Callable[..., Config]) -> None:
+    found = score(composed(), [GOOD, GOOD, "<answer>B</answer>"], [[1, END]] * 3)
+    assert found["rewards/correct/constant_groups"] == 1.0
+    assert found["rewards/correct/within_group_variance"] == 0.0
+    assert found["rewards/format/constant_groups"] == 0.0
+    assert found["rewards/format/within_group_variance"] == pytest.approx(2 / 9)
+
+
+def test_ungraded_reply_is_counted_and_takes_the_mean_of_its_group() -> None:
+    grades = iter([[1.0, None, 0.5, None]])
+    reward = Reward("judged", lambda _: next(grades), Scorer([SAMPLE, SAMPLE], [END]))
+    metrics: dict[str, float] = {}
+    found = reward(
+        completions=[[{"role": "assistant", "content": GOOD}]] * 4,
+        completion_ids=[[END]] * 4,
+        sample=[0, 0, 0, 1],
+        log_extra=lambda *_: None,
+        log_metric=metrics.__setitem__,
+    )
+    assert found == [1.0, 0.75, 0.5, None]  # nothing is known of the second group
+    assert metrics["rewards/judged/ungraded"] == 0.5
+
+
+def test_score_that_is_no_number_is_refused_with_reward_and_sample() -> None:
+    reward = Reward("mine", lambda read: [float("nan")] * len(read), Scorer([SAMPLE], [END]))
+    with pytest.raises(ValueError, match=r"reward\.mine gave nan .* sample s0"):
+        reward(
+            completions=[[{"role": "assistant", "content": GOOD}]],
+            completion_ids=[[END]],
+            sample=[0],
+            log_extra=lambda *_: None,
+            log_metric=lambda *_: None,
+        )
