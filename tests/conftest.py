@@ -13,7 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker of pytest a core
 
 from medreason import config as configuration
-from medreason.cli import main as _  # noqa: F401  registers the schema
+from medreason.cli import main as _  # noqa: F401
 from medreason.config import CONF, Config
 
 

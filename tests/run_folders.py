@@ -59,7 +59,7 @@ def write_run(
     key: str = "0123456789ab",
     priors: Mapping[tuple[str, str], float | None] | None = None,
     logs: Sequence[dict[str, Any]] = (),
-    **state: Any,  # noqa: ANN401
+    **state: Any,
 ) -> RunFolder:
     """A finished run whose completion to the i-th sample is `answer(i, sample)`."""
     folder = RunFolder(config.folder / "runs" / f"{config.run_name}-{key}")
@@ -67,9 +67,9 @@ def write_run(
     configuration.write(config, folder.config)
     rows = [
         predictions.predict(sample, control, _completion(text))
-        for control in ("none", "blank_image")
+        for control in ("original", "blank_image")
         for i, sample in enumerate(samples)
-        for text in [answer(i, sample) if control == "none" else reply("A")]
+        for text in [answer(i, sample) if control == "original" else reply("A")]
     ]
     found = priors or {sample.cell: 0.25 for sample in samples}
     figures = compute_metrics(rows, found, ["blank_image"])

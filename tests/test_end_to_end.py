@@ -89,7 +89,7 @@ def test_run_leaves_predictions_and_figures_of_every_cell(place: Path, method: s
     }
     rows = predictions.read(run.evaluation(key) / "predictions.parquet")
     assert len(rows) == 2 * figures["overall"]["n"] == 20
-    assert {row.control for row in rows} == {"none", "blank_image"}
+    assert {row.control for row in rows} == {"original", "blank_image"}
     assert figures["overall"]["parsed"] > 0.5
     assert figures["overall"]["prior"] is not None
     environment = json.loads(run.environment.read_text())
@@ -209,7 +209,7 @@ def test_mlflow_shows_parent_and_children_with_params_metrics_and_tables(place: 
 
 def test_lost_tracking_database_is_rebuilt_from_the_folders(place: Path) -> None:
     (place / "outputs/mlflow.db").unlink()
-    medreason(place, "action=report", "runs.sync=true")
+    medreason(place, "action=report", "tracking.resync=true")
     # A copy: in this process MLflow still holds the file that was deleted.
     shutil.copy(place / "outputs/mlflow.db", place / "rebuilt.db")
     client = MlflowClient(f"sqlite:///{place}/rebuilt.db")
@@ -228,7 +228,7 @@ def test_unreachable_tracking_server_costs_nothing_but_the_view(tmp_path: Path) 
     assert run.state().state == "done"
     assert not run.state().synced
     assert "not reached" in run.log.read_text()
-    medreason(tmp_path, "action=report", "runs.sync=true", "tracking=local")
+    medreason(tmp_path, "action=report", "tracking.resync=true", "tracking=local")
     assert run.state().synced
 
 

@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "tuned")
+    if path.parent.name not in ("experiment", "steps")
 )
 EXPERIMENTS = sorted(
     str(path.relative_to(CONF / "experiment").with_suffix(""))

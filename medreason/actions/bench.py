@@ -60,14 +60,14 @@ def _say_round(done: int, rounds: int, tokens: int) -> None:
 def _print(found: dict[str, Any]) -> None:
     of, equal, peak = found["of"], found["equal"], found["peak_bytes"]
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in ("stage", "tokens", "TRL, s", "grouped, s", "times", "over its floor"):
+    for head in ("stage", "tokens", "TRL, s", "grouped, s", "times", "over its roofline"):
         table.add_column(head, justify="left" if head == "stage" else "right", no_wrap=True)
     for stage, row in found["stages"].items():
-        floor = found["floor"].get(stage)
+        least = found["roofline"].get(stage)
         table.add_row(
             *stage.rsplit("_", 1),
             *(f"{row['trl']:.3f}", f"{row['grouped']:.3f}", f"{row['ratio']:.2f}"),
-            f"{row['grouped'] / floor:.2f}" if floor else "",
+            f"{row['grouped'] / least:.2f}" if least else "",
         )
     console = Console()
     say = functools.partial(console.print, highlight=False, soft_wrap=True)

@@ -63,13 +63,13 @@ def _evaluations(config: Config) -> list[tuple[RunFolder, str]]:
 def _refuse_judge_of_reward(config: Config, folder: RunFolder) -> None:
     trained = configuration.read(folder.config)
     rewarded = trained.method.algorithm == "grpo" and any(r.judge for r in trained.reward.values())
-    if rewarded and not config.judge.same_as_reward:
+    if rewarded and not config.judge.allow_reward_judge:
         for name, judge in (("judge", config.judge), ("second_judge", config.second_judge)):
             if judge.identity == trained.judge.identity:
                 raise ValueError(
                     f"{folder.path.name} was trained on the grades of {name}.model="
                     f"{judge.model!r}: it may have learned what this judge likes. "
-                    "Choose another judge, or set judge.same_as_reward=true"
+                    "Choose another judge, or set judge.allow_reward_judge=true"
                 )
 
 
@@ -80,7 +80,7 @@ def _judge(
     scales: dict[str, Scale],
     judges: Sequence[tuple[Judge, Grader]],
 ) -> dict[str, Any]:
-    rows = [r for r in predictions.read(path / "predictions.parquet") if r.control == "none"]
+    rows = [r for r in predictions.read(path / "predictions.parquet") if r.control == "original"]
     run_config = configuration.read(folder.config)
     samples = {s.id: s for s in data.load(run_config.data, config.folder / "cache")}
     cache = config.folder / "cache" / "verdicts"

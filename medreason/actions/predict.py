@@ -63,7 +63,7 @@ def _rows(path: Path) -> list[Any]:
     return rows
 
 
-def _sample(root: Path, place: int, row: Any) -> Sample:  # noqa: ANN401  whatever JSON holds
+def _sample(root: Path, place: int, row: Any) -> Sample:  # noqa: ANN401
     where = f"question {place}"
     known = row if isinstance(row, dict) else {}
     if not all(isinstance(known.get(key), str) for key in ("image", "question")):
@@ -128,7 +128,7 @@ def _answers(config: Config, samples: list[Sample]) -> list[dict[str, Any]]:
                 "reasoning": reply.reasoning,
                 "answer": reply.answer,
                 "not_read": reply.reason or None,
-                "likelihood": shares,
+                "option_likelihood": shares,
                 "completion": completion.text,
             }
         )
@@ -140,7 +140,7 @@ def _told(answer: dict[str, Any]) -> str:
     if answer["reasoning"]:
         lines.append(f"  reasoning: {answer['reasoning']}")
     lines.append(f"  answer: {answer['answer'] or 'none, ' + answer['not_read']}")
-    if answer["likelihood"]:
-        shares = sorted(answer["likelihood"].items(), key=lambda pair: -pair[1])
+    if answer["option_likelihood"]:
+        shares = sorted(answer["option_likelihood"].items(), key=lambda pair: -pair[1])
         lines.append("  likelihood: " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in shares))
     return "\n".join(lines)

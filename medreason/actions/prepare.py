@@ -23,7 +23,7 @@ def run(config: Config) -> None:
     """
     handling, reader = configuration.handling(config.data)
     settings = config.prepare
-    name = f"{config.choices.get('data', 'data')}-{settings.size}-{settings.fit}"
+    name = f"{config.choices.get('data', 'data')}-{settings.size}-{settings.resize}"
     folder = Path(settings.folder or config.folder / "prepared" / name)
     root = data.root_of(reader)
     loaded = data.read(config.data, config.folder / "cache")
@@ -34,10 +34,10 @@ def run(config: Config) -> None:
         images = {sample.image for sample in loaded.samples}
         problems = {i: found for i in images if (found := checks.path_problem(i, root))}
         # Images of two sizes must not meet in one folder.
-        below = folder / f"images-{settings.size}-{settings.fit}"
+        below = folder / f"images-{settings.size}-{settings.resize}"
         todo = prepare.targets(images - set(problems), root, below)
         problems |= prepare.prepare(
-            todo, settings.size, settings.fit, settings.processes, Bar("preparing images")
+            todo, settings.size, settings.resize, settings.processes, Bar("preparing images")
         )
         whole = checks.without(loaded, problems)
         checks.refuse_bad_rows(whole, handling.bad_rows, root)
@@ -61,7 +61,7 @@ def _write(config: Config, folder: Path, loaded: Loaded) -> None:
             "bad_rows": [str(bad) for bad in loaded.bad_rows],
             "images": len({sample.image for sample in loaded.samples}),
             "size": config.prepare.size,
-            "fit": config.prepare.fit,
+            "resize": config.prepare.resize,
             "filter": prepare.FILTER,
             "cells": audit.cells(loaded.samples),
             "data": config.data,

@@ -16,7 +16,7 @@ from medreason.runs.run_folder import RunFolder, run_folders, sweeps_of
 def run(config: Config) -> None:
     """Write the report of `sweep`, print its table, and put it on the sweep's run in MLflow."""
     folders = _of_sweep(config)
-    if config.runs.sync and config.tracking.uri:
+    if config.tracking.resync and config.tracking.uri:
         from medreason import tracking  # MLflow, seconds
 
         if not tracking.catch_up(config.tracking, config.folder, config.sweep, folders, all_=True):
@@ -127,6 +127,4 @@ def _track(config: Config, files: list[Path]) -> None:
     try:
         tracking.show_sweep(config.tracking, config.folder, config.sweep, files)
     except (MlflowException, OSError) as error:
-        print(  # noqa: T201
-            f"MLflow at {config.tracking.uri} not reached ({error}); the files above are on disk"
-        )
+        print(f"MLflow at {config.tracking.uri} not reached ({error}); the files above are on disk")  # noqa: T201

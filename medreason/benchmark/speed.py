@@ -33,7 +33,7 @@ from medreason.training import grpo
 from medreason.training.group_batches import questions_to_rows
 from medreason.training.grouped_trainer import GroupedGRPOTrainer
 
-ENGINES = {"trl": "hf", "grouped": "grouped"}
+ENGINES = {"trl": "trl", "grouped": "grouped"}
 STAGES = ("prepare", "generation", "logps", "update", "step")
 IMAGES = 2
 """Evaluated on, with all their questions and the configured controls."""
@@ -92,10 +92,10 @@ def measure(
         same_answers &= replies["trl"] == replies["grouped"]
         made[f"generation_{tokens}"] = len(rows) * tokens
         made[f"evaluation_{tokens}"] = sum(r.completion_tokens for r in replies["trl"])
-    floors: dict[str, float] = {}
+    rooflines: dict[str, float] = {}
     for tokens in lengths:
-        least = _floor(trainers["trl"], rows, tokens, rates[tokens])
-        floors |= {f"{name}_{tokens}": value for name, value in least.items()}
+        least = _roofline(trainers["trl"], rows, tokens, rates[tokens])
+        rooflines |= {f"{name}_{tokens}": value for name, value in least.items()}
     return {
         "equal": {
             **_equality(trainers, rows, config.bench.tokens[-1]),
@@ -108,7 +108,7 @@ def measure(
         },
         "wall": {stage: _ratio(times) for stage, times in wall.items()},
         "peak_bytes": peaks,
-        "floor": floors,
+        "roofline": rooflines,
         "of": _described(config, trainers["trl"].model)
         | {"commit": commit, "evaluated_rows": len(asked)},
     }
@@ -169,7 +169,7 @@ def _asked(config: Config, tested: Sequence[Sample], folder: Path) -> list[Evalu
     samples = [replace(s, image=shown[s.image]) for s in tested if s.image in shown]
     return [
         EvaluationRow(control, sample, evaluation_prompt(sample, config.prompt.evaluation))
-        for control in ("none", *config.evaluation.controls)
+        for control in ("original", *config.evaluation.controls)
         for sample in samples_under(control, samples)
     ]
 
@@ -290,7 +290,7 @@ def _ratio(times: dict[str, list[float]]) -> dict[str, float]:
     return {"trl": trl, "grouped": grouped, "ratio": trl / grouped}
 
 
-def _floor(
+def _roofline(
     trainer: Any,  # noqa: ANN401
     rows: list[dict[str, Any]],
     tokens: int,

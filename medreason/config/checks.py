@@ -67,7 +67,7 @@ def attention_can_share_prompts(config: Config) -> None:
     ):
         raise ValueError(
             "hardware.attention='flash_attention_2' takes no mask that lets completions share "
-            "a prompt; set hardware.attention=sdpa, rollout=hf or rollout.fallback=plain"
+            "a prompt; set hardware.attention=sdpa, rollout=trl or rollout.fallback=unshared"
         )
     if config.rollout.flex_attention and config.hardware.accelerator != "cuda":
         raise ValueError(

@@ -42,9 +42,9 @@ class Hardware:
     """What a device has, for action=plan; none asks those of this machine."""
     memory_limit_gb: float | None = None
     """On CUDA: what a process may take of its device, to try a smaller card on a larger one."""
-    probe: bool = False
+    memory_check: bool = False
     """Before training, one step of the longest samples: what does not fit fails at once."""
-    hang_minutes: float = 30.0
+    hang_timeout_minutes: float = 30.0
     """Without a step for so long a job fails, after the stacks of all its ranks are written."""
     threads: int | None = None
     """CPU threads of each process; none shares the cores out evenly."""
@@ -59,7 +59,7 @@ class Hardware:
         one_of("hardware.optimizer_states", self.optimizer_states, ("float32", "bfloat16", "8bit"))
         for key in ("devices", "nodes", "per_device_prompts", "per_device_evaluation"):
             positive(f"hardware.{key}", getattr(self, key))
-        for key in ("device_gb", "memory_limit_gb", "hang_minutes"):
+        for key in ("device_gb", "memory_limit_gb", "hang_timeout_minutes"):
             if (value := getattr(self, key)) is not None and not value > 0:
                 raise ValueError(f"hardware.{key}={value}; it must be above 0")
         if self.parallel != "ddp" and self.processes < 2:
@@ -98,12 +98,13 @@ class Rollout:
     """How GRPO draws completions and finds their log-probabilities."""
 
     name: str = MISSING
-    """grouped (image and prompt once a question), hf (TRL's own way) or vllm (drawn by vLLM)."""
+    """grouped (image and prompt once a question), trl (TRL's own way) or vllm (drawn by vLLM)."""
     fallback: str = "error"
-    """Where a model or a setting does not allow `grouped`: error, or plain (hf, with a warning)."""
+    """Where a model or a setting does not allow `grouped`: error, or unshared (as trl, with a
+    warning)."""
     dynamic_sampling: int = 0
     """Draw a question's completions again, so many times at most, while all get the same reward."""
-    features_gb: float = 4.0
+    vision_cache_gb: float = 4.0
     """Of disk, over all runs, for the features of vision towers that are not trained; 0: none."""
     flex_attention: bool = False
     """With grouped, on CUDA: FlexAttention over packed completions; else sdpa, one by one."""
@@ -111,7 +112,7 @@ class Rollout:
     """With vllm: goes unchanged to trl.GRPOConfig; where and in how much memory it runs."""
 
     def __post_init__(self) -> None:
-        one_of("rollout.name", self.name, ("grouped", "hf", "vllm"))
+        one_of("rollout.name", self.name, ("grouped", "trl", "vllm"))
         if self.vllm:
             one_of("rollout.vllm.vllm_mode", self.vllm.get("vllm_mode", ""), ("colocate", "server"))
         share = self.vllm.get("vllm_gpu_memory_utilization", 0.3)
@@ -119,8 +120,8 @@ class Rollout:
             raise ValueError(
                 f"rollout.vllm.vllm_gpu_memory_utilization={share}; needs a share between 0 and 1"
             )
-        one_of("rollout.fallback", self.fallback, ("error", "plain"))
-        for key in ("dynamic_sampling", "features_gb"):
+        one_of("rollout.fallback", self.fallback, ("error", "unshared"))
+        for key in ("dynamic_sampling", "vision_cache_gb"):
             if not getattr(self, key) >= 0:
                 raise ValueError(f"rollout.{key}={getattr(self, key)}; give 0 or more")
         if self.flex_attention and self.name != "grouped":

@@ -35,7 +35,7 @@ class Judge:
     price_in: float = 0.0
     """US dollars a million prompt tokens; 0 where it is not known."""
     price_out: float = 0.0
-    same_as_reward: bool = False
+    allow_reward_judge: bool = False
     """Allow the judge that gave the training reward to judge the evaluation."""
 
     def __post_init__(self) -> None:

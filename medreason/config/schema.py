@@ -32,7 +32,7 @@ ACTIONS = (
 )
 METHODS = ("base", "sft", "grpo", "rarl")
 STYLES = (*replies.STYLES, "free")
-ANSWERS = ("generated", "likelihood")
+ANSWERS = ("generated", "option_likelihood")
 CONTROLS = ("blank_image", "shuffled_image", "no_image", "permuted_options")
 
 
@@ -191,7 +191,8 @@ class Evaluation:
     controls: list[str] = MISSING
     """Further passes over the same questions, of CONTROLS; `permuted_options`: one a rotation."""
     answers: list[str] = field(default_factory=lambda: ["generated"])
-    """generated: a greedy reply, which is parsed. likelihood: the likeliest of the option letters
+    """generated: a greedy reply, which is parsed. option_likelihood: the
+    likeliest of the option letters
     right behind the prompt, without generation or parser. Both: the second is a figure beside."""
     encoder: str | None = None
     """A text encoder, folder or hub id: adds BERTScore of open answers and, by the meaning of both,
@@ -215,30 +216,30 @@ class Tracking:
     experiment: str = "medreason"
     images: int = 40
     """Predictions shown with their image in MLflow's table."""
+    resync: bool = False
+    """action=report: first rebuild MLflow's runs from the run folders."""
 
 
 @dataclass
 class Prepare:
     size: int = 384
     """Side of the square images in pixels; 384 as in Med-R1."""
-    fit: str = "stretch"
+    resize: str = "stretch"
     """stretch to the square, as the authors of Med-R1 do, or pad with black."""
     folder: str | None = None
-    """Where to write; none writes to `<outputs>/prepared/<data>-<size>-<fit>`."""
+    """Where to write; none writes to `<outputs>/prepared/<data>-<size>-<resize>`."""
     processes: int | None = None
     """None takes a process for each core."""
 
     def __post_init__(self) -> None:
         positive("prepare.size", self.size)
-        one_of("prepare.fit", self.fit, ("stretch", "pad"))
+        one_of("prepare.resize", self.resize, ("stretch", "pad"))
         if self.processes is not None:
             positive("prepare.processes", self.processes)
 
 
 @dataclass
 class Runs:
-    sync: bool = False
-    """action=report: first rebuild MLflow's runs from the run folders."""
     retry_failed: bool = True
     """Run a cell again that failed before."""
     show_table: bool = True
@@ -317,8 +318,7 @@ class Config:
     adapter: dict[str, Any] = field(default_factory=dict)
     """Goes unchanged to peft.LoraConfig; empty trains all weights."""
     hardware: Hardware = MISSING
-    rollout: Rollout = field(default_factory=lambda: Rollout("hf"))
-    """The default is for run folders that are older than this choice."""
+    rollout: Rollout = MISSING
     evaluation: Evaluation = MISSING
     tracking: Tracking = MISSING
     runs: Runs = field(default_factory=Runs)

@@ -82,7 +82,7 @@ def paths(root: Path, files: Sequence[str]) -> list[Path]:
 def _sample(
     root: Path,
     name: str,
-    row: Any,  # noqa: ANN401  whatever JSON holds
+    row: Any,  # noqa: ANN401
     known: dict[tuple[str, str], dict[str, str]],
     owners: dict[str, str],
 ) -> Sample:

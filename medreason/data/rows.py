@@ -116,7 +116,7 @@ def table(
     return rows
 
 
-def text(row: Any, key: str) -> str:  # noqa: ANN401  whatever a file holds
+def text(row: Any, key: str) -> str:  # noqa: ANN401
     """The text at a key of a row. Raises ValueError where there is none."""
     if not isinstance(row, dict):
         raise ValueError(f"is {type(row).__name__}, not an object with {key!r} ...")

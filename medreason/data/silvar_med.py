@@ -38,7 +38,7 @@ def read(
 def _sample(
     images: Path,
     name: str,
-    row: Any,  # noqa: ANN401  whatever JSON holds
+    row: Any,  # noqa: ANN401
     keys: Mapping[str, str],
     split: str,
 ) -> Sample:

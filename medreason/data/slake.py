@@ -60,7 +60,7 @@ def read(
 def _sample(
     root: Path,
     name: str,
-    row: Any,  # noqa: ANN401  whatever JSON holds
+    row: Any,  # noqa: ANN401
     languages: Sequence[str],
     left_out: Collection[str],
     split: str,

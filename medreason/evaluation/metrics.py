@@ -20,35 +20,35 @@ def of_controls(rows: Sequence[Prediction], controls: Sequence[str]) -> Figures:
     """Accuracy under each control, over the samples it could be made for.
 
     `permuted_options` is the accuracy over all rotations, the sample itself included, and
-    `consistent_options` the share of samples for which every rotation gets the same option's text.
+    `option_invariance` the share of samples for which every rotation gets the same option's text.
     """
     found: Figures = {}
     for control in controls:
         members = [row for row in rows if row.control == control]
         if control == "permuted_options":
             turned = {row.sample for row in members}
-            members += [row for row in rows if row.control == "none" and row.sample in turned]
-            found["consistent_options"] = _consistent(members)
+            members += [row for row in rows if row.control == "original" and row.sample in turned]
+            found["option_invariance"] = _option_invariance(members)
         found[control] = statistics.fmean(row.correct for row in members) if members else None
     return found
 
 
-def of_letters(rows: Sequence[Prediction]) -> Figures:
+def of_option_likelihood(rows: Sequence[Prediction]) -> Figures:
     """Accuracy of the likeliest letters, over the questions they were asked for; else empty."""
-    asked = [row for row in rows if row.likeliest]
-    real = [row for row in asked if row.control == "none"]
+    asked = [row for row in rows if row.likeliest_option]
+    real = [row for row in asked if row.control == "original"]
     if not real:
         return {}
-    right = sum(row.likeliest == row.gold for row in real)
+    right = sum(row.likeliest_option == row.gold for row in real)
     low, high = wilson(right, len(real))
     found: Figures = {
-        "likelihood": right / len(real),
-        "likelihood_n": len(real),
-        "likelihood_ci_low": low,
-        "likelihood_ci_high": high,
+        "option_likelihood": right / len(real),
+        "option_likelihood_n": len(real),
+        "option_likelihood_ci_low": low,
+        "option_likelihood_ci_high": high,
     }
-    if blank := [row.likeliest == row.gold for row in asked if row.control == "blank_image"]:
-        found["likelihood_blank_image"] = statistics.fmean(blank)
+    if blank := [row.likeliest_option == row.gold for row in asked if row.control == "blank_image"]:
+        found["option_likelihood_blank_image"] = statistics.fmean(blank)
     return found
 
 
@@ -76,7 +76,7 @@ def of_reasoning(real: Sequence[Prediction]) -> Figures:
     rows = [row for row in real if row.reasoning]
     found: Figures = {"with_reasoning": len(rows) / len(real)}
     found["reasoning_words"] = _mean([len(words(row.reasoning or "")) for row in rows])
-    found["agreement"] = _mean([row.consistent for row in rows])
+    found["consistency"] = _mean([row.consistency for row in rows])
     by_words = [v for row in real if (v := row.reasoning_similarity) is not None]
     by_meaning = [v for row in real if (v := row.reasoning_embedding) is not None]
     return found | {
@@ -89,7 +89,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _consistent(rows: Sequence[Prediction]) -> float | None:
+def _option_invariance(rows: Sequence[Prediction]) -> float | None:
     chosen: dict[str, set[str | None]] = {}
     for row in rows:
         text = row.options[LETTERS.index(row.answer)] if row.answer else None
@@ -129,7 +129,7 @@ def _summary(
     priors: Mapping[tuple[str, str], float | None],
     controls: Sequence[str],
 ) -> dict[str, Any]:
-    real = [row for row in rows if row.control == "none"]
+    real = [row for row in rows if row.control == "original"]
     right = sum(row.correct for row in real)
     low, high = wilson(right, len(real))
     known = [(priors.get((row.modality, row.task))) for row in real]
@@ -147,5 +147,5 @@ def _summary(
         "completion_tokens": statistics.fmean(row.completion_tokens for row in real),
     }
     summary |= of_open_questions(real) | of_reasoning(real)
-    summary |= of_letters(rows)
+    summary |= of_option_likelihood(rows)
     return summary | of_controls(rows, controls)

@@ -27,7 +27,7 @@ class Prediction:
     sample: str
     """The sample's id."""
     control: str
-    """ "none" for the real image, else the name of the control."""
+    """`original`, or the name of a control."""
     modality: str
     task: str
     source: str
@@ -44,15 +44,15 @@ class Prediction:
     """ "parsed", or why there is no answer."""
     correct: bool
     token_f1: float
-    consistent: float
-    """Reasoning and answer agree: `reasoning.consistent`."""
+    consistency: float
+    """Reasoning and answer agree: `rewards.reasoning.consistency`."""
     prompt_tokens: int
     completion_tokens: int
     finish_reason: str
     """stop, length, or likelihood where nothing was generated."""
-    letter_shares: list[float] = field(default_factory=list)
+    option_likelihoods: list[float] = field(default_factory=list)
     """Probability of each option's letter right behind the prompt; empty where not asked for."""
-    likeliest: str | None = None
+    likeliest_option: str | None = None
     """The letter with the highest share."""
     reasoning_similarity: float | None = None
     """Of reasoning and reference explanation: `scores.reasoning_similarity`, the reward `reasoning`
@@ -72,12 +72,12 @@ _SCHEMA = pa.schema(
         ("parse_status", pa.string()),
         ("correct", pa.bool_()),
         ("token_f1", pa.float64()),
-        ("consistent", pa.float64()),
+        ("consistency", pa.float64()),
         ("prompt_tokens", pa.int64()),
         ("completion_tokens", pa.int64()),
         ("finish_reason", pa.string()),
-        ("letter_shares", pa.list_(pa.float64())),
-        ("likeliest", pa.string()),
+        ("option_likelihoods", pa.list_(pa.float64())),
+        ("likeliest_option", pa.string()),
         ("reasoning_similarity", pa.float64()),
         ("reasoning_embedding", pa.float64()),
         ("bertscore", pa.float64()),
@@ -89,7 +89,7 @@ def predict(
     sample: Sample,
     control: str,
     completion: Completion,
-    letter_shares: Sequence[float] = (),
+    option_likelihoods: Sequence[float] = (),
     encoder: str | None = None,
 ) -> Prediction:
     """Read a completion with the parser the rewards use."""
@@ -112,12 +112,12 @@ def predict(
         parse_status=reply.reason or "parsed",
         correct=correct(reply, sample) == 1.0,
         token_f1=token_f1(reply, sample),
-        consistent=consistency(reply, sample),
+        consistency=consistency(reply, sample),
         prompt_tokens=completion.prompt_tokens,
         completion_tokens=completion.completion_tokens,
         finish_reason=completion.finish_reason,
-        letter_shares=list(letter_shares),
-        likeliest=likeliest(letter_shares),
+        option_likelihoods=list(option_likelihoods),
+        likeliest_option=likeliest(option_likelihoods),
         reasoning_similarity=reasoning_similarity(reply, sample) if sample.explanation else None,
         reasoning_embedding=embeddings.reasoning_embedding(reply, sample, encoder=encoder)
         if encoder and sample.explanation
@@ -128,12 +128,14 @@ def predict(
     )
 
 
-def settle(sample: Sample, control: str, prompt: str, letter_shares: Sequence[float]) -> Prediction:
+def settle(
+    sample: Sample, control: str, prompt: str, option_likelihoods: Sequence[float]
+) -> Prediction:
     """The answer where nothing is generated: the likeliest letter."""
-    nothing = Completion(prompt, "", 0, 0, "likelihood")
-    letter = likeliest(letter_shares)
+    nothing = Completion(prompt, "", 0, 0, "option_likelihood")
+    letter = likeliest(option_likelihoods)
     return replace(
-        predict(sample, control, nothing, letter_shares),
+        predict(sample, control, nothing, option_likelihoods),
         answer=letter,
         correct=letter == sample.answer,
         parse_status="parsed",
@@ -141,10 +143,10 @@ def settle(sample: Sample, control: str, prompt: str, letter_shares: Sequence[fl
     )
 
 
-def likeliest(letter_shares: Sequence[float]) -> str | None:
-    if not letter_shares:
+def likeliest(option_likelihoods: Sequence[float]) -> str | None:
+    if not option_likelihoods:
         return None
-    return LETTERS[max(range(len(letter_shares)), key=letter_shares.__getitem__)]
+    return LETTERS[max(range(len(option_likelihoods)), key=option_likelihoods.__getitem__)]
 
 
 def write(predictions: Sequence[Prediction], path: Path) -> None:
@@ -160,7 +162,7 @@ def read(path: Path, samples: Collection[str] | None = None) -> list[Prediction]
     Raises:
         ValueError: the file is cut off or not ours.
     """
-    chosen = None if samples is None else [("control", "==", "none"), ("sample", "in", samples)]
+    chosen = None if samples is None else [("control", "==", "original"), ("sample", "in", samples)]
     try:
         return [Prediction(**row) for row in pq.read_table(path, filters=chosen).to_pylist()]
     except (pa.ArrowInvalid, TypeError, FileNotFoundError) as error:

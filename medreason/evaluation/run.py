@@ -65,7 +65,7 @@ def _answers(
     asked = asked[_share(len(asked), state.process_index, state.num_processes)]
     size = config.hardware.per_device_evaluation
     shares: list[list[float]] = [[] for _ in asked]
-    if "likelihood" in config.evaluation.answers:
+    if "option_likelihood" in config.evaluation.answers:
         closed = [i for i, row in enumerate(asked) if row.sample.options]
         found = option_likelihoods(
             model,
@@ -98,7 +98,7 @@ def _answers(
         ]
     return sorted(
         gather_object(rows),
-        key=lambda row: (row.control != "none", row.control, row.sample, row.options),
+        key=lambda row: (row.control != "original", row.control, row.sample, row.options),
     )
 
 
@@ -123,7 +123,7 @@ def _asked(config: Config, test: Sequence[Sample]) -> list[EvaluationRow]:
     )
     asked = [
         EvaluationRow(control, sample, ask(sample))
-        for control in ("none", *config.evaluation.controls)
+        for control in ("original", *config.evaluation.controls)
         for sample in samples_under(control, test)
     ]
     return sorted(asked, key=lambda row: str(row.sample.image))

@@ -95,7 +95,7 @@ def _try_judge(config: Config) -> None:
 def _join_node(config: Config, asked: RunRequest, display: Display, meeting: Rendezvous) -> None:
     """A further node of a job: its ranks join those of the first node, which owns the folder."""
     machine.check(config)
-    deadline = time.monotonic() + 60 * config.hardware.hang_minutes
+    deadline = time.monotonic() + 60 * config.hardware.hang_timeout_minutes
     while asked.folder.state().state != "running":
         display.line("waits for the first node")
         if time.monotonic() > deadline:
@@ -187,7 +187,7 @@ def _work(
             supervision.wait(
                 process,
                 folder.progress,
-                config.hardware.hang_minutes,
+                config.hardware.hang_timeout_minutes,
                 lambda: display.show(folder.progress),
             )
         finally:

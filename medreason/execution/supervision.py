@@ -42,8 +42,8 @@ def wait(
         if time.monotonic() - since > 60 * minutes:
             dump_stacks(process.pid)
             raise HungError(
-                f"no step for {minutes:g} minutes (hardware.hang_minutes); the stacks of all "
-                "ranks are in the log, and the same command goes on from the last checkpoint"
+                f"no step for {minutes:g} minutes (hardware.hang_timeout_minutes); the stacks of "
+                "all ranks are in the log, and the same command goes on from the last checkpoint"
             )
         time.sleep(_POLL_SECONDS)
 

@@ -83,10 +83,10 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Any,  # noqa: ANN401  numbers, bools, a BlockMask or none
+    attention_mask: Any,  # noqa: ANN401
     *,
     blocks: CompletionBlocks | None = None,
-    **more: Any,  # noqa: ANN401
+    **more: Any,
 ) -> tuple[Tensor, Tensor | None]:
     if blocks is not None:
         return _of_blocks(query, key, value, attention_mask, blocks, **more), None
@@ -106,7 +106,7 @@ def _of_blocks(
     *,
     dropout: float = 0.0,
     scaling: float | None = None,
-    **_: Any,  # noqa: ANN401
+    **_: Any,
 ) -> Tensor:
     """(questions, tokens, heads, width) of queries (questions, heads, tokens, width), and keys and
     values (questions, key heads, tokens, width)."""

@@ -51,7 +51,7 @@ def batches(asked: Sequence[EvaluationRow], size: int) -> Iterator[list[int]]:
     def place(i: int) -> tuple:
         row = asked[i]
         image = row.sample.image
-        return -longest[image], image, row.control != "none", row.control, -len(row.prompt)
+        return -longest[image], image, row.control != "original", row.control, -len(row.prompt)
 
     order = sorted(range(len(asked)), key=place)
     for start in range(0, len(order), size):

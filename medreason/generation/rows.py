@@ -32,7 +32,7 @@ class EvaluationRow:
     """One row of an evaluation."""
 
     control: str
-    """ "none" for the real image."""
+    """`original`, or a name of `config.CONTROLS`."""
     sample: Sample
     prompt: str
 

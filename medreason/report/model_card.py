@@ -16,7 +16,7 @@ _FIGURES = {
     "shuffled_image": "another patient's image",
     "no_image": "no image",
     "permuted_options": "all rotations of the options",
-    "consistent_options": "same option under all rotations",
+    "option_invariance": "same option under all rotations",
     "parsed": "replies that could be read",
 }
 

@@ -30,7 +30,7 @@ const METRICS = {
     value: (c) => ((c.blank_image ?? null) === null ? null : percent(c.blank_image)) },
 };
 const CONTROLS = { blank_image: "blank image", shuffled_image: "shuffled image", no_image: "no image",
-  permuted_options: "options turned", likelihood: "by letter", parsed: "parsed" };
+  permuted_options: "options turned", option_likelihood: "by likelihood", parsed: "parsed" };
 // What the matrix shows: one run on every cell, or an arm's models, each trained on a part.
 const VIEWS = { run: "One run", "8x5": "Each cell's own model", "8x8": "Across modalities",
   "5x5": "Across tasks", "40x40": "Across cells" };

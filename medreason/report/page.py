@@ -306,8 +306,10 @@ def _notes(found: Sequence[Row], many: bool) -> str:
         )
     elif any(row.difference for row in found):
         notes.append("vs base: percent points, paired by question, bootstrap 95 % interval.")
-    if any("likelihood" in row.beside for row in found):
+    if any("option_likelihood" in row.beside for row in found):
         notes.append("By letter: accuracy of the likeliest letter right behind the prompt.")
-    if by_letters := ", ".join(row.label for row in found if row.by_letters):
-        notes.append(f"Nothing was generated for {by_letters}: the answers are those letters.")
+    if by_option_likelihood := ", ".join(row.label for row in found if row.by_option_likelihood):
+        notes.append(
+            f"Nothing was generated for {by_option_likelihood}: the answers are those letters."
+        )
     return escape(" ".join(notes))

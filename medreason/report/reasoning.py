@@ -75,7 +75,7 @@ def _scores(arm: Arm, cells: set[Cell], inside: bool, score: str) -> Scores:
         table = pq.read_table(
             run.evaluation / "predictions.parquet",
             columns=["sample", "modality", "task", score],
-            filters=[("control", "==", "none")],
+            filters=[("control", "==", "original")],
         )
         values = {
             row["sample"]: float(row[score])

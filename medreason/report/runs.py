@@ -161,7 +161,7 @@ def _outcomes(path: Path) -> dict[str, Outcome]:
     """Five columns of the file, since completions are nearly all of its size."""
     columns = ["sample", "modality", "task", "correct", "parse_status"]
     try:
-        table = pq.read_table(path, columns=columns, filters=[("control", "==", "none")])
+        table = pq.read_table(path, columns=columns, filters=[("control", "==", "original")])
     except (pa.ArrowInvalid, FileNotFoundError) as error:
         raise ValueError(
             f"{path}: not a predictions file ({error}); delete its folder and evaluate again"

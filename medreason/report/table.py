@@ -26,8 +26,8 @@ BESIDE = {
     "shuffled_image": "shuffled\nimage",
     "no_image": "no\nimage",
     "permuted_options": "options\nturned",
-    "consistent_options": "same\noption",
-    "likelihood": "by\nletter",
+    "option_invariance": "same\noption",
+    "option_likelihood": "by option\nlikelihood",
     "exact_match": "exact\nmatch",
     "open_token_f1": "token\nF1",
     "judged_reasoning": "judge:\nreasoning",
@@ -35,13 +35,13 @@ BESIDE = {
 }
 """Figures shown where a run has them, with their headings."""
 _IN_CSV_ALONE = (
-    "likelihood_n",
-    "likelihood_ci_low",
-    "likelihood_ci_high",
-    "likelihood_blank_image",
+    "option_likelihood_n",
+    "option_likelihood_ci_low",
+    "option_likelihood_ci_high",
+    "option_likelihood_blank_image",
     "with_reasoning",
     "reasoning_words",
-    "agreement",
+    "consistency",
     "reasoning_similarity",
     "reasoning_embedding",
     "open_bertscore",
@@ -69,7 +69,7 @@ class Row:
     beside: Mapping[str, float] = field(default_factory=dict)
     """Further controls and figures, by their names in metrics.json."""
     parsed: float | None = None
-    by_letters: bool = False
+    by_option_likelihood: bool = False
     """Nothing was generated: the answers are the likeliest letters."""
     difference: Difference | None = None
     """To the base run of the same sweep, over all questions both answered."""
@@ -167,7 +167,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         blank_image=overall.get("blank_image"),  # a control that can be left out
         beside={name: v for name in BESIDE if (v := overall.get(name)) is not None},
         parsed=overall["parsed"],
-        by_letters=run.figures.get("answers") == ["likelihood"],
+        by_option_likelihood=run.figures.get("answers") == ["option_likelihood"],
         difference=difference(run, base),
         in_domain_difference=difference(run, base, cells),
         restricted=bool(run.trained_on) and not run.tested_on <= run.trained_on,
@@ -252,8 +252,10 @@ def _notes(found: Sequence[Row], narrow: bool) -> Text:
         for row in found
         for name, mean in row.collapsed.items()
     ]
-    if by_letters := ", ".join(row.label for row in found if row.by_letters):
-        notes.append(f"{by_letters}: answered by the likeliest letter, nothing generated or parsed")
+    if by_option_likelihood := ", ".join(row.label for row in found if row.by_option_likelihood):
+        notes.append(
+            f"{by_option_likelihood}: answered by the likeliest letter, nothing generated or parsed"
+        )
     if narrow:
         notes.append("in-domain: the cells a run was trained on; n as in-domain/all tested")
     if any(row.difference for row in found):

@@ -28,7 +28,7 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         del parts["model"]["path"]  # local weights are what they are, wherever they lie
     if untrained:
         return parts
-    if config.method.algorithm == "grpo" and config.rollout.name != "hf":
+    if config.method.algorithm == "grpo" and config.rollout.name != "trl":
         parts["rollout"] = config.rollout.name  # equal in distribution, but not draw for draw
         if config.rollout.dynamic_sampling:
             parts["dynamic_sampling"] = config.rollout.dynamic_sampling
@@ -54,13 +54,13 @@ def evaluation_parts(config: Config, train_key: str, data_digest: str) -> dict[s
     """What decides the answers to the test questions."""
     settings = asdict(config.evaluation)
     del settings["name"]
-    by_letters = "likelihood" in settings["answers"]
-    if not by_letters:
+    by_option_likelihood = "option_likelihood" in settings["answers"]
+    if not by_option_likelihood:
         del settings["answers"]  # as it was before there was a choice
     if settings["encoder"] is None:
         del settings["encoder"]
     return {
-        **({"tagged": config.prompt.style != "free"} if by_letters else {}),
+        **({"tagged": config.prompt.style != "free"} if by_option_likelihood else {}),
         "train": train_key,
         "data": data_digest,
         "evaluation": settings,

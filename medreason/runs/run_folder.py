@@ -120,7 +120,7 @@ class RunFolder:
                 break
         return rows
 
-    def update(self, **changes: Any) -> State:  # noqa: ANN401
+    def update(self, **changes: Any) -> State:
         """Change the state on disk: no reader sees half of it, no change undoes another."""
         self.path.mkdir(parents=True, exist_ok=True)
         with lock.briefly(self.path / ".state.lock"):

@@ -58,7 +58,7 @@ class Sweep(Callback):
         self._jobs: list[list[str]] = []
         self._began = 0.0
 
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Before Hydra takes the sweep apart: a plan ends here, and nothing is launched."""
         self._jobs = split_jobs(config)
         if not self._jobs:
@@ -94,7 +94,7 @@ class Sweep(Callback):
         # Hydra calls on_multirun_end only where its launcher came through.
         atexit.register(self._end, config)
 
-    def on_job_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Jobs end with their launcher, except in a queue, which has them by now."""
         path = Path(config.hydra.sweep.dir) / "launcher.json"
         if config.hydra.mode is not RunMode.MULTIRUN or not path.exists():
@@ -104,7 +104,7 @@ class Sweep(Callback):
         if here and not launcher["outlived"]:
             parent_watch.end_with(launcher["pid"])
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:  # noqa: ANN401
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Note what the job came to; Hydra sees success, else it would drop the others' results."""
         if config.hydra.mode is not RunMode.MULTIRUN:
             return
@@ -112,7 +112,7 @@ class Sweep(Callback):
         job_return.status, job_return.return_value = JobStatus.COMPLETED, outcome.state
         write_json(Path(config.hydra.runtime.output_dir) / "outcome.json", asdict(outcome))
 
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ANN401
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         atexit.unregister(self._end)
         if self._end(config):
             sys.exit(1)

@@ -2,7 +2,7 @@
 
 A run is mirrored by a thread of its own while the worker works. A server that cannot be reached
 costs nothing but the view: what it misses is sent when the sweep ends, with the next command, or
-by `action=report runs.sync=true`.
+by `action=report tracking.resync=true`.
 """
 
 import os

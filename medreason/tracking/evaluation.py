@@ -71,7 +71,7 @@ def _send_table(
 ) -> None:
     """The first predictions of each cell with their images, right and wrong as they come."""
     sent = {item.path for item in client.list_artifacts(run_id)}
-    real = [row for row in rows if row.control == "none" and Path(row.image).exists()]
+    real = [row for row in rows if row.control == "original" and Path(row.image).exists()]
     shown = _spread(real, count)
     if not shown or name in sent:  # log_table would append to what is there
         return

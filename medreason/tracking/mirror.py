@@ -244,7 +244,7 @@ def _say_unreached(tracking: Tracking, error: Exception) -> None:
         return
     print(  # noqa: T201
         f"MLflow at {tracking.uri} not reached ({error}); the run folders have everything, "
-        "`python -m medreason action=report runs.sync=true` sends them",
+        "`python -m medreason action=report tracking.resync=true` sends them",
         file=sys.stderr,
     )
 

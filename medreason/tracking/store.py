@@ -55,7 +55,7 @@ def connect(tracking: Tracking, outputs: Path) -> MlflowClient:
             f"tracking.uri={tracking.uri}: a database of another version of MLflow than the "
             f"installed {mlflow.__version__}. Copy it, then `mlflow db upgrade {tracking.uri}`; or "
             "set tracking.uri to a new file and send all runs with "
-            "`python -m medreason action=report runs.sync=true`"
+            "`python -m medreason action=report tracking.resync=true`"
         ) from error
     return client
 

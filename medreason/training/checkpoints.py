@@ -198,7 +198,7 @@ def last(folder: RunFolder, *, processes: int, deepspeed: bool) -> Path | None:
     """
     for path in reversed(_in_order(folder.checkpoints)):
         if not is_whole(path):
-            print(f"{path}: torn; the one before it is used")  # noqa: T201  into train.log
+            print(f"{path}: torn; the one before it is used")  # noqa: T201
             continue
         _refuse_other(path, folder.state().train_key, processes, deepspeed)
         return path
@@ -263,7 +263,7 @@ def _read_score(checkpoint: Path) -> float | None:
         return None
 
 
-def _score(state: Any) -> float | None:  # noqa: ANN401  transformers' TrainerState
+def _score(state: Any) -> float | None:  # noqa: ANN401
     """Mean reward, else minus the mean loss, of the steps since the checkpoint before."""
     rows = [r for r in state.log_history if "loss" in r][-max(int(state.save_steps or 1), 1) :]
     if not rows:

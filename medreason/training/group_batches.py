@@ -94,9 +94,9 @@ class OncePerQuestionProcessor:
     def apply_chat_template(
         self,
         conversation: Any,  # noqa: ANN401
-        *args: Any,  # noqa: ANN401
+        *args: Any,
         tokenize: bool = False,
-        **settings: Any,  # noqa: ANN401
+        **settings: Any,
     ) -> Any:  # noqa: ANN401
         if not tokenize:
             return self._processor.apply_chat_template(
@@ -106,7 +106,7 @@ class OncePerQuestionProcessor:
         if any(turns != conversation[i - i % size] for i, turns in enumerate(conversation)):
             raise ValueError(
                 f"rollout=grouped: the batch does not hold whole groups of {size} completions; "
-                "set rollout=hf"
+                "set rollout=trl"
             )
         processor: Any = self._processor
         self._made = processor.apply_chat_template(

@@ -46,7 +46,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
     completions see one dropout mask over their prompt, where TRL draws one for each copy.
 
     `how.fallback` says what becomes of a model or a setting that does not allow this: `error`, or
-    `plain`, TRL's way with a warning. `cache` is the folder of features of a frozen vision tower.
+    `unshared`, TRL's way with a warning. `cache` is the folder of features of a frozen vision
+    tower.
     `graphs`: see `decode`.
     """
 
@@ -59,15 +60,15 @@ class GroupedGRPOTrainer(GRPOTrainer):
 
     def __init__(
         self,
-        *args: Any,  # noqa: ANN401
+        *args: Any,
         how: Rollout,
         cache: Path,
         graphs: bool = False,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._how = how
-        self._cache = cache if how.features_gb else None
+        self._cache = cache if how.vision_cache_gb else None
         self._graphs = graphs
         self._features: dict[int, VisionCache | None] = {}
         self._drawn_for: list[dict[str, Any]] = []
@@ -85,15 +86,15 @@ class GroupedGRPOTrainer(GRPOTrainer):
     def _fall_back(self, reason: str) -> None:
         if self._how.fallback == "error":
             raise ValueError(
-                f"rollout=grouped cannot be used: {reason}; choose rollout=hf, or let "
-                "rollout.fallback=plain do so where it must"
+                f"rollout=grouped cannot be used: {reason}; choose rollout=trl, or let "
+                "rollout.fallback=unshared do so where it must"
             )
         if self._how.dynamic_sampling:
             raise ValueError(
                 f"rollout=grouped cannot be used: {reason}; without it there is no "
                 f"rollout.dynamic_sampling={self._how.dynamic_sampling}: set it to 0"
             )
-        _log.warning("rollout=grouped cannot be used: %s; going on as rollout=hf", reason)
+        _log.warning("rollout=grouped cannot be used: %s; going on as rollout=trl", reason)
         self._shares = False
 
     def _compare(self, row: dict[str, Any]) -> None:
@@ -242,7 +243,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         batch_size: int | None = None,
         compute_entropy: bool = False,
         compute_aux_loss: bool = False,
-        **inputs: Any,  # noqa: ANN401
+        **inputs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if not self._shares or not self.model.training:
             return super()._get_per_token_logps_and_entropies(
@@ -323,7 +324,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
             whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
             steady = frozen(inner) or inner is without_adapter(self.ref_model)
             precision = f"{inner.dtype} {self.args.bf16} {self.args.fp16}"
-            limit = int(1e9 * self._how.features_gb)
+            limit = int(1e9 * self._how.vision_cache_gb)
             self._features[id(inner)] = (
                 VisionCache(inner, precision, self._cache, limit)
                 if whole and steady and takes_features(inner)

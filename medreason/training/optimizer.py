@@ -20,7 +20,7 @@ class AdamWBfloat16(Optimizer):
 
     def __init__(
         self,
-        params: Any,  # noqa: ANN401  torch's own type is private
+        params: Any,  # noqa: ANN401
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,

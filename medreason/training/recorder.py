@@ -63,7 +63,7 @@ class Recorder(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             for name, mean in collapsed(self._folder.logged()).items():
-                print(message(name, mean))  # noqa: T201  into train.log
+                print(message(name, mean))  # noqa: T201
 
 
 def _number(value: object) -> float | None:

@@ -31,7 +31,7 @@ def train(
     recorder = Recorder(folder, progress)
     trainer = build(config, samples, folder, [recorder])
     _note_size(trainer, folder)
-    if config.hardware.probe:
+    if config.hardware.memory_check:
         _try_longest(config, trainer, samples)
     recorder.rollout_logs = getattr(trainer, "_logs", None)
     checkpoint = checkpoints.last(
@@ -88,7 +88,7 @@ def _note_size(trainer: Trainer, folder: RunFolder) -> None:
     """How many weights are trained, into log and state."""
     trained, all_ = adapter.count(trainer.model)
     if trainer.accelerator.is_main_process:
-        print(f"trainable weights: {trained:,} of {all_:,}")  # noqa: T201  into train.log
+        print(f"trainable weights: {trained:,} of {all_:,}")  # noqa: T201
         folder.update(trainable_weights=trained, weights=all_)
 
 

@@ -16,7 +16,7 @@ from medreason.models.load import without_adapter
 from medreason.training.group_batches import OncePerQuestionProcessor, questions_from_rows
 
 
-def hindrances(trainer: Any) -> list[str]:  # noqa: ANN401  a GroupedGRPOTrainer
+def hindrances(trainer: Any) -> list[str]:  # noqa: ANN401
     """Why this run cannot share, as far as settings tell."""
     model, rows = without_adapter(trainer.model), trainer.args.per_device_train_batch_size
     layers = getattr(model.config.get_text_config(), "layer_types", None) or []
@@ -41,7 +41,7 @@ def hindrances(trainer: Any) -> list[str]:  # noqa: ANN401  a GroupedGRPOTrainer
     return [reason for reason, hinders in found.items() if hinders]
 
 
-def difference(trainer: Any, row: dict[str, Any]) -> float:  # noqa: ANN401  a GroupedGRPOTrainer
+def difference(trainer: Any, row: dict[str, Any]) -> float:  # noqa: ANN401
     """Mean difference of shared and TRL's log-probabilities, of three completions of a question,
     the larger of block by block and under one mask.
 

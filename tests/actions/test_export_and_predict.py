@@ -140,9 +140,9 @@ def test_predict_says_answer_and_likelihoods_of_each_question(
         )
     )
     closed, opened = json.loads(output.read_text())
-    assert sum(closed["likelihood"].values()) == pytest.approx(1, abs=1e-5)
-    assert set(closed["likelihood"]) == set("ABC")
-    assert opened["likelihood"] is None
+    assert sum(closed["option_likelihood"].values()) == pytest.approx(1, abs=1e-5)
+    assert set(closed["option_likelihood"]) == set("ABC")
+    assert opened["option_likelihood"] is None
     assert closed["completion"]
 
 

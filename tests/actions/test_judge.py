@@ -78,7 +78,7 @@ def test_judge_of_the_training_reward_is_refused_unless_told(
         judge.run(composed("action=judge", *SMALL, *asks(server)))
     assert not server.calls
     judge.run(composed("action=judge", *SMALL, *asks(server, model="other")))
-    judge.run(composed("action=judge", *SMALL, *asks(server), "judge.same_as_reward=true"))
+    judge.run(composed("action=judge", *SMALL, *asks(server), "judge.allow_reward_judge=true"))
 
 
 def test_nothing_to_judge_and_no_judge_are_said(composed: Compose) -> None:

@@ -33,4 +33,4 @@ def test_bench_writes_figures_of_both_engines_and_their_equality(
     assert found["equal"]["answers"] is True
     assert found["tokens_per_second"]["evaluation_4"]["grouped"] > 0
     assert found["peak_bytes"]["trl"] > 0
-    assert {"update_4", "generation_4", "matrix_flops_per_second_4"} <= set(found["floor"])
+    assert {"update_4", "generation_4", "matrix_flops_per_second_4"} <= set(found["roofline"])

@@ -67,7 +67,7 @@ def test_package_that_is_not_installed_is_named_with_its_remedy(
 ) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: [H200, replace(H200, index="1")])
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    given = ["hardware=gpu", "rollout=hf", "method.prompts_per_step=4", *overrides]
+    given = ["hardware=gpu", "rollout=trl", "method.prompts_per_step=4", *overrides]
     with pytest.raises(ValueError, match=words):
         machine.check(composed(*given))
 
@@ -75,7 +75,7 @@ def test_package_that_is_not_installed_is_named_with_its_remedy(
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["hardware.attention=flash_attention_2", "rollout=hf"], "runs on CUDA alone"),
+        (["hardware.attention=flash_attention_2", "rollout=trl"], "runs on CUDA alone"),
         (["hardware.memory_limit_gb=40"], "caps a CUDA device"),
         (["hardware.parallel=fsdp"], r"there is one; set hardware\.devices=2"),
         (["hardware.offload=true"], "needs hardware.parallel=fsdp"),

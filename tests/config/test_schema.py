@@ -122,8 +122,8 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         (["model.weights=random"], ["model.weights=random", "action=bench"]),
         (["+model.architecture.text_config.hidden_size=8"], ["model.weights=random"]),
         (["action=bench", "bench.tokens=[0]"], ["bench.tokens=0", "at least 1"]),
-        (["rollout.fallback=plan"], ["rollout.fallback='plan'", "'plain'"]),
-        (["hardware.attention=flash_attention_2"], ["hardware.attention", "rollout=hf"]),
+        (["rollout.fallback=plan"], ["rollout.fallback='plan'", "'unshared'"]),
+        (["hardware.attention=flash_attention_2"], ["hardware.attention", "rollout=trl"]),
         (["rollout.flex_attention=true"], ["rollout.flex_attention", "no backward on a CPU"]),
         (
             ["rollout.flex_attention=true", "hardware=gpu", "hardware.attention=eager"],
@@ -134,7 +134,7 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
 def test_bad_value_is_refused_with_key_value_and_remedy(
     composed: Compose, overrides: list[str], words: list[str]
 ) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  the words below are the match
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
         composed(*overrides)
     for word in words:
         assert word in str(caught.value)

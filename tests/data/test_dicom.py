@@ -19,7 +19,7 @@ from pydicom.uid import (  # noqa: E402
 )
 
 
-def written(path: Path, pixels: np.ndarray, photometric: str, **more: Any) -> Path:  # noqa: ANN401
+def written(path: Path, pixels: np.ndarray, photometric: str, **more: Any) -> Path:
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -70,13 +70,13 @@ def test_rotations_keep_the_right_text_and_give_every_letter_once(samples: list[
 def test_habit_of_one_letter_is_right_a_quarter_of_the_time_and_never_consistent(
     samples: list[Sample],
 ) -> None:
-    rows = [row for c in ("none", "permuted_options") for row in answered(samples, c, always_b)]
+    rows = [row for c in ("original", "permuted_options") for row in answered(samples, c, always_b)]
     found = compute_metrics(rows, {}, ["permuted_options"])["overall"]
     assert found["permuted_options"] == 0.25
-    assert found["consistent_options"] == 0.0
-    rows = [row for c in ("none", "permuted_options") for row in answered(samples, c, by_text)]
+    assert found["option_invariance"] == 0.0
+    rows = [row for c in ("original", "permuted_options") for row in answered(samples, c, by_text)]
     found = compute_metrics(rows, {}, ["permuted_options"])["overall"]
-    assert found["consistent_options"] == 1.0
+    assert found["option_invariance"] == 1.0
     assert found["permuted_options"] == found["accuracy"]
 
 
@@ -90,27 +90,29 @@ def by_text(sample: Sample) -> str:
 
 def test_control_that_no_sample_allows_has_no_figure(samples: list[Sample]) -> None:
     alone = [replace(sample, patient="one") for sample in samples]
-    rows = answered(alone, "none", always_b)
+    rows = answered(alone, "original", always_b)
     assert compute_metrics(rows, {}, ["shuffled_image"])["overall"]["shuffled_image"] is None
 
 
 def test_open_questions_and_reasoning_have_figures_of_their_own(samples: list[Sample]) -> None:
     opened = [replace(sample, options=(), answer="left lung") for sample in samples[:2]]
     texts = iter([reply("left lung", "The left lung is dark."), "<answer>upper left lung</answer>"])
-    rows = answered(opened, "none", lambda _: next(texts))
-    found = compute_metrics([*rows, *answered(samples, "none", always_b)], {}, [])["overall"]
+    rows = answered(opened, "original", lambda _: next(texts))
+    found = compute_metrics([*rows, *answered(samples, "original", always_b)], {}, [])["overall"]
     assert found["open_n"] == 2
     assert found["exact_match"] == 0.5
     assert found["open_token_f1"] == pytest.approx(0.9)
     assert found["with_reasoning"] == pytest.approx(19 / 20)
-    assert found["agreement"] == pytest.approx(1 / 19)  # "It is bright." names no option
+    assert found["consistency"] == pytest.approx(1 / 19)  # "It is bright." names no option
     assert found["reasoning_words"] == pytest.approx((18 * 3 + 4) / 19)
 
 
 def test_reasoning_is_compared_with_the_explanations_there_are(samples: list[Sample]) -> None:
     explained = [replace(sample, explanation="The mass is bright.") for sample in samples[:2]]
     texts = iter([reply("B", "The mass is dark."), "<answer>B</answer>"])
-    rows = answered(explained, "none", lambda _: next(texts)) + answered(samples, "none", always_b)
+    rows = answered(explained, "original", lambda _: next(texts)) + answered(
+        samples, "original", always_b
+    )
     assert [row.reasoning_similarity for row in rows[:3]] == [pytest.approx(2 / 3), 0.0, None]
     found = compute_metrics(rows, {}, [])["overall"]
     assert found["reasoning_similarity"] == pytest.approx(1 / 3)

@@ -25,34 +25,42 @@ def rows(folder: Path) -> list[predictions.Prediction]:
     completion = Completion("prompt", reply("A"), 20, 6, "stop")
     return [
         predict(sample, control, completion, RIGHT_BY_LETTER)
-        for control in ("none", "blank_image")
+        for control in ("original", "blank_image")
         for sample in draw_samples(folder)
     ]
 
 
 def test_both_metrics_stand_side_by_side(tmp_path: Path) -> None:
     found = compute_metrics(rows(tmp_path), {}, ["blank_image"])["overall"]
-    assert (found["accuracy"], found["likelihood"], found["likelihood_n"]) == (0.25, 0.25, 36)
-    assert found["likelihood_ci_low"] < 0.25 < found["likelihood_ci_high"]
-    assert found["likelihood_blank_image"] == 0.25
-    generated = [replace(row, letter_shares=[], likeliest=None) for row in rows(tmp_path)]
-    assert "likelihood" not in compute_metrics(generated, {}, [])["overall"]
+    assert (found["accuracy"], found["option_likelihood"], found["option_likelihood_n"]) == (
+        0.25,
+        0.25,
+        36,
+    )
+    assert found["option_likelihood_ci_low"] < 0.25 < found["option_likelihood_ci_high"]
+    assert found["option_likelihood_blank_image"] == 0.25
+    generated = [
+        replace(row, option_likelihoods=[], likeliest_option=None) for row in rows(tmp_path)
+    ]
+    assert "option_likelihood" not in compute_metrics(generated, {}, [])["overall"]
 
 
 def test_predictions_keep_shares_and_files_without_them_are_read(tmp_path: Path) -> None:
     predictions.write(rows(tmp_path), tmp_path / "new.parquet")
-    assert predictions.read(tmp_path / "new.parquet")[0].letter_shares == list(RIGHT_BY_LETTER)
+    assert predictions.read(tmp_path / "new.parquet")[0].option_likelihoods == list(RIGHT_BY_LETTER)
     import pyarrow.parquet as pq
 
-    older = pq.read_table(tmp_path / "new.parquet").drop_columns(["letter_shares", "likeliest"])
+    older = pq.read_table(tmp_path / "new.parquet").drop_columns(
+        ["option_likelihoods", "likeliest_option"]
+    )
     pq.write_table(older, tmp_path / "old.parquet")
-    assert predictions.read(tmp_path / "old.parquet")[0].likeliest is None
+    assert predictions.read(tmp_path / "old.parquet")[0].likeliest_option is None
 
 
 def test_answer_without_generation_is_the_likeliest_letter(tmp_path: Path) -> None:
-    row = settle(draw_samples(tmp_path)[1], "none", "prompt", RIGHT_BY_LETTER)
+    row = settle(draw_samples(tmp_path)[1], "original", "prompt", RIGHT_BY_LETTER)
     assert (row.answer, row.correct, row.parse_status) == ("B", True, "parsed")
-    assert (row.completion, row.finish_reason) == ("", "likelihood")
+    assert (row.completion, row.finish_reason) == ("", "option_likelihood")
 
 
 def test_table_says_what_was_answered_by_letters(
@@ -60,8 +68,8 @@ def test_table_says_what_was_answered_by_letters(
 ) -> None:
     samples = draw_samples(tmp_path)
     run = write_run(composed("method=base"), samples, lambda i, sample: reply("A"))
-    answered = [settle(sample, "none", "prompt", RIGHT_BY_LETTER) for sample in samples]
-    figures = compute_metrics(answered, {}, []) | {"answers": ["likelihood"]}
+    answered = [settle(sample, "original", "prompt", RIGHT_BY_LETTER) for sample in samples]
+    figures = compute_metrics(answered, {}, []) | {"answers": ["option_likelihood"]}
     predictions.save(run.evaluation("evaluation0"), answered, figures)
     assert read_json(run.evaluation("evaluation0") / "metrics.json")["answers"]
     table.show([run])
@@ -78,6 +86,6 @@ def test_evaluation_keys_of_generated_answers_stay_as_they_were(
     parts = evaluation_parts(composed("evaluation=full"), "train", "data")
     assert "answers" not in parts["evaluation"]
     assert "tagged" not in parts
-    parts = evaluation_parts(composed("evaluation=likelihood"), "train", "data")
-    assert parts["evaluation"]["answers"] == ["likelihood"]
+    parts = evaluation_parts(composed("evaluation=option_likelihood"), "train", "data")
+    assert parts["evaluation"]["answers"] == ["option_likelihood"]
     assert parts["tagged"]

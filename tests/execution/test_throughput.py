@@ -38,10 +38,10 @@ def finished(
 
 
 def test_letters_and_replies_have_a_rate_each(composed: Compose, tmp_path: Path) -> None:
-    replies, letters = composed(), composed("evaluation=likelihood")
+    replies, letters = composed(), composed("evaluation=option_likelihood")
     rows = 72  # 36 questions, each about a blank image too
     finished(replies, tmp_path, "a" * 12, 2.0 * rows, [["generated"]])
-    finished(letters, tmp_path, "b" * 12, 0.1 * rows, [["likelihood"]])
+    finished(letters, tmp_path, "b" * 12, 0.1 * rows, [["option_likelihood"]])
     rates = Throughput(replies.folder / "runs")
     assert rates.evaluation(replies) == pytest.approx(2.0)
     assert rates.evaluation(letters) == pytest.approx(0.1)
@@ -50,5 +50,5 @@ def test_letters_and_replies_have_a_rate_each(composed: Compose, tmp_path: Path)
 
 def test_seconds_of_several_forms_together_are_of_none(composed: Compose, tmp_path: Path) -> None:
     config = composed()
-    finished(config, tmp_path, "a" * 12, 90.0, [["generated"], ["likelihood"]])
+    finished(config, tmp_path, "a" * 12, 90.0, [["generated"], ["option_likelihood"]])
     assert Throughput(config.folder / "runs").evaluation(config) is None

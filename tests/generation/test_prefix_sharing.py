@@ -26,7 +26,7 @@ from medreason.prompts import fill
 TINY = Model(name="tiny", path="tiny")
 PROCESSOR = load_processor(TINY)
 THINK = "{question} Think in <think>...</think> tags, then the letter in <answer>...</answer> tags."
-CONTROLS = ("none", "blank_image", "shuffled_image", "no_image", "permuted_options")
+CONTROLS = ("original", "blank_image", "shuffled_image", "no_image", "permuted_options")
 LIMIT = 24
 
 

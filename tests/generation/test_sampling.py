@@ -38,7 +38,7 @@ def prompts(order: list[int]) -> dict[str, Tensor]:
     )
 
 
-def settings(**more: Any) -> GenerationConfig:  # noqa: ANN401
+def settings(**more: Any) -> GenerationConfig:
     return GenerationConfig(
         **{
             "do_sample": True,
@@ -55,7 +55,7 @@ def settings(**more: Any) -> GenerationConfig:  # noqa: ANN401
     )
 
 
-def drawn(model: PreTrainedModel, order: list[int], **more: Any) -> list[list[CompletionTokens]]:  # noqa: ANN401
+def drawn(model: PreTrainedModel, order: list[int], **more: Any) -> list[list[CompletionTokens]]:
     seeds = [f"0:0:{i}" for i in order]
     completions = more.pop("completions", 4)
     return sample_completions(

@@ -154,7 +154,7 @@ def crowd(browser: Any, composed: Callable[..., Config], tmp_path: Path) -> Any:
             s.answer if s.modality == modality else "ABCD"["ABCD".index(s.answer) - 1]
         )
 
-    folders = [write_run(composed("method=base"), samples, right_on("none"))]
+    folders = [write_run(composed("method=base"), samples, right_on("original"))]
     for method in ("sft", "grpo"):
         for modality in ("ct", "mri"):
             for seed in range(3):

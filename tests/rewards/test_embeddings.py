@@ -78,11 +78,14 @@ def test_evaluation_counts_both_where_an_encoder_is_named_and_keys_stay_without(
     drawn: str, composed: Callable[..., Config]
 ) -> None:
     said = Completion("?", reply("left lung", "A mass in the left lung."), 1, 1, "stop")
-    rows = [predict(OPEN, "none", said, encoder=drawn)]
+    rows = [predict(OPEN, "original", said, encoder=drawn)]
     found = compute_metrics(rows, {}, [])["overall"]
     assert found["reasoning_embedding"] == pytest.approx(1)
     assert found["open_bertscore"] == pytest.approx(1)
-    assert "open_bertscore" not in compute_metrics([predict(OPEN, "none", said)], {}, [])["overall"]
+    assert (
+        "open_bertscore"
+        not in compute_metrics([predict(OPEN, "original", said)], {}, [])["overall"]
+    )
     plain, with_one = composed(), composed(f"evaluation.encoder={drawn}")
     parts = [keys.evaluation_parts(c, "train", "data")["evaluation"] for c in (plain, with_one)]
     assert "encoder" not in parts[0]

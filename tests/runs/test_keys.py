@@ -30,7 +30,7 @@ def evaluation_key(config: Config) -> str:
         "outputs=elsewhere",
         "evaluation=quick",
         "runs.checkpoint_steps=7",
-        "rollout.fallback=plain",
+        "rollout.fallback=unshared",
         "model.path=another/place",  # the same weights, as their fingerprint says
     ],
 )
@@ -48,7 +48,7 @@ def test_train_key_ignores_where_and_how_it_runs(composed: Compose, override: st
         "task=disease",
         "prompt=no_think",
         "reward.format.weight=0.5",
-        "rollout=hf",
+        "rollout=trl",
         "adapter=lora_r8",
         "seed=1",
         "model.max_pixels=50176",

@@ -17,7 +17,7 @@ import psutil
 import torch
 from hydra import compose, initialize_config_dir
 
-import medreason.cli  # noqa: F401  registers the schema
+import medreason.cli  # noqa: F401
 from medreason import config as configuration
 from medreason import data
 from medreason.config import CONF, Config

@@ -13,7 +13,7 @@ from medreason.runs.run_folder import RunFolder
 from medreason.training import checkpoints
 
 
-def write(folder: RunFolder, step: int, score: float | None = None, **by: Any) -> Path:  # noqa: ANN401
+def write(folder: RunFolder, step: int, score: float | None = None, **by: Any) -> Path:
     path = folder.checkpoints / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(b"weights" * 100)

@@ -172,11 +172,11 @@ def test_what_cannot_be_shared_is_refused_or_trained_the_plain_way(
     composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     banned = (*SMALL, "method.trl.max_steps=1", "method.trl.repetition_penalty=1.3")
-    with pytest.raises(ValueError, match=r"repetition_penalty.*rollout=hf"):
+    with pytest.raises(ValueError, match=r"repetition_penalty.*rollout=trl"):
         built(composed(*banned), tmp_path / "refused")
     with caplog.at_level(logging.WARNING):
-        trainer = built(composed(*banned, "rollout.fallback=plain"), tmp_path / "plain")
-    assert "going on as rollout=hf" in caplog.text
+        trainer = built(composed(*banned, "rollout.fallback=unshared"), tmp_path / "plain")
+    assert "going on as rollout=trl" in caplog.text
     trainer.train()
     assert "skipped_groups" not in trainer.state.log_history[0]
 
@@ -208,7 +208,7 @@ def test_attention_that_drops_the_mask_is_found_in_any_precision(
     def maskless(*inputs: Any, **more: Any) -> Any:  # noqa: ANN401
         return sdpa_attention_forward(*inputs[:4], **more | {"attention_mask": None})
 
-    def kernel(*inputs: Tensor, attn_mask: Tensor | None = None, **how: Any) -> Tensor:  # noqa: ANN401
+    def kernel(*inputs: Tensor, attn_mask: Tensor | None = None, **how: Any) -> Tensor:
         return scaled_dot_product_attention(*inputs, **how)
 
     if blocks:
@@ -298,12 +298,12 @@ def test_drawing_again_is_part_of_the_science_and_needs_shared_prompts(
     assert "dynamic_sampling" not in train_parts(once, "data", "model")
     assert train_parts(twice, "data", "model")["dynamic_sampling"] == 2
     with pytest.raises(ValueError, match=r"rollout.dynamic_sampling=2 needs rollout=grouped"):
-        composed("rollout=hf", "rollout.dynamic_sampling=2")
+        composed("rollout=trl", "rollout.dynamic_sampling=2")
     with pytest.raises(ValueError, match=r"without it there is no rollout.dynamic_sampling=1"):
         built(
             composed(
                 *SMALL,
-                *("method.trl.repetition_penalty=1.3", "rollout.fallback=plain"),
+                *("method.trl.repetition_penalty=1.3", "rollout.fallback=unshared"),
                 "rollout.dynamic_sampling=1",
             ),
             tmp_path,

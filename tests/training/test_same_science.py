@@ -135,7 +135,7 @@ def test_killed_and_resumed_training_ends_in_the_same_bits(
 ) -> None:
     train("killed", "runs.checkpoint_steps=1", dies_at=3)
     # The trial step before training leaves no trace either.
-    resumed = train("killed", "runs.checkpoint_steps=1", "hardware.probe=true")
+    resumed = train("killed", "runs.checkpoint_steps=1", "hardware.memory_check=true")
     assert "trial step of the longest samples: peak" in (resumed.path / "said").read_text()
     found, expected = weights(resumed), weights(whole)
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
@@ -145,7 +145,7 @@ def test_killed_and_resumed_training_ends_in_the_same_bits(
 def test_what_does_not_fit_fails_before_the_first_step(folder: Path) -> None:
     name, given = (
         "too large",
-        ("method=sft", "hardware.probe=true", "hardware.per_device_prompts=4"),
+        ("method=sft", "hardware.memory_check=true", "hardware.per_device_prompts=4"),
     )
     run = science.trained(folder, name, *given, limit_mib=64)
     assert (
