@@ -37,7 +37,7 @@ class Hardware:
     cuda_graphs: bool = True
     """Completions are drawn step by step; on CUDA, with sdpa and ddp, as one graph a step."""
     optimizer_states: str = "float32"
-    """AdamW's two moments: float32, bfloat16 (stochastically rounded), 8bit (bitsandbytes)."""
+    """AdamW's two moments: float32, or 8bit (bitsandbytes)."""
     device_gb: float | None = None
     """What a device has, for action=plan; none asks those of this machine."""
     memory_limit_gb: float | None = None
@@ -56,7 +56,7 @@ class Hardware:
         one_of("hardware.precision", self.precision, ("float32", "bfloat16"))
         one_of("hardware.attention", self.attention, ("sdpa", "eager", "flash_attention_2"))
         one_of("hardware.parallel", self.parallel, ("ddp", "fsdp", "zero2", "zero3"))
-        one_of("hardware.optimizer_states", self.optimizer_states, ("float32", "bfloat16", "8bit"))
+        one_of("hardware.optimizer_states", self.optimizer_states, ("float32", "8bit"))
         for key in ("devices", "nodes", "per_device_prompts", "per_device_evaluation"):
             positive(f"hardware.{key}", getattr(self, key))
         for key in ("device_gb", "memory_limit_gb", "hang_timeout_minutes"):

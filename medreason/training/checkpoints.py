@@ -216,7 +216,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 def _refuse_other(checkpoint: Path, train_key: str, processes: int, deepspeed: bool) -> None:
     written, versions = read_json(checkpoint / SEAL), _versions()
-    if (theirs := written.get("train_key", train_key)) != train_key:  # older seals have none
+    if (theirs := written["train_key"]) != train_key:
         raise ValueError(
             f"{checkpoint} was written by the run of train key {theirs}, this one has {train_key}: "
             "another model, method or data; put it back, or delete it to train from the start"

@@ -16,7 +16,7 @@ from medreason.samples import Sample
 from medreason.training.memory_estimate import DeviceBatch
 from medreason.training.memory_limits import longest_samples, remedies
 
-_STATE_BYTES = {"float32": 8, "bfloat16": 4, "8bit": 2}
+_STATE_BYTES = {"float32": 8, "8bit": 2}
 """AdamW's two moments, of each trained weight; 8-bit embeddings have theirs in float32."""
 
 _COUNTERS = ("_total_train_tokens", "_step", "_buffered_inputs")

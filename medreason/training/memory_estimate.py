@@ -180,11 +180,8 @@ def _weights(config: Config, model: PreTrainedModel | PeftModel, all_: int, trai
 
 
 def _states(config: Config, model: PreTrainedModel, trained: int) -> int:
-    match config.hardware.optimizer_states:
-        case "float32":
-            return 8 * trained
-        case "bfloat16":
-            return 4 * trained
+    if config.hardware.optimizer_states == "float32":
+        return 8 * trained
     text = model.config.get_text_config()
     # bitsandbytes leaves the states of embeddings in float32.
     embeddings = 0 if config.adapter else text.vocab_size * text.hidden_size

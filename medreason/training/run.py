@@ -19,7 +19,6 @@ from medreason.models.load import load_model, load_processor
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 from medreason.training import adapter, checkpoints, grpo, memory_check, sft
-from medreason.training.optimizer import AdamWBfloat16
 from medreason.training.recorder import Recorder
 
 
@@ -76,11 +75,6 @@ def build(
     assert kind == cut, f"hardware.parallel={config.hardware.parallel!r} became {kind}"
     if config.model.quantization != "none":
         adapter.in_full_precision(trainer.model)
-    if config.hardware.optimizer_states == "bfloat16":
-        _, settings = trainer.get_optimizer_cls_and_kwargs(trainer.args)
-        known = ("lr", "betas", "eps")  # not those of torch's fused kernels
-        settings = {name: settings[name] for name in known}
-        trainer.optimizer_cls_and_kwargs = AdamWBfloat16, settings
     return trainer
 
 

@@ -122,7 +122,7 @@ def test_weights_are_those_of_trl_for_the_same_completions(
             composed(*kept, *more, f"method.trl.max_steps={steps}", f"rollout={engine}"),
             tmp_path / engine,
         )
-        for engine in ("grouped", "hf")
+        for engine in ("grouped", "trl")
     )
     assert len(logs) == steps
     assert {"loss", "grad_norm", "entropy", "skipped_groups"} <= set(logs[0])
