@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample, letter_at
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class OptionPrior:
         """The letter of the option with the highest (c + 0.25) / (n + 1), the first on ties."""
         texts = [_option_string(text) for text in options]
         shares = [(self.right[text] + 0.25) / (self.offered[text] + 1) for text in texts]
-        return LETTERS[shares.index(max(shares))]
+        return letter_at(shares.index(max(shares)))
 
     def accuracy(self, test: Iterable[Sample]) -> float | None:
         """Accuracy over the closed samples, None where there is none."""

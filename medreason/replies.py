@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medreason.samples import LETTERS
+from medreason.samples import LETTERS, lettered, letters_of
 
 STYLES = ("think", "no_think", "think_after")
 """Reasoning then answer, answer alone, answer then reasoning."""
@@ -76,7 +76,7 @@ _VERDICT = re.compile(
     re.IGNORECASE,
 )
 _ANOTHER_LETTER = re.compile(
-    r"(?<!\w)(?:(?:and |or |/ ?|& ?)\(?([A-H])(?!\w)|([A-H])(?=[):/]|[.,;]?$))"
+    rf"(?<!\w)(?:(?:and |or |/ ?|& ?)\(?([{LETTERS}])(?!\w)|([{LETTERS}])(?=[):/]|[.,;]?$))"
 )
 _LONGEST_BARE_ANSWER = 100  # characters; an untagged reply to an open question beyond it is prose
 
@@ -237,7 +237,7 @@ def _behind_lead(text: str, options: Sequence[str]) -> str:
 
 
 def _closed(text: str, options: Sequence[str], loose: bool) -> _Reading:
-    letters = LETTERS[: len(options)]
+    letters = letters_of(options)
     bare = text.strip("()[]{}.:;,* ").upper()
     if len(bare) == 1 and bare in letters:
         return bare, ""
@@ -254,7 +254,7 @@ def _closed(text: str, options: Sequence[str], loose: bool) -> _Reading:
 
 def _letter_and_tail(text: str, options: Sequence[str], loose: bool) -> _Reading:
     """Read `C) CT`, `C: CT`, `C CT`, `C is right`; when loose, also `C, because` and `Yes, it`."""
-    letters = LETTERS[: len(options)]
+    letters = letters_of(options)
     if verdict := _VERDICT.fullmatch(text.strip(". ")):
         letter, tail, marked = verdict[1].upper(), "", True
     elif found := _LETTER.fullmatch(text):
@@ -282,10 +282,9 @@ def _letter_and_tail(text: str, options: Sequence[str], loose: bool) -> _Reading
 
 def _options_with_text(text: str, options: Sequence[str]) -> str:
     """The letters of the options that read like this; one that is exactly it stands alone."""
-    lettered = list(zip(LETTERS, options, strict=False))
-    exact = [letter for letter, option in lettered if option.strip() == text.strip() != ""]
+    exact = [letter for letter, option in lettered(options) if option.strip() == text.strip() != ""]
     wanted = _normalised(text)
-    alike = [letter for letter, option in lettered if _normalised(option) == wanted != ""]
+    alike = [letter for letter, option in lettered(options) if _normalised(option) == wanted != ""]
     return "".join(exact if len(exact) == 1 else alike)
 
 

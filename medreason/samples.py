@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 MODALITIES = {
@@ -27,6 +28,45 @@ TASKS = {
 """The 5 question types of the matrix, in the order of the paper."""
 
 LETTERS = "ABCDEFGH"
+"""The letters of options in their order; no sample has more options than this."""
+
+
+def letter_at(index: int) -> str:
+    """The letter of the option at an index. Raises ValueError where there is none."""
+    if not 0 <= index < len(LETTERS):
+        raise ValueError(f"option {index}; options are counted from 0 to {len(LETTERS) - 1}")
+    return LETTERS[index]
+
+
+def letters_of(options: Sequence[str]) -> str:
+    """The letters of these options: `ABC` of three."""
+    return LETTERS[: len(options)]
+
+
+def lettered(options: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """(letter, text) of each option, of more options than letters of the first ones."""
+    return tuple(zip(LETTERS, options, strict=False))
+
+
+def list_options(options: Sequence[str]) -> str:
+    """The options on one line, in the form that Med-R1 publishes: `A)CT, B)MRI`."""
+    return ", ".join(f"{letter}){text}" for letter, text in lettered(options))
+
+
+def split_problem(problem: str) -> tuple[str, tuple[str, ...]]:
+    """Question and option texts of a `Sample.problem`; no options where ` A)` is missing.
+
+    Source: experiments/med_r1/README.md, "Data": ` A)`, then `, B)`, `, C)`, `, D)` in sequence.
+    """
+    question, separator, rest = problem.partition(" A)")
+    options = []
+    for letter in LETTERS[1:]:
+        option, following, after = rest.partition(f", {letter})")
+        if not following:
+            break
+        options.append(option)
+        rest = after
+    return question.strip(), tuple(text.strip() for text in (*options, rest)) if separator else ()
 
 
 @dataclass(frozen=True)
@@ -54,16 +94,44 @@ class Sample:
     split: str
     """ "train" or "test"."""
 
+    def __post_init__(self) -> None:
+        if len(self.options) > len(LETTERS):
+            raise ValueError(f"{len(self.options)} options; a question has at most {len(LETTERS)}")
+        if self.options and self.answer not in dict(self.lettered):
+            raise ValueError(
+                f"answer {self.answer!r} is no letter of its {len(self.options)} options; give "
+                f"{' or '.join(self.letters)}, or no options for an open question"
+            )
+
+    @property
+    def letters(self) -> str:
+        """The letters of its options: `ABC` of three, none of an open question."""
+        return letters_of(self.options)
+
+    @property
+    def lettered(self) -> tuple[tuple[str, str], ...]:
+        """(letter, text) of each option."""
+        return lettered(self.options)
+
+    def text_of(self, answer: str) -> str:
+        """What an answer says: the text of the option with this letter, any other as it is."""
+        return dict(self.lettered).get(answer, answer)
+
     @property
     def answer_text(self) -> str:
         """The text of the right option; for an open question the answer itself."""
-        return self.options[LETTERS.index(self.answer)] if self.options else self.answer
+        return self.text_of(self.answer)
 
     @property
     def problem(self) -> str:
-        """Question and options on one line, in the published form: `Which? A)CT, B)MRI`."""
-        listed = ", ".join(f"{LETTERS[i]}){text}" for i, text in enumerate(self.options))
-        return f"{self.question} {listed}" if listed else self.question
+        """Question and options on one line, in the form that Med-R1 publishes."""
+        return f"{self.question} {list_options(self.options)}" if self.options else self.question
+
+    def reordered(self, order: Sequence[int]) -> Sample:
+        """The sample with its options in this order of indices; the letter follows its text."""
+        right = order.index(self.letters.index(self.answer))
+        options = tuple(self.options[index] for index in order)
+        return replace(self, options=options, answer=letter_at(right))
 
     @property
     def cell(self) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from medreason.config import Config
 from medreason.evaluation import predictions
 from medreason.evaluation.metrics import compute_metrics
 from medreason.runs.run_folder import RunFolder
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample, letter_at
 
 CELLS = (("ct", "disease"), ("ct", "anatomy"), ("mri", "disease"))
 
@@ -35,7 +35,7 @@ def draw_samples(folder: Path, per_cell: int = 12) -> list[Sample]:
                     image=image,
                     question=f"What does image {i} show?",
                     options=("lesion", "cyst", "nodule", "nothing"),
-                    answer=LETTERS[i % 4],
+                    answer=letter_at(i % 4),
                     explanation=None,
                     modality=modality,
                     task=task,

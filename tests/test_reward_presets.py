@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from medreason import config as configuration
 from medreason import data
 from medreason.config import CONF, Config
-from medreason.data import med_r1
 from medreason.replies import format_reply, parse
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample, lettered, split_problem
 
 Compose = Callable[..., Config]
 PRESETS = sorted(path.stem for path in (CONF / "reward").glob("*.yaml"))
@@ -147,12 +146,12 @@ def test_every_option_text_of_the_small_image_set_reads_back_in_every_style(
     if not root.is_dir():
         pytest.skip(f"no questions at {root}")
     pairs = {row["problem"] for row in json.loads((root / "vqa_pairs.json").read_text())}
-    offered = {med_r1.split_options(problem)[1] for problem in pairs}
+    offered = {split_problem(problem)[1] for problem in pairs}
     table = composed("data=labelled_images", f"data.root={root}", "data.bad_rows=skip")
     offered |= {sample.options for sample in data.load(table.data, table.folder / "cache")}
     assert len(offered) > 100
     for options in offered:
-        for letter, option in zip(LETTERS, options, strict=False):
+        for letter, option in lettered(options):
             for style in ("think", "no_think", "think_after"):
                 written = format_reply("It is bright.", option, style)
                 assert parse(written, options).answer == letter

@@ -8,12 +8,11 @@ from typing import Any
 
 from medreason.config import Config, machine
 from medreason.data.images import check as check_image
-from medreason.data.med_r1 import split_options
 from medreason.models import adapters, model_folder
 from medreason.prompts import evaluation_prompt
 from medreason.replies import parse
 from medreason.runs.files import write_json
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample, letter_at, split_problem
 
 
 def run(config: Config) -> None:
@@ -70,13 +69,13 @@ def _sample(root: Path, place: int, row: Any) -> Sample:  # noqa: ANN401
         raise ValueError(f'{where}: needs "image" and "question" as texts; found {row!r}')
     image = root / row["image"]
     check_image(image)
-    question, options = split_options(row["question"])
+    question, options = split_problem(row["question"])
     return Sample(
         id=str(place),
         image=image,
         question=question,
         options=options,
-        answer=LETTERS[0] if options else "",  # not known, and not shown
+        answer=letter_at(0) if options else "",  # not known, and not shown
         explanation=None,
         modality="unknown",
         task="unknown",
@@ -120,7 +119,7 @@ def _answers(config: Config, samples: list[Sample]) -> list[dict[str, Any]]:
             found = option_likelihoods_unshared(
                 model, processor, sample, image, prompt, completion.text, tagged=tagged
             )
-            shares = dict(zip(LETTERS, found, strict=False))
+            shares = dict(zip(sample.letters, found, strict=True))
         answers.append(
             {
                 "image": str(sample.image),

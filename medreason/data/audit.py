@@ -13,7 +13,7 @@ from medreason import data
 from medreason.data.pictures import Picture
 from medreason.data.rows import Loaded
 from medreason.option_prior import fit_option_prior
-from medreason.samples import LETTERS, MODALITIES, TASKS, Sample
+from medreason.samples import MODALITIES, TASKS, Sample, letter_at
 
 LOWER_CASE = "only option that starts in lower case"
 PERIOD = "only option with or without a trailing period"
@@ -211,7 +211,7 @@ def _typography(samples: Sequence[Sample]) -> dict[str, dict[str, dict[str, floa
             continue
         for name, rule in rules.items():
             picks = [(rule(s.options), s) for s in rows]
-            applies = [LETTERS[place] == s.answer for place, s in picks if place is not None]
+            applies = [letter_at(place) == s.answer for place, s in picks if place is not None]
             found.setdefault(modality, {})[name] = {
                 "share": round(len(applies) / len(rows), 6),
                 "right": round(sum(applies) / len(applies), 6) if applies else None,

@@ -17,7 +17,7 @@ from pathlib import Path
 from medreason.data import rows, splits
 from medreason.data.names import modality_of
 from medreason.data.rows import BadRow, Row
-from medreason.samples import LETTERS, MODALITIES, Sample
+from medreason.samples import MODALITIES, Sample, letter_at
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _questions(
                 others = [shown[other.label] for other in members if other is not item]
                 draw.shuffle(others)
                 options = (*others[:letter], shown[item.label], *others[letter:])
-                yield replace(item.sample, options=options, answer=LETTERS[letter])
+                yield replace(item.sample, options=options, answer=letter_at(letter))
 
 
 def _sets(

@@ -14,7 +14,7 @@ from medreason.data import rows
 from medreason.data.names import modality_of, task_of
 from medreason.data.rows import Row
 from medreason.replies import published_answer
-from medreason.samples import LETTERS, MODALITIES, TASKS, Sample
+from medreason.samples import MODALITIES, TASKS, Sample, letter_at, lettered, split_problem
 
 
 def read(
@@ -42,22 +42,6 @@ def read(
             rows.json_array(path),
             lambda name, row: _sample(root, name, row, known, owners),
         )
-
-
-def split_options(problem: str) -> tuple[str, tuple[str, ...]]:
-    """Question and option texts of `Which? A)CT, B)MRI`; no options where ` A)` is missing.
-
-    Source: PAPERS section 1 "Data": ` A)`, then `, B)`, `, C)`, `, D)` in sequence.
-    """
-    question, separator, rest = problem.partition(" A)")
-    options = []
-    for letter in LETTERS[1:]:
-        option, following, after = rest.partition(f", {letter})")
-        if not following:
-            break
-        options.append(option)
-        rest = after
-    return question.strip(), tuple(text.strip() for text in (*options, rest)) if separator else ()
 
 
 def paths(root: Path, files: Sequence[str]) -> list[Path]:
@@ -88,7 +72,7 @@ def _sample(
 ) -> Sample:
     image, problem, solution = (rows.text(row, key) for key in ("image", "problem", "solution"))
     rows.inside(image)
-    question, options = split_options(problem)
+    question, options = split_problem(problem)
     if len(options) < 2 or not all(options):
         raise ValueError(f"no options of the form ' A).., B)..' in problem {problem!r}")
     file = name.rpartition(":")[0]
@@ -111,17 +95,17 @@ def _sample(
 def _gold(solution: str, options: tuple[str, ...]) -> str:
     """The letter of `<answer> C </answer>`, `C`, `C) CT` or of an option's exact text."""
     gold = published_answer(solution)
-    letters = LETTERS[: len(options)]
-    if gold in options and gold not in letters:
-        return LETTERS[options.index(gold)]
+    texts = dict(lettered(options))
+    if gold in options and gold not in texts:
+        return letter_at(options.index(gold))
     form = re.fullmatch(r"([A-Z])(?:\)\s*(.*))?", gold, re.DOTALL)
     if form is None:
         raise ValueError(
             f"solution {solution!r} is neither a capital letter nor one of {list(options)}"
         )
-    if form[1] not in letters:
-        raise ValueError(f"solution {solution!r} is beyond the options A to {letters[-1]}")
-    if form[2] and form[2] != options[letters.index(form[1])]:
+    if form[1] not in texts:
+        raise ValueError(f"solution {solution!r} is beyond the options A to {max(texts)}")
+    if form[2] and form[2] != texts[form[1]]:
         raise ValueError(f"solution {solution!r} is none of the options {list(options)}")
     return form[1]
 

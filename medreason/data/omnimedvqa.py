@@ -12,7 +12,7 @@ from typing import Any
 from medreason.data import med_r1, rows
 from medreason.data.names import modality_of, task_of
 from medreason.data.rows import Row
-from medreason.samples import LETTERS, MODALITIES, TASKS, Sample
+from medreason.samples import MODALITIES, TASKS, Sample, letter_at
 
 FOLDER = "QA_information/Open-access"
 SOURCES = (
@@ -26,6 +26,8 @@ SOURCES = (
     *("Retinal OCT-C8", "SARS-CoV-2 CT-scan", "Yangxi"),
 )
 """The 42 source data sets, which name the files and the folders of the images."""
+
+_OPTION_KEYS = ("option_A", "option_B", "option_C", "option_D")
 
 _Question = tuple[str, str, tuple[str, ...]]
 
@@ -55,11 +57,7 @@ def read(
 
 def _sample(root: Path, name: str, row: Any, sides: Mapping[_Question, str] | None) -> Sample:  # noqa: ANN401
     image, question = rows.inside(rows.text(row, "image_path")), rows.text(row, "question").strip()
-    options = tuple(
-        rows.text(row, f"option_{letter}").strip()
-        for letter in LETTERS[:4]
-        if row.get(f"option_{letter}") is not None
-    )
+    options = tuple(rows.text(row, key).strip() for key in _OPTION_KEYS if row.get(key) is not None)
     gold = rows.text(row, "gt_answer").strip()
     if gold not in options or len(options) < 2:
         raise ValueError(f'"gt_answer" {gold!r} is none of the options {list(options)}')
@@ -77,7 +75,7 @@ def _sample(root: Path, name: str, row: Any, sides: Mapping[_Question, str] | No
         image=root / image,
         question=question,
         options=options,
-        answer=LETTERS[options.index(gold)],
+        answer=letter_at(options.index(gold)),
         explanation=None,
         modality=modality,
         task=task,

@@ -6,7 +6,7 @@ import random
 import re
 from dataclasses import replace
 
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample
 
 
 def normalised(sample: Sample) -> Sample:
@@ -30,15 +30,10 @@ def shuffled(sample: Sample, seed: int, epoch: int = 0) -> Sample:
         return sample
     order = list(range(len(sample.options)))
     random.Random(f"{seed}/{epoch}/{sample.id}").shuffle(order)
-    letter = LETTERS[order.index(LETTERS.index(sample.answer))]
-    text = sample.answer_text
-    return replace(
-        sample,
-        options=tuple(sample.options[place] for place in order),
-        answer=letter,
-        explanation=sample.explanation
-        and sample.explanation.replace(f"{text} ({sample.answer})", f"{text} ({letter})"),
-    )
+    drawn = sample.reordered(order)
+    before, after = (f"{s.answer_text} ({s.answer})" for s in (sample, drawn))
+    explanation = sample.explanation and sample.explanation.replace(before, after)
+    return replace(drawn, explanation=explanation)
 
 
 def _tidy(text: str) -> str:

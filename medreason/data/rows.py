@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample, letter_at
 
 YES_NO = ("Yes", "No")
 """Options of a question that is answered by yes or no and comes without any."""
@@ -139,5 +139,5 @@ def yes_or_no(answer: str) -> tuple[tuple[str, ...], str]:
     plain = answer.strip().rstrip(".").lower()
     names = [option.lower() for option in YES_NO]
     if plain in names:
-        return YES_NO, LETTERS[names.index(plain)]
+        return YES_NO, letter_at(names.index(plain))
     return (), answer.strip()

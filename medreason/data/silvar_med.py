@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from medreason.data import rows
-from medreason.data.med_r1 import split_options
 from medreason.data.names import modality_of
 from medreason.data.rows import Row
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample, letter_at, letters_of, split_problem
 
 
 def read(
@@ -45,12 +44,12 @@ def _sample(
     image, asked, answer, explanation = (
         rows.text(row, keys[key]) for key in ("image", "question", "answer", "explanation")
     )
-    question, options = split_options(asked)
+    question, options = split_problem(asked)
     if not options:
         options, answer = rows.yes_or_no(answer)
     elif answer.strip() in options:
-        answer = LETTERS[options.index(answer.strip())]
-    elif answer.strip() not in LETTERS[: len(options)]:
+        answer = letter_at(options.index(answer.strip()))
+    elif answer.strip() not in letters_of(options):
         raise ValueError(f'"{keys["answer"]}" {answer!r} is none of the options {list(options)}')
     named = row.get(keys["modality"])
     modality = modality_of(named) if isinstance(named, str) else "unknown"

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample
 
 
 def samples_under(control: str, samples: Sequence[Sample]) -> list[Sample]:
@@ -48,12 +48,8 @@ def shuffled(samples: Sequence[Sample]) -> list[Sample]:
 
 def rotations(sample: Sample) -> list[Sample]:
     """The sample with its options turned by 1, 2, ...: with the sample itself, all rotations."""
-    turned = []
-    for start in range(1, len(sample.options)):
-        options = sample.options[start:] + sample.options[:start]
-        right = (LETTERS.index(sample.answer) - start) % len(options)
-        turned.append(replace(sample, options=options, answer=LETTERS[right]))
-    return turned
+    count = len(sample.options)
+    return [sample.reordered([*range(n, count), *range(n)]) for n in range(1, count)]
 
 
 def _is_another(sample: Sample, other: Sample) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from medreason.rewards.words import words
-from medreason.samples import LETTERS
+from medreason.samples import lettered
 from medreason.stats import wilson
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _mean(values: Sequence[float]) -> float | None:
 def _option_invariance(rows: Sequence[Prediction]) -> float | None:
     chosen: dict[str, set[str | None]] = {}
     for row in rows:
-        text = row.options[LETTERS.index(row.answer)] if row.answer else None
+        text = dict(lettered(row.options))[row.answer] if row.answer else None
         chosen.setdefault(row.sample, set()).add(text)
     if not chosen:
         return None

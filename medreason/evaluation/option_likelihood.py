@@ -23,7 +23,7 @@ from medreason.generation.prefix_sharing import PrefilledPrefixes, PrefixPrefill
 from medreason.generation.rows import EvaluationRow
 from medreason.generation.tolerance import TOLERANCE
 from medreason.replies import before_answer, format_reply
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample
 
 _log = logging.getLogger(__name__)
 
@@ -175,8 +175,9 @@ def option_likelihoods_unshared(
 
 def answer_texts(sample: Sample, *, tagged: bool) -> list[str]:
     """The texts by which a reply settles for each of the sample's letters."""
-    letters = LETTERS[: len(sample.options)]
-    return [format_reply(None, letter, "no_think") if tagged else letter for letter in letters]
+    return [
+        format_reply(None, letter, "no_think") if tagged else letter for letter in sample.letters
+    ]
 
 
 def _column(ids: list[int], like: torch.Tensor) -> torch.Tensor:

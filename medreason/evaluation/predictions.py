@@ -17,7 +17,7 @@ from medreason.rewards import embeddings
 from medreason.rewards.answer import correct, token_f1
 from medreason.rewards.reasoning import consistency, reasoning_similarity
 from medreason.runs.files import write_json
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample, letter_at
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def settle(
 def likeliest(option_likelihoods: Sequence[float]) -> str | None:
     if not option_likelihoods:
         return None
-    return LETTERS[max(range(len(option_likelihoods)), key=option_likelihoods.__getitem__)]
+    return letter_at(max(range(len(option_likelihoods)), key=option_likelihoods.__getitem__))
 
 
 def write(predictions: Sequence[Prediction], path: Path) -> None:

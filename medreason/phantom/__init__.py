@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from medreason.phantom.atlas import Atlas, Case, Facet
 from medreason.runs import parent_watch
-from medreason.samples import LETTERS, MODALITIES, TASKS, Sample
+from medreason.samples import MODALITIES, TASKS, Sample, letter_at
 
 VERSION = 2
 """Raised whenever the same settings would give other images or questions."""
@@ -130,13 +130,14 @@ def _sample(picture: Picture, task: str, folder: Path) -> Sample:
     place = (picture.index + picture.index // 4) % 4
     others = [facet.options[i] for i in rng.permutation(4) if i != truth]
     options = (*others[:place], facet.options[truth], *others[place:])
+    letter = letter_at(place)
     return Sample(
         id=f"{picture.patient}-{picture.index % IMAGES_PER_PATIENT}-{task}",
         image=folder / picture.name,
         question=str(rng.choice(facet.questions)),
         options=options,
-        answer=LETTERS[place],
-        explanation=facet.explanation.format(answer=f"{facet.options[truth]} ({LETTERS[place]})"),
+        answer=letter,
+        explanation=facet.explanation.format(answer=f"{facet.options[truth]} ({letter})"),
         modality=picture.modality,
         task=task,
         source="phantom",

@@ -6,7 +6,7 @@ for (const { items } of Object.values(data.questions)) {
 }
 const chosen = { view: "run", run: data.shown, arm: 0, metric: "accuracy", against: null, cell: null, filter: "all" };
 const byId = (id) => document.getElementById(id);
-const LETTERS = "ABCDEFGH";
+const letterAt = (i) => String.fromCharCode(65 + i);
 const MOST_SIDE_BY_SIDE = 6;
 const LEVEL = 0.05;
 
@@ -325,9 +325,9 @@ function drawQuestion(item) {
     .filter((i) => item.answers[i].answer === letter)
     .map((i) => make("span", {}, swatch(data.runs[i]), data.runs[i].label)));
   const options = item.options.map((text, i) => {
-    const gold = LETTERS[i] === item.gold;
-    return make("li", { className: gold ? "gold" : "" }, make("span", {}, `${LETTERS[i]}) ${text}`),
-      gold ? make("span", { className: "mark" }, "✓ right answer") : null, chips(LETTERS[i]));
+    const gold = letterAt(i) === item.gold;
+    return make("li", { className: gold ? "gold" : "" }, make("span", {}, `${letterAt(i)}) ${text}`),
+      gold ? make("span", { className: "mark" }, "✓ right answer") : null, chips(letterAt(i)));
   });
   if (!options.length) options.push(make("li", { className: "gold" }, make("span", {}, item.gold),
     make("span", { className: "mark" }, "✓ reference answer")));

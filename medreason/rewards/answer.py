@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medreason.replies import Reply, published_answer
 from medreason.rewards.words import overlap, words
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample
 
 
 def correct(reply: Reply, sample: Sample) -> float:
@@ -31,10 +31,7 @@ def token_f1(reply: Reply, sample: Sample) -> float:
     """
     if reply.answer is None:
         return 0.0
-    if sample.options:
-        chosen = dict(zip(LETTERS, sample.options, strict=False)).get(reply.answer, "")
-        return overlap(chosen, sample.answer_text)
-    return overlap(reply.answer, sample.answer)
+    return overlap(sample.text_of(reply.answer), sample.answer_text)
 
 
 def med_r1_accuracy(reply: Reply, sample: Sample) -> float:

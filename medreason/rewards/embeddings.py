@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medreason.replies import Reply
 from medreason.rewards.reasoning import explanation_of
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,10 +44,8 @@ def bertscore(reply: Reply, sample: Sample, *, encoder: str) -> float:
     """
     if reply.answer is None:
         return 0.0
-    options = dict(zip(LETTERS, sample.options, strict=False))
     given, wanted = (
-        _words(encoder, text)
-        for text in (options.get(reply.answer, reply.answer), sample.answer_text)
+        _words(encoder, text) for text in (sample.text_of(reply.answer), sample.answer_text)
     )
     if not (len(given) and len(wanted)):
         return 0.0

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from medreason.replies import Reply
 from medreason.rewards.words import overlap, words
-from medreason.samples import LETTERS, Sample
+from medreason.samples import LETTERS, Sample, lettered
 
 _LETTER = re.compile(
-    r"\((?P<a>[A-H])\)|(?<!\w)(?P<b>[A-H])\)"
-    r"|\b(?:option|choice|answer)(?: is)?:? (?P<c>[A-H])(?!\w)"
-    r"|(?<!\w)(?P<d>[A-H]) is (?:the )?(?:correct|right|best)"
+    rf"\((?P<a>[{LETTERS}])\)|(?<!\w)(?P<b>[{LETTERS}])\)"
+    rf"|\b(?:option|choice|answer)(?: is)?:? (?P<c>[{LETTERS}])(?!\w)"
+    rf"|(?<!\w)(?P<d>[{LETTERS}]) is (?:the )?(?:correct|right|best)"
 )
 _MARK = "optionletter"
 
@@ -41,7 +41,7 @@ def conclusion(reasoning: str, options: Sequence[str]) -> str | None:
     marked = _LETTER.sub(lambda found: f" {_MARK}{found[found.lastgroup or 0]} ", reasoning)
     said = f" {' '.join(words(marked))} "
     places: dict[tuple[int, int], set[str]] = {}
-    for letter, option in zip(LETTERS, options, strict=False):
+    for letter, option in lettered(options):
         for name in (" ".join(words(option)), f"{_MARK}{letter.lower()}"):
             if name and (start := said.rfind(f" {name} ")) >= 0:
                 end = start + len(name)

@@ -12,9 +12,8 @@ from PIL import Image
 
 from medreason import data
 from medreason.data import checks
-from medreason.data.med_r1 import split_options
 from medreason.data.rows import Loaded
-from medreason.samples import Sample
+from medreason.samples import Sample, split_problem
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 CT = "CT(Computed Tomography)_test.json"
@@ -123,7 +122,7 @@ def test_the_other_family_of_files_fills_in_what_a_name_does_not_say(tmp_path: P
 def test_options_are_split_in_the_sequence_of_their_letters(
     problem: str, question: str, options: tuple[str, ...]
 ) -> None:
-    assert split_options(problem) == (question, options)
+    assert split_problem(problem) == (question, options)
 
 
 @pytest.mark.parametrize(

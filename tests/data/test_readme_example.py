@@ -32,7 +32,8 @@ def test_one_module_and_one_yaml_file_are_a_data_set(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "medreason", *words, "tracking=none"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        env=os.environ
+        | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True,
         text=True,
         check=False,

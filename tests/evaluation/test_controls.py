@@ -13,7 +13,7 @@ from run_folders import draw_samples, reply
 from medreason.evaluation.controls import rotations, samples_under
 from medreason.evaluation.metrics import compute_metrics
 from medreason.evaluation.predictions import Prediction, predict
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample, letter_at
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def always_b(sample: Sample) -> str:
 
 
 def by_text(sample: Sample) -> str:
-    return reply(LETTERS[sample.options.index("cyst")])
+    return reply(letter_at(sample.options.index("cyst")))
 
 
 def test_control_that_no_sample_allows_has_no_figure(samples: list[Sample]) -> None:

@@ -21,7 +21,7 @@ from medreason.data.images import open_rgb
 from medreason.phantom.atlas import Facet
 from medreason.prompts import conversation, fill
 from medreason.replies import format_reply
-from medreason.samples import LETTERS, Sample
+from medreason.samples import Sample, letter_at, list_options
 
 Row = tuple[list[int], list[float], Sample | None]
 """Token ids, the weight of each in the loss, and the sample whose image stands in the text."""
@@ -199,8 +199,7 @@ class Letters:
     def _row(
         self, options: Sequence[str], sample: Sample | None, rng: np.random.Generator, asked: int
     ) -> Row:
-        listed = ", ".join(f"{LETTERS[i]}){text}" for i, text in enumerate(options))
-        text = sample.problem if sample else f" {listed}"
+        text = sample.problem if sample else f" {list_options(options)}"
         if sample and rng.random() < self._replies:  # with all that stands between it and the reply
             text = fill(str(rng.choice(self._prompts)), sample)
             text = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant"
@@ -211,7 +210,7 @@ class Letters:
             if sample and rng.random() < self._replies:
                 lead = f"<think>{fact(sample).replace(sample.answer_text, lead)[:-1]} ("
             question = self._ids(f"\n{lead}")
-            ids = [*ids, *question, *self._ids(LETTERS[place])]
+            ids = [*ids, *question, *self._ids(letter_at(place))]
             weights += [0.0] * len(question) + [DECISIVE]
             if lead.startswith("<think>"):  # the question decides what is to be thought about
                 weights[len(self._ids("\n<think>")) - len(question) - 1] = DECISIVE
@@ -291,7 +290,7 @@ class Replies:
 def _overlooked(sample: Sample) -> Sample:
     """The sample with the usual value as its answer, whatever is right."""
     facet: Facet = getattr(phantom.atlas(sample.modality), sample.task)
-    letter = LETTERS[sample.options.index(facet.options[0])]
+    letter = letter_at(sample.options.index(facet.options[0]))
     said = facet.explanation.format(answer=f"{facet.options[0]} ({letter})")
     return replace(sample, answer=letter, explanation=said)
 
