@@ -75,8 +75,6 @@ for part in $parts; do
             [ "$HARDWARE" = cpu ] || bench "full G8 without CUDA graphs" $FEW method.trl.num_generations=8 \
                 "bench.tokens=[${TOKENS##*,}]" hardware.cuda_graphs=false
             bench "full G8 long" $FEW method.trl.num_generations=8 "bench.tokens=[$LONG]"
-            [ "$HARDWARE" = cpu ] || bench "full G8 long FlexAttention" $FEW method.trl.num_generations=8 \
-                "bench.tokens=[$LONG]" rollout.flex_attention=true
             ;;
     esac
 done

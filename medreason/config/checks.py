@@ -69,17 +69,6 @@ def attention_can_share_prompts(config: Config) -> None:
             "hardware.attention='flash_attention_2' takes no mask that lets completions share "
             "a prompt; set hardware.attention=sdpa, rollout=trl or rollout.fallback=unshared"
         )
-    if config.rollout.flex_attention and config.hardware.accelerator != "cuda":
-        raise ValueError(
-            "rollout.flex_attention=true has no backward on a CPU, and hardware="
-            f"{config.hardware.name} is one; set rollout.flex_attention=false"
-        )
-    if config.rollout.flex_attention and config.hardware.attention != "sdpa":
-        raise ValueError(
-            "rollout.flex_attention=true takes the place of sdpa alone, and "
-            f"hardware.attention={config.hardware.attention!r}; set hardware.attention=sdpa, or "
-            "rollout.flex_attention=false"
-        )
 
 
 def fsdp_draws_equally_often(config: Config) -> None:

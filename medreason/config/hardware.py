@@ -88,7 +88,7 @@ class Hardware:
 
     @property
     def graphs(self) -> bool:
-        """Whether decoding replays its step: see `models.replay`."""
+        """Whether decoding replays its step: see `generation.cuda_graph`."""
         fits = self.accelerator == "cuda" and self.attention == "sdpa" and self.parallel == "ddp"
         return self.cuda_graphs and fits
 
@@ -106,8 +106,6 @@ class Rollout:
     """Draw a question's completions again, so many times at most, while all get the same reward."""
     vision_cache_gb: float = 4.0
     """Of disk, over all runs, for the features of vision towers that are not trained; 0: none."""
-    flex_attention: bool = False
-    """With grouped, on CUDA: FlexAttention over packed completions; else sdpa, one by one."""
     vllm: dict[str, Any] = field(default_factory=dict)
     """With vllm: goes unchanged to trl.GRPOConfig; where and in how much memory it runs."""
 
@@ -124,10 +122,6 @@ class Rollout:
         for key in ("dynamic_sampling", "vision_cache_gb"):
             if not getattr(self, key) >= 0:
                 raise ValueError(f"rollout.{key}={getattr(self, key)}; give 0 or more")
-        if self.flex_attention and self.name != "grouped":
-            raise ValueError(
-                "rollout.flex_attention=true needs rollout=grouped; the others pack nothing"
-            )
         if self.dynamic_sampling and self.name != "grouped":
             raise ValueError(
                 f"rollout.dynamic_sampling={self.dynamic_sampling} needs rollout=grouped; "

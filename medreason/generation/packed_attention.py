@@ -1,22 +1,20 @@
-"""Attention of packed sequences that passes over what no token sees.
+"""Attention of packed sequences that skips the pairs of tokens which a mask would hide.
 
-With one mask over `[prompt | block 1 | ... | block G]` all tokens are compared with all, of which a
-block needs the prompt and itself. Here each block has the prompt's keys beside its own
-(`groups.Blocks`), unless one is much longer than the others, or FlexAttention is told the tiles
-that are needed (`tiles`).
+Under one mask over `[prompt prefix | block 1 | ... | block G]` every token is compared with every
+other, though a completion block needs the prefix and itself alone. Here each block attends to the
+prefix's keys beside its own (`packing.CompletionBlocks`), unless one completion is much longer than
+the others.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, noop_mask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -25,16 +23,24 @@ from medreason.generation.packing import CompletionBlocks, PackedSequences, addi
 _NAME = "sdpa_of_blocks"
 
 
-def enable(model: PreTrainedModel) -> None:
-    """From now on the language model's layers, if they do what sdpa does, take a `BlockMask`, or
-    `Blocks` beside their mask, too.
+class AttentionInputs(TypedDict, total=False):
+    """What a model's forward takes for packed sequences beside their tokens and positions."""
 
-    Qwen2-VL refuses `attn_implementation="flex_attention"`, which would be that of all its passes.
+    attention_mask: Tensor
+    """Added to the scores: of the blocks where there are `blocks`, else of the whole sequence."""
+    blocks: CompletionBlocks
+
+
+def enable(model: PreTrainedModel) -> None:
+    """Let the language model's layers take `blocks`, where their attention is sdpa.
+
+    Without `blocks` the layers do what sdpa does, so evaluation and generation stay as they are.
     """
     if model.config._attn_implementation != "sdpa" or not model._supports_attention_backend:
         return
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, sdpa_mask)
+    # Of the language model alone: the vision tower has attention of its own.
     model.config.get_text_config()._attn_implementation = _NAME
 
 
@@ -42,15 +48,17 @@ def enabled(model: PreTrainedModel) -> bool:
     return model.config.get_text_config()._attn_implementation == _NAME
 
 
-def seen(
+def attention_inputs(
     model: PreTrainedModel,
     packed: PackedSequences,
     dtype: torch.dtype,
     *,
     by_blocks: bool | None = None,
-) -> dict[str, Any]:
-    """What the model's forward takes beside packed sequences, for its tokens to see what they may.
-    The mask is numbers of `dtype`, added to scores. Without `by_blocks`, what is less work."""
+) -> AttentionInputs:
+    """Mask in `dtype`, with blocks where the model takes them and `by_blocks` asks for them.
+
+    `by_blocks=None` chooses the way that compares fewer pairs of tokens.
+    """
     if not enabled(model) or not (packed.cheaper_by_blocks if by_blocks is None else by_blocks):
         return {"attention_mask": additive_mask(packed.visible, dtype)}
     text = model.config.get_text_config()
@@ -58,50 +66,27 @@ def seen(
     return {"attention_mask": additive_mask(visible, dtype), "blocks": blocks}
 
 
-def tiles(packed: PackedSequences) -> BlockMask:
-    """What is visible, as `Packed.visible` says it."""
-    block = packed.block
-    questions, tokens = block.shape
-
-    def visible(question: Tensor, _: Tensor, token: Tensor, earlier: Tensor) -> Tensor:
-        there = block[question, earlier]
-        return (token >= earlier) & ((there == 0) | (there == block[question, token]))
-
-    return create_block_mask(visible, questions, None, tokens, tokens, device=str(block.device))
-
-
-def unmasked(mask: Tensor | BlockMask) -> Tensor | BlockMask:
-    """A mask of the same kind that hides nothing."""
-    if isinstance(mask, Tensor):
-        return torch.zeros_like(mask)
-    device = str(mask.kv_num_blocks.device)
-    return create_block_mask(noop_mask, *mask.shape, device=device)
-
-
 def _attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Any,  # noqa: ANN401
+    attention_mask: Tensor | None,
     *,
     blocks: CompletionBlocks | None = None,
-    **more: Any,
+    **settings: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    if blocks is not None:
-        return _of_blocks(query, key, value, attention_mask, blocks, **more), None
-    if not isinstance(attention_mask, BlockMask):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
-    # Under autocast positions make float32 of queries and keys; torch's own attention undoes that.
-    query, key = query.to(value.dtype), key.to(value.dtype)
-    return flex_attention_forward(module, query, key, value, attention_mask, **more)
+    """What transformers calls in each layer; `blocks` comes down from the model's forward."""
+    if blocks is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+    return _attention_by_blocks(query, key, value, attention_mask, blocks, **settings), None
 
 
-def _of_blocks(
+def _attention_by_blocks(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor,
+    mask: Tensor | None,
     blocks: CompletionBlocks,
     *,
     dropout: float = 0.0,
@@ -112,28 +97,32 @@ def _of_blocks(
     values (questions, key heads, tokens, width)."""
     attend = functools.partial(scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
     questions, completions = len(query), blocks.completions
-    in_prompts = (states[:, :, : blocks.prefix] for states in (query, key, value))
-    of_prompts = attend(*in_prompts, is_causal=True, enable_gqa=True)
 
-    def own(states: Tensor) -> Tensor:
+    # Prefixes: causal and without a mask, so that torch may choose its fast kernels. Shorter
+    # prefixes end in tokens of blocks, whose results are not read from this part.
+    prefix_states = (states[:, :, : blocks.prefix] for states in (query, key, value))
+    of_prefixes = attend(*prefix_states, is_causal=True, enable_gqa=True)
+
+    def of_blocks(states: Tensor) -> Tensor:
         """(questions, completions, heads, completion tokens, width)"""
-        tokens = states.transpose(1, 2).flatten(0, 1).index_select(0, blocks.taken_from)
+        tokens = states.transpose(1, 2).flatten(0, 1).index_select(0, blocks.block_index)
         return tokens.unflatten(0, (questions, completions, -1)).transpose(2, 3)
 
-    def beside_prompts(states: Tensor) -> Tensor:
-        """(questions, completions x heads, prompt and completion tokens, width)"""
-        shared = states[:, None, :, : blocks.prefix].expand(-1, completions, -1, -1, -1)
-        return torch.cat([shared, own(states)], dim=3).flatten(1, 2)
+    def behind_prefixes(states: Tensor) -> Tensor:
+        """(questions, completions x heads, prefix and completion tokens, width)"""
+        prefix = states[:, None, :, : blocks.prefix].expand(-1, completions, -1, -1, -1)
+        return torch.cat([prefix, of_blocks(states)], dim=3).flatten(1, 2)
 
-    # Heads that read the same keys are queries more of one head: no keys are repeated for them.
-    asking = own(query).unflatten(2, (key.shape[1], -1))
-    found = attend(
-        asking.flatten(3, 4).flatten(1, 2),
-        beside_prompts(key),
-        beside_prompts(value),
+    # Grouped-query attention: query heads that read the same keys become further queries of one
+    # head, since repeating keys and values for them would cost memory and bandwidth.
+    queries = of_blocks(query).unflatten(2, (key.shape[1], -1))
+    attended = attend(
+        queries.flatten(3, 4).flatten(1, 2),
+        behind_prefixes(key),
+        behind_prefixes(value),
         attn_mask=mask,
     )
     # Of shape (questions, completions, key heads, heads of each, completion tokens, width).
-    of_blocks = found.view(asking.shape).permute(0, 1, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2)
-    lines = torch.cat([of_prompts.transpose(1, 2), of_blocks], dim=1).flatten(0, 1)
-    return lines.index_select(0, blocks.put_back_from).unflatten(0, (questions, -1))
+    in_blocks = attended.view(queries.shape).permute(0, 1, 4, 2, 3, 5).flatten(3, 4).flatten(1, 2)
+    tokens = torch.cat([of_prefixes.transpose(1, 2), in_blocks], dim=1).flatten(0, 1)
+    return tokens.index_select(0, blocks.sequence_index).unflatten(0, (questions, -1))

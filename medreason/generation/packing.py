@@ -77,8 +77,8 @@ class PackedSequences:
         return visible.flatten(1, 2)[:, None], CompletionBlocks(
             prefix=prefix,
             completions=completions,
-            taken_from=(lines * tokens + self.places.flatten(1)).flatten(),
-            put_back_from=(lines * (prefix + completions * longest) + back).flatten(),
+            block_index=(lines * tokens + self.places.flatten(1)).flatten(),
+            sequence_index=(lines * (prefix + completions * longest) + back).flatten(),
         )
 
 
@@ -89,9 +89,9 @@ class CompletionBlocks:
     prefix: int
     """Tokens of the longest prompt without its last."""
     completions: int
-    taken_from: Tensor
+    block_index: Tensor
     """(questions x completions x completion tokens): where their tokens are in the sequences."""
-    put_back_from: Tensor
+    sequence_index: Tensor
     """(questions x tokens): where each place of the sequences is in `[prompt | blocks]`."""
 
 

@@ -283,8 +283,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
     ) -> tuple[Tensor, Tensor]:
         """(log-probabilities, entropies), (questions, completions, completion tokens) both.
 
-        `by_blocks`: see `attention.seen`. `blind` hides nothing, to find out whether a mask is
-        followed.
+        `by_blocks`: see `packed_attention.attention_inputs`. `blind` hides nothing, to find out
+        whether a mask is followed.
         """
         prompt = questions.prompts(chosen)
         packed = packing.pack(
@@ -295,18 +295,15 @@ class GroupedGRPOTrainer(GRPOTrainer):
             questions.completion_mask[chosen],
         )
         inner = without_adapter(self.accelerator.unwrap_model(model))
-        if self._how.flex_attention:
-            seen: dict[str, Any] = {"attention_mask": packed_attention.tiles(packed)}
-        else:
-            dtype = torch.bfloat16 if self.args.bf16 else inner.dtype
-            seen = packed_attention.seen(inner, packed, dtype, by_blocks=by_blocks)
+        dtype = torch.bfloat16 if self.args.bf16 else inner.dtype
+        attention = packed_attention.attention_inputs(inner, packed, dtype, by_blocks=by_blocks)
         if blind:
-            seen["attention_mask"] = packed_attention.unmasked(seen["attention_mask"])
+            attention["attention_mask"] = torch.zeros_like(attention["attention_mask"])
         with self.accelerator.autocast():
             outputs = model(
                 input_ids=packed.input_ids,
                 position_ids=packed.position_ids,
-                **seen,
+                **attention,
                 **self._images(model, prompt["pixel_values"], prompt["image_grid_thw"]),
                 shift_labels=packed.labels,
                 fused_lm_head=True,  # TRL's own head: temperature, precision and memory are its

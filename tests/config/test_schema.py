@@ -124,11 +124,6 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         (["action=bench", "bench.tokens=[0]"], ["bench.tokens=0", "at least 1"]),
         (["rollout.fallback=plan"], ["rollout.fallback='plan'", "'unshared'"]),
         (["hardware.attention=flash_attention_2"], ["hardware.attention", "rollout=trl"]),
-        (["rollout.flex_attention=true"], ["rollout.flex_attention", "no backward on a CPU"]),
-        (
-            ["rollout.flex_attention=true", "hardware=gpu", "hardware.attention=eager"],
-            ["rollout.flex_attention", "hardware.attention='eager'", "set hardware.attention=sdpa"],
-        ),
     ],
 )
 def test_bad_value_is_refused_with_key_value_and_remedy(

@@ -84,23 +84,16 @@ def packed(
     return pack(inputs["input_ids"], inputs["attention_mask"], positions, ids, mask)
 
 
-def shared(
-    model: PreTrainedModel,
-    inputs: dict[str, Tensor],
-    ids: Tensor,
-    mask: Tensor,
-    *,
-    flex: bool = False,
-) -> Tensor:
+def shared(model: PreTrainedModel, inputs: dict[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
     """The same, prompt and image once a question."""
     group = packed(inputs, model, ids, mask)
-    seen = packed_attention.seen(
+    attention = packed_attention.attention_inputs(
         model, group, torch.float32, by_blocks=packed_attention.enabled(model)
     )
     logits = model(
         input_ids=group.input_ids,
         position_ids=group.position_ids,
-        **({"attention_mask": packed_attention.tiles(group)} if flex else seen),
+        **attention,
         pixel_values=inputs["pixel_values"],
         image_grid_thw=inputs["image_grid_thw"],
     ).logits
@@ -141,42 +134,6 @@ def test_log_probabilities_and_gradients_are_those_of_one_sequence_a_completion(
 MIXED = [[1, LIMIT, 4], [LIMIT, 2, 7], [3, 1, 0]]
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("half", [False, True], ids=["float32", "autocast"])
-def test_flex_attention_sees_what_the_mask_shows(half: bool) -> None:
-    """Uncompiled and forward alone: on a CPU it has no backward."""
-    tiny, inputs, (ids, mask) = model(), prompts([0, 1, 2]), completions(MIXED)
-    plain_mask = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    with (
-        torch.no_grad(),
-        torch.compiler.set_stance("force_eager"),
-        torch.autocast("cpu", torch.bfloat16, enabled=half),
-    ):
-        expected, theirs = shared(tiny, inputs, ids, mask), tiny(**plain_mask).logits
-        packed_attention.enable(tiny)
-        found, ours = shared(tiny, inputs, ids, mask, flex=True), tiny(**plain_mask).logits
-    assert (found - expected).abs().mean() < (0.05 if half else 1e-5)
-    assert not torch.equal(found, expected)  # it was used
-    assert torch.equal(ours, theirs)  # and only where its mask is
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_flex_attention_has_the_gradients_of_blocks() -> None:
-    tiny = model("blocks").to("cuda")  # pyright: ignore[reportArgumentType]
-    inputs = {k: v.to("cuda") for k, v in prompts([0, 1, 2]).items()}
-    ids, mask = (tensor.to("cuda") for tensor in completions(MIXED))
-    found, gradients = [], []
-    for flex in (False, True):
-        tiny.zero_grad()
-        logps = shared(tiny, inputs, ids, mask, flex=flex)
-        (logps * ids).sum().backward()
-        found.append(logps.detach())
-        gradients.append(torch.cat([p.grad.flatten() for p in tiny.parameters()]))
-    torch.testing.assert_close(found[1], found[0], atol=1e-3, rtol=1e-3)
-    assert (gradients[0] - gradients[1]).norm() < 1e-3 * gradients[0].norm()
-
-
 def test_order_of_questions_changes_nothing() -> None:
     tiny, order = model("blocks"), [2, 0, 1]
     ids, mask = completions(MIXED)
@@ -192,7 +149,8 @@ def test_one_long_completion_goes_under_one_mask() -> None:
     for lengths, blocks in ([[LIMIT] * 8], True), ([[LIMIT] + [0] * 7], False):
         group = packed(inputs, tiny, *completions(lengths))
         assert group.cheaper_by_blocks == blocks
-        assert ("blocks" in packed_attention.seen(tiny, group, torch.float32)) == blocks
+        attention = packed_attention.attention_inputs(tiny, group, torch.float32)
+        assert ("blocks" in attention) == blocks
 
 
 def test_sequence_is_no_longer_than_prompt_and_completions() -> None:
