@@ -115,7 +115,7 @@ def _finished(config: Config, asked: RunRequest) -> bool:
     if not state.trained:
         return False
     if asked.folder.config.exists():
-        integrity.refuse_other_config(asked.folder, config)
+        integrity.refuse_other_config(asked.folder, asked.parts)
     if asked.evaluation_key not in state.evaluations:
         return False
     if not integrity.is_whole(asked.folder, asked.evaluation_key):

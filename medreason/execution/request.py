@@ -14,7 +14,7 @@ from medreason.config import Config
 from medreason.models import adapters, model_folder
 from medreason.replies import parse
 from medreason.rewards import embeddings
-from medreason.runs import keys
+from medreason.runs import integrity, keys
 from medreason.runs.outcomes import NoDataError
 from medreason.runs.run_folder import RunFolder, find_run_folder
 from medreason.samples import Sample
@@ -55,7 +55,7 @@ def run_request(config: Config) -> RunRequest:
     train_key = keys.digest(parts)
     evaluation_key = keys.digest(keys.evaluation_parts(config, train_key, tested_digest))
     folder = find_run_folder(config.folder / "runs", config.run_name, train_key)
-    _refuse_other_science(folder, parts)
+    integrity.refuse_other_state(folder, folder.state(), parts)
     return RunRequest(folder, parts, train_key, evaluation_key, len(trained_on), len(tested_on))
 
 
@@ -148,14 +148,3 @@ def _try_rewards(config: Config, samples: Sequence[Sample]) -> None:
         )
     for reward in (reward for reward in config.reward.values() if reward.score):
         configuration.call(reward.score, reply, poorest)
-
-
-def _refuse_other_science(folder: RunFolder, parts: dict[str, Any]) -> None:
-    """A folder found under a key must hold the work of that key."""
-    recorded = folder.state().train_parts
-    if recorded and (changed := list(keys.differences(recorded, json.loads(json.dumps(parts))))):
-        where, there, here = changed[0]
-        raise ValueError(
-            f"{folder.path / 'state.json'} says {where}={there!r}, this command {here!r}; "
-            "the folder was edited or copied: move it away to run again"
-        )

@@ -33,10 +33,14 @@ def arm_names(configs: Sequence[Config]) -> list[str]:
         mine = _parts(config)
         same = [other for other, n in zip(configs, names, strict=True) if n == name]
         found = [d for other in same for d in keys.differences(mine, _parts(other))]
-        values = {path.rpartition(".")[2]: str(value) for path, value, _ in found}
+        values = {_leaf(path): str(value) for path, value, _ in found}
         short = [f"{leaf}={value}" for leaf, value in values.items() if len(value) <= _LONGEST]
         told.append(" ".join([name, *(short or values)]))
     return told
+
+
+def _leaf(path: str) -> str:
+    return path.removesuffix(".name").rpartition(".")[2]
 
 
 def run_names(folders: Sequence[RunFolder], configs: Sequence[Config | None]) -> list[str]:

@@ -1,6 +1,7 @@
 """Two keys: one for what decides the weights, one for what decides the answers.
 
-Hardware, tracking and paths are in neither: the same key is the same work wherever it runs.
+Hardware, tracking and paths are in neither: the same key is the same work wherever it runs. This is
+the only list of what decides either; `integrity` compares a folder's files with it.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ from medreason.config import Config
 
 def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dict[str, Any]:
     """What decides the weights. A base model is the same for every cell, so its key has no cell."""
-    untrained = config.method.algorithm == "none"
-    parts: dict[str, Any] = {
-        "method": {"algorithm": "none"} if untrained else asdict(config.method),
-        "model": {**asdict(config.model), "fingerprint": model_fingerprint},
+    model = {
+        "name": config.model.name,
+        # Local weights are what they are, wherever they lie.
+        "path": None if model_fingerprint else config.model.path,
+        "revision": config.model.revision,
+        "max_pixels": config.model.max_pixels,
+        "quantization": config.model.quantization,
+        "fingerprint": model_fingerprint,
     }
-    del parts["model"]["weights"], parts["model"]["architecture"]  # of benchmarks alone
-    if config.model.quantization == "none":
-        del parts["model"]["quantization"]  # runs that are older than this choice keep their key
-    if model_fingerprint:
-        del parts["model"]["path"]  # local weights are what they are, wherever they lie
-    if untrained:
-        return parts
-    if config.method.algorithm == "grpo" and config.rollout.name != "trl":
-        parts["rollout"] = config.rollout.name  # equal in distribution, but not draw for draw
-        if config.rollout.dynamic_sampling:
-            parts["dynamic_sampling"] = config.rollout.dynamic_sampling
-    return parts | {
+    if config.method.algorithm == "none":
+        return {"method": {"algorithm": "none"}, "model": model}
+    grpo = config.method.algorithm == "grpo"
+    judged = grpo and any(reward.judge for reward in config.reward.values())
+    return {
+        "method": asdict(config.method),
+        "model": model,
+        "adapter": config.adapter,
         "data": data_digest,
         "modality": config.modality.members,
         "task": config.task.members,
@@ -41,40 +42,34 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
             "train": config.prompt.training,
             "open": config.prompt.open,
         },
+        # Equal in distribution whichever draws, but not completion for completion.
+        "rollout": _pick(config.rollout, "name", "dynamic_sampling") if grpo else None,
         "reward": {name: asdict(reward) for name, reward in config.reward.items()}
-        if config.method.algorithm == "grpo"
+        if grpo
         else None,
-        **_judge(config),
-        "adapter": config.adapter,
+        "judge": _pick(config.judge, "kind", "base_url", "model", "temperature", "max_tokens")
+        if judged
+        else None,
+        "rubric": asdict(config.rubric) if judged else None,
         "seed": config.seed,
     }
 
 
 def evaluation_parts(config: Config, train_key: str, data_digest: str) -> dict[str, Any]:
     """What decides the answers to the test questions."""
-    settings = asdict(config.evaluation)
-    del settings["name"]
-    by_option_likelihood = "option_likelihood" in settings["answers"]
-    if not by_option_likelihood:
-        del settings["answers"]  # as it was before there was a choice
-    if settings["encoder"] is None:
-        del settings["encoder"]
+    evaluation = asdict(config.evaluation)
+    del evaluation["name"]
     return {
-        **({"tagged": config.prompt.style != "free"} if by_option_likelihood else {}),
         "train": train_key,
         "data": data_digest,
-        "evaluation": settings,
-        "prompt": [config.prompt.evaluation, config.prompt.open],
+        "evaluation": evaluation,
+        "prompt": {
+            "tagged": config.prompt.style != "free",
+            "evaluate": config.prompt.evaluation,
+            "open": config.prompt.open,
+        },
         "seed": config.seed if config.evaluation.samples_per_cell is not None else None,
     }
-
-
-def _judge(config: Config) -> dict[str, Any]:
-    """What the judge decides of the weights, where a reward asks it."""
-    if config.method.algorithm != "grpo" or not any(r.judge for r in config.reward.values()):
-        return {}
-    asked = [*config.judge.identity, config.judge.temperature, config.judge.max_tokens]
-    return {"judge": asked, "rubric": asdict(config.rubric)}
 
 
 def digest(parts: dict[str, Any]) -> str:
@@ -82,10 +77,14 @@ def digest(parts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def differences(a: Any, b: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:  # noqa: ANN401
+def differences(a: object, b: object, path: str = "") -> Iterator[tuple[str, object, object]]:
     """(key, value in a, value in b) of every leaf in which two parts differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in sorted({*a, *b}):
             yield from differences(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
     elif a != b:
         yield path, a, b
+
+
+def _pick(group: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(group, name) for name in names}

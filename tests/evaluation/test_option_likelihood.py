@@ -76,16 +76,3 @@ def test_table_says_what_was_answered_by_letters(
     shown = capsys.readouterr().out
     assert "letter" in shown
     assert "base: answered by the likeliest letter, nothing generated or parsed" in shown
-
-
-def test_evaluation_keys_of_generated_answers_stay_as_they_were(
-    composed: Callable[..., Config],
-) -> None:
-    from medreason.runs.keys import evaluation_parts
-
-    parts = evaluation_parts(composed("evaluation=full"), "train", "data")
-    assert "answers" not in parts["evaluation"]
-    assert "tagged" not in parts
-    parts = evaluation_parts(composed("evaluation=option_likelihood"), "train", "data")
-    assert parts["evaluation"]["answers"] == ["option_likelihood"]
-    assert parts["tagged"]

@@ -74,7 +74,7 @@ def test_encoder_that_is_not_there_and_missing_explanations_are_named(
         reasoning_embedding(parse(reply("lung")), unexplained, encoder=drawn)
 
 
-def test_evaluation_counts_both_where_an_encoder_is_named_and_keys_stay_without(
+def test_evaluation_counts_both_where_an_encoder_is_named_and_the_key_says_which(
     drawn: str, composed: Callable[..., Config]
 ) -> None:
     said = Completion("?", reply("left lung", "A mass in the left lung."), 1, 1, "stop")
@@ -88,8 +88,7 @@ def test_evaluation_counts_both_where_an_encoder_is_named_and_keys_stay_without(
     )
     plain, with_one = composed(), composed(f"evaluation.encoder={drawn}")
     parts = [keys.evaluation_parts(c, "train", "data")["evaluation"] for c in (plain, with_one)]
-    assert "encoder" not in parts[0]
-    assert parts[1]["encoder"] == drawn
+    assert [part["encoder"] for part in parts] == [None, drawn]
 
 
 def test_a_real_encoder_finds_paraphrases_alike() -> None:

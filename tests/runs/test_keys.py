@@ -48,7 +48,10 @@ def test_train_key_ignores_where_and_how_it_runs(composed: Compose, override: st
         "task=disease",
         "prompt=no_think",
         "reward.format.weight=0.5",
+        "prompt.open='{question}?'",
         "rollout=trl",
+        "rollout.dynamic_sampling=2",
+        "adapter=qlora",
         "adapter=lora_r8",
         "seed=1",
         "model.max_pixels=50176",
@@ -79,6 +82,7 @@ def test_reward_does_not_change_the_key_of_sft(composed: Compose) -> None:
         ("prompt.evaluate='{question}?'", False),
         ("prompt.open='{question}?'", False),
         ("prompt.reasoning='{question}?'", True),  # not asked
+        ("evaluation.answers=[option_likelihood]", False),
         ("hardware.per_device_evaluation=3", True),
         ("seed=5", True),
     ],
@@ -92,3 +96,24 @@ def test_evaluation_key_follows_what_decides_the_answers(
 def test_differences_name_the_leaf_and_both_values() -> None:
     found = list(keys.differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}}))
     assert found == [("a.b", 1, 3)]
+
+
+def test_every_part_stands_in_every_key(composed: Compose) -> None:
+    trained = [keys.train_parts(composed(f"method={m}"), "d", "m") for m in ("sft", "grpo")]
+    assert trained[0].keys() == trained[1].keys()
+    assert trained[0].keys() >= {"rollout", "reward", "judge", "rubric", "adapter", "prompt"}
+    generated, likelihood = (
+        keys.evaluation_parts(composed(f"evaluation={e}"), "train", "data")
+        for e in ("full", "option_likelihood")
+    )
+    assert generated.keys() == likelihood.keys()
+    assert generated["evaluation"]["answers"] == ["generated"]
+    assert generated["evaluation"]["encoder"] is None
+
+
+def test_judge_decides_the_weights_only_where_a_reward_asks_it(composed: Compose) -> None:
+    plain = [composed("judge=local", f"judge.model={model}") for model in ("a/b", "c/d")]
+    assert train_key(plain[0]) == train_key(plain[1])
+    asking = ("method=rarl", "reward=rarl_judge", "judge=local", "rubric=reference")
+    asked = [composed(*asking, f"judge.model={model}") for model in ("a/b", "c/d")]
+    assert train_key(asked[0]) != train_key(asked[1])
