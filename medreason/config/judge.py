@@ -27,11 +27,9 @@ class Judge:
     concurrency: int = 16
     """Calls at once."""
     attempts: int = 5
-    """For one item, over all kinds of failure; then it is counted as failed and left out."""
+    """Requests for one item, whatever fails; then it is counted as failed and left out."""
     timeout_s: float = 60.0
-    """Of one call."""
-    backoff_s: float = 1.0
-    """Before the second attempt; doubles with each, and gives way to the server's Retry-After."""
+    """Of one request."""
     price_in: float = 0.0
     """US dollars a million prompt tokens; 0 where it is not known."""
     price_out: float = 0.0
@@ -45,10 +43,8 @@ class Judge:
         for key in ("max_tokens", "concurrency", "attempts"):
             if getattr(self, key) < 1:
                 raise ValueError(f"judge.{key}={getattr(self, key)}; it must be at least 1")
-        if not (self.timeout_s > 0 and self.backoff_s >= 0):
-            raise ValueError(
-                f"judge.timeout_s={self.timeout_s}, judge.backoff_s={self.backoff_s}; give seconds"
-            )
+        if not self.timeout_s > 0:
+            raise ValueError(f"judge.timeout_s={self.timeout_s}; give seconds, more than 0")
         address = urllib.parse.urlsplit(self.base_url)
         if address.password or address.username:
             raise ValueError(

@@ -1,49 +1,49 @@
-"""A judge behind an OpenAI-compatible endpoint: one call, tried again where that can help."""
+"""A judge behind an OpenAI-compatible endpoint; the openai client repeats failed HTTP requests."""
 
 from __future__ import annotations
 
-import json
 import os
-import random
-import time
 from collections.abc import Callable
 
+import openai
+from openai.types.chat import ChatCompletion
+
 from medreason.config.judge import Judge
-from medreason.judging.rubric import Item, NoVerdictError, Verdict, read
-
-_LONGEST_WAIT_S = 60.0
-
-
-class FailedError(Exception):
-    """One item could not be graded. `lost`: nothing that a judge says came back, the last time."""
-
-    def __init__(self, reason: str, *, lost: bool = False) -> None:
-        super().__init__(reason)
-        self.lost = lost
+from medreason.judging.rubric import FailedError, Item, Verdict, read
 
 
 def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
-    """A function that grades one item; several threads may call it.
+    """A function that grades one item in at most `judge.attempts` requests; it is thread-safe.
 
-    Raises:
-        ValueError: `openai` is not installed. The function raises it where no call can succeed (the
-            key is refused, the model unknown), and FailedError for an item that was given up.
+    The client repeats a request after 429, 5xx, a timeout or a lost connection: after the server's
+    Retry-After (a failure beyond 2 minutes), else after 0.5 s, doubled each time up to 8 s. A reply
+    without a verdict is asked for again at once. The function raises FailedError for an item that
+    it gives up, ValueError where no request can succeed (key refused, model unknown).
     """
-    try:
-        import openai  # an extra, and a second to import
-    except ImportError as error:
-        raise ValueError(
-            "judge.kind='openai' needs the package openai: pip install -e '.[judge]'"
-        ) from error
     # Endpoints on one's own machine take no key, but the client wants one.
     key = os.environ.get(judge.api_key_env) or "none"
-    client = openai.OpenAI(
-        base_url=judge.base_url, api_key=key, timeout=judge.timeout_s, max_retries=0
-    )
-    where = f"judge.base_url={judge.base_url}"
+    client = openai.OpenAI(base_url=judge.base_url, api_key=key, timeout=judge.timeout_s)
 
-    def once(item: Item) -> Verdict:
-        reply = client.chat.completions.create(
+    def grade(item: Item) -> Verdict:
+        attempts = judge.attempts
+        while True:
+            retrying = client.with_options(max_retries=attempts - 1)
+            completion, requests = _request(retrying, judge, item)
+            attempts -= requests
+            try:
+                return _verdict(completion, item.top)
+            except FailedError:
+                if attempts < 1:
+                    raise
+
+    return grade
+
+
+def _request(client: openai.OpenAI, judge: Judge, item: Item) -> tuple[ChatCompletion | None, int]:
+    """The completion, None where the body is not whole JSON, and how many requests it took."""
+    where = f"judge.base_url={judge.base_url}"
+    try:
+        response = client.chat.completions.with_raw_response.create(
             model=judge.model,
             messages=[
                 {"role": "system", "content": item.instructions},
@@ -52,62 +52,40 @@ def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
             temperature=judge.temperature,
             max_tokens=judge.max_tokens,
         )
-        if not getattr(reply, "choices", None):
-            raise FailedError("the reply is no chat completion", lost=True)
-        score, evaluation = read(reply.choices[0].message.content or "", item.top)
-        usage = reply.usage
-        return Verdict(
-            score,
-            evaluation,
-            usage.prompt_tokens if usage else 0,
-            usage.completion_tokens if usage else 0,
-        )
-
-    def grade(item: Item) -> Verdict:
-        failure = FailedError("not asked")
-        for attempt in range(1, judge.attempts + 1):
-            wait = judge.backoff_s * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)
-            try:
-                return once(item)
-            # The server's words are left out: some repeat the key they refuse.
-            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                raise ValueError(
-                    f"{where} refuses the key (status {error.status_code}); put a valid one into "
-                    f"the environment variable {judge.api_key_env}"
-                ) from None
-            except openai.NotFoundError:
-                raise ValueError(
-                    f"{where} knows no model {judge.model!r}, or is no chat endpoint; "
-                    "set judge.model=... or judge.base_url=.../v1"
-                ) from None
-            except (openai.RateLimitError, openai.InternalServerError) as error:
-                failure = FailedError(f"status {error.status_code}")
-                wait = _told_to_wait(error.response.headers.get("retry-after")) or wait
-            except openai.APIStatusError as error:  # our request is at fault: no use to repeat it
-                raise FailedError(f"status {error.status_code}") from None
-            except openai.APITimeoutError:
-                failure = FailedError(f"no answer in {judge.timeout_s:g} s", lost=True)
-            except openai.APIConnectionError:
-                failure = FailedError("connection lost", lost=True)
-            except FailedError as error:
-                failure = error
-            except NoVerdictError:
-                failure = FailedError("no verdict in the reply")
-            except (openai.APIError, json.JSONDecodeError):
-                failure = FailedError("the reply is not whole JSON")
-            if attempt < judge.attempts:
-                _wait(wait)
-        raise failure from None
-
-    return grade
-
-
-def _told_to_wait(header: str | None) -> float | None:
+    # The server's words are left out: some repeat the key they refuse.
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+        raise ValueError(
+            f"{where} refuses the key (status {error.status_code}); put a valid one into "
+            f"the environment variable {judge.api_key_env}"
+        ) from None
+    except openai.NotFoundError:
+        raise ValueError(
+            f"{where} knows no model {judge.model!r}, or is no chat endpoint; "
+            "set judge.model=... or judge.base_url=.../v1"
+        ) from None
+    except openai.APIStatusError as error:
+        raise FailedError(f"status {error.status_code}") from None
+    except openai.APITimeoutError:
+        raise FailedError(f"no answer in {judge.timeout_s:g} s", lost=True) from None
+    except openai.APIConnectionError:
+        raise FailedError("connection lost", lost=True) from None
+    requests = response.retries_taken + 1
     try:
-        return float(header or "")
-    except ValueError:  # a date, or nothing
-        return None
+        return response.parse(), requests
+    except ValueError:  # of the JSON decoder
+        return None, requests
 
 
-def _wait(seconds: float) -> None:
-    time.sleep(min(max(seconds, 0.0), _LONGEST_WAIT_S))
+def _verdict(completion: ChatCompletion | None, top: int) -> Verdict:
+    if completion is None:
+        raise FailedError("the reply is not whole JSON")
+    # The client checks no types, so an endpoint of another kind may lack any of these.
+    choices = getattr(completion, "choices", None)
+    message = getattr(choices[0], "message", None) if choices else None
+    if message is None:
+        raise FailedError("the reply is no chat completion", lost=True)
+    score, evaluation = read(message.content or "", top)
+    usage = completion.usage
+    if usage is None:
+        return Verdict(score, evaluation)
+    return Verdict(score, evaluation, usage.prompt_tokens, usage.completion_tokens)

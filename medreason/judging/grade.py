@@ -6,14 +6,13 @@ import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from medreason.config.judge import Judge, Scale
-from medreason.judging.endpoint import FailedError
-from medreason.judging.rubric import Item, Verdict
+from medreason.judging.rubric import FailedError, Item, Verdict
 
 Grader = Callable[[Item], Verdict]
 
@@ -40,8 +39,12 @@ def grader(judge: Judge) -> Grader:
     """The judge a configuration names. Raises ValueError where it names none."""
     match judge.kind:
         case "openai":
-            from medreason.judging import endpoint  # openai
-
+            try:
+                from medreason.judging import endpoint  # openai: an extra, and a second to import
+            except ImportError as error:
+                raise ValueError(
+                    "judge.kind='openai' needs the package openai: pip install -e '.[judge]'"
+                ) from error
             return endpoint.judge_of(judge)
         case "local":
             from medreason.judging import local  # torch
@@ -102,8 +105,10 @@ def grade(
     return result
 
 
-def _ask(judge: Judge, ask: Grader, items: dict[str, Item]):  # noqa: ANN202
-    """Pairs of key and Verdict or FailedError, as they come."""
+def _ask(
+    judge: Judge, ask: Grader, items: dict[str, Item]
+) -> Iterator[tuple[str, Verdict | FailedError]]:
+    """(key, verdict or failure) of each item, in the order in which the judge replies."""
     waiting = list(items.items())[::-1]
     running: dict[Future[Verdict], str] = {}
     lost, probed = 0, False

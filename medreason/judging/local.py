@@ -11,8 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers import AutoTokenizer as Tokenizer
 
 from medreason.config.judge import Judge
-from medreason.judging.endpoint import FailedError
-from medreason.judging.rubric import Item, NoVerdictError, Verdict, read
+from medreason.judging.rubric import Item, Verdict, read
 from medreason.models import model_folder
 
 
@@ -43,10 +42,7 @@ def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
         with alone:
             output = model.generate(**inputs, max_new_tokens=judge.max_tokens, do_sample=False)
         reply = output[0, inputs["input_ids"].shape[1] :]
-        try:
-            score, evaluation = read(tokenizer.decode(reply, skip_special_tokens=True), item.top)
-        except NoVerdictError:
-            raise FailedError("no verdict in the reply") from None
+        score, evaluation = read(tokenizer.decode(reply, skip_special_tokens=True), item.top)
         return Verdict(score, evaluation, inputs["input_ids"].shape[1], len(reply))
 
     return grade

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 
 from medreason.config.judge import Judge, Scale
 from medreason.samples import Sample
 
 
-class NoVerdictError(ValueError):
+class FailedError(Exception):
+    """One item could not be graded. `lost`: no reply of a judge came back from the last attempt."""
+
+    def __init__(self, reason: str, *, lost: bool = False) -> None:
+        super().__init__(reason)
+        self.lost = lost
+
+
+class NoVerdictError(FailedError):
     """The judge's reply has no score that its scale knows."""
+
+    def __init__(self) -> None:
+        super().__init__("no verdict in the reply")
 
 
 @dataclass(frozen=True)
@@ -59,16 +69,12 @@ def read(text: str, top: int) -> tuple[int, str]:
     Raises:
         NoVerdictError: there is none, it is cut off, or its score is no whole number of the scale.
     """
-    start = text.find("{")
+    _, brace, rest = text.partition("{")
     try:
-        found = json.JSONDecoder().raw_decode(text[start:])[0] if start >= 0 else None
+        verdict, _ = json.JSONDecoder().raw_decode(brace + rest)
     except (json.JSONDecodeError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or "score" not in found:
-        raise NoVerdictError(f"no JSON with a score in {text[:80]!r}")
-    score = found["score"]
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        raise NoVerdictError(f"score {score!r} is no number")
-    if score != int(score) or not 0 <= score <= top:
-        raise NoVerdictError(f"score {score!r} is no whole number from 0 to {top}")
-    return int(score), str(found.get("evaluation", ""))
+        raise NoVerdictError from None
+    score = verdict.get("score")
+    if isinstance(score, bool) or score not in range(top + 1):
+        raise NoVerdictError
+    return int(score), str(verdict.get("evaluation", ""))

@@ -33,7 +33,7 @@ def server() -> Iterator[Server]:
 def asks(server: Server, group: str = "judge", model: str = "m") -> list[str]:
     """The overrides that choose the test's server as a judge."""
     name = group.partition("@")[2] or group
-    settings = (f"{name}.base_url={server.url}", f"{name}.model={model}", f"{name}.backoff_s=0.01")
+    settings = (f"{name}.base_url={server.url}", f"{name}.model={model}")
     return [f"{group}=openai", *settings]
 
 
@@ -74,7 +74,9 @@ def test_judge_of_the_training_reward_is_refused_unless_told(
     composed: Compose, server: Server
 ) -> None:
     run_of(composed("method=rarl", "reward=rarl_judge", *SMALL, *asks(server)))
-    with pytest.raises(ValueError, match=r"trained on the grades of judge\.model='m'.*same_as"):
+    with pytest.raises(
+        ValueError, match=r"trained on the grades of judge\.model='m'.*allow_reward_judge"
+    ):
         judge.run(composed("action=judge", *SMALL, *asks(server)))
     assert not server.calls
     judge.run(composed("action=judge", *SMALL, *asks(server, model="other")))

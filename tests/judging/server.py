@@ -52,6 +52,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.together.wait(timeout=100)
         if word in ("429", "500") and first:
             return self._send(int(word), {"error": {"message": "later"}})
+        if word == "wait" and first:
+            return self._send(429, {"error": {"message": "later"}}, Retry_After="1.5")
+        if word == "mixed" and first:
+            return self._send(500, {"error": {"message": "later"}})
         if word == "404":
             return self._send(404, {"error": {"message": "no such model"}})
         if word == "400":
@@ -69,8 +73,11 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if word == "shape":
             return self._send(200, {"answer": 42})
+        if word == "bare":
+            return self._send(200, {"choices": [{"text": "2"}]})
         contents = {
             "text": "I would say two.",
+            "mixed": "I would say two.",
             "half": '{"evaluation": "It is fi',
             "seven": '{"evaluation": "x", "score": 7}',
             "minus": '{"evaluation": "x", "score": -1}',
@@ -85,11 +92,13 @@ class _Handler(BaseHTTPRequestHandler):
              "choices": [{"index": 0, "finish_reason": "stop", "message": message}]},
         )  # fmt: skip
 
-    def _send(self, status: int, body: dict[str, Any]) -> None:
+    def _send(self, status: int, body: dict[str, Any], **headers: str) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(data)
 

@@ -22,7 +22,7 @@ from server import Server, serving
 
 def judge(server: Server | str, **settings: object) -> Judge:
     url = server if isinstance(server, str) else server.url
-    fast = {"attempts": 3, "timeout_s": 0.5, "backoff_s": 0.01, "concurrency": 4}
+    fast = {"attempts": 3, "timeout_s": 0.5, "concurrency": 4}
     return Judge("openai", "openai", "m", url, **(fast | settings))  # pyright: ignore
 
 
@@ -50,12 +50,28 @@ def test_passing_trouble_is_tried_again(tmp_path: Path, trouble: str) -> None:
         assert server.calls[trouble] == 2
 
 
+def test_retry_after_is_waited_for(tmp_path: Path) -> None:
+    with serving() as server:
+        began = time.monotonic()
+        found = grade(judge(server, timeout_s=5.0), items("wait"), tmp_path)
+        assert time.monotonic() - began > 1.5  # by itself the client waits 0.5 s
+        assert [v.score for v in found.verdicts if v] == [2]
+
+
+def test_attempts_are_counted_over_all_kinds_of_failure(tmp_path: Path) -> None:
+    with serving() as server:
+        found = grade(judge(server, attempts=3, timeout_s=5.0), items("mixed"), tmp_path)
+        assert dict(found.failures) == {"no verdict in the reply": 1}
+        assert server.calls["mixed"] == 3
+
+
 @pytest.mark.parametrize(
     ("trouble", "reason", "calls"),
     [
         ("silent", "no answer in 0.3 s", 2),
         ("cut", "connection lost", 2),
         ("shape", "the reply is no chat completion", 2),
+        ("bare", "the reply is no chat completion", 2),
         ("text", "no verdict in the reply", 2),
         ("half", "no verdict in the reply", 2),
         ("seven", "no verdict in the reply", 2),
