@@ -134,12 +134,6 @@ def layout(text: str) -> tuple[list[str], str]:
     return order, _split(_split(text, "think")[1], "answer")[1].strip()
 
 
-def before_answer(text: str) -> str:
-    """A reply up to its first answer tag, all of it where there is none."""
-    opened = (tag.start() for tag in _TAG.finditer(text) if tag[2].lower() == "answer")
-    return text[: next(opened, len(text))]
-
-
 def format_reply(reasoning: str | None, answer: str, style: str) -> str:
     """Write the reply that `parse` reads back: the target of supervised training.
 

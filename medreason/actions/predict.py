@@ -3,77 +3,106 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from medreason.config import Config, machine
-from medreason.data.images import check as check_image
+from medreason.console import show
+from medreason.generation.message_images import image_file
 from medreason.models import adapters, model_folder
-from medreason.prompts import evaluation_prompt
-from medreason.replies import parse
 from medreason.runs.files import write_json
 from medreason.samples import Sample, letter_at, split_problem
 
 
+@dataclass(frozen=True)
+class _Question:
+    key: str
+    """What names its image in an error: a config key, or a place in the questions file."""
+    image: str
+    """As it was given: path, `file://`, data URL or http(s) URL."""
+    text: str
+    """With its options, where it has some: `Which? A)CT, B)MRI`."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    image: str
+    question: str
+    reasoning: str | None
+    answer: str | None
+    parse_status: str
+    """ "parsed", or why there is no answer."""
+    option_likelihoods: dict[str, float]
+    """Of each letter; empty for an open question."""
+    completion: str
+
+
 def run(config: Config) -> None:
-    """Answer, print, and write `predict.output` where it is given.
+    """Answer as evaluation does, print, and write `predict.output` where it is given.
 
     Raises:
         ValueError: image, question, JSON or model cannot be used; before a model is loaded.
     """
-    samples = _asked(config)
+    root, questions = _questions(config)
     machine.check(config)
     model_folder.check(config.model.path)
     adapters.check(config.model.path)
-    answers = _answers(config, samples)
+    with tempfile.TemporaryDirectory() as fetched:
+        samples = [_sample(question, root, Path(fetched)) for question in questions]
+        answers = _answers(config, questions, samples)
     for answer in answers:
-        print(_told(answer))  # noqa: T201
+        show(_text(answer))
     if config.predict.output:
-        write_json(Path(config.predict.output), answers)
+        write_json(Path(config.predict.output), [asdict(answer) for answer in answers])
 
 
-def _asked(config: Config) -> list[Sample]:
-    asked = config.predict
-    if not asked.image:
+def _questions(config: Config) -> tuple[Path, list[_Question]]:
+    """(folder that image paths are relative to, questions)."""
+    image, question, file = config.predict.image, config.predict.question, config.predict.questions
+    if not image:
         raise ValueError(
             "predict.image has no value; set predict.image=... to an image or a folder"
         )
-    place = Path(asked.image)
-    if asked.questions is None:
-        if not asked.question:
-            raise ValueError(
-                'predict.question has no value; set predict.question="Which? A)CT, B)MRI" or '
-                "predict.questions=questions.json"
-            )
-        rows: list[Any] = [{"image": place.name, "question": asked.question}]
-        root = place.parent
-    else:
-        root, rows = place, _rows(Path(asked.questions))
-    return [_sample(root, i, row) for i, row in enumerate(rows)]
+    if file is not None:
+        return Path(image), _questions_of_file(Path(file))
+    if not question:
+        raise ValueError(
+            'predict.question has no value; set predict.question="Which? A)CT, B)MRI" or '
+            "predict.questions=questions.json"
+        )
+    return Path(), [_Question("predict.image", image, question)]
 
 
-def _rows(path: Path) -> list[Any]:
+def _questions_of_file(path: Path) -> list[_Question]:
     try:
         rows = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"predict.questions={path}: not a readable JSON file ({error})") from error
     if not isinstance(rows, list) or not rows:
         raise ValueError(f'{path}: needs a list of {{"image", "question"}}, with one at least')
-    return rows
+    return [_question_of_row(f"{path}, question {i}", row) for i, row in enumerate(rows)]
 
 
-def _sample(root: Path, place: int, row: Any) -> Sample:  # noqa: ANN401
-    where = f"question {place}"
-    known = row if isinstance(row, dict) else {}
-    if not all(isinstance(known.get(key), str) for key in ("image", "question")):
-        raise ValueError(f'{where}: needs "image" and "question" as texts; found {row!r}')
-    image = root / row["image"]
-    check_image(image)
-    question, options = split_problem(row["question"])
+def _question_of_row(place: str, row: object) -> _Question:
+    match row:
+        case {"image": str(image), "question": str(text)}:
+            return _Question(f"{place}: image", image, text)
+        case _:
+            raise ValueError(f'{place}: needs "image" and "question" as texts; found {row!r}')
+
+
+def _sample(question: _Question, root: Path, fetched: Path) -> Sample:
+    try:
+        image = image_file(question.image, root, fetched)
+    except ValueError as error:
+        raise ValueError(f"{question.key}={error}") from error
+    text, options = split_problem(question.text)
     return Sample(
-        id=str(place),
+        id=question.key,
         image=image,
-        question=question,
+        question=text,
         options=options,
         answer=letter_at(0) if options else "",  # not known, and not shown
         explanation=None,
@@ -85,61 +114,43 @@ def _sample(root: Path, place: int, row: Any) -> Sample:  # noqa: ANN401
     )
 
 
-def _answers(config: Config, samples: list[Sample]) -> list[dict[str, Any]]:
+def _answers(
+    config: Config, questions: Sequence[_Question], samples: Sequence[Sample]
+) -> list[_Answer]:
     # torch and transformers, seconds
-    from medreason.evaluation.option_likelihood import option_likelihoods_unshared
-    from medreason.generation.generate import generate
-    from medreason.generation.rows import original_image
-    from medreason.models.load import load_model, load_processor
+    from accelerate import PartialState
 
-    device = "cuda" if config.hardware.accelerator == "cuda" else "cpu"
-    model = load_model(config.model, config.hardware).to(device)  # pyright: ignore[reportArgumentType]
-    processor = load_processor(config.model)
-    prompts = [
-        evaluation_prompt(s, config.prompt.evaluation, open_template=config.prompt.open)
-        for s in samples
+    from medreason.evaluation.run import evaluation_row, predict_rows
+
+    PartialState(cpu=config.hardware.accelerator == "cpu")
+    both = replace(config.evaluation, answers=["generated", "option_likelihood"], encoder=None)
+    config = replace(config, evaluation=both)
+    rows = [evaluation_row(config, sample) for sample in samples]
+    predictions = predict_rows(config, rows, lambda *_: None)
+    return [
+        _Answer(
+            image=question.image,
+            question=sample.problem,
+            reasoning=prediction.reasoning,
+            answer=prediction.answer,
+            parse_status=prediction.parse_status,
+            option_likelihoods=dict(
+                zip(sample.letters, prediction.option_likelihoods, strict=True)
+            ),
+            completion=prediction.completion,
+        )
+        for question, sample, prediction in zip(questions, samples, predictions, strict=True)
     ]
-    completions = generate(
-        model,
-        processor,
-        samples,
-        prompts,
-        batch_size=config.hardware.per_device_evaluation,
-        max_new_tokens=config.evaluation.max_new_tokens,
-    )
-    answers = []
-    for sample, prompt, completion in zip(samples, prompts, completions, strict=True):
-        reply = parse(
-            completion.text, sample.options, truncated=completion.finish_reason == "length"
-        )
-        shares = None
-        if len(sample.options) > 1:
-            tagged = config.prompt.style != "free"
-            image = original_image(sample)
-            found = option_likelihoods_unshared(
-                model, processor, sample, image, prompt, completion.text, tagged=tagged
-            )
-            shares = dict(zip(sample.letters, found, strict=True))
-        answers.append(
-            {
-                "image": str(sample.image),
-                "question": sample.problem,
-                "reasoning": reply.reasoning,
-                "answer": reply.answer,
-                "not_read": reply.reason or None,
-                "option_likelihood": shares,
-                "completion": completion.text,
-            }
-        )
-    return answers
 
 
-def _told(answer: dict[str, Any]) -> str:
-    lines = [f"{answer['image']}: {answer['question']}"]
-    if answer["reasoning"]:
-        lines.append(f"  reasoning: {answer['reasoning']}")
-    lines.append(f"  answer: {answer['answer'] or 'none, ' + answer['not_read']}")
-    if answer["option_likelihood"]:
-        shares = sorted(answer["option_likelihood"].items(), key=lambda pair: -pair[1])
-        lines.append("  likelihood: " + ", ".join(f"{k} {100 * v:.1f} %" for k, v in shares))
+def _text(answer: _Answer) -> str:
+    # A data URL holds the whole image.
+    lines = [f"{answer.image[:80]}: {answer.question}"]
+    if answer.reasoning:
+        lines.append(f"  reasoning: {answer.reasoning}")
+    lines.append(f"  answer: {answer.answer or f'none, {answer.parse_status}'}")
+    if answer.option_likelihoods:
+        falling = sorted(answer.option_likelihoods.items(), key=lambda pair: -pair[1])
+        listed = ", ".join(f"{letter} {100 * value:.1f} %" for letter, value in falling)
+        lines.append(f"  option likelihood: {listed}")
     return "\n".join(lines)

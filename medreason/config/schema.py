@@ -279,7 +279,8 @@ class Predict:
     """What action=predict is asked."""
 
     image: str | None = None
-    """One image file, or the folder that `questions` names images below."""
+    """One image (path, file://, data URL or http(s) URL), or the folder that `questions` names
+    images below; a questions file may name them in any of these forms, too."""
     question: str | None = None
     """May hold its options as `Which? A)CT, B)MRI`; without options it is an open question."""
     questions: str | None = None

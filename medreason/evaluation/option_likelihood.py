@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
@@ -22,7 +21,7 @@ from medreason.generation.packing import PackedSequences, additive_mask, pack, u
 from medreason.generation.prefix_sharing import PrefilledPrefixes, PrefixPrefiller
 from medreason.generation.rows import EvaluationRow
 from medreason.generation.tolerance import TOLERANCE
-from medreason.replies import before_answer, format_reply
+from medreason.replies import format_reply
 from medreason.samples import Sample
 
 _log = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def option_likelihoods(
     if not asked:
         return []
     model.eval()
-    alone = functools.partial(_alone, model, processor, tagged=tagged)
+    alone = functools.partial(option_likelihoods_unshared, model, processor, tagged=tagged)
     if reasons := prefix_sharing.hindrances(model):
         _log.warning(_GOING_ON, "; ".join(reasons))
         return [alone(row) for row in asked]
@@ -79,15 +78,6 @@ def _differs(
     if apart <= allowed:
         return None
     return f"shares of one question's letters are {apart:.2g} apart, more than {allowed:.2g}"
-
-
-def _alone(
-    model: PreTrainedModel, processor: ProcessorMixin, row: EvaluationRow, *, tagged: bool
-) -> list[float]:
-    image = row.image_of(row.sample)
-    return option_likelihoods_unshared(
-        model, processor, row.sample, image, row.prompt, "", tagged=tagged
-    )
 
 
 def _log_probabilities(model: Any, reader: PrefixPrefiller, begun: PrefilledPrefixes) -> Tensor:  # noqa: ANN401
@@ -135,25 +125,14 @@ def _endings(begun: PrefilledPrefixes, device: torch.device) -> tuple[Tensor, Te
 
 @torch.inference_mode()
 def option_likelihoods_unshared(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    sample: Sample,
-    image: Image.Image | None,
-    prompt: str,
-    reply: str,
-    *,
-    tagged: bool = True,
+    model: PreTrainedModel, processor: ProcessorMixin, row: EvaluationRow, *, tagged: bool
 ) -> list[float]:
-    """The probability of each letter's conclusion among those of all options; adds up to 1.
-
-    Each is scored as a whole text, since a tokenizer may merge a letter with the tag before it.
-    `tagged` is false for prompts that ask for no tags.
-    """
-    lead = before_answer(reply) if tagged else ""
-    ends = answer_texts(sample, tagged=tagged)
-    (start,) = prompt_texts(processor, [prompt], [image is not None])
-    texts = [f"{start}{lead}{end}" for end in ends]
-    images = [image] * len(ends) if image is not None else None
+    """The same of one row, each option with its own copy of image and prompt."""
+    endings = answer_texts(row.sample, tagged=tagged)
+    image = row.image_of(row.sample)
+    (prompt,) = prompt_texts(processor, [row.prompt], [image is not None])
+    texts = [prompt + ending for ending in endings]
+    images = [image] * len(endings) if image is not None else None
     inputs = processor(text=texts, images=images, padding=True, return_tensors="pt")  # pyright: ignore[reportCallIssue]
     inputs = inputs.to(model.device)
     if images:
@@ -162,7 +141,7 @@ def option_likelihoods_unshared(
         ids[mask.bool()].tolist()
         for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
     ]
-    shared = next(i for i, ids in enumerate(zip(*rows, strict=False)) if len({*ids}) > 1)
+    shared = len(prefix_sharing.common_prefix(rows))
     own = [len(row) - shared for row in rows]  # tokens that differ
     # (option, tokens, vocabulary); padded on the left, so every row ends at the last place.
     logits = model(**inputs, logits_to_keep=max(own) + 1).logits.float()

@@ -1,8 +1,7 @@
-"""One evaluation: the answers of a run's model to the test questions of the cells asked for."""
+"""One evaluation: a run's model answers the test questions of the configured cells."""
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -28,85 +27,91 @@ from medreason.samples import Sample
 
 _log = logging.getLogger(__name__)
 
+Progress = Callable[[str, int, int], None]
+"""Hears what is being done, how many rows are finished, and of how many."""
+
 
 def evaluate(
-    config: Config,
-    samples: Sequence[Sample],
-    folder: RunFolder,
-    key: str,
-    progress: Callable[..., None],
+    config: Config, samples: Sequence[Sample], folder: RunFolder, key: str, progress: Progress
 ) -> None:
-    """Answer, score and save under `key`; every process answers its share of the samples."""
-    began = time.monotonic()
-    rows = _answers(config, data.tested_on(config, samples), progress)
-    if not PartialState().is_main_process:
-        return
-    figures = compute_metrics(
-        rows, question_only_priors(config, samples), config.evaluation.controls
-    )
-    figures["answers"] = config.evaluation.answers
-    predictions.save(folder.evaluation(key), rows, figures)
-    integrity.seal(folder, key)
-    state = folder.state()
-    folder.update(
-        evaluations=[*(k for k in state.evaluations if k != key), key],
-        evaluate_seconds=state.evaluate_seconds + time.monotonic() - began,
-    )
-
-
-def _answers(
-    config: Config, test: Sequence[Sample], progress: Callable[..., None]
-) -> list[Prediction]:
+    """Answer, score and save under `key`; every process answers its share of the rows."""
+    start = time.monotonic()
     state = PartialState()
-    model = load_model(config.model, config.hardware).to(state.device)  # pyright: ignore[reportArgumentType]
-    processor = load_processor(config.model)
-    asked = _asked(config, test)
+    rows = _test_rows(config, data.tested_on(config, samples))
     # Rows about an image lie together, so they mostly stay in one process.
-    asked = asked[_share(len(asked), state.process_index, state.num_processes)]
-    size = config.hardware.per_device_evaluation
-    shares: list[list[float]] = [[] for _ in asked]
-    if "option_likelihood" in config.evaluation.answers:
-        closed = [i for i, row in enumerate(asked) if row.sample.options]
-        found = option_likelihoods(
-            model,
-            processor,
-            [asked[i] for i in closed],
-            batch_size=size,
-            tagged=config.prompt.style != "free",
-            on_batch=lambda done: progress("evaluating letters", done, len(closed)),
-        )
-        for i, row in zip(closed, found, strict=True):
-            shares[i] = row
-    if "generated" in config.evaluation.answers:
-        replies = answer_rows(
-            model,
-            processor,
-            asked,
-            batch_size=size,
-            max_new_tokens=config.evaluation.max_new_tokens,
-            graphs=config.hardware.graphs,
-            on_batch=lambda done: progress("evaluating", done, len(asked)),
-        )
-        rows = [
-            predict(row.sample, row.control, reply, share, config.evaluation.encoder)
-            for row, reply, share in zip(asked, replies, shares, strict=True)
-        ]
-    else:
-        rows = [
-            settle(row.sample, row.control, row.prompt, share)
-            for row, share in zip(asked, shares, strict=True)
-        ]
-    return sorted(
-        gather_object(rows),
-        key=lambda row: (row.control != "original", row.control, row.sample, row.options),
+    share = _share(len(rows), state.process_index, state.num_processes)
+    gathered: list[Prediction] = gather_object(predict_rows(config, rows[share], progress))
+    if not state.is_main_process:
+        return
+    answered = sorted(
+        gathered, key=lambda row: (row.control != "original", row.control, row.sample, row.options)
+    )
+    priors = option_prior_accuracies(config, samples)
+    metrics = compute_metrics(answered, priors, config.evaluation.controls)
+    metrics["answers"] = config.evaluation.answers
+    predictions.save(folder.evaluation(key), answered, metrics)
+    integrity.seal(folder, key)
+    run = folder.state()
+    folder.update(
+        evaluations=[*(other for other in run.evaluations if other != key), key],
+        evaluate_seconds=run.evaluate_seconds + time.monotonic() - start,
     )
 
 
-def _asked(config: Config, test: Sequence[Sample]) -> list[EvaluationRow]:
+def evaluation_row(config: Config, sample: Sample, control: str = "original") -> EvaluationRow:
+    """The sample as evaluation asks it: by the configured prompt of closed or open questions."""
+    prompt = evaluation_prompt(sample, config.prompt.evaluation, open_template=config.prompt.open)
+    return EvaluationRow(control, sample, prompt)
+
+
+def predict_rows(
+    config: Config, rows: Sequence[EvaluationRow], progress: Progress
+) -> list[Prediction]:
+    """The answers of the model at `model.path`, in the order of the rows.
+
+    `action=predict` calls this too, so that it answers as evaluation does.
+    """
+    model = load_model(config.model, config.hardware).to(PartialState().device)  # pyright: ignore[reportArgumentType]
+    processor = load_processor(config.model)
+    batch_size = config.hardware.per_device_evaluation
+    likelihoods: list[list[float]] = [[] for _ in rows]
+    if "option_likelihood" in config.evaluation.answers:
+        closed = [i for i, row in enumerate(rows) if row.sample.options]
+        of_closed = option_likelihoods(
+            model,
+            processor,
+            [rows[i] for i in closed],
+            batch_size=batch_size,
+            tagged=config.prompt.style != "free",
+            on_batch=lambda done: progress("evaluating option likelihoods", done, len(closed)),
+        )
+        for i, values in zip(closed, of_closed, strict=True):
+            likelihoods[i] = values
+    if "generated" not in config.evaluation.answers:
+        return [
+            settle(row.sample, row.control, row.prompt, values)
+            for row, values in zip(rows, likelihoods, strict=True)
+        ]
+    completions = answer_rows(
+        model,
+        processor,
+        rows,
+        batch_size=batch_size,
+        max_new_tokens=config.evaluation.max_new_tokens,
+        graphs=config.hardware.graphs,
+        on_batch=lambda done: progress("evaluating", done, len(rows)),
+    )
+    return [
+        predict(row.sample, row.control, completion, values, config.evaluation.encoder)
+        for row, completion, values in zip(rows, completions, likelihoods, strict=True)
+    ]
+
+
+def _test_rows(config: Config, test: Sequence[Sample]) -> list[EvaluationRow]:
     """The test questions and those of the controls, in the order of their images.
 
     Raises:
-        ValueError: letters alone are asked for, and no question has options.
+        ValueError: option likelihoods alone are to answer, and no question has options.
     """
     if "generated" not in config.evaluation.answers:
         closed = [sample for sample in test if sample.options]
@@ -118,25 +123,22 @@ def _asked(config: Config, test: Sequence[Sample]) -> list[EvaluationRow]:
         if len(closed) < len(test):
             _log.warning("%d questions without options are left out", len(test) - len(closed))
         test = closed
-    ask = functools.partial(
-        evaluation_prompt, template=config.prompt.evaluation, open_template=config.prompt.open
-    )
-    asked = [
-        EvaluationRow(control, sample, ask(sample))
+    rows = [
+        evaluation_row(config, sample, control)
         for control in ("original", *config.evaluation.controls)
         for sample in samples_under(control, test)
     ]
-    return sorted(asked, key=lambda row: str(row.sample.image))
+    return sorted(rows, key=lambda row: str(row.sample.image))
 
 
 def _share(count: int, process: int, processes: int) -> slice:
     return slice(count * process // processes, count * (process + 1) // processes)
 
 
-def question_only_priors(
+def option_prior_accuracies(
     config: Config, samples: Sequence[Sample]
 ) -> dict[tuple[str, str], float | None]:
-    """Question-only accuracy of each test cell; see `data.read_for_prior`."""
+    """Accuracy of the options-only baseline in each test cell; see `data.read_for_prior`."""
     prior = fit_option_prior(data.read_for_prior(config, samples))
     cells: dict[tuple[str, str], list[Sample]] = {}
     for sample in data.tested_on(config, samples):

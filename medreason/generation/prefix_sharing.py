@@ -107,7 +107,7 @@ class PrefixPrefiller:
         ids, rests = [], []
         for row, picture, texts in zip(rows, pictures, endings or [()] * len(rows), strict=True):
             whole = self._tokens(row, picture, texts or ("",))
-            ids.append(_in_common(whole) if texts else whole[0])
+            ids.append(common_prefix(whole) if texts else whole[0])
             rests.append([tokens[len(ids[-1]) :] for tokens in whole] if texts else [])
         image_token = self._processor.image_token_id
         groups: dict[Hashable, list[int]] = {}
@@ -120,7 +120,7 @@ class PrefixPrefiller:
             picture, *beginning = group  # pyright: ignore[reportGeneralTypeIssues]
             if picture is not None:
                 shown.append(self._seen[picture])
-            beginnings.append(beginning or _in_common([ids[i] for i in members]))
+            beginnings.append(beginning or common_prefix([ids[i] for i in members]))
             entries[members] = entry
         own = [row[len(beginnings[e]) :] for row, e in zip(ids, entries.tolist(), strict=True)]
         cache, mask, positions = self._read(beginnings, shown)
@@ -213,7 +213,7 @@ class PrefixPrefiller:
         return outputs.past_key_values, mask, positions
 
 
-def _in_common(rows: Sequence[list[int]]) -> list[int]:
+def common_prefix(rows: Sequence[list[int]]) -> list[int]:
     """The tokens with which all rows begin, and at least one less than the shortest has."""
     columns = zip(*rows, strict=False)
     same = sum(1 for _ in itertools.takewhile(lambda column: len({*column}) == 1, columns))

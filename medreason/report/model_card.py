@@ -20,6 +20,25 @@ _FIGURES = {
     "parsed": "replies that could be read",
 }
 
+_EXAMPLE = """\
+from qwen_vl_utils import process_vision_info
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained(".", dtype="auto", device_map="auto")
+processor = AutoProcessor.from_pretrained(".")
+
+image = "image.png"  # a path, file://, http(s):// or data URL, or a PIL image
+question = "Which imaging technique is this? A)CT, B)MRI, C)X-ray"
+prompt = {prompt!r}.replace("{{question}}", question)
+content = [{{"type": "image", "image": image}}, {{"type": "text", "text": prompt}}]
+messages = [{{"role": "user", "content": content}}]
+
+text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+images, _ = process_vision_info(messages)
+inputs = processor(text=[text], images=images, return_tensors="pt").to(model.device)
+output = model.generate(**inputs, max_new_tokens={max_new_tokens}, do_sample=False)
+print(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
+
 
 def card(config: Config, model: Path) -> str:
     """Markdown; of a model outside a run folder the origin is what is missing, and said so."""
@@ -40,11 +59,11 @@ def card(config: Config, model: Path) -> str:
         "any decision about a patient: nothing here was tested for that.",
         "",
     ]
-    if not of_run:
-        return "\n".join(
-            [*lines, f"Exported from model `{start}`; no run folder came with it.", ""]
-        )
-    return "\n".join([*lines, *_origin(trained, folder, start), *_results(folder), *_use(trained)])
+    if of_run:
+        lines += [*_origin(trained, folder, start), *_results(folder)]
+    else:
+        lines += [f"Exported from model `{start}`; no run folder came with it.", ""]
+    return "\n".join([*lines, *_example(trained, adapter=config.export.adapter_only)])
 
 
 def _origin(config: Config, folder: RunFolder, start: str) -> list[str]:
@@ -85,10 +104,11 @@ def _results(folder: RunFolder) -> list[str]:
     return ["| measured | % |", "|---|---:|", *rows, ""]
 
 
-def _use(config: Config) -> list[str]:
-    return [
-        "Asked in training and evaluation, behind the image:",
-        "",
-        *(f"    {line}" for line in config.prompt.evaluation.splitlines()),
-        "",
-    ]
+def _example(config: Config, *, adapter: bool) -> list[str]:
+    """How to ask the model, without this project: as evaluation does, up to how images are read."""
+    code = _EXAMPLE.format(
+        prompt=config.prompt.evaluation, max_new_tokens=config.evaluation.max_new_tokens
+    )
+    packages = ("torch", "transformers", "accelerate", "qwen-vl-utils", *(["peft"] * adapter))
+    installed = f"With `pip install {' '.join(packages)}`, in the folder of this file:"
+    return [installed, "", "```python", code, "```", ""]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +20,12 @@ from PIL import Image
 from run_folders import draw_samples, reply, write_run
 from transformers import Qwen2VLForConditionalGeneration
 
+from medreason import phantom
 from medreason.actions import export, predict
 from medreason.config import Config
+from medreason.evaluation import predictions
+from medreason.evaluation import run as evaluation
+from medreason.evaluation.run import evaluate
 from medreason.models import adapters
 from medreason.models.load import load_model, load_processor
 from medreason.models.model_folder import EMBEDDED
@@ -81,6 +88,32 @@ def test_exported_model_answers_by_transformers_and_qwen_vl_utils_alone(
         export.run(composed("action=export", f"export.to={target}"))
 
 
+def test_example_of_the_card_runs_for_every_form_of_image(
+    composed: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    target = tmp_path / "exported"
+    export.run(composed("action=export", f"export.to={target}", "evaluation.max_new_tokens=24"))
+    (code,) = re.findall(r"```python\n(.*?)```", (target / "README.md").read_text(), re.DOTALL)
+    Image.linear_gradient("L").convert("RGB").save(target / "image.png")
+    data = base64.b64encode((target / "image.png").read_bytes()).decode()
+    monkeypatch.chdir(target)
+    capsys.readouterr()
+    replies = []
+    for image in (
+        "image.png",
+        f"file://{target}/image.png",
+        f"data:image/png;base64,{data}",
+        Image.open("image.png"),
+    ):
+        exec(code.replace('"image.png"', "given"), {"given": image})
+        replies.append(capsys.readouterr().out)
+    assert replies[0].strip()
+    assert len(set(replies)) == 1
+
+
 @pytest.fixture
 def adapted(composed: Compose, tmp_path: Path) -> RunFolder:
     """A finished run with an adapter that changes the model."""
@@ -123,27 +156,67 @@ def test_a_whole_model_has_no_adapter_to_export(composed: Compose, tmp_path: Pat
         export.run(composed("action=export", target, "export.adapter_only=true"))
 
 
-def test_predict_says_answer_and_likelihoods_of_each_question(
-    composed: Compose, tmp_path: Path, images: list[Path]
-) -> None:
-    questions = tmp_path / "questions.json"
-    asked = ["Which imaging technique is this? A)CT, B)MRI, C)X-ray", "What is seen?"]
-    questions.write_text(json.dumps([{"image": "a.png", "question": text} for text in asked]))
-    output = tmp_path / "answers.json"
+def asked(composed: Compose, folder: Path, rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """What predict writes for the rows of a questions file."""
+    questions, output = folder / "questions.json", folder / "answers.json"
+    questions.write_text(json.dumps(rows))
     predict.run(
         composed(
             "action=predict",
-            f"predict.image={tmp_path}",
+            f"predict.image={folder}",
             f"predict.questions={questions}",
             f"predict.output={output}",
             "evaluation.max_new_tokens=32",
         )
     )
-    closed, opened = json.loads(output.read_text())
-    assert sum(closed["option_likelihood"].values()) == pytest.approx(1, abs=1e-5)
-    assert set(closed["option_likelihood"]) == set("ABC")
-    assert opened["option_likelihood"] is None
-    assert closed["completion"]
+    return json.loads(output.read_text())
+
+
+def test_predict_gives_what_an_evaluation_of_the_model_gives(
+    composed: Compose, tmp_path: Path
+) -> None:
+    drawn = phantom.load(tmp_path / "cache", train_images=0, test_images=1, seed=0)
+    closed = [sample for sample in drawn if sample.modality in ("ct", "oct")]
+    samples = [*closed, replace(closed[0], id="open", options=(), answer="left lung")]
+    config = composed(
+        "method=base",
+        "evaluation.answers=[generated,option_likelihood]",
+        "evaluation.max_new_tokens=32",
+    )
+    folder = RunFolder(tmp_path / "run")
+    evaluate(config, samples, folder, "evaluation0", lambda *_: None)
+    rows = predictions.read(folder.evaluation("evaluation0") / "predictions.parquet")
+    evaluated = {row.sample: row for row in rows if row.control == "original"}
+    answers = asked(
+        composed, tmp_path, [{"image": str(s.image), "question": s.problem} for s in samples]
+    )
+    assert len(evaluated) == len(answers) == 11
+    for sample, answer in zip(samples, answers, strict=True):
+        expected = evaluated[sample.id]
+        assert answer["completion"] == expected.completion
+        assert answer["answer"] == expected.answer
+        assert answer["reasoning"] == expected.reasoning
+        likelihoods = list(answer["option_likelihoods"].values())
+        assert likelihoods == pytest.approx(expected.option_likelihoods, abs=1e-5)
+    assert len({answer["completion"] for answer in answers}) > 3
+
+
+def test_predict_gives_the_same_for_a_path_a_file_url_and_a_data_url(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.png"  # sides of a multiple of 28, which qwen_vl_utils leaves
+    Image.linear_gradient("L").resize((112, 84)).convert("RGB").save(path)
+    data = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    question = "Which imaging technique is this? A)CT, B)MRI, C)X-ray"
+    rows = [{"image": image, "question": question} for image in ("a.png", f"file://{path}", data)]
+    first, *others = asked(composed, tmp_path, rows)
+    assert [answer["image"] for answer in (first, *others)] == [row["image"] for row in rows]
+    for other in others:
+        assert other["completion"] == first["completion"]
+        assert other["option_likelihoods"] == pytest.approx(first["option_likelihoods"], abs=1e-5)
+    shown = capsys.readouterr().out
+    assert shown.count("option likelihood: ") == 3
+    assert max(map(len, shown.splitlines())) < 200
 
 
 @pytest.mark.parametrize(
@@ -151,15 +224,43 @@ def test_predict_says_answer_and_likelihoods_of_each_question(
     [
         ([], r"predict\.image has no value"),
         (["predict.image=a.png"], r"predict\.question has no value"),
-        (["predict.image=gone.png", "predict.question=What?"], r"gone\.png: no such file"),
+        (
+            ["predict.image=gone.png", "predict.question=What?"],
+            r"^predict\.image=gone\.png: no such file; .*copy the image there",
+        ),
+        (
+            ["predict.image='data:image/png;base64,xyz'", "predict.question=What?"],
+            r"^predict\.image=data:image/png;base64,xyz: cannot be fetched .*give a file",
+        ),
+        (
+            ["predict.image='http://127.0.0.1:1/a.png'", "predict.question=What?"],
+            r"^predict\.image=http://127\.0\.0\.1:1/a\.png: cannot be fetched .*give a file",
+        ),
         (["predict.image=.", "predict.questions=gone.json"], r"gone\.json: not a readable JSON"),
-        (["model.path=./gone", "predict.image=A", "predict.question=What?"], "no such folder"),
+        (
+            ["predict.image=.", "predict.questions=FOLDER/rows.json"],
+            r"rows\.json, question 1: image=gone\.png: no such file",
+        ),
+        (
+            ["predict.image=.", "predict.questions=FOLDER/empty.json"],
+            r'empty\.json, question 0: needs "image" and "question" as texts; found {}',
+        ),
+        (["model.path=./gone", "predict.image=FOLDER/a.png", "predict.question=What?"], "no such"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_a_model_is_loaded(
-    composed: Compose, images: list[Path], overrides: list[str], words: str
+    composed: Compose,
+    tmp_path: Path,
+    images: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: list[str],
+    words: str,
 ) -> None:
-    given = [text.replace("image=A", f"image={images[0]}") for text in overrides]
+    row = {"image": str(images[0]), "question": "What?"}
+    (tmp_path / "rows.json").write_text(json.dumps([row, {**row, "image": "gone.png"}]))
+    (tmp_path / "empty.json").write_text("[{}]")
+    monkeypatch.delattr(evaluation, "load_model")
+    given = [text.replace("FOLDER", str(tmp_path)) for text in overrides]
     with pytest.raises(ValueError, match=words):
         predict.run(composed("action=predict", *given))
 

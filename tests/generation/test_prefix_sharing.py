@@ -13,10 +13,13 @@ from transformers import PreTrainedModel
 
 from medreason import phantom
 from medreason.config import Hardware, Model
-from medreason.evaluation import answers, option_likelihood
+from medreason.evaluation import answers
 from medreason.evaluation.answers import answer_rows, answer_rows_unshared
 from medreason.evaluation.controls import samples_under
-from medreason.evaluation.option_likelihood import option_likelihoods
+from medreason.evaluation.option_likelihood import (
+    option_likelihoods,
+    option_likelihoods_unshared,
+)
 from medreason.generation import prefix_sharing
 from medreason.generation.prefix_sharing import PrefilledPrefixes
 from medreason.generation.rows import Completion, EvaluationRow
@@ -96,7 +99,7 @@ def test_letters_are_scored_as_one_by_one(asked: list[EvaluationRow]) -> None:
         settings = {"batch_size": 7, "tagged": tagged}
         found = option_likelihoods(tiny, PROCESSOR, some, **settings)
         for row, shares in zip(some, found, strict=True):
-            alone = option_likelihood._alone(tiny, PROCESSOR, row, tagged=tagged)
+            alone = option_likelihoods_unshared(tiny, PROCESSOR, row, tagged=tagged)
             assert shares == pytest.approx(alone, abs=1e-4)
             assert sum(shares) == pytest.approx(1, abs=1e-5)
 
@@ -129,7 +132,7 @@ def test_model_that_reads_rows_otherwise_is_found_before_it_answers(
     )
     with caplog.at_level(logging.WARNING):
         assert together(tiny, some) == expected
-        alone = option_likelihood._alone(tiny, PROCESSOR, some[0], tagged=True)
+        alone = option_likelihoods_unshared(tiny, PROCESSOR, some[0], tagged=True)
         settings = {"batch_size": 2, "tagged": True}
         assert option_likelihoods(tiny, PROCESSOR, some, **settings)[0] == alone
     assert "log-probabilities of one question are" in caplog.text

@@ -1,0 +1,95 @@
+"""The image of a message: local files as evaluation reads them, all others by qwen_vl_utils."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+
+from medreason.data.images import open_rgb
+from medreason.generation.message_images import image_file
+
+SIDES = (112, 84)
+"""Multiples of 28: qwen_vl_utils leaves them."""
+
+
+class _Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """Of a server for the files of `tmp_path`."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def drawn(path: Path, size: tuple[int, int] = SIDES) -> Path:
+    Image.linear_gradient("L").resize(size).convert("RGB").save(path)
+    return path
+
+
+def data_url(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def same(path: Path, other: Path) -> bool:
+    return ImageChops.difference(open_rgb(path), open_rgb(other)).getbbox() is None
+
+
+def test_local_file_is_read_where_it_is(tmp_path: Path) -> None:
+    path = drawn(tmp_path / "a.png", (150, 97))
+    for image in ("a.png", str(path), f"file://{path}"):
+        assert image_file(image, tmp_path, tmp_path / "fetched") == path
+
+
+def test_data_url_address_and_picture_have_the_pixels_of_the_file(
+    tmp_path: Path, address: str
+) -> None:
+    path, fetched = drawn(tmp_path / "a.png"), tmp_path / "fetched"
+    fetched.mkdir()
+    for image in (data_url(path), f"{address}/a.png", Image.open(path)):
+        file = image_file(image, tmp_path, fetched)
+        assert same(file, path)
+        assert image_file(image, tmp_path, fetched) == file
+    assert len(list(fetched.iterdir())) == 3
+
+
+def test_fetched_images_follow_the_rules_of_qwen_vl_utils(tmp_path: Path) -> None:
+    clear = tmp_path / "clear.png"
+    Image.new("RGBA", SIDES, (0, 0, 0, 0)).save(clear)
+    assert open_rgb(image_file(data_url(clear), tmp_path, tmp_path)).getpixel((0, 0)) == (255,) * 3
+    assert open_rgb(image_file(str(clear), tmp_path, tmp_path)).getpixel((0, 0)) == (0,) * 3
+    odd = drawn(tmp_path / "odd.png", (150, 97))
+    assert open_rgb(image_file(data_url(odd), tmp_path, tmp_path)).size == (140, 84)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("gone.png", r"gone\.png: no such file"),
+        ("file:///gone.png", r"/gone\.png: no such file"),
+        ("data:image/png;base64,bm8gaW1hZ2U=", r"^data:image/png;base64,bm8.*cannot be fetched"),
+        ("data:image/png,raw", "give a file, a complete data URL"),
+        ("data:image/png;base64,abc", "cannot be fetched"),
+        ("http://127.0.0.1:1/a.png", r"http://127.0.0.1:1/a.png: cannot be fetched .*refused"),
+        ("ADDRESS/gone.png", r"cannot be fetched \(404"),
+        ("ADDRESS/page.html", r"cannot be fetched \(cannot identify image"),
+    ],
+)
+def test_image_that_cannot_be_read_is_named(
+    tmp_path: Path, address: str, image: str, words: str
+) -> None:
+    (tmp_path / "page.html").write_text("<p>no image</p>")
+    with pytest.raises(ValueError, match=words) as caught:
+        image_file(image.replace("ADDRESS", address), tmp_path, tmp_path)
+    assert len(str(caught.value)) < 600
