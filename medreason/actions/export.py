@@ -9,6 +9,7 @@ from pathlib import Path
 from medreason.config import Config
 from medreason.models import adapters, model_folder
 from medreason.report import model_card
+from medreason.runs.files import atomic_folder
 
 
 def run(config: Config) -> None:
@@ -32,16 +33,13 @@ def run(config: Config) -> None:
         raise ValueError(
             f"export.adapter_only=true: model.path={path!r} is no adapter; leave it out"
         )
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    if config.export.adapter_only:
-        unused = ("*.bin", "optimizer*", "README.md")
-        shutil.copytree(path, unfinished, ignore=shutil.ignore_patterns(*unused))
-    else:
-        _save_merged(config, unfinished)
-    (unfinished / "README.md").write_text(model_card.card(config, Path(path)), encoding="utf-8")
-    unfinished.rename(target)
+    with atomic_folder(target) as unfinished:
+        if config.export.adapter_only:
+            unused = ("*.bin", "optimizer*", "README.md")
+            shutil.copytree(path, unfinished, ignore=shutil.ignore_patterns(*unused))
+        else:
+            _save_merged(config, unfinished)
+        (unfinished / "README.md").write_text(model_card.card(config, Path(path)), encoding="utf-8")
     print(target)  # noqa: T201
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from medreason.data import rows
 from medreason.data.rows import Row
+from medreason.runs.files import atomic
 from medreason.samples import Sample
 
 
@@ -81,7 +81,6 @@ def _kept(content: bytes | None, path: str | None, folder: Path) -> Path:
     content = content if content is not None else Path(str(path)).read_bytes()
     target = folder / f"{hashlib.sha256(content).hexdigest()[:20]}{Path(path or '').suffix}"
     if not target.exists():
-        unfinished = target.with_suffix(f".{os.getpid()}.tmp")
-        unfinished.write_bytes(content)
-        unfinished.replace(target)
+        with atomic(target, sync=False) as unfinished:
+            unfinished.write_bytes(content)
     return target

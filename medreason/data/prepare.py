@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 from medreason.data import headers
 from medreason.data.images import open_rgb, pad_square, resize_square
 from medreason.runs import parent_watch
+from medreason.runs.files import atomic, remove_unfinished
 
 FILTER = "bicubic"
 
@@ -55,8 +55,7 @@ def prepare(
     missing = [(image, target) for image, target in todo.items() if not is_done(image, target)]
     for folder in {target.parent for target in todo.values()}:
         folder.mkdir(parents=True, exist_ok=True)
-        for left_behind in folder.glob(".*.unfinished"):
-            left_behind.unlink()
+        remove_unfinished(folder, older_than_seconds=0)
     done, problems = len(todo) - len(missing), {}
     work = partial(_prepare, size=size, fit=fit)
     count = processes or (os.cpu_count() or 1)
@@ -89,9 +88,8 @@ def _prepare(pair: tuple[Path, Path], *, size: int, fit: str) -> str:
     except (ValueError, zlib.error) as error:
         return str(error)
     square = resize_square(picture, size) if fit == "stretch" else pad_square(picture, size)
-    unfinished = target.with_name(f".{os.getpid()}-{threading.get_ident()}.unfinished")
-    square.save(unfinished, "PNG", compress_level=3)  # half the time of 6 for a twentieth more
     made = image.stat().st_mtime_ns
-    os.utime(unfinished, ns=(made, made))
-    unfinished.replace(target)
+    with atomic(target, sync=False) as unfinished:
+        square.save(unfinished, "PNG", compress_level=3)  # half the time of 6 for a twentieth more
+        os.utime(unfinished, ns=(made, made))
     return ""

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from medreason.data import rows
 from medreason.data.rows import Row
-from medreason.runs.files import write_json
+from medreason.runs.files import atomic, write_json
 from medreason.samples import Sample
 
 TABLE = "samples.parquet"
@@ -49,7 +49,6 @@ def write(folder: Path, samples: Sequence[Sample], summary: dict[str, Any]) -> N
     """Write table and summary, each in one step; the summary comes last and makes it whole."""
     relative = [replace(s, image=s.image.relative_to(folder)) for s in samples]
     found = [asdict(s) | {"image": s.image.as_posix()} for s in relative]
-    unfinished = folder / f".{TABLE}"
-    pq.write_table(pa.Table.from_pylist(found, schema=_SCHEMA), unfinished)
-    unfinished.replace(folder / TABLE)
+    with atomic(folder / TABLE) as unfinished:
+        pq.write_table(pa.Table.from_pylist(found, schema=_SCHEMA), unfinished)
     write_json(folder / SUMMARY, summary)

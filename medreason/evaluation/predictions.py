@@ -16,7 +16,7 @@ from medreason.replies import parse
 from medreason.rewards import embeddings
 from medreason.rewards.answer import correct, token_f1
 from medreason.rewards.reasoning import consistency, reasoning_similarity
-from medreason.runs.files import write_json
+from medreason.runs.files import atomic, write_json
 from medreason.samples import Sample, letter_at
 
 
@@ -150,10 +150,9 @@ def likeliest(option_likelihoods: Sequence[float]) -> str | None:
 
 
 def write(predictions: Sequence[Prediction], path: Path) -> None:
-    unfinished = path.with_suffix(".tmp")
     rows = [asdict(prediction) for prediction in predictions]
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), unfinished)
-    unfinished.replace(path)
+    with atomic(path) as unfinished:
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), unfinished)
 
 
 def read(path: Path, samples: Collection[str] | None = None) -> list[Prediction]:

@@ -21,7 +21,7 @@ from medreason.execution.slurm import Rendezvous
 from medreason.judging import grade
 from medreason.models import model_folder
 from medreason.runs import integrity
-from medreason.runs.files import write_json
+from medreason.runs.files import atomic, remove_unfinished, write_json
 from medreason.runs.outcomes import BusyError
 from medreason.runs.progress import Display
 from medreason.runs.run_folder import RunFolder, State
@@ -138,7 +138,9 @@ def _join_sweep(config: Config, asked: RunRequest) -> None:
 
 
 def _begin(config: Config, asked: RunRequest, state: State) -> None:
-    configuration.write(config, asked.folder.config)
+    remove_unfinished(asked.folder.path)
+    with atomic(asked.folder.config) as unfinished:
+        configuration.write(config, unfinished)
     _write_data(config, asked.folder)
     asked.folder.update(
         state="running",

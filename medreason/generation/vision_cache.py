@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import inspect
 import os
-import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from medreason.runs.files import atomic
 
 _IN_MEMORY = 64
 """Images whose features are held; those of a step with its passes are what matters."""
@@ -95,9 +96,8 @@ class VisionCache:
         if self._folder is None:
             return
         path = self._folder / f"{name}.safetensors"
-        unfinished = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-        safetensors.torch.save_file({"features": features.cpu().clone()}, unfinished)
-        unfinished.replace(path)
+        with atomic(path, sync=False) as unfinished:
+            safetensors.torch.save_file({"features": features.cpu().clone()}, unfinished)
         if self._writes % _WRITES_BETWEEN_COUNTS == 0:
             self._make_room()
         self._writes += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from medreason.config.judge import Judge, Scale
 from medreason.judging.rubric import FailedError, Item, Verdict
+from medreason.runs.files import atomic
 
 Grader = Callable[[Item], Verdict]
 
@@ -152,6 +152,5 @@ def _load(cache: Path, key: str) -> Verdict | None:
 
 
 def _save(cache: Path, key: str, verdict: Verdict) -> None:
-    unfinished = cache / f".{key}.{os.getpid()}"
-    unfinished.write_text(json.dumps(asdict(verdict)))
-    unfinished.replace(cache / f"{key}.json")
+    with atomic(cache / f"{key}.json", sync=False) as unfinished:
+        unfinished.write_text(json.dumps(asdict(verdict)))

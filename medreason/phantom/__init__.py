@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from medreason.phantom.atlas import Atlas, Case, Facet
 from medreason.runs import parent_watch
+from medreason.runs.files import atomic
 from medreason.samples import MODALITIES, TASKS, Sample, letter_at
 
 VERSION = 2
@@ -173,7 +174,5 @@ def _join(parent: int) -> None:
 def _draw(picture: Picture, folder: Path) -> None:
     facts = PngInfo()
     facts.add_text("case", json.dumps(asdict(picture.case)))
-    path = folder / picture.name
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    Image.fromarray(render(picture)).save(unfinished, "PNG", pnginfo=facts)
-    unfinished.replace(path)
+    with atomic(folder / picture.name, sync=False) as unfinished:
+        Image.fromarray(render(picture)).save(unfinished, "PNG", pnginfo=facts)

@@ -23,6 +23,8 @@ from typing import IO, Any
 
 import psutil
 
+from medreason.runs.files import atomic
+
 BEAT_SECONDS = 5.0
 SILENT_BEATS = 4
 """An owner on another machine that stands still for so many beats is dead."""
@@ -132,9 +134,8 @@ def _beat(owner: Path, mine: dict[str, Any], stop: threading.Event) -> None:
             )
             return
         mine["beat"] += 1
-        unfinished = owner.with_suffix(".tmp")
-        unfinished.write_text(json.dumps(mine))
-        unfinished.replace(owner)
+        with atomic(owner, sync=False) as unfinished:
+            unfinished.write_text(json.dumps(mine))
 
 
 def _read(owner: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 from transformers import TrainerState
 from trl.trainer.utils import RepeatSampler
 
-from medreason.runs.files import read_json, write_json
+from medreason.runs.files import atomic_folder, read_json, write_json
 from medreason.runs.run_folder import RunFolder
 
 SEAL = "whole.json"
@@ -97,26 +97,24 @@ class Portable:
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401
         name, place = f"checkpoint-{self.state.global_step}", Path(self.args.output_dir)
-        aside = place / "unfinished"
-        if self.args.should_save:
-            shutil.rmtree(aside, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.args.output_dir = str(aside)
-        try:
-            super()._save_checkpoint(model, trial)  # pyright: ignore[reportAttributeAccessIssue]
-        finally:
-            self.args.output_dir = str(place)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            seal(
-                aside / name,
-                train_key=RunFolder(place.parent).state().train_key,
-                score=_score(self.state),
-                processes=self.accelerator.num_processes,
-                deepspeed=self.is_deepspeed_enabled,
-            )
-            shutil.rmtree(place / name, ignore_errors=True)
-            (aside / name).rename(place / name)
+        main_process = self.args.should_save
+        with atomic_folder(place / name, main_process=main_process, replace=True) as unfinished:
+            self.accelerator.wait_for_everyone()
+            self.args.output_dir = str(unfinished.parent)
+            try:
+                super()._save_checkpoint(model, trial)  # pyright: ignore[reportAttributeAccessIssue]
+            finally:
+                self.args.output_dir = str(place)
+            self.accelerator.wait_for_everyone()
+            if main_process:
+                seal(
+                    unfinished,
+                    train_key=RunFolder(place.parent).state().train_key,
+                    score=_score(self.state),
+                    processes=self.accelerator.num_processes,
+                    deepspeed=self.is_deepspeed_enabled,
+                )
+        if main_process:
             drop_old(place)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from medreason.rewards.variance import collapsed, message
+from medreason.runs.files import atomic
 from medreason.runs.run_folder import RunFolder
 from medreason.training.trl_rewards import save_rollouts
 
@@ -34,9 +35,8 @@ class Recorder(TrainerCallback):
         if not state.is_world_process_zero:
             return
         kept = [row for row in self._folder.logged() if row["step"] <= state.global_step]
-        unfinished = self._folder.metrics.with_suffix(".tmp")
-        unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        unfinished.replace(self._folder.metrics)
+        with atomic(self._folder.metrics) as unfinished:
+            unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._progress("training", state.global_step, state.max_steps)
 
     def on_log(

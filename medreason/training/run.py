@@ -16,6 +16,7 @@ from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUs
 
 from medreason.config import Config
 from medreason.models.load import load_model, load_processor
+from medreason.runs.files import atomic_folder
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 from medreason.training import adapter, checkpoints, grpo, memory_check, sft
@@ -39,12 +40,12 @@ def train(
         deepspeed=config.hardware.parallel in ("zero2", "zero3"),
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    unfinished = folder.path / "model.unfinished"
-    trainer.save_model(str(unfinished))  # the processor too; writes on rank 0 alone
-    trainer.accelerator.wait_for_everyone()
-    if trainer.accelerator.is_main_process:
-        shutil.rmtree(folder.model, ignore_errors=True)
-        unfinished.rename(folder.model)
+    main_process = trainer.accelerator.is_main_process
+    with atomic_folder(folder.model, main_process=main_process, replace=True) as unfinished:
+        trainer.accelerator.wait_for_everyone()
+        trainer.save_model(str(unfinished))  # the processor too; writes on rank 0 alone
+        trainer.accelerator.wait_for_everyone()
+    if main_process:
         folder.update(trained=True, train_seconds=time.monotonic() - began)
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()

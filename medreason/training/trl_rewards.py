@@ -20,6 +20,7 @@ from medreason.judging.grade import grade, grader_once
 from medreason.judging.rubric import item
 from medreason.replies import Reply, parse
 from medreason.rewards.variance import within_groups
+from medreason.runs.files import atomic
 from medreason.samples import Sample
 
 Score = Callable[[Reply, Sample], float]
@@ -205,6 +206,5 @@ def save_rollouts(logs: dict[str, Any], path: Path) -> None:
         "advantage": list(logs["advantages"]),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    pq.write_table(pa.table(table), unfinished)
-    unfinished.replace(path)
+    with atomic(path, sync=False) as unfinished:
+        pq.write_table(pa.table(table), unfinished)

@@ -107,7 +107,7 @@ def test_two_at_once_lose_nothing_under_a_limit_that_is_always_met(tmp_path: Pat
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob(".*.unfinished"))
 
 
 def test_tiny_model_takes_features_and_knows_when_its_tower_is_frozen() -> None:
