@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -40,9 +41,8 @@ def test_writer_that_is_killed_leaves_the_old_file_and_one_that_is_removed(tmp_p
 def test_block_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "table"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic(path) as unfinished:
-        unfinished.write_text("half")
-        raise RuntimeError
+    with pytest.raises(TypeError), atomic(path) as unfinished, unfinished.open("w") as stream:
+        json.dump({"half": object()}, stream)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
