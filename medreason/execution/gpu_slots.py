@@ -6,7 +6,6 @@ it back from a job that dies; its worker inherits it, so a device is free when t
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import tempfile
@@ -56,9 +55,7 @@ def _take(there: Sequence[str], count: int, stack: ExitStack) -> GpuSlots | None
     with ExitStack() as attempt, lock.briefly(folder / "take.lock"):
         for name in there:
             handle = attempt.enter_context((folder / f"{_file_name(name)}.lock").open("a"))
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if lock.kernel_lock(handle) is False:
                 continue
             held.append((name, handle.fileno()))
             if len(held) == count:

@@ -1,18 +1,16 @@
 """One process works on a run folder at a time: on one machine, and on several that share a disk.
 
-On one machine the kernel keeps the lock (flock) and takes it back from whatever dies. Some network
-file systems keep flock to each machine, so the holder also leaves `.owner.json`, in which a number
-goes up every few seconds. Another machine watches that number, not a clock: an owner whose number
-stands still is dead and its lock is taken over.
+On one machine the kernel keeps the lock (flock) and takes it back from a process that dies. Some
+network file systems keep flock to each machine, so the owner also leaves a heartbeat: a number in
+`.owner.json` that goes up every few seconds. Another machine watches that number, not a clock: an
+owner whose heartbeat stands still is dead, and its lock is taken over.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-import sys
 import threading
 import time
 import uuid
@@ -22,12 +20,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
+from filelock import lock_descriptor
 
+from medreason import console
 from medreason.runs.files import atomic
 
-BEAT_SECONDS = 5.0
-SILENT_BEATS = 4
-"""An owner on another machine that stands still for so many beats is dead."""
+HEARTBEAT_SECONDS = 5.0
+MISSED_HEARTBEATS = 4
+"""So many heartbeats that do not come say that an owner on another machine is dead."""
 _DYING_SECONDS = 60.0  # a worker that is still importing torch notices late
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -39,108 +39,111 @@ def held(folder: Path) -> Iterator[int | None]:
     While a worker that inherited it lives the folder is held, even if its parent was killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    owner = folder / ".owner.json"
-    with (folder / ".lock").open("a") as handle:
-        flocked = _flock(handle, owner)
-        mine = {"boot": boot(), "pid": os.getpid(), "token": uuid.uuid4().hex, "beat": 0}
-        if flocked is False or not _claim(owner, mine, flocked=flocked is True):
+    owner_file = folder / ".owner.json"
+    with (folder / ".lock").open("a") as file:
+        locked = _lock_or_wait_for_dying(file, owner_file)
+        owner = {"boot": boot_id(), "pid": os.getpid(), "token": uuid.uuid4().hex, "heartbeat": 0}
+        if locked is False or not _claim(owner_file, owner, locked=locked is True):
             yield None
             return
-        stop = threading.Event()
-        beating = threading.Thread(target=_beat, args=(owner, mine, stop), daemon=True)
-        beating.start()
+        released = threading.Event()
+        heart = threading.Thread(target=_beat, args=(owner_file, owner, released), daemon=True)
+        heart.start()
         try:
-            yield handle.fileno()
+            yield file.fileno()
         finally:
-            stop.set()
-            beating.join()
-            owner.unlink(missing_ok=True)
+            released.set()
+            heart.join()
+            if _read_owner(owner_file).get("token") == owner["token"]:  # else it was taken over
+                owner_file.unlink(missing_ok=True)
 
 
 @contextmanager
 def briefly(path: Path) -> Iterator[None]:
     """Wait for a lock file that others hold for milliseconds only."""
-    with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
+    with path.open("a") as file:
+        kernel_lock(file, wait=True)
         yield
 
 
-def boot() -> str:
+def kernel_lock(file: IO[str], *, wait: bool = False) -> bool | None:
+    """Whether the kernel gives the lock on an open file; None where the file system has none.
+
+    Closing the file releases it once no process has it open. filelock's FileLock would release it
+    for a worker too that inherited the descriptor, so only its lock on a descriptor is used.
+    """
+    try:
+        return lock_descriptor(file.fileno(), blocking=wait, poll_interval=0.01)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return None
+
+
+def boot_id() -> str:
     """Which start of which machine this is: process ids and flock mean something within it."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text().strip() if path.exists() else f"{os.uname().nodename}"
 
 
-def _flock(handle: IO[str], owner: Path) -> bool | None:
-    """Whether the kernel gives the lock; None where the file system has none to give.
+def _lock_or_wait_for_dying(file: IO[str], owner_file: Path) -> bool | None:
+    """As `kernel_lock`; the worker of a killed owner holds it a second longer, which is waited for.
 
-    The worker of a killed parent holds it for a second more, which is waited for.
+    Such an owner is of this machine, and its process is gone.
     """
     deadline = time.monotonic() + _DYING_SECONDS
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            theirs = _read(owner)
-            here = theirs.get("boot") == boot()
-            if not here or psutil.pid_exists(theirs["pid"]) or time.monotonic() > deadline:
-                return False
-            time.sleep(0.2)
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-            return None
+    while (locked := kernel_lock(file)) is False:
+        owner = _read_owner(owner_file)
+        killed_here = owner.get("boot") == boot_id() and not psutil.pid_exists(owner["pid"])
+        if not killed_here or time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return locked
 
 
-def _claim(owner: Path, mine: dict[str, Any], *, flocked: bool) -> bool:
+def _claim(owner_file: Path, owner: dict[str, Any], *, locked: bool) -> bool:
     """Write the owner's file where there is none, or where its owner is dead."""
     for _ in range(3):
         try:
-            with owner.open("x") as stream:
-                json.dump(mine, stream)
+            with owner_file.open("x") as stream:
+                json.dump(owner, stream)
             return True
         except FileExistsError:
-            theirs = _read(owner)
-            if _works(owner, theirs, flocked=flocked):
+            other = _read_owner(owner_file)
+            if _is_alive(owner_file, other, locked=locked):
                 return False
-            if _read(owner) == theirs:  # else another machine has just taken it over
-                owner.unlink(missing_ok=True)
+            if _read_owner(owner_file) == other:  # else another machine has just taken it over
+                owner_file.unlink(missing_ok=True)
     return False
 
 
-def _works(owner: Path, theirs: dict[str, Any], *, flocked: bool) -> bool:
-    """Whether the owner lives: by the kernel on this machine, by its beats on another."""
-    if theirs.get("boot") == boot():
-        return not flocked and psutil.pid_exists(theirs["pid"])
-    for _ in range(SILENT_BEATS):
-        time.sleep(BEAT_SECONDS)
-        if _read(owner) != theirs:
+def _is_alive(owner_file: Path, owner: dict[str, Any], *, locked: bool) -> bool:
+    """Whether the owner lives: by the kernel on this machine, by its heartbeat on another."""
+    if owner.get("boot") == boot_id():
+        return not locked and psutil.pid_exists(owner["pid"])
+    for _ in range(MISSED_HEARTBEATS):
+        time.sleep(HEARTBEAT_SECONDS)
+        if _read_owner(owner_file) != owner:
             return True
     return False
 
 
-def _beat(owner: Path, mine: dict[str, Any], stop: threading.Event) -> None:
-    while not stop.wait(BEAT_SECONDS):
-        if _read(owner).get("token") != mine["token"]:
-            print(  # noqa: T201
-                f"{owner}: another machine took this run over, since it did not see a beat for "
-                f"{SILENT_BEATS * BEAT_SECONDS:.0f} s",
-                file=sys.stderr,
+def _beat(owner_file: Path, owner: dict[str, Any], released: threading.Event) -> None:
+    while not released.wait(HEARTBEAT_SECONDS):
+        if _read_owner(owner_file).get("token") != owner["token"]:
+            console.notice(
+                f"{owner_file}: another machine took this run over, since it saw no heartbeat for "
+                f"{MISSED_HEARTBEATS * HEARTBEAT_SECONDS:.0f} s"
             )
             return
-        mine["beat"] += 1
-        with atomic(owner, sync=False) as unfinished:
-            unfinished.write_text(json.dumps(mine))
+        owner["heartbeat"] += 1
+        with atomic(owner_file, sync=False) as unfinished:
+            unfinished.write_text(json.dumps(owner))
 
 
-def _read(owner: Path) -> dict[str, Any]:
+def _read_owner(owner_file: Path) -> dict[str, Any]:
     """Empty where there is none, or one that is being written."""
     try:
-        return json.loads(owner.read_text())
+        return json.loads(owner_file.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return {}

@@ -81,7 +81,7 @@ class Sweep(Callback):
             self._folder.mkdir(parents=True)
             slurm = "slurm" in config.hydra.launcher["_target_"].lower()
             launcher = {
-                **{"boot": lock.boot(), "pid": os.getpid(), "outlived": slurm},
+                **{"boot": lock.boot_id(), "pid": os.getpid(), "outlived": slurm},
                 "jobs": len(self._jobs),
             }
             write_json(self._folder / "launcher.json", launcher)
@@ -100,7 +100,7 @@ class Sweep(Callback):
         if config.hydra.mode is not RunMode.MULTIRUN or not path.exists():
             return
         launcher = read_json(path)
-        here = launcher["boot"] == lock.boot() and launcher["pid"] != os.getpid()
+        here = launcher["boot"] == lock.boot_id() and launcher["pid"] != os.getpid()
         if here and not launcher["outlived"]:
             parent_watch.end_with(launcher["pid"])
 

@@ -42,7 +42,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 def foreign(folder: Path) -> Path:
     """An owner's file as another machine leaves it."""
     owner = folder / ".owner.json"
-    owner.write_text(json.dumps({"boot": "elsewhere", "pid": 1, "token": "t", "beat": 7}))
+    owner.write_text(json.dumps({"boot": "elsewhere", "pid": 1, "token": "t", "heartbeat": 7}))
     return owner
 
 
@@ -66,21 +66,21 @@ def test_worker_of_a_killed_parent_is_waited_for(tmp_path: Path) -> None:
     assert time.monotonic() - began > 0.5
 
 
-def test_owner_on_another_machine_that_beats_keeps_its_folder(
+def test_owner_on_another_machine_with_a_heartbeat_keeps_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = foreign(tmp_path)
 
     def beats(_: float) -> None:
         found = json.loads(owner.read_text())
-        owner.write_text(json.dumps(found | {"beat": found["beat"] + 1}))
+        owner.write_text(json.dumps(found | {"heartbeat": found["heartbeat"] + 1}))
 
     monkeypatch.setattr(time, "sleep", beats)
     with lock.held(tmp_path) as ours:
         assert ours is None
 
 
-def test_owner_on_another_machine_that_stands_still_is_replaced_whatever_its_clock(
+def test_owner_on_another_machine_without_a_heartbeat_is_replaced_whatever_its_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = foreign(tmp_path)
@@ -89,8 +89,14 @@ def test_owner_on_another_machine_that_stands_still_is_replaced_whatever_its_clo
     monkeypatch.setattr(time, "sleep", waited.append)
     with lock.held(tmp_path) as ours:
         assert ours is not None
-        assert json.loads(owner.read_text())["boot"] == lock.boot()
-    assert len(waited) == lock.SILENT_BEATS
+        assert json.loads(owner.read_text())["boot"] == lock.boot_id()
+    assert len(waited) == lock.MISSED_HEARTBEATS
+
+
+def test_owner_that_was_taken_over_leaves_the_folder_to_the_other_machine(tmp_path: Path) -> None:
+    with lock.held(tmp_path):
+        foreign(tmp_path)
+    assert json.loads((tmp_path / ".owner.json").read_text())["boot"] == "elsewhere"
 
 
 def test_owner_file_that_was_cut_off_is_replaced(
