@@ -1,4 +1,7 @@
-"""The options-only baseline: what a frequency table of option strings answers."""
+"""The options-only baseline: answers of a frequency table of option strings.
+
+It sees neither image nor question, so what it gets right tells nothing of seeing.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,7 @@ class OptionPrior:
 
 
 def fit_option_prior(train: Iterable[Sample]) -> OptionPrior:
-    """Count the option strings of the closed samples once, for any number of test sets.
-
-    Source: DESIGN section 7, the question-only prior.
-    """
+    """Count the option strings of the closed samples once, for any number of test sets."""
     right, offered = Counter[str](), Counter[str]()
     for sample in train:
         if sample.options:
@@ -42,7 +42,7 @@ def fit_option_prior(train: Iterable[Sample]) -> OptionPrior:
 
 
 def option_prior_accuracy(train: Iterable[Sample], test: Iterable[Sample]) -> float | None:
-    """Accuracy of a frequency table of option strings, which sees neither image nor question."""
+    """Accuracy over the closed test samples of a baseline fitted to the training samples."""
     return fit_option_prior(train).accuracy(test)
 
 

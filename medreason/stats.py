@@ -1,4 +1,4 @@
-"""Intervals, paired tests and the question-only prior: what an accuracy has to be read beside."""
+"""Intervals and paired tests: what an accuracy has to be read beside."""
 
 from __future__ import annotations
 

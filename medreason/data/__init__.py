@@ -108,9 +108,9 @@ def tested_on(config: Config, samples: Iterable[Sample]) -> list[Sample]:
 
 
 def read_for_prior(config: Config, samples: Iterable[Sample]) -> list[Sample]:
-    """The rows whose options the question-only prior counts: what was trained on.
+    """The rows that the options-only baseline is fitted to: what the run trains on.
 
-    A start model was trained on none of them and is measured against all.
+    For a start model, which trains on nothing, all training rows.
     """
     if config.method.algorithm == "none":
         return [sample for sample in samples if sample.split == "train"]

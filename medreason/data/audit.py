@@ -41,8 +41,8 @@ def audit(loaded: Loaded, pictures: Mapping[str, Picture] | None = None) -> dict
         "duplicates": _duplicates(samples),
         "leakage": leakage(samples),
         "cross_family_leakage": _cross_family_leakage(samples),
-        "question_only_prior": _priors(samples, "modality", list(MODALITIES)),
-        "question_only_prior_task": _priors(samples, "task", list(TASKS)),
+        "option_prior": _priors(samples, "modality", list(MODALITIES)),
+        "option_prior_task": _priors(samples, "task", list(TASKS)),
         "typography": _typography(samples),
         "images": _images(samples, pictures),
         "digest": data.digest(samples),
@@ -129,7 +129,7 @@ def _prior_warnings(report: Mapping[str, Any]) -> list[str]:
     guess = sum(100 / int(k) * v for k, v in report["options"].items() if int(k)) / n if n else 0
     high = {
         name: table[name]
-        for key in ("question_only_prior", "question_only_prior_task")
+        for key in ("option_prior", "option_prior_task")
         for name, table in report[key].items()
         if name in table and table[name] > 1.5 * guess
     }

@@ -106,7 +106,7 @@ def compute_metrics(
 ) -> dict[str, Any]:
     """`metrics.json`: overall, macro over cells, and each cell as `modality/task`.
 
-    `priors` has the question-only accuracy (0 to 1) of each cell on the same samples. All
+    `priors` has the accuracy (0 to 1) of the options-only baseline on the samples of each cell. All
     accuracies are shares of all rows: what could not be parsed is wrong, and counted in `parsed`.
     """
     rows = list(predictions)

@@ -72,7 +72,7 @@ def _trained_on(config: Config, samples: Sequence[Sample]) -> tuple[list[Sample]
 
 
 def _tested_on(config: Config, samples: Sequence[Sample]) -> tuple[list[Sample], str]:
-    """The test rows; the digest is theirs and that of the rows the question-only prior counts."""
+    """The test rows; the digest is theirs and that of the rows the options-only baseline counts."""
     evaluation = asdict(config.evaluation)
     drawn = config.seed if config.evaluation.samples_per_cell is not None else None
     decides = _decides("test", config, evaluation, drawn)

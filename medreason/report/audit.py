@@ -24,8 +24,8 @@ def show(report: Mapping[str, Any]) -> None:
     console.print(f"{report['rows']:,} rows, {report['images']['named']:,} images named")
     console.print(_cells(report["cells"]))
     for key, title in (
-        ("question_only_prior", "Answered by option strings alone, %: trained on (row), tested on"),
-        ("question_only_prior_task", "The same for question types"),
+        ("option_prior", "Answered by option strings alone, %: trained on (row), tested on"),
+        ("option_prior_task", "The same for question types"),
     ):
         if report[key]:
             console.print(_matrix(report[key], title))

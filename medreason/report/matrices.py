@@ -215,7 +215,7 @@ def interval(shares: Sequence[float]) -> tuple[float, float]:
 
 
 def _prior(members: Sequence[Run], table: str, test: str) -> float | None:
-    """Question-only accuracy on the same questions, weighted as they are."""
+    """Accuracy of the options-only baseline on the same questions, weighted as they are."""
     figures = [
         figures
         for run in members

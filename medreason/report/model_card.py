@@ -11,7 +11,7 @@ from medreason.evaluation import predictions
 from medreason.runs.run_folder import RunFolder
 
 _FIGURES = {
-    "prior": "options alone (question-only prior)",
+    "prior": "options-only baseline",
     "blank_image": "blank image",
     "shuffled_image": "another patient's image",
     "no_image": "no image",

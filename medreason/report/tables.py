@@ -94,7 +94,7 @@ def _draw_places(arm: Arm, table: str, here: Sequence[Place], folder: Path) -> N
     if len(above) == len(here):
         clear = {(p.train, p.test) for p in here if p.off_prior}
         clear |= {(m, m) for m in _means_off_prior(arm, here)} if table == "8x5" else set()
-        title, path = f"{arm.name}: above the question-only prior", f"{name}-above-prior.png"
+        title, path = f"{arm.name}: above the options-only baseline", f"{name}-above-prior.png"
         limit = _limit(above.values())
         _save(table, above, title, folder / path, limit=limit, clear=clear, rule=_INTERVAL)
 

@@ -21,7 +21,7 @@ from medreason.samples import Sample
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 KEYS = (
     "rows cells options letters unparsed duplicates leakage cross_family_leakage "
-    "question_only_prior question_only_prior_task typography images digest"
+    "option_prior option_prior_task typography images digest"
 )
 # PAPERS section 1 "Data": train and test rows of each published file.
 SIZES = {
@@ -103,8 +103,8 @@ def test_the_prior_answers_with_the_option_most_often_right() -> None:
         sample("5", "test", ("Dog.", "bird"), "A"),
         sample("6", "test", ("cat", "fox"), "A"),
     )
-    assert report["question_only_prior"] == {"ct": {"ct": 50.0}}
-    assert report["question_only_prior_task"] == {"disease": {"disease": 50.0}}
+    assert report["option_prior"] == {"ct": {"ct": 50.0}}
+    assert report["option_prior_task"] == {"disease": {"disease": 50.0}}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_the_published_figures_are_found_in_the_published_files(
             assert found in (published, 0), name  # 0: the file is not there
     assert sum(cell["test"] for cell in cells["unknown"].values()) == 17_919
     # PAPERS: above 90 % on most modalities in-domain.
-    own = [table[name] for name, table in report["question_only_prior"].items()]
+    own = [table[name] for name, table in report["option_prior"].items()]
     assert sum(accuracy > 90 for accuracy in own) > len(own) / 2
     tables.show(report)
     shown = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The README's example of another format works as it stands there."""
+"""The example of another format in medreason/data/README.md works as it stands there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "medreason/data/README.md").read_text()
 
 
 def test_one_module_and_one_yaml_file_are_a_data_set(tmp_path: Path) -> None:
@@ -22,9 +22,9 @@ def test_one_module_and_one_yaml_file_are_a_data_set(tmp_path: Path) -> None:
     (tmp_path / "conf/data").mkdir(parents=True)
     (tmp_path / "conf/data/my_set.yaml").write_text(options)
     (tmp_path / "images").mkdir()
-    row = {"asked": "Fracture?", "choices": ["Yes", "No"], "right": 1}
-    rows = [row | {"picture": f"{i}.png"} for i in range(10)]
-    lines = [*rows, {"picture": "1.png", "asked": "Fracture?"}]
+    row = {"text": "Fracture?", "choices": ["Yes", "No"], "right": 1}
+    rows = [row | {"file": f"{i}.png"} for i in range(10)]
+    lines = [*rows, {"file": "1.png", "text": "Fracture?"}]
     (tmp_path / "images/questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
     for i in range(10):
         Image.effect_noise((40, 40), 20 + i).save(tmp_path / f"images/{i}.png")

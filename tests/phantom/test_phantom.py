@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from medreason import phantom
 from medreason.option_prior import fit_option_prior
+from medreason.phantom.contact_sheet import contact_sheet
 from medreason.samples import MODALITIES, TASKS, Sample
 
 
@@ -42,7 +44,7 @@ def test_every_answer_is_right_equally_often_at_every_letter(samples: list[Sampl
             assert max(Counter(s.answer for s in cell).values()) <= 30
 
 
-def test_question_only_prior_is_at_chance(samples: list[Sample]) -> None:
+def test_options_only_baseline_is_at_chance(samples: list[Sample]) -> None:
     prior = fit_option_prior(s for s in samples if s.split == "train")
     accuracy = prior.accuracy(s for s in samples if s.split == "test")
     assert accuracy == pytest.approx(0.25, abs=0.03)  # 3,840 questions
@@ -83,6 +85,14 @@ def test_picture_is_the_same_each_time_and_shows_its_facts(modality: str) -> Non
     assert np.array_equal(drawn[0], phantom.render(pictures[0]))
     assert not np.array_equal(drawn[0], drawn[1])
     assert min(picture.std() for picture in drawn) > 10
+
+
+def test_contact_sheet_of_the_readme_shows_every_modality() -> None:
+    sheet = contact_sheet()
+    assert sheet.size == (800, 480)
+    with Image.open(Path(phantom.__file__).parent / "phantoms.jpg") as shipped:
+        drawn, known = (np.asarray(image.convert("L"), dtype=float) for image in (sheet, shipped))
+    assert np.abs(drawn - known).mean() < 8  # JPEG
 
 
 def test_load_draws_what_is_missing_and_leaves_the_rest(tmp_path: Path) -> None:

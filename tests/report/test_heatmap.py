@@ -89,7 +89,7 @@ def test_unknown_cell_is_refused_by_name() -> None:
 
 def test_long_title_is_not_cut_off() -> None:
     figure = heat_map(
-        {"ct/anatomy": 40.0}, title="grpo no_think: above the question-only prior, 8x5"
+        {"ct/anatomy": 40.0}, title="grpo no_think: above the options-only baseline, 8x5"
     )
     figure.draw_without_rendering()
     (title,) = (t for t in figure.findobj(Text) if t.get_text().startswith("grpo"))
