@@ -159,7 +159,7 @@ def test_adapter_loads_with_peft_and_changes_the_model(place: Path) -> None:
 def test_same_command_again_is_skipped_and_shows_the_result(place: Path) -> None:
     before = only_run(place, "sft").path.joinpath("state.json").stat().st_mtime_ns
     printed = medreason(place, "method=sft", *TRAINED)
-    assert "done before" in printed
+    assert "already finished, using stored results" in printed
     assert only_run(place, "sft").path.joinpath("state.json").stat().st_mtime_ns == before
 
 

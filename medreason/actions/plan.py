@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,10 +13,10 @@ from rich.text import Text
 
 from medreason import data
 from medreason.config import Config
-from medreason.execution.launch import existing
 from medreason.execution.request import run_request
 from medreason.execution.throughput import Throughput
 from medreason.models import model_folder
+from medreason.runs.files import free_bytes
 from medreason.runs.outcomes import NoDataError
 from medreason.runs.progress import duration
 from medreason.training.memory_limits import memory_lines
@@ -84,18 +83,17 @@ def _cell(
     config: Config, name: str, rates: Throughput, seen: dict[tuple[str, str], int], index: int
 ) -> Cell:
     try:
-        asked = run_request(config)
+        request = run_request(config)
     except NoDataError as error:
         return Cell(name, "empty", reason=str(error))
     except ValueError as error:
         return Cell(name, "refused", reason=str(error))
-    first = seen.setdefault((asked.train_key, asked.evaluation_key), index)
+    first = seen.setdefault((request.train_key, request.evaluation_key), index)
     if first != index:
         return Cell(name, "same run", reason=f"as #{first}")
-    state = asked.folder.state()
-    if asked.finished:
+    if request.finished:
         return Cell(name, "done")
-    answers = asked.tested_on * (1 + len(config.evaluation.controls))
+    answers = request.tested_on * (1 + len(config.evaluation.controls))
     evaluation = rates.evaluation(config)
     cell = Cell(
         name,
@@ -104,23 +102,24 @@ def _cell(
         seconds=None if evaluation is None else evaluation * answers,
         disk=answers * _ANSWER_BYTES,
     )
-    if state.trained or config.method.algorithm == "none":
+    if request.state.trained or config.method.algorithm == "none":
         return cell
-    updates = _updates(config, asked.trained_on)
+    updates = _updates(config, request.trained_on)
     rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0
     training = rates.training(config)
     known = cell.seconds is not None and training is not None
     weights = model_folder.size_on_disk(config.model.path)
-    resumes = any(asked.folder.checkpoints.glob("checkpoint-*"))
+    resumes = any(request.folder.checkpoints.glob("checkpoint-*"))
+    failed = request.state.state == "failed"
     return replace(
         cell,
-        state="to resume" if resumes else "failed before" if state.state == "failed" else "to do",
+        state="to resume" if resumes else "failed before" if failed else "to do",
         updates=updates,
         generations=answers + updates * config.method.prompts_per_step * rollouts,
         seconds=cell.seconds + training * updates if known else None,  # pyright: ignore[reportOptionalOperand]
         disk=cell.disk + (0 if config.adapter else weights),
         peak=8 * weights,
-        reason=(state.error or "") if state.state == "failed" else "",
+        reason=(request.state.error or "") if failed else "",
     )
 
 
@@ -168,7 +167,7 @@ def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
         time += f" and {unknown} cells unknown: nothing like them was measured yet"
     disk = sum(cell.disk for cell in ahead)
     needed = disk + max((cell.peak for cell in ahead), default=0)
-    free = shutil.disk_usage(existing(config.folder)).free
+    free = free_bytes(config.folder)
     lines = [
         f"{len(cells)} cells: " + ", ".join(f"{n} {state}" for state, n in counts.items()),
         f"{sum(c.updates for c in ahead):,} updates, {sum(c.generations for c in ahead):,} "

@@ -31,7 +31,7 @@ class GpuSlots:
 
 
 @contextmanager
-def taken(hardware: Hardware, waiting: Callable[[], None] = lambda: None) -> Iterator[GpuSlots]:
+def hold(hardware: Hardware, waiting: Callable[[], None] = lambda: None) -> Iterator[GpuSlots]:
     """Hold `hardware.devices` GPUs, after waiting until so many are free; none on a CPU.
 
     Raises:

@@ -1,36 +1,34 @@
-"""From a configuration to a finished run folder: skip, resume or start the worker process."""
+"""From a configuration to a finished run folder. `run` tells the story; its steps follow in order.
+
+The launcher decides, holds the run folder and its GPUs, and starts the worker process, which trains
+and evaluates (`worker`). Nothing here loads torch.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
+from enum import Enum
 
 from medreason import config as configuration
 from medreason import data
 from medreason.config import Config, machine
 from medreason.data import audit
-from medreason.execution import gpu_slots, slurm, supervision
-from medreason.execution.gpu_slots import GpuSlots
+from medreason.execution import gpu_slots, slurm, worker_process
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.slurm import Rendezvous
 from medreason.judging import grade
 from medreason.models import model_folder
 from medreason.runs import integrity
-from medreason.runs.files import atomic, remove_unfinished, write_json
+from medreason.runs.files import atomic, free_bytes, remove_unfinished, write_json
 from medreason.runs.outcomes import BusyError
 from medreason.runs.progress import Display
-from medreason.runs.run_folder import RunFolder, State
+from medreason.runs.run_folder import State
 
 
 def run(config: Config, place: str = "") -> tuple[RunRequest, bool]:
     """Do what is not done yet of the configured work; the truth says whether there was any.
 
-    `place` stands in front of what is said on the way: which job of how many.
+    `place` stands in front of each line that is shown: which job of how many.
 
     Raises:
         NoDataError: the cell has no data.
@@ -38,221 +36,86 @@ def run(config: Config, place: str = "") -> tuple[RunRequest, bool]:
         ValueError: bad input, refused before any training.
         RuntimeError: the worker process failed; the first line of its error and its log are named.
     """
-    asked = run_request(config)
-    display = Display(f"{place}{asked.folder.path.name}")
-    if asked.folder.state().state == "done" and _finished(config, asked):
-        _join_sweep(config, asked)
-        display.line("done before; shown from its folder")
-        return asked, False
-    meeting = slurm.rendezvous(config.hardware)
-    if meeting and meeting.node:
-        _join_node(config, asked, display, meeting)
-        return asked, True
-    with asked.folder.locked() as descriptor:
-        _join_sweep(config, asked)
+    request = run_request(config)
+    display = Display(f"{place}{request.folder.path.name}")
+    if (
+        request.state.state == "done"
+        and decide(config, request, request.state) is Decision.FINISHED
+    ):
+        _join_sweep(config, request)
+        display.line(Decision.FINISHED.value)
+        return request, False
+    rendezvous = slurm.rendezvous(config.hardware)
+    if rendezvous and rendezvous.node:
+        _join_first_node(config, request, display, rendezvous)
+        return request, True
+    with request.folder.locked() as descriptor:
+        state = _join_sweep(config, request)  # read again: another process may have worked on it
         if descriptor is None:
-            raise BusyError(asked.folder.path)
-        if _finished(config, asked):  # by the process that held it, or killed on its last line
-            asked.folder.update(state="done", error=None)
-            return asked, False
-        state = asked.folder.state()
-        if state.state == "failed" and not config.runs.retry_failed:
-            raise ValueError(
-                f"{asked.folder.path} failed before ({state.error}); "
-                "runs.retry_failed=true tries again"
-            )
-        machine.check(config)
-        _refuse_full_disk(config)
-        if not state.trained:
-            _try_judge(config)
-        if state.attempts and not state.trained:
-            again = any(asked.folder.checkpoints.glob("*"))
-            display.line("resumed" if again else "started again")
-        with gpu_slots.taken(config.hardware, lambda: display.line("waits for a GPU")) as devices:
-            _begin(config, asked, state)
-            log = asked.folder.log
-            began = log.stat().st_size if log.exists() else 0
-            try:
-                _work(config, asked, display, devices, meeting, descriptor)
-            except RuntimeError as error:
-                asked.folder.update(state="failed", error=_first_line(error))
-                raise RuntimeError(
-                    f"{asked.folder.path.name}: {error} (see {log})"
-                    f"\n{supervision.last_lines(_tail(log, began))}"
-                ) from error
-        display.done(asked.folder.evaluation(asked.evaluation_key))
-    return asked, True
+            raise BusyError(request.folder.path)
+        decision = decide(config, request, state)
+        if decision is Decision.FINISHED:  # by that process, or killed on its last line
+            request.folder.update(state="done", error=None)
+            return request, False
+        _check(config, state)
+        if decision is not Decision.START:
+            display.line(decision.value)
+        with gpu_slots.hold(config.hardware, lambda: display.line("waits for a GPU")) as slots:
+            _record_start(config, request, state)
+            _work(config, request, display, slots, rendezvous, descriptor)
+        display.done(request.folder.evaluation(request.evaluation_key))
+    return request, True
 
 
-def _try_judge(config: Config) -> None:
-    """An endpoint that a reward asks is tried here, and not behind a loaded model in step 1."""
-    asked = next((reward.judge for reward in config.reward.values() if reward.judge), None)
-    if asked and config.method.algorithm == "grpo" and config.judge.kind == "openai":
-        cache = config.folder / "cache" / "verdicts"
-        grade.try_out(config.judge, config.rubric.check(asked), cache)
+class Decision(Enum):
+    """What is left to do of a run; the value is the line that tells a user so."""
+
+    FINISHED = "already finished, using stored results"
+    START = "started"
+    RESUME = "resumed from its last checkpoint"
+    START_AGAIN = "started again, since it ended before its first checkpoint"
+    EVALUATE = "already trained, evaluating its weights"
+    EVALUATE_AGAIN = "its evaluation was changed or cut off since it was finished; evaluated again"
 
 
-def _join_node(config: Config, asked: RunRequest, display: Display, meeting: Rendezvous) -> None:
-    """A further node of a job: its ranks join those of the first node, which owns the folder."""
+def decide(config: Config, request: RunRequest, state: State) -> Decision:
+    """What is left to do, by what the run folder holds.
+
+    Raises:
+        ValueError: the folder was edited since, or failed before and is not to be tried again.
+    """
+    folder, evaluation_key = request.folder, request.evaluation_key
+    if state.trained and folder.config.exists():
+        integrity.refuse_other_config(folder, request.parts)
+    evaluated = state.trained and evaluation_key in state.evaluations
+    if evaluated and integrity.is_whole(folder, evaluation_key):
+        return Decision.FINISHED
+    if state.state == "failed" and not config.runs.retry_failed:
+        raise ValueError(
+            f"{folder.path} failed before ({state.error}); runs.retry_failed=true tries again"
+        )
+    if state.trained:
+        return Decision.EVALUATE_AGAIN if evaluated else Decision.EVALUATE
+    if not state.attempts:
+        return Decision.START
+    has_checkpoint = any(folder.checkpoints.glob("checkpoint-*"))
+    return Decision.RESUME if has_checkpoint else Decision.START_AGAIN
+
+
+def _join_sweep(config: Config, request: RunRequest) -> State:
+    """Note in the folder that this sweep shows this evaluation of it; gives the state on disk."""
+    state = request.folder.state()
+    if state.sweeps.get(config.sweep) == request.evaluation_key:
+        return state
+    return request.folder.update(sweeps=state.sweeps | {config.sweep: request.evaluation_key})
+
+
+def _check(config: Config, state: State) -> None:
+    """Refuse what this machine, its disk or the judge's endpoint does not allow."""
     machine.check(config)
-    deadline = time.monotonic() + 60 * config.hardware.hang_timeout_minutes
-    while asked.folder.state().state != "running":
-        display.line("waits for the first node")
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{asked.folder.path.name}: the first node did not start")
-        time.sleep(5)
-    with gpu_slots.taken(config.hardware, lambda: display.line("waits for a GPU")) as devices:
-        _work(config, asked, display, devices, meeting)
-
-
-def _finished(config: Config, asked: RunRequest) -> bool:
-    """Done and whole. An evaluation that was damaged is done again, the weights are kept.
-
-    Raises:
-        ValueError: the folder was edited since.
-    """
-    state = asked.folder.state()
+    _refuse_full_disk(config)
     if not state.trained:
-        return False
-    if asked.folder.config.exists():
-        integrity.refuse_other_config(asked.folder, asked.parts)
-    if asked.evaluation_key not in state.evaluations:
-        return False
-    if not integrity.is_whole(asked.folder, asked.evaluation_key):
-        print(  # noqa: T201
-            f"{asked.folder.evaluation(asked.evaluation_key)}: changed or cut off since it was "
-            "finished; evaluated again",
-            file=sys.stderr,
-        )
-        kept = [found for found in state.evaluations if found != asked.evaluation_key]
-        asked.folder.update(evaluations=kept)
-        return False
-    return True
-
-
-def _join_sweep(config: Config, asked: RunRequest) -> None:
-    """A folder says which sweeps it belongs to, and which of its evaluations each asked for."""
-    sweeps = asked.folder.state().sweeps
-    if sweeps.get(config.sweep) != asked.evaluation_key:
-        asked.folder.update(sweeps=sweeps | {config.sweep: asked.evaluation_key})
-
-
-def _begin(config: Config, asked: RunRequest, state: State) -> None:
-    remove_unfinished(asked.folder.path)
-    with atomic(asked.folder.config) as unfinished:
-        configuration.write(config, unfinished)
-    _write_data(config, asked.folder)
-    asked.folder.update(
-        state="running",
-        train_key=asked.train_key,
-        train_parts=asked.parts,
-        attempts=state.attempts + 1,
-        error=None,
-    )
-
-
-def _write_data(config: Config, folder: RunFolder) -> None:
-    """What the run trains and tests on, with the audit's warnings, for its table and MLflow."""
-    samples = data.load(config.data, config.folder / "cache")
-    train, test = data.trained_on(config, samples), data.tested_on(config, samples)
-    write_json(folder.data, audit.of_run(train, test))
-
-
-def _work(
-    config: Config,
-    asked: RunRequest,
-    display: Display,
-    devices: GpuSlots,
-    meeting: Rendezvous | None,
-    *held: int,
-) -> None:
-    """Start the worker and show its progress until it ends.
-
-    Raises:
-        RuntimeError: it failed, and why.
-    """
-    folder = asked.folder
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.log.open("a") as log:
-        began = log.tell()
-        process = subprocess.Popen(
-            _command(config, asked, meeting),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=_environment(config, devices),
-            start_new_session=True,
-            # Run and devices stay held until the worker is gone, though its parent be killed.
-            pass_fds=(*held, *devices.descriptors),
-        )
-        try:
-            supervision.wait(
-                process,
-                folder.progress,
-                config.hardware.hang_timeout_minutes,
-                lambda: display.show(folder.progress),
-            )
-        finally:
-            if process.poll() is None:  # interrupted: Ctrl-C, a signal, an error of our own
-                _stop(process)
-                folder.update(error="interrupted")
-            display.clear()
-            folder.progress.unlink(missing_ok=True)
-    if process.returncode:
-        said = _tail(folder.log, began)
-        told = None if supervision.was_killed(said) else folder.state().error
-        raise RuntimeError(told or supervision.how_it_died(process.returncode, said))
-
-
-def _tail(log: Path, began: int = 0) -> str:
-    """The last megabyte of what was written to the log since then."""
-    with log.open("rb") as stream:
-        stream.seek(max(began, log.stat().st_size - 2**20))
-        return stream.read().decode(errors="replace")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")
-
-
-def _command(config: Config, asked: RunRequest, meeting: Rendezvous | None) -> list[str]:
-    worker = ["-m", "medreason.execution.worker", str(asked.folder.path), asked.evaluation_key]
-    if config.hardware.processes == 1:
-        return [sys.executable, *worker]
-    where = ["--standalone"]  # a free port of this machine
-    if meeting:
-        where = [
-            *(f"--nnodes={config.hardware.nodes}", f"--node-rank={meeting.node}"),
-            *(f"--master-addr={meeting.address}", f"--master-port={meeting.port}"),
-        ]
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", *where, "--no-python"),
-        f"--nproc-per-node={config.hardware.devices}",
-        *(sys.executable, *worker),
-    ]
-
-
-def _environment(config: Config, devices: GpuSlots) -> dict[str, str]:
-    threads = config.hardware.threads or max((os.cpu_count() or 1) // config.hardware.devices, 1)
-    return os.environ | {
-        "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "MEDREASON_PARENT": str(os.getpid()),
-        "PYTHONUNBUFFERED": "1",
-        "CUDA_VISIBLE_DEVICES": ",".join(devices.devices),  # none on a CPU
-    }
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the worker and all its ranks."""
-    for deadly in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, deadly)
-            process.wait(timeout=10)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+        _try_reward_judge(config)
 
 
 def _refuse_full_disk(config: Config) -> None:
@@ -260,7 +123,7 @@ def _refuse_full_disk(config: Config) -> None:
     if config.method.algorithm == "none":
         return
     needed = 100 * 2**20 + 8 * model_folder.size_on_disk(config.model.path)
-    free = shutil.disk_usage(existing(config.folder)).free
+    free = free_bytes(config.folder)
     if free < needed:
         raise ValueError(
             f"outputs={config.outputs}: {free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} "
@@ -268,7 +131,69 @@ def _refuse_full_disk(config: Config) -> None:
         )
 
 
-def existing(path: Path) -> Path:
-    """The nearest folder above that exists."""
-    path = path.resolve()
-    return path if path.exists() else existing(path.parent)
+def _try_reward_judge(config: Config) -> None:
+    """Ask the endpoint that grades a reward once: here it fails before a model is loaded."""
+    aspect = next((reward.judge for reward in config.reward.values() if reward.judge), None)
+    if aspect and config.method.algorithm == "grpo" and config.judge.kind == "openai":
+        cache = config.folder / "cache" / "verdicts"
+        grade.try_out(config.judge, config.rubric.check(aspect), cache)
+
+
+def _record_start(config: Config, request: RunRequest, state: State) -> None:
+    """What the worker reads, and what the folder says of a run that is going on."""
+    folder = request.folder
+    remove_unfinished(folder.path)
+    with atomic(folder.config) as unfinished:
+        configuration.write(config, unfinished)
+    # With the audit's warnings, for the run's table and MLflow.
+    samples = data.load(config.data, config.folder / "cache")
+    train, test = data.trained_on(config, samples), data.tested_on(config, samples)
+    write_json(folder.data, audit.of_run(train, test))
+    folder.update(
+        state="running",
+        train_key=request.train_key,
+        train_parts=request.parts,
+        evaluations=[key for key in state.evaluations if key != request.evaluation_key],
+        attempts=state.attempts + 1,
+        error=None,
+    )
+
+
+def _work(
+    config: Config,
+    request: RunRequest,
+    display: Display,
+    slots: gpu_slots.GpuSlots,
+    rendezvous: Rendezvous | None,
+    descriptor: int,
+) -> None:
+    """Start the worker and wait for its end; a failure is recorded in the folder.
+
+    Raises:
+        RuntimeError: with the first line of the error and the last lines of the log.
+    """
+    log = request.folder.log
+    start = log.stat().st_size if log.exists() else 0
+    try:
+        worker_process.run(config, request, display, slots, rendezvous, descriptor)
+    except RuntimeError as error:
+        request.folder.update(state="failed", error=next(iter(str(error).splitlines()), ""))
+        raise RuntimeError(
+            f"{request.folder.path.name}: {error} (see {log})"
+            f"\n{worker_process.last_lines(log, start)}"
+        ) from error
+
+
+def _join_first_node(
+    config: Config, request: RunRequest, display: Display, rendezvous: Rendezvous
+) -> None:
+    """On a further node of a job: its ranks join those of the first, which owns the run folder."""
+    machine.check(config)
+    deadline = time.monotonic() + 60 * config.hardware.hang_timeout_minutes
+    while request.folder.state().state != "running":
+        display.line("waits for the first node")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{request.folder.path.name}: the first node did not start")
+        time.sleep(5)
+    with gpu_slots.hold(config.hardware, lambda: display.line("waits for a GPU")) as slots:
+        worker_process.run(config, request, display, slots, rendezvous)

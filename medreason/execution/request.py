@@ -16,7 +16,7 @@ from medreason.replies import parse
 from medreason.rewards import embeddings
 from medreason.runs import integrity, keys
 from medreason.runs.outcomes import NoDataError
-from medreason.runs.run_folder import RunFolder, find_run_folder
+from medreason.runs.run_folder import RunFolder, State, find_run_folder
 from medreason.samples import Sample
 
 
@@ -25,7 +25,10 @@ class RunRequest:
     """Which run, and which evaluation of it."""
 
     folder: RunFolder
+    state: State
+    """Of the folder, when the request was made."""
     parts: dict[str, Any]
+    """What `train_key` is the digest of."""
     train_key: str
     evaluation_key: str
     trained_on: int
@@ -35,8 +38,7 @@ class RunRequest:
 
     @property
     def finished(self) -> bool:
-        state = self.folder.state()
-        return state.trained and self.evaluation_key in state.evaluations
+        return self.state.trained and self.evaluation_key in self.state.evaluations
 
 
 def run_request(config: Config) -> RunRequest:
@@ -55,8 +57,11 @@ def run_request(config: Config) -> RunRequest:
     train_key = keys.digest(parts)
     evaluation_key = keys.digest(keys.evaluation_parts(config, train_key, tested_digest))
     folder = find_run_folder(config.folder / "runs", config.run_name, train_key)
-    integrity.refuse_other_state(folder, folder.state(), parts)
-    return RunRequest(folder, parts, train_key, evaluation_key, len(trained_on), len(tested_on))
+    state = folder.state()
+    integrity.refuse_other_state(folder, state, parts)
+    return RunRequest(
+        folder, state, parts, train_key, evaluation_key, len(trained_on), len(tested_on)
+    )
 
 
 _selections: dict[str, tuple[list[Sample], str]] = {}

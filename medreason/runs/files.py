@@ -71,6 +71,14 @@ def remove_unfinished(folder: Path, older_than_seconds: float = 3600.0) -> None:
                 path.unlink()
 
 
+def free_bytes(folder: Path) -> int:
+    """Of the disk a folder is on or will be on."""
+    folder = folder.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
 def write_json(path: Path, value: object) -> None:
     """An atomic write of a JSON file."""
     with atomic(path) as unfinished, unfinished.open("w") as stream:

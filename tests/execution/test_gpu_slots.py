@@ -21,7 +21,7 @@ tempfile.tempdir = sys.argv[1]
 from medreason.config import Hardware
 from medreason.execution import gpu_slots
 hardware = Hardware("gpu", "cuda", int(sys.argv[2]), 1, 1, "bfloat16")
-with gpu_slots.taken(hardware) as found:
+with gpu_slots.hold(hardware) as found:
     print(",".join(found.devices), time.monotonic(), flush=True)
     time.sleep(float(sys.argv[3]))
     print(time.monotonic(), flush=True)
@@ -38,29 +38,29 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], Hard
 
 
 def test_jobs_get_different_devices(gpu: Callable[[int], Hardware]) -> None:
-    with gpu_slots.taken(gpu(1)) as one, gpu_slots.taken(gpu(2)) as two:
+    with gpu_slots.hold(gpu(1)) as one, gpu_slots.hold(gpu(2)) as two:
         assert one.devices == ("0",)
         assert two.devices == ("1", "2")
         assert len(two.descriptors) == 2
-    with gpu_slots.taken(gpu(3)) as all_:
+    with gpu_slots.hold(gpu(3)) as all_:
         assert all_.devices == ("0", "1", "2")
 
 
 def test_job_waits_for_all_its_devices_and_holds_none_meanwhile(
     gpu: Callable[[int], Hardware], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = gpu_slots.taken(gpu(2))
+    first = gpu_slots.hold(gpu(2))
     first.__enter__()
     waits: list[str] = []
 
     def waiting() -> None:
         waits.append("waits")
-        with gpu_slots.taken(gpu(1)) as small:  # the third device is free for others
+        with gpu_slots.hold(gpu(1)) as small:  # the third device is free for others
             assert small.devices == ("2",)
         first.__exit__(None, None, None)
 
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    with gpu_slots.taken(gpu(2), waiting) as found:
+    with gpu_slots.hold(gpu(2), waiting) as found:
         assert found.devices == ("0", "1")
     assert waits == ["waits"]
 
@@ -82,13 +82,13 @@ def test_processes_at_the_same_moment_share_no_device(
 def test_more_devices_than_there_are_is_refused(gpu: Callable[[int], Hardware]) -> None:
     with (
         pytest.raises(ValueError, match=r"hardware\.devices=4 GPUs, this machine has 3"),
-        gpu_slots.taken(gpu(4)),
+        gpu_slots.hold(gpu(4)),
     ):
         pass
 
 
 def test_cpu_takes_none(composed: Callable[..., Config]) -> None:
-    with gpu_slots.taken(composed().hardware) as found:
+    with gpu_slots.hold(composed().hardware) as found:
         assert found.devices == ()
 
 
@@ -97,7 +97,7 @@ def test_slurm_jobs_whose_devices_all_count_from_zero_do_not_wait_for_each_other
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    with gpu_slots.taken(gpu(1)):
+    with gpu_slots.hold(gpu(1)):
         monkeypatch.setenv("SLURM_JOB_ID", "18")
-        with gpu_slots.taken(gpu(1)) as found:
+        with gpu_slots.hold(gpu(1)) as found:
             assert found.devices == ("0",)

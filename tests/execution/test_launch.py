@@ -8,13 +8,16 @@ import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from medreason.config import Config
 from medreason.execution import launch
+from medreason.execution.launch import Decision
 from medreason.execution.request import run_request
+from medreason.runs import integrity
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "judging"))
 from server import serving
@@ -97,6 +100,47 @@ def test_judge_of_a_reward_is_tried_before_a_worker_starts(
     assert sum(server.calls.values()) == 1
 
 
+@pytest.mark.parametrize(
+    ("state", "damaged", "decision"),
+    [
+        ({}, False, Decision.START),
+        ({"attempts": 1}, False, Decision.START_AGAIN),
+        ({"attempts": 1, "checkpoint": True}, False, Decision.RESUME),
+        ({"state": "failed", "attempts": 1, "checkpoint": True}, False, Decision.RESUME),
+        ({"trained": True}, False, Decision.EVALUATE),
+        ({"trained": True, "state": "done", "evaluated": True}, False, Decision.FINISHED),
+        ({"trained": True, "evaluated": True}, False, Decision.FINISHED),
+        ({"trained": True, "state": "done", "evaluated": True}, True, Decision.EVALUATE_AGAIN),
+    ],
+)
+def test_folder_decides_what_is_left_to_do(
+    composed: Compose, state: dict[str, Any], damaged: bool, decision: Decision
+) -> None:
+    config = composed(*SMALL)
+    request = run_request(config)
+    if state.pop("checkpoint", False):
+        (request.folder.checkpoints / "checkpoint-5").mkdir(parents=True)
+    if state.pop("evaluated", False):
+        evaluation = request.folder.evaluation(request.evaluation_key)
+        evaluation.mkdir(parents=True)
+        for name in ("predictions.parquet", "metrics.json"):
+            (evaluation / name).write_text("{}")
+        integrity.seal(request.folder, request.evaluation_key)
+        (evaluation / "metrics.json").write_text("" if damaged else "{}")
+        state["evaluations"] = [request.evaluation_key]
+    on_disk = request.folder.update(**state)
+    assert launch.decide(config, request, on_disk) is decision
+    assert request.folder.state() == on_disk
+
+
+def test_failed_run_is_left_alone_where_that_is_asked_for(composed: Compose) -> None:
+    config = composed(*SMALL, "runs.retry_failed=false")
+    request = run_request(config)
+    state = request.folder.update(state="failed", error="out of memory", attempts=1)
+    with pytest.raises(ValueError, match=r"failed before \(out of memory\); runs\.retry_failed"):
+        launch.decide(config, request, state)
+
+
 def test_full_disk_is_refused_before_training(
     composed: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,8 +152,7 @@ def test_full_disk_is_refused_before_training(
 
 def test_run_that_another_process_holds_is_left_to_it(composed: Compose) -> None:
     config = composed(*SMALL)
-    asked = run_request(config)
-    with asked.folder.locked() as ours:
+    with run_request(config).folder.locked() as ours:
         assert ours
         with pytest.raises(ValueError, match="worked on by another process"):
             launch.run(config)

@@ -1,0 +1,117 @@
+"""The worker as the launcher runs it: its command and environment, its end, why it failed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from medreason.config import Config
+from medreason.execution import supervision
+from medreason.execution.gpu_slots import GpuSlots
+from medreason.execution.request import RunRequest
+from medreason.execution.slurm import Rendezvous
+from medreason.runs.progress import Display
+
+
+def run(
+    config: Config,
+    request: RunRequest,
+    display: Display,
+    slots: GpuSlots,
+    rendezvous: Rendezvous | None,
+    *descriptors: int,
+) -> None:
+    """Start the worker and show its progress until it ends.
+
+    `descriptors` are those of the locks it holds with this process, beside the GPU slots'.
+
+    Raises:
+        RuntimeError: it failed, and why.
+    """
+    folder = request.folder
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.log.open("a") as log:
+        start = log.tell()
+        process = subprocess.Popen(
+            _command(config, request, rendezvous),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(config, slots),
+            start_new_session=True,
+            # Run and GPUs stay held until the worker is gone, even if its parent is killed.
+            pass_fds=(*descriptors, *slots.descriptors),
+        )
+        try:
+            supervision.wait(
+                process,
+                folder.progress,
+                config.hardware.hang_timeout_minutes,
+                lambda: display.show(folder.progress),
+            )
+        finally:
+            if process.poll() is None:  # interrupted: Ctrl-C, a signal, an error of our own
+                _stop(process)
+                folder.update(error="interrupted")
+            display.clear()
+            folder.progress.unlink(missing_ok=True)
+    if process.returncode:
+        output = _tail(folder.log, start)
+        # A rank that was killed wrote no error, and those of the others are its echo.
+        error = None if supervision.was_killed(output) else folder.state().error
+        raise RuntimeError(error or supervision.how_it_died(process.returncode, output))
+
+
+def _command(config: Config, request: RunRequest, rendezvous: Rendezvous | None) -> list[str]:
+    worker = ["-m", "medreason.execution.worker", str(request.folder.path), request.evaluation_key]
+    if config.hardware.processes == 1:
+        return [sys.executable, *worker]
+    meeting = ["--standalone"]  # a free port of this machine
+    if rendezvous:
+        meeting = [
+            *(f"--nnodes={config.hardware.nodes}", f"--node-rank={rendezvous.node}"),
+            *(f"--master-addr={rendezvous.address}", f"--master-port={rendezvous.port}"),
+        ]
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", *meeting, "--no-python"),
+        f"--nproc-per-node={config.hardware.devices}",
+        *(sys.executable, *worker),
+    ]
+
+
+def _environment(config: Config, slots: GpuSlots) -> dict[str, str]:
+    threads = config.hardware.threads or max((os.cpu_count() or 1) // config.hardware.devices, 1)
+    return os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "MEDREASON_PARENT": str(os.getpid()),
+        "PYTHONUNBUFFERED": "1",
+        "CUDA_VISIBLE_DEVICES": ",".join(slots.devices),  # none on a CPU
+    }
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the worker and all its ranks."""
+    for stop_signal in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, stop_signal)
+            process.wait(timeout=10)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def last_lines(log: Path, start: int) -> str:
+    """The end of what was written to the log behind `start`, for an error message."""
+    return supervision.last_lines(_tail(log, start))
+
+
+def _tail(log: Path, start: int) -> str:
+    """The last megabyte of what was written to the log behind `start`."""
+    with log.open("rb") as stream:
+        stream.seek(max(start, log.stat().st_size - 2**20))
+        return stream.read().decode(errors="replace")
