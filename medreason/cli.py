@@ -6,6 +6,8 @@ import logging
 import sys
 import warnings
 from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
 from string import Template
 
 import hydra
@@ -16,7 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
-from medreason.config import CONF, Config
+from medreason.config import CONF, Config, options, steps
+from medreason.console import notice, show
 from medreason.runs.outcomes import Outcome, explained
 from medreason.sweeps.callback import EXPECTED, place
 from medreason.sweeps.jobs import first_value
@@ -26,59 +29,71 @@ ConfigStore.instance().store(name="schema", node=Config)
 
 def main() -> None:
     """The command line as it is typed."""
-    given, _ = get_args_parser().parse_known_args()
-    if given.help and not given.config_dir:
-        print(_help())  # noqa: T201
-        return
-    sys.argv[1:] = _meant(sys.argv[1:], given)
-    # Nothing in what is typed changes these: names to be renamed, a kernel that has a substitute.
+    arguments, _ = get_args_parser().parse_known_args()
+    if not _has_other_folders(arguments):
+        folders = [CONF, *map(Path, filter(None, [arguments.config_dir]))]
+        if arguments.help:
+            show(_help(folders))
+            return
+        try:
+            options.check(arguments.overrides, folders)
+        except ValueError as error:
+            sys.exit(f"medreason: {error}")
+    sys.argv[1:] = _for_hydra(sys.argv[1:], arguments)
+    # No command line changes these: names to be renamed, a kernel that has a substitute.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     job()
 
 
-def _help() -> str:
-    """What Hydra prints for `--help`, which spends most of two seconds on the list of groups."""
-    folders = sorted({file.parent.relative_to(CONF) for file in CONF.rglob("*.yaml")})
-    groups = [
-        f"{folder}: {', '.join(sorted(file.stem for file in (CONF / folder).glob('*.yaml')))}"
-        for folder in folders
-        if folder.parts and folder.parts[0] != "hydra"
-    ]
-    told = OmegaConf.load(CONF / "config.yaml").hydra.help
-    return Template(told.template).substitute(APP_CONFIG_GROUPS="\n".join(groups) + "\n")
+def _help(folders: Sequence[Path]) -> str:
+    """What Hydra prints for `--help`, without its search for plugins, which takes two seconds."""
+    groups = [f"{group}: {', '.join(names)}" for group, names in options.options(folders).items()]
+    page = OmegaConf.load(CONF / "config.yaml").hydra.help
+    return Template(page.template).substitute(APP_CONFIG_GROUPS="\n".join(groups) + "\n")
 
 
-def _meant(arguments: list[str], given: Namespace) -> list[str]:
-    """What is meant, where Hydra would complain of something else."""
-    if given.cfg is not None or given.info is not None:
+def _has_other_folders(arguments: Namespace) -> bool:
+    """Whether options may lie in folders that Hydra alone can name."""
+    search = any(o.lstrip("+").startswith("hydra.searchpath=") for o in arguments.overrides)
+    return bool(search or arguments.config_path or arguments.config_name)
+
+
+def _for_hydra(typed: list[str], arguments: Namespace) -> list[str]:
+    """The command line for Hydra, changed where it would complain of something else."""
+    overrides = arguments.overrides
+    if arguments.cfg is not None or arguments.info is not None:
         # It shows one configuration: that of the first job.
-        kept = [argument for argument in arguments if argument not in ("-m", "--multirun")]
-        return [first_value(a) if a in given.overrides else a for a in kept]
-    recipe = any(override.startswith("experiment=") for override in given.overrides)
-    if recipe and not given.multirun and any(first_value(o) != o for o in given.overrides):
+        single = [word for word in typed if word not in ("-m", "--multirun")]
+        return [first_value(word) if word in overrides else word for word in single]
+    recipe = any(override.startswith("experiment=") for override in overrides)
+    if recipe and not arguments.multirun and any(first_value(o) != o for o in overrides):
         # It finds a recipe's hydra.mode only where all else is right, and would name the swept
         # values instead of the wrong one.
-        return ["-m", *arguments]
-    return arguments
+        return ["-m", *typed]
+    return typed
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def job(composed: DictConfig) -> Outcome | None:
     """Run one job of the command line; a sweep comes here once for each.
 
-    What a job raises in a sweep is noted by `runs.sweep`, and the others go on.
+    What a job of a sweep raises is recorded by `sweeps.callback`, and the others go on.
     """
+    hydra_config = HydraConfig.get()
     choices = {
         group.rpartition("@")[2]: option  # judge@second_judge: MLflow takes no @ in a name
-        for group, option in HydraConfig.get().runtime.choices.items()
-        if not group.startswith("hydra/") and isinstance(option, str)
+        for group, option in hydra_config.runtime.choices.items()
+        if not group.startswith(("hydra/", "model/")) and isinstance(option, str)
     }
-    sweeps = HydraConfig.get().mode is RunMode.MULTIRUN
+    in_sweep = hydra_config.mode is RunMode.MULTIRUN
     try:
-        return _run(configuration.load(composed, choices))
+        config = configuration.load(composed, choices)
+        if not in_sweep and (line := steps.line(composed, hydra_config.runtime)):
+            notice(line)
+        return _run(config)
     except EXPECTED as error:
-        if sweeps:
+        if in_sweep:
             raise
         sys.exit(f"medreason: {explained(error, composed.outputs)}")
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from medreason import moved
+
 
 def one_of(key: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
-        near = difflib.get_close_matches(str(value), list(known), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = ""
+        if renamed := moved.VALUES.get(key, {}).get(value):
+            hint = f"; {value!r} is now {renamed}"
+        elif near := difflib.get_close_matches(str(value), list(known), n=1):
+            hint = f"; did you mean {near[0]!r}?"
         raise ValueError(f"{key}={value!r}; known: {', '.join(map(repr, known))}{hint}")
 
 

@@ -7,6 +7,7 @@ import inspect
 from dataclasses import fields
 from typing import Any
 
+from medreason import moved
 from medreason.config.data import Handling
 
 
@@ -22,6 +23,8 @@ def target(path: str) -> Any:  # noqa: ANN401
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
+        if new := moved.new_path(path):
+            raise ValueError(f"_target_={path!r} is now {new!r}") from error
         raise ValueError(
             f"_target_={path!r} is not a function that can be imported: {error}"
         ) from error

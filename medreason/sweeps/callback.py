@@ -26,12 +26,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import Tracking
+from medreason.console import notice
 from medreason.runs import lock, parent_watch
 from medreason.runs.files import read_json, write_json
 from medreason.runs.outcomes import BusyError, NoDataError, Outcome, explained
 from medreason.runs.progress import duration
 from medreason.runs.run_folder import RunFolder, run_folders, sweeps_of, unsynced
-from medreason.sweeps.jobs import compose_jobs, split_jobs
+from medreason.sweeps.jobs import compose_jobs, split_jobs, step_lines
 
 EXPECTED = (ValueError, RuntimeError, OSError, OmegaConfBaseException)
 """What a user can mend: its message is enough. Anything else is shown with its traceback."""
@@ -63,6 +64,8 @@ class Sweep(Callback):
         self._jobs = split_jobs(config)
         if not self._jobs:
             sys.exit(f"medreason: the sweep is empty: {' '.join(config.hydra.overrides.task)}")
+        for line in step_lines(config, self._jobs):
+            notice(line)
         if config.action.name == "plan":
             from medreason.actions import plan
 

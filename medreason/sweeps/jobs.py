@@ -8,14 +8,16 @@ from dataclasses import replace
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
-from medreason.config import Config
+from medreason.config import Config, steps
 
 _AXES = ("modality", "task", "seed")
 """Overrides that change nothing but the part of the configuration they name."""
+_STEP_GROUPS = ("model", "method=", "experiment=", "+experiment=", "~model")
+"""Starts of overrides that decide which file of `conf/model/steps` applies."""
 
 
 def split_jobs(config: DictConfig) -> list[list[str]]:
@@ -43,7 +45,7 @@ def first_value(override: str) -> str:
     """The first of the values of a swept override; any other as it is."""
     try:
         parsed = OverridesParser.create().parse_override(override)
-    except OverrideParseException:  # Hydra says what is wrong with it
+    except HydraException:  # Hydra says what is wrong with it
         return override
     if not parsed.is_discrete_sweep():
         return override
@@ -65,6 +67,22 @@ def compose_jobs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Conf
     for members in families.values():
         found |= _family(config, jobs, members)
     return [found[i] for i in range(len(jobs))]
+
+
+def step_lines(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[str]:
+    """What `config.steps` says of the jobs: a line for each file that applies to any of them."""
+    examples: dict[tuple[str, ...], Sequence[str]] = {}
+    for job in jobs:
+        examples.setdefault(tuple(o for o in job if o.startswith(_STEP_GROUPS)), job)
+    lines: list[str | None] = []
+    for job in examples.values():
+        name = config.hydra.job.config_name
+        try:
+            composed = compose(name, overrides=list(job), return_hydra_config=True)
+        except HydraException:  # the launch of the sweep says what is wrong
+            continue
+        lines.append(steps.line(composed, composed.hydra.runtime))
+    return list(dict.fromkeys(filter(None, lines)))
 
 
 def _family(

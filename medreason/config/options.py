@@ -1,0 +1,151 @@
+"""Options of groups: which there are, and that each one chosen is among them.
+
+Hydra leaves out a misspelt option of an optional group in silence, and knows no earlier names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
+from hydra.errors import HydraException
+
+from medreason import moved
+from medreason.config.rules import one_of
+
+_NESTED = ("model/steps",)
+"""Groups in the folder of another group; other folders below a group hold options of it."""
+_SWEEP = "hydra.sweeper.params."
+
+
+class _Choice(NamedTuple):
+    group: str
+    package: str
+    """Where the values go; empty for the group's own place."""
+    option: object
+
+
+def options(folders: Iterable[Path]) -> dict[str, list[str]]:
+    """Group -> its options, over all configuration folders; Hydra's own groups are left out."""
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        for file in folder.glob("*/**/*.yaml"):
+            group, option = _split(file.relative_to(folder).with_suffix("").as_posix())
+            if group != "hydra":
+                found.setdefault(group, set()).add(option)
+    return {group: sorted(found[group]) for group in sorted(found)}
+
+
+def check(overrides: Sequence[str], folders: Sequence[Path]) -> None:
+    """Refuse options without a file and keys of earlier versions, on the command line and in the
+    files that its options choose.
+
+    Raises:
+        ValueError: with the options there are, or the new name of the key.
+    """
+    _check(_of_overrides(overrides), options(folders), folders, set())
+
+
+def _check(
+    choices: Iterable[_Choice],
+    known: dict[str, list[str]],
+    folders: Sequence[Path],
+    read: set[Path],
+) -> None:
+    for choice in choices:
+        if choice.group not in known or "${" in str(choice.option):
+            continue
+        option = _known_option(choice, known[choice.group])
+        for file in (folder / choice.group / f"{option}.yaml" for folder in folders):
+            if file in read or not file.is_file():
+                continue
+            read.add(file)
+            try:
+                _check(_of_file(file, choice), known, folders, read)
+            except (ValueError, yaml.YAMLError) as error:
+                raise ValueError(f"{file}: {error}") from error
+
+
+def _known_option(choice: _Choice, known: Sequence[str]) -> str:
+    name = f"{choice.group}@{choice.package}" if choice.package else choice.group
+    if choice.option is None:
+        raise ValueError(
+            f"{name}=null chooses no option; leave {name}=... out, or choose one of: "
+            f"{', '.join(known)}"
+        )
+    option = str(choice.option).removesuffix(".yaml")
+    one_of(name, option, known)
+    return option
+
+
+def _of_overrides(overrides: Iterable[str]) -> Iterator[_Choice]:
+    parser = OverridesParser.create()
+    for override in overrides:
+        try:
+            parsed = parser.parse_override(override)
+        except HydraException:  # Hydra says what is wrong with it
+            continue
+        moved.refuse_old_key(parsed.key_or_group)
+        for option in () if parsed.is_delete() else _values(parsed):
+            yield _Choice(parsed.key_or_group, parsed.package or "", option)
+
+
+def _values(parsed: Override) -> list[object]:
+    """The options an override chooses: one, those of a list, or those of a sweep."""
+    value = parsed.value()
+    if isinstance(value, ChoiceSweep):
+        value = value.list
+    if isinstance(value, Glob):
+        return []
+    values = value if isinstance(value, list) else [value]
+    return [v.text if isinstance(v, QuotedString) else v for v in values]
+
+
+def _of_file(file: Path, choice: _Choice) -> Iterator[_Choice]:
+    """What the defaults list and the sweep of a chosen file choose."""
+    text = file.read_text()
+    content = yaml.safe_load(text)
+    if not isinstance(content, dict):
+        return
+    for entry in content.pop("defaults", []):
+        yield from _of_defaults(entry, choice.group)
+    everywhere = text.startswith("# @package _global_")
+    values = dict(leaves(content, "" if everywhere else choice.package or choice.group))
+    for key in values:
+        moved.refuse_old_key(key)
+    swept = {key.removeprefix(_SWEEP): values[key] for key in values if key.startswith(_SWEEP)}
+    yield from _of_overrides(f"{key}={value}" for key, value in swept.items())
+
+
+def _of_defaults(entry: object, group: str) -> Iterator[_Choice]:
+    """What an entry of a defaults list chooses; relative names start at the group of the file."""
+    for key, option in entry.items() if isinstance(entry, dict) else [(None, entry)]:
+        *words, name = str(key or option).split()
+        path, _, package = name.partition("@")
+        path = path[1:] if path.startswith("/") else f"{group}/{path}"
+        moved.refuse_old_key(path)
+        if "optional" in words or path.endswith("_self_"):
+            continue
+        if key is None:
+            path, option = _split(path)
+        for one in option if isinstance(option, list) else [option]:
+            yield _Choice(path, package, one)
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Group and option of a path below a configuration folder."""
+    group = next((g for g in _NESTED if path.startswith(f"{g}/")), path.partition("/")[0])
+    return group, path.removeprefix(f"{group}/")
+
+
+def leaves(values: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of all that is no mapping."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, values

@@ -1,0 +1,31 @@
+"""What `conf/model/steps` sets for a model that needs other steps than the papers'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.conf import RuntimeConf
+from omegaconf import DictConfig, OmegaConf
+
+from medreason.config.options import leaves
+
+_GROUP = "model/steps"
+_CHOICE = f"{_GROUP}@_global_"
+_ACTIONS = ("train", "plan", "bench")
+
+
+def line(composed: DictConfig, runtime: RuntimeConf) -> str | None:
+    """Which file applies and what it sets; None where none does, or nothing trains."""
+    option = runtime.choices.get(_CHOICE)
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    files = [file for f in folders if (file := f / _GROUP / f"{option}.yaml").is_file()]
+    if not files or composed.action.name not in _ACTIONS:
+        return None
+    values = leaves(OmegaConf.to_container(OmegaConf.load(files[0])))
+    in_effect = [f"{key}={v}" for key, v in values if OmegaConf.select(composed, key) == v]
+    if not in_effect:
+        return None
+    return (
+        f"model={composed.model.name}: conf/{_GROUP}/{option}.yaml sets {', '.join(in_effect)}; "
+        f"'~{_CHOICE}' keeps the values of method={composed.method.name}"
+    )
