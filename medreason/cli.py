@@ -12,7 +12,6 @@ from string import Template
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -23,8 +22,6 @@ from medreason.console import notice, show
 from medreason.runs.outcomes import Outcome, explained
 from medreason.sweeps.callback import EXPECTED, place
 from medreason.sweeps.jobs import first_value
-
-ConfigStore.instance().store(name="schema", node=Config)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 KEYS = {
     "judge.same_as_reward": "judge.allow_reward_judge",
-    "second_judge.same_as_reward": "judge.allow_reward_judge",
+    "second_judge.same_as_reward": "second_judge.allow_reward_judge",
     "rollout.features_gb": "rollout.vision_cache_gb",
     "hardware.hang_minutes": "hardware.hang_timeout_minutes",
     "hardware.probe": "hardware.memory_check",

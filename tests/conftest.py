@@ -13,7 +13,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker of pytest a core
 
 from medreason import config as configuration
-from medreason.cli import main as _  # noqa: F401
 from medreason.config import CONF, Config
 
 
@@ -23,7 +22,7 @@ def composed(tmp_path: Path) -> Callable[..., Config]:
 
     def build(*overrides: str) -> Config:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            found = compose("config", overrides=[f"outputs={tmp_path}/outputs", *overrides])
-        return configuration.load(found)
+            values = compose("config", overrides=[f"outputs={tmp_path}/outputs", *overrides])
+        return configuration.load(values)
 
     return build

@@ -13,7 +13,6 @@ from hydra import compose, initialize_config_dir
 from run_folders import draw_samples, reply, write_run
 
 from medreason import config as configuration
-from medreason.cli import main as _  # noqa: F401
 from medreason.config import CONF
 from medreason.execution.request import run_request
 from medreason.runs import integrity

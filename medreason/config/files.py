@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from medreason import moved
+from medreason.config.data import Handling
 from medreason.config.schema import Config, Reward
 
 _HERE = Path(__file__).resolve().parents[1]
@@ -21,16 +25,24 @@ Group = TypeVar("Group")
 CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
 """The configuration folder: inside an installed wheel, beside the package in a checkout."""
 
+ConfigStore.instance().store(name="schema", node=Config)
+
 
 def load(composed: DictConfig, choices: dict[str, str] | None = None) -> Config:
     """The typed configuration of a composed one.
 
     Raises:
-        ValueError: a value is missing or breaks a rule; the message names key, value and remedy.
+        ValueError: a value is missing, breaks a rule or has a key that the schema has not; the
+            message names key, value and remedy.
     """
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise ValueError(f"{missing[0]} has no value; set {missing[0]}=... on the command line")
+    # `+group.key=value` would add to a typed group what nothing reads.
+    for key, problem in _key_problems(Config, composed):
+        if problem == "unknown":
+            group, _, name = key.rpartition(".")
+            raise ValueError(f"{key} is unknown; {group or 'the configuration'} has no {name!r}")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     config.choices = dict(choices or config.choices)
@@ -46,30 +58,51 @@ def read(path: Path) -> Config:
         ValueError: cut off, or written under another version of the schema.
     """
     try:
-        return _typed(Config, yaml.load(path.read_text(), Loader=_LOADER))
+        values = yaml.load(path.read_text(), Loader=_LOADER)
+        problems = list(_key_problems(Config, values))
+        if not problems:
+            return _typed(Config, values)
     except (yaml.YAMLError, OSError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: not a readable configuration ({reason})") from error
+    listed = ", ".join(
+        f"{key} is {problem}" + (f" (now {moved.KEYS[key]})" if key in moved.KEYS else "")
+        for key, problem in problems
+    )
+    raise ValueError(
+        f"{path}: another version of medreason wrote it: {listed}; use the commit that "
+        "environment.json in the same folder names, or train and evaluate again under this version"
+    )
 
 
-def _typed(kind: type[Group], values: object, key: str = "") -> Group:
-    """A dataclass of the schema from a mapping that has all its fields and no others."""
-    if not isinstance(values, dict):
+def _key_problems(kind: type, values: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """(key, unknown or missing) wherever a mapping has not exactly the keys of the schema."""
+    if not isinstance(values, Mapping):
         raise ValueError(f"{key or 'the file'} is not a mapping; it is empty or cut off")
     types = _field_types(kind)
-    if strangers := sorted(types.keys() ^ values.keys()):
-        found = "is unknown" if strangers[0] in values else "is missing"
-        raise ValueError(
-            f"{'.'.join(filter(None, (key, strangers[0])))} {found}: "
-            "another version of medreason wrote it"
-        )
+    for name in dict.fromkeys([*types, *values]):
+        path = f"{key}.{name}" if key else str(name)
+        if name not in types or name not in values:
+            yield path, "missing" if name in types else "unknown"
+        elif dataclasses.is_dataclass(types[name]):
+            yield from _key_problems(types[name], values[name], path)
+        elif types[name] == dict[str, Reward]:
+            for reward in values[name]:
+                yield from _key_problems(Reward, values[name][reward], f"{path}.{reward}")
+        elif path == "data":
+            shared = (field.name for field in dataclasses.fields(Handling))
+            yield from ((f"data.{k}", "missing") for k in shared if k not in values[name])
+
+
+def _typed(kind: type[Group], values: dict[str, Any]) -> Group:
+    """A dataclass of the schema from a mapping that has exactly its keys."""
+    types = _field_types(kind)
     fields: dict[str, Any] = {}
     for name, value in values.items():
-        path = f"{key}.{name}" if key else name
         if dataclasses.is_dataclass(types[name]):
-            fields[name] = _typed(types[name], value, path)
+            fields[name] = _typed(types[name], value)
         elif types[name] == dict[str, Reward]:
-            fields[name] = {k: _typed(Reward, v, f"{path}.{k}") for k, v in value.items()}
+            fields[name] = {key: _typed(Reward, reward) for key, reward in value.items()}
         else:
             fields[name] = value
     return kind(**fields)

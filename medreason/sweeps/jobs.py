@@ -16,7 +16,7 @@ from medreason.config import Config, steps
 
 _AXES = ("modality", "task", "seed")
 """Overrides that change nothing but the part of the configuration they name."""
-_STEP_GROUPS = ("model", "method=", "experiment=", "+experiment=", "~model")
+_STEP_GROUPS = ("method=", "model=", "model/", "~model/", "experiment=", "+experiment=")
 """Starts of overrides that decide which file of `conf/model/steps` applies."""
 
 

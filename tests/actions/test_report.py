@@ -82,13 +82,13 @@ def test_lost_tracking_server_costs_the_view_alone(
     assert (tmp_path / "outputs" / "reports" / "runs" / "index.html").exists()
 
 
-def test_sync_brings_run_folders_and_the_report_into_mlflow(
+def test_resync_brings_run_folders_and_the_report_into_mlflow(
     composed: Compose, tmp_path: Path
 ) -> None:
     samples = draw_samples(tmp_path / "images", per_cell=2)
     config = composed("method=base", "sweep=demo", "modality=ct")
     folder = write_run(config, samples, lambda i, s: reply("A"))
-    report.run(replace(config, runs=replace(config.runs, sync=True)))
+    report.run(replace(config, tracking=replace(config.tracking, resync=True)))
 
     from mlflow import MlflowClient  # heavy
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
@@ -94,6 +95,8 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         (["method.target=letter"], ["method.target='letter'", "'answer'"]),
         (["data=med_r1"], ["data.root has no value"]),
         (["+data.rooot=x"], ["data.rooot", "train_images"]),
+        (["+hardware.device=2"], ["hardware.device is unknown", "hardware has no 'device'"]),
+        (["+reward.format.wieght=2"], ["reward.format.wieght is unknown"]),
         (
             ["+reward.correct.score.case=upper"],
             ["reward.correct.score.case", "medreason.rewards.answer.correct"],
@@ -129,7 +132,7 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
 def test_bad_value_is_refused_with_key_value_and_remedy(
     composed: Compose, overrides: list[str], words: list[str]
 ) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError, match=re.escape(words[0])) as caught:
         composed(*overrides)
     for word in words:
         assert word in str(caught.value)
@@ -139,6 +142,38 @@ def test_frozen_config_reads_back_equal(composed: Compose, tmp_path: Path) -> No
     config = composed("method=rarl", "modality=ct")
     configuration.write(config, tmp_path / "config.yaml")
     assert configuration.read(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("written", "edited", "words"),
+    [
+        ("checkpoint_steps: 50", "checkpoints: 50", ["runs.checkpoint_steps is missing"]),
+        ("seed: 0\nsweep", "sweep", ["seed is missing"]),
+        ("split: published", "spilt: published", ["data.split is missing"]),
+        ("sweep: runs", "sweep: runs\nnew: 1", ["new is unknown"]),
+        (
+            "only_when: null",
+            "when: null",
+            ["reward.correct.when is unknown", "format.only_when is"],
+        ),
+        (
+            "vision_cache_gb: 4.0",
+            "features_gb: 4.0",
+            ["rollout.features_gb is unknown (now rollout.vision_cache_gb)"],
+        ),
+    ],
+)
+def test_frozen_config_of_another_version_is_refused_by_name(
+    composed: Compose, tmp_path: Path, written: str, edited: str, words: list[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    configuration.write(composed(), path)
+    assert written in path.read_text()
+    path.write_text(path.read_text().replace(written, edited))
+    with pytest.raises(ValueError, match=r"config\.yaml: another version of medreason") as caught:
+        configuration.read(path)
+    for word in (*words, "environment.json", "train and evaluate again"):
+        assert word in str(caught.value)
 
 
 def test_broken_frozen_config_is_named(tmp_path: Path) -> None:

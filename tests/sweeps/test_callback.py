@@ -77,6 +77,7 @@ def test_plan_of_a_sweep_launches_nothing(tmp_path: Path) -> None:
     assert "4 cells: 1 to do" in said or "1 to evaluate" in said
     assert "1 same run" in said  # the start model, once for both modalities
     assert "time unknown" in said
+    assert said.count("model=tiny: conf/model/steps/tiny-sft.yaml sets method.prompts_per") == 1
     assert not (tmp_path / "outputs/sweeps").exists()
     assert not (tmp_path / "outputs/runs").exists()
 
