@@ -26,12 +26,12 @@ from medreason.generation.rows import Completion, EvaluationRow
 from medreason.models.load import load_model, load_processor, without_adapter
 from medreason.prompts import evaluation_prompt
 from medreason.runs import environment
-from medreason.runs.process_memory import PeakMemory
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 from medreason.training import grpo
 from medreason.training.group_batches import questions_to_rows
 from medreason.training.grouped_trainer import GroupedGRPOTrainer
+from medreason.training.peak_memory import PeakMemory
 
 ENGINES = {"trl": "trl", "grouped": "grouped"}
 STAGES = ("prepare", "generation", "logps", "update", "step")

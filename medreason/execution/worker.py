@@ -40,7 +40,8 @@ def main() -> None:
     reporter = Reporter(folder.progress)
     report = reporter if state.is_main_process else lambda *_: None
     if state.is_main_process:
-        environment.write(folder)
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        environment.write(folder, gpus, torch.version.cuda if gpus else None)
     with tracking.mirrored(config, folder, active=state.is_main_process):
         if config.method.algorithm != "none" and not folder.state().trained:
             train(config, data.trained_on(config, samples), folder, report)

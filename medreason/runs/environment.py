@@ -1,4 +1,4 @@
-"""What a run ran on: commit, packages, hardware. Written beside its results."""
+"""What a run ran on: commit, packages, hardware. Written beside its results. No torch."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from medreason.runs.files import write_json
 from medreason.runs.run_folder import RunFolder
@@ -19,8 +18,8 @@ _PACKAGES = (
 )
 
 
-def write(folder: RunFolder) -> None:
-    """environment.json of the run folder."""
+def write(folder: RunFolder, gpus: Sequence[str], cuda: str | None) -> None:
+    """Write environment.json of the run folder; names and CUDA version are those torch sees."""
     installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
     write_json(
         folder.environment,
@@ -31,25 +30,23 @@ def write(folder: RunFolder) -> None:
             "packages": {p: importlib.metadata.version(p) for p in _PACKAGES if p in installed},
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
-            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-            "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+            "gpus": list(gpus),
+            "cuda": cuda,
         },
     )
 
 
 def commit() -> str | None:
     """The commit of the checkout the package lies in, `+dirty` where files differ from it."""
-    found = _git("rev-parse", "HEAD")
-    return f"{found.strip()}{'+dirty' if _git('status', '--porcelain') else ''}" if found else None
+    head = _git("rev-parse", "HEAD")
+    return f"{head.strip()}{'+dirty' if _git('status', '--porcelain') else ''}" if head else None
 
 
 def _git(*arguments: str) -> str | None:
     """None outside a checkout or without git."""
-    where = Path(__file__).parent
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(where), *arguments], capture_output=True, text=True, check=False
-        )
+        git = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
-    return done.stdout if done.returncode == 0 else None
+    return git.stdout if git.returncode == 0 else None

@@ -11,10 +11,10 @@ import torch
 from transformers import Trainer
 
 from medreason.config import Config
-from medreason.runs.process_memory import PeakMemory
 from medreason.samples import Sample
 from medreason.training.memory_estimate import DeviceBatch
 from medreason.training.memory_limits import longest_samples, remedies
+from medreason.training.peak_memory import PeakMemory
 
 _STATE_BYTES = {"float32": 8, "8bit": 2}
 """AdamW's two moments, of each trained weight; 8-bit embeddings have theirs in float32."""
