@@ -28,7 +28,7 @@ _FIRST_USE = 14 << 20
 _HEAP, _HEAP_OF_ONE = 0.4, 0.25
 """On a CPU: what malloc keeps of the blocks that a step frees, as a share of all it asks for; less
 where a step is one micro-batch. Measured: with a malloc that gives every block back
-(`process_memory.return_freed_blocks`, and so with checkpointing), a step's peak is the sum of the other
+(`return_freed_blocks`, and so with checkpointing), a step's peak is the sum of the other
 parts."""
 
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
