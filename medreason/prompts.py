@@ -1,4 +1,4 @@
-"""The wording of a question: the only place that makes a prompt from a sample."""
+"""The wording of a question: the only module that makes a prompt from a sample."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ def training_prompt(
     epoch: int = 0,
     open_template: str = "",
 ) -> TrainingPrompt:
-    """The text asked in training: seed, epoch and sample id draw a family, then a paraphrase.
+    """A training prompt: seed, epoch and sample id choose a family, then one of its wordings.
 
-    `open_template` is asked in place of a drawn one where the sample has no options; empty draws.
+    A sample without options gets `open_template` instead, unless that is empty.
     """
-    family = sorted(families)[_draw(len(families), seed, epoch, sample.id, "family")]
-    wordings = families[family]
     if open_template and not sample.options:
         return TrainingPrompt("open", fill(open_template, sample))
-    return TrainingPrompt(
-        family, fill(wordings[_draw(len(wordings), seed, epoch, sample.id, family)], sample)
-    )
+    family = sorted(families)[_choose(len(families), seed, epoch, sample.id, "family")]
+    wordings = families[family]
+    template = wordings[_choose(len(wordings), seed, epoch, sample.id, family)]
+    return TrainingPrompt(family, fill(template, sample))
 
 
 def evaluation_prompt(sample: Sample, template: str, *, open_template: str = "") -> str:
-    """The text asked in evaluation, by the template of open questions where one is given."""
+    """The evaluation prompt; `open_template`, unless empty, is for samples without options."""
     return fill(open_template if open_template and not sample.options else template, sample)
 
 
@@ -48,16 +47,16 @@ def fill(template: str, sample: Sample) -> str:
 
 
 def conversation(text: str) -> list[dict[str, str]]:
-    """One user turn in the form TRL takes: it puts the image before the text."""
+    """One user turn in the form that TRL takes; TRL puts the image before the text."""
     return [{"role": "user", "content": text}]
 
 
 def turn(reply: str) -> list[dict[str, str]]:
-    """The assistant's turn that answers a conversation."""
+    """The assistant's turn that ends a conversation."""
     return [{"role": "assistant", "content": reply}]
 
 
-def _draw(count: int, *parts: object) -> int:
+def _choose(count: int, *parts: object) -> int:
     """A number below `count` that depends on the parts alone."""
-    drawn = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(drawn[:8]) % count
+    digest = hashlib.sha256(":".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8]) % count

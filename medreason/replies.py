@@ -1,4 +1,4 @@
-"""What a model wrote, read as reasoning and answer. The only module that knows the tags."""
+"""Parses what a model wrote into reasoning and answer: the only module that knows the tags."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ REASONS = (
 
 @dataclass(frozen=True)
 class Reply:
-    """A model's reply, read once; rewards and evaluation both see this."""
+    """A parsed reply: what both rewards and evaluation see."""
 
     text: str
     reasoning: str | None
-    """What stands in the think block, None where that is missing or blank."""
+    """The text of the think block, None where that is missing or blank."""
     answer: str | None
     """The letter for a closed question, the answer's text for an open one, None if not readable."""
     reason: str
@@ -103,20 +103,21 @@ def parse(text: str, options: Sequence[str] = (), *, truncated: bool = False) ->
 
 
 def published_answer(text: str) -> str:
-    """What Med-R1 takes for the answer: the first tag without a line break, else the whole text.
+    """The answer by Med-R1's rule: the first tag without a line break, else the whole text.
 
-    Source: PAPERS section 1 "Rewards". Only for its parity rewards and its files; else `parse`.
+    For Med-R1's files and the rewards that keep its rules to the letter; all else uses `parse`.
+    Source: experiments/med_r1/README.md, "Rewards".
     """
-    found = re.search(r"<answer>(.*?)</answer>", text)
-    return (found[1] if found else text).strip()
+    tag = re.search(r"<answer>(.*?)</answer>", text)
+    return (tag[1] if tag else text).strip()
 
 
 def follows(text: str, style: str, strict: bool = False) -> bool:
     """Whether a reply has the form of a style.
 
     Whitespace around it is allowed, but every tag occurs once and none is empty. `strict` is the
-    form of Med-R1 to the letter, which admits empty and repeated tags and refuses a leading space
-    (source: PAPERS section 1 "Rewards").
+    rule of Med-R1 to the letter, which allows empty and repeated tags and refuses a leading space
+    (experiments/med_r1/README.md, "Rewards").
     """
     form = _FORMS[check_style(style)]
     if strict:
@@ -135,7 +136,7 @@ def layout(text: str) -> tuple[list[str], str]:
 
 
 def format_reply(reasoning: str | None, answer: str, style: str) -> str:
-    """Write the reply that `parse` reads back: the target of supervised training.
+    """A reply that `parse` reads back: the target of supervised fine-tuning.
 
     `no_think` leaves the reasoning out. Raises ValueError where the style needs reasoning and there
     is none, and where a text contains a tag.
@@ -251,8 +252,8 @@ def _letter_and_tail(text: str, options: Sequence[str], loose: bool) -> _Reading
     letters = letters_of(options)
     if verdict := _VERDICT.fullmatch(text.strip(". ")):
         letter, tail, marked = verdict[1].upper(), "", True
-    elif found := _LETTER.fullmatch(text):
-        letter, tail, marked = found[1].upper(), found[2], True
+    elif match := _LETTER.fullmatch(text):
+        letter, tail, marked = match[1].upper(), match[2], True
     else:
         letter, _, tail = text.partition(" ")
         letter, marked = letter.upper(), False

@@ -1,4 +1,4 @@
-"""A question about an image: the one type that every data set gives and every other part takes."""
+"""A question about an image: the type that every data set yields and every other part takes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def letters_of(options: Sequence[str]) -> str:
 
 
 def lettered(options: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """(letter, text) of each option, of more options than letters of the first ones."""
+    """(letter, text) of each option; options beyond the last letter are left out."""
     return tuple(zip(LETTERS, options, strict=False))
 
 
@@ -71,7 +71,10 @@ def split_problem(problem: str) -> tuple[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one image. The same type for every data set."""
+    """One question about one image.
+
+    Raises ValueError where a closed question has too many options, or an answer that is no letter.
+    """
 
     id: str
     """Unique in its data set and stable between runs."""
@@ -89,10 +92,11 @@ class Sample:
     task: str
     """A key of TASKS, or "unknown"."""
     source: str
-    """The data set the row comes from, finer than the name of our loader where that is known."""
+    """The original data set: of OmniMedVQA's rows one of its 42 sources."""
     patient: str | None
+    """Equal for all images of a patient, None where that is not known."""
     split: str
-    """ "train" or "test"."""
+    """ "train" or "test"; empty until `data.splits` decides."""
 
     def __post_init__(self) -> None:
         if len(self.options) > len(LETTERS):
@@ -135,5 +139,5 @@ class Sample:
 
     @property
     def cell(self) -> tuple[str, str]:
-        """(modality, task): the place of the sample in the matrix."""
+        """(modality, task): the cell of the matrix that the sample belongs to."""
         return self.modality, self.task

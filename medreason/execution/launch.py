@@ -136,7 +136,7 @@ def _try_reward_judge(config: Config) -> None:
     aspect = next((reward.judge for reward in config.reward.values() if reward.judge), None)
     if aspect and config.method.algorithm == "grpo" and config.judge.kind == "openai":
         cache = config.folder / "cache" / "verdicts"
-        grade.try_out(config.judge, config.rubric.check(aspect), cache)
+        grade.check_reachable(config.judge, config.rubric.check(aspect), cache)
 
 
 def _record_start(config: Config, request: RunRequest, state: State) -> None:

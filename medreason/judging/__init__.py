@@ -1,1 +1,1 @@
-"""LLM-as-judge: grades of reasoning and answers, each asked for once and kept."""
+"""LLM-as-judge: verdicts on reasoning and answers, cached on disk."""

@@ -1,4 +1,4 @@
-"""Many items to a judge at once: each verdict is kept on disk the moment it comes."""
+"""Grades many items at once; each verdict is written to the cache as soon as it arrives."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Graded:
 
     verdicts: list[Verdict | None]
     failures: Counter[str] = field(default_factory=Counter)
-    """Why, and how many items; they are left out of every mean, never counted as 0."""
+    """Reason -> items that failed; they are left out of every mean, never counted as 0."""
     calls: int = 0
-    """Items asked now; the others were answered before."""
+    """Items sent to the judge; the verdicts of the others were in the cache."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
     def cost(self, judge: Judge) -> float:
-        """US dollars of the calls made now."""
-        paid = self.prompt_tokens * judge.price_in + self.completion_tokens * judge.price_out
-        return paid / 1e6
+        """US dollars for these calls."""
+        price = self.prompt_tokens * judge.price_in + self.completion_tokens * judge.price_out
+        return price / 1e6
 
 
 def grader(judge: Judge) -> Grader:
-    """The judge a configuration names. Raises ValueError where it names none."""
+    """A function that grades one item. Raises ValueError where the configuration has no judge."""
     match judge.kind:
         case "openai":
             try:
@@ -54,19 +54,19 @@ def grader(judge: Judge) -> Grader:
             raise ValueError("judge=none cannot grade; choose judge=openai or judge=local")
 
 
-def grader_once(judge: Judge) -> Grader:
-    """The same grader for every batch of a training: a client or a loaded model is made once."""
-    return _made(json.dumps(asdict(judge)))
-
-
-def try_out(judge: Judge, scale: Scale, cache: Path) -> None:
-    """Ask once, whatever the judge thinks of it. Raises ValueError where no call can succeed."""
-    grade(replace(judge, attempts=1), [Item(scale.instructions, scale.question, scale.top)], cache)
+def cached_grader(judge: Judge) -> Grader:
+    """`grader`, one for all batches of a training: its client or model is made once."""
+    return _grader_of(json.dumps(asdict(judge)))
 
 
 @functools.lru_cache(maxsize=2)
-def _made(settings: str) -> Grader:
+def _grader_of(settings: str) -> Grader:
     return grader(Judge(**json.loads(settings)))
+
+
+def check_reachable(judge: Judge, scale: Scale, cache: Path) -> None:
+    """Make one call, whatever its verdict. Raises ValueError where no call can succeed."""
+    grade(replace(judge, attempts=1), [Item(scale.instructions, scale.question, scale.top)], cache)
 
 
 def grade(
@@ -76,46 +76,46 @@ def grade(
     ask: Grader | None = None,
     on_verdict: Callable[[int, int], None] = lambda done, total: None,
 ) -> Graded:
-    """Grade the items; what lies in `cache` is not asked again, and equal items are asked once.
+    """Grade the items. Verdicts in `cache` are used again, equal items are sent once.
 
-    The first call is made alone: an unreachable judge, a refused key or an endpoint of another kind
-    shows before work is spent.
+    The first call is made alone, so that an unreachable judge, a refused key or an endpoint of
+    another kind is found before others are made. `on_verdict` gets done and total.
 
     Raises:
-        ValueError: no call can succeed, or the judge is lost on the way; what was graded is kept.
+        ValueError: no call can succeed, or the judge is lost on the way; verdicts stay in `cache`.
     """
     keys = [item.key(judge) for item in items]
-    known = {key: found for key in set(keys) if (found := _load(cache, key))}
-    open_items = {key: item for key, item in zip(keys, items, strict=True) if key not in known}
-    result = Graded([], calls=len(open_items))
-    failed: dict[str, str] = {}
-    if open_items:
+    verdicts = {key: verdict for key in set(keys) if (verdict := _load(cache, key))}
+    ungraded = {key: item for key, item in zip(keys, items, strict=True) if key not in verdicts}
+    graded = Graded([], calls=len(ungraded))
+    failures: dict[str, str] = {}
+    if ungraded:
         cache.mkdir(parents=True, exist_ok=True)
-        for key, outcome in _ask(judge, ask or grader(judge), open_items):
+        for key, outcome in _outcomes(judge, ask or grader(judge), ungraded):
             if isinstance(outcome, Verdict):
                 _save(cache, key, outcome)
-                known[key] = outcome
-                result.prompt_tokens += outcome.prompt_tokens
-                result.completion_tokens += outcome.completion_tokens
+                verdicts[key] = outcome
+                graded.prompt_tokens += outcome.prompt_tokens
+                graded.completion_tokens += outcome.completion_tokens
             else:
-                failed[key] = str(outcome)
-            on_verdict(len(known) + len(failed), len({*keys}))
-    result.verdicts = [known.get(key) for key in keys]
-    result.failures.update(failed[key] for key in keys if key in failed)
-    return result
+                failures[key] = str(outcome)
+            on_verdict(len(verdicts) + len(failures), len({*keys}))
+    graded.verdicts = [verdicts.get(key) for key in keys]
+    graded.failures.update(failures[key] for key in keys if key in failures)
+    return graded
 
 
-def _ask(
+def _outcomes(
     judge: Judge, ask: Grader, items: dict[str, Item]
 ) -> Iterator[tuple[str, Verdict | FailedError]]:
     """(key, verdict or failure) of each item, in the order in which the judge replies."""
     waiting = list(items.items())[::-1]
     running: dict[Future[Verdict], str] = {}
-    lost, probed = 0, False
+    lost, reached = 0, False  # `lost`: calls in a row without a reply of a judge
     executor = ThreadPoolExecutor(judge.concurrency)
     try:
         while waiting or running:
-            while waiting and len(running) < (judge.concurrency if probed else 1):
+            while waiting and len(running) < (judge.concurrency if reached else 1):
                 key, item = waiting.pop()
                 running[executor.submit(ask, item)] = key
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -125,10 +125,10 @@ def _ask(
                     lost = 0
                 except FailedError as error:
                     lost = lost + 1 if error.lost else 0
-                    if error.lost and (not probed or lost > judge.concurrency):
+                    if error.lost and (not reached or lost > judge.concurrency):
                         raise ValueError(_unreached(judge, error)) from None
                     yield key, error
-                probed = True
+                reached = True
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 
@@ -136,18 +136,18 @@ def _ask(
 def _unreached(judge: Judge, error: FailedError) -> str:
     return (
         f"judge.base_url={judge.base_url} is not reached as a judge ({error}, {judge.attempts} "
-        "attempts); start the server or set judge.base_url=.../v1; verdicts so far are kept and "
-        "the same command goes on"
+        "attempts); start the server or set judge.base_url=.../v1; verdicts so far are kept; "
+        "re-run the same command to resume"
     )
 
 
 def _load(cache: Path, key: str) -> Verdict | None:
-    """A verdict file is replaced in one step, so what is there is whole."""
+    """The cached verdict; writes are atomic, so a file is never cut off."""
     try:
         return Verdict(**json.loads((cache / f"{key}.json").read_text()))
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, TypeError):  # not written by us: ask again
+    except (json.JSONDecodeError, TypeError):  # another program's file: grade again
         return None
 
 

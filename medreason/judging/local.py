@@ -1,4 +1,4 @@
-"""A judge that is loaded here: no endpoint, no key, one item after the other."""
+"""A judge loaded into this process: no endpoint, no key, one item after the other."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from medreason.models import model_folder
 
 
 def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
-    """A function that grades one item, greedily, on the GPU where there is one.
+    """A function that grades one item by greedy decoding, on the GPU where there is one.
 
-    Raises:
-        ValueError: the model's folder cannot be loaded.
+    Raises ValueError where the model's folder cannot be loaded.
     """
     model_folder.check(judge.model, "judge.model")
     path = model_folder.resolve(judge.model)
-    seeing = "vision_config" in AutoConfig.from_pretrained(path).to_dict()
-    kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+    has_vision = "vision_config" in AutoConfig.from_pretrained(path).to_dict()
+    auto_class = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: Any = kind.from_pretrained(path, dtype="auto")
+    model: Any = auto_class.from_pretrained(path, dtype="auto")
     model = model.to(device).eval()
     tokenizer: Any = Tokenizer.from_pretrained(path)
-    alone = threading.Lock()
+    one_at_a_time = threading.Lock()
 
     @torch.inference_mode()
     def grade(item: Item) -> Verdict:
@@ -39,10 +38,12 @@ def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
         ]
         text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         inputs = tokenizer(str(text), return_tensors="pt").to(device)
-        with alone:
+        with one_at_a_time:
             output = model.generate(**inputs, max_new_tokens=judge.max_tokens, do_sample=False)
-        reply = output[0, inputs["input_ids"].shape[1] :]
-        score, evaluation = read(tokenizer.decode(reply, skip_special_tokens=True), item.top)
-        return Verdict(score, evaluation, inputs["input_ids"].shape[1], len(reply))
+        prompt_tokens = inputs["input_ids"].shape[1]
+        completion_ids = output[0, prompt_tokens:]
+        text = tokenizer.decode(completion_ids, skip_special_tokens=True)
+        score, evaluation = read(text, item.top)
+        return Verdict(score, evaluation, prompt_tokens, len(completion_ids))
 
     return grade

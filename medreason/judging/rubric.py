@@ -1,4 +1,4 @@
-"""What a judge is asked, and how its reply is read."""
+"""The text sent to a judge, and the verdict parsed from its reply."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FailedError(Exception):
 
 
 class NoVerdictError(FailedError):
-    """The judge's reply has no score that its scale knows."""
+    """The judge's reply has no score of its scale."""
 
     def __init__(self) -> None:
         super().__init__("no verdict in the reply")
@@ -27,16 +27,19 @@ class NoVerdictError(FailedError):
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to be graded: what the judge is told and asked."""
+    """One reasoning or answer to grade, as the judge gets it."""
 
     instructions: str
+    """The system prompt."""
     question: str
+    """The user's turn, with the text to grade."""
     top: int
+    """The best score."""
 
     def key(self, judge: Judge) -> str:
-        """The same for the same question to the same judge: its verdict is asked for once."""
-        asked = [*judge.identity, judge.temperature, judge.max_tokens]
-        text = json.dumps([*asked, self.instructions, self.question, self.top])
+        """The name of its verdict in the cache: equal for an equal item and judge."""
+        settings = [*judge.identity, judge.temperature, judge.max_tokens]
+        text = json.dumps([*settings, self.instructions, self.question, self.top])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -51,13 +54,13 @@ class Verdict:
 
 
 def item(scale: Scale, sample: Sample, given: str) -> Item:
-    """The question whether `given`, a reply's reasoning or answer, holds for a sample."""
+    """The item that grades `given`, the reasoning or answer of a reply to the sample."""
     text = scale.question
     for name, value in {
         "{question}": sample.problem,
         "{answer}": sample.answer_text,
         "{explanation}": sample.explanation or "none is known",
-        "{given}": given,  # last: what a model wrote is not searched for fields
+        "{given}": given,  # last, so that fields in a model's text stay text
     }.items():
         text = text.replace(name, value)
     return Item(scale.instructions, text, scale.top)
@@ -67,7 +70,7 @@ def read(text: str, top: int) -> tuple[int, str]:
     """(score, evaluation) of the first JSON object in a judge's reply.
 
     Raises:
-        NoVerdictError: there is none, it is cut off, or its score is no whole number of the scale.
+        NoVerdictError: no object, one that is cut off, or a score that is no integer of the scale.
     """
     _, brace, rest = text.partition("{")
     try:

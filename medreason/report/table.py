@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medreason.report.runs import Cell, Run, base_of, difference, in_domain_cells, load
-from medreason.rewards.variance import collapsed, message
+from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.run_folder import RunFolder
 from medreason.stats import Difference, wilson
 
@@ -150,7 +150,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "train_seconds": state.train_seconds,
         "evaluate_seconds": state.evaluate_seconds,
         "error": error.splitlines()[0] if error else None,
-        "collapsed": collapsed(run.folder.logged()),
+        "collapsed": collapsed_rewards(run.folder.logged()),
     }
     if run.folder.data.exists():
         facts = json.loads(run.folder.data.read_text())
@@ -248,7 +248,7 @@ def _notes(found: Sequence[Row], narrow: bool) -> Text:
         if row.tested_on_trained_images
     ]
     notes += [
-        f"{row.label}: {message(name, mean)}"
+        f"{row.label}: {collapse_warning(name, mean)}"
         for row in found
         for name, mean in row.collapsed.items()
     ]

@@ -1,1 +1,5 @@
-"""Scores of one reply to one sample, and how much they tell completions apart. No torch."""
+"""Scores of one reply to one sample: `score(reply, sample, *, settings) -> float`. No torch.
+
+`conf/reward/` names the scores of `answer`, `format`, `reasoning`, `length` and `embeddings`;
+`words` compares texts; `variance` finds rewards that have collapsed.
+"""

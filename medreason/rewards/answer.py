@@ -1,4 +1,4 @@
-"""Scores of one reply to one sample. Rewards weight them, evaluation averages them."""
+"""Scores of the answer. Rewards weight them, evaluation averages them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from medreason.samples import Sample
 
 
 def correct(reply: Reply, sample: Sample) -> float:
-    """1 for the right letter; for an open question, for the same words as the reference."""
+    """1 for the right letter, or for an open question the words of the reference; else 0.
+
+    Case, punctuation and articles of an open answer do not matter. Never raises. Source: accuracy
+    of Med-R1 without its holes (experiments/med_r1/README.md, "Rewards"); for open questions exact
+    match of SQuAD, arXiv:1606.05250, section 6.1.
+    """
     if reply.answer is None:
         return 0.0
     if sample.options:
@@ -17,17 +22,17 @@ def correct(reply: Reply, sample: Sample) -> float:
 
 
 def answer(reply: Reply, sample: Sample) -> float:
-    """1 for the right letter of a closed question; token F1 for an open one.
+    """0 to 1: `correct` for a closed question, `token_f1` for an open one. Never raises.
 
-    Source: PAPERS section 2 "Rewards", `answer` of RARL without a judge.
+    Source: experiments/rarl/README.md, "Rewards": `answer` without a judge.
     """
     return correct(reply, sample) if sample.options else token_f1(reply, sample)
 
 
 def token_f1(reply: Reply, sample: Sample) -> float:
-    """Word overlap with the reference answer, 0 to 1; of a closed question, with the option's text.
+    """0 to 1: F1 of the words of answer and reference, of a closed question of the options' texts.
 
-    Source: SQuAD, arXiv:1606.05250, section 6.1.
+    0 where the reply has no answer. Never raises. Source: SQuAD, arXiv:1606.05250, section 6.1.
     """
     if reply.answer is None:
         return 0.0
@@ -35,8 +40,9 @@ def token_f1(reply: Reply, sample: Sample) -> float:
 
 
 def med_r1_accuracy(reply: Reply, sample: Sample) -> float:
-    """`accuracy` of Med-R1 with its holes: `c`, `C.` and `C) CT` score 0, of two tags the first.
+    """0 or 1: `accuracy` of Med-R1 to the letter; other recipes use `correct`.
 
-    Source: PAPERS section 1 "Rewards" [code]. For parity only; else `correct`.
+    Its holes: `c`, `C.` and `C) CT` in the tag score 0; of two tags the first counts. Never raises.
+    Source: experiments/med_r1/README.md, "Rewards" [code].
     """
     return float(published_answer(reply.text) == sample.answer)

@@ -1,4 +1,4 @@
-"""Scores by the meaning of texts in place of their words: an extra, as it takes an encoder.
+"""Scores by the similarity of text embeddings; they need a text encoder.
 
 `encoder` is a folder or a hub id that transformers loads, such as
 `sentence-transformers/all-MiniLM-L6-v2`. Texts are cut at the encoder's own limit.
@@ -26,36 +26,38 @@ class Encoded(NamedTuple):
 
 
 def reasoning_embedding(reply: Reply, sample: Sample, *, encoder: str) -> float:
-    """Cosine of the mean embeddings of reasoning and reference explanation; below 0 counts as 0.
+    """0 to 1: cosine of the mean embeddings of reasoning and reference explanation, at least 0.
 
-    Source: Sentence-BERT, arXiv:1908.10084. Raises ValueError where the sample has no explanation.
+    Raises ValueError where the sample has no explanation or the encoder cannot be loaded.
+    Source: Sentence-BERT, arXiv:1908.10084.
     """
-    reference = explanation_of(sample)
+    explanation = explanation_of(sample)
     if reply.reasoning is None:
         return 0.0
-    given, wanted = (_encode(encoder, text).states.mean(0) for text in (reply.reasoning, reference))
-    return _share(float(given @ wanted / (given.norm() * wanted.norm())))
+    a, b = (_encode(encoder, text).states.mean(0) for text in (reply.reasoning, explanation))
+    return _clip(float(a @ b / (a.norm() * b.norm())))
 
 
 def bertscore(reply: Reply, sample: Sample, *, encoder: str) -> float:
-    """BERTScore F1 of the answer's text and the reference answer, 0 to 1; below 0 counts as 0.
+    """0 to 1: BERTScore F1 of the answer's text and the reference answer, at least 0.
 
+    0 where the reply has no answer. Raises ValueError where the encoder cannot be loaded.
     Source: arXiv:1904.09675, section 3, without idf weights and rescaling, of the last layer.
     """
     if reply.answer is None:
         return 0.0
-    given, wanted = (
-        _words(encoder, text) for text in (sample.text_of(reply.answer), sample.answer_text)
+    answer, reference = (
+        _tokens(encoder, text) for text in (sample.text_of(reply.answer), sample.answer_text)
     )
-    if not (len(given) and len(wanted)):
+    if not (len(answer) and len(reference)):
         return 0.0
-    alike = given @ wanted.T  # (tokens of the answer, tokens of the reference)
-    precision, recall = float(alike.max(1).values.mean()), float(alike.max(0).values.mean())
-    return _share(2 * precision * recall / (precision + recall)) if precision + recall > 0 else 0.0
+    cosine = answer @ reference.T  # (tokens of the answer, tokens of the reference)
+    precision, recall = float(cosine.max(1).values.mean()), float(cosine.max(0).values.mean())
+    return _clip(2 * precision * recall / (precision + recall)) if precision + recall > 0 else 0.0
 
 
 def check(encoder: str) -> None:
-    """Refuse a folder without an encoder. A hub id is left to the hub."""
+    """Raise ValueError for a folder without an encoder. Whether a hub id exists, the hub says."""
     folder = Path(encoder)
     hub_id = encoder.count("/") == 1 and not encoder.startswith((".", "/", "~"))
     if not (folder / "config.json").exists() and (folder.exists() or not hub_id):
@@ -64,26 +66,26 @@ def check(encoder: str) -> None:
         )
 
 
-def _share(value: float) -> float:
+def _clip(value: float) -> float:
     return min(max(value, 0.0), 1.0)
 
 
-def _words(encoder: str, text: str) -> Tensor:
-    """(tokens, width) without special tokens, of length 1 each."""
-    found = _encode(encoder, text)
-    states = found.states[~found.special]
+def _tokens(encoder: str, text: str) -> Tensor:
+    """(tokens, width) without special tokens, each of norm 1."""
+    encoded = _encode(encoder, text)
+    states = encoded.states[~encoded.special]
     return states / states.norm(dim=-1, keepdim=True)
 
 
-@functools.lru_cache(maxsize=4096)  # references come again and again
+@functools.lru_cache(maxsize=4096)  # a reference is compared with every reply to its question
 def _encode(encoder: str, text: str) -> Encoded:
     import torch  # seconds
 
     model, tokenizer = _loaded(encoder)
-    made = tokenizer(text, truncation=True, return_tensors="pt", return_special_tokens_mask=True)
-    special = made.pop("special_tokens_mask")[0].bool()
+    inputs = tokenizer(text, truncation=True, return_tensors="pt", return_special_tokens_mask=True)
+    special = inputs.pop("special_tokens_mask")[0].bool()
     with torch.no_grad():
-        return Encoded(model(**made).last_hidden_state[0], special)
+        return Encoded(model(**inputs).last_hidden_state[0], special)
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""Penalties for replies that are too long or repeat themselves."""
+"""Scores from -1 to 0 of replies that are too long or repeat themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from medreason.samples import Sample
 def overlong(reply: Reply, sample: Sample, *, free: int, limit: int) -> float:
     """0 up to `free` characters, then linearly down to -1 at `limit` characters.
 
-    Source: DAPO, arXiv:2503.14476, eq. 13, with characters in place of tokens.
+    Raises ValueError unless 0 <= free < limit. Source: DAPO, arXiv:2503.14476, eq. 13, with
+    characters in place of tokens.
     """
     if not 0 <= free < limit:
         raise ValueError(f"free={free}, limit={limit}; needs 0 <= free < limit")
@@ -19,12 +20,13 @@ def overlong(reply: Reply, sample: Sample, *, free: int, limit: int) -> float:
 
 
 def repetition(reply: Reply, sample: Sample, *, size: int) -> float:
-    """Minus the share of runs of `size` words that occurred before in the reply, -1 to 0.
+    """-1 to 0: minus the share of n-grams of `size` words that occur earlier in the reply.
 
-    Source: the n-gram penalty of arXiv:2502.03373, over words in place of tokens.
+    Raises ValueError for a `size` below 1. Source: the n-gram penalty of arXiv:2502.03373, over
+    words in place of tokens.
     """
     if size < 1:
-        raise ValueError(f"size={size}; give the number of words in a run, 1 or more")
-    said = words(reply.text)
-    runs = [tuple(said[i : i + size]) for i in range(len(said) - size + 1)]
-    return len(set(runs)) / len(runs) - 1 if runs else 0.0
+        raise ValueError(f"size={size}; give the number of words of an n-gram, 1 or more")
+    text = words(reply.text)
+    ngrams = [tuple(text[i : i + size]) for i in range(len(text) - size + 1)]
+    return len(set(ngrams)) / len(ngrams) - 1 if ngrams else 0.0

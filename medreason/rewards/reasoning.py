@@ -1,4 +1,4 @@
-"""What a reply's reasoning says of its own answer: a score that needs no reference and no judge."""
+"""Scores of the reasoning: its consistency with the answer, its overlap with a reference."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ _MARK = "optionletter"
 
 
 def consistency(reply: Reply, sample: Sample) -> float:
-    """1 if the reasoning comes to the answer that is given; right or wrong does not matter.
+    """0 to 1: whether the reasoning concludes with the reply's own answer, right or wrong.
 
-    Of an open question the share of the answer's words that the reasoning has. 0 where reasoning or
-    answer is missing, and where the reasoning names none of the options. Source: rewarding the
-    consistency of reasoning and answer, arXiv:2506.12849; by words in place of a judge [ours].
+    For a closed question 1 or 0, for an open one the share of the answer's words that occur in the
+    reasoning. 0 where reasoning or answer is missing, or no option is named. Never raises. Source:
+    CAPO, arXiv:2506.12849, which asks a judge; by words [ours].
     """
     if reply.reasoning is None or reply.answer is None:
         return 0.0
     if sample.options:
         return float(conclusion(reply.reasoning, sample.options) == reply.answer)
-    said, wanted = set(words(reply.reasoning)), set(words(reply.answer))
-    return len(said & wanted) / len(wanted) if wanted else 0.0
+    answer = set(words(reply.answer))
+    return len(answer & set(words(reply.reasoning))) / len(answer) if answer else 0.0
 
 
 def conclusion(reasoning: str, options: Sequence[str]) -> str | None:
     """The letter of the option that the reasoning names last, by text or as `(B)`, `option B`.
 
     Where one option's text is part of another's the longer one counts. None where no option is
-    named or two are written alike. A denial (`not CT`) is not understood.
+    named or two have the same words. Negation (`not CT`) is not understood.
     """
-    marked = _LETTER.sub(lambda found: f" {_MARK}{found[found.lastgroup or 0]} ", reasoning)
-    said = f" {' '.join(words(marked))} "
-    places: dict[tuple[int, int], set[str]] = {}
+    marked = _LETTER.sub(lambda match: f" {_MARK}{match[match.lastgroup or 0]} ", reasoning)
+    text = f" {' '.join(words(marked))} "
+    places: dict[tuple[int, int], set[str]] = {}  # (end, length) of an option's last occurrence
     for letter, option in lettered(options):
         for name in (" ".join(words(option)), f"{_MARK}{letter.lower()}"):
-            if name and (start := said.rfind(f" {name} ")) >= 0:
+            if name and (start := text.rfind(f" {name} ")) >= 0:
                 end = start + len(name)
                 places.setdefault((end, end - start), set()).add(letter)
     if not places:
@@ -53,10 +53,10 @@ def conclusion(reasoning: str, options: Sequence[str]) -> str | None:
 
 
 def reasoning_similarity(reply: Reply, sample: Sample) -> float:
-    """Word overlap (F1) of the reasoning with the reference explanation, 0 to 1.
+    """0 to 1: F1 of the words of the reasoning and the reference explanation.
 
-    Source: PAPERS section 2 "Rewards", `reasoning` without a judge. Raises ValueError where the
-    sample has no explanation.
+    Raises ValueError where the sample has no explanation. Source: experiments/rarl/README.md,
+    "Rewards": `reasoning` without a judge.
     """
     return overlap(reply.reasoning or "", explanation_of(sample))
 
@@ -72,13 +72,14 @@ def explanation_of(sample: Sample) -> str:
 
 
 def hollow_reasoning(reply: Reply, sample: Sample, *, new_words: int) -> float:
-    """-1 if the reasoning has fewer than `new_words` words that are not of the question.
+    """-1 if the reasoning has fewer than `new_words` words of its own, else 0.
 
-    An empty think block and one that only repeats question, options or answer are hollow.
-    Source: the penalties of `rarl_safe`, PAPERS section 2 "Rewards" [ours].
+    Words of the question, its options and its answer are not its own, so an empty think block and
+    one that copies the question are hollow. Raises ValueError for `new_words` below 1.
+    Source: experiments/rarl/README.md, "Rewards": the penalties of `rarl_safe` [ours].
     """
     if new_words < 1:
         raise ValueError(f"new_words={new_words}; give at least 1, or remove the score")
-    given = set(words(f"{sample.problem} {sample.answer_text}"))
-    own = set(words(reply.reasoning or "")) - given
+    copied = set(words(f"{sample.problem} {sample.answer_text}"))
+    own = set(words(reply.reasoning or "")) - copied
     return -float(len(own) < new_words)

@@ -1,4 +1,4 @@
-"""A reward that no longer tells the completions of a question apart teaches nothing more."""
+"""Variance of a reward within groups: one without any has no advantage, so it teaches nothing."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 WINDOW = 20
-"""Logged steps a collapse has to last."""
+"""Logged steps that a collapse has to last."""
 
 CONSTANT = 0.95
-"""Share of groups without any difference that counts as collapsed [ours]."""
+"""Mean share of constant groups at which a reward counts as collapsed [ours]."""
 
 
-def within_groups(
-    groups: Sequence[Sequence[float]],
-) -> tuple[float, float] | None:
-    """(mean variance within a group, share of groups without any), None where no group has two."""
+def within_groups(groups: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """(mean variance, share of constant groups) of a reward's values, by group of completions.
+
+    Groups of one are left out; None where no other is left.
+    """
     compared = [group for group in groups if len(group) > 1]
     if not compared:
         return None
@@ -24,34 +25,34 @@ def within_groups(
     return sum(variances) / len(compared), sum(constant) / len(compared)
 
 
-def collapsed(logged: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Reward -> its mean, for each that was the same within nearly all groups of the last steps.
+def collapsed_rewards(logged: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The mean of each reward that was constant within nearly all groups of the last steps.
 
-    `logged` are the rows of metrics.jsonl. Semantic rewards collapse (arXiv:2508.12957); one that
-    every completion fully earns does, too, and has done its work.
+    `logged` are the rows of metrics.jsonl. Semantic rewards collapse (arXiv:2508.12957); so does a
+    reward that every completion earns in full, which has done its work.
     """
     rows = logged[-WINDOW:]
     if len(rows) < WINDOW:
         return {}
-    ending = "/constant_groups"
-    names = [key.split("/")[1] for key in rows[-1] if key.endswith(ending)]
-    found = {}
-    for name in names:
-        shares = _known(rows, f"rewards/{name}{ending}")
-        means = _known(rows, f"rewards/{name}/mean")
+    suffix = "/constant_groups"
+    collapsed = {}
+    for name in [key.split("/")[1] for key in rows[-1] if key.endswith(suffix)]:
+        shares = _values(rows, f"rewards/{name}{suffix}")
+        means = _values(rows, f"rewards/{name}/mean")
         if means and len(shares) == WINDOW and sum(shares) >= CONSTANT * WINDOW:
-            found[name] = sum(means) / len(means)
-    return found
+            collapsed[name] = sum(means) / len(means)
+    return collapsed
 
 
-def message(name: str, mean: float) -> str:
+def collapse_warning(name: str, mean: float) -> str:
+    """A sentence about one of `collapsed_rewards` for the log and the report."""
     return (
         f"reward {name} is the same within nearly every group of the last {WINDOW} steps "
         f"(mean {mean:.2f}): it teaches nothing more"
     )
 
 
-def _known(rows: Sequence[dict[str, Any]], key: str) -> list[float]:
+def _values(rows: Sequence[dict[str, Any]], key: str) -> list[float]:
     return [row[key] for row in rows if row.get(key) is not None]
 
 

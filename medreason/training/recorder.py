@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from medreason.rewards.variance import collapsed, message
+from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.files import atomic
 from medreason.runs.run_folder import RunFolder
 from medreason.training.trl_rewards import save_rollouts
@@ -62,8 +62,8 @@ class Recorder(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         if state.is_world_process_zero:
-            for name, mean in collapsed(self._folder.logged()).items():
-                print(message(name, mean))  # noqa: T201
+            for name, mean in collapsed_rewards(self._folder.logged()).items():
+                print(collapse_warning(name, mean))  # noqa: T201
 
 
 def _number(value: object) -> float | None:

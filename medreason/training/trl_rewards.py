@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from medreason import config as configuration
 from medreason.config import Config
 from medreason.config.judge import Judge, Scale
-from medreason.judging.grade import grade, grader_once
+from medreason.judging.grade import cached_grader, grade
 from medreason.judging.rubric import item
 from medreason.replies import Reply, parse
 from medreason.rewards.variance import within_groups
@@ -190,7 +190,7 @@ def grade_replies(
     ]
     values: list[float | None] = [0.0] * len(read)
     if asked:
-        graded = grade(judge, [one for _, one in asked], cache, grader_once(judge))
+        graded = grade(judge, [one for _, one in asked], cache, cached_grader(judge))
         for (i, _), verdict in zip(asked, graded.verdicts, strict=True):
             values[i] = verdict.score / scale.top if verdict else None
     return values

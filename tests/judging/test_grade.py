@@ -32,10 +32,10 @@ def items(*questions: str) -> list[Item]:
 
 def test_verdicts_come_in_order_and_equal_questions_are_asked_once(tmp_path: Path) -> None:
     with serving() as server:
-        found = grade(judge(server, price_in=10.0), items("a", "b", "a"), tmp_path)
-        assert [v.score for v in found.verdicts if v] == [2, 2, 2]
-        assert (found.calls, found.prompt_tokens, found.completion_tokens) == (2, 200, 20)
-        assert found.cost(judge(server, price_in=10.0)) == pytest.approx(0.002)
+        graded = grade(judge(server, price_in=10.0), items("a", "b", "a"), tmp_path)
+        assert [v.score for v in graded.verdicts if v] == [2, 2, 2]
+        assert (graded.calls, graded.prompt_tokens, graded.completion_tokens) == (2, 200, 20)
+        assert graded.cost(judge(server, price_in=10.0)) == pytest.approx(0.002)
         assert max(server.calls.values()) == 1
         again = grade(judge(server), items("b", "a", "c"), tmp_path)
         assert again.calls == 1
@@ -45,23 +45,23 @@ def test_verdicts_come_in_order_and_equal_questions_are_asked_once(tmp_path: Pat
 @pytest.mark.parametrize("trouble", ["429 later", "500 later"])
 def test_passing_trouble_is_tried_again(tmp_path: Path, trouble: str) -> None:
     with serving() as server:
-        found = grade(judge(server), items("good", trouble), tmp_path)
-        assert [v.score for v in found.verdicts if v] == [2, 2]
+        graded = grade(judge(server), items("good", trouble), tmp_path)
+        assert [v.score for v in graded.verdicts if v] == [2, 2]
         assert server.calls[trouble] == 2
 
 
 def test_retry_after_is_waited_for(tmp_path: Path) -> None:
     with serving() as server:
         began = time.monotonic()
-        found = grade(judge(server, timeout_s=5.0), items("wait"), tmp_path)
+        graded = grade(judge(server, timeout_s=5.0), items("wait"), tmp_path)
         assert time.monotonic() - began > 1.5  # by itself the client waits 0.5 s
-        assert [v.score for v in found.verdicts if v] == [2]
+        assert [v.score for v in graded.verdicts if v] == [2]
 
 
 def test_attempts_are_counted_over_all_kinds_of_failure(tmp_path: Path) -> None:
     with serving() as server:
-        found = grade(judge(server, attempts=3, timeout_s=5.0), items("mixed"), tmp_path)
-        assert dict(found.failures) == {"no verdict in the reply": 1}
+        graded = grade(judge(server, attempts=3, timeout_s=5.0), items("mixed"), tmp_path)
+        assert dict(graded.failures) == {"no verdict in the reply": 1}
         assert server.calls["mixed"] == 3
 
 
@@ -85,10 +85,10 @@ def test_lasting_trouble_is_counted_and_left_out(
 ) -> None:
     with serving() as server:
         settings = {"attempts": 2, "timeout_s": 0.3 if trouble == "silent" else 5.0}
-        found = grade(judge(server, **settings), items("good", trouble), tmp_path)
-        assert found.verdicts[0]
-        assert found.verdicts[1] is None
-        assert dict(found.failures) == {reason: 1}
+        graded = grade(judge(server, **settings), items("good", trouble), tmp_path)
+        assert graded.verdicts[0]
+        assert graded.verdicts[1] is None
+        assert dict(graded.failures) == {reason: 1}
         assert server.calls[trouble] == calls
 
 

@@ -24,7 +24,7 @@ from medreason.models.model_folder import EMBEDDED
 pytestmark = pytest.mark.slow  # trains a model and starts a server
 
 VERDICT = '{"evaluation": "fine", "score": 2}'
-TOLD = "Reply with JSON alone: evaluation and score."
+INSTRUCTIONS = "Reply with JSON alone: evaluation and score."
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,11 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = processor.tokenizer(VERDICT + "<|im_end|>").input_ids
     for step in range(150):
         turns = [
-            {"role": "system", "content": TOLD},
+            {"role": "system", "content": INSTRUCTIONS},
             {"role": "user", "content": f"Explanation to be graded: text {step % 10}"},
         ]
-        asked = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        prompt = processor.tokenizer(asked).input_ids
+        text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        prompt = processor.tokenizer(text).input_ids
         ids, labels = prompt + target, [-100] * len(prompt) + target
         model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
         optimizer.step()
@@ -87,7 +87,7 @@ def _up(port: int) -> bool:
 
 
 def items(count: int) -> list[Item]:
-    return [Item(TOLD, f"Explanation to be graded: text {i}", 3) for i in range(count)]
+    return [Item(INSTRUCTIONS, f"Explanation to be graded: text {i}", 3) for i in range(count)]
 
 
 def judge(url: str, model: Path) -> Judge:
@@ -97,26 +97,26 @@ def judge(url: str, model: Path) -> Judge:
 def test_verdicts_of_a_served_model_are_read_with_their_tokens(
     url: str, strict: Path, tmp_path: Path
 ) -> None:
-    found = grade(judge(url, strict), items(6), tmp_path)
-    assert [(v.score, v.evaluation) for v in found.verdicts if v] == [(2, "fine")] * 6
-    assert found.prompt_tokens > found.completion_tokens > 6 * 10
+    graded = grade(judge(url, strict), items(6), tmp_path)
+    assert [(v.score, v.evaluation) for v in graded.verdicts if v] == [(2, "fine")] * 6
+    assert graded.prompt_tokens > graded.completion_tokens > 6 * 10
     assert grade(judge(url, strict), items(6), tmp_path).calls == 0
 
 
 def test_verdicts_of_a_model_loaded_here_are_the_same(strict: Path, tmp_path: Path) -> None:
-    found = grade(Judge("local", "local", str(strict), max_tokens=40), items(3), tmp_path)
-    assert [(v.score, v.evaluation) for v in found.verdicts if v] == [(2, "fine")] * 3
+    graded = grade(Judge("local", "local", str(strict), max_tokens=40), items(3), tmp_path)
+    assert [(v.score, v.evaluation) for v in graded.verdicts if v] == [(2, "fine")] * 3
     lax = grade(Judge("local", "local", str(EMBEDDED), max_tokens=40), items(1), tmp_path)
     assert dict(lax.failures) == {"no verdict in the reply": 1}
 
 
 def test_a_served_model_without_verdicts_is_counted_and_left_out(url: str, tmp_path: Path) -> None:
-    found = grade(judge(url, EMBEDDED), items(3), tmp_path)
-    assert found.verdicts == [None] * 3
-    assert dict(found.failures) == {"no verdict in the reply": 3}
+    graded = grade(judge(url, EMBEDDED), items(3), tmp_path)
+    assert graded.verdicts == [None] * 3
+    assert dict(graded.failures) == {"no verdict in the reply": 3}
     assert not list(tmp_path.glob("*.json"))
 
 
 def test_a_model_the_server_cannot_load_is_counted(url: str, tmp_path: Path) -> None:
-    found = grade(judge(url, tmp_path / "gone"), items(1), tmp_path)
-    assert dict(found.failures) == {"status 500": 1}  # where an endpoint of OpenAI says 404
+    graded = grade(judge(url, tmp_path / "gone"), items(1), tmp_path)
+    assert dict(graded.failures) == {"status 500": 1}  # where an endpoint of OpenAI says 404

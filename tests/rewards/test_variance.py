@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medreason.rewards.variance import WINDOW, collapsed, within_groups
+from medreason.rewards.variance import WINDOW, collapsed_rewards, within_groups
 
 
 def row(step: int, share: float) -> dict[str, float]:
@@ -18,7 +18,9 @@ def test_variance_and_share_of_groups_without_difference() -> None:
 
 def test_reward_is_collapsed_when_nearly_all_groups_of_the_last_steps_are_constant() -> None:
     early = [row(i, 0.0) for i in range(10)]
-    assert collapsed(early + [row(i, 1.0) for i in range(WINDOW)]) == {"format": pytest.approx(0.9)}
-    assert collapsed([row(i, 1.0) for i in range(WINDOW - 1)]) == {}
-    assert collapsed([row(i, float(i % 5 > 0)) for i in range(WINDOW)]) == {}
-    assert collapsed([{"step": i, "loss": 1.0} for i in range(WINDOW)]) == {}
+    assert collapsed_rewards(early + [row(i, 1.0) for i in range(WINDOW)]) == {
+        "format": pytest.approx(0.9)
+    }
+    assert collapsed_rewards([row(i, 1.0) for i in range(WINDOW - 1)]) == {}
+    assert collapsed_rewards([row(i, float(i % 5 > 0)) for i in range(WINDOW)]) == {}
+    assert collapsed_rewards([{"step": i, "loss": 1.0} for i in range(WINDOW)]) == {}
