@@ -17,6 +17,7 @@ from medreason.evaluation import predictions
 from medreason.evaluation.predictions import Prediction
 from medreason.judging.grade import Graded, Grader, grade, grader
 from medreason.judging.rubric import Item, item
+from medreason.runs import integrity
 from medreason.runs.files import write_json
 from medreason.runs.run_folder import RunFolder, run_folders
 from medreason.samples import Sample
@@ -39,8 +40,11 @@ def run(config: Config) -> None:
         path = folder.evaluation(key)
         figures = _judge(config, folder, path, scales, list(zip(judges, asks, strict=True)))
         write_json(path / "judgements.json", figures)
+        was_whole = integrity.is_whole(folder, key)
         _add_to_metrics(path, figures)
-        folder.update(synced=False)
+        if was_whole:  # else the next training command evaluates again, as it should
+            integrity.seal(folder, key)
+        folder.update(synced=[])
         print(folder.path.name, json.dumps(figures["summary"]))  # noqa: T201
 
 

@@ -1,4 +1,4 @@
-"""What a job of a sweep came to. Apart, so that the command line knows it without numpy."""
+"""The outcome of a job of a sweep, and its errors. The command line imports it: no numpy."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ class Outcome:
     """`outcome.json` of a job."""
 
     state: str
-    """done, skipped, empty, busy, failed; lost for a job that left no word; shared for one that
-    another job of the sweep did as well."""
+    """done, skipped (already finished), empty (no data), busy, failed; lost for a job that left no
+    outcome; shared for one whose run another job of the sweep did."""
     run: str = ""
     """Name of the run folder, where it is known."""
     error: str = ""
-    """The first line."""
+    """Its first line."""
     overrides: list[str] = field(default_factory=list)
 
 
 class NoDataError(ValueError):
-    """A cell without data, or with too little: a sweep passes over it and says why."""
+    """A cell without data, or with too little: a sweep skips it and says why."""
 
 
 class BusyError(ValueError):
@@ -34,16 +34,16 @@ class BusyError(ValueError):
 
 
 def explained(error: BaseException, outputs: str) -> str:
-    """Its message; where `outputs` takes nothing more, with what to do."""
+    """The message of an error; with what to do where nothing can be written to `outputs`."""
     if not isinstance(error, OSError):
         return str(error)
-    place = Path(error.filename or outputs).absolute()
-    refused = error.errno in _FULL or (
-        error.errno in _CLOSED and place.is_relative_to(Path(outputs).absolute())
+    path = Path(error.filename or outputs).absolute()
+    not_written = error.errno in _FULL or (
+        error.errno in _READ_ONLY and path.is_relative_to(Path(outputs).absolute())
     )
     remedy = "; free some space, or set outputs=... to a folder that can be written"
-    return f"{error}{remedy if refused else ''}"
+    return f"{error}{remedy if not_written else ''}"
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)

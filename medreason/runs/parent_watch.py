@@ -1,4 +1,4 @@
-"""A process that ends when another does: what a killed launcher started must not go on training."""
+"""End a process when another ends: workers must not outlive a killed launcher."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LAUNCHER = "MEDREASON_LAUNCHER"
 
 
 def end_with_launcher() -> None:
-    """For a process in which jobs will run: without one it would wait for a killed launcher."""
+    """For a process in which jobs of a sweep run, but which has none yet: see `end_with`."""
     end_with(int(os.environ[LAUNCHER]))
 
 
 @functools.cache  # one thread a process, however many jobs it runs
 def end_with(pid: int) -> None:
-    """End this process, without a word, within a second of the end of another."""
+    """End this process within a second of the end of another, without any message."""
     try:
         watched = psutil.Process(pid)
     except psutil.NoSuchProcess:
@@ -29,13 +29,13 @@ def end_with(pid: int) -> None:
 
 
 def _watch(process: psutil.Process) -> None:
-    while _lives(process):
+    while _is_alive(process):
         time.sleep(0.5)
     os._exit(1)
 
 
-def _lives(process: psutil.Process) -> bool:
-    """False for a zombie too: where nobody waits for it, a killed process stays one."""
+def _is_alive(process: psutil.Process) -> bool:
+    """False for a zombie too, which a killed process stays where nobody waits for it."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

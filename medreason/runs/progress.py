@@ -1,15 +1,22 @@
-"""How far a worker is: it writes one small file, the parent shows it as a bar or as lines."""
+"""Progress of a worker: it writes one small file, the launcher shows it as a redrawn line or lines.
+
+Neither tqdm nor rich: what is drawn comes from another process, and logs need whole lines.
+"""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+from medreason.console import notice
 from medreason.runs.files import read_json, write_json
 
 _LINE_SECONDS = 10.0
+_REDRAW_SECONDS = 0.2
+_ERASE_LINE = "\r\033[K"
+_STARTING = {"phase": "starting", "done": 0, "total": 0, "left_seconds": None, "note": ""}
 
 
 class Reporter:
@@ -21,15 +28,14 @@ class Reporter:
         self._phase, self._began, self._first = "", 0.0, 0
 
     def __call__(self, phase: str, done: int, total: int, note: str = "") -> None:
-        """`done` of `total` steps of a phase; `note` is a figure to show beside it."""
+        """`done` of `total` steps of a phase; `note` is a metric to show beside it."""
         now = time.monotonic()
         if phase != self._phase:
             self._phase, self._began, self._first, self._written = phase, now, done, 0.0
-        if now - self._written < 0.2 and done < total:
+        if now - self._written < _REDRAW_SECONDS and done < total:
             return
         self._written = now
-        pace = (now - self._began) / (done - self._first) if done > self._first else None
-        left = pace * (total - done) if pace is not None else None
+        left = _seconds_left(now - self._began, done - self._first, total - done)
         write_json(
             self._path,
             {"phase": phase, "done": done, "total": total, "left_seconds": left, "note": note},
@@ -37,44 +43,40 @@ class Reporter:
 
 
 class Display:
-    """The parent's side."""
+    """The launcher's side."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._bar = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty()
         self._phase, self._shown, self._began = "", 0.0, time.monotonic()
 
     def line(self, text: str) -> None:
         self.clear()
-        print(f"{self._name}  {text}", file=sys.stderr, flush=True)  # noqa: T201
+        notice(f"{self._name}  {text}")
 
     def done(self, evaluation: Path) -> None:
-        """The last line: how long it took, and what came out."""
-        found = read_json(evaluation / "metrics.json")["overall"]
+        """The last line: how long it took, and the accuracy."""
+        overall = read_json(evaluation / "metrics.json")["overall"]
         took = duration(time.monotonic() - self._began)
-        self.line(f"done in {took}: {100 * found['accuracy']:.1f} % of {found['n']} right")
+        self.line(f"done in {took}: {100 * overall['accuracy']:.1f} % of {overall['n']} right")
 
     def show(self, path: Path) -> None:
-        """What the file says: redrawn on a terminal, elsewhere a line every 10 s."""
+        """Show the worker's file: redrawn on a terminal, elsewhere a line every 10 s."""
         now = time.monotonic()
-        if not self._bar and now - self._shown < _LINE_SECONDS and self._phase:
+        if not self._terminal and now - self._shown < _LINE_SECONDS and self._phase:
             return
         try:
-            state = json.loads(path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            state = {"phase": "starting", "done": 0, "total": 0, "left_seconds": None, "note": ""}
-        if not self._bar and state["phase"] == self._phase == "starting":
+            progress = read_json(path)
+        except (FileNotFoundError, ValueError):
+            progress = _STARTING
+        if not self._terminal and progress["phase"] == self._phase == "starting":
             return
-        self._phase, self._shown = state["phase"], now
-        text = _text(state, now - self._began)
-        if self._bar:
-            print(f"\r\033[K{self._name}  {text}", end="", file=sys.stderr, flush=True)  # noqa: T201
-        else:
-            print(f"{self._name}  {text}", file=sys.stderr, flush=True)  # noqa: T201
+        self._phase, self._shown = progress["phase"], now
+        _draw(f"{self._name}  {_text(progress, now - self._began)}", terminal=self._terminal)
 
     def clear(self) -> None:
-        if self._bar:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)  # noqa: T201
+        if self._terminal:
+            notice(_ERASE_LINE, end="")
 
 
 class Bar:
@@ -88,28 +90,39 @@ class Bar:
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if self._first is None:  # what was done before says nothing about the pace
+        if self._first is None:  # what was done before says nothing about the throughput
             self._first, self._began = done - 1, now
         last = self._terminal and done == total
-        if now - self._shown < (0.2 if self._terminal else _LINE_SECONDS) and not last:
+        if now - self._shown < (_REDRAW_SECONDS if self._terminal else _LINE_SECONDS) and not last:
             return
         self._shown = now
-        left = (now - self._began) / (done - self._first) * (total - done)
-        state = {"phase": self._phase, "done": done, "total": total, "note": ""}
-        line = _text(state | {"left_seconds": left}, 0)
-        start, end = ("\r\033[K", "\n" if last else "") if self._terminal else ("", "\n")
-        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)  # noqa: T201
+        left = _seconds_left(now - self._began, done - self._first, total - done)
+        progress = {"phase": self._phase, "done": done, "total": total, "left_seconds": left}
+        _draw(_text(progress | {"note": ""}, 0), terminal=self._terminal)
+        if last:
+            notice("")
 
 
-def _text(state: dict, elapsed: float) -> str:
-    if not state["total"]:
-        return f"{state['phase']} {elapsed:.0f} s"
-    left = state["left_seconds"]
-    ahead = (
-        f"  {duration(left)} left" if left is not None and state["done"] < state["total"] else ""
-    )
-    note = f"  {state['note']}" if state["note"] else ""
-    return f"{state['phase']} {state['done']}/{state['total']}{ahead}{note}"
+def _seconds_left(seconds: float, done: int, ahead: int) -> float | None:
+    """At the throughput so far; None where nothing was done yet."""
+    return seconds / done * ahead if done > 0 else None
+
+
+def _draw(text: str, *, terminal: bool) -> None:
+    if terminal:
+        notice(f"{_ERASE_LINE}{text}", end="")
+    else:
+        notice(text)
+
+
+def _text(progress: dict[str, Any], elapsed: float) -> str:
+    if not progress["total"]:
+        return f"{progress['phase']} {elapsed:.0f} s"
+    left = progress["left_seconds"]
+    going = left is not None and progress["done"] < progress["total"]
+    ahead = f"  {duration(left)} left" if going else ""
+    note = f"  {progress['note']}" if progress["note"] else ""
+    return f"{progress['phase']} {progress['done']}/{progress['total']}{ahead}{note}"
 
 
 def duration(seconds: float) -> str:

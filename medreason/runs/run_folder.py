@@ -1,4 +1,4 @@
-"""The run folder: what a run is, how far it came, what it found. The truth; MLflow is the view."""
+"""The run folder: what a run is, its state, its results. MLflow only shows what is in it."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from medreason.runs.files import write_json
 
 @dataclass(frozen=True)
 class State:
-    """`state.json`: how far a run has come."""
+    """`state.json`: what is done of a run."""
 
     state: str = "planned"
     """planned, running, done or failed."""
     train_key: str = ""
     train_parts: dict[str, Any] = field(default_factory=dict)
-    """What the key is the hash of."""
+    """What the train key is the digest of."""
     trained: bool = False
-    """`model/` holds the final weights (always true of a base model, which has none of its own)."""
+    """`model/` holds the final weights; true of an evaluated base model, which has none there."""
     evaluations: list[str] = field(default_factory=list)
     """Keys of the finished evaluations."""
     sweeps: dict[str, str] = field(default_factory=dict)
-    """Sweep -> key of the evaluation it asked for; a run may belong to several."""
+    """Sweep -> key of the evaluation it shows; a run may belong to several."""
     attempts: int = 0
     error: str | None = None
     mlflow_runs: dict[str, str] = field(default_factory=dict)
     """`sweep/evaluation key` -> the MLflow run that shows this folder in that sweep."""
     synced: list[str] = field(default_factory=list)
-    """Of `mlflow_runs`, those that show all there is."""
-    trainable_weights: int = 0
-    weights: int = 0
+    """Keys of `mlflow_runs` whose MLflow run shows all that is in the folder."""
+    trainable_parameters: int = 0
+    parameters: int = 0
     """All of the model, an adapter's too."""
     train_seconds: float = 0.0
-    """Of the attempt that finished; one that was resumed did less."""
+    """Of the last attempt alone, where a run was resumed."""
     evaluate_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The layout of a run folder."""
+    """A run folder: its files by name, its state."""
 
     path: Path
 
@@ -95,7 +95,7 @@ class RunFolder:
         """The state on disk.
 
         Raises:
-            ValueError: state.json is not what this version wrote.
+            ValueError: state.json is damaged, or another version wrote it.
         """
         path = self.path / "state.json"
         if not path.exists():
@@ -109,7 +109,7 @@ class RunFolder:
             ) from error
 
     def logged(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl; a last line cut off by a kill is left out."""
+        """The rows of metrics.jsonl, without a last line that a kill cut off."""
         if not self.metrics.exists():
             return []
         rows = []
@@ -121,7 +121,7 @@ class RunFolder:
         return rows
 
     def update(self, **changes: Any) -> State:
-        """Change the state on disk: no reader sees half of it, no change undoes another."""
+        """Change fields of the state on disk, atomically and one process at a time."""
         self.path.mkdir(parents=True, exist_ok=True)
         with lock.briefly(self.path / ".state.lock"):
             state = replace(self.state(), **changes)
@@ -136,7 +136,7 @@ class RunFolder:
 
 
 def find_run_folder(runs: Path, name: str, key: str) -> RunFolder:
-    """The folder of a run, whether it exists yet or not; the key decides, not the name."""
+    """The folder of a train key, whether it exists yet or not, and whatever name it has."""
     usual = runs / f"{name}-{key}"
     if usual.exists():  # looking through a thousand folders for each of a thousand runs is slow
         return RunFolder(usual)
@@ -150,7 +150,7 @@ def run_folders(runs: Path) -> list[RunFolder]:
 
 
 def sweeps_of(folder: RunFolder) -> dict[str, str]:
-    """Sweep -> evaluation key; none of a folder whose state is damaged, which the report names."""
+    """Sweep -> evaluation key; empty where the state is damaged, which the report names."""
     try:
         return folder.state().sweeps
     except ValueError:
@@ -158,6 +158,6 @@ def sweeps_of(folder: RunFolder) -> dict[str, str]:
 
 
 def unsynced(folder: RunFolder, sweep: str) -> bool:
-    """Whether there is more than MLflow shows of the folder in this sweep."""
+    """Whether MLflow does not show all of the folder in this sweep yet."""
     state = folder.state()
     return f"{sweep}/{state.sweeps[sweep]}" not in state.synced

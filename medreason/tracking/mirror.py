@@ -136,9 +136,9 @@ class Mirror:
             environment = json.loads(self._folder.environment.read_text())
             self._client.set_tag(self.run_id, f"{PREFIX}commit", str(environment["commit"]))
             self._client.log_artifact(self.run_id, str(self._folder.environment))
-        if state.trainable_weights:
-            trained = str(state.trainable_weights)
-            self._client.log_param(self.run_id, f"{PREFIX}trainable_weights", trained)
+        if state.trainable_parameters:
+            trained = str(state.trainable_parameters)
+            self._client.log_param(self.run_id, f"{PREFIX}trainable_parameters", trained)
         for path in (self._folder.config, self._folder.data, self._folder.log):
             if path.exists():
                 self._client.log_artifact(self.run_id, str(path))

@@ -84,7 +84,7 @@ def _note_size(trainer: Trainer, folder: RunFolder) -> None:
     trained, all_ = adapter.count(trainer.model)
     if trainer.accelerator.is_main_process:
         print(f"trainable weights: {trained:,} of {all_:,}")  # noqa: T201
-        folder.update(trainable_weights=trained, weights=all_)
+        folder.update(trainable_parameters=trained, parameters=all_)
 
 
 def _try_longest(config: Config, trainer: Trainer, samples: Sequence[Sample]) -> None:

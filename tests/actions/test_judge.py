@@ -14,7 +14,8 @@ from medreason import data
 from medreason.actions import judge
 from medreason.config import Config
 from medreason.evaluation import predictions
-from medreason.runs.run_folder import RunFolder
+from medreason.runs import integrity
+from medreason.runs.run_folder import RunFolder, unsynced
 from medreason.samples import Sample
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "judging"))
@@ -51,10 +52,13 @@ def test_grades_stand_beside_the_accuracy_and_are_asked_for_once(
     composed: Compose, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_of(composed("method=base", *SMALL))
+    integrity.seal(run, "evaluation0")
     config = composed(
         "action=judge", *SMALL, *asks(server), *asks(server, "judge@second_judge", "n")
     )
     judge.run(config)
+    assert integrity.is_whole(run, "evaluation0")  # the same training command is still finished
+    assert unsynced(run, config.sweep)
     path = run.evaluation("evaluation0")
     found = json.loads((path / "judgements.json").read_text())
     reasoning = found["summary"]["reasoning"]

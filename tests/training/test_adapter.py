@@ -73,9 +73,9 @@ def test_small_training_moves_every_trained_weight(
     train(config, samples, folder, lambda *_: None)
     (file,) = folder.model.glob("*.safetensors")
     found = load_file(file)
-    assert 0 < folder.state().trainable_weights <= folder.state().weights
+    assert 0 < folder.state().trainable_parameters <= folder.state().parameters
     if config.adapter:
-        assert folder.state().trainable_weights == sum(w.numel() for w in found.values())
+        assert folder.state().trainable_parameters == sum(w.numel() for w in found.values())
         assert all(weight.dtype == torch.float32 for weight in found.values())
         assert all(weight.any() for name, weight in found.items() if "lora_B" in name)
     else:
