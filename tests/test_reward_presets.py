@@ -33,7 +33,7 @@ def total(config: Config, text: str, asked: Sample) -> tuple[list[float], float]
     """Each reward (the gate applied), and their weighted sum."""
     reply = parse(text, asked.options)
     scores = {
-        name: configuration.call(reward.score, reply, asked)
+        name: configuration.function(reward.score)(reply, asked)
         for name, reward in config.reward.items()
     }
     for name, reward in config.reward.items():
@@ -129,7 +129,7 @@ def test_no_reply_takes_a_reward_out_of_its_range(composed: Compose, preset: str
     def attack(text: str, asked: Sample, truncated: bool) -> None:
         reply = parse(text, asked.options, truncated=truncated)
         for name, reward in scored.items():
-            value = configuration.call(reward.score, reply, asked)
+            value = configuration.function(reward.score)(reply, asked)
             penalty = reward.score["_target_"].rpartition(".")[2] in (
                 *("hollow_reasoning", "answer_first", "stray_text", "overlong", "repetition"),
             )

@@ -183,7 +183,7 @@ def _evaluation(
     """Answers of `tokens` tokens at most, and (busy, wall) seconds."""
     shares = isinstance(trainer, GroupedGRPOTrainer)
     act = functools.partial(
-        functools.partial(answer_rows, graphs=config.hardware.graphs)
+        functools.partial(answer_rows, graphs=config.hardware.uses_cuda_graphs)
         if shares
         else answer_rows_unshared,
         without_adapter(trainer.model),

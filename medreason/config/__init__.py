@@ -1,8 +1,8 @@
-"""The border between YAML and code: behind `load` nothing sees OmegaConf. No torch.
+"""The border between YAML and code: past `load` nothing sees OmegaConf, and nothing imports torch.
 
-`schema` has the classes of the groups, with `hardware` and `judge`; `checks` the rules between
-groups; `files` reads and writes; `targets` finds the functions YAML names; `machine` compares a
-profile with this machine.
+`schema`, `hardware`, `judge` and `data` hold the classes of the groups, `checks` the rules between
+groups. `options` checks the command line before Hydra composes; `files` loads, reads and writes;
+`targets` imports the functions that YAML names; `machine` compares a profile with this machine.
 """
 
 from medreason.config.data import Handling, handling
@@ -21,7 +21,7 @@ from medreason.config.schema import (
     Reward,
     Tracking,
 )
-from medreason.config.targets import call, target
+from medreason.config.targets import function, target
 
 __all__ = [
     "ANSWERS",
@@ -40,7 +40,7 @@ __all__ = [
     "Rollout",
     "Rubric",
     "Tracking",
-    "call",
+    "function",
     "handling",
     "load",
     "read",

@@ -1,5 +1,5 @@
-"""Rules between values of several groups, one function each: what one group alone can know is
-checked in its own class. Each refusal names key, value and remedy."""
+"""Rules between values of several groups, one function each; the class of a group checks the rules
+within it. Each error names key, value and remedy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from medreason.config import targets
 from medreason.config.data import handling
 from medreason.config.rules import positive, subset
-from medreason.config.targets import bind
 from medreason.samples import MODALITIES, TASKS
 
 if TYPE_CHECKING:
@@ -21,27 +21,38 @@ def cells_are_known(config: Config) -> None:
     subset("task.members", config.task.members, TASKS)
 
 
-def data_takes_its_settings(config: Config) -> None:
-    bind("data", handling(config.data)[1])
+def data_settings_are_known(config: Config) -> None:
+    targets.check("data", handling(config.data)[1])
 
 
-def rewards_can_be_given(config: Config) -> None:
-    grpo = config.method.algorithm == "grpo"
+def reward_settings_are_known(config: Config) -> None:
     for name, reward in config.reward.items():
         if reward.judge:
             config.rubric.check(reward.judge)
         else:
-            bind(f"reward.{name}.score", reward.score, given=2)
-        if reward.judge and config.judge.kind == "none" and grpo:
+            targets.check(f"reward.{name}.score", reward.score, positional=2)
+
+
+def judged_rewards_have_a_judge(config: Config) -> None:
+    for name, reward in config.reward.items():
+        if reward.judge and config.judge.kind == "none" and config.method.algorithm == "grpo":
             raise ValueError(
                 f"reward.{name}.judge={reward.judge!r} needs a judge; choose judge=openai or "
                 "judge=local"
             )
-        if grpo and reward.score.get("style") == "free":
+
+
+def format_rewards_have_a_format(config: Config) -> None:
+    for name, reward in config.reward.items():
+        if config.method.algorithm == "grpo" and reward.score.get("style") == "free":
             raise ValueError(
                 f"reward.{name}.score.style='free': prompt={config.prompt.name} asks for no "
                 f"form; drop it with ~reward.{name} or choose another prompt"
             )
+
+
+def reward_gates_name_another_reward(config: Config) -> None:
+    for name, reward in config.reward.items():
         others = [other for other, its in config.reward.items() if other != name and its.score]
         if reward.only_when is not None and reward.only_when not in others:
             raise ValueError(
@@ -50,7 +61,7 @@ def rewards_can_be_given(config: Config) -> None:
             )
 
 
-def grpo_has_a_reward(config: Config) -> None:
+def grpo_has_a_weighted_reward(config: Config) -> None:
     if config.method.algorithm == "grpo" and not any(r.weight for r in config.reward.values()):
         raise ValueError(
             f"method={config.method.name} needs a reward with a weight; reward has "
@@ -59,28 +70,28 @@ def grpo_has_a_reward(config: Config) -> None:
         )
 
 
-def attention_can_share_prompts(config: Config) -> None:
+def attention_can_share_prefixes(config: Config) -> None:
     if (
         config.method.algorithm == "grpo"
         and config.hardware.attention == "flash_attention_2"
         and (config.rollout.name, config.rollout.fallback) == ("grouped", "error")
     ):
         raise ValueError(
-            "hardware.attention='flash_attention_2' takes no mask that lets completions share "
-            "a prompt; set hardware.attention=sdpa, rollout=trl or rollout.fallback=unshared"
+            "hardware.attention='flash_attention_2' takes no mask under which completions share "
+            "a prompt prefix; set hardware.attention=sdpa, rollout=trl or rollout.fallback=unshared"
         )
 
 
-def fsdp_draws_equally_often(config: Config) -> None:
+def fsdp_ranks_sample_equally_often(config: Config) -> None:
     if config.hardware.parallel == "fsdp" and config.rollout.dynamic_sampling:
         raise ValueError(
             f"rollout.dynamic_sampling={config.rollout.dynamic_sampling}: with "
-            "hardware.parallel=fsdp all processes draw equally often, and each has its own "
-            "questions to draw again; set it to 0, or hardware.parallel=ddp"
+            "hardware.parallel=fsdp all ranks must sample equally often, and each would sample "
+            "again for questions of its own; set it to 0, or hardware.parallel=ddp"
         )
 
 
-def vllm_can_draw(config: Config) -> None:
+def vllm_can_sample(config: Config) -> None:
     if config.method.algorithm != "grpo" or config.rollout.name != "vllm":
         return
     if config.hardware.accelerator != "cuda":
@@ -101,18 +112,21 @@ def random_weights_are_for_benchmarks(config: Config) -> None:
 
 
 def quantized_weights_have_an_adapter(config: Config) -> None:
-    if config.model.quantization == "none":
-        return
-    named = f"model.quantization={config.model.quantization!r}"
-    if config.method.algorithm != "none" and not config.adapter:
+    quantization = config.model.quantization
+    if quantization != "none" and config.method.algorithm != "none" and not config.adapter:
         raise ValueError(
-            f"{named} freezes the weights, so method={config.method.name} needs an adapter to "
-            "train; choose adapter=qlora or set model.quantization=none"
+            f"model.quantization={quantization!r} freezes the weights, so "
+            f"method={config.method.name} needs an adapter to train; choose adapter=qlora or set "
+            "model.quantization=none"
         )
-    if config.hardware.parallel != "ddp":
+
+
+def quantized_weights_are_not_sharded(config: Config) -> None:
+    if config.model.quantization != "none" and config.hardware.parallel != "ddp":
         raise ValueError(
-            f"{named} does not go with hardware.parallel={config.hardware.parallel!r}: weights "
-            "in 4 bits are not cut over devices; set hardware.parallel=ddp"
+            f"model.quantization={config.model.quantization!r} does not go with "
+            f"hardware.parallel={config.hardware.parallel!r}: weights in 4 bits are not sharded; "
+            "set hardware.parallel=ddp"
         )
 
 
@@ -133,22 +147,26 @@ def checkpoints_fall_between_rollouts(config: Config) -> None:
         raise ValueError(
             f"runs.checkpoint_steps={config.runs.checkpoint_steps} is not a multiple of {updates}"
             f", the updates on the same completions (method.trl.num_iterations={iterations}): "
-            "TRL would draw again for those behind a checkpoint in between; set "
+            "after a resume between them, TRL would sample again for the rest; set "
             f"runs.checkpoint_steps={-(-config.runs.checkpoint_steps // updates) * updates}"
         )
 
 
 ALL: tuple[Callable[[Config], None], ...] = (
     cells_are_known,
-    data_takes_its_settings,
-    rewards_can_be_given,
-    grpo_has_a_reward,
-    attention_can_share_prompts,
-    fsdp_draws_equally_often,
-    vllm_can_draw,
+    data_settings_are_known,
+    reward_settings_are_known,
+    judged_rewards_have_a_judge,
+    format_rewards_have_a_format,
+    reward_gates_name_another_reward,
+    grpo_has_a_weighted_reward,
+    attention_can_share_prefixes,
+    fsdp_ranks_sample_equally_often,
+    vllm_can_sample,
     random_weights_are_for_benchmarks,
     quantized_weights_have_an_adapter,
+    quantized_weights_are_not_sharded,
     hardware_can_split_a_step,
     checkpoints_fall_between_rollouts,
 )
-"""In this order; the first that fails is the one a user reads."""
+"""In this order: a user reads the first that fails."""

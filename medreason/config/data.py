@@ -13,21 +13,23 @@ class Handling:
     """The keys of `data` that all data sets share; the others go to the function at `_target_`."""
 
     split: str = "published"
-    """published (files without one are split by_patient), by_image, by_patient, joint (rows in the
-    tests of both published families), low_data (600 and 300 published rows of each modality)."""
+    """published (a data set without a published split is split by_patient), by_image, by_patient,
+    joint (test rows are those in the tests of both published families), or low_data (of the
+    published split, 600 training and 300 test rows of each modality)."""
     test_share: float = 0.3
-    """Share of each cell that is tested on, where we split."""
+    """Share of each cell that goes to the test split, where medreason splits."""
     seed: int = 0
-    """Of the split, of option orders and of what the data set draws itself."""
+    """Of the split, of the order of options, and of the data set's own random choices."""
     options: str = "as_published"
-    """as_published, shuffled (training questions, anew in each epoch), or normalised (letter case,
-    trailing period)."""
+    """as_published, shuffled (training questions, in each epoch another order), or normalised
+    (letter case and trailing period)."""
     questions: str = "all"
     """all, closed (with options), or open."""
     images: str = "decode"
-    """decode reads every image before anything else; none looks at the annotations only."""
+    """decode reads every image once, before anything else, to find damaged ones; none reads the
+    annotations alone."""
     bad_rows: str = "error"
-    """error stops at bad rows; skip goes on without them."""
+    """error stops at rows that cannot be used; skip leaves them out."""
 
     def __post_init__(self) -> None:
         one_of(
@@ -42,11 +44,11 @@ class Handling:
 
 
 def handling(data: dict[str, Any]) -> tuple[Handling, dict[str, Any]]:
-    """The keys of `data` that all data sets share, and the rest: what its function is called with.
+    """Split `data`: the keys that all data sets share, and the settings of its own function.
 
     Raises:
         ValueError: a shared key has a value it does not know.
     """
-    shared = [f.name for f in fields(Handling)]
-    rest = {key: value for key, value in data.items() if key not in shared}
-    return Handling(**{key: value for key, value in data.items() if key in shared}), rest
+    shared = {field.name for field in fields(Handling)} & data.keys()
+    own = {key: value for key, value in data.items() if key not in shared}
+    return Handling(**{key: data[key] for key in shared}), own

@@ -1,4 +1,4 @@
-"""From a composed configuration or a frozen file to a typed one, and back to a file."""
+"""From a composed configuration, or a file in a run folder, to a typed one, and back to a file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from medreason import moved
 from medreason.config.data import Handling
 from medreason.config.schema import Config, Reward
 
-_HERE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[1]
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times faster
 Group = TypeVar("Group")
 
-CONF = _HERE / "conf" if (_HERE / "conf").exists() else _HERE.parent / "conf"
-"""The configuration folder: inside an installed wheel, beside the package in a checkout."""
+CONF = next(p / "conf" for p in (_PACKAGE, _PACKAGE.parent) if (p / "conf").exists())
+"""The configuration folder: in the package when installed, beside it in a checkout."""
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -50,12 +50,12 @@ def load(composed: DictConfig, choices: dict[str, str] | None = None) -> Config:
 
 
 def read(path: Path) -> Config:
-    """The configuration frozen in a run folder, as `write` left it.
+    """The configuration in a run folder, as `write` left it.
 
     Without OmegaConf, whose merge takes 20 times as long: a report reads a thousand of them.
 
     Raises:
-        ValueError: cut off, or written under another version of the schema.
+        ValueError: the file is cut off, or another version of the schema wrote it.
     """
     try:
         values = yaml.load(path.read_text(), Loader=_LOADER)

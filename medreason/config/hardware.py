@@ -1,4 +1,4 @@
-"""The part of the schema that says on what the work runs and how it is cut; see `config`."""
+"""Schema of `hardware` and `rollout`: on what a run is computed, and how it is split."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ class Hardware:
     accelerator: str = MISSING
     """cpu or cuda."""
     devices: int = MISSING
-    """Processes of a node, one device each."""
+    """Processes of a node; each has one device."""
     per_device_prompts: int = MISSING
-    """Questions a device holds at once in training."""
+    """Questions in a micro-batch of training, on each device."""
     per_device_evaluation: int = MISSING
-    """Questions a device answers at once in evaluation."""
+    """Questions in a batch of evaluation, on each device."""
     precision: str = MISSING
     """float32 or bfloat16."""
     nodes: int = 1
-    """Machines; more than one under Slurm alone."""
+    """Machines; more than one only under Slurm."""
     parallel: str = "ddp"
-    """ddp (weights on each device), fsdp (weights, gradients and states in parts), or DeepSpeed's
-    zero2 (gradients and states in parts) and zero3 (weights too)."""
+    """ddp (all weights on each device), fsdp (weights, gradients and optimizer states sharded), or
+    DeepSpeed's zero2 (gradients and optimizer states sharded) and zero3 (weights too)."""
     offload: bool = False
-    """With fsdp, zero2 or zero3: parts that are not at work wait in the memory of the machine."""
+    """With fsdp, zero2 or zero3: keep shards that are not in use in the memory of the machine."""
     attention: str = "sdpa"
     """sdpa, eager, or flash_attention_2 where flash-attn is installed."""
     gradient_checkpointing: bool = False
-    """Activations are computed again for the backward pass: less memory, slower."""
+    """Compute activations again in the backward pass: less memory, slower."""
     cuda_graphs: bool = True
-    """Completions are drawn step by step; on CUDA, with sdpa and ddp, as one graph a step."""
+    """On CUDA, with sdpa and ddp: run each decoding step as one CUDA graph."""
     optimizer_states: str = "float32"
     """AdamW's two moments: float32, or 8bit (bitsandbytes)."""
     device_gb: float | None = None
-    """What a device has, for action=plan; none asks those of this machine."""
+    """Memory of a device, for action=plan; null takes that of this machine's GPUs."""
     memory_limit_gb: float | None = None
-    """On CUDA: what a process may take of its device, to try a smaller card on a larger one."""
+    """On CUDA: the most memory a process may allocate, to try a smaller card on a larger one."""
     memory_check: bool = False
-    """Before training, one step of the longest samples: what does not fit fails at once."""
+    """Before training, run one step of the longest samples, so that what does not fit in memory
+    fails at once."""
     hang_timeout_minutes: float = 30.0
-    """Without a step for so long a job fails, after the stacks of all its ranks are written."""
+    """A job without progress for so long fails; the stack traces of all ranks go to its log."""
     threads: int | None = None
-    """CPU threads of each process; none shares the cores out evenly."""
+    """CPU threads of each process; null divides the cores evenly."""
     trl: dict[str, Any] = field(default_factory=dict)
     """Further trainer arguments that change memory or speed, never the result."""
 
@@ -64,15 +65,15 @@ class Hardware:
                 raise ValueError(f"hardware.{key}={value}; it must be above 0")
         if self.parallel != "ddp" and self.processes < 2:
             raise ValueError(
-                f"hardware.parallel={self.parallel!r} cuts the weights over devices, and there is "
-                "one; set hardware.devices=2 or more, or hardware.parallel=ddp"
+                f"hardware.parallel={self.parallel!r} shards the weights over devices, and there "
+                "is one; set hardware.devices=2 or more, or hardware.parallel=ddp"
             )
         if self.offload and self.parallel == "ddp":
             raise ValueError("hardware.offload=true needs hardware.parallel=fsdp, zero2 or zero3")
         if self.optimizer_states != "float32" and self.parallel != "ddp":
             raise ValueError(
-                f"hardware.optimizer_states={self.optimizer_states!r} needs whole weights on each "
-                f"device; hardware.parallel={self.parallel!r} already keeps the states in parts, "
+                f"hardware.optimizer_states={self.optimizer_states!r} needs all weights on each "
+                f"device; hardware.parallel={self.parallel!r} already shards the states, "
                 "so set hardware.optimizer_states=float32"
             )
         if self.memory_limit_gb and self.accelerator != "cuda":
@@ -87,27 +88,32 @@ class Hardware:
         return self.nodes * self.devices
 
     @property
-    def graphs(self) -> bool:
-        """Whether decoding replays its step: see `generation.cuda_graph`."""
-        fits = self.accelerator == "cuda" and self.attention == "sdpa" and self.parallel == "ddp"
-        return self.cuda_graphs and fits
+    def uses_cuda_graphs(self) -> bool:
+        """Whether decoding steps run as CUDA graphs; see `generation.cuda_graph`."""
+        possible = (
+            self.accelerator == "cuda" and self.attention == "sdpa" and self.parallel == "ddp"
+        )
+        return self.cuda_graphs and possible
 
 
 @dataclass
 class Rollout:
-    """How GRPO draws completions and finds their log-probabilities."""
+    """How GRPO samples completions and computes their log-probabilities."""
 
     name: str = MISSING
-    """grouped (image and prompt once a question), trl (TRL's own way) or vllm (drawn by vLLM)."""
+    """grouped (image and prompt computed once a question), trl (TRL's own rollout: computed once a
+    completion) or vllm (sampled by vLLM)."""
     fallback: str = "error"
-    """Where a model or a setting does not allow `grouped`: error, or unshared (as trl, with a
-    warning)."""
+    """Where a model or a setting does not allow `grouped`: error, or unshared (the rollout of trl,
+    with a warning)."""
     dynamic_sampling: int = 0
-    """Draw a question's completions again, so many times at most, while all get the same reward."""
+    """While all completions of a question get the same reward, sample them again, at most so many
+    times."""
     vision_cache_gb: float = 4.0
-    """Of disk, over all runs, for the features of vision towers that are not trained; 0: none."""
+    """Disk space, over all runs, for cached features of vision towers that are not trained; 0 keeps
+    none."""
     vllm: dict[str, Any] = field(default_factory=dict)
-    """With vllm: goes unchanged to trl.GRPOConfig; where and in how much memory it runs."""
+    """With vllm: goes unchanged to trl.GRPOConfig."""
 
     def __post_init__(self) -> None:
         one_of("rollout.name", self.name, ("grouped", "trl", "vllm"))
@@ -116,7 +122,7 @@ class Rollout:
         share = self.vllm.get("vllm_gpu_memory_utilization", 0.3)
         if not 0 < share < 1:
             raise ValueError(
-                f"rollout.vllm.vllm_gpu_memory_utilization={share}; needs a share between 0 and 1"
+                f"rollout.vllm.vllm_gpu_memory_utilization={share}; needs a number between 0 and 1"
             )
         one_of("rollout.fallback", self.fallback, ("error", "unshared"))
         for key in ("dynamic_sampling", "vision_cache_gb"):
@@ -125,5 +131,5 @@ class Rollout:
         if self.dynamic_sampling and self.name != "grouped":
             raise ValueError(
                 f"rollout.dynamic_sampling={self.dynamic_sampling} needs rollout=grouped; "
-                "the others draw once"
+                "the others sample once"
             )

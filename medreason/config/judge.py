@@ -1,9 +1,11 @@
-"""The part of the schema that judging, predicting and exporting read; see `config`."""
+"""Schema of `judge` and `rubric`: which model grades replies, and by what scale."""
 
 from __future__ import annotations
 
 import urllib.parse
 from dataclasses import dataclass, field
+
+from medreason.config.rules import one_of, positive
 
 KINDS = ("none", "openai", "local")
 ASPECTS = ("reasoning", "answer")
@@ -11,38 +13,36 @@ ASPECTS = ("reasoning", "answer")
 
 @dataclass
 class Judge:
-    """A model that grades replies. Its key comes from the environment, never from here."""
+    """A model that grades replies. Its API key comes from the environment, never from here."""
 
     name: str = "none"
     kind: str = "none"
-    """none, openai (any endpoint that speaks its chat protocol) or local (loaded here)."""
+    """none, openai (any endpoint with OpenAI's chat protocol) or local (a model loaded here)."""
     model: str = ""
-    """The endpoint's name of the model; of a local judge a hub id or a folder."""
+    """The endpoint's name for the model; for a local judge a hub id or a folder."""
     base_url: str = ""
-    """Of the endpoint, usually with `/v1`."""
+    """Address of the endpoint; it usually ends with `/v1`."""
     api_key_env: str = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key."""
+    """Name of the environment variable that holds the API key."""
     temperature: float = 0.0
     max_tokens: int = 256
     concurrency: int = 16
-    """Calls at once."""
+    """Requests at the same time."""
     attempts: int = 5
-    """Requests for one item, whatever fails; then it is counted as failed and left out."""
+    """Requests for one item before it counts as failed; a failed item is left out of the scores."""
     timeout_s: float = 60.0
-    """Of one request."""
+    """Seconds for one request."""
     price_in: float = 0.0
-    """US dollars a million prompt tokens; 0 where it is not known."""
+    """US dollars for a million prompt tokens; with both prices 0 no cost is reported."""
     price_out: float = 0.0
+    """US dollars for a million completion tokens."""
     allow_reward_judge: bool = False
-    """Allow the judge that gave the training reward to judge the evaluation."""
+    """Let the judge whose grades a run was trained on grade its replies too."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            known = ", ".join(map(repr, KINDS))
-            raise ValueError(f"judge.kind={self.kind!r}; known: {known}")
+        one_of("judge.kind", self.kind, KINDS)
         for key in ("max_tokens", "concurrency", "attempts"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"judge.{key}={getattr(self, key)}; it must be at least 1")
+            positive(f"judge.{key}", getattr(self, key))
         if not self.timeout_s > 0:
             raise ValueError(f"judge.timeout_s={self.timeout_s}; give seconds, more than 0")
         address = urllib.parse.urlsplit(self.base_url)
@@ -60,7 +60,7 @@ class Judge:
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """Which judge it is, whatever it is asked."""
+        """What tells judges apart, whatever they grade."""
         return self.kind, self.base_url, self.model
 
 
@@ -71,9 +71,10 @@ class Scale:
     top: int = 3
     """The best score; 0 is the worst."""
     instructions: str = ""
-    """What the judge is told of its task and of each score."""
+    """The system prompt: the judge's task and the meaning of each score."""
     question: str = ""
-    """What it is asked: `{question}`, the references `{answer}`, `{explanation}`, and `{given}`."""
+    """The user prompt, with `{question}`, the references `{answer}` and `{explanation}`, and
+    `{given}`, the text to grade."""
 
 
 @dataclass
@@ -83,7 +84,11 @@ class Rubric:
     answer: Scale = field(default_factory=Scale)
 
     def check(self, aspect: str) -> Scale:
-        """The scale of an aspect. Raises ValueError where it lacks what a judge needs."""
+        """The scale of an aspect.
+
+        Raises:
+            ValueError: the scale lacks what a judge needs.
+        """
         scale: Scale = getattr(self, aspect)
         needed = ("{given}", "{explanation}" if aspect == "reasoning" else "{answer}")
         for text in needed:

@@ -1,4 +1,4 @@
-"""What this machine can do, and what a profile asks of it. Nothing here imports torch."""
+"""Whether this machine can run a hardware profile. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ class Gpu:
     name: str
     gib: float
     capability: float
-    """CUDA compute capability, 9.0 of an H200."""
+    """CUDA compute capability, for instance 9.0 of an H200."""
 
 
 def gpus() -> list[Gpu]:
-    """The GPUs this process may use: those CUDA_VISIBLE_DEVICES names, else all there are."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    listed = _listed()
-    if named is None:
-        return listed
-    wanted = [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
-    by_index = {gpu.index: gpu for gpu in listed}
-    # A UUID or a MIG slice: what it is, the list by index does not say.
-    return [by_index.get(n, Gpu(n, n, float("inf"), float("inf"))) for n in wanted]
+    """The GPUs this process may use: those in CUDA_VISIBLE_DEVICES, or all of the machine."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    installed = _installed_gpus()
+    if visible is None:
+        return installed
+    names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    by_index = {gpu.index: gpu for gpu in installed}
+    # nvidia-smi's list has no UUIDs or MIG slices; such a GPU passes every check of memory.
+    return [by_index.get(n, Gpu(n, n, float("inf"), float("inf"))) for n in names]
 
 
-def _listed() -> list[Gpu]:
+def _installed_gpus() -> list[Gpu]:
     if not shutil.which("nvidia-smi"):
         return []
     query = "--query-gpu=index,name,memory.total,compute_cap"
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)
-    if listed.returncode:
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
         return []
-    rows = [[part.strip() for part in row.split(",")] for row in listed.stdout.splitlines()]
+    rows = [[part.strip() for part in row.split(",")] for row in process.stdout.splitlines()]
     return [Gpu(row[0], row[1], float(row[2]) / 1024, float(row[3])) for row in rows]
 
 
@@ -56,58 +56,59 @@ def check(config: Config) -> None:
     """Refuse a profile that this machine cannot run, before anything is loaded.
 
     Raises:
-        ValueError: names key, value, what is there, and what would work.
+        ValueError: with key, value, what the machine has, and what would work.
     """
-    asked = config.hardware
-    there = enough(asked) if asked.accelerator == "cuda" else []
-    _check_attention(asked, there)
-    _check_packages(asked)
+    profile = config.hardware
+    available = enough_gpus(profile) if profile.accelerator == "cuda" else []
+    _check_attention(profile, available)
+    _check_packages(profile)
     if config.method.algorithm == "grpo" and config.rollout.name == "vllm":
         _check_vllm()
-    for gpu in there:
-        if asked.precision == "bfloat16" and gpu.capability < _BFLOAT16_CAPABILITY:
+    for gpu in available:
+        if profile.precision == "bfloat16" and gpu.capability < _BFLOAT16_CAPABILITY:
             raise ValueError(
                 f"hardware.precision='bfloat16': GPU {gpu.index} ({gpu.name}) has compute "
                 f"capability {gpu.capability}, bfloat16 needs {_BFLOAT16_CAPABILITY}; set "
                 "hardware.precision=float32"
             )
-        if asked.memory_limit_gb and asked.memory_limit_gb > gpu.gib:
+        if profile.memory_limit_gb and profile.memory_limit_gb > gpu.gib:
             raise ValueError(
-                f"hardware.memory_limit_gb={asked.memory_limit_gb} is more than GPU {gpu.index} "
+                f"hardware.memory_limit_gb={profile.memory_limit_gb} is more than GPU {gpu.index} "
                 f"({gpu.name}) has: {gpu.gib:.1f} GiB; choose less, or null for no limit"
             )
 
 
-def enough(asked: Hardware) -> list[Gpu]:
-    """The GPUs of this machine, of which the profile takes some.
+def enough_gpus(profile: Hardware) -> list[Gpu]:
+    """The GPUs this process may use.
 
     Raises:
-        ValueError: there are fewer than it takes.
+        ValueError: the profile takes more.
     """
-    there = gpus()
-    if len(there) < asked.devices:
-        names = f" ({', '.join(gpu.name for gpu in there)})" if there else ""
+    available = gpus()
+    if len(available) < profile.devices:
+        names = f" ({', '.join(gpu.name for gpu in available)})" if available else ""
         raise ValueError(
-            f"hardware={asked.name} takes hardware.devices={asked.devices} GPUs, this machine has "
-            f"{len(there)}{names}; what fits: hardware={', '.join(fitting(len(there)))}"
+            f"hardware={profile.name} takes hardware.devices={profile.devices} GPUs, this machine "
+            f"has {len(available)}{names}; what fits: "
+            f"hardware={', '.join(_profiles_for(len(available)))}"
         )
-    return there
+    return available
 
 
-def _check_attention(asked: Hardware, there: list[Gpu]) -> None:
-    if asked.attention != "flash_attention_2":
+def _check_attention(profile: Hardware, available: list[Gpu]) -> None:
+    if profile.attention != "flash_attention_2":
         return
-    if asked.accelerator == "cpu":
+    if profile.accelerator == "cpu":
         raise ValueError(
             "hardware.attention='flash_attention_2' runs on CUDA alone, and "
-            f"hardware={asked.name} is a CPU; set hardware.attention=sdpa"
+            f"hardware={profile.name} is a CPU; set hardware.attention=sdpa"
         )
     if importlib.util.find_spec("flash_attn") is None:
         raise ValueError(
             "hardware.attention='flash_attention_2': flash-attn is not installed; "
             "pip install -e '.[flash]' or set hardware.attention=sdpa"
         )
-    for gpu in there:
+    for gpu in available:
         if gpu.capability < _FLASH_CAPABILITY:
             raise ValueError(
                 f"hardware.attention='flash_attention_2': GPU {gpu.index} ({gpu.name}) has compute "
@@ -116,16 +117,16 @@ def _check_attention(asked: Hardware, there: list[Gpu]) -> None:
             )
 
 
-def _check_packages(asked: Hardware) -> None:
-    if asked.parallel in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:
+def _check_packages(profile: Hardware) -> None:
+    if profile.parallel in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:
         raise ValueError(
-            f"hardware.parallel={asked.parallel!r}: DeepSpeed is not installed; pip install "
+            f"hardware.parallel={profile.parallel!r}: DeepSpeed is not installed; pip install "
             "-e '.[deepspeed]' or choose hardware.parallel=fsdp, which needs no package"
         )
-    if asked.optimizer_states == "8bit" and not _has_8bit_states(asked.accelerator):
+    if profile.optimizer_states == "8bit" and not _has_8bit_states(profile.accelerator):
         raise ValueError(
             "hardware.optimizer_states='8bit': this bitsandbytes has no such optimizer for "
-            f"hardware.accelerator={asked.accelerator!r}; pip install 'bitsandbytes>=0.50' on "
+            f"hardware.accelerator={profile.accelerator!r}; pip install 'bitsandbytes>=0.50' on "
             "Linux or set hardware.optimizer_states=float32"
         )
 
@@ -139,15 +140,15 @@ def _check_vllm() -> None:
 
 
 def _has_8bit_states(accelerator: str) -> bool:
-    """By the compiled library that does the work; 0.50 has it for the CPU too."""
-    found = importlib.util.find_spec("bitsandbytes")
-    if found is None or not found.submodule_search_locations:
+    """Whether bitsandbytes has a compiled library for cpu or cuda; since 0.50 it has both."""
+    package = importlib.util.find_spec("bitsandbytes")
+    if package is None or not package.submodule_search_locations:
         return False
-    libraries = Path(next(iter(found.submodule_search_locations))).glob("libbitsandbytes_*")
+    libraries = Path(next(iter(package.submodule_search_locations))).glob("libbitsandbytes_*")
     return any(f"_{accelerator}" in library.name for library in libraries)
 
 
-def fitting(count: int) -> list[str]:
+def _profiles_for(count: int) -> list[str]:
     """Names of the profiles in `conf/hardware` that `count` GPUs can run."""
     profiles = {path.stem: _profile(path.stem) for path in (CONF / "hardware").glob("*.yaml")}
     cards = {
@@ -158,7 +159,7 @@ def fitting(count: int) -> list[str]:
 
 
 def _profile(name: str) -> dict[str, Any]:
-    """The values of a profile with those it builds upon."""
+    """The values of a profile, with those of the profile in its defaults list."""
     values = yaml.safe_load((CONF / "hardware" / f"{name}.yaml").read_text())
     base = next((part for part in values.pop("defaults", []) if part != "_self_"), None)
     return {**(_profile(base) if base else {}), **values}

@@ -1,4 +1,4 @@
-"""Rules that many values share. Each names key and value, and what is allowed."""
+"""Rules that many values share. Each error names the key, its value and what is allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The typed schema of every group of `conf/`. Rules between groups are in `checks`."""
+"""The typed schema of the groups of `conf/`. Rules between groups are in `checks`."""
 
 from __future__ import annotations
 
@@ -51,9 +51,11 @@ class Method:
     algorithm: str = MISSING
     """none, sft or grpo: the trainer. `rarl` is grpo with an adapter and other rewards."""
     prompts_per_step: int = MISSING
-    """Questions in one optimizer step, over all devices and accumulation: part of the science."""
+    """Questions in one optimizer step, over all devices and micro-batches. Unlike their split over
+    devices, it decides the result."""
     target: str = "explanation"
-    """What SFT imitates: `explanation` (reasoning, then answer, where there is one) or `answer`."""
+    """What SFT imitates: `explanation` (reasoning and answer, where a sample has an explanation) or
+    `answer`."""
     trl: dict[str, Any] = field(default_factory=dict)
     """Goes unchanged to trl.SFTConfig or trl.GRPOConfig."""
 
@@ -64,7 +66,7 @@ class Method:
         if self.algorithm == "grpo" and int(self.trl.get("num_generations") or 0) < 2:
             raise ValueError(
                 f"method.trl.num_generations={self.trl.get('num_generations')}; a group needs "
-                "at least 2 completions to be compared"
+                "at least 2 completions"
             )
 
     @property
@@ -77,16 +79,16 @@ class Method:
 class Model:
     name: str = MISSING
     path: str = MISSING
-    """A hub id, a local folder (a full model or a PEFT adapter), or `tiny` for the embedded one."""
+    """A hub id, a folder (all weights or a PEFT adapter), or `tiny`, the model in this package."""
     revision: str | None = None
     max_pixels: int | None = None
-    """Larger images are scaled down to this many pixels; none keeps the checkpoint's own limit."""
+    """Larger images are scaled down to this many pixels; null keeps the checkpoint's own limit."""
     weights: str = "trained"
-    """trained, or random: the architecture alone, for action=bench."""
+    """trained, or random: the architecture with random weights, for action=bench."""
     architecture: dict[str, Any] = field(default_factory=dict)
-    """With random weights: values that replace those of the checkpoint's config."""
+    """With random weights: values that replace those of the checkpoint's config.json."""
     quantization: str = "none"
-    """none, or nf4: the frozen weights of the language model in 4 bits, under an adapter."""
+    """none, or nf4: the language model's weights frozen in 4 bits, under an adapter (QLoRA)."""
 
     def __post_init__(self) -> None:
         one_of("model.weights", self.weights, ("trained", "random"))
@@ -99,7 +101,7 @@ class Model:
 
 @dataclass
 class Selection:
-    """Which part of the matrix: `modality` or `task`."""
+    """The modalities, or the tasks, to train on."""
 
     name: str = MISSING
     members: list[str] = MISSING
@@ -109,32 +111,34 @@ class Selection:
 class Prompt:
     name: str = MISSING
     style: str = MISSING
-    """The form of reply that is asked for, which the format reward checks."""
+    """The format of reply that the templates ask for and the format reward checks."""
     train: list[str] = MISSING
-    """Templates with `{question}`; one is drawn for each sample and epoch."""
+    """Templates with `{question}`; training chooses one at random for each sample and epoch."""
     evaluate: str = MISSING
+    """The template for evaluation."""
     families: dict[str, list[str]] = field(default_factory=dict)
     """Diversity prompting: family -> its paraphrases."""
     diversity: bool = False
-    """Draw the training prompt from `families` in place of `train`."""
+    """Train on the templates of `families` in place of `train`."""
     reasoning: str = ""
-    """Reasoning prompting: asks for what is visible first."""
+    """Reasoning prompting: a template that first asks for what is visible."""
     reasoning_prompting: bool = False
     """Evaluate with `reasoning` in place of `evaluate`."""
     open: str = ""
-    """The template of questions without options, in training and evaluation; empty: as above."""
+    """The template for questions without options, in training and evaluation; empty uses the
+    templates above."""
 
     def __post_init__(self) -> None:
         one_of("prompt.style", self.style, STYLES)
-        given = [*self.train, self.evaluate, *itertools.chain(*self.families.values())]
-        for text in [*given, *filter(None, (self.reasoning, self.open))]:
+        required = [*self.train, self.evaluate, *itertools.chain(*self.families.values())]
+        for text in [*required, *filter(None, (self.reasoning, self.open))]:
             if "{question}" not in text:
                 raise ValueError(
                     f"prompt: {text!r} has no {{question}}; the question would be lost"
                 )
         if self.diversity and not all(self.families.values() or [[]]):
             raise ValueError(
-                f"prompt.diversity=true: prompt={self.name} has no families to draw from, or one "
+                f"prompt.diversity=true: prompt={self.name} has no families, or one "
                 "without a template; choose prompt=rarl or set prompt.diversity=false"
             )
         if self.reasoning_prompting and not self.reasoning:
@@ -145,25 +149,26 @@ class Prompt:
 
     @property
     def training(self) -> dict[str, list[str]]:
-        """Family -> templates that training draws from; one family without diversity."""
+        """Family -> templates for training; one family without diversity."""
         return self.families if self.diversity else {"single": self.train}
 
     @property
     def evaluation(self) -> str:
-        """The template that evaluation asks."""
+        """The template for evaluation, after `reasoning_prompting`."""
         return self.reasoning if self.reasoning_prompting else self.evaluate
 
 
 @dataclass
 class Reward:
     score: dict[str, Any] = field(default_factory=dict)
-    """`_target_` of a function of medreason.rewards.answer and its settings."""
+    """`_target_` of a function, of `medreason.rewards` or your own, and its settings."""
     judge: str | None = None
-    """In place of a score: `reasoning` or `answer`, graded by the judge, over the scale's top."""
+    """In place of a score: `reasoning` or `answer`, graded by the judge and divided by the top
+    score of its scale."""
     weight: float = 1.0
     """0 logs the score without training on it."""
     only_when: str | None = None
-    """A gate: another reward; where its score is below `at_least`, this one is 0."""
+    """A gate: where the score of this other reward is below `at_least`, the reward is 0."""
     at_least: float = 0.5
 
     def __post_init__(self) -> None:
@@ -183,20 +188,21 @@ class Reward:
 class Evaluation:
     name: str = MISSING
     modalities: list[str] = MISSING
-    """Modalities to be tested on, whatever was trained on."""
+    """Modalities to test on, whatever was trained on."""
     tasks: list[str] = MISSING
     samples_per_cell: int | None = None
-    """At most this many questions of each cell, drawn by the seed; none takes all."""
+    """At most this many questions of each cell, a random sample by the seed; null takes all."""
     max_new_tokens: int = MISSING
     controls: list[str] = MISSING
-    """Further passes over the same questions, of CONTROLS; `permuted_options`: one a rotation."""
+    """Controls, each a further pass over the same questions; permuted_options is one pass for each
+    rotation of the options."""
     answers: list[str] = field(default_factory=lambda: ["generated"])
-    """generated: a greedy reply, which is parsed. option_likelihood: the
-    likeliest of the option letters
-    right behind the prompt, without generation or parser. Both: the second is a figure beside."""
+    """generated (a greedy reply, parsed), option_likelihood (the option letter with the highest
+    probability right after the prompt: nothing is generated or parsed), or both, where the second
+    is a metric beside the first."""
     encoder: str | None = None
-    """A text encoder, folder or hub id: adds BERTScore of open answers and, by the meaning of both,
-    the likeness of reasoning and reference explanation."""
+    """A text encoder, a folder or a hub id: adds BERTScore of open answers, and the cosine
+    similarity of reasoning and reference explanation."""
 
     def __post_init__(self) -> None:
         subset("evaluation.modalities", self.modalities, MODALITIES)
@@ -212,12 +218,12 @@ class Evaluation:
 class Tracking:
     name: str = MISSING
     uri: str | None = None
-    """MLflow's tracking URI; none keeps the run folders alone."""
+    """MLflow's tracking URI; null writes run folders alone."""
     experiment: str = "medreason"
     images: int = 40
     """Predictions shown with their image in MLflow's table."""
     resync: bool = False
-    """action=report: first rebuild MLflow's runs from the run folders."""
+    """action=report: send all run folders of the sweep to MLflow again first."""
 
 
 @dataclass
@@ -227,9 +233,9 @@ class Prepare:
     resize: str = "stretch"
     """stretch to the square, as the authors of Med-R1 do, or pad with black."""
     folder: str | None = None
-    """Where to write; none writes to `<outputs>/prepared/<data>-<size>-<resize>`."""
+    """Where to write; null writes to `<outputs>/prepared/<data>-<size>-<resize>`."""
     processes: int | None = None
-    """None takes a process for each core."""
+    """Null starts a process for each core."""
 
     def __post_init__(self) -> None:
         positive("prepare.size", self.size)
@@ -241,7 +247,7 @@ class Prepare:
 @dataclass
 class Runs:
     retry_failed: bool = True
-    """Run a cell again that failed before."""
+    """Run a cell again if it failed before."""
     show_table: bool = True
     """Print the table of runs when a sweep ends."""
     checkpoint_steps: int = 50
@@ -256,15 +262,14 @@ class Bench:
     """What action=bench measures."""
 
     what: str = "speed"
-    """speed: grouped GRPO against stock TRL; memory: a step of the longest samples, estimate
-    against measurement."""
-
+    """speed (grouped GRPO against TRL's own) or memory (one step of the longest samples: estimate
+    against measurement)."""
     tokens: list[int] = field(default_factory=lambda: [16, 128])
     """Lengths of the completions."""
     repeats: int = 5
-    """Measurements of each stage and length behind one warm-up; the median counts."""
+    """Measurements of each stage and length after one warm-up; their median is reported."""
     image_size: int = 384
-    """Images are stretched to squares of so many pixels a side."""
+    """Side of the square that images are stretched to, in pixels."""
 
     def __post_init__(self) -> None:
         one_of("bench.what", self.what, ("speed", "memory"))
@@ -276,17 +281,17 @@ class Bench:
 
 @dataclass
 class Predict:
-    """What action=predict is asked."""
+    """What action=predict answers."""
 
     image: str | None = None
     """One image (path, file://, data URL or http(s) URL), or the folder that `questions` names
     images below; a questions file may name them in any of these forms, too."""
     question: str | None = None
-    """May hold its options as `Which? A)CT, B)MRI`; without options it is an open question."""
+    """With its options, as in `Which? A)CT, B)MRI`, or an open question without."""
     questions: str | None = None
-    """A JSON file: a list of {"image", "question"} in place of one question."""
+    """In place of one question: a JSON file, a list of {"image", "question"}."""
     output: str | None = None
-    """A JSON file for the answers; none prints them alone."""
+    """A JSON file to write the answers to; null prints them only."""
 
 
 @dataclass
@@ -296,13 +301,12 @@ class Export:
     to: str | None = None
     """A folder that does not exist yet."""
     adapter_only: bool = False
-    """The adapter as it is in place of merged weights."""
+    """Write the adapter alone, not merged into its base."""
     precision: str = "bfloat16"
     """Of the merged weights: float32 or bfloat16."""
 
     def __post_init__(self) -> None:
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"export.precision={self.precision!r}; known: 'float32', 'bfloat16'")
+        one_of("export.precision", self.precision, ("float32", "bfloat16"))
 
 
 @dataclass
@@ -311,13 +315,13 @@ class Config:
     method: Method = MISSING
     model: Model = MISSING
     data: dict[str, Any] = field(default_factory=lambda: asdict(Handling()))
-    """`_target_` of a data set's `read` and its arguments, and the keys of Handling."""
+    """The keys of Handling, `_target_` of the function that reads a data set, and its settings."""
     modality: Selection = MISSING
     task: Selection = MISSING
     prompt: Prompt = MISSING
     reward: dict[str, Reward] = field(default_factory=dict)
     adapter: dict[str, Any] = field(default_factory=dict)
-    """Goes unchanged to peft.LoraConfig; empty trains all weights."""
+    """Goes unchanged to peft.LoraConfig; empty trains all parameters."""
     hardware: Hardware = MISSING
     rollout: Rollout = MISSING
     evaluation: Evaluation = MISSING
@@ -327,17 +331,17 @@ class Config:
     bench: Bench = field(default_factory=Bench)
     judge: Judge = field(default_factory=Judge)
     second_judge: Judge = field(default_factory=Judge)
-    """Grades the same replies; the agreement of the two is reported."""
+    """Grades the same replies; the agreement of both judges (weighted kappa) is reported."""
     rubric: Rubric = field(default_factory=Rubric)
     predict: Predict = field(default_factory=Predict)
     export: Export = field(default_factory=Export)
     seed: int = 0
     sweep: str = "runs"
-    """Groups runs: reports and MLflow parents are made for one sweep."""
+    """Name of a group of runs, which a report and a parent run in MLflow compare."""
     outputs: str = "outputs"
-    """Where runs, sweeps, caches and the MLflow database lie."""
+    """Folder of runs, sweeps, reports, caches and the MLflow database."""
     choices: dict[str, str] = field(default_factory=dict)
-    """Group -> option as chosen on the command line: labels for readers, in no key."""
+    """Group -> option that Hydra composed: labels for readers, in no key."""
 
     def __post_init__(self) -> None:
         for check in checks.ALL:
@@ -345,7 +349,7 @@ class Config:
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches a device runs for one optimizer step."""
+        """Micro-batches of an optimizer step on each device."""
         devices = self.hardware.processes
         share = devices * self.hardware.per_device_prompts
         prompts = self.method.prompts_per_step
@@ -361,7 +365,7 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """For readers; the key beside it tells runs apart."""
+        """A name for readers; the train key after it tells runs apart."""
         cell = [] if self.method.algorithm == "none" else [self.modality.name, self.task.name]
         return "-".join([self.method.name, self.model.name, *cell])
 
@@ -371,9 +375,9 @@ class Config:
 
 
 def _splits(prompts: int, devices: int, share: int) -> str:
-    """What would work: per-device prompts for this step size, step sizes for this hardware."""
+    """What would work: prompts per device for this step, or prompts per step on these devices."""
     lower = prompts // share * share
     steps = [str(n) for n in (lower, lower + share) if n]
-    fitting = [n for n in range(1, prompts + 1) if prompts % (devices * n) == 0]
-    per_device = f"hardware.per_device_prompts={fitting[-1]} or " if fitting else ""
+    divisors = [n for n in range(1, prompts + 1) if prompts % (devices * n) == 0]
+    per_device = f"hardware.per_device_prompts={divisors[-1]} or " if divisors else ""
     return f"{per_device}method.prompts_per_step={' or '.join(steps)} would work"

@@ -1,9 +1,11 @@
-"""The functions that YAML names at `_target_`: found, bound to their settings, called."""
+"""The functions that YAML names at `_target_`: imported, checked against their settings, bound."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -11,14 +13,18 @@ from medreason import moved
 from medreason.config.data import Handling
 
 
-def call(spec: dict[str, Any], *given: object, **more: object) -> Any:  # noqa: ANN401
-    """What the function at `_target_` returns for `given`, the settings of the spec and `more`."""
+def function(spec: dict[str, Any]) -> functools.partial[Any]:
+    """The function at `_target_` with the settings beside it; can be pickled."""
     settings = {key: value for key, value in spec.items() if not key.startswith("_")}
-    return target(spec["_target_"])(*given, **settings, **more)
+    return functools.partial(target(spec["_target_"]), **settings)
 
 
-def target(path: str) -> Any:  # noqa: ANN401
-    """The function at a dotted path."""
+def target(path: str) -> Callable[..., Any]:
+    """The function at a dotted path.
+
+    Raises:
+        ValueError: it cannot be imported; the message has its new path where it has moved.
+    """
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
@@ -30,15 +36,20 @@ def target(path: str) -> Any:  # noqa: ANN401
         ) from error
 
 
-def bind(key: str, spec: dict[str, Any], given: int = 0) -> None:
-    """Refuse settings the function does not take; `given` are its positional arguments."""
-    function = target(spec["_target_"])
-    parameters = list(inspect.signature(function).parameters.values())[given:]
+def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
+    """Refuse settings that the function at `_target_` does not take, or lacks.
+
+    `positional` arguments come from the caller.
+
+    Raises:
+        ValueError: with the key and the settings it takes.
+    """
+    parameters = list(inspect.signature(target(spec["_target_"])).parameters.values())[positional:]
     known = [p.name for p in parameters]
     for name in spec:
         if not name.startswith("_") and name not in known:
             raise ValueError(f"{key}.{name} is unknown to {spec['_target_']}; it takes {known}")
-    shared = {"cache", *(f.name for f in fields(Handling))}  # `data` gives these to its function
+    shared = {"cache", *(f.name for f in fields(Handling))}  # what `data` passes to its function
     required = [p.name for p in parameters if p.default is p.empty and p.name not in shared]
     for name in required:
         if spec.get(name) is None:

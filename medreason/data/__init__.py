@@ -57,7 +57,7 @@ def _rows(handling: Handling, reader: dict[str, Any], cache: Path) -> Loaded:
     """All that the data set's function yields."""
     shared = {**vars(handling), "cache": cache}
     given = {name: value for name, value in shared.items() if name in _parameters(reader)}
-    rows: list[Row] = list(configuration.call(reader, **given))
+    rows: list[Row] = list(configuration.function(reader)(**given))
     return Loaded(
         [row for row in rows if not isinstance(row, BadRow)],
         [row for row in rows if isinstance(row, BadRow)],

@@ -98,7 +98,7 @@ def predict_rows(
         rows,
         batch_size=batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
-        graphs=config.hardware.graphs,
+        graphs=config.hardware.uses_cuda_graphs,
         on_batch=lambda done: progress("evaluating", done, len(rows)),
     )
     return [

@@ -152,4 +152,4 @@ def _try_rewards(config: Config, samples: Sequence[Sample]) -> None:
             "reasoning needs; use a data set with explanations, or another reward"
         )
     for reward in (reward for reward in config.reward.values() if reward.score):
-        configuration.call(reward.score, reply, poorest)
+        configuration.function(reward.score)(reply, poorest)

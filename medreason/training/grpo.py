@@ -59,7 +59,7 @@ def trainer(
             PortableGroupedTrainer,
             how=config.rollout,
             cache=config.folder / "cache" / "vision",
-            graphs=config.hardware.graphs,
+            graphs=config.hardware.uses_cuda_graphs,
         )
         if config.rollout.name == "grouped"
         else PortableGRPOTrainer

@@ -155,17 +155,12 @@ def rewards(config: Config, scorer: Scorer) -> tuple[list[Reward], list[float]]:
     return made, [reward.weight for reward in config.reward.values()]
 
 
-def _score(reward: configuration.Reward) -> Score:
-    settings = {k: v for k, v in reward.score.items() if not k.startswith("_")}
-    return functools.partial(configuration.target(reward.score["_target_"]), **settings)
-
-
 def _grade(config: Config, reward: configuration.Reward) -> Grade:
     if reward.judge:
         scale = config.rubric.check(reward.judge)
         cache = config.folder / "cache" / "verdicts"
         return functools.partial(grade_replies, config.judge, scale, reward.judge, cache)
-    return functools.partial(_each, _score(reward))
+    return functools.partial(_each, configuration.function(reward.score))
 
 
 def _each(score: Score, read: Sequence[Read]) -> list[float | None]:
@@ -175,7 +170,7 @@ def _each(score: Score, read: Sequence[Read]) -> list[float | None]:
 def _gate(config: Config, reward: configuration.Reward) -> Gate | None:
     if reward.only_when is None:
         return None
-    return Gate(_score(config.reward[reward.only_when]), reward.at_least)
+    return Gate(configuration.function(config.reward[reward.only_when].score), reward.at_least)
 
 
 def grade_replies(

@@ -31,7 +31,7 @@ def test_every_profile_cuts_a_step_of_rarl(composed: Compose, profile: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("profile", "there", "words"),
+    ("profile", "available", "words"),
     [
         ("gpu_x2", [], r"devices=2 GPUs, this machine has 0; what fits: hardware=cpu, cpu_x2$"),
         (
@@ -43,9 +43,13 @@ def test_every_profile_cuts_a_step_of_rarl(composed: Compose, profile: str) -> N
     ],
 )
 def test_profile_for_other_gpus_is_refused(
-    composed: Compose, monkeypatch: pytest.MonkeyPatch, profile: str, there: list[Gpu], words: str
+    composed: Compose,
+    monkeypatch: pytest.MonkeyPatch,
+    profile: str,
+    available: list[Gpu],
+    words: str,
 ) -> None:
-    monkeypatch.setattr(machine, "gpus", lambda: there)
+    monkeypatch.setattr(machine, "gpus", lambda: available)
     with pytest.raises(ValueError, match=words):
         machine.check(composed(f"hardware={profile}", "model=qwen2_vl_2b"))
 
@@ -67,9 +71,9 @@ def test_package_that_is_not_installed_is_named_with_its_remedy(
 ) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: [H200, replace(H200, index="1")])
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    given = ["hardware=gpu", "rollout=trl", "method.prompts_per_step=4", *overrides]
+    overrides = ["hardware=gpu", "rollout=trl", "method.prompts_per_step=4", *overrides]
     with pytest.raises(ValueError, match=words):
-        machine.check(composed(*given))
+        machine.check(composed(*overrides))
 
 
 @pytest.mark.parametrize(
@@ -79,13 +83,16 @@ def test_package_that_is_not_installed_is_named_with_its_remedy(
         (["hardware.memory_limit_gb=40"], "caps a CUDA device"),
         (["hardware.parallel=fsdp"], r"there is one; set hardware\.devices=2"),
         (["hardware.offload=true"], "needs hardware.parallel=fsdp"),
-        (["hardware=cpu_x2", "hardware.parallel=fsdp", "hardware.optimizer_states=8bit"], "parts"),
+        (["hardware=cpu_x2", "hardware.parallel=fsdp", "hardware.optimizer_states=8bit"], "shards"),
         (["model.quantization=nf4"], "needs an adapter"),
-        (["adapter=qlora", "hardware=cpu_x2", "hardware.parallel=fsdp"], "in 4 bits are not cut"),
+        (
+            ["adapter=qlora", "hardware=cpu_x2", "hardware.parallel=fsdp"],
+            "in 4 bits are not sharded",
+        ),
         (["hardware.optimizer_states=int8"], "known: 'float32', '8bit'"),
     ],
 )
-def test_what_no_machine_can_do_is_refused(
+def test_setting_that_no_machine_can_run_is_refused(
     composed: Compose, overrides: list[str], words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
