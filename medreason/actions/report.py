@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medreason.config import Config
+from medreason.metrics import Metric
 from medreason.report import arms, comparisons, reasoning, table, tables
 from medreason.report import runs as reading
 from medreason.report.runs import Run
@@ -90,8 +91,8 @@ def _write_heat_maps(runs: list[Run], target: Path) -> Iterator[Path]:
 
     changes = {run.file_name: found for run in runs if (found := _changes(run, runs))[0]}
     limit = max([10.0, *(abs(v) for found, _ in changes.values() for v in found.values())])
-    for run in (run for run in runs if run.figures):
-        accuracy = {cell: 100 * figures["accuracy"] for cell, figures in run.cells.items()}
+    for run in (run for run in runs if run.metrics):
+        accuracy = {cell: 100 * metrics[Metric.ACCURACY] for cell, metrics in run.cells.items()}
         path = target / f"accuracy-{run.file_name}.png"
         heat_map(accuracy, title=f"{run.label}: accuracy").savefig(path)
         yield path

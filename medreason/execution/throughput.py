@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from medreason.config import CONTROLS, Config
+from medreason.metrics import Metric
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import RunFolder, run_folders
 
@@ -80,7 +81,7 @@ def _measured(
     # A resumed run's seconds are those of its last attempt, its steps are all.
     logged = folder.logged() if state.train_seconds and state.attempts == 1 else []
     answers = sum(
-        f["n"] * (1 + sum(f.get(control) is not None for control in CONTROLS)) for f in figures
+        f[Metric.N] * (1 + sum(f.get(control) is not None for control in CONTROLS)) for f in figures
     )
     return (
         kind,

@@ -8,15 +8,20 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from medreason.metrics import Metric, Shown
 from medreason.report.comparisons import Comparison
 from medreason.report.domains import ELSEWHERE, IN_DOMAIN, Total
 from medreason.report.matrices import Arm
 from medreason.report.runs import Run, base_of
-from medreason.report.table import BESIDE, Row, filled, percent, show_table, unfinished
+from medreason.report.table import Row, columns, filled, percent, show_table, unfinished
 from medreason.report.tables import Tables
 
 MOST_RUNS = 12
 """Runs with a row, a line or a picture each; beyond it those of the arms say more."""
+
+
+_ALWAYS = (Metric.PRIOR, Metric.BLANK_IMAGE, Metric.PARSED)
+"""Columns with a dash where there is no value."""
 
 
 def grouped(runs: Sequence[Run], tables: Tables) -> bool:
@@ -50,23 +55,27 @@ def change(found: Comparison | None) -> str:
 def _table(found: Sequence[Row], tables: Tables, compact: bool) -> Table:
     totals = {arm.name: _totals(tables, arm.name) for arm in tables.arms}
     inside = [total for total, _ in totals.values()]
-    named = [n for n in BESIDE if any(t and n in t.figures for t in inside)]
-    columns = {
+    metrics = [
+        metric
+        for metric in columns(Shown.TERMINAL, [t.metrics for t in inside if t], *_ALWAYS)
+        if not compact or Shown.NARROW in metric.shown
+    ]
+    cells = {
         "arm": list(totals),
         "models": [str(len(arm.runs)) for arm in tables.arms],
         "n": [str(t.n) if t else "-" for t in inside],
         "in-domain %": [_accuracy(t, compact) for t in inside],
-        "prior": _figure(inside, "prior"),
-        "blank\nimage": _figure(inside, "blank_image"),
-        **{BESIDE[name]: _figure(inside, name) for name in ([] if compact else named)},
-        "parsed": _figure(inside, "parsed"),
+        **{
+            metric.heading: [percent(t.metrics.get(metric) if t else None) for t in inside]
+            for metric in metrics
+        },
         "vs base\nin-domain": [change(gain(tables, a, IN_DOMAIN)) for a in totals],
         "else-\nwhere %": [percent(t.accuracy if t else None) for _, t in totals.values()],
         "vs base\nelsewhere": [change(gain(tables, a, ELSEWHERE)) for a in totals],
     }
     if not any(other for _, other in totals.values()):  # every run was trained on all there is
-        columns = {name: cells for name, cells in columns.items() if "where" not in name}
-    return filled(columns, _notes(found, tables))
+        cells = {name: column for name, column in cells.items() if "where" not in name}
+    return filled(cells, _notes(found, tables))
 
 
 def _totals(tables: Tables, arm: str) -> tuple[Total | None, Total | None]:
@@ -78,10 +87,6 @@ def _accuracy(total: Total | None, compact: bool) -> str:
         return "-"
     ends = f" [{percent(total.ci_low)}, {percent(total.ci_high)}]"
     return percent(total.accuracy) + ("" if compact else ends)
-
-
-def _figure(totals: Sequence[Total | None], name: str) -> list[str]:
-    return [percent(total.figures.get(name) if total else None) for total in totals]
 
 
 def _notes(found: Sequence[Row], tables: Tables) -> Text:

@@ -1,6 +1,6 @@
 """Each arm over all of its models, by how far a test lies from what a model was trained on.
 
-Figures are means over the cells tested, in each over the models at that distance, so that no cell
+Metrics are means over the cells tested, in each over the models at that distance, so that no cell
 counts for more because it has more questions.
 """
 
@@ -11,16 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from medreason.metrics import HEADLINE, Metric, Shown
 from medreason.report import comparisons
 from medreason.report.comparisons import Comparison
 from medreason.report.matrices import Arm
 from medreason.report.runs import Cell, Run
-from medreason.report.table import BESIDE
 from medreason.stats import holm, mean_over_strata, wilson
 
 IN_DOMAIN, ELSEWHERE = "in-domain", "out of domain"
 DISTANCES = (IN_DOMAIN, ELSEWHERE, "same modality", "same task", "neither")
-_FIGURES = ("prior", "blank_image", *BESIDE, "parsed")
+_METRICS = [
+    metric
+    for metric in Metric.shown_in(Shown.TERMINAL)
+    if metric not in (*HEADLINE, Metric.ABOVE_PRIOR)
+]
 
 Pair = tuple[frozenset[Cell] | None, Cell]
 """What was trained on (none for a start model, which stands beside every model), and tested on."""
@@ -41,8 +45,8 @@ class Total:
     accuracy: float
     ci_low: float
     ci_high: float
-    figures: Mapping[str, float]
-    """prior, blank_image and so on, where every evaluation has them."""
+    metrics: Mapping[str, float]
+    """By `Metric`, where every evaluation has them."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,13 @@ def gather(arms: Sequence[Arm]) -> Domains:
 
 
 def written(found: Domains) -> list[dict[str, Any]]:
-    """A row an arm and distance, with the figures as columns."""
-    names = [n for n in _FIGURES if any(n in total.figures for total in found.totals)]
+    """A row an arm and distance, with the metrics as columns."""
+    names = [n for n in _METRICS if any(n in total.metrics for total in found.totals)]
     rows = []
     for total in found.totals:
         row = asdict(total)
-        figures = row.pop("figures")
-        rows.append(row | {name: figures.get(name) for name in names})
+        metrics = row.pop("metrics")
+        rows.append(row | {name: metrics.get(name) for name in names})
     return rows
 
 
@@ -114,7 +118,7 @@ def _total(arm: Arm, distance: str, arms: Sequence[Arm]) -> Total | None:
     members = [run for run in arm.runs if any((_key(arm, run), cell) in pairs for cell in shares)]
     return Total(
         *(arm.name, distance, len(members), len(shares), len(flat), found.mean, low, high),
-        _figures(arm, members, set(pairs)),
+        _metrics(arm, members, set(pairs)),
     )
 
 
@@ -148,16 +152,16 @@ def _over_models(pairs: Mapping[Pair, Mapping[str, float]]) -> Shares:
     }
 
 
-def _figures(arm: Arm, members: Sequence[Run], pairs: set[Pair]) -> dict[str, float]:
+def _metrics(arm: Arm, members: Sequence[Run], pairs: set[Pair]) -> dict[str, float]:
     found: dict[Cell, list[dict[str, Any]]] = {}
     for run in members:
-        for key, figures in run.cells.items():
+        for key, metrics in run.cells.items():
             modality, task = key.split("/")
             if (_key(arm, run), (modality, task)) in pairs:
-                found.setdefault((modality, task), []).append(figures)
+                found.setdefault((modality, task), []).append(metrics)
     return {
         name: plain.fmean(plain.fmean(f[name] for f in some) for some in found.values())
-        for name in _FIGURES
+        for name in _METRICS
         if all(f.get(name) is not None for some in found.values() for f in some)
     }
 

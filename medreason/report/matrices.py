@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from medreason.metrics import Metric
 from medreason.report import names
 from medreason.report.runs import Cell, Run
 from medreason.samples import MODALITIES, TASKS
@@ -79,7 +80,7 @@ def arms(runs: Sequence[Run]) -> list[Arm]:
     """The arms of a sweep in the order of its runs."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        if run.config and run.figures:
+        if run.config and run.metrics:
             groups.setdefault(names.arm_key(run.config), []).append(run)
     found = list(groups.values())
     called = names.arm_names([members[0].config for members in found if members[0].config])
@@ -215,15 +216,19 @@ def interval(shares: Sequence[float]) -> tuple[float, float]:
 
 
 def _prior(members: Sequence[Run], table: str, test: str) -> float | None:
-    """Accuracy of the options-only baseline on the same questions, weighted as they are."""
-    figures = [
-        figures
+    """The options-only baseline on the same questions, weighted as they are."""
+    found = [
+        metrics
         for run in members
-        for key, figures in run.cells.items()
+        for key, metrics in run.cells.items()
         if _tests(table, test, _cell(key))
     ]
-    known = [(f["prior"], f["n"]) for f in figures if f.get("prior") is not None]
-    if not known or len(known) < len(figures):
+    known = [
+        (prior, metrics[Metric.N])
+        for metrics in found
+        if (prior := metrics.get(Metric.PRIOR)) is not None
+    ]
+    if not known or len(known) < len(found):
         return None
     return plain.fmean([prior for prior, _ in known], [n for _, n in known])
 

@@ -8,17 +8,8 @@ from typing import Any
 from medreason import config as configuration
 from medreason.config import Config
 from medreason.evaluation import predictions
+from medreason.metrics import HEADLINE, Metric, Shown
 from medreason.runs.run_folder import RunFolder
-
-_FIGURES = {
-    "prior": "options-only baseline",
-    "blank_image": "blank image",
-    "shuffled_image": "another patient's image",
-    "no_image": "no image",
-    "permuted_options": "all rotations of the options",
-    "option_invariance": "same option under all rotations",
-    "parsed": "replies that could be read",
-}
 
 _EXAMPLE = """\
 from qwen_vl_utils import process_vision_info
@@ -88,16 +79,16 @@ def _results(folder: RunFolder) -> list[str]:
     evaluations = folder.state().evaluations
     if not evaluations:
         return ["No evaluation was run.", ""]
-    found: dict[str, Any] = predictions.load_metrics(folder.evaluation(evaluations[-1]))["overall"]
-    interval = f"[{100 * found['ci_low']:.1f}, {100 * found['ci_high']:.1f}]"
+    metrics: dict[str, Any] = predictions.load_metrics(folder.evaluation(evaluations[-1]))[
+        "overall"
+    ]
+    accuracy, low, high = (f"{100 * metrics[metric]:.1f}" for metric in HEADLINE[1:])
     shown = {
-        f"accuracy, {found['n']} questions, 95 % interval": (
-            f"{100 * found['accuracy']:.1f} {interval}"
-        ),
+        f"accuracy, {metrics[Metric.N]} questions, 95 % interval": f"{accuracy} [{low}, {high}]",
         **{
-            text: f"{100 * found[name]:.1f}"
-            for name, text in _FIGURES.items()
-            if found.get(name) is not None
+            metric.explanation: f"{100 * metrics[metric]:.1f}"
+            for metric in Metric.shown_in(Shown.CARD)
+            if metric not in HEADLINE and metrics.get(metric) is not None
         },
     }
     rows = [f"| {name} | {value} |" for name, value in shown.items()]

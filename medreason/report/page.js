@@ -4,7 +4,6 @@ const data = JSON.parse(document.getElementById("data").textContent);
 for (const { items } of Object.values(data.questions)) {
   for (const item of items) item.answers = item.answers.map((i) => (i === null ? null : item.replies[i]));
 }
-const chosen = { view: "run", run: data.shown, arm: 0, metric: "accuracy", against: null, cell: null, filter: "all" };
 const byId = (id) => document.getElementById(id);
 const letterAt = (i) => String.fromCharCode(65 + i);
 const MOST_SIDE_BY_SIDE = 6;
@@ -17,20 +16,20 @@ const RED_BLUE = [[178, 24, 43], [214, 96, 77], [244, 165, 130], [253, 219, 199]
 
 const percent = (share) => 100 * share;
 const METRICS = {
-  accuracy: { name: "Accuracy", colours: VIRIDIS, value: (c) => percent(c.accuracy),
+  accuracy: { ...data.metrics.accuracy, colours: VIRIDIS, value: (c) => percent(c.accuracy),
     ends: (c) => [percent(c.ci_low), percent(c.ci_high)] },
-  above_prior: { name: "Above prior", colours: RED_BLUE, signed: true,
+  above_prior: { ...data.metrics.above_prior, colours: RED_BLUE, signed: true,
     value: (c) => ((c.above_prior ?? null) === null ? null : percent(c.above_prior)),
     ends: (c) => [percent(c.ci_low - c.prior), percent(c.ci_high - c.prior)],
     clear: (c) => c.ci_low > c.prior || c.ci_high < c.prior, rule: "the 95 % interval includes 0" },
   difference: { name: "Difference", colours: RED_BLUE, signed: true,
     value: (c) => changeOf(c)?.[0] ?? null, ends: (c) => spread(changeOf(c)),
     clear: (c) => changeOf(c)[3] < LEVEL, rule: "paired test, Holm over the places, 5 % level" },
-  blank_image: { name: "Blank image", colours: VIRIDIS,
+  blank_image: { ...data.metrics.blank_image, colours: VIRIDIS,
     value: (c) => ((c.blank_image ?? null) === null ? null : percent(c.blank_image)) },
 };
-const CONTROLS = { blank_image: "blank image", shuffled_image: "shuffled image", no_image: "no image",
-  permuted_options: "options turned", option_likelihood: "by likelihood", parsed: "parsed" };
+const FIRST_METRIC = Object.keys(METRICS)[0];
+const chosen = { view: "run", run: data.shown, arm: 0, metric: FIRST_METRIC, against: null, cell: null, filter: "all" };
 // What the matrix shows: one run on every cell, or an arm's models, each trained on a part.
 const VIEWS = { run: "One run", "8x5": "Each cell's own model", "8x8": "Across modalities",
   "5x5": "Across tasks", "40x40": "Across cells" };
@@ -249,9 +248,8 @@ function figures(cell) {
   const said = [`accuracy ${percent(cell.accuracy).toFixed(1)} % [${percent(cell.ci_low).toFixed(1)}, `
     + `${percent(cell.ci_high).toFixed(1)}] of ${cell.n}`];
   if (cell.models > 1) said.push(`mean of ${cell.models} models`);
-  if ((cell.prior ?? null) !== null) said.push(`prior ${percent(cell.prior).toFixed(1)} %`);
-  for (const [key, name] of Object.entries(CONTROLS)) {
-    if ((cell[key] ?? null) !== null) said.push(`${name} ${percent(cell[key]).toFixed(1)} %`);
+  for (const [key, { label }] of Object.entries(data.metrics).filter(([, metric]) => metric.beside)) {
+    if ((cell[key] ?? null) !== null) said.push(`${label} ${percent(cell[key]).toFixed(1)} %`);
   }
   for (const [key, [middle, low, high, p]] of Object.entries(cell.against ?? {})) {
     const other = data.arms[key]?.label ?? key;
@@ -354,7 +352,7 @@ function draw() {
     chosen.arm = data.arms.findIndex((_, i) => tableOf(chosen.view, i));
   }
   const cells = Object.values(chosen.view === "run" ? data.runs[chosen.run].cells : tableOf(chosen.view, chosen.arm));
-  if (!cells.some((cell) => METRICS[chosen.metric].value(cell) !== null)) chosen.metric = "accuracy";
+  if (!cells.some((cell) => METRICS[chosen.metric].value(cell) !== null)) chosen.metric = FIRST_METRIC;
   const focused = document.activeElement?.dataset?.cell;
   drawControls();
   drawMatrix();

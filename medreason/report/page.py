@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from medreason.metrics import HEADLINE, Metric, Shown
 from medreason.report import arms, summary, views
 from medreason.report import tables as gathering
 from medreason.report.comparisons import Comparison
@@ -15,7 +16,7 @@ from medreason.report.curves import Line, curves
 from medreason.report.domains import DISTANCES, ELSEWHERE, IN_DOMAIN
 from medreason.report.questions import embedded
 from medreason.report.runs import Run
-from medreason.report.table import BESIDE, Row, percent, rows_of
+from medreason.report.table import RUN_METRICS, Row, columns, percent, rows_of, value_text
 from medreason.report.tables import Tables
 from medreason.stats import Difference
 
@@ -55,7 +56,7 @@ def _data(
     runs: Sequence[Run], tables: Tables, lines: Sequence[Line], questions_per_cell: int
 ) -> str:
     """What the script reads, as JSON in which no text can close the script element it is in."""
-    evaluated = [run for run in runs if run.figures]
+    evaluated = [run for run in runs if run.metrics]
     colours = {run.folder.path: i % 8 for i, line in enumerate(lines) for run in line.runs}
     data = embedded(runs, questions_per_cell)
     for run, shown in zip(evaluated, data["runs"], strict=True):
@@ -123,10 +124,9 @@ def _arms(found: Sequence[Row], tables: Tables) -> str:
 
 def _arm_table(tables: Tables) -> str:
     inside = [tables.domains.total(arm.name, IN_DOMAIN) for arm in tables.arms]
-    named = [n for n in BESIDE if any(t and n in t.figures for t in inside)]
-    heads = ["Method", "Models", "n", "In-domain %", "", "vs base, in-domain", "Prior"]
-    heads += ["Above prior", "Blank image", *(_heading(n) for n in named), "Parsed"]
-    heads += ["Elsewhere %", "vs base, elsewhere"]
+    metrics = columns(Shown.PAGE, [t.metrics for t in inside if t], *RUN_METRICS)
+    heads = ["Method", "Models", "n", "In-domain %", "", "vs base, in-domain"]
+    heads += [*(m.title for m in metrics), "Elsewhere %", "vs base, elsewhere"]
     rows = []
     for index, (arm, total) in enumerate(zip(tables.arms, inside, strict=True)):
         name = f'<span class="swatch s{index % 8}"></span>{escape(arm.name)}'
@@ -135,18 +135,16 @@ def _arm_table(tables: Tables) -> str:
             rows.append(f"<tr>{''.join(cells)}<td colspan={len(heads) - 2}></td></tr>")
             continue
         far = tables.domains.total(arm.name, ELSEWHERE)
-        figures = total.figures
-        prior, blank = figures.get("prior"), figures.get("blank_image")
+        prior, blank = (total.metrics.get(m) for m in (Metric.PRIOR, Metric.BLANK_IMAGE))
         above = None if prior is None else total.accuracy - prior
+        values = {**total.metrics, Metric.ABOVE_PRIOR: above}
         ends = (total.accuracy, total.ci_low, total.ci_high)
         shown = [
             str(total.n),
             _with_interval(*ends),
             _plot(*ends, prior, blank, index),
             _change(arms.gain(tables, arm.name, IN_DOMAIN)),
-            *map(_minus, (percent(prior), percent(above, signed=True), percent(blank))),
-            *(_minus(percent(figures.get(name))) for name in named),
-            _minus(percent(figures.get("parsed"))),
+            *(_minus(value_text(metric, values)) for metric in metrics),
             _minus(percent(far.accuracy if far else None)),
             _change(arms.gain(tables, arm.name, ELSEWHERE)),
         ]
@@ -183,11 +181,6 @@ def _spread(low: float, high: float) -> str:
     return f" <small>{ends}</small>" if low < high else ""
 
 
-def _heading(name: str) -> str:
-    text = BESIDE[name].replace("\n", " ")
-    return text[0].upper() + text[1:]
-
-
 def _html_table(heads: Sequence[str], rows: Sequence[str]) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
     body = "".join(rows)
@@ -197,7 +190,7 @@ def _html_table(heads: Sequence[str], rows: Sequence[str]) -> str:
 def _run_table(found: Sequence[Row], *, colour: int | None = None) -> str:
     """A row a run, each in its own colour or all in one."""
     narrow = any(row.restricted for row in found)
-    named = [name for name in BESIDE if any(name in row.beside for row in found)]
+    metrics = columns(Shown.PAGE, [row.metrics for row in found], *RUN_METRICS)
     heads = [
         "Run",
         "n",
@@ -205,31 +198,33 @@ def _run_table(found: Sequence[Row], *, colour: int | None = None) -> str:
         "",
         *(["In-domain %", "vs base, in-domain"] if narrow else []),
     ]
-    heads += ["Prior", "Above prior", "Blank image", *map(_heading, named), "Parsed"]
-    heads += ["vs base, all" if narrow else "vs base", "Training, evaluation"]
+    heads += [
+        *(m.title for m in metrics),
+        "vs base, all" if narrow else "vs base",
+        "Training, evaluation",
+    ]
     body = [
-        _run_row(row, i if colour is None else colour, narrow, named, len(heads))
+        _run_row(row, i if colour is None else colour, narrow, metrics, len(heads))
         for i, row in enumerate(found)
     ]
     return _html_table(heads, body)
 
 
-def _run_row(row: Row, index: int, narrow: bool, named: Sequence[str], width: int) -> str:
+def _run_row(row: Row, index: int, narrow: bool, metrics: Sequence[Metric], width: int) -> str:
     name = f'<span class="swatch s{index % 8}"></span>{escape(row.label)}'
     title = f'<th scope="row" title="{escape(row.name)}">{name}</th>'
     state = f'<span class="state">{escape(row.state)}</span> {escape(row.error or "")}'
-    if row.n is None or row.accuracy is None or row.ci_low is None or row.ci_high is None:
+    n, *ends = (row.metrics.get(metric) for metric in HEADLINE)
+    if n is None:
         return f'<tr class="unfinished">{title}<td colspan="{width - 1}">{state}</td></tr>'
-    ends = (row.accuracy, row.ci_low, row.ci_high)
-    cells = [str(row.n), _with_interval(*ends), _plot(*ends, row.prior, row.blank_image, index)]
+    prior, blank = (row.metrics.get(m) for m in (Metric.PRIOR, Metric.BLANK_IMAGE))
+    cells = [str(n), _with_interval(*ends), _plot(*ends, prior, blank, index)]
     if narrow:
         inner = _with_interval(row.in_domain, row.in_domain_low, row.in_domain_high)
         count = f" <small>n {row.in_domain_n}</small>" if row.in_domain_n else ""
         cells += [inner + count, _difference(row.in_domain_difference)]
-    shares = (percent(row.prior), percent(row.above_prior, signed=True))
-    cells += map(_minus, (*shares, percent(row.blank_image)))
-    cells += [_minus(percent(row.beside.get(name))) for name in named]
-    cells += [_minus(percent(row.parsed)), _difference(row.difference)]
+    cells += [_minus(value_text(metric, row.metrics)) for metric in metrics]
+    cells.append(_difference(row.difference))
     cells.append(f"{_duration(row.train_seconds)} <small>{_duration(row.evaluate_seconds)}</small>")
     told = (
         ""
@@ -295,7 +290,9 @@ def _duration(seconds: float) -> str:
 
 
 def _notes(found: Sequence[Row], many: bool) -> str:
-    notes = ["Dot: accuracy with its 95 % interval; tick: prior; ring: blank image."]
+    notes = [
+        "Dot: accuracy with its 95 % interval; tick: options-only baseline; ring: blank image."
+    ]
     if any(row.restricted for row in found):
         notes.append("In-domain: only the cells a run was trained on.")
     if many:
@@ -306,8 +303,8 @@ def _notes(found: Sequence[Row], many: bool) -> str:
         )
     elif any(row.difference for row in found):
         notes.append("vs base: percent points, paired by question, bootstrap 95 % interval.")
-    if any("option_likelihood" in row.beside for row in found):
-        notes.append("By letter: accuracy of the likeliest letter right behind the prompt.")
+    if any(row.metrics.get(Metric.OPTION_LIKELIHOOD) is not None for row in found):
+        notes.append("Option likelihood: accuracy of the likeliest letter right after the prompt.")
     if by_option_likelihood := ", ".join(row.label for row in found if row.by_option_likelihood):
         notes.append(
             f"Nothing was generated for {by_option_likelihood}: the answers are those letters."

@@ -1,4 +1,4 @@
-"""What the page embeds: figures of each cell, and some of its questions with every run's answer."""
+"""What the page embeds: metrics of each cell, and some of its questions with every run's answer."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import Any, NamedTuple
 
 from medreason.data.images import open_rgb
 from medreason.evaluation import predictions
+from medreason.metrics import HEADLINE, Metric, Shown
 from medreason.report import comparisons
 from medreason.report.runs import Cell, Run, base_of, paired
-from medreason.report.table import BESIDE
 from medreason.samples import MODALITIES, TASKS
 from medreason.stats import Difference
 
 _THUMBNAIL = 160  # pixels of the longer side
+_IN_FRONT = (*HEADLINE, Metric.ABOVE_PRIOR)  # of a cell; its tooltip lists the other metrics
 _REPLIES = 12_000  # different ones embedded at most; beyond it a browser gets slow
-
-_FIGURES = ("n", "accuracy", "ci_low", "ci_high", "prior", "above_prior", "parsed")
 
 
 class Answer(NamedTuple):
@@ -46,7 +45,7 @@ class _Asked(NamedTuple):
 
 def embedded(runs: Sequence[Run], per_cell: int) -> dict[str, Any]:
     """All the page's script reads: runs and their cells, questions by cell, images once each."""
-    evaluated = [run for run in runs if run.figures]
+    evaluated = [run for run in runs if run.metrics]
     cells = sorted({cell for run in evaluated for cell in run.tested_on}, key=_place)
     chosen = {cell: _choose(cell, evaluated, per_cell) for cell in cells}
     images = _Images()
@@ -55,7 +54,11 @@ def embedded(runs: Sequence[Run], per_cell: int) -> dict[str, Any]:
     return {
         "modalities": list(MODALITIES.items()),
         "tasks": list(TASKS.items()),
-        "runs": [_figures(run, evaluated) for run in evaluated],
+        "metrics": {
+            metric: {"name": metric.title, "label": metric.label, "beside": metric not in _IN_FRONT}
+            for metric in Metric.shown_in(Shown.PAGE)
+        },
+        "runs": [_run(run, evaluated) for run in evaluated],
         "questions": {
             "/".join(cell): {
                 "total": len(_asked(cell, evaluated)),
@@ -78,10 +81,10 @@ def _within(
     return {cell: list(some[:most]) for cell, some in chosen.items()}
 
 
-def _figures(run: Run, evaluated: Sequence[Run]) -> dict[str, Any]:
+def _run(run: Run, evaluated: Sequence[Run]) -> dict[str, Any]:
     base = base_of(run, evaluated)
     changes = comparisons.of_cells(run, base)
-    shown = (*_FIGURES, "blank_image", *BESIDE)
+    shown = Metric.shown_in(Shown.PAGE)
     return {
         "label": run.label,
         "base": evaluated.index(base) if base else None,
@@ -92,10 +95,10 @@ def _figures(run: Run, evaluated: Sequence[Run]) -> dict[str, Any]:
             if key not in run.cells
         },
         "cells": {
-            key: {name: v for name in shown if (v := figures.get(name)) is not None}
+            key: {name: v for name in shown if (v := metrics.get(name)) is not None}
             | _against_base(run, base, _cell(key), changes.get(key))
             | {"in_domain": _cell(key) in run.trained_on}
-            for key, figures in run.cells.items()
+            for key, metrics in run.cells.items()
         },
     }
 

@@ -16,12 +16,13 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
+from medreason.metrics import Metric
 from medreason.report import comparisons, matrices
 from medreason.report.matrices import Arm
 from medreason.report.runs import Cell, Run
 from medreason.stats import Difference, holm, paired_difference, sign_flip
 
-_SCORES = {"correct": "accuracy", "reasoning_similarity": "reasoning"}
+_SCORES = {"correct": "accuracy", Metric.REASONING_SIMILARITY: "reasoning"}
 _WIDTH = 140  # of the Markdown tables, which are not to be wrapped
 _LEVELS = "Right answers and overlap of the reasoning with the reference explanation, in percent"
 _CHANGES = "a minus b in percent points, paired by question; p_holm: by Holm over all rows"
@@ -65,7 +66,7 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
 
 def _has_reasoning(run: Run) -> bool:
     """Predictions of older runs have no such column; their figures have no mean of it."""
-    return bool(run.figures) and run.figures["overall"].get("reasoning_similarity") is not None
+    return run.overall.get(Metric.REASONING_SIMILARITY) is not None
 
 
 def _scores(arm: Arm, cells: set[Cell], inside: bool, score: str) -> Scores:

@@ -1,4 +1,4 @@
-"""Run folders read for a report: figures, which answers were right, and what they compare with."""
+"""Run folders read for a report: metrics, which answers were right, and what they compare with."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Run:
     config: Config | None
     """None where the run ended before its configuration was frozen."""
     state: State
-    figures: dict[str, Any] | None
+    metrics: dict[str, Any] | None
     """metrics.json; None where nothing is evaluated yet."""
     label: str
     evaluation_key: str = ""
@@ -57,9 +57,14 @@ class Run:
         return self.folder.evaluation(self.evaluation_key)
 
     @property
+    def overall(self) -> dict[str, Any]:
+        """Metrics over all tested cells; empty where nothing is evaluated yet."""
+        return self.metrics["overall"] if self.metrics else {}
+
+    @property
     def cells(self) -> dict[str, dict[str, Any]]:
-        """Figures of each tested cell, keyed `modality/task`."""
-        return self.figures["cells"] if self.figures else {}
+        """Metrics of each tested cell, keyed `modality/task`."""
+        return self.metrics["cells"] if self.metrics else {}
 
     @functools.cached_property
     def answers(self) -> dict[Cell, dict[str, bool]]:
@@ -105,7 +110,7 @@ def base_of(run: Run, runs: Iterable[Run]) -> Run | None:
     """The evaluated start model a run is compared with: same model and data."""
     for other in runs:
         a, b = run.config, other.config
-        if not (a and b and other.figures) or other.method != "base" or run.method == "base":
+        if not (a and b and other.metrics) or other.method != "base" or run.method == "base":
             continue
         if (a.model, a.data) == (b.model, b.data):
             return other
@@ -152,7 +157,7 @@ def _load(folder: RunFolder, config: Config | None, label: str, sweep: str | Non
     run = replace(run, evaluation_key=key)
     return replace(
         run,
-        figures=predictions.load_metrics(run.evaluation),
+        metrics=predictions.load_metrics(run.evaluation),
         outcomes=_outcomes(run.evaluation / "predictions.parquet"),
     )
 

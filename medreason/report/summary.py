@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from medreason.metrics import Metric
 from medreason.report.arms import gain
 from medreason.report.domains import IN_DOMAIN, Total
 from medreason.report.runs import Cell, Run, base_of, difference
@@ -26,11 +27,11 @@ def lead(runs: Sequence[Run], tables: Tables) -> str:
 
 def best(runs: Sequence[Run]) -> Run | None:
     """Highest accuracy on the cells that count; a start model only where nothing else is."""
-    evaluated = [run for run in runs if run.figures]
+    evaluated = [run for run in runs if run.metrics]
     trained = [run for run in evaluated if run.trained_on]
     return max(
         trained or evaluated,
-        key=lambda run: _over(run, _counting(run))["accuracy"],
+        key=lambda run: _over(run, _counting(run))[Metric.ACCURACY],
         default=None,
     )
 
@@ -49,12 +50,12 @@ def _of_arms(tables: Tables) -> str:
     if len({t.n for t in totals}) > 1:
         text += " (not all on the same questions: compare the differences alone)"
     controls = [
-        f"{said} {_range([t.figures[name] for t in totals])}\u00a0%"
+        f"{said} {_range([t.metrics[name] for t in totals])}\u00a0%"
         for name, said in (
-            ("prior", "question options alone would give"),
-            ("blank_image", "a blank image"),
+            (Metric.PRIOR, "question options alone would give"),
+            (Metric.BLANK_IMAGE, "a blank image"),
         )
-        if all(name in t.figures for t in totals)
+        if all(name in t.metrics for t in totals)
     ]
     return text + ("; " + ", ".join(controls) if controls else "") + "."
 
@@ -95,35 +96,35 @@ def _of_run(run: Run, cells: set[Cell], base: Run | None) -> str:
     found = _over(run, cells)
     trained = run.trained_on and not run.tested_on <= cells
     which = "in-domain questions" if trained else "questions"
-    text = f"{_title(run)} answers {percent(found['accuracy'])} % of {found['n']} {which} right"
+    accuracy, n = percent(found[Metric.ACCURACY]), found[Metric.N]
+    text = f"{_title(run)} answers {accuracy} % of {n} {which} right"
     if change := difference(run, base, cells):
         more = "more" if change.mean >= 0 else "less"
         text += f", {abs(change.mean):.1f} points {more} than the start model "
         text += f"({_ends(change.low, change.high)})"
     else:
-        low, high = wilson(found["correct"], found["n"])
+        low, high = wilson(found[Metric.CORRECT], found[Metric.N])
         text += f" (95 % interval {percent(low)} to {percent(high)})"
     controls = []
-    if found["prior"] is not None:
-        controls.append(f"question options alone would give {percent(found['prior'])} %")
-    if found["blank_image"] is not None:
-        controls.append(f"a blank image {percent(found['blank_image'])} %")
+    if found[Metric.PRIOR] is not None:
+        controls.append(f"question options alone would give {percent(found[Metric.PRIOR])} %")
+    if found[Metric.BLANK_IMAGE] is not None:
+        controls.append(f"a blank image {percent(found[Metric.BLANK_IMAGE])} %")
     return text + ("; " + ", ".join(controls) if controls else "") + "."
 
 
 def _over(run: Run, cells: set[Cell]) -> dict[str, Any]:
-    """Figures of the questions in some cells, from the figures of each."""
-    members = [figures for key, figures in run.cells.items() if tuple(key.split("/")) in cells]
-    n = sum(figures["n"] for figures in members)
+    """Metrics of the questions in some cells, from the metrics of each."""
+    members = [metrics for key, metrics in run.cells.items() if tuple(key.split("/")) in cells]
+    weights = [metrics[Metric.N] for metrics in members]
 
-    def mean(name: str) -> float | None:
-        values = [figures.get(name) for figures in members]
-        weights = [figures["n"] for figures in members]
+    def mean(metric: Metric) -> float | None:
+        values = [metrics.get(metric) for metrics in members]
         return None if None in values else statistics.fmean(values, weights)  # pyright: ignore[reportArgumentType]
 
-    correct = sum(figures["correct"] for figures in members)
-    controls = {name: mean(name) for name in ("prior", "blank_image")}
-    return {"n": n, "correct": correct, "accuracy": correct / n, **controls}
+    n, correct = sum(weights), sum(metrics[Metric.CORRECT] for metrics in members)
+    controls = {metric: mean(metric) for metric in (Metric.PRIOR, Metric.BLANK_IMAGE)}
+    return {Metric.N: n, Metric.CORRECT: correct, Metric.ACCURACY: correct / n, **controls}
 
 
 def _title(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""The table of runs: accuracies with what they are read beside, and differences to the base."""
+"""The table of runs: accuracy beside baseline and controls, and the difference to the base run."""
 
 from __future__ import annotations
 
@@ -15,43 +15,20 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from medreason.config.schema import CONTROLS
+from medreason.metrics import HEADLINE, Metric, Shown
 from medreason.report.runs import Cell, Run, base_of, difference, in_domain_cells, load
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.run_folder import RunFolder
 from medreason.stats import Difference, wilson
 
-_UNTERMINALED_WIDTH = 100  # pipes and logs; wider tables are printed wider, never wrapped
-_FIGURES = ("n", "accuracy", "ci_low", "ci_high", "prior", "above_prior", "blank_image", "parsed")
-BESIDE = {
-    "shuffled_image": "shuffled\nimage",
-    "no_image": "no\nimage",
-    "permuted_options": "options\nturned",
-    "option_invariance": "same\noption",
-    "option_likelihood": "by option\nlikelihood",
-    "exact_match": "exact\nmatch",
-    "open_token_f1": "token\nF1",
-    "judged_reasoning": "judge:\nreasoning",
-    "judged_answer": "judge:\nanswer",
-}
-"""Figures shown where a run has them, with their headings."""
-_IN_CSV_ALONE = (
-    "option_likelihood_n",
-    "option_likelihood_ci_low",
-    "option_likelihood_ci_high",
-    "option_likelihood_blank_image",
-    "with_reasoning",
-    "reasoning_words",
-    "consistency",
-    "reasoning_similarity",
-    "reasoning_embedding",
-    "open_bertscore",
-)
-_DIFFERENCE = ("difference", "difference_low", "difference_high")  # percent points, to the base
+_PIPE_WIDTH = 100  # characters in pipes and logs; wider tables are printed wider, never wrapped
+_DIFFERENCE = ("difference", "difference_low", "difference_high")  # percent points, to the base run
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a run came to. Accuracies are shares of 1; a Difference is in percent points."""
+    """A run and its results. Accuracies are shares of 1; a Difference is in percent points."""
 
     name: str
     """Name of the run folder."""
@@ -59,16 +36,8 @@ class Row:
     """The shortest name that tells it from the other runs: the method, where that is enough."""
     method: str
     state: str
-    n: int | None = None
-    accuracy: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    prior: float | None = None
-    above_prior: float | None = None
-    blank_image: float | None = None
-    beside: Mapping[str, float] = field(default_factory=dict)
-    """Further controls and figures, by their names in metrics.json."""
-    parsed: float | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    """Over all questions, by `Metric`; empty where nothing is evaluated yet."""
     by_option_likelihood: bool = False
     """Nothing was generated: the answers are the likeliest letters."""
     difference: Difference | None = None
@@ -88,7 +57,7 @@ class Row:
     error: str | None = None
     """First line."""
     collapsed: Mapping[str, float] = field(default_factory=dict)
-    """Rewards that told completions apart no more when training ended, with their mean."""
+    """Rewards without variance within a group when training ended, with their mean."""
 
 
 def rows(folders: Iterable[RunFolder], sweep: str | None = None) -> list[Row]:
@@ -105,14 +74,14 @@ def show(folders: Iterable[RunFolder], sweep: str | None = None) -> None:
     show_rows(rows(folders, sweep))
 
 
-def show_rows(found: Sequence[Row]) -> None:
-    show_table(lambda compact: _table(found, compact=compact))
+def show_rows(rows: Sequence[Row]) -> None:
+    show_table(lambda compact: _table(rows, compact=compact))
 
 
 def show_table(table_of: Callable[[bool], Table]) -> None:
-    """Print what `table_of(compact)` gives, compact only where the whole does not fit."""
+    """Print `table_of(compact)`, compact only where the whole does not fit."""
     console = Console()
-    width = console.width if console.is_terminal else max(console.width, _UNTERMINALED_WIDTH)
+    width = console.width if console.is_terminal else max(console.width, _PIPE_WIDTH)
     table = table_of(False)
     if _width(table, console) > width:
         table = table_of(True)
@@ -122,21 +91,33 @@ def show_table(table_of: Callable[[bool], Table]) -> None:
 
 def write_csv(runs: Sequence[Run], path: Path) -> None:
     """Tidy: a row for each run over all its cells (`all`, `all`) and one for each of its cells."""
-    figures_written = (*_FIGURES, *BESIDE, *_IN_CSV_ALONE)
+    names = Metric.shown_in(Shown.CSV)
     with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["run", "modality", "task", *figures_written, *_DIFFERENCE])
+        writer = csv.DictWriter(stream, ["run", "modality", "task", *names, *_DIFFERENCE])
         writer.writeheader()
         for run in runs:
             base = base_of(run, runs)
-            overall = {"all/all": run.figures["overall"] if run.figures else {}}
-            for place, figures in {**overall, **run.cells}.items():
+            for place, metrics in {"all/all": run.overall, **run.cells}.items():
                 modality, task = place.split("/")
-                found = difference(run, base, None if place == "all/all" else {(modality, task)})
+                change = difference(run, base, None if place == "all/all" else {(modality, task)})
                 writer.writerow(
                     {"run": run.label, "modality": modality, "task": task}
-                    | {name: figures.get(name) for name in figures_written}
-                    | (dict(zip(_DIFFERENCE, astuple(found), strict=True)) if found else {})
+                    | {name: metrics.get(name) for name in names}
+                    | (dict(zip(_DIFFERENCE, astuple(change), strict=True)) if change else {})
                 )
+
+
+def columns(
+    place: Shown, metrics: Iterable[Mapping[str, float | None]], *also: Metric
+) -> list[Metric]:
+    """Metrics with a column of their own: those of `place` that some row has, and `also`."""
+    rows = list(metrics)
+    return [
+        metric
+        for metric in Metric.shown_in(place)
+        if metric not in HEADLINE
+        and (metric in also or any(row.get(metric) is not None for row in rows))
+    ]
 
 
 def _row(run: Run, runs: Sequence[Run]) -> Row:
@@ -155,19 +136,14 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
     if run.folder.data.exists():
         facts = json.loads(run.folder.data.read_text())
         row["tested_on_trained_images"] = facts["test_rows_on_trained_images"]
-    if run.figures is None:
+    if run.metrics is None:
         return Row(**row)
     base = base_of(run, runs)
-    overall = run.figures["overall"]
     cells = in_domain_cells(run, runs)
     return Row(
         **row,
-        **{name: overall[name] for name in ("n", "accuracy", "ci_low", "ci_high", "prior")},
-        above_prior=overall["above_prior"],
-        blank_image=overall.get("blank_image"),  # a control that can be left out
-        beside={name: v for name in BESIDE if (v := overall.get(name)) is not None},
-        parsed=overall["parsed"],
-        by_option_likelihood=run.figures.get("answers") == ["option_likelihood"],
+        metrics=run.overall,
+        by_option_likelihood=run.metrics.get("answers") == [Metric.OPTION_LIKELIHOOD],
         difference=difference(run, base),
         in_domain_difference=difference(run, base, cells),
         restricted=bool(run.trained_on) and not run.tested_on <= run.trained_on,
@@ -188,32 +164,36 @@ def _in_domain(run: Run, cells: set[Cell]) -> Mapping[str, Any]:
     }
 
 
-def _table(found: Sequence[Row], *, compact: bool) -> Table:
-    """`compact` leaves the interval of the accuracy over all cells and the seconds out."""
-    narrow = any(row.restricted for row in found)
-    columns = {
-        "run": [row.label for row in found],
-        "n": [_count(row, narrow) for row in found],
-        "accuracy %": [_accuracy(row, interval=not (compact and narrow)) for row in found],
-        "in-domain": [_in_domain_text(row) for row in found] if narrow else [],
-        "prior": [percent(row.prior) for row in found],
-        "above\nprior": [percent(row.above_prior, signed=True) for row in found],
-        "blank\nimage": [percent(row.blank_image) for row in found],
-        **_beside(found, compact),
-        "parsed": [percent(row.parsed) for row in found],
-        "vs base\nin-domain" if narrow else "vs base": [
-            interval(row.in_domain_difference if narrow else row.difference) for row in found
+RUN_METRICS = (Metric.PRIOR, Metric.ABOVE_PRIOR, Metric.BLANK_IMAGE, Metric.PARSED)
+"""Columns of every table of runs, with a dash where there is no value."""
+
+
+def _table(rows: Sequence[Row], *, compact: bool) -> Table:
+    """`compact` leaves out the interval of the accuracy over all cells, and the seconds."""
+    restricted = any(row.restricted for row in rows)
+    metrics = [
+        metric
+        for metric in columns(Shown.TERMINAL, [row.metrics for row in rows], *RUN_METRICS)
+        if not compact or Shown.NARROW in metric.shown or metric in CONTROLS
+    ]
+    cells = {
+        "run": [row.label for row in rows],
+        "n": [_count(row, restricted) for row in rows],
+        "accuracy %": [_accuracy(row, interval=not (compact and restricted)) for row in rows],
+        "in-domain": [_in_domain_text(row) for row in rows] if restricted else [],
+        **{metric.heading: [value_text(metric, row.metrics) for row in rows] for metric in metrics},
+        "vs base\nin-domain" if restricted else "vs base": [
+            interval(row.in_domain_difference if restricted else row.difference) for row in rows
         ],
         "train s": []
         if compact
-        else [f"{row.train_seconds:.0f}" if row.train_seconds else "-" for row in found],
+        else [f"{row.train_seconds:.0f}" if row.train_seconds else "-" for row in rows],
     }
-    shown = {name: cells for name, cells in columns.items() if cells}
-    return filled(shown, _notes(found, narrow))
+    return filled({name: column for name, column in cells.items() if column}, _notes(rows))
 
 
 def filled(columns: Mapping[str, Sequence[str]], notes: Text) -> Table:
-    """The first column holds names, the others figures; the notes stand below."""
+    """The first column holds names, the others numbers; the notes stand below."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for place, name in enumerate(columns):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
@@ -223,75 +203,71 @@ def filled(columns: Mapping[str, Sequence[str]], notes: Text) -> Table:
     return table
 
 
-def _beside(found: Sequence[Row], compact: bool) -> dict[str, list[str]]:
-    """The controls; where there is room, open questions and the judge's grades, too."""
-    named = [name for name in BESIDE if any(name in row.beside for row in found)]
-    shown = named if not compact else [n for n in named if n.endswith(("image", "options"))]
-    return {BESIDE[n]: [percent(row.beside.get(n)) for row in found] for n in shown}
-
-
-def unfinished(found: Sequence[Row]) -> list[str]:
-    """What became of the runs that are not done."""
+def unfinished(rows: Sequence[Row]) -> list[str]:
+    """A line for each run that is not done: its state and error."""
     return [
         f"{row.label}: {row.state}" + (f", {row.error}" if row.error else "")
-        for row in found
+        for row in rows
         if row.state != "done"
     ]
 
 
-def _notes(found: Sequence[Row], narrow: bool) -> Text:
-    notes = unfinished(found)
+def _notes(rows: Sequence[Row]) -> Text:
+    notes = unfinished(rows)
     notes += [
         f"{row.label}: {row.tested_on_trained_images:,} of its test questions are about images it "
         "was trained on; data.split=by_image has no such leak"
-        for row in found
+        for row in rows
         if row.tested_on_trained_images
     ]
     notes += [
         f"{row.label}: {collapse_warning(name, mean)}"
-        for row in found
+        for row in rows
         for name, mean in row.collapsed.items()
     ]
-    if by_option_likelihood := ", ".join(row.label for row in found if row.by_option_likelihood):
-        notes.append(
-            f"{by_option_likelihood}: answered by the likeliest letter, nothing generated or parsed"
-        )
-    if narrow:
+    if labels := ", ".join(row.label for row in rows if row.by_option_likelihood):
+        notes.append(f"{labels}: answered by the likeliest letter, nothing generated or parsed")
+    if any(row.restricted for row in rows):
         notes.append("in-domain: the cells a run was trained on; n as in-domain/all tested")
-    if any(row.difference for row in found):
+    if any(row.difference for row in rows):
         notes.append("vs base: percent points, paired by question; [95 % intervals]")
     return Text("\n".join(notes))
 
 
+def value_text(metric: Metric, metrics: Mapping[str, float | None]) -> str:
+    """61.2, or +36.2 of a difference; a dash where there is none."""
+    return percent(metrics.get(metric), signed=metric is Metric.ABOVE_PRIOR)
+
+
 def percent(share: float | None, *, signed: bool = False) -> str:
-    """61.2, or +36.2; a dash where there is none."""
     if share is None:
         return "-"
     return f"{100 * share:+.1f}" if signed else f"{100 * share:.1f}"
 
 
-def interval(found: Difference | None) -> str:
+def interval(change: Difference | None) -> str:
     """+12.1 [+8.0, +16.2]; a dash where there is none."""
-    return f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]" if found else "-"
+    return f"{change.mean:+.1f} [{change.low:+.1f}, {change.high:+.1f}]" if change else "-"
 
 
-def _count(row: Row, narrow: bool) -> str:
-    if row.n is None:
+def _count(row: Row, restricted: bool) -> str:
+    n = row.metrics.get(Metric.N)
+    if n is None:
         return "-"
-    return f"{row.in_domain_n or 0}/{row.n}" if narrow and row.in_domain_n != row.n else str(row.n)
+    return f"{row.in_domain_n or 0}/{n}" if restricted and row.in_domain_n != n else str(n)
 
 
 def _accuracy(row: Row, *, interval: bool) -> str:
-    if row.accuracy is None or row.ci_low is None or row.ci_high is None or not interval:
-        return percent(row.accuracy)
-    return f"{100 * row.accuracy:.1f} [{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}]"
+    accuracy, low, high = (row.metrics.get(metric) for metric in HEADLINE[1:])
+    return _with_interval(accuracy, low, high) if interval else percent(accuracy)
 
 
 def _in_domain_text(row: Row) -> str:
-    if row.in_domain is None or row.in_domain_low is None or row.in_domain_high is None:
-        return "-"
-    low, high = 100 * row.in_domain_low, 100 * row.in_domain_high
-    return f"{100 * row.in_domain:.1f} [{low:.1f}, {high:.1f}]"
+    return _with_interval(row.in_domain, row.in_domain_low, row.in_domain_high)
+
+
+def _with_interval(share: float | None, low: float | None, high: float | None) -> str:
+    return "-" if share is None else f"{percent(share)} [{percent(low)}, {percent(high)}]"
 
 
 def _width(table: Table, console: Console) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medreason.metrics import HEADLINE, Metric
 from medreason.report import matrices, tables
 from medreason.report.comparisons import LEVEL, MEANS, Comparison
 from medreason.report.matrices import TABLES, Arm, Place
@@ -77,11 +78,11 @@ def _short(p: float) -> float:
 def _place(place: Place, arm: Arm, evaluated: Sequence[Run], changes: Changes) -> dict[str, Any]:
     members = matrices.members_of(arm, place.table, place.train)
     numbers = {
-        name: None if (value := getattr(place, name)) is None else round(value, 4)
-        for name in ("accuracy", "ci_low", "ci_high", "prior", "above_prior")
+        metric: None if (value := getattr(place, metric)) is None else round(value, 4)
+        for metric in (*HEADLINE[1:], Metric.PRIOR, Metric.ABOVE_PRIOR)
     }
     return numbers | {
-        "n": place.n,
+        Metric.N: place.n,
         "models": place.models,
         "run": evaluated.index(members[0]),
         "against": changes.get((arm.name, place.table, place.train, place.test), {}),

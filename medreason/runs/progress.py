@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medreason.console import notice
+from medreason.metrics import Metric
 from medreason.runs.files import read_json, write_json
 
 _LINE_SECONDS = 10.0
@@ -57,8 +58,8 @@ class Display:
     def done(self, evaluation: Path) -> None:
         """The last line: how long it took, and the accuracy."""
         overall = read_json(evaluation / "metrics.json")["overall"]
-        took = duration(time.monotonic() - self._began)
-        self.line(f"done in {took}: {100 * overall['accuracy']:.1f} % of {overall['n']} right")
+        took, n = duration(time.monotonic() - self._began), overall[Metric.N]
+        self.line(f"done in {took}: {100 * overall[Metric.ACCURACY]:.1f} % of {n} right")
 
     def show(self, path: Path) -> None:
         """Show the worker's file: redrawn on a terminal, elsewhere a line every 10 s."""

@@ -15,6 +15,7 @@ from PIL import Image
 from medreason.config import Config
 from medreason.data.images import open_rgb
 from medreason.evaluation import predictions
+from medreason.metrics import Metric as EvaluationMetric
 from medreason.runs.run_folder import RunFolder
 
 
@@ -86,7 +87,9 @@ def _send_table(
 def _send_heat_map(client: MlflowClient, run_id: str, figures: dict[str, Any], title: str) -> None:
     from medreason.report.heatmap import heat_map  # matplotlib, half a second
 
-    accuracy = {cell: 100 * found["accuracy"] for cell, found in figures["cells"].items()}
+    accuracy = {
+        cell: 100 * found[EvaluationMetric.ACCURACY] for cell, found in figures["cells"].items()
+    }
     client.log_figure(run_id, heat_map(accuracy, title=title), "accuracy.png")
 
 
@@ -97,7 +100,7 @@ def _test_metrics(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:
         for name, value in found.items():
             if value is not None:
                 yield f"test/{name}{place}", float(value)
-    yield "test/macro_accuracy", figures["macro_accuracy"]
+    yield f"test/{EvaluationMetric.MACRO_ACCURACY}", figures[EvaluationMetric.MACRO_ACCURACY]
 
 
 def _spread(rows: list[predictions.Prediction], count: int) -> list[predictions.Prediction]:

@@ -140,7 +140,7 @@ def test_adapter_is_merged_or_exported_alone_with_the_figures_of_its_run(
     card = (merged / "README.md").read_text()
     for words in ("| accuracy, 36 questions, 95 % interval | 100.0 [90.4, 100.0] |", "LoRA rank 8"):
         assert words in card
-    assert "| blank image | 25.0 |" in card
+    assert "| accuracy with a blank image | 25.0 |" in card
     assert (alone / "adapter_config.json").exists()
     assert not (alone / "model.safetensors").exists()
     ids = torch.tensor([[5, 6, 7, 8]])

@@ -126,7 +126,7 @@ def test_domains_tell_near_from_far(composed: Compose, samples: list[Sample]) ->
     inside = found.total("sft", "in-domain")
     assert inside
     assert (inside.models, inside.cells, inside.n) == (3, 3, 36)
-    assert inside.figures == {"prior": 0.25, "blank_image": 0.25, "parsed": 1.0}
+    assert inside.metrics == {"prior": 0.25, "blank_image": 0.25, "parsed": 1.0}
     assert (inside.ci_low, inside.ci_high) == (pytest.approx(0.904, abs=1e-3), 1.0)
     start = found.total("base", "in-domain")
     assert start
