@@ -34,6 +34,7 @@ OTHER_WORDS = {
     "actions/predict.py": {Metric.OPTION_LIKELIHOOD},
     "actions/judge.py": {Metric.N, Metric.COMPLETION_TOKENS},  # of the judge's own summary
     "execution/request.py": {Metric.PRIOR},  # options that decide the options-only baseline
+    "moved.py": {Metric.OPTION_LIKELIHOOD},
     "report/page.py": {Metric.N},
     "report/page.js": {Metric.PARSED},
     "report/arms.py": {Metric.N},  # headings of tables
