@@ -1,4 +1,4 @@
-"""Answers to all rows of an evaluation: greedy completions, and the likelihoods of the letters."""
+"""Greedy answers to all rows of an evaluation: shared where the model allows it, else unshared."""
 
 from __future__ import annotations
 
@@ -7,142 +7,125 @@ import logging
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from medreason.data.images import blank
 from medreason.generation import prefix_sharing
 from medreason.generation.decoding import decode
-from medreason.generation.generate import completion, generate, greedy, model_inputs
-from medreason.generation.kv_cache import repeat_kv_cache
-from medreason.generation.prefill import Prefill
-from medreason.generation.prefix_sharing import PrefilledPrefixes, PrefixPrefiller
+from medreason.generation.generate import (
+    completion_from_ids,
+    generate,
+    greedy_settings,
+    model_inputs,
+)
+from medreason.generation.prefix_sharing import PrefixPrefiller
 from medreason.generation.rows import Completion, EvaluationRow
-from medreason.generation.tolerance import TOLERANCE
+from medreason.generation.tolerance import tolerance
 from medreason.samples import Sample
 
 _log = logging.getLogger(__name__)
 
-_GOING_ON = "evaluation does not share images: %s; going on with generate"
+UNSHARED_WARNING = "evaluation cannot share images: %s; going on unshared"
 
-_PROBES = ("Which of these does the image show?", "Which?")
-_PROBE_SIZE = (56, 56)
+_CHECK_PROMPTS = ("Which of these does the image show?", "Which?")
+_CHECK_SIZE = (56, 56)
 
 OnBatch = Callable[[int], None]
-"""Hears how many rows are done."""
+"""Hears how many rows are finished."""
 
 
 @torch.inference_mode()
 def answer_rows(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    asked: Sequence[EvaluationRow],
+    rows: Sequence[EvaluationRow],
     *,
     batch_size: int,
     max_new_tokens: int,
     graphs: bool = False,
     on_batch: OnBatch = lambda done: None,
 ) -> list[Completion]:
-    """One a row, in the order of the rows; the same as `generate` gives. `graphs`: see `decode`."""
-    if not asked:
+    """A completion of each row, in their order, as `generate` gives it. `graphs`: see `decode`."""
+    if not rows:
         return []
     model.eval()
-    go_plain = functools.partial(
+    answer_unshared = functools.partial(
         answer_rows_unshared,
         model,
         processor,
-        asked,
+        rows,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         on_batch=on_batch,
     )
-    if reasons := prefix_sharing.hindrances(model):
-        _log.warning(_GOING_ON, "; ".join(reasons))
-        return go_plain()
-    if reason := _differs(model, processor, asked[0].sample):
-        _log.warning(_GOING_ON, reason)
-        return go_plain()
-    settings = greedy(processor.tokenizer, max_new_tokens)
-    reader = PrefixPrefiller(model, processor)
-    found: dict[int, Completion] = {}
-    for places in prefix_sharing.batches(asked, batch_size):
-        begun = reader.begin([asked[i] for i in places])
-        rows = prompted(model, reader, begun, max_new_tokens)
-        drawn = decode(model, rows, settings, None, graphs=graphs)
-        for place, length, reply in zip(places, begun.lengths, drawn, strict=True):
-            found[place] = completion(
-                asked[place].prompt, length, reply.ids, settings, processor.tokenizer
+    if obstacles := prefix_sharing.sharing_obstacles(model):
+        _log.warning(UNSHARED_WARNING, "; ".join(obstacles))
+        return answer_unshared()
+    if reason := _difference_from_unshared(model, processor, rows[0].sample):
+        _log.warning(UNSHARED_WARNING, reason)
+        return answer_unshared()
+    settings = greedy_settings(processor.tokenizer, max_new_tokens)
+    prefiller = PrefixPrefiller(model, processor)
+    completions: dict[int, Completion] = {}
+    for batch in prefix_sharing.batches(rows, batch_size):
+        prefixes = prefiller.prefill_prefixes([rows[i] for i in batch])
+        prefill = prefiller.prefill_rest(prefixes, max_new_tokens)
+        decoded = decode(model, prefill, settings, None, graphs=graphs)
+        for i, count, tokens in zip(batch, prefixes.prompt_tokens, decoded, strict=True):
+            completions[i] = completion_from_ids(
+                rows[i].prompt, count, tokens.ids, settings, processor.tokenizer
             )
-        on_batch(len(found))
-    return [found[i] for i in range(len(asked))]
+        on_batch(len(completions))
+    return [completions[i] for i in range(len(rows))]
 
 
-def prompted(
-    model: PreTrainedModel, reader: PrefixPrefiller, begun: PrefilledPrefixes, room: int
-) -> Prefill:
-    """Read each row's own tokens, with room in the cache for so many more."""
-    ids, own_mask = reader.padded(begun.own)
-    cache = repeat_kv_cache(begun.cache, begun.entries, ids.shape[1] + room)
-    mask = torch.cat([begun.mask[begun.entries], own_mask], dim=1)
-    positions = begun.positions(own_mask)
-    logits = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    return Prefill(logits, positions[:, :, -1:], mask, lambda: cache)
+def _difference_from_unshared(
+    model: PreTrainedModel, processor: ProcessorMixin, sample: Sample
+) -> str | None:
+    """What is wrong where a question that shares its image gets other logits than on its own.
 
-
-def _differs(model: PreTrainedModel, processor: ProcessorMixin, sample: Sample) -> str | None:
-    """Whether a question that shares its picture is read otherwise than alone.
-
-    Both questions and the picture, a grey one in place of the sample's, are small, and the question
-    compared is the shorter: its row is padded.
+    Before any answer, with two short prompts about a small grey image. The shorter prompt is
+    compared, since its row is padded, and a model could ignore mask or positions.
     """
-    rows = [EvaluationRow("blank_image", sample, prompt) for prompt in _PROBES]
-    reader = PrefixPrefiller(model, processor, {sample.image: _PROBE_SIZE})
-    logits = prompted(model, reader, reader.begin(rows), 0).logits[-1]
-    inputs = model_inputs(model, processor, [sample], [_PROBES[-1]], lambda _: blank(_PROBE_SIZE))
-    theirs: Tensor = model(**inputs, logits_to_keep=1).logits[0, -1].float().log_softmax(-1)
-    apart = (logits.float().log_softmax(-1) - theirs).abs().mean().item()
-    allowed = TOLERANCE.get(model.dtype, max(TOLERANCE.values()))
-    if apart <= allowed:
+    rows = [EvaluationRow("blank_image", sample, prompt) for prompt in _CHECK_PROMPTS]
+    prefiller = PrefixPrefiller(model, processor, {sample.image: _CHECK_SIZE})
+    shared = prefiller.prefill_rest(prefiller.prefill_prefixes(rows), 0).logits[-1]
+    inputs = model_inputs(
+        model, processor, [sample], [_CHECK_PROMPTS[-1]], lambda _: blank(_CHECK_SIZE)
+    )
+    unshared = model(**inputs, logits_to_keep=1).logits[0, -1]
+    logps, expected = (logits.float().log_softmax(-1) for logits in (shared, unshared))
+    difference = (logps - expected).abs().mean().item()
+    allowed = tolerance(model.dtype)
+    if difference <= allowed:
         return None
-    return f"log-probabilities of one question are {apart:.2g} apart, more than {allowed:.2g}"
+    return f"log-probabilities of one question are {difference:.2g} apart, more than {allowed:.2g}"
 
 
 def answer_rows_unshared(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    asked: Sequence[EvaluationRow],
+    rows: Sequence[EvaluationRow],
     *,
     batch_size: int,
     max_new_tokens: int,
     on_batch: OnBatch = lambda done: None,
 ) -> list[Completion]:
     """Control by control, each row with its own copy of the image."""
-    found: dict[int, Completion] = {}
-    earlier = 0
-
-    def heard(done: int) -> None:
-        on_batch(earlier + done)
-
-    for control in dict.fromkeys(row.control for row in asked):
-        places = [i for i, row in enumerate(asked) if row.control == control]
+    completions: dict[int, Completion] = {}
+    for control in dict.fromkeys(row.control for row in rows):
+        indices = [i for i, row in enumerate(rows) if row.control == control]
+        finished = len(completions)
         answers = generate(
             model,
             processor,
-            [asked[i].sample for i in places],
-            [asked[i].prompt for i in places],
-            image_of=asked[places[0]].image_of,
+            [rows[i].sample for i in indices],
+            [rows[i].prompt for i in indices],
+            image_of=rows[indices[0]].image_of,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
-            on_batch=heard,
+            on_batch=lambda done, finished=finished: on_batch(finished + done),
         )
-        found |= dict(zip(places, answers, strict=True))
-        earlier = len(found)
-    return [found[i] for i in range(len(asked))]
+        completions |= dict(zip(indices, answers, strict=True))
+    return [completions[i] for i in range(len(rows))]

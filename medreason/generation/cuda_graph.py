@@ -1,13 +1,12 @@
-"""A decoding step whose shapes stay as they are, so that CUDA can replay it as one graph.
+"""The decoding step, eager or with fixed shapes, so that CUDA can replay it as one graph.
 
-Token by token a small batch leaves a GPU waiting for Python to launch hundreds of kernels. Launched
-as one graph, a step takes what reading the weights takes.
+Token by token, a small batch leaves a GPU waiting for Python to launch hundreds of kernels.
+Launched as one graph, a step takes as long as reading the weights takes.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +17,27 @@ from medreason.generation.kv_cache import PreallocatedLayer
 _log = logging.getLogger(__name__)
 
 WINDOW = 128
-"""Tokens a graph is good for: the next one sees more keys, and lacks the rows that have ended."""
+"""Tokens that one graph decodes. The next one attends to more keys, without the rows that ended."""
 
-_WARM_UP = 2
-"""Steps before one is captured: libraries choose kernels and make workspaces in them."""
+_WARM_UP_STEPS = 2
+"""Steps before one is captured: libraries choose kernels and allocate workspaces in them."""
 
 
 class EagerStep:
-    """A step as the model takes it: what it sees grows with each token."""
+    """A decoding step as transformers runs it: attention sees a KV cache that grows by a token."""
 
     def __init__(self, model: nn.Module, cache: DynamicCache, mask: Tensor) -> None:
         self._model = model
         self._cache = cache
-        # Without padding no mask is needed, and attention is faster for it.
+        # Without padding no mask is needed, and attention may take a faster kernel.
         self._mask = None if bool(mask.all()) else mask
 
-    def drops(self, left: int, rows: int) -> bool:
-        """Whether rows that have ended leave now: each time copies the cache."""
-        return 0 < left <= 0.9 * rows
+    def should_drop_rows(self, active: int, rows: int) -> bool:
+        """Whether rows that have ended leave now. Each time the KV cache is copied, so a few that
+        have ended are carried along until they are a tenth of the batch."""
+        return 0 < active <= 0.9 * rows
 
-    def keep(self, rows: Tensor) -> None:
+    def keep_rows(self, rows: Tensor) -> None:
         self._cache.batch_select_indices(rows)
         self._mask = self._mask[rows] if self._mask is not None else None
 
@@ -55,78 +55,88 @@ class EagerStep:
 
 
 class CudaGraphStep:
-    """The same step with fixed shapes: it sees all of a window, and a mask hides what is not yet
-    written. On CUDA it is captured once a window; elsewhere it runs as it is.
+    """The same decoding step with fixed shapes, on CUDA captured once a window and replayed.
+
+    A graph replays the same kernels on the same addresses. So attention sees the KV cache up to the
+    end of the window from its first step on, a mask hides what is not yet written, and all that
+    changes from step to step (token, position, mask, where to write) is written into tensors that
+    stay. Elsewhere than on CUDA the same step runs eagerly, which is how tests compare it.
 
     For attention that takes a bool mask (sdpa), and weights that stay where they are.
     """
 
     def __init__(self, model: nn.Module, cache: DynamicCache, mask: Tensor, room: int) -> None:
-        """`mask` (rows, tokens) of what the cache holds; behind it there is `room` for tokens."""
+        """`mask` (rows, tokens) of what the KV cache holds; it has `room` for more tokens."""
         self._model = model
         self._cache = cache
-        self._written = mask.shape[1]
+        self._length = mask.shape[1]
         self._mask = nn.functional.pad(mask.bool(), (0, room))
         self._captures = mask.device.type == "cuda"
-        self._open()
+        self._open_window()
 
-    def _open(self) -> None:
-        device = self._mask.device
-        self._end = min(self._written + WINDOW, self._mask.shape[1])
-        self._place = torch.tensor([self._written], device=device)
+    def _open_window(self) -> None:
+        # One graph for the whole completion would attend to `room` tokens in every step; one for
+        # each token would be captured more often than replayed.
+        device, rows = self._mask.device, len(self._mask)
+        self._window_end = min(self._length + WINDOW, self._mask.shape[1])
+        # A tensor, not a number: a number would be part of the captured kernels.
+        self._write_position = torch.tensor([self._length], device=device)
         for layer in self._cache.layers:
             assert isinstance(layer, PreallocatedLayer)
-            layer.fix(self._place, self._end)
-        rows = len(self._mask)
+            layer.fix_shape(self._write_position, self._window_end)
         self._tokens = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._position = torch.zeros(3, rows, 1, dtype=torch.long, device=device)
-        self._warm = 0
-        self._graph: Any = None
+        self._warm_up_steps = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
 
-    def drops(self, left: int, rows: int) -> bool:
-        """Rows that have ended leave between two windows."""
-        return self._written == self._end and 0 < left < rows
+    def should_drop_rows(self, active: int, rows: int) -> bool:
+        """Rows that have ended leave between two windows: they change the shapes."""
+        return self._length == self._window_end and 0 < active < rows
 
-    def keep(self, rows: Tensor) -> None:
+    def keep_rows(self, rows: Tensor) -> None:
         self._cache.batch_select_indices(rows)
         self._mask = self._mask[rows]
 
     def __call__(self, tokens: Tensor, position: Tensor) -> Tensor:
         """Logits (rows, vocabulary), overwritten by the next call, behind tokens (rows) at mRoPE
         positions (3, rows, 1)."""
-        if self._written == self._end:
-            self._open()
+        if self._length == self._window_end:
+            self._open_window()
         self._tokens.copy_(tokens[:, None])
         self._position.copy_(position)
-        self._written += 1
-        if self._captures and self._graph is None and self._warm == _WARM_UP:
+        self._length += 1
+        if self._captures and self._graph is None and self._warm_up_steps == _WARM_UP_STEPS:
             self._capture()
         if self._graph is not None:
             self._graph.replay()
             return self._logits
-        self._warm += 1
+        self._warm_up_steps += 1
         return self.run()
 
     def run(self) -> Tensor:
         """The step on the fixed tensors; nothing in it waits for the device."""
-        self._mask.index_fill_(1, self._place, True)
+        self._mask.index_fill_(1, self._write_position, True)
         logits = self._model(
             input_ids=self._tokens,
-            attention_mask=self._mask[:, None, None, : self._end],
+            # Of four axes, so that transformers passes it on as it is.
+            attention_mask=self._mask[:, None, None, : self._window_end],
             position_ids=self._position,
             past_key_values=self._cache,
             use_cache=True,
         ).logits[:, -1]
-        self._place += 1
+        # In place and as the last kernel, so that each replay writes one place further.
+        self._write_position += 1
         return logits
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
+            # thread_local: another thread, such as MLflow's, may call CUDA meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._logits = self.run()
         except RuntimeError as error:
             _log.warning("decoding goes on without CUDA graphs: %s", error)
             self._captures = False
         else:
+            # Capturing records kernels without running them: the step is still to be done.
             self._graph = graph

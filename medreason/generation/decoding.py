@@ -1,5 +1,5 @@
-"""Token by token from prompts that have been read, as `generate` decodes: for training's draws
-and for evaluation's greedy answers."""
+"""Decoding: completions token by token from prefilled prompts, as transformers' `generate` decodes,
+for the rollouts of training and for the greedy answers of evaluation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CompletionTokens:
     ids: list[int]
     """The end token included, where there is one."""
     logps: list[float]
-    """Log-probability of each token in the distribution it was drawn from."""
+    """Log-probability of each token in the distribution it was sampled from."""
 
 
 @torch.no_grad()
@@ -38,52 +38,57 @@ def decode(
     model: PreTrainedModel,
     prefill: Prefill,
     settings: GenerationConfig,
-    draws: Tensor | None,
-    everywhere: Callable[[int], int] = int,
+    numbers: Tensor | None,
     *,
+    total_over_ranks: Callable[[int], int] = int,
     graphs: bool = False,
 ) -> list[CompletionTokens]:
-    """A completion of each row. `draws` (steps, rows) from [0, 1) choose the tokens; without them
-    the likeliest is taken. Rows that have ended leave the batch.
+    """A completion of each prefilled row.
 
-    `everywhere` makes of the rows left here those left in all processes that run the model's layers
-    together: none stops before the others. `graphs`: see `replay.Replayed`.
+    `numbers` (steps, rows) from [0, 1) sample the tokens; None takes the likeliest. `graphs` runs
+    the decoding steps as `CudaGraphStep`. `total_over_ranks` sums the active rows over the ranks
+    that run the model's layers together (FSDP), so that none stops before the others.
     """
     limit = settings.max_new_tokens
     assert limit is not None
     logits, position = prefill.logits, prefill.position
-    ends = torch.as_tensor(settings.eos_token_id, device=logits.device).view(-1)
+    end_ids = torch.as_tensor(settings.eos_token_id, device=logits.device).view(-1)
     shape = (len(logits), limit)
     ids, logps = logits.new_zeros(shape, dtype=torch.long), logits.new_zeros(shape).float()
     lengths = torch.full((len(logits),), limit, device=logits.device)
-    rows = torch.arange(len(logits), device=logits.device)  # those in the batch
-    going = torch.ones_like(rows, dtype=torch.bool)
-    filters = _filters(settings, logits.device)
-    advance: EagerStep | CudaGraphStep | None = None
+    # Completions that have ended leave the batch. `rows` says which of all rows are still in it;
+    # `active` which of those have not ended, since leaving copies the KV cache and is put off.
+    rows = torch.arange(len(logits), device=logits.device)
+    active = torch.ones_like(rows, dtype=torch.bool)
+    process = _logits_processors(settings, logits.device)
+    decoding_step: EagerStep | CudaGraphStep | None = None
 
     for step in range(limit):
-        drawn = draws[step, rows] if draws is not None else None
-        tokens, ids_logps = choose(filters(None, logits.float()), drawn)  # pyright: ignore[reportArgumentType]
-        ids[rows, step], logps[rows, step] = tokens, ids_logps
-        ended = going & torch.isin(tokens, ends)
+        scores = process(None, logits.float())  # pyright: ignore[reportArgumentType]
+        tokens, token_logps = choose_tokens(
+            scores, None if numbers is None else numbers[step, rows]
+        )
+        ids[rows, step], logps[rows, step] = tokens, token_logps
+        ended = active & torch.isin(tokens, end_ids)
         lengths[rows] = torch.where(ended, step + 1, lengths[rows])
-        going = going & ~ended
-        left = int(going.sum())
-        if step + 1 == limit or not everywhere(left):
+        active = active & ~ended
+        remaining = int(active.sum())
+        if step + 1 == limit or not total_over_ranks(remaining):
             break
-        if advance is None:
+        if decoding_step is None:
+            # Not before: where one token is asked for, the KV cache need not be repeated.
             cache = prefill.cache()
-            advance = (
+            decoding_step = (
                 CudaGraphStep(model, cache, prefill.mask, limit)
                 if graphs
                 else EagerStep(model, cache, prefill.mask)
             )
-        if advance.drops(left, len(rows)):
-            advance.keep(going.nonzero()[:, 0])
-            rows, tokens, position = rows[going], tokens[going], position[:, going]
-            going = going[going]
+        if decoding_step.should_drop_rows(remaining, len(rows)):
+            decoding_step.keep_rows(active.nonzero()[:, 0])
+            rows, tokens, position = rows[active], tokens[active], position[:, active]
+            active = active[active]
         position = position + 1
-        logits = advance(tokens, position)
+        logits = decoding_step(tokens, position)
 
     return [
         CompletionTokens(row[:length], values[:length])
@@ -91,34 +96,39 @@ def decode(
     ]
 
 
-def choose(scores: Tensor, drawn: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(tokens, log-probabilities) of scores (rows, vocabulary) and draws (rows) from [0, 1).
+def choose_tokens(scores: Tensor, numbers: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(tokens, log-probabilities) of scores (rows, vocabulary) and numbers (rows) from [0, 1).
 
-    A draw falls into the cumulated probabilities; without draws the likeliest token is taken.
+    The token into whose part of the cumulated probabilities a number falls; without numbers the
+    likeliest one.
     """
     logps = scores.log_softmax(-1)
-    if drawn is None:
+    if numbers is None:
         tokens = scores.argmax(-1)
     else:
-        heights = logps.double().exp().cumsum(-1)
-        heights = torch.searchsorted(heights, (drawn * heights[:, -1])[:, None], right=True)
-        tokens = heights[:, 0].clamp(max=scores.shape[-1] - 1)
+        # The inverse of the distribution function in place of torch.multinomial, which takes its
+        # numbers from a generator that all rows share.
+        cumulated = logps.double().exp().cumsum(-1)
+        # Rounding lets the sum end a little beside 1: the numbers are scaled to where it ends.
+        heights = (numbers * cumulated[:, -1])[:, None]
+        tokens = torch.searchsorted(cumulated, heights, right=True)[:, 0]
+        tokens = tokens.clamp(max=scores.shape[-1] - 1)
     return tokens, logps.gather(1, tokens[:, None])[:, 0]
 
 
-def _filters(settings: GenerationConfig, device: torch.device) -> LogitsProcessorList:
-    """transformers' own, in the order of `generate`."""
-    filters = LogitsProcessorList()
+def _logits_processors(settings: GenerationConfig, device: torch.device) -> LogitsProcessorList:
+    """transformers' own, in the order of `generate`, which changes what top-k and top-p keep."""
+    processors = LogitsProcessorList()
     if settings.suppress_tokens is not None:
-        filters.append(SuppressTokensLogitsProcessor(settings.suppress_tokens, str(device)))
+        processors.append(SuppressTokensLogitsProcessor(settings.suppress_tokens, str(device)))
     if not settings.do_sample:
-        return filters
+        return processors
     if settings.temperature is not None and settings.temperature != 1.0:
-        filters.append(TemperatureLogitsWarper(settings.temperature))
+        processors.append(TemperatureLogitsWarper(settings.temperature))
     if settings.top_k:
-        filters.append(TopKLogitsWarper(settings.top_k))
+        processors.append(TopKLogitsWarper(settings.top_k))
     if settings.top_p is not None and settings.top_p < 1.0:
-        filters.append(TopPLogitsWarper(settings.top_p))
+        processors.append(TopPLogitsWarper(settings.top_p))
     if settings.min_p is not None:
-        filters.append(MinPLogitsWarper(settings.min_p))
-    return filters
+        processors.append(MinPLogitsWarper(settings.min_p))
+    return processors

@@ -1,4 +1,5 @@
-"""Greedy answers of a model to samples, in batches of similar length."""
+"""Greedy answers by transformers' own `generate`: the unshared path, which computes image and
+prompt once a completion, and what both paths need of it."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import BatchFeature, GenerationConfig, PreTrainedModel
+from transformers import BatchFeature, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 from trl.data_utils import prepare_multimodal_messages
 
@@ -28,26 +29,26 @@ def generate(
     max_new_tokens: int,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[Completion]:
-    """One completion a sample, in the order of the samples. `on_batch` hears how many are done."""
+    """A completion of each sample, in their order. `on_batch` hears how many are finished."""
     tokenizer = processor.tokenizer
-    settings = greedy(tokenizer, max_new_tokens)
+    settings = greedy_settings(tokenizer, max_new_tokens)
     model.eval()
-    found: dict[int, Completion] = {}
-    for places in _batches([len(prompt) for prompt in prompts], batch_size):
+    completions: dict[int, Completion] = {}
+    for batch in _batches_by_length(prompts, batch_size):
         inputs = model_inputs(
-            model, processor, [samples[i] for i in places], [prompts[i] for i in places], image_of
+            model, processor, [samples[i] for i in batch], [prompts[i] for i in batch], image_of
         )
         output = model.generate(**inputs, generation_config=settings)  # pyright: ignore[reportCallIssue]
-        replies = output[:, inputs["input_ids"].shape[1] :].tolist()  # (batch, new tokens)
-        lengths = inputs["attention_mask"].sum(-1).tolist()
-        for place, length, reply in zip(places, lengths, replies, strict=True):
-            found[place] = completion(prompts[place], length, reply, settings, tokenizer)
-        on_batch(len(found))
-    return [found[i] for i in range(len(samples))]
+        new_ids = output[:, inputs["input_ids"].shape[1] :].tolist()  # (batch, new tokens)
+        prompt_tokens = inputs["attention_mask"].sum(-1).tolist()
+        for i, count, ids in zip(batch, prompt_tokens, new_ids, strict=True):
+            completions[i] = completion_from_ids(prompts[i], count, ids, settings, tokenizer)
+        on_batch(len(completions))
+    return [completions[i] for i in range(len(samples))]
 
 
-def greedy(tokenizer: Any, max_new_tokens: int) -> GenerationConfig:  # noqa: ANN401
-    """How answers are decoded: the likeliest token, until either end token."""
+def greedy_settings(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> GenerationConfig:
+    """Greedy decoding: the likeliest token, until either end token."""
     return GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
@@ -56,25 +57,27 @@ def greedy(tokenizer: Any, max_new_tokens: int) -> GenerationConfig:  # noqa: AN
         temperature=None,
         top_p=None,
         top_k=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(END_TOKENS),
+        eos_token_id=tokenizer.convert_tokens_to_ids([*END_TOKENS]),
         pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=tokenizer.convert_tokens_to_ids(VISION_TOKENS),
+        suppress_tokens=tokenizer.convert_tokens_to_ids([*VISION_TOKENS]),
     )
 
 
-def completion(
+def completion_from_ids(
     prompt: str,
     prompt_tokens: int,
     ids: list[int],
     settings: GenerationConfig,
-    tokenizer: Any,  # noqa: ANN401
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Completion:
-    """A reply as text; what stands behind its end token is padding."""
+    """A completion as text; what stands behind its end token is padding."""
     ends = [i for i, token in enumerate(ids) if token in settings.eos_token_id]
     length = ends[0] + 1 if ends else len(ids)
+    text = tokenizer.decode(ids[: length - 1 if ends else length], skip_special_tokens=True)
+    assert isinstance(text, str)
     return Completion(
         prompt=prompt,
-        text=tokenizer.decode(ids[: length - 1 if ends else length], skip_special_tokens=True),
+        text=text,
         prompt_tokens=prompt_tokens,
         completion_tokens=length,
         finish_reason="stop" if ends else "length",
@@ -101,18 +104,20 @@ def model_inputs(
 def prompt_texts(
     processor: ProcessorMixin, prompts: Sequence[str], with_image: Sequence[bool]
 ) -> list[str]:
-    """The prompts as the model reads them, with a placeholder for the image."""
+    """The prompts in the chat template, with a placeholder for the image."""
     # The same preparation as in training: TRL puts the image before the text.
-    turns = [
-        prepare_multimodal_messages(conversation(prompt), images=[None] if shown else [])
-        for prompt, shown in zip(prompts, with_image, strict=True)
+    conversations = [
+        prepare_multimodal_messages(conversation(prompt), images=[None] if has_image else [])
+        for prompt, has_image in zip(prompts, with_image, strict=True)
     ]
-    texts: Any = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    texts: Any = processor.apply_chat_template(
+        conversations, add_generation_prompt=True, tokenize=False
+    )
     return texts
 
 
-def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Places ordered by length, longest first: little padding, and memory fails early."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+def _batches_by_length(prompts: Sequence[str], size: int) -> Iterator[list[int]]:
+    """Indices of the prompts, longest first: little padding, and memory fails early."""
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     for start in range(0, len(order), size):
         yield order[start : start + size]

@@ -8,43 +8,50 @@ from transformers.cache_utils import DynamicLayer
 
 
 class PreallocatedLayer(DynamicLayer):
-    """Keys and values in a buffer with room for the reply: a step copies its own token alone."""
+    """Keys and values of one layer in a buffer that has room for the completions.
+
+    transformers' own layer appends by concatenation, which copies the whole cache in every decoding
+    step; here a step copies the keys and values of its own token alone.
+    """
 
     def __init__(self, keys: Tensor, values: Tensor, entries: Tensor, room: int) -> None:
-        """Of caches (entries, heads, tokens, width); row i is `entries[i]`."""
+        """Of keys and values (entries, heads, tokens, width); row i repeats `entries[i]`."""
         super().__init__()
         self.lazy_initialization(keys, values)
         _, heads, length, width = keys.shape
-        # Zeros, since what is masked still takes part: 0 times whatever lies there.
+        # Zeros, not uninitialized memory: what a mask hides is still multiplied by a weight of 0,
+        # and 0 times NaN is NaN.
         self._buffers = keys.new_zeros(2, len(entries), heads, length + room, width)
         self._buffers[0, :, :, :length] = keys[entries]
         self._buffers[1, :, :, :length] = values[entries]
-        self._place: Tensor | None = None
-        self._show(length)
+        self._write_position: Tensor | None = None
+        self._expose(length)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
-        if self._place is not None:
+        if self._write_position is not None:
             for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
                 # Autocast makes keys of float32 and values of bfloat16.
-                buffer.index_copy_(2, self._place, states.to(buffer.dtype))
+                buffer.index_copy_(2, self._write_position, states.to(buffer.dtype))
             return self.keys, self.values  # pyright: ignore[reportReturnType]
         end = self._length + key_states.shape[-2]
         self._buffers[0, :, :, self._length : end] = key_states
         self._buffers[1, :, :, self._length : end] = value_states
-        return self._show(end)
+        return self._expose(end)
 
-    def fix(self, place: Tensor, length: int) -> None:
-        """From now on a token is written at `place` (1), and so many are shown, written or not."""
-        self._place = place
-        self._show(length)
+    def fix_shape(self, write_position: Tensor, length: int) -> None:
+        """From now on each token is written at `write_position` (1), a tensor that the caller
+        advances, and attention sees `length` tokens, written or not."""
+        self._write_position = write_position
+        self._expose(length)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         self._buffers = self._buffers[:, indices]
-        self._show(self._length)
+        self._expose(self._length)
 
-    def _show(self, length: int) -> tuple[Tensor, Tensor]:
+    def _expose(self, length: int) -> tuple[Tensor, Tensor]:
+        """Let attention see the first `length` tokens: views of the buffer, no copies."""
         self._length = length
         keys, values = self._buffers[:, :, :, :length].unbind(0)
         self.keys, self.values = keys, values
@@ -52,11 +59,11 @@ class PreallocatedLayer(DynamicLayer):
 
 
 def repeat_kv_cache(cache: DynamicCache, entries: Tensor, room: int) -> DynamicCache:
-    """The cache with its entry `entries[i]` as row i, and with room for so many tokens more."""
-    rows = DynamicCache()
+    """The KV cache with its entry `entries[i]` as row i, and with room for `room` more tokens."""
+    repeated = DynamicCache()
     for layer in cache.layers:
         assert isinstance(layer, DynamicLayer)
         assert layer.keys is not None
         assert layer.values is not None
-        rows.layers.append(PreallocatedLayer(layer.keys, layer.values, entries, room))
-    return rows
+        repeated.layers.append(PreallocatedLayer(layer.keys, layer.values, entries, room))
+    return repeated

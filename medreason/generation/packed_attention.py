@@ -9,7 +9,7 @@ the others.
 from __future__ import annotations
 
 import functools
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,12 @@ from medreason.generation.packing import CompletionBlocks, PackedSequences, addi
 _NAME = "sdpa_of_blocks"
 
 
-class AttentionInputs(TypedDict, total=False):
+class AttentionInputs(TypedDict):
     """What a model's forward takes for packed sequences beside their tokens and positions."""
 
     attention_mask: Tensor
     """Added to the scores: of the blocks where there are `blocks`, else of the whole sequence."""
-    blocks: CompletionBlocks
+    blocks: NotRequired[CompletionBlocks]
 
 
 def enable(model: PreTrainedModel) -> None:

@@ -1,19 +1,20 @@
-"""Questions about an image share it: decoded, processed and seen once, whatever they ask of it.
+"""Questions about an image share it: it is decoded, encoded and prefilled once for all of them.
 
-All rows of a batch that show the same picture begin with the same tokens, up to the image's last.
-These are read once; their keys and values are repeated for the rows, and behind them each row's own
-tokens are read.
+The rows of a batch that show the same image begin with the same tokens, up to the image's last. The
+KV cache of such a prefix is computed once and repeated for its rows, and the rest of each row's
+prompt is prefilled behind it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -22,68 +23,75 @@ from trl.trainer.utils import pad
 
 from medreason.data.images import blank, open_rgb
 from medreason.generation.generate import prompt_texts
-from medreason.generation.prefill import mrope_positions
+from medreason.generation.kv_cache import repeat_kv_cache
+from medreason.generation.prefill import Prefill, mrope_positions
 from medreason.generation.rows import EvaluationRow
-from medreason.generation.vision_cache import takes_features
+from medreason.generation.vision_cache import takes_vision_features
+
+_ImageKey = Path | tuple[int, int] | None
+"""What a row shows: a file, a grey image of (width, height), or nothing."""
 
 
-def hindrances(model: PreTrainedModel) -> list[str]:
+def sharing_obstacles(model: PreTrainedModel) -> list[str]:
     """Why this model's questions cannot share their images, as far as it says so itself."""
     name, attention = type(model).__name__, model.config._attn_implementation
     layers = getattr(model.config.get_text_config(), "layer_types", None) or []
-    found = {
+    obstacles = {
         f"{name} takes no mRoPE positions": not hasattr(
             getattr(model, "model", None), "get_rope_index"
         ),
-        f"{name} takes no vision features": not takes_features(model),
+        f"{name} takes no vision features": not takes_vision_features(model),
         f"attention={attention!r} takes no mask": attention not in ("sdpa", "eager"),
         "sliding-window attention": any(kind != "full_attention" for kind in layers),
     }
-    return [reason for reason, hinders in found.items() if hinders]
+    return [reason for reason, applies in obstacles.items() if applies]
 
 
-def batches(asked: Sequence[EvaluationRow], size: int) -> Iterator[list[int]]:
-    """Places of rows, those about one image together, images with the longest prompts first."""
+def batches(rows: Sequence[EvaluationRow], size: int) -> Iterator[list[int]]:
+    """Indices of the rows, those about one image together, images with the longest prompts first:
+    the batch that takes most memory comes first, and fails early if it fails."""
     longest: dict[Path, int] = {}
-    for row in asked:
+    for row in rows:
         longest[row.sample.image] = max(longest.get(row.sample.image, 0), len(row.prompt))
 
-    def place(i: int) -> tuple:
-        row = asked[i]
+    def order(i: int) -> tuple[int, Path, bool, str, int]:
+        row = rows[i]
         image = row.sample.image
         return -longest[image], image, row.control != "original", row.control, -len(row.prompt)
 
-    order = sorted(range(len(asked)), key=place)
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    indices = sorted(range(len(rows)), key=order)
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
 
 
 @dataclass(frozen=True)
 class PrefilledPrefixes:
-    """Rows whose beginnings have been read."""
+    """Rows whose prompt prefixes are prefilled. Several rows have the same prefix."""
 
-    own: list[list[int]]
-    """The tokens of each row that are still to be read; one at least."""
-    endings: list[list[list[int]]]
-    """What may stand behind them: of each row and ending the tokens in which it differs."""
+    rest_ids: list[list[int]]
+    """The prompt of each row behind its prefix; one token at least."""
+    ending_ids: list[list[list[int]]]
+    """Of each row and ending the tokens behind the prompt."""
     entries: Tensor
-    """(rows): which of the beginnings is the row's."""
+    """(rows): which of the prefixes is the row's."""
     mask: Tensor
-    """(beginnings, tokens)"""
+    """(prefixes, tokens)"""
     next_position: Tensor
-    """(beginnings): the mRoPE position behind each."""
+    """(prefixes): the mRoPE position behind each."""
     cache: DynamicCache
-    lengths: list[int]
-    """Tokens of each row, its beginning included."""
+    """The KV cache of the prefixes, each once."""
+    prompt_tokens: list[int]
+    """Of each row, its prefix included."""
 
-    def positions(self, own_mask: Tensor) -> Tensor:
-        """mRoPE positions (3, rows, own tokens) of what is read behind: text."""
-        steps = (own_mask.cumsum(-1) - 1).clamp(min=0)
+    def positions(self, rest_mask: Tensor) -> Tensor:
+        """mRoPE positions (3, rows, tokens) behind the prefixes."""
+        # The rest is text, whose three mRoPE positions are the same and count up by one.
+        steps = (rest_mask.cumsum(-1) - 1).clamp(min=0)
         return (self.next_position[self.entries][:, None] + steps).expand(3, -1, -1)
 
 
 class PrefixPrefiller:
-    """Reads rows batch by batch. The pictures of the last batch are kept for the next."""
+    """Prefills rows batch by batch. The images of the last batch are kept for the next."""
 
     def __init__(
         self,
@@ -91,83 +99,110 @@ class PrefixPrefiller:
         processor: ProcessorMixin,
         sizes: Mapping[Path, tuple[int, int]] | None = None,
     ) -> None:
-        """`sizes` (width, height) of images that are known; the others are opened for them."""
+        """`sizes` (width, height) of images that are known; others are opened to find theirs."""
         self._model: Any = model
         self._processor: Any = processor
-        self._seen: dict[Hashable, tuple[Tensor, Tensor]] = {}
-        """Picture -> features (tokens, width) and grid (1, 3)."""
+        self._features: dict[_ImageKey, tuple[Tensor, Tensor]] = {}
+        """Vision features (tokens, width) and grid (1, 3)."""
         self._sizes: dict[Path, tuple[int, int]] = dict(sizes or {})
 
-    def begin(
+    def prefill_prefixes(
         self, rows: Sequence[EvaluationRow], endings: Sequence[Sequence[str]] | None = None
     ) -> PrefilledPrefixes:
-        """Read each picture with what stands before it. What a row's endings have in common
-        becomes part of its prompt."""
-        pictures = self._see(rows)
-        ids, rests = [], []
-        for row, picture, texts in zip(rows, pictures, endings or [()] * len(rows), strict=True):
-            whole = self._tokens(row, picture, texts or ("",))
-            ids.append(common_prefix(whole) if texts else whole[0])
-            rests.append([tokens[len(ids[-1]) :] for tokens in whole] if texts else [])
-        image_token = self._processor.image_token_id
-        groups: dict[Hashable, list[int]] = {}
-        for i, (picture, row) in enumerate(zip(pictures, ids, strict=True)):
-            through = len(row) - row[::-1].index(image_token) if picture is not None else 0
-            groups.setdefault((picture, *row[:through]), []).append(i)
-        beginnings, shown = [], []
+        """Compute the KV cache of each image, with what stands before it, once for all its rows.
+
+        The tokens with which all `endings` of a row begin become part of its prompt.
+        """
+        images = self._encode_images(rows)
+        prompts: list[list[int]] = []
+        ending_ids: list[list[list[int]]] = []
+        for row, image, texts in zip(rows, images, endings or [()] * len(rows), strict=True):
+            # Prompt and ending are one text: a tokenizer may merge tokens where they meet.
+            ids_of_texts = self._tokenize(row, image, texts or ("",))
+            prompts.append(common_prefix(ids_of_texts) if texts else ids_of_texts[0])
+            behind = len(prompts[-1])
+            ending_ids.append([ids[behind:] for ids in ids_of_texts] if texts else [])
+        groups: dict[tuple[_ImageKey, tuple[int, ...]], list[int]] = {}
+        for i, (image, ids) in enumerate(zip(images, prompts, strict=True)):
+            groups.setdefault((image, self._ids_through_image(image, ids)), []).append(i)
+        prefixes = [
+            # Rows without an image share what their prompts have in common.
+            list(ids) or common_prefix([prompts[i] for i in members])
+            for (_, ids), members in groups.items()
+        ]
         entries = torch.empty(len(rows), dtype=torch.long)
-        for entry, (group, members) in enumerate(groups.items()):
-            picture, *beginning = group  # pyright: ignore[reportGeneralTypeIssues]
-            if picture is not None:
-                shown.append(self._seen[picture])
-            beginnings.append(beginning or common_prefix([ids[i] for i in members]))
+        for entry, members in enumerate(groups.values()):
             entries[members] = entry
-        own = [row[len(beginnings[e]) :] for row, e in zip(ids, entries.tolist(), strict=True)]
-        cache, mask, positions = self._read(beginnings, shown)
+        shown = [self._features[image] for image, _ in groups if image is not None]
+        cache, mask, positions = self._prefill(prefixes, shown)
         return PrefilledPrefixes(
-            own=own,
-            endings=rests,
+            rest_ids=[
+                ids[len(prefixes[entry]) :]
+                for ids, entry in zip(prompts, entries.tolist(), strict=True)
+            ],
+            ending_ids=ending_ids,
             entries=entries.to(mask.device),
             mask=mask,
+            # The largest of the three axes, since an image's positions grow by height and width.
             next_position=positions.amax((0, 2)) + 1,
             cache=cache,
-            lengths=[len(row) for row in ids],
+            prompt_tokens=[len(ids) for ids in prompts],
         )
 
-    def padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """(ids, mask), (rows, tokens), padded on the left."""
+    def prefill_rest(self, prefixes: PrefilledPrefixes, room: int) -> Prefill:
+        """Prefill the rest of each row's prompt behind its prefix's KV cache, which is repeated for
+        the rows and has `room` for more tokens."""
+        ids, rest_mask = self.pad_left(prefixes.rest_ids)
+        cache = repeat_kv_cache(prefixes.cache, prefixes.entries, ids.shape[1] + room)
+        mask = torch.cat([prefixes.mask[prefixes.entries], rest_mask], dim=1)
+        positions = prefixes.positions(rest_mask)
+        logits = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return Prefill(logits, positions[:, :, -1:], mask, lambda: cache)
+
+    def pad_left(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """(ids, mask), (rows, tokens), so that every row ends at the last place."""
         tensors = [torch.tensor(row, device=self._model.device) for row in rows]
         padding = self._processor.tokenizer.pad_token_id
         mask = pad([torch.ones_like(row) for row in tensors], 0, padding_side="left")
         return pad(tensors, padding, padding_side="left"), mask
 
-    def _see(self, rows: Sequence[EvaluationRow]) -> list[Hashable]:
-        """What each row shows: a file, grey of a size, or nothing. New pictures are encoded."""
-        opened = {}
+    def _encode_images(self, rows: Sequence[EvaluationRow]) -> list[_ImageKey]:
+        """What each row shows. Images that the last batch did not show are encoded."""
+        opened: dict[Path, Image.Image] = {}
 
-        def image(path: Path):  # noqa: ANN202
+        def open_once(path: Path) -> Image.Image:
             if path not in opened:
                 opened[path] = open_rgb(path)
                 self._sizes[path] = opened[path].size
             return opened[path]
 
-        pictures: list[Hashable] = []
+        keys: list[_ImageKey] = []
         for row in rows:
             path = row.sample.image
             match row.control:
                 case "no_image":
-                    pictures.append(None)
+                    keys.append(None)
                 case "blank_image":
-                    pictures.append(self._sizes.get(path) or image(path).size)
+                    # Grey images of one size are one image, whatever they stand for.
+                    keys.append(self._sizes.get(path) or open_once(path).size)
                 case _:
-                    pictures.append(path)
-        new = [p for p in dict.fromkeys(pictures) if p is not None and p not in self._seen]
-        images = [image(p) if isinstance(p, Path) else blank(p) for p in new]  # pyright: ignore[reportArgumentType]
-        kept = {p: self._seen[p] for p in pictures if p in self._seen}
-        self._seen = kept | dict(zip(new, self._encoded(images), strict=True))
-        return pictures
+                    keys.append(path)
+        new = [key for key in dict.fromkeys(keys) if key is not None and key not in self._features]
+        images = [open_once(key) if isinstance(key, Path) else blank(key) for key in new]
+        # Batches follow the order of images, so one that is not shown again is never needed again.
+        still_shown = {key: self._features[key] for key in keys if key in self._features}
+        self._features = still_shown | dict(zip(new, self._encode(images), strict=True))
+        return keys
 
-    def _encoded(self, images: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
+    def _encode(self, images: Sequence[Image.Image]) -> list[tuple[Tensor, Tensor]]:
+        """(vision features, grid) of each image."""
         if not images:
             return []
         inputs = self._processor.image_processor(images=list(images), return_tensors="pt")
@@ -176,23 +211,32 @@ class PrefixPrefiller:
         features = self._model.get_image_features(pixels, grids, return_dict=True).pooler_output
         return list(zip(features, grids.split(1), strict=True))
 
-    def _tokens(
-        self, row: EvaluationRow, picture: Hashable, replies: Sequence[str]
+    def _tokenize(
+        self, row: EvaluationRow, image: _ImageKey, endings: Sequence[str]
     ) -> list[list[int]]:
-        """Of the prompt with each reply, with as many placeholders as its picture has features."""
-        (prompt,) = prompt_texts(self._processor, [row.prompt], [picture is not None])
-        found = self._processor.tokenizer([prompt + reply for reply in replies])["input_ids"]
-        token = self._processor.image_token_id
-        for ids in found if picture is not None else ():
-            place = ids.index(token)
-            ids[place : place + 1] = [token] * len(self._seen[picture][0])
-        return found
+        """Ids of the prompt with each ending, with a placeholder for each of its image's features.
 
-    def _read(
-        self, beginnings: Sequence[Sequence[int]], shown: Sequence[tuple[Tensor, Tensor]]
+        As the processor makes them, which would process the image again for each text.
+        """
+        (prompt,) = prompt_texts(self._processor, [row.prompt], [image is not None])
+        ids_of_texts = self._processor.tokenizer([prompt + text for text in endings])["input_ids"]
+        placeholder = self._processor.image_token_id
+        for ids in ids_of_texts if image is not None else ():
+            place = ids.index(placeholder)
+            ids[place : place + 1] = [placeholder] * len(self._features[image][0])
+        return ids_of_texts
+
+    def _ids_through_image(self, image: _ImageKey, ids: Sequence[int]) -> tuple[int, ...]:
+        """The tokens of a prompt up to its image's last one; none without an image."""
+        if image is None:
+            return ()
+        return tuple(ids[: len(ids) - ids[::-1].index(self._processor.image_token_id)])
+
+    def _prefill(
+        self, prefixes: Sequence[Sequence[int]], shown: Sequence[tuple[Tensor, Tensor]]
     ) -> tuple[DynamicCache, Tensor, Tensor]:
-        """(cache, mask (beginnings, tokens), mRoPE positions (3, beginnings, tokens))."""
-        ids, mask = self.padded(beginnings)
+        """(KV cache, mask (prefixes, tokens), mRoPE positions (3, prefixes, tokens))."""
+        ids, mask = self.pad_left(prefixes)
         grids = torch.cat([grid for _, grid in shown]) if shown else None
         inputs = {
             "input_ids": ids,
@@ -201,12 +245,13 @@ class PrefixPrefiller:
             "image_grid_thw": grids,
         }
         positions = mrope_positions(self._model, inputs)
-        features = BaseModelOutputWithPooling(pooler_output=tuple(f for f, _ in shown))  # pyright: ignore[reportArgumentType]
+        features = tuple(features for features, _ in shown)
+        encoded = BaseModelOutputWithPooling(pooler_output=features)  # pyright: ignore[reportArgumentType]
         outputs = self._model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            mm_encoder_outputs={"image": features} if shown else None,
+            mm_encoder_outputs={"image": encoded} if shown else None,
             use_cache=True,
             logits_to_keep=1,
         )

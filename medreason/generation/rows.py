@@ -1,4 +1,4 @@
-"""What one row of an evaluation asks, and what a model gave to it."""
+"""What one row of an evaluation asks, and what a model answers to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medreason.data.images import blank, open_rgb
 from medreason.samples import Sample
 
 ImageOf = Callable[[Sample], Image.Image | None]
-"""What is shown with a sample; None asks without an image, and then for every sample."""
+"""The image shown with a sample; None shows none, and then for every sample."""
 
 
 def original_image(sample: Sample) -> Image.Image:
@@ -24,7 +24,7 @@ def blank_image(sample: Sample) -> Image.Image:
 
 
 SHOWN_IMAGES: Mapping[str, ImageOf] = {"blank_image": blank_image, "no_image": lambda _: None}
-"""What a control shows; the others show the image of the sample they ask."""
+"""The image that a control shows; the other controls show that of the sample they ask."""
 
 
 @dataclass(frozen=True)

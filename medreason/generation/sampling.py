@@ -1,13 +1,12 @@
-"""Completions of questions, sampled as `generate` samples them: image and prompt once a question.
+"""Rollouts: a question's completions are sampled as transformers' `generate` samples them, but
+image and prompt are prefilled once a question.
 
-The prompt is read once and its keys and values are repeated for its completions. Each question
-draws from a stream of its own, so its completions depend neither on the batch it came in nor on
-the number of processes nor on a resume (save where rounding moves a token across a draw).
+Each question has a random stream of its own, so its completions depend neither on the batch it is
+in nor on the number of ranks nor on a resume (save where rounding moves a token across a number).
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,10 +16,9 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from medreason.generation.decoding import CompletionTokens, decode
-from medreason.generation.kv_cache import repeat_kv_cache
-from medreason.generation.prefill import Prefill, mrope_positions
+from medreason.generation.prefill import prefill_prompts
 
-_HONOURED = {
+_SUPPORTED = {
     "max_new_tokens",
     "do_sample",
     "temperature",
@@ -37,11 +35,12 @@ _HONOURED = {
 
 
 def unsupported_settings(settings: GenerationConfig) -> dict[str, Any]:
-    """What these settings ask of `generate` that `rollout` does not do."""
-    asked = {k: v for k, v in settings.to_diff_dict().items() if k not in _HONOURED}
-    if asked.get("repetition_penalty") == 1.0:
-        del asked["repetition_penalty"]
-    return asked
+    """The settings that `generate` would follow and `decode` would not."""
+    # Of those that differ from transformers' defaults: what is at its default asks for nothing.
+    unsupported = {k: v for k, v in settings.to_diff_dict().items() if k not in _SUPPORTED}
+    if unsupported.get("repetition_penalty") == 1.0:
+        del unsupported["repetition_penalty"]
+    return unsupported
 
 
 @torch.no_grad()
@@ -52,43 +51,37 @@ def sample_completions(
     completions: int,
     settings: GenerationConfig,
     seeds: Sequence[str],
-    everywhere: Callable[[int], int] = int,
+    total_over_ranks: Callable[[int], int] = int,
     graphs: bool = False,
 ) -> list[list[CompletionTokens]]:
-    """`completions` of each question, in the order of the questions.
+    """`completions` of each question, in the order of the questions, each question by its seed.
 
-    `inputs` are what the model's forward takes for the questions, each once: input_ids and
-    attention_mask padded on the left, mm_token_type_ids, image_grid_thw, and either pixel_values
-    or mm_encoder_outputs. Without `settings.do_sample` the likeliest token is taken. The model is
-    run as it stands; `eval()` is the caller's. `everywhere`, `graphs`: see `decode`.
+    `inputs`: see `prefill_prompts`; `total_over_ranks`, `graphs`: see `decode`. Without
+    `settings.do_sample` the likeliest token is taken. The model is run as it stands: `eval()` is
+    the caller's.
     """
-    position_ids = mrope_positions(model, inputs)
-    outputs = model(
-        **{k: v for k, v in inputs.items() if k != "mm_token_type_ids"},
-        position_ids=position_ids,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    logits = outputs.logits[:, -1]  # (questions, vocabulary)
-    entries = torch.arange(len(logits), device=logits.device).repeat_interleave(completions)
     steps = settings.max_new_tokens
     assert steps is not None
-    prompted = Prefill(
-        logits=logits[entries],
-        position=position_ids[:, entries, -1:],
-        mask=inputs["attention_mask"][entries],
-        cache=functools.partial(repeat_kv_cache, outputs.past_key_values, entries, steps),
+    prefill = prefill_prompts(model, inputs, completions=completions, room=steps)
+    numbers = None
+    if settings.do_sample:
+        numbers = _uniform_numbers(seeds, completions, steps).to(prefill.logits.device)
+    rows = decode(
+        model, prefill, settings, numbers, total_over_ranks=total_over_ranks, graphs=graphs
     )
-    draws = _draws(seeds, completions, steps).to(logits.device) if settings.do_sample else None
-    found = decode(model, prompted, settings, draws, everywhere, graphs=graphs)
-    return [found[i : i + completions] for i in range(0, len(found), completions)]
+    return [rows[i : i + completions] for i in range(0, len(rows), completions)]
 
 
-def _draws(seeds: Sequence[str], completions: int, steps: int) -> Tensor:
-    """Uniform draws (steps, rows), made on the CPU: the same on every device."""
+def _uniform_numbers(seeds: Sequence[str], completions: int, steps: int) -> Tensor:
+    """Numbers (steps, questions x completions) from [0, 1)."""
+    # All numbers are drawn before the first step, since a stream that is drawn from only while its
+    # rows are active would depend on when other completions end. Drawn on the CPU, because CUDA's
+    # generator gives other numbers for the same seed. In float64, since float32 has 2**24 numbers
+    # between 0 and 1, too few for the rare tokens of a large vocabulary.
     streams = []
     for seed in seeds:
         digest = hashlib.sha256(seed.encode()).digest()
+        # torch takes a seed of 63 bits.
         stream = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
         streams.append(torch.rand(steps, completions, generator=stream, dtype=torch.float64))
     return torch.cat(streams, dim=1)

@@ -2,8 +2,8 @@
 
 The name of a file is the digest of the processed image (so of the image and of the processor's
 settings) in a folder named by the digest of the tower: its weights, precision and attention. Files
-are written whole or not at all and read by any number of processes; one that is damaged or was
-taken away is made again.
+are written atomically and read by any number of processes; one that is damaged or was removed is
+made again.
 """
 
 from __future__ import annotations
@@ -21,30 +21,27 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from medreason.runs.files import atomic
 
 _IN_MEMORY = 64
-"""Images whose features are held; those of a step with its passes are what matters."""
+"""Images whose features are held in memory: those of a few steps, each read in several passes."""
 _WRITES_BETWEEN_COUNTS = 32
-_KEPT = 0.9
+_LEFT = 0.9
 """Share of the limit that is left when the oldest files are removed."""
 
 
 class VisionCache:
-    """What a model's forward takes as `mm_encoder_outputs` in place of pixel values."""
+    """Images to what a model's forward takes as `mm_encoder_outputs` in place of pixel values."""
 
     def __init__(
-        self,
-        model: Any,  # noqa: ANN401
-        precision: str,
-        folder: Path | None,
-        limit_bytes: int,
+        self, model: PreTrainedModel, precision: str, folder: Path | None, limit_bytes: int
     ) -> None:
-        """`model` is one that `takes_features`; without a folder nothing is kept on disk."""
-        self._model = model
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        """`model` is one that `takes_vision_features`; without a folder nothing is kept on disk."""
+        self._model: Any = model
+        self._in_memory: OrderedDict[str, Tensor] = OrderedDict()
         self._folder = folder / _digest_of_tower(model, precision) if folder else None
         self._root, self._limit = folder, limit_bytes
         self._writes = 0
@@ -57,38 +54,41 @@ class VisionCache:
     def __call__(
         self, pixel_values: Sequence[Tensor], grids: Sequence[Tensor]
     ) -> dict[str, BaseModelOutputWithPooling]:
-        """Of images of (patches, values) and (1, 3) each."""
+        """Vision features of images of (patches, values) and (1, 3) each."""
         names = [_digest(p, g) for p, g in zip(pixel_values, grids, strict=True)]
-        found = {name: features for name in names if (features := self._known(name)) is not None}
-        new = [i for i, name in enumerate(names) if name not in found and name not in names[:i]]
+        features = {name: cached for name in names if (cached := self._read(name)) is not None}
+        new = [i for i, name in enumerate(names) if name not in features and name not in names[:i]]
         if new:
             pixels = torch.cat([pixel_values[i] for i in new])
             outputs = self._model.get_image_features(
                 pixels, torch.cat([grids[i] for i in new]), return_dict=True
             )
             self.encoded += len(new)
-            for i, features in zip(new, outputs.pooler_output, strict=True):
+            for i, encoded in zip(new, outputs.pooler_output, strict=True):
                 # Cloned: the pieces of a batch share one storage, which they would keep alive.
-                found[names[i]] = features.clone()
-                self._write(names[i], features)
+                features[names[i]] = encoded.clone()
+                self._write(names[i], encoded)
         for name in dict.fromkeys(names):
-            self._kept[name] = found[name]
-            self._kept.move_to_end(name)
-        while len(self._kept) > max(_IN_MEMORY, len(names)):
-            self._kept.popitem(last=False)
-        outputs = BaseModelOutputWithPooling(pooler_output=tuple(found[name] for name in names))  # pyright: ignore[reportArgumentType]
-        return {"image": outputs}
+            self._in_memory[name] = features[name]
+            self._in_memory.move_to_end(name)
+        while len(self._in_memory) > max(_IN_MEMORY, len(names)):
+            self._in_memory.popitem(last=False)
+        in_order = tuple(features[name] for name in names)
+        return {"image": BaseModelOutputWithPooling(pooler_output=in_order)}  # pyright: ignore[reportArgumentType]
 
-    def _known(self, name: str) -> Tensor | None:
-        if name in self._kept:
-            return self._kept[name]
+    def _read(self, name: str) -> Tensor | None:
+        if name in self._in_memory:
+            return self._in_memory[name]
         if self._folder is None:
             return None
         path = self._folder / f"{name}.safetensors"
         try:
             features = safetensors.torch.load_file(path)["features"]
-            os.utime(path)  # the oldest files are those not used for longest
+            # The time of last use, by which the oldest files are removed: many file systems are
+            # mounted without times of access.
+            os.utime(path)
         except (FileNotFoundError, SafetensorError, KeyError):
+            # Removed by another process or damaged: encoding the image again is always right.
             return None
         return features.to(next(self._model.parameters()).device)
 
@@ -98,62 +98,62 @@ class VisionCache:
         path = self._folder / f"{name}.safetensors"
         with atomic(path, sync=False) as unfinished:
             safetensors.torch.save_file({"features": features.cpu().clone()}, unfinished)
+        # Counting reads the size of every file, so not after each write.
         if self._writes % _WRITES_BETWEEN_COUNTS == 0:
             self._make_room()
         self._writes += 1
 
     def _make_room(self) -> None:
-        """Removes the files not used for longest, of any tower, where all are over the limit.
-
-        Between two counts a process writes a few files more.
-        """
+        """Where all files, of any tower, are over the limit, remove those not used for longest."""
         assert self._root is not None
-        found = []
+        files = []
         for path in self._root.rglob("*"):
             with contextlib.suppress(FileNotFoundError):  # another process removed it
                 if path.is_file():
                     stat = path.stat()
-                    found.append((stat.st_mtime, stat.st_size, path))
-        size = sum(size for _, size, _ in found)
-        if size <= self._limit:
+                    files.append((stat.st_mtime, stat.st_size, path))
+        total = sum(size for _, size, _ in files)
+        if total <= self._limit:
             return
-        for _, bytes_, path in sorted(found):
-            if size <= _KEPT * self._limit:
+        for _, size, path in sorted(files):
+            if total <= _LEFT * self._limit:
                 return
             path.unlink(missing_ok=True)
-            size -= bytes_
+            total -= size
 
 
-def takes_features(model: nn.Module) -> bool:
-    """Whether the model's forward takes the features of images in place of their pixels.
-
-    Not where features enter several layers of the language model, as in Qwen3-VL: not built.
-    """
+def takes_vision_features(model: nn.Module) -> bool:
+    """Whether the model's forward takes the features of images in place of their pixels."""
     vision = getattr(model.config, "vision_config", None)
     takes = "mm_encoder_outputs" in inspect.signature(type(model).forward).parameters
+    # Qwen3-VL's deepstack features enter several layers of the language model: not built here.
     return takes and not hasattr(vision, "deepstack_visual_indexes")
 
 
-def frozen(model: nn.Module) -> bool:
-    """Whether no weight of the vision tower is trained."""
-    tower = [p for name, p in model.named_parameters() if ".visual." in f".{name}"]
+def vision_tower_is_frozen(model: nn.Module) -> bool:
+    """Whether no weight of the vision tower is trained, so that its features stay valid."""
+    tower = _tower_parameters(model).values()
     return bool(tower) and not any(p.requires_grad for p in tower)
 
 
+def _tower_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if ".visual." in f".{name}"}
+
+
 def _digest(pixel_values: Tensor, grid: Tensor) -> str:
-    found = hashlib.sha256(repr(grid.tolist()).encode())
-    found.update(_bytes(pixel_values))
-    return found.hexdigest()[:32]
+    digest = hashlib.sha256(repr(grid.tolist()).encode())
+    digest.update(_bytes(pixel_values))
+    return digest.hexdigest()[:32]
 
 
-def _digest_of_tower(model: Any, precision: str) -> str:  # noqa: ANN401
-    tower = {name: p for name, p in model.named_parameters() if ".visual." in f".{name}"}
+def _digest_of_tower(model: PreTrainedModel, precision: str) -> str:
+    # Device and attention too: they round the features differently.
     kind = (model.device.type, model.config._attn_implementation, precision)
-    found = hashlib.sha256(repr(kind).encode())
-    for name in sorted(tower):
-        found.update(name.encode())
-        found.update(_bytes(tower[name].detach()))
-    return found.hexdigest()[:16]
+    digest = hashlib.sha256(repr(kind).encode())
+    for name, parameter in sorted(_tower_parameters(model).items()):
+        digest.update(name.encode())
+        digest.update(_bytes(parameter.detach()))
+    return digest.hexdigest()[:16]
 
 
 def _bytes(tensor: Tensor) -> memoryview:

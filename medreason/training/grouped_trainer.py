@@ -17,8 +17,12 @@ from medreason.config import Rollout
 from medreason.generation import packed_attention, packing
 from medreason.generation.prefill import mrope_positions
 from medreason.generation.sampling import sample_completions
-from medreason.generation.tolerance import TOLERANCE
-from medreason.generation.vision_cache import VisionCache, frozen, takes_features
+from medreason.generation.tolerance import tolerance
+from medreason.generation.vision_cache import (
+    VisionCache,
+    takes_vision_features,
+    vision_tower_is_frozen,
+)
 from medreason.models.load import without_adapter
 from medreason.training import sharing_check
 from medreason.training.group_batches import (
@@ -28,7 +32,7 @@ from medreason.training.group_batches import (
     questions_to_rows,
     rows_to_questions,
 )
-from medreason.training.sharing_check import hindrances
+from medreason.training.sharing_check import sharing_obstacles
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +81,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         self._compared = False
         self._seeds: list[str] = []
         self._idle: Tensor | None = None
-        if reasons := hindrances(self):
+        if reasons := sharing_obstacles(self):
             self._fall_back("; ".join(reasons))
         for policy in (self.model, self.ref_model):
             if self._shares and policy is not None:
@@ -102,7 +106,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         apart = sharing_check.difference(self, row) if row.get("image") is not None else torch.inf
         worst = self.accelerator.gather(torch.tensor(apart, device=self.accelerator.device)).max()
         dtype = torch.bfloat16 if self.args.bf16 else self.model.dtype
-        allowed = TOLERANCE.get(dtype, max(TOLERANCE.values()))
+        allowed = tolerance(dtype)
         self._compared = True
         kind = type(without_adapter(self.model)).__name__
         if worst.isinf():
@@ -195,12 +199,12 @@ class GroupedGRPOTrainer(GRPOTrainer):
                 completions=self.num_generations,
                 settings=self.generation_config,
                 seeds=[self._seeds[i] + attempt for i in chosen],
-                everywhere=self._in_all_processes if self.is_fsdp_enabled else int,
+                total_over_ranks=self._total_over_ranks if self.is_fsdp_enabled else int,
                 graphs=self._graphs,
             )
         return [[completion.ids for completion in group] for group in found]
 
-    def _in_all_processes(self, count: int) -> int:
+    def _total_over_ranks(self, count: int) -> int:
         """FSDP gathers each layer's weights from all processes, as often in each."""
         own = torch.tensor(count, device=self.accelerator.device)
         return int(self.accelerator.reduce(own, "sum"))
@@ -319,12 +323,12 @@ class GroupedGRPOTrainer(GRPOTrainer):
         inner = without_adapter(self.accelerator.unwrap_model(model))
         if id(inner) not in self._features:
             whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-            steady = frozen(inner) or inner is without_adapter(self.ref_model)
+            steady = vision_tower_is_frozen(inner) or inner is without_adapter(self.ref_model)
             precision = f"{inner.dtype} {self.args.bf16} {self.args.fp16}"
             limit = int(1e9 * self._how.vision_cache_gb)
             self._features[id(inner)] = (
                 VisionCache(inner, precision, self._cache, limit)
-                if whole and steady and takes_features(inner)
+                if whole and steady and takes_vision_features(inner)
                 else None
             )
         features = self._features[id(inner)]

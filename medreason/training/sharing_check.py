@@ -16,7 +16,7 @@ from medreason.models.load import without_adapter
 from medreason.training.group_batches import OncePerQuestionProcessor, questions_from_rows
 
 
-def hindrances(trainer: Any) -> list[str]:  # noqa: ANN401
+def sharing_obstacles(trainer: Any) -> list[str]:  # noqa: ANN401
     """Why this run cannot share, as far as settings tell."""
     model, rows = without_adapter(trainer.model), trainer.args.per_device_train_batch_size
     layers = getattr(model.config.get_text_config(), "layer_types", None) or []
@@ -25,7 +25,7 @@ def hindrances(trainer: Any) -> list[str]:  # noqa: ANN401
     more = {} if other_engine else unsupported_settings(trainer.generation_config)
     mrope = hasattr(getattr(model, "model", None), "get_rope_index")
     takes = inspect.signature(type(model).forward).parameters
-    found = {
+    obstacles = {
         f"{rows} rows a device cut groups of {trainer.num_generations}": rows
         % trainer.num_generations,
         f"{type(model).__name__} takes no mRoPE positions": not mrope
@@ -38,7 +38,7 @@ def hindrances(trainer: Any) -> list[str]:  # noqa: ANN401
         "a mixture of experts": trainer.aux_loss_enabled,
         f"generation with {more}": more,
     }
-    return [reason for reason, hinders in found.items() if hinders]
+    return [reason for reason, applies in obstacles.items() if applies]
 
 
 def difference(trainer: Any, row: dict[str, Any]) -> float:  # noqa: ANN401

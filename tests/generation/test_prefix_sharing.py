@@ -84,7 +84,7 @@ def test_each_picture_is_decoded_and_encoded_once(
         prefix_sharing, "open_rgb", lambda path: (decoded.append(path), opened(path))[1]
     )
     monkeypatch.setattr(tiny, "get_image_features", features)
-    monkeypatch.setattr(answers, "_differs", lambda *_: None)
+    monkeypatch.setattr(answers, "_difference_from_unshared", lambda *_: None)
     together(tiny, asked)
     images = {row.sample.image for row in asked}
     sizes = {opened(image).size for image in images}
@@ -110,14 +110,13 @@ def test_model_that_cannot_share_goes_the_plain_way_and_says_so(
     tiny, some = model(), asked[::6]
     expected = plain(tiny, some)
     tiny.config._attn_implementation = "flash_attention_2"
-    assert prefix_sharing.hindrances(tiny) == ["attention='flash_attention_2' takes no mask"]
+    assert prefix_sharing.sharing_obstacles(tiny) == ["attention='flash_attention_2' takes no mask"]
     tiny.config._attn_implementation = "sdpa"
-    monkeypatch.setattr(prefix_sharing, "hindrances", lambda _: ["a reason"])
+    monkeypatch.setattr(prefix_sharing, "sharing_obstacles", lambda _: ["a reason"])
     with caplog.at_level(logging.WARNING):
         assert together(tiny, some) == expected
         option_likelihoods(tiny, PROCESSOR, some[:1], batch_size=1, tagged=True)
-    assert "does not share images: a reason; going on with generate" in caplog.text
-    assert "a reason; letters go one by one" in caplog.text
+    assert caplog.text.count("cannot share images: a reason; going on unshared") == 2
 
 
 def test_model_that_reads_rows_otherwise_is_found_before_it_answers(
@@ -136,4 +135,4 @@ def test_model_that_reads_rows_otherwise_is_found_before_it_answers(
         settings = {"batch_size": 2, "tagged": True}
         assert option_likelihoods(tiny, PROCESSOR, some, **settings)[0] == alone
     assert "log-probabilities of one question are" in caplog.text
-    assert "shares of one question's letters are" in caplog.text
+    assert "option likelihoods of one question are" in caplog.text

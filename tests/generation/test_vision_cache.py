@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from medreason.config import Hardware, Model
-from medreason.generation.vision_cache import VisionCache, frozen, takes_features
+from medreason.generation.vision_cache import (
+    VisionCache,
+    takes_vision_features,
+    vision_tower_is_frozen,
+)
 from medreason.models.load import load_model
 
 GRID = torch.tensor([[1, 4, 4]])
@@ -102,7 +106,7 @@ def test_two_at_once_lose_nothing_under_a_limit_that_is_always_met(tmp_path: Pat
         made = towers[seed]
         order = torch.randperm(200, generator=torch.Generator().manual_seed(seed)) % 40
         for i in order.tolist():
-            made._kept.clear()
+            made._in_memory.clear()
             torch.testing.assert_close(given(made, images(1, first=i))[0], expected[i])
 
     with ThreadPoolExecutor(4) as pool:
@@ -112,7 +116,7 @@ def test_two_at_once_lose_nothing_under_a_limit_that_is_always_met(tmp_path: Pat
 
 def test_tiny_model_takes_features_and_knows_when_its_tower_is_frozen() -> None:
     tiny = load_model(Model(name="tiny", path="tiny"), Hardware("cpu", "cpu", 1, 1, 1, "float32"))
-    assert takes_features(tiny)
-    assert not frozen(tiny)
+    assert takes_vision_features(tiny)
+    assert not vision_tower_is_frozen(tiny)
     tiny.model.visual.requires_grad_(False)
-    assert frozen(tiny)
+    assert vision_tower_is_frozen(tiny)

@@ -27,7 +27,7 @@ from medreason.samples import TASKS, Sample
 from medreason.training import grpo
 from medreason.training.group_batches import OncePerQuestionProcessor
 from medreason.training.grouped_trainer import GroupedGRPOTrainer
-from medreason.training.sharing_check import hindrances
+from medreason.training.sharing_check import sharing_obstacles
 
 Compose = Callable[..., Config]
 SMALL = (
@@ -228,12 +228,14 @@ def test_cut_groups_and_a_model_without_mrope_are_named(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = built(composed(*SMALL), tmp_path)
-    assert hindrances(trainer) == []
+    assert sharing_obstacles(trainer) == []
     trainer.args.per_device_train_batch_size = 6
-    assert hindrances(trainer) == ["6 rows a device cut groups of 4"]
+    assert sharing_obstacles(trainer) == ["6 rows a device cut groups of 4"]
     trainer.args.per_device_train_batch_size = 8
     monkeypatch.delattr(type(trainer.model.model), "get_rope_index")
-    assert hindrances(trainer) == [f"{type(trainer.model).__name__} takes no mRoPE positions"]
+    assert sharing_obstacles(trainer) == [
+        f"{type(trainer.model).__name__} takes no mRoPE positions"
+    ]
 
 
 def test_rows_that_are_not_whole_groups_are_refused(composed: Compose) -> None:
