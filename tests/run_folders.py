@@ -73,6 +73,7 @@ def write_run(
     ]
     found = priors or {sample.cell: 0.25 for sample in samples}
     figures = compute_metrics(rows, found, ["blank_image"])
+    figures["answers"] = config.evaluation.answers
     predictions.save(folder.evaluation("evaluation0"), rows, figures)
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in logs))
     done = {"state": "done", "trained": True, "evaluations": ["evaluation0"], "train_seconds": 93.0}

@@ -93,7 +93,7 @@ def _cell(
         return Cell(name, "same run", reason=f"as #{first}")
     if request.finished:
         return Cell(name, "done")
-    answers = request.tested_on * (1 + len(config.evaluation.controls))
+    answers = request.test_samples * (1 + len(config.evaluation.controls))
     evaluation = rates.evaluation(config)
     cell = Cell(
         name,
@@ -104,7 +104,7 @@ def _cell(
     )
     if request.state.trained or config.method.algorithm == "none":
         return cell
-    updates = _updates(config, request.trained_on)
+    updates = _updates(config, request.training_samples)
     rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0
     training = rates.training(config)
     known = cell.seconds is not None and training is not None

@@ -1,4 +1,4 @@
-"""GPU slots: each job takes its devices for itself, so that N jobs run on N GPUs.
+"""GPU slots: each job holds its own devices, so that N jobs run on N GPUs.
 
 A slot is a file lock in this machine's temporary folder, one set for each user. The kernel takes
 it back from a job that dies; its worker inherits it, so a device is free when the worker is gone.
@@ -31,7 +31,7 @@ class GpuSlots:
 
 
 @contextmanager
-def hold(hardware: Hardware, waiting: Callable[[], None] = lambda: None) -> Iterator[GpuSlots]:
+def hold(hardware: Hardware, on_wait: Callable[[], None] = lambda: None) -> Iterator[GpuSlots]:
     """Hold `hardware.devices` GPUs, after waiting until so many are free; none on a CPU.
 
     Raises:
@@ -40,37 +40,37 @@ def hold(hardware: Hardware, waiting: Callable[[], None] = lambda: None) -> Iter
     if hardware.accelerator != "cuda":
         yield GpuSlots()
         return
-    there = [gpu.index for gpu in enough(hardware)]
+    devices = [gpu.index for gpu in enough(hardware)]
     with ExitStack() as stack:
-        while not (slots := _take(there, hardware.devices, stack)):
-            waiting()
+        while not (slots := _take(devices, hardware.devices, stack)):
+            on_wait()
             time.sleep(_POLL_SECONDS)
         yield slots
 
 
-def _take(there: Sequence[str], count: int, stack: ExitStack) -> GpuSlots | None:
+def _take(devices: Sequence[str], count: int, stack: ExitStack) -> GpuSlots | None:
     """All or none, one taker at a time: two jobs never wait for half of each other's devices."""
-    folder = _folder()
-    held: list[tuple[str, int]] = []
+    folder = _lock_folder()
+    descriptors: dict[str, int] = {}
     with ExitStack() as attempt, lock.briefly(folder / "take.lock"):
-        for name in there:
-            handle = attempt.enter_context((folder / f"{_file_name(name)}.lock").open("a"))
-            if lock.kernel_lock(handle) is False:
+        for device in devices:
+            file = attempt.enter_context((folder / f"{_file_name(device)}.lock").open("a"))
+            if lock.kernel_lock(file) is False:
                 continue
-            held.append((name, handle.fileno()))
-            if len(held) == count:
+            descriptors[device] = file.fileno()
+            if len(descriptors) == count:
                 stack.push(attempt.pop_all())
-                return GpuSlots(tuple(n for n, _ in held), tuple(d for _, d in held))
+                return GpuSlots(tuple(descriptors), tuple(descriptors.values()))
     return None
 
 
-def _folder() -> Path:
+def _lock_folder() -> Path:
     path = Path(tempfile.gettempdir()) / f"medreason-gpus-{os.getuid()}"
     path.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
 def _file_name(device: str) -> str:
-    """Within a Slurm job devices count from 0 again, so its id tells them apart."""
+    """Of the device, with the Slurm job's id: within each job devices count from 0 again."""
     job = os.environ.get("SLURM_JOB_ID", "")
     return re.sub(r"[^A-Za-z0-9-]+", "-", f"{job}-{device}".strip("-"))

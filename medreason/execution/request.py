@@ -1,10 +1,10 @@
-"""What a configuration asks for: its keys, its run folder, and why it cannot be done."""
+"""A configuration as a request: its keys, its run folder, or why it cannot be run."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from medreason.samples import Sample
 
 @dataclass(frozen=True)
 class RunRequest:
-    """Which run, and which evaluation of it."""
+    """A run, and an evaluation of it."""
 
     folder: RunFolder
     state: State
@@ -31,10 +31,8 @@ class RunRequest:
     """What `train_key` is the digest of."""
     train_key: str
     evaluation_key: str
-    trained_on: int
-    """Training samples."""
-    tested_on: int
-    """Test samples."""
+    training_samples: int
+    test_samples: int
 
     @property
     def finished(self) -> bool:
@@ -42,64 +40,65 @@ class RunRequest:
 
 
 def run_request(config: Config) -> RunRequest:
-    """Keys and folder of the configured work, after every check that needs no model.
+    """Keys and run folder of a configuration, after every check that needs no model.
 
     Raises:
-        NoDataError: nothing to train on or to be tested on.
-        ValueError: data or model cannot be used, or a finished folder says something else.
+        NoDataError: no training or test samples.
+        ValueError: data or model cannot be used, or the folder records another run.
     """
     fingerprint = _fingerprint(config.model.path)
     samples = data.load(config.data, config.folder / "cache")
-    trained_on, trained_digest = _trained_on(config, samples)
-    tested_on, tested_digest = _tested_on(config, samples)
-    _refuse_unusable(config, samples, trained_on, tested_on)
-    parts = keys.train_parts(config, trained_digest, fingerprint)
+    training_samples, training_digest = _training_samples(config, samples)
+    test_samples, test_digest = _test_samples(config, samples)
+    _refuse_unusable(config, samples, training_samples, test_samples)
+    parts = keys.train_parts(config, training_digest, fingerprint)
     train_key = keys.digest(parts)
-    evaluation_key = keys.digest(keys.evaluation_parts(config, train_key, tested_digest))
+    evaluation_key = keys.digest(keys.evaluation_parts(config, train_key, test_digest))
     folder = find_run_folder(config.folder / "runs", config.run_name, train_key)
     state = folder.state()
     integrity.refuse_other_state(folder, state, parts)
-    return RunRequest(
-        folder, state, parts, train_key, evaluation_key, len(trained_on), len(tested_on)
-    )
+    counts = len(training_samples), len(test_samples)
+    return RunRequest(folder, state, parts, train_key, evaluation_key, *counts)
 
 
-_selections: dict[str, tuple[list[Sample], str]] = {}
-"""Rows and digests by what decides them: the cells of a sweep ask for the same ones."""
+Selection = tuple[list[Sample], str]
+"""Samples and their digest."""
+_selections: dict[str, Selection] = {}
+"""By what decides them: the cells of a sweep select the same ones."""
 
 
-def _trained_on(config: Config, samples: Sequence[Sample]) -> tuple[list[Sample], str]:
-    decides = _decides("train", config, config.modality.members, config.task.members)
-    if decides not in _selections:
-        rows = data.trained_on(config, samples)
-        _selections[decides] = rows, data.digest(rows)
-    return _selections[decides]
+def _training_samples(config: Config, samples: Sequence[Sample]) -> Selection:
+    selected_by = _selection_key("train", config, config.modality.members, config.task.members)
+    return _select(selected_by, lambda: data.trained_on(config, samples))
 
 
-def _tested_on(config: Config, samples: Sequence[Sample]) -> tuple[list[Sample], str]:
-    """The test rows; the digest is theirs and that of the rows the options-only baseline counts."""
+def _test_samples(config: Config, samples: Sequence[Sample]) -> Selection:
+    """The test samples; their digest covers the samples the options-only baseline counts, too."""
     evaluation = asdict(config.evaluation)
-    drawn = config.seed if config.evaluation.samples_per_cell is not None else None
-    decides = _decides("test", config, evaluation, drawn)
-    if decides not in _selections:
-        rows = data.tested_on(config, samples)
-        _selections[decides] = rows, data.digest(rows)
-    rows, digest = _selections[decides]
+    seed = config.seed if config.evaluation.samples_per_cell is not None else None
+    selected_by = _selection_key("test", config, evaluation, seed)
+    test_samples, digest = _select(selected_by, lambda: data.tested_on(config, samples))
     if config.method.algorithm != "none":
-        return rows, f"{digest}-{_trained_on(config, samples)[1]}"
-    decides = _decides("prior", config)
-    if decides not in _selections:
-        counted = data.read_for_prior(config, samples)
-        _selections[decides] = counted, data.digest(counted)
-    return rows, f"{digest}-{_selections[decides][1]}"
+        return test_samples, f"{digest}-{_training_samples(config, samples)[1]}"
+    counted = _select(
+        _selection_key("baseline", config), lambda: data.read_for_prior(config, samples)
+    )
+    return test_samples, f"{digest}-{counted[1]}"
 
 
-def _decides(what: str, config: Config, *more: object) -> str:
+def _select(key: str, select: Callable[[], list[Sample]]) -> Selection:
+    if key not in _selections:
+        selected = select()
+        _selections[key] = selected, data.digest(selected)
+    return _selections[key]
+
+
+def _selection_key(purpose: str, config: Config, *more: object) -> str:
     untrained = config.method.algorithm == "none"
-    return json.dumps([what, config.outputs, config.data, untrained, more], sort_keys=True)
+    return json.dumps([purpose, config.outputs, config.data, untrained, more], sort_keys=True)
 
 
-@functools.cache  # a process trains none of the models it starts from
+@functools.cache  # start models do not change while a process runs
 def _fingerprint(path: str) -> str:
     model_folder.check(path)
     adapters.check(path)
@@ -109,11 +108,11 @@ def _fingerprint(path: str) -> str:
 def _refuse_unusable(
     config: Config,
     samples: Sequence[Sample],
-    trained_on: Sequence[Sample],
-    tested_on: Sequence[Sample],
+    training_samples: Sequence[Sample],
+    test_samples: Sequence[Sample],
 ) -> None:
-    """What can be known to fail before a model is loaded."""
-    if not tested_on:
+    """Refuse what is known to fail before a model is loaded."""
+    if not test_samples:
         raise NoDataError(
             f"no test samples in evaluation.modalities={config.evaluation.modalities} and "
             f"evaluation.tasks={config.evaluation.tasks}{_hint(samples)}"
@@ -122,19 +121,20 @@ def _refuse_unusable(
         embeddings.check(config.evaluation.encoder)
     if config.method.algorithm == "none":
         return
-    if len(trained_on) < config.method.prompts_per_step:
+    if len(training_samples) < config.method.prompts_per_step:
         raise NoDataError(
-            f"modality={config.modality.name} task={config.task.name}: {len(trained_on)} training "
-            f"samples, fewer than method.prompts_per_step={config.method.prompts_per_step}; "
+            f"modality={config.modality.name} task={config.task.name}: {len(training_samples)} "
+            "training samples, fewer than method.prompts_per_step="
+            f"{config.method.prompts_per_step}; "
             f"choose another cell or a smaller step{_hint(samples)}"
         )
     if model_folder.is_adapter(config.model.path):
         raise ValueError(
-            f"model.path={config.model.path!r} is an adapter: training goes on from a full model; "
+            f"model.path={config.model.path!r} is an adapter: training starts from a full model; "
             "merge it with PEFT's merge_and_unload and save that"
         )
     if config.method.algorithm == "grpo":
-        _try_rewards(config, trained_on)
+        _try_rewards(config, training_samples)
 
 
 def _hint(samples: Sequence[Sample]) -> str:
@@ -143,7 +143,7 @@ def _hint(samples: Sequence[Sample]) -> str:
 
 
 def _try_rewards(config: Config, samples: Sequence[Sample]) -> None:
-    """Score one reply, so that a reward that cannot be given fails here and not in step 1."""
+    """Score one reply, so that a reward that cannot be computed fails here and not in step 1."""
     poorest = min(samples, key=lambda sample: sample.explanation is not None)
     reply = parse("<think>?</think><answer>A</answer>", poorest.options)
     if poorest.explanation is None and any(r.judge == "reasoning" for r in config.reward.values()):

@@ -1,4 +1,4 @@
-"""Several machines that train together: where their processes meet, from Slurm's environment."""
+"""Multi-node training: the rendezvous of all nodes' processes, from Slurm's environment."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Rendezvous:
 def rendezvous(hardware: Hardware) -> Rendezvous | None:
     """None on one machine, where torchrun finds a free port by itself.
 
-    MASTER_ADDR and MASTER_PORT, where they are set, stand above what the job's id and its list of
-    nodes say.
+    MASTER_ADDR and MASTER_PORT, where they are set, take precedence over the first name in Slurm's
+    list of nodes and the port made of the job's id.
 
     Raises:
         ValueError: not within a job of `hardware.nodes` nodes, or the port is in use.
@@ -50,19 +50,21 @@ def rendezvous(hardware: Hardware) -> Rendezvous | None:
             "hardware.devices processes: set hydra.launcher.tasks_per_node=1"
         )
     node = int(environment.get("SLURM_NODEID", "0"))
-    address = environment.get("MASTER_ADDR") or _first(environment.get("SLURM_JOB_NODELIST", ""))
+    address = environment.get("MASTER_ADDR") or _first_node(
+        environment.get("SLURM_JOB_NODELIST", "")
+    )
     port = int(environment.get("MASTER_PORT") or 20_000 + int(environment["SLURM_JOB_ID"]) % 20_000)
     if node == 0:
         _refuse_port_in_use(port)
     return Rendezvous(node, address, port)
 
 
-def _first(nodes: str) -> str:
+def _first_node(nodes: str) -> str:
     """The first name of Slurm's list: `a[03-05,9],b1` begins with a03."""
-    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\])?([^,]*)", nodes)
-    if not found:
+    parts = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\])?([^,]*)", nodes)
+    if not parts:
         raise ValueError("SLURM_JOB_NODELIST is empty; set MASTER_ADDR to the first node's name")
-    return "".join(part or "" for part in found.groups())
+    return "".join(part or "" for part in parts.groups())
 
 
 def _refuse_port_in_use(port: int) -> None:

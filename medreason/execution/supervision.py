@@ -1,4 +1,4 @@
-"""The worker process seen from outside: how far it is, whether it hangs, why it died."""
+"""The worker process seen from outside: its progress, whether it hangs, why it died."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 
 _POLL_SECONDS = 0.1
-_STACK_SECONDS = 2.0  # in which a rank writes its stacks
+_STACK_SECONDS = 2.0  # a rank needs to write its stacks
 _LAST_LINES = 15
 _WORKER, _LAUNCHER = "medreason.execution.worker", "torch.distributed.run"
 
 
 class HungError(RuntimeError):
-    """No step for too long."""
+    """No progress for longer than `hardware.hang_timeout_minutes`."""
 
 
 def wait(
@@ -27,65 +27,66 @@ def wait(
     minutes: float,
     on_poll: Callable[[], None] = lambda: None,
 ) -> None:
-    """Until the worker ends.
+    """Wait until the worker ends.
 
     Raises:
         HungError: `progress`, which the worker writes at each step, did not change for so many
             minutes. By then the stacks of all ranks are in the log.
     """
-    seen, since = None, time.monotonic()
+    last_written, since = None, time.monotonic()
     while process.poll() is None:
         on_poll()
         written = progress.stat().st_mtime_ns if progress.exists() else None
-        if written != seen:
-            seen, since = written, time.monotonic()
+        if written != last_written:
+            last_written, since = written, time.monotonic()
         if time.monotonic() - since > 60 * minutes:
             dump_stacks(process.pid)
             raise HungError(
                 f"no step for {minutes:g} minutes (hardware.hang_timeout_minutes); the stacks of "
-                "all ranks are in the log, and the same command goes on from the last checkpoint"
+                "all ranks are in the log; re-run the same command to resume from the last "
+                "checkpoint"
             )
         time.sleep(_POLL_SECONDS)
 
 
 def dump_stacks(pid: int) -> None:
-    """Every rank writes what its threads are at to the log (see `worker.main`)."""
+    """Make every rank write the stacks of its threads to the log (see `worker.main`)."""
     for rank in ranks(pid):
         rank.send_signal(signal.SIGUSR1)
     time.sleep(_STACK_SECONDS)
 
 
 def ranks(pid: int) -> list[psutil.Process]:
-    """The worker processes at or below `pid`; torchrun, which starts them, is none."""
+    """The worker processes at or below `pid`, without torchrun, which starts them."""
     try:
         root = psutil.Process(pid)
-        below = [root, *root.children(recursive=True)]
-        commands = [(process, process.cmdline()) for process in below]
+        processes = [root, *root.children(recursive=True)]
+        commands = [(process, process.cmdline()) for process in processes]
     except psutil.NoSuchProcess:
         return []
     return [p for p, command in commands if _WORKER in command and _LAUNCHER not in command]
 
 
-def how_it_died(returncode: int, said: str) -> str:
-    """`said` is what worker and torchrun wrote to the log since they were started."""
-    for rank, code in _failures(said):
+def how_it_died(returncode: int, output: str) -> str:
+    """The rank that failed and how, from what worker and torchrun wrote since their start."""
+    for rank, code in _failures(output):
         if code < 0 and -code != signal.SIGTERM:  # SIGTERM is torchrun's, to the other ranks
-            return f"rank {rank} {_ended(code)}"
-    return f"the worker {_ended(returncode)}"
+            return f"rank {rank} {_describe_exit(code)}"
+    return f"the worker {_describe_exit(returncode)}"
 
 
-def was_killed(said: str) -> bool:
-    """Whether a rank fell to a signal, of which the errors of the others are the echo."""
-    return any(code < 0 and -code != signal.SIGTERM for _, code in _failures(said))
+def was_killed(output: str) -> bool:
+    """Whether a signal ended a rank, of which the errors of the others are the consequence."""
+    return any(code < 0 and -code != signal.SIGTERM for _, code in _failures(output))
 
 
-def _failures(said: str) -> list[tuple[int, int]]:
+def _failures(output: str) -> list[tuple[int, int]]:
     """(rank, exit code) in torchrun's report."""
-    found = re.findall(r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)", said, re.MULTILINE)
-    return [(int(rank), int(code)) for rank, code in found]
+    pattern = r"^\s*rank\s*:\s*(\d+).*\n\s*exitcode\s*:\s*(-?\d+)"
+    return [(int(rank), int(code)) for rank, code in re.findall(pattern, output, re.MULTILINE)]
 
 
-def _ended(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code == -signal.SIGKILL:
         return "was killed (SIGKILL); out of memory is the usual cause"
     if code < 0:
@@ -93,10 +94,8 @@ def _ended(code: int) -> str:
     return f"ended with exit code {code}"
 
 
-def last_lines(said: str) -> str:
-    """What a reader wants of the log: its end, without torchrun's report."""
-    mine = re.split(
-        r"^[EW]\d{4} .*torch/distributed/elastic", said, maxsplit=1, flags=re.MULTILINE
-    )[0]
-    lines = [line for line in mine.splitlines() if line.strip()]
+def last_lines(output: str) -> str:
+    """The end of what the worker wrote, without torchrun's report."""
+    report = re.compile(r"^[EW]\d{4} .*torch/distributed/elastic", re.MULTILINE)
+    lines = [line for line in report.split(output, maxsplit=1)[0].splitlines() if line.strip()]
     return "\n".join(f"  {line}" for line in lines[-_LAST_LINES:])

@@ -1,25 +1,24 @@
-"""How fast finished runs were: seconds an update and an answer, for estimates of what is ahead."""
+"""Throughput of finished runs, seconds an update and an answer, to estimate what is ahead."""
 
 from __future__ import annotations
 
 import statistics
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from medreason import config as configuration
 from medreason.config import CONTROLS, Config
 from medreason.metrics import Metric
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import RunFolder, run_folders
 
-_RUNS = 5  # of each kind are read; more say nothing new
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_RUNS = 5  # of each method and model are read; more change nothing
 
-Kind = tuple[str, str, str]
+TrainingKind = tuple[str, str, str]
 """(method, model, hardware)"""
-Answering = tuple[str, str, tuple[str, ...]]
-"""(model, hardware, evaluation.answers): a letter takes a part of the time a reply takes."""
+EvaluationKind = tuple[str, str, tuple[str, ...]]
+"""(model, hardware, evaluation.answers): option likelihood takes a part of a completion's time."""
 
 
 class Throughput:
@@ -27,65 +26,83 @@ class Throughput:
 
     def __init__(self, runs: Path) -> None:
         self._runs = runs
-        self._training: dict[Kind, float] | None = None
-        self._evaluation: dict[Answering, float] = {}
+        self._training: dict[TrainingKind, float] | None = None
+        self._evaluation: dict[EvaluationKind, float] = {}
 
     def training(self, config: Config) -> float | None:
         """Seconds an update; None where no run of the kind is finished."""
         self._read()
         assert self._training is not None
-        return self._training.get((config.method.name, config.model.name, config.hardware.name))
+        return self._training.get(_training_kind(config))
 
     def evaluation(self, config: Config) -> float | None:
-        """Seconds an answer of the form asked for, of whatever method."""
+        """Seconds an answer in the form of `evaluation.answers`, whatever the method."""
         self._read()
-        asked = config.model.name, config.hardware.name, tuple(sorted(config.evaluation.answers))
-        return self._evaluation.get(asked)
+        return self._evaluation.get(_evaluation_kind(config, config.evaluation.answers))
 
     def _read(self) -> None:
         if self._training is not None:
             return
-        training: dict[Kind, list[float]] = {}
-        evaluation: dict[Answering, list[float]] = {}
-        read: dict[tuple[str, str], int] = {}
+        training: dict[TrainingKind, list[float]] = defaultdict(list)
+        evaluation: dict[EvaluationKind, list[float]] = defaultdict(list)
+        runs_read: Counter[tuple[str, ...]] = Counter()
         for folder in reversed(run_folders(self._runs)):
-            kind = (folder.path.name.split("-")[0], folder.path.name.split("-")[1])
-            if read.get(kind, 0) >= _RUNS or not (found := _measured(folder)):
+            kind = tuple(folder.path.name.split("-")[:2])  # method and model, without opening it
+            if runs_read[kind] >= _RUNS or not (measured := _measure(folder)):
                 continue
-            read[kind] = read.get(kind, 0) + 1
-            names, update, forms, answer = found
-            if update:
-                training.setdefault(names, []).append(update)
-            if answer and len(forms) == 1:  # the seconds are those of all evaluations together
-                (form,) = forms
-                evaluation.setdefault((names[1], names[2], form), []).append(answer)
-        self._training = {kind: statistics.median(v) for kind, v in training.items()}
-        self._evaluation = {kind: statistics.median(v) for kind, v in evaluation.items()}
+            runs_read[kind] += 1
+            if measured.update_seconds:
+                training[_training_kind(measured.config)].append(measured.update_seconds)
+            # The seconds are those of all evaluations together, so of one form or of none.
+            if measured.answer_seconds and len(measured.forms) == 1:
+                evaluation_kind = _evaluation_kind(measured.config, measured.forms[0])
+                evaluation[evaluation_kind].append(measured.answer_seconds)
+        self._training = {kind: statistics.median(s) for kind, s in training.items()}
+        self._evaluation = {kind: statistics.median(s) for kind, s in evaluation.items()}
 
 
-def _measured(
-    folder: RunFolder,
-) -> tuple[Kind, float | None, set[tuple[str, ...]], float | None] | None:
-    """Kind, seconds an update, forms of answers, seconds an answer; None of a damaged folder."""
+@dataclass(frozen=True)
+class _Measured:
+    """The throughput of one run; None for what it did not measure."""
+
+    config: Config
+    update_seconds: float | None
+    answer_seconds: float | None
+    forms: list[list[str]]
+    """`evaluation.answers` of its evaluations, each once."""
+
+
+def _measure(folder: RunFolder) -> _Measured | None:
+    """None of a run that is not finished, or whose folder is damaged."""
     try:
         state = folder.state()
         if state.state != "done":
             return None
-        config: dict[str, Any] = yaml.load(folder.config.read_text(), Loader=_LOADER)
-        found = [read_json(folder.evaluation(key) / "metrics.json") for key in state.evaluations]
-        figures = [metrics["overall"] for metrics in found]
-        forms = {tuple(sorted(metrics.get("answers", ["generated"]))) for metrics in found}
-        kind = (config["method"]["name"], config["model"]["name"], config["hardware"]["name"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        config = configuration.read(folder.config)
+        metrics = [read_json(folder.evaluation(key) / "metrics.json") for key in state.evaluations]
+        answers = sum(_count_answers(evaluation["overall"]) for evaluation in metrics)
+        forms = [list(form) for form in {tuple(sorted(m["answers"])) for m in metrics}]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     # A resumed run's seconds are those of its last attempt, its steps are all.
     logged = folder.logged() if state.train_seconds and state.attempts == 1 else []
-    answers = sum(
-        f[Metric.N] * (1 + sum(f.get(control) is not None for control in CONTROLS)) for f in figures
-    )
-    return (
-        kind,
+    return _Measured(
+        config,
         state.train_seconds / logged[-1]["step"] if logged else None,
-        forms,
         state.evaluate_seconds / answers if answers else None,
+        forms,
     )
+
+
+def _count_answers(overall: dict[str, float | None]) -> float:
+    """To the questions and, once more, in each control."""
+    controls = sum(overall.get(control) is not None for control in CONTROLS)
+    return (overall[Metric.N] or 0) * (1 + controls)
+
+
+def _training_kind(config: Config) -> TrainingKind:
+    return config.method.name, config.model.name, config.hardware.name
+
+
+def _evaluation_kind(config: Config, answers: list[str]) -> EvaluationKind:
+    return config.model.name, config.hardware.name, tuple(sorted(answers))

@@ -1,6 +1,6 @@
 """The worker: `python -m medreason.execution.worker FOLDER EVALUATION_KEY`, one process a device.
 
-Trains what is not trained and evaluates what is not evaluated. All it says goes to train.log.
+Trains what is not trained and evaluates what is not evaluated. Its output goes to train.log.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import faulthandler
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -25,12 +26,14 @@ from medreason.runs.progress import Reporter
 from medreason.runs.run_folder import RunFolder
 from medreason.training.run import train, trained_model
 
+ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], None]
+
 
 def main() -> None:
     folder, evaluation_key = RunFolder(Path(sys.argv[1])), sys.argv[2]
-    sys.excepthook = _recorder_of_errors(folder)
+    sys.excepthook = _record_error_in(folder)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
-    faulthandler.register(signal.SIGUSR1)  # what a launcher asks for when no step comes
+    faulthandler.register(signal.SIGUSR1)  # the launcher sends it when no step comes
     if parent := os.environ.get("MEDREASON_PARENT"):
         parent_watch.end_with(int(parent))
         parent_watch.end_with(os.getppid())  # torchrun, where there are several ranks
@@ -54,7 +57,7 @@ def main() -> None:
 def processes(config: Config) -> PartialState:
     """Join the other ranks, if there are any."""
     cpu = config.hardware.accelerator == "cpu"
-    # Before any thread of torch starts. The gradients of tokens a model is sure of are denormal
+    # Before any thread of torch starts. Gradients of tokens with probability near 1 are denormal
     # numbers, with which a CPU computes several times slower.
     torch.set_flush_denormal(cpu)
     if cpu and config.hardware.gradient_checkpointing:  # memory before speed
@@ -70,25 +73,25 @@ def processes(config: Config) -> PartialState:
     if config.hardware.parallel in ("zero2", "zero3"):
         import deepspeed  # seconds, and an extra  # pyright: ignore[reportMissingImports]
 
-        # Else it takes itself for one process when a reference model is loaded.
+        # Else it assumes one process when a reference model is loaded.
         deepspeed.init_distributed()
     if limit := config.hardware.memory_limit_gb:
-        whole = torch.cuda.get_device_properties(state.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(limit * 1e9 / whole, state.device)
+        total = torch.cuda.get_device_properties(state.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(limit * 1e9 / total, state.device)
     return state
 
 
-def _recorder_of_errors(folder: RunFolder):  # noqa: ANN202
-    """An excepthook that leaves the error's first line in state.json, for the table of a sweep."""
+def _record_error_in(folder: RunFolder) -> ExceptHook:
+    """An excepthook that writes the error's first line to state.json, for the table of a sweep."""
 
     def record(
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         first = next(iter(str(error).splitlines()), "")
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
-        told = first if kind is ValueError else f"{kind.__name__}: {first}"
-        if folder.state().error is None:  # the first that fails takes the others with it
-            folder.update(error=f"{rank}{told}")
+        message = first if kind is ValueError else f"{kind.__name__}: {first}"
+        if folder.state().error is None:  # the errors of other ranks follow from the first
+            folder.update(error=f"{rank}{message}")
         sys.__excepthook__(kind, error, trace)
 
     return record

@@ -119,9 +119,8 @@ def _draw(text: str, *, terminal: bool) -> None:
 def _text(progress: dict[str, Any], elapsed: float) -> str:
     if not progress["total"]:
         return f"{progress['phase']} {elapsed:.0f} s"
-    left = progress["left_seconds"]
-    going = left is not None and progress["done"] < progress["total"]
-    ahead = f"  {duration(left)} left" if going else ""
+    left = progress["left_seconds"] if progress["done"] < progress["total"] else None
+    ahead = "" if left is None else f"  {duration(left)} left"
     note = f"  {progress['note']}" if progress["note"] else ""
     return f"{progress['phase']} {progress['done']}/{progress['total']}{ahead}{note}"
 

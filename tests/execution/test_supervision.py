@@ -50,7 +50,9 @@ def test_hang_is_noticed_and_every_rank_says_where_it_is(tmp_path: Path) -> None
     with log.open("w") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
     try:
-        with pytest.raises(HungError, match=r"no step for 0\.05 minutes.*same command goes on"):
+        with pytest.raises(
+            HungError, match=r"no step for 0\.05 minutes.*re-run the same command to resume"
+        ):
             supervision.wait(process, tmp_path / "progress.json", 0.05)
         assert len(supervision.ranks(process.pid)) == 2
     finally:
