@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medreason.config import Hardware
-from medreason.config.machine import enough
+from medreason.config.machine import enough_gpus
 from medreason.runs import lock
 
 _POLL_SECONDS = 1.0
@@ -40,7 +40,7 @@ def hold(hardware: Hardware, on_wait: Callable[[], None] = lambda: None) -> Iter
     if hardware.accelerator != "cuda":
         yield GpuSlots()
         return
-    devices = [gpu.index for gpu in enough(hardware)]
+    devices = [gpu.index for gpu in enough_gpus(hardware)]
     with ExitStack() as stack:
         while not (slots := _take(devices, hardware.devices, stack)):
             on_wait()
