@@ -1,8 +1,10 @@
-"""One evaluation in MLflow: its figures, its files, its data, some answers with their images."""
+"""One evaluation in MLflow: its metrics, its files, its data, some answers with their images."""
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,15 +24,15 @@ from medreason.runs.run_folder import RunFolder
 def send(client: MlflowClient, run_id: str, config: Config, folder: RunFolder, key: str) -> None:
     """Show the evaluation `key` of a run folder on an MLflow run."""
     evaluation = folder.evaluation(key)
-    figures = predictions.load_metrics(evaluation)
-    now = int(1000 * (evaluation / "metrics.json").stat().st_mtime)
-    metrics = [Metric(name, value, now, 0) for name, value in _test_metrics(figures)]
-    client.log_batch(run_id, metrics=metrics)
+    metrics = predictions.load_metrics(evaluation)
+    written = int(1000 * (evaluation / "metrics.json").stat().st_mtime)
+    batch = [Metric(name, value, written, 0) for name, value in _test_metrics(metrics)]
+    client.log_batch(run_id, metrics=batch)
     client.log_artifacts(run_id, str(evaluation), f"evaluations/{key}")
     rows = predictions.read(evaluation / "predictions.parquet")
     _send_inputs(client, run_id, config, folder, rows)
     _send_table(client, run_id, rows, f"predictions-{key}.json", config.tracking.images)
-    _send_heat_map(client, run_id, figures, folder.path.name)
+    _send_heat_map(client, run_id, metrics, folder.path.name)
 
 
 def _send_inputs(
@@ -70,10 +72,10 @@ def _send_table(
     name: str,
     count: int,
 ) -> None:
-    """The first predictions of each cell with their images, right and wrong as they come."""
+    """The first predictions of each cell with their images, whether correct or not."""
     sent = {item.path for item in client.list_artifacts(run_id)}
-    real = [row for row in rows if row.control == "original" and Path(row.image).exists()]
-    shown = _spread(real, count)
+    original = [row for row in rows if row.control == "original" and Path(row.image).exists()]
+    shown = _take_in_turn(original, count)
     if not shown or name in sent:  # log_table would append to what is there
         return
     columns = ("modality", "task", "question", "completion", "answer", "gold", "correct")
@@ -84,37 +86,32 @@ def _send_table(
     client.log_table(run_id, table, name)
 
 
-def _send_heat_map(client: MlflowClient, run_id: str, figures: dict[str, Any], title: str) -> None:
+def _send_heat_map(client: MlflowClient, run_id: str, metrics: dict[str, Any], title: str) -> None:
     from medreason.report.heatmap import heat_map  # matplotlib, half a second
 
     accuracy = {
-        cell: 100 * found[EvaluationMetric.ACCURACY] for cell, found in figures["cells"].items()
+        cell: 100 * values[EvaluationMetric.ACCURACY] for cell, values in metrics["cells"].items()
     }
     client.log_figure(run_id, heat_map(accuracy, title=title), "accuracy.png")
 
 
-def _test_metrics(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """`test/accuracy`, `test/accuracy/<modality>/<task>`, and so on for every figure."""
-    places = {"": figures["overall"], **{f"/{cell}": f for cell, f in figures["cells"].items()}}
-    for place, found in places.items():
-        for name, value in found.items():
+def _test_metrics(metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """`test/accuracy`, `test/accuracy/<modality>/<task>`, and so on for every metric."""
+    cells = {f"/{cell}": values for cell, values in metrics["cells"].items()}
+    for suffix, values in {"": metrics["overall"], **cells}.items():
+        for name, value in values.items():
             if value is not None:
-                yield f"test/{name}{place}", float(value)
-    yield f"test/{EvaluationMetric.MACRO_ACCURACY}", figures[EvaluationMetric.MACRO_ACCURACY]
+                yield f"test/{name}{suffix}", float(value)
+    yield f"test/{EvaluationMetric.MACRO_ACCURACY}", metrics[EvaluationMetric.MACRO_ACCURACY]
 
 
-def _spread(rows: list[predictions.Prediction], count: int) -> list[predictions.Prediction]:
-    """Rows taken in turn from each cell, so that a small table shows all of them."""
-    cells: dict[tuple[str, str], list[predictions.Prediction]] = {}
+def _take_in_turn(rows: list[predictions.Prediction], count: int) -> list[predictions.Prediction]:
+    """Rows from each cell in turn, so that a small table shows all cells."""
+    cells: dict[tuple[str, str], list[predictions.Prediction]] = defaultdict(list)
     for row in rows:
-        cells.setdefault((row.modality, row.task), []).append(row)
-    turns = [row for turn in _turns(list(cells.values())) for row in turn]
-    return turns[:count]
-
-
-def _turns(lists: list[list[Any]]) -> Iterator[list[Any]]:
-    for i in range(max(map(len, lists), default=0)):
-        yield [members[i] for members in lists if i < len(members)]
+        cells[row.modality, row.task].append(row)
+    turns = itertools.zip_longest(*cells.values())
+    return [row for turn in turns for row in turn if row is not None][:count]
 
 
 def _thumbnail(path: str) -> Image.Image:

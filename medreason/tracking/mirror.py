@@ -1,19 +1,17 @@
 """One run folder as one run of MLflow, in one sweep.
 
-A folder that belongs to two sweeps, as that of a start model does, is a run in each: a child of
-that sweep's run, with the evaluation that sweep asked for.
+A folder that belongs to two sweeps, as that of a base model does, is a run in each: a child of that
+sweep's run, with the evaluation that the sweep shows.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
@@ -21,6 +19,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from medreason import config as configuration
 from medreason.config import Config, Tracking
+from medreason.console import notice
 from medreason.runs.run_folder import RunFolder, unsynced
 from medreason.tracking import evaluation, store
 from medreason.tracking.store import PREFIX
@@ -32,7 +31,7 @@ _STATUS = {"done": "FINISHED", "failed": "FAILED"}
 
 
 class Mirror:
-    """The MLflow run of a folder in the sweep its configuration names."""
+    """The MLflow run of a folder in the sweep that its configuration names."""
 
     def __init__(self, config: Config, folder: RunFolder) -> None:
         self._config = config
@@ -46,12 +45,12 @@ class Mirror:
         self._sent_step = self._last_step()
 
     def _open(self) -> str:
-        """The run the folder remembers or this server finds by its tags; else a new one."""
+        """The run recorded in the folder or found by its tags on this server; else a new one."""
         state = self._folder.state()
-        known = state.mlflow_runs.get(self._slot)
-        if known and self._knows(known):
-            self._client.update_run(known, status="RUNNING")
-            return known
+        recorded = state.mlflow_runs.get(self._slot)
+        if recorded and self._exists(recorded):
+            self._client.update_run(recorded, status="RUNNING")
+            return recorded
         tags = {
             "mlflow.parentRunId": store.parent(
                 self._client, self._experiment, self._config.folder, self._config.sweep
@@ -64,11 +63,11 @@ class Mirror:
             **{f"{PREFIX}{facet}": _facet(self._config, facet) for facet in _FACETS},
             f"{PREFIX}seed": str(self._config.seed),
         }
-        run_id = self._lost(tags) or self._create(tags)
+        run_id = self._find_orphan(tags) or self._create(tags)
         params = [Param(f"{PREFIX}{k}", str(v)) for k, v in _flat(asdict(self._config))]
         for start in range(0, len(params), 100):
             self._client.log_batch(run_id, params=params[start : start + 100])
-        # Remembered last: a run without its params is not taken for whole.
+        # Recorded last: a run that a kill left without its params is completed next time.
         runs = self._folder.state().mlflow_runs
         self._folder.update(mlflow_runs=runs | {self._slot: run_id})
         return run_id
@@ -77,17 +76,15 @@ class Mirror:
         name = self._folder.path.name
         return self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id
 
-    def _lost(self, tags: dict[str, str]) -> str | None:
-        """A run that was made just before its process was killed, and is remembered by none."""
-        same = ("sweep", "train_key", "evaluation_key")
-        clauses = [f"tags.`{PREFIX}{name}` = '{tags[PREFIX + name]}'" for name in same]
-        unfinished = "attributes.status = 'RUNNING'"
-        found = self._client.search_runs(
-            [self._experiment], " and ".join([*clauses, unfinished]), max_results=1
-        )
-        return found[0].info.run_id if found else None
+    def _find_orphan(self, tags: dict[str, str]) -> str | None:
+        """A run whose process was killed after creating it and before recording it."""
+        identifying = ("sweep", "train_key", "evaluation_key")
+        clauses = [f"tags.`{PREFIX}{name}` = '{tags[PREFIX + name]}'" for name in identifying]
+        clauses.append("attributes.status = 'RUNNING'")
+        runs = self._client.search_runs([self._experiment], " and ".join(clauses), max_results=1)
+        return runs[0].info.run_id if runs else None
 
-    def _knows(self, run_id: str) -> bool:
+    def _exists(self, run_id: str) -> bool:
         try:
             self._client.get_run(run_id)
         except MlflowException as error:
@@ -97,7 +94,7 @@ class Mirror:
         return True
 
     def _last_step(self) -> int:
-        """The last training step this run already shows; a resumed run goes on behind it."""
+        """The last training step that this run shows already; a resumed run continues after it."""
         latest = self._client.get_run(self.run_id).data.metrics
         return int(latest.get("train/step", 0))
 
@@ -105,7 +102,7 @@ class Mirror:
         return store.writing(self._config.tracking, self._config.folder)
 
     def push(self) -> None:
-        """Send the training metrics that are new."""
+        """Send the training metrics of steps that were not sent yet."""
         with self._writing():
             self._push()
 
@@ -125,7 +122,7 @@ class Mirror:
         self._sent_step = rows[-1]["step"]
 
     def close(self, status: str) -> None:
-        """Send all that is left of the folder and end the run."""
+        """Send the rest of the folder and end the run."""
         with self._writing():
             self._push()
             self._close(status)
@@ -137,8 +134,8 @@ class Mirror:
             self._client.set_tag(self.run_id, f"{PREFIX}commit", str(environment["commit"]))
             self._client.log_artifact(self.run_id, str(self._folder.environment))
         if state.trainable_parameters:
-            trained = str(state.trainable_parameters)
-            self._client.log_param(self.run_id, f"{PREFIX}trainable_parameters", trained)
+            count = str(state.trainable_parameters)
+            self._client.log_param(self.run_id, f"{PREFIX}trainable_parameters", count)
         for path in (self._folder.config, self._folder.data, self._folder.log):
             if path.exists():
                 self._client.log_artifact(self.run_id, str(path))
@@ -152,8 +149,10 @@ class Mirror:
 
 
 def _facet(config: Config, name: str) -> str:
-    """The option chosen, where it decides anything: a start model stands for every cell, not for
-    that of the job it ran in, and only GRPO has a reward."""
+    """The option of a config group, "none" where it decides nothing.
+
+    A base model stands for every cell, not for that of the job it ran in; only GRPO has a reward.
+    """
     algorithm = config.method.algorithm
     if name in ("modality", "task") and algorithm == "none":
         return "none"
@@ -164,8 +163,8 @@ def _facet(config: Config, name: str) -> str:
 
 @contextmanager
 def mirrored(config: Config, folder: RunFolder, *, active: bool) -> Iterator[None]:
-    """Show the run in MLflow while the body runs; never let MLflow stop it."""
-    mirror = _reach(config, folder) if active and config.tracking.uri else None
+    """Show the run in MLflow while the body runs; an error of MLflow never stops it."""
+    mirror = _open_mirror(config, folder) if active and config.tracking.uri else None
     if mirror is None:
         yield
         return
@@ -185,7 +184,7 @@ def mirrored(config: Config, folder: RunFolder, *, active: bool) -> Iterator[Non
         try:
             mirror.close(status)
         except (MlflowException, OSError) as error:
-            _say_unreached(config.tracking, error)
+            _warn_unreached(config.tracking, error)
 
 
 def catch_up(
@@ -196,15 +195,15 @@ def catch_up(
     *,
     all_: bool = False,
 ) -> bool:
-    """Make MLflow show what it does not show yet of a sweep's folders, or `all_` of them.
+    """Send to MLflow what it does not show yet of a sweep's folders, or `all_` of them.
 
-    Runs that a process works on are left to it. False where MLflow cannot be reached.
+    Runs that another process works on are left to it. False where MLflow cannot be reached.
     """
     for folder in folders:
         if not folder.config.exists() or not (all_ or unsynced(folder, sweep)):
             continue
-        with folder.locked() as ours:
-            if ours is None:
+        with folder.locked() as descriptor:
+            if descriptor is None:
                 continue
             try:
                 config = configuration.read(folder.config)
@@ -212,21 +211,21 @@ def catch_up(
                 status = _STATUS.get(folder.state().state, "KILLED")
                 Mirror(config, folder).close(status)
             except (MlflowException, OSError, store.OtherVersionError) as error:
-                _say_unreached(tracking, error)
+                _warn_unreached(tracking, error)
                 return False
             except ValueError as error:  # a damaged folder: the others are sent
-                print(error, file=sys.stderr)  # noqa: T201
+                notice(error)
     return True
 
 
-def _reach(config: Config, folder: RunFolder) -> Mirror | None:
+def _open_mirror(config: Config, folder: RunFolder) -> Mirror | None:
     state = folder.state()
     slot = f"{config.sweep}/{state.sweeps[config.sweep]}"
     folder.update(synced=[other for other in state.synced if other != slot])
     try:
         return Mirror(config, folder)
     except (MlflowException, OSError, store.OtherVersionError) as error:
-        _say_unreached(config.tracking, error)
+        _warn_unreached(config.tracking, error)
         return None
 
 
@@ -235,21 +234,21 @@ def _keep_pushing(mirror: Mirror, done: threading.Event) -> None:
         try:
             mirror.push()
         except (MlflowException, OSError) as error:
-            print(f"MLflow not reached, trying again: {error}", file=sys.stderr)  # noqa: T201
+            notice(f"MLflow not reached, trying again: {error}")
 
 
-def _say_unreached(tracking: Tracking, error: Exception) -> None:
+def _warn_unreached(tracking: Tracking, error: Exception) -> None:
     if isinstance(error, store.OtherVersionError):
-        print(error, file=sys.stderr)  # noqa: T201
+        notice(error)
         return
-    print(  # noqa: T201
+    notice(
         f"MLflow at {tracking.uri} not reached ({error}); the run folders have everything, "
-        "`python -m medreason action=report tracking.resync=true` sends them",
-        file=sys.stderr,
+        "`python -m medreason action=report tracking.resync=true` sends them"
     )
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+def _flat(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of every leaf of nested mappings."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from _flat(inner, f"{path}.{key}" if path else str(key))

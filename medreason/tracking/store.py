@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import mlflow
@@ -15,7 +15,7 @@ from medreason.config import Tracking
 from medreason.runs import lock
 
 PREFIX = "medreason."
-"""Of our params and tags. Where one key clashes MLflow drops the whole batch without a word."""
+"""Of our params and tags. Where one key clashes MLflow drops the whole batch silently."""
 
 
 class OtherVersionError(ValueError):
@@ -23,10 +23,10 @@ class OtherVersionError(ValueError):
 
 
 def prepare(tracking: Tracking, outputs: Path, sweep: str) -> None:
-    """Make database, experiment and the sweep's run, before jobs would do so at the same time.
+    """Create database, experiment and the sweep's run, before several jobs do so at once.
 
     Raises:
-        OtherVersionError: refused before anything is trained.
+        OtherVersionError: before anything is trained.
         MlflowException: the server cannot be reached.
     """
     client = connect(tracking, outputs)
@@ -34,7 +34,7 @@ def prepare(tracking: Tracking, outputs: Path, sweep: str) -> None:
 
 
 def connect(tracking: Tracking, outputs: Path) -> MlflowClient:
-    """A client; a database is made once, under a lock, before anything else opens it.
+    """A client; a database is created under a lock, before anything else opens it.
 
     Raises:
         OtherVersionError: with what to do.
@@ -45,7 +45,7 @@ def connect(tracking: Tracking, outputs: Path) -> MlflowClient:
     mlflow.set_tracking_uri(tracking.uri)
     outputs.mkdir(parents=True, exist_ok=True)
     try:
-        with _alone(outputs):
+        with _one_at_a_time(outputs):
             client = MlflowClient(tracking.uri)
             client.get_experiment("0")
     except MlflowException as error:
@@ -62,9 +62,9 @@ def connect(tracking: Tracking, outputs: Path) -> MlflowClient:
 
 @contextmanager
 def writing(tracking: Tracking, outputs: Path) -> Iterator[None]:
-    """Write to a SQLite file one job at a time; a server sorts its writers itself.
+    """Let one job at a time write to a SQLite file; a server orders its writers itself.
 
-    MLflow waits 20 s for another writer and then loses the batch; this waits as long as it takes.
+    MLflow waits 20 s for another writer and then loses the batch; this waits without a limit.
     """
     if not str(tracking.uri).startswith("sqlite:"):
         yield
@@ -74,35 +74,35 @@ def writing(tracking: Tracking, outputs: Path) -> Iterator[None]:
 
 
 def experiment(client: MlflowClient, tracking: Tracking, outputs: Path) -> str:
-    """Its id."""
-    with _alone(outputs):
-        if found := client.get_experiment_by_name(tracking.experiment):
-            return found.experiment_id
+    """The id of the experiment, which is created where there is none."""
+    with _one_at_a_time(outputs):
+        if existing := client.get_experiment_by_name(tracking.experiment):
+            return existing.experiment_id
         local = str(tracking.uri).startswith("sqlite:")
         artifacts = (outputs / "mlartifacts").resolve().as_uri() if local else None
         return client.create_experiment(tracking.experiment, artifact_location=artifacts)
 
 
 def parent(client: MlflowClient, experiment: str, outputs: Path, sweep: str) -> str:
-    """The run of the whole sweep; the oldest where two machines made one at once."""
-    with _alone(outputs):
-        found = client.search_runs(
+    """The id of the run of the whole sweep; the oldest where two machines created one at once."""
+    with _one_at_a_time(outputs):
+        runs = client.search_runs(
             [experiment],
             f"tags.`{PREFIX}kind` = 'sweep' and tags.`{PREFIX}sweep` = '{sweep}'",
             order_by=["attributes.start_time ASC"],
             max_results=1,
         )
-        if found:
-            return found[0].info.run_id
+        if runs:
+            return runs[0].info.run_id
         tags = {f"{PREFIX}kind": "sweep", f"{PREFIX}sweep": sweep}
         run = client.create_run(experiment, run_name=sweep, tags=tags)
-        # A label for its children; it does no work of its own.
+        # It only groups its children and has nothing of its own to do.
         client.set_terminated(run.info.run_id)
         return run.info.run_id
 
 
 def show_sweep(tracking: Tracking, outputs: Path, sweep: str, files: list[Path]) -> None:
-    """Put the report's files on the sweep's run."""
+    """Log the report's files as artifacts of the sweep's run."""
     client = connect(tracking, outputs)
     run_id = parent(client, experiment(client, tracking, outputs), outputs, sweep)
     for path in files:
@@ -113,19 +113,20 @@ def show_sweep(tracking: Tracking, outputs: Path, sweep: str, files: list[Path])
 
 
 def show_audit(tracking: Tracking, outputs: Path, name: str, path: Path, digest: str) -> None:
-    """Keep an audit as a run of its own with the file as its artifact, once for each digest."""
+    """Log an audit as a run of its own with the file as its artifact, once for each digest."""
     client = connect(tracking, outputs)
-    of = experiment(client, tracking, outputs)
+    experiment_id = experiment(client, tracking, outputs)
     tags = {f"{PREFIX}kind": "audit", f"{PREFIX}data": name, f"{PREFIX}digest": digest}
-    found = client.search_runs(
-        [of],
+    runs = client.search_runs(
+        [experiment_id],
         " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items()),
         max_results=1,
     )
-    run = found[0] if found else client.create_run(of, run_name=f"audit-{name}", tags=tags)
+    run_name = f"audit-{name}"
+    run = runs[0] if runs else client.create_run(experiment_id, run_name=run_name, tags=tags)
     client.log_artifact(run.info.run_id, str(path))
     client.set_terminated(run.info.run_id)
 
 
-def _alone(outputs: Path):  # noqa: ANN202
+def _one_at_a_time(outputs: Path) -> AbstractContextManager[None]:
     return lock.briefly(outputs / ".mlflow.lock")
