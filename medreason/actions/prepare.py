@@ -35,7 +35,7 @@ def run(config: Config) -> None:
         problems = {i: found for i in images if (found := checks.path_problem(i, root))}
         # Images of two sizes must not meet in one folder.
         below = folder / f"images-{settings.size}-{settings.resize}"
-        todo = prepare.targets(images - set(problems), root, below)
+        todo = prepare.targets_of(images - set(problems), root, below)
         problems |= prepare.prepare(
             todo, settings.size, settings.resize, settings.processes, Bar("preparing images")
         )

@@ -1,4 +1,4 @@
-"""Data sets: one module each, whose `read` yields a Sample or a BadRow for each row."""
+"""Data sets: one module each, whose `read` yields a Sample or a BadRow for every row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medreason.samples import Sample
 
 
 def load(spec: dict[str, Any], cache: Path) -> tuple[Sample, ...]:
-    """All samples of the data set a config names; loaded once in a process.
+    """All samples of the data set that `spec`, the group `data`, names; cached in the process.
 
     Raises:
         ValueError: the data cannot be used; the message names file, row and remedy.
@@ -37,41 +37,43 @@ def _load(spec_json: str, cache: Path) -> tuple[Sample, ...]:
         loaded = checks.with_readable_images(loaded, root_of(reader))
     checks.refuse_bad_rows(loaded, handling.bad_rows, root_of(reader) or reader["_target_"])
     checks.refuse_same_ids(loaded.samples)
-    samples = _handled(loaded.samples, handling, reader)
+    samples = _split_and_select(loaded.samples, handling, reader)
     checks.refuse_contradictions(samples)
     return tuple(samples)
 
 
 def read(spec: dict[str, Any], cache: Path) -> Loaded:
-    """What the data set holds, split and with its options as asked for, but nothing refused.
+    """All rows of the data set, split and with `data.options`, without the checks of `load`.
 
     Raises:
-        ValueError: a file cannot be read at all, or the rows do not have what the split needs.
+        ValueError: a file cannot be read at all, or the rows lack what the split needs.
     """
     handling, reader = configuration.handling(spec)
     loaded = _rows(handling, reader, cache)
-    return Loaded(_handled(loaded.samples, handling, reader), loaded.bad_rows)
+    return Loaded(_split_and_select(loaded.samples, handling, reader), loaded.bad_rows)
 
 
 def _rows(handling: Handling, reader: dict[str, Any], cache: Path) -> Loaded:
-    """All that the data set's function yields."""
+    """All rows that the data set's function yields."""
     shared = {**vars(handling), "cache": cache}
-    given = {name: value for name, value in shared.items() if name in _parameters(reader)}
-    rows: list[Row] = list(configuration.function(reader)(**given))
+    arguments = {name: value for name, value in shared.items() if name in _parameters(reader)}
+    rows: list[Row] = list(configuration.function(reader)(**arguments))
     return Loaded(
         [row for row in rows if not isinstance(row, BadRow)],
         [row for row in rows if isinstance(row, BadRow)],
     )
 
 
-def _handled(samples: Sequence[Sample], handling: Handling, reader: dict[str, Any]) -> list[Sample]:
-    if "split" not in _parameters(reader):  # one that takes it has split its rows itself
+def _split_and_select(
+    samples: Sequence[Sample], handling: Handling, reader: dict[str, Any]
+) -> list[Sample]:
+    if "split" not in _parameters(reader):  # a reader with this parameter splits by itself
         samples = splits.split(
             samples, handling.split, test_share=handling.test_share, seed=handling.seed
         )
     if handling.questions != "all":
         samples = [s for s in samples if bool(s.options) == (handling.questions == "closed")]
-    return [_shown(sample, handling) for sample in samples]
+    return [_with_options(sample, handling) for sample in samples]
 
 
 def _parameters(reader: dict[str, Any]) -> Collection[str]:
@@ -79,13 +81,13 @@ def _parameters(reader: dict[str, Any]) -> Collection[str]:
 
 
 def root_of(reader: dict[str, Any]) -> Path | None:
-    """The folder a data set's files lie below; none for one that has no files."""
+    """The folder of a data set's files; None where it has no files."""
     return Path(reader["root"]) if "root" in reader else None
 
 
-def _shown(sample: Sample, handling: Handling) -> Sample:
+def _with_options(sample: Sample, handling: Handling) -> Sample:
     match handling.options:
-        case "shuffled":  # tests keep theirs, so that runs stay comparable
+        case "shuffled":  # test questions keep their order, so that runs stay comparable
             train = sample.split == "train"
             return options.shuffled(sample, handling.seed) if train else sample
         case "normalised":
@@ -95,22 +97,22 @@ def _shown(sample: Sample, handling: Handling) -> Sample:
 
 
 def trained_on(config: Config, samples: Iterable[Sample]) -> list[Sample]:
-    """The training rows the configuration selects; none for a start model."""
+    """The training samples that the configuration selects; none for the base model."""
     if config.method.algorithm == "none":
         return []
     return select(samples, "train", config.modality.members, config.task.members)
 
 
 def tested_on(config: Config, samples: Iterable[Sample]) -> list[Sample]:
-    """The test rows the configuration selects."""
-    chosen = select(samples, "test", config.evaluation.modalities, config.evaluation.tasks)
-    return at_most(chosen, config.evaluation.samples_per_cell, config.seed)
+    """The test samples that the configuration selects."""
+    selected = select(samples, "test", config.evaluation.modalities, config.evaluation.tasks)
+    return at_most(selected, config.evaluation.samples_per_cell, config.seed)
 
 
 def read_for_prior(config: Config, samples: Iterable[Sample]) -> list[Sample]:
-    """The rows that the options-only baseline is fitted to: what the run trains on.
+    """The samples that the options-only baseline is fitted to: those that the run trains on.
 
-    For a start model, which trains on nothing, all training rows.
+    For the base model, which is not trained, all training samples.
     """
     if config.method.algorithm == "none":
         return [sample for sample in samples if sample.split == "train"]
@@ -120,27 +122,27 @@ def read_for_prior(config: Config, samples: Iterable[Sample]) -> list[Sample]:
 def select(
     samples: Iterable[Sample], split: str, modalities: Sequence[str], tasks: Sequence[str]
 ) -> list[Sample]:
-    """The samples of one split that lie in these cells."""
+    """The samples of one split and of these cells."""
     return [s for s in samples if s.split == split and s.modality in modalities and s.task in tasks]
 
 
 def at_most(samples: Iterable[Sample], per_cell: int | None, seed: int) -> list[Sample]:
-    """At most `per_cell` samples of each cell, drawn by the seed, in their order."""
+    """At most `per_cell` samples of each cell: a random subset, in their order."""
     if per_cell is None:
         return list(samples)
     cells: dict[tuple[str, str], list[Sample]] = {}
     for sample in samples:
         cells.setdefault(sample.cell, []).append(sample)
-    kept: list[Sample] = []
+    subset: list[Sample] = []
     for cell, members in cells.items():
         rng = np.random.default_rng([seed, *"/".join(cell).encode()])
-        chosen = rng.permutation(len(members))[:per_cell]
-        kept += [members[i] for i in sorted(chosen)]
-    return kept
+        indices = rng.permutation(len(members))[:per_cell]
+        subset += [members[i] for i in sorted(indices)]
+    return subset
 
 
 def digest(samples: Iterable[Sample]) -> str:
-    """A hash of what the samples say and of their images' names and sizes, wherever they lie."""
+    """A hash of the samples and of their images' names and sizes, independent of the root."""
     state = hashlib.sha256()
     sizes: dict[Path, int] = {}
     for s in samples:

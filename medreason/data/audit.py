@@ -1,6 +1,6 @@
-"""What can be counted of a data set before a model sees it, and what that warns of.
+"""Counts of a data set before a model sees it, and the warnings that follow from them.
 
-Definitions: DESIGN section 7. Shares are of 1, accuracies in percent.
+`README.md` says what each key holds. Shares are from 0 to 1, accuracies in percent.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _SPLITS = ("train", "test")
 
 
 def audit(loaded: Loaded, pictures: Mapping[str, Picture] | None = None) -> dict[str, Any]:
-    """`audit.json`. `pictures` has what was found out about each image; none where none was read.
+    """`audit.json`. `pictures` describes each image; None where images were not read.
 
-    A cell, modality or pair that has no rows is left out, never shown as 0.
+    A cell, modality or pair without rows is left out, never counted as 0.
     """
     samples = loaded.samples
     return {
@@ -49,8 +49,8 @@ def audit(loaded: Loaded, pictures: Mapping[str, Picture] | None = None) -> dict
     }
 
 
-def of_run(train: Sequence[Sample], test: Sequence[Sample]) -> dict[str, Any]:
-    """`data.json` of a run: what it trains and tests on, and what an audit of that warns of."""
+def audit_run(train: Sequence[Sample], test: Sequence[Sample]) -> dict[str, Any]:
+    """`data.json` of a run: counts of what it trains and tests on, with the audit's warnings."""
     report = audit(Loaded([*train, *test], []))
     images = {str(s.image) for s in train}
     return {
@@ -65,66 +65,68 @@ def of_run(train: Sequence[Sample], test: Sequence[Sample]) -> dict[str, Any]:
 def cells(samples: Iterable[Sample]) -> dict[str, dict[str, dict[str, int]]]:
     """{modality: {task: {train, test}}} in the order of the matrix, "unknown" last."""
     counts = Counter((s.modality, s.task, s.split) for s in samples)
-    found: dict[str, dict[str, dict[str, int]]] = {}
+    cells: dict[str, dict[str, dict[str, int]]] = {}
     for modality in (*MODALITIES, "unknown"):
         for task in (*TASKS, "unknown"):
             cell = {split: counts[modality, task, split] for split in _SPLITS}
             if any(cell.values()):
-                found.setdefault(modality, {})[task] = cell
-    return found
+                cells.setdefault(modality, {})[task] = cell
+    return cells
 
 
 def leakage(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
     """{modality: {shared_images, test_rows}}: images in train and test, test rows about them.
 
-    Where rows name patients also `shared_patients`. Modalities without both sides are left out.
+    Where rows name patients also `shared_patients`. Modalities without train or test are left out.
     """
-    found = {}
+    leaks = {}
     groups = _by(samples, "modality")
     for modality in (name for name in MODALITIES if name in groups):
-        train, test = ([s for s in groups[modality] if s.split == side] for side in _SPLITS)
+        train, test = ([s for s in groups[modality] if s.split == split] for split in _SPLITS)
         if not train or not test:
             continue
-        trained = {s.image for s in train}
-        found[modality] = {
-            "shared_images": len(trained & {s.image for s in test}),
-            "test_rows": sum(s.image in trained for s in test),
+        train_images = {s.image for s in train}
+        leaks[modality] = {
+            "shared_images": len(train_images & {s.image for s in test}),
+            "test_rows": sum(s.image in train_images for s in test),
         }
-        patients = [{s.patient for s in side if s.patient} for side in (train, test)]
+        patients = [{s.patient for s in rows if s.patient} for rows in (train, test)]
         if all(patients):
-            found[modality]["shared_patients"] = len(patients[0] & patients[1])
-    return found
+            leaks[modality]["shared_patients"] = len(patients[0] & patients[1])
+    return leaks
 
 
 def warnings(report: Mapping[str, Any]) -> list[str]:
     """What a reader has to know before believing a result, a sentence each."""
-    found = []
+    sentences = []
     leaks = report["leakage"].values()
     if rows := sum(leak["test_rows"] for leak in leaks):
         images = sum(leak["shared_images"] for leak in leaks)
-        found.append(
+        sentences.append(
             f"{rows:,} test questions are about {images:,} images that are in train, too; "
             "data.split=by_image or by_patient has no such leak"
         )
     if patients := sum(leak["shared_patients"] for leak in leaks if "shared_patients" in leak):
-        found.append(f"{patients:,} patients are in train and in test; see data.split=by_patient")
+        sentences.append(
+            f"{patients:,} patients are in train and in test; see data.split=by_patient"
+        )
     if crossed := sum(report["cross_family_leakage"].values()):
-        found.append(
+        sentences.append(
             f"{crossed:,} test rows of one family of files are in the train files of the other: "
             "use one family, or data.split=joint"
         )
     if unparsed := len(report["unparsed"]):
-        found.append(f"{unparsed:,} rows cannot be used; audit.json lists them")
-    found += [
+        sentences.append(f"{unparsed:,} rows cannot be used; audit.json lists them")
+    sentences += [
         f"{value:,} {key.replace('_', ' ')}"
         for key, value in report["duplicates"].items()
         if value and key != "same_rows"
     ]
-    return found + _prior_warnings(report)
+    return sentences + _prior_warnings(report)
 
 
 def _prior_warnings(report: Mapping[str, Any]) -> list[str]:
-    """In-domain priors far above what guessing between the options gives."""
+    """The options-only baseline in-domain, where it is far above guessing between the options."""
     n = sum(report["options"].values())
     guess = sum(100 / int(k) * v for k, v in report["options"].items() if int(k)) / n if n else 0
     high = {
@@ -141,14 +143,14 @@ def _prior_warnings(report: Mapping[str, Any]) -> list[str]:
 
 def _duplicates(samples: Sequence[Sample]) -> dict[str, int]:
     """Rows that repeat one of the same split and cell, and rows that offer one text twice."""
-    asked = Counter((str(s.image), s.problem, s.answer, s.cell, s.split) for s in samples)
+    rows = Counter((str(s.image), s.problem, s.answer, s.cell, s.split) for s in samples)
     answers: dict[tuple[str, str], set[str]] = defaultdict(set)
     for s in samples:
         if s.options:
             answers[str(s.image), s.problem].add(s.answer)
     return {
-        "same_rows": sum(count - 1 for count in asked.values()),
-        "questions_with_two_answers": sum(len(found) > 1 for found in answers.values()),
+        "same_rows": sum(count - 1 for count in rows.values()),
+        "questions_with_two_answers": sum(len(letters) > 1 for letters in answers.values()),
         "rows_with_the_same_option_twice": sum(
             len({text.strip().lower() for text in s.options}) < len(s.options) for s in samples
         ),
@@ -156,10 +158,10 @@ def _duplicates(samples: Sequence[Sample]) -> dict[str, int]:
 
 
 def _cross_family_leakage(samples: Sequence[Sample]) -> dict[str, int]:
-    """Test rows of one published family of files that are in the other family's train files.
+    """Test rows of one family of Med-R1's files that are in the train files of the other.
 
-    A row of the modality family says nothing of its task, one of the other nothing of its
-    modality. Empty where only one family is there.
+    Rows of the modality family have no task, those of the question types no modality. Empty where
+    the samples are of one family.
     """
     families: dict[str, dict[str, list[tuple[str, str]]]] = {}
     for s in samples:
@@ -180,53 +182,53 @@ def _cross_family_leakage(samples: Sequence[Sample]) -> dict[str, int]:
 
 
 def _priors(samples: Sequence[Sample], key: str, known: Sequence[str]) -> dict[str, Any]:
-    """{trained on: {tested on: accuracy in percent}} of a frequency table of option strings."""
+    """{trained on: {tested on: accuracy in percent}} of the options-only baseline."""
     groups = _by((s for s in samples if s.options), key)
-    sides = {
-        name: {side: [s for s in groups[name] if s.split == side] for side in _SPLITS}
+    splits = {
+        name: {split: [s for s in groups[name] if s.split == split] for split in _SPLITS}
         for name in known
         if name in groups
     }
-    found: dict[str, dict[str, float]] = {}
-    for name, rows in sides.items():
+    accuracies: dict[str, dict[str, float]] = {}
+    for name, rows in splits.items():
         if rows["train"]:
             prior = fit_option_prior(rows["train"])
-            found[name] = {
+            accuracies[name] = {
                 other: round(100 * accuracy, 4)
-                for other, tested in sides.items()
-                if (accuracy := prior.accuracy(tested["test"])) is not None
+                for other, other_rows in splits.items()
+                if (accuracy := prior.accuracy(other_rows["test"])) is not None
             }
-    return found
+    return accuracies
 
 
 def _typography(samples: Sequence[Sample]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Per modality and rule: the share of rows it picks an option in, and how often it is right."""
+    """By modality and rule: share of rows where it picks an option, and share where it is right."""
     rules: dict[str, Callable[[Sequence[str]], int | None]] = {
         LOWER_CASE: lambda options: _odd_one(text.strip()[:1].islower() for text in options),
         PERIOD: _odd_period,
     }
-    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    habits: dict[str, dict[str, dict[str, float | None]]] = {}
     for modality, rows in _by((s for s in samples if s.options), "modality").items():
         if modality not in MODALITIES:
             continue
         for name, rule in rules.items():
             picks = [(rule(s.options), s) for s in rows]
-            applies = [letter_at(place) == s.answer for place, s in picks if place is not None]
-            found.setdefault(modality, {})[name] = {
-                "share": round(len(applies) / len(rows), 6),
-                "right": round(sum(applies) / len(applies), 6) if applies else None,
+            right = [letter_at(index) == s.answer for index, s in picks if index is not None]
+            habits.setdefault(modality, {})[name] = {
+                "share": round(len(right) / len(rows), 6),
+                "right": round(sum(right) / len(right), 6) if right else None,
             }
-    return {name: found[name] for name in MODALITIES if name in found}
+    return {name: habits[name] for name in MODALITIES if name in habits}
 
 
 def _odd_one(marks: Iterable[bool]) -> int | None:
-    """The place of the only mark."""
-    places = [place for place, mark in enumerate(marks) if mark]
-    return places[0] if len(places) == 1 else None
+    """The index of the only true mark."""
+    indices = [index for index, mark in enumerate(marks) if mark]
+    return indices[0] if len(indices) == 1 else None
 
 
 def _odd_period(options: Sequence[str]) -> int | None:
-    """The only option with a trailing period, or the only one without; of two neither is odd."""
+    """The only option with a trailing period, or the only one without; needs three options."""
     if len(options) < 3:
         return None
     ends = [text.rstrip().endswith(".") for text in options]
@@ -240,10 +242,10 @@ def _images(samples: Sequence[Sample], pictures: Mapping[str, Picture] | None) -
         keys = ("read", "missing", "unreadable", "sizes", "tiny", "duplicate_hashes")
         return {"named": named, **dict.fromkeys(keys)}
     readable = {path: picture for path, picture in pictures.items() if picture.size}
-    sides: dict[str, set[str]] = defaultdict(set)
+    splits: dict[str, set[str]] = defaultdict(set)
     for s in samples:
         if str(s.image) in readable:
-            sides[readable[str(s.image)].content].add(s.split)
+            splits[readable[str(s.image)].content].add(s.split)
     return {
         "named": named,
         "read": len(readable),
@@ -258,16 +260,16 @@ def _images(samples: Sequence[Sample], pictures: Mapping[str, Picture] | None) -
         "duplicate_hashes": {
             "exact": _same(readable, lambda p: p.content),
             "perceptual": _same(readable, lambda p: p.look),
-            "exact_in_train_and_test": sum(len(found) > 1 for found in sides.values()),
+            "exact_in_train_and_test": sum(len(names) > 1 for names in splits.values()),
         },
     }
 
 
-def _same(pictures: Mapping[str, Picture], of: Callable[[Picture], str]) -> list[list[str]]:
+def _same(pictures: Mapping[str, Picture], hash_of: Callable[[Picture], str]) -> list[list[str]]:
     """Groups of two or more images with an equal hash."""
     groups: dict[str, list[str]] = defaultdict(list)
     for path, picture in sorted(pictures.items()):
-        groups[of(picture)].append(path)
+        groups[hash_of(picture)].append(path)
     return [paths for paths in groups.values() if len(paths) > 1]
 
 

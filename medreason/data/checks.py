@@ -1,4 +1,4 @@
-"""What is refused before anything is trained: bad rows, bad images, files that contradict."""
+"""Checks before anything is trained: bad rows, unreadable images, contradictory files."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from medreason.samples import Sample
 
 
 def with_readable_images(loaded: Loaded, root: Path | None) -> Loaded:
-    """Samples whose image cannot be decoded, or lies outside of the root, become bad rows."""
+    """Samples whose image cannot be decoded, or is outside of the root, become bad rows."""
     return without(loaded, _image_problems({sample.image for sample in loaded.samples}, root))
 
 
 def without(loaded: Loaded, problems: Mapping[Path, str]) -> Loaded:
     """Samples whose image has a problem become bad rows."""
-    good, bad = [], list(loaded.bad_rows)
+    samples, bad = [], list(loaded.bad_rows)
     for sample in loaded.samples:
         if problem := problems.get(sample.image):
-            bad.append(BadRow(*place(sample), problem))
+            bad.append(BadRow(*file_and_row(sample), problem))
         else:
-            good.append(sample)
-    return Loaded(good, sorted(bad, key=lambda row: (row.file, row.row)))
+            samples.append(sample)
+    return Loaded(samples, sorted(bad, key=lambda row: (row.file, row.row)))
 
 
-def place(sample: Sample) -> tuple[str, int]:
-    """File and row of a sample as its id says them; row -1 where the id names no row."""
+def file_and_row(sample: Sample) -> tuple[str, int]:
+    """(file, row) of the sample's id; row -1 where the id names no row."""
     file, _, row = sample.id.rpartition(":")
     return (file, int(row)) if row.isdigit() else (sample.id, -1)
 
 
 def refuse_bad_rows(loaded: Loaded, rule: str, where: object) -> None:
-    """Stop at bad rows, or go on without them where others remain and `data.bad_rows=skip`."""
+    """Raise ValueError with the first bad rows, unless `data.bad_rows=skip` and others remain."""
     if loaded.bad_rows and (rule == "error" or not loaded.samples):
         listed = "\n  ".join(str(row) for row in loaded.bad_rows[:10])
         raise ValueError(
@@ -53,48 +53,48 @@ def refuse_same_ids(samples: Sequence[Sample]) -> None:
 
 
 def refuse_contradictions(samples: Sequence[Sample]) -> None:
-    """One question about one image has one answer, and the two families are not mixed.
+    """Raise ValueError for a closed question with two answers, or split by two families.
 
-    Within one family a question in train and test is a leak, which the audit counts.
+    A question that one family has in train and test is a leak, which the audit counts.
     """
     first: dict[tuple[str, str, tuple[str, ...]], Sample] = {}
-    torn: list[tuple[Sample, Sample]] = []
+    split_apart: list[tuple[Sample, Sample]] = []
     for sample in samples:
         other = first.setdefault((str(sample.image), sample.question, sample.options), sample)
         if other.answer != sample.answer and sample.options:
             raise ValueError(
-                f"{_named(other)} and {_named(sample)} disagree on {sample.problem!r} about "
+                f"{_location(other)} and {_location(sample)} disagree on {sample.problem!r} about "
                 f"{sample.image.name}: {other.answer!r} and {sample.answer!r}; correct one of them"
             )
-        if other.split != sample.split and _family(other) != _family(sample):
-            torn.append((other, sample))
-    if torn:
-        a, b = torn[0]
+        if other.split != sample.split and _is_of_tasks(other) != _is_of_tasks(sample):
+            split_apart.append((other, sample))
+    if split_apart:
+        a, b = split_apart[0]
         raise ValueError(
-            f"{len(torn)} questions are in train and in test, the first in {_named(a)} ({a.split}) "
-            f"and {_named(b)} ({b.split}): the files were split independently. Name one family in "
-            "data.files, e.g. data.files=['modality/*/*.json'], or set data.split=joint, by_image "
-            "or by_patient to use both"
+            f"{len(split_apart)} questions are in train and in test, the first in {_location(a)} "
+            f"({a.split}) and {_location(b)} ({b.split}): the files were split independently. Name "
+            "one family in data.files, e.g. data.files=['modality/*/*.json'], or set "
+            "data.split=joint, by_image or by_patient to use both"
         )
 
 
-def _family(sample: Sample) -> bool:
+def _is_of_tasks(sample: Sample) -> bool:
     """Whether the sample's file is named after a question type, not a modality."""
-    return bool(task_of(Path(place(sample)[0]).stem))
+    return bool(task_of(Path(file_and_row(sample)[0]).stem))
 
 
-def _named(sample: Sample) -> str:
-    file, row = place(sample)
+def _location(sample: Sample) -> str:
+    file, row = file_and_row(sample)
     return f"{file}, row {row}"
 
 
 def path_problem(path: Path, root: Path | None) -> str:
-    """Why an image's path cannot be used, in words for its row; empty where it can."""
+    """Why an image's path cannot be used; empty where it can."""
     try:
         target = path.resolve()
         path.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # endless link, NUL, name too long
-        return f"image {str(path)!r} is no path ({error}); correct it"
+        return f"image {str(path)!r} is not a path ({error}); correct it"
     if root and not target.is_relative_to(root.resolve()):
         return f"image {path} leaves the data root by a link; copy it below {root}"
     return ""
@@ -102,15 +102,15 @@ def path_problem(path: Path, root: Path | None) -> str:
 
 def _image_problems(paths: Iterable[Path], root: Path | None) -> dict[Path, str]:
     def problem(path: Path) -> str:
-        if found := path_problem(path, root):
-            return found
+        if wrong_path := path_problem(path, root):
+            return wrong_path
         try:
             image_files.check(path)
         except ValueError as error:
             return f"image {error}"
         return ""
 
-    todo = list(paths)
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
-        found = zip(todo, pool.map(problem, todo), strict=True)
-        return {path: text for path, text in found if text}
+    paths = list(paths)
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
+        problems = zip(paths, pool.map(problem, paths), strict=True)
+        return {path: text for path, text in problems if text}

@@ -1,4 +1,4 @@
-"""DICOM files to images, where pydicom is installed (the extra `dicom`)."""
+"""DICOM files to images; needs pydicom (the extra `dicom`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUFFIXES = (".dcm", ".dicom")
 
 
 def open_dicom(path: Path) -> Image.Image:
-    """The only frame: colours as RGB, grey values through its window, as 32-bit floats.
+    """The only frame: colours as RGB, grey values after its window (VOI LUT) as 32-bit floats.
 
     Raises ValueError where pydicom is missing, or the file has several frames or no pixels.
     """
@@ -29,12 +29,14 @@ def open_dicom(path: Path) -> Image.Image:
     except (InvalidDicomError, AttributeError, RuntimeError, NotImplementedError) as error:
         raise ValueError(f"{path}: cannot be decoded ({error}); copy the image again") from error
     if int(data.get("NumberOfFrames") or 1) > 1:
-        raise ValueError(f"{path}: has {data.NumberOfFrames} frames; save the one that is asked of")
+        raise ValueError(
+            f"{path}: has {data.NumberOfFrames} frames; save the one that the question is about"
+        )
     if data.PhotometricInterpretation == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, data)
     if pixels.ndim == 3:
-        deeper = pixels.dtype.itemsize * 8 - 8
-        return Image.fromarray((pixels >> deeper).astype(np.uint8))
+        excess_bits = pixels.dtype.itemsize * 8 - 8
+        return Image.fromarray((pixels >> excess_bits).astype(np.uint8))
     grey = np.asarray(apply_voi_lut(apply_modality_lut(pixels, data), data), dtype=np.float32)
     if data.PhotometricInterpretation == "MONOCHROME1":  # 0 is white
         grey = grey.max() - grey

@@ -1,7 +1,7 @@
-"""Whether a PNG holds as many pixels as its header says, which Pillow does not look at.
+"""Whether a PNG has as many pixels as its header says, which Pillow does not check.
 
-A header that says more gives an image whose rest is black, one that says less cuts it, both in
-silence. Source: W3C PNG, sections 7.2 "Scanlines" and 8.1 "Interlace methods".
+With a larger size in the header the rest of the image is black, with a smaller one it is cropped,
+both without an error. Source: W3C PNG, sections 7.2 "Scanlines" and 8.1 "Interlace methods".
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 
 
 def refuse_other_size(path: Path) -> None:
-    """Raise ValueError where a PNG's pixels are not as many as its header says.
+    """Raise ValueError for a PNG that has more or fewer pixels than its header says.
 
-    Other files, and damaged ones, which fail to decode, are left alone.
+    Other formats pass, and damaged files, which fail to decode anyway.
     """
     content = path.read_bytes()
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
         return
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
     passes = (*_ADAM7, (0, 1, 1, 2)) if interlaced else ((0, 0, 1, 1),)
-    says = 0
+    expected = 0  # bytes
     for x, y, step_x, step_y in passes:
         across, down = (width - x + step_x - 1) // step_x, (height - y + step_y - 1) // step_y
         if across > 0 and down > 0:
-            says += down * (1 + (across * depth * _CHANNELS[colour] + 7) // 8)
-    holds = _inflated(content, limit=says + 1)
-    if holds != says:
-        more = "fewer" if holds < says else "more"
+            expected += down * (1 + (across * depth * _CHANNELS[colour] + 7) // 8)
+    inflated = _inflated(content, limit=expected + 1)
+    if inflated != expected:
+        more = "fewer" if inflated < expected else "more"
         raise ValueError(
             f"{path}: holds {more} pixels than the {width} x {height} of its header; "
             "copy or download the image again"
@@ -39,7 +39,7 @@ def refuse_other_size(path: Path) -> None:
 
 
 def _inflated(content: bytes, limit: int) -> int:
-    """Bytes of pixels, counted up to `limit`."""
+    """Number of bytes of pixels, counted up to `limit`."""
     inflate, count, place = zlib.decompressobj(), 0, 8
     while place + 8 <= len(content) and count < limit:
         size, kind = struct.unpack(">I4s", content[place : place + 8])

@@ -1,4 +1,4 @@
-"""Sets of image, question and answer from the hub, by `datasets`: downloaded once, then offline."""
+"""Sets of image, question and answer on the Hugging Face hub; `datasets` downloads them once."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ def read(
 ) -> Iterator[Row]:
     """Rows of a hub id, or of a folder that holds its files.
 
-    The rows say neither modality nor question type, so `modality` and `task` do for all of them.
-    `validation` is the side on which validation rows are put, none leaves them out. Images are
-    kept in `cache` under the hash of their content, so that one in train and test is seen to be
-    the same.
+    All rows get the same `modality` and `task`, since they have none of their own. Validation rows
+    belong to the split `validation`; None leaves them out. Images are written to `cache` under the
+    hash of their content, so that an image in train and test is known to be the same.
 
     Raises:
         ValueError: the hub cannot be reached and the set is not in the local cache.
@@ -36,23 +35,23 @@ def read(
     from datasets import DatasetDict, Image, load_dataset
 
     try:
-        found = load_dataset(hub, revision=revision)
-    except (OSError, ValueError) as error:  # of datasets' own errors those about finding it
+        dataset = load_dataset(hub, revision=revision)
+    except (OSError, ValueError) as error:  # what `datasets` raises where it does not find one
         raise ValueError(
             f"data.hub={hub!r} cannot be loaded ({error}); with a network it is downloaded once, "
             "without one give a folder that holds its files"
         ) from error
-    assert isinstance(found, DatasetDict)
-    sides = {"train": "train", "test": "test"} | ({"validation": validation} if validation else {})
+    assert isinstance(dataset, DatasetDict)
+    splits = {"train": "train", "test": "test"} | ({"validation": validation} if validation else {})
     folder = cache / "hub" / hub.strip("/").replace("/", "--")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, split in found.items():
-        if name in sides:
+    for name, part in dataset.items():
+        if name in splits:
             yield from rows.each(
                 str(name),
-                split.cast_column("image", Image(decode=False)),
-                lambda id, row, side=sides[str(name)]: _sample(
-                    folder, id, row, hub, (modality, task), side
+                part.cast_column("image", Image(decode=False)),
+                lambda id, row, split=splits[str(name)]: _sample(
+                    folder, id, row, hub, (modality, task), split
                 ),
             )
 
@@ -63,7 +62,7 @@ def _sample(
     options, answer = rows.yes_or_no(rows.text(row, "answer"))
     return Sample(
         id=name,
-        image=_kept(row["image"]["bytes"], row["image"]["path"], folder),
+        image=_stored(row["image"]["bytes"], row["image"]["path"], folder),
         question=rows.text(row, "question").strip(),
         options=options,
         answer=answer,
@@ -76,8 +75,8 @@ def _sample(
     )
 
 
-def _kept(content: bytes | None, path: str | None, folder: Path) -> Path:
-    """The image as a file; a half-written one is never taken for a whole one."""
+def _stored(content: bytes | None, path: str | None, folder: Path) -> Path:
+    """The image as a file of the folder."""
     content = content if content is not None else Path(str(path)).read_bytes()
     target = folder / f"{hashlib.sha256(content).hexdigest()[:20]}{Path(path or '').suffix}"
     if not target.exists():

@@ -1,4 +1,4 @@
-"""Image files to RGB pictures: whatever a release holds, models see 8-bit RGB."""
+"""Image files to 8-bit RGB, whatever format and depth a release has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from medreason.data import dicom, headers
 
-# What Pillow raises for damaged files, by format.
+# Errors that Pillow raises for damaged files; they differ by format.
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -31,9 +31,9 @@ _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 def open_rgb(path: Path) -> Image.Image:
     """Decode a file, turned upright by its EXIF rotation.
 
-    Transparency is laid on black. Grey values of more than 8 bits are stretched from the darkest
-    to the brightest of the image, since Pillow would cut everything above 255 off. Raises
-    ValueError where the file cannot be decoded.
+    Transparent pixels become black. Grey values of more than 8 bits are scaled from the darkest to
+    the brightest of the image, since Pillow would clip all above 255. Raises ValueError where the
+    file cannot be decoded.
     """
     _refuse_empty(path)
     try:
@@ -41,35 +41,35 @@ def open_rgb(path: Path) -> Image.Image:
             return _rgb(dicom.open_dicom(path))
         with Image.open(path) as image:
             _refuse_bomb(path, image)
-            said = image.size
+            size = image.size
             image.load()
-            if image.size != said:
-                raise ValueError(f"is {image.size}, its header says {said}")
+            if image.size != size:
+                raise ValueError(f"is {image.size}, its header says {size}")
             return _rgb(ImageOps.exif_transpose(image))
     except _UNREADABLE as error:
         raise ValueError(_remedy(path, error)) from error
 
 
 def resize_square(image: Image.Image, size: int) -> Image.Image:
-    """Stretch to size x size pixels, bicubic, without keeping the proportions.
+    """Resize to size x size pixels, bicubic, without keeping the proportions.
 
-    Source: PAPERS section 1 "Data": 384 x 384, the authors stretch to the square.
+    Source: Med-R1 resizes to 384 x 384 so (experiments/med_r1/README.md, "Data").
     """
     return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def pad_square(image: Image.Image, size: int) -> Image.Image:
-    """Scale to fit size x size pixels, bicubic, proportions kept, with black beside it."""
+    """Resize to fit size x size pixels, bicubic, keeping the proportions, with black padding."""
     return ImageOps.pad(image, (size, size), Image.Resampling.BICUBIC, color="black")
 
 
 def blank(size: int | tuple[int, int]) -> Image.Image:
-    """A mid-grey image of a side or of (width, height): what remains of the accuracy without it."""
+    """A mid-grey image of one side length or of (width, height), for the control `blank_image`."""
     return Image.new("RGB", (size, size) if isinstance(size, int) else size, (128, 128, 128))
 
 
 def check(path: Path) -> None:
-    """Read the whole file. Raises ValueError where it is missing, empty, truncated or no image."""
+    """Decode the file. Raises ValueError where it is missing, empty, truncated or no image."""
     _refuse_empty(path)
     try:
         if path.suffix.lower() in dicom.SUFFIXES:
@@ -77,7 +77,7 @@ def check(path: Path) -> None:
             return
         with Image.open(path) as image:
             _refuse_bomb(path, image)
-            # Decodes a JPEG at an eighth of its size: every byte is read, several times as fast.
+            # A JPEG is decoded at an eighth of its size, several times as fast; every byte is read.
             image.draft(None, (1, 1))
             image.load()
         headers.refuse_other_size(path)
@@ -107,7 +107,7 @@ def _refuse_empty(path: Path) -> None:
 
 
 def _refuse_bomb(path: Path, image: Image.Image) -> None:
-    """Pillow itself only warns up to twice its limit."""
+    """Up to twice its limit Pillow itself only warns."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit and image.width * image.height > limit:
         raise Image.DecompressionBombError(
@@ -117,6 +117,6 @@ def _refuse_bomb(path: Path, image: Image.Image) -> None:
 
 
 def _remedy(path: Path, error: BaseException) -> str:
-    if str(error).startswith(f"{path}: "):  # one of ours, with its own remedy
+    if str(error).startswith(f"{path}: "):  # raised by us, with its own remedy
         return str(error)
     return f"{path}: cannot be decoded ({error}); copy or download the image again"

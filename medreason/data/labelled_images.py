@@ -1,9 +1,9 @@
-"""Any table of labelled images as balanced multiple-choice questions: how users bring their data.
+"""A table of labelled images as balanced multiple-choice questions: how users bring their data.
 
-Images of one modality and label group are put together by twos to fours with different labels, all
-on one side of the split. The labels of such a set are the options of each of its questions, so each
-option is right in exactly one of them, at a letter of its own: neither option strings nor letters
-nor the set of options say anything, and whoever does not look at the image is at chance.
+Sets of two to four images of one modality, label group and split, each with another label, are
+asked about with the same options: their labels. So each option is right for exactly one image of
+the set, each time at another letter. Neither option strings nor letters nor the set of options tell
+anything, and the options-only baseline is at chance.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from medreason.samples import MODALITIES, Sample, letter_at
 
 @dataclass(frozen=True)
 class _Labelled:
-    """One row of the table: `sample` has its label as the answer and no options yet."""
+    """A row of the table; its sample has the label as its answer and no options yet."""
 
     sample: Sample
     group: str
     label: str
-    """In lower case with spaces for underscores: `No_tumor` and `no tumor` are one label."""
+    """In lower case with spaces for underscores: `No_tumor` and `no tumor` are equal."""
 
 
 def read(
@@ -46,30 +46,30 @@ def read(
 ) -> Iterator[Row]:
     """Questions about the images of a CSV file below the root.
 
-    `columns` says where image, modality, label, group and, where there are any, patient and split
-    are found. `ask` maps the groups to be asked about to their `task` and `question`; rows of other
-    groups are left alone. Labels with fewer than `min_images` images in their group and modality
-    are bad rows. Images that fit in no set are not asked about.
+    `columns` names the columns of image, modality, label, group and, optionally, patient and split.
+    `ask` maps a label group to its `task` and `question`; rows of other groups are left out. Labels
+    with fewer than `min_images` images in their group and modality make bad rows. An image that
+    fits in no set has no question.
     """
     root = rows.folder(root)
-    named = {key: column for key, column in columns.items() if column}
-    found = rows.table(root / table, named.values(), separator=separator, encoding=encoding)
-    asked = [(i, row) for i, row in enumerate(found) if row[named["group"]] in ask]
-    if not asked:
-        groups = sorted({row[named["group"]] for row in found})
+    columns = {key: column for key, column in columns.items() if column}
+    records = rows.table(root / table, columns.values(), separator=separator, encoding=encoding)
+    selected = [(i, row) for i, row in enumerate(records) if row[columns["group"]] in ask]
+    if not selected:
+        groups = sorted({row[columns["group"]] for row in records})
         raise ValueError(
             f"{root / table}: no row of the groups {sorted(ask)}; its groups are {groups}: "
-            "say in data.ask which to ask about"
+            "name in data.ask those to ask about"
         )
     labelled: list[_Labelled] = []
-    for index, row in asked:
+    for index, row in selected:
         try:
-            labelled.append(_labelled(root, f"{table}:{index}", row, named, ask))
+            labelled.append(_labelled(root, f"{table}:{index}", row, columns, ask))
         except ValueError as error:
             yield BadRow(table, index, str(error))
-    kept, bad = _frequent(labelled, min_images)
+    usable, bad = _usable(labelled, min_images)
     yield from bad
-    yield from _questions(_split(kept, split, test_share, seed), ask, choices, seed)
+    yield from _questions(_split(usable, split, test_share, seed), choices, seed)
 
 
 def _labelled(
@@ -106,21 +106,19 @@ def _labelled(
     return _Labelled(sample, group, sample.answer.lower())
 
 
-def _frequent(
-    labelled: Sequence[_Labelled], min_images: int
-) -> tuple[list[_Labelled], list[BadRow]]:
-    """Rows of labels with enough images to ask about, each image and label once; and the others."""
+def _usable(labelled: Sequence[_Labelled], min_images: int) -> tuple[list[_Labelled], list[BadRow]]:
+    """Rows of labels with enough images, each image and label once; and the other rows."""
     images: dict[tuple[str, str, str], set[Path]] = defaultdict(set)
     for item in labelled:
         images[item.sample.modality, item.group, item.label].add(item.sample.image)
     labels = Counter((modality, group) for modality, group, _ in images)
-    kept, bad, seen = [], [], set()
+    usable, bad, seen = [], [], set()
     for item in labelled:
         s = item.sample
         n = len(images[s.modality, item.group, item.label])
-        again = (s.image, item.group, item.label) in seen
+        repeated = (s.image, item.group, item.label) in seen
         seen.add((s.image, item.group, item.label))
-        if again:
+        if repeated:
             problem = f"repeats image and label {s.answer!r} of another row; keep one"
         elif labels[s.modality, item.group] < 2:
             problem = (
@@ -133,78 +131,77 @@ def _frequent(
                 f"{min_images}; add images, or lower it"
             )
         else:
-            kept.append(item)
+            usable.append(item)
             continue
         file, _, row = s.id.rpartition(":")
         bad.append(BadRow(file, int(row), problem))
-    return kept, bad
+    return usable, bad
 
 
 def _split(labelled: Sequence[_Labelled], how: str, share: float, seed: int) -> list[_Labelled]:
-    """Split by image (and patient), with each label as a cell of its own to be divided evenly."""
+    """Split by image (and patient); each label is a cell, so that it is divided evenly."""
     if how not in ("published", "by_image", "by_patient"):
         raise ValueError(f"data.split={how!r} needs published files; set by_patient or by_image")
     stand_ins = [
         replace(item.sample, task=f"{item.group}/{item.label}", id=f"{place}")
         for place, item in enumerate(labelled)
     ]
-    sides = {int(s.id): s.split for s in splits.split(stand_ins, how, test_share=share, seed=seed)}
+    split = splits.split(stand_ins, how, test_share=share, seed=seed)
+    split_of = {int(sample.id): sample.split for sample in split}
     return [
-        replace(item, sample=replace(item.sample, split=sides[place]))
+        replace(item, sample=replace(item.sample, split=split_of[place]))
         for place, item in enumerate(labelled)
     ]
 
 
-def _questions(
-    labelled: Sequence[_Labelled], ask: Mapping[str, Mapping[str, str]], choices: int, seed: int
-) -> Iterator[Sample]:
-    shown: dict[str, str] = {}  # one spelling of each label, whatever the order of the rows
+def _questions(labelled: Sequence[_Labelled], choices: int, seed: int) -> Iterator[Sample]:
+    spelling: dict[str, str] = {}  # one for each label, whatever the order of the rows
     labels_of: dict[tuple[Path, str], set[str]] = defaultdict(set)
     tables: dict[tuple[str, str, str], list[_Labelled]] = defaultdict(list)
     for item in sorted(labelled, key=lambda item: (str(item.sample.image), item.label)):
-        spelling = item.sample.answer
-        shown[item.label] = min(shown.get(item.label, spelling), spelling)
+        written = item.sample.answer
+        spelling[item.label] = min(spelling.get(item.label, written), written)
         labels_of[item.sample.image, item.group].add(item.label)
         tables[item.sample.modality, item.group, item.sample.split].append(item)
     for key, items in sorted(tables.items()):
-        draw = random.Random(f"{seed}/{'/'.join(key)}")
-        draw.shuffle(items)
+        rng = random.Random(f"{seed}/{'/'.join(key)}")
+        rng.shuffle(items)
         for members in _sets(items, labels_of, choices):
-            first = draw.randrange(len(members))
+            first = rng.randrange(len(members))
             for place, item in enumerate(members):
-                letter = (first + place) % len(members)
-                others = [shown[other.label] for other in members if other is not item]
-                draw.shuffle(others)
-                options = (*others[:letter], shown[item.label], *others[letter:])
-                yield replace(item.sample, options=options, answer=letter_at(letter))
+                right = (first + place) % len(members)
+                others = [spelling[other.label] for other in members if other is not item]
+                rng.shuffle(others)
+                options = (*others[:right], spelling[item.label], *others[right:])
+                yield replace(item.sample, options=options, answer=letter_at(right))
 
 
 def _sets(
     items: Sequence[_Labelled], labels_of: Mapping[tuple[Path, str], set[str]], choices: int
 ) -> Iterator[list[_Labelled]]:
-    """Sets of up to `choices` rows of different labels, no image of which has another's label.
+    """Sets of up to `choices` rows of different labels, none true of another image of the set.
 
-    Labels with most rows left come first, so that few are left over.
+    Labels with most remaining rows come first, so that few rows remain.
     """
-    left: dict[str, list[_Labelled]] = defaultdict(list)
+    remaining: dict[str, list[_Labelled]] = defaultdict(list)
     for item in items:
-        left[item.label].append(item)
+        remaining[item.label].append(item)
     while True:
         members: list[_Labelled] = []
         taken: set[str] = set()
-        for label in sorted(left, key=lambda label: (-len(left[label]), label)):
-            for item in left[label]:
-                theirs = labels_of[item.sample.image, item.group]
-                if label not in taken and not any(other.label in theirs for other in members):
+        for label in sorted(remaining, key=lambda label: (-len(remaining[label]), label)):
+            for item in remaining[label]:
+                labels = labels_of[item.sample.image, item.group]
+                if label not in taken and not any(other.label in labels for other in members):
                     members.append(item)
-                    taken |= theirs
+                    taken |= labels
                     break
             if len(members) == choices:
                 break
         if len(members) < 2:
             return
         for item in members:
-            left[item.label].remove(item)
-            if not left[item.label]:
-                del left[item.label]
+            remaining[item.label].remove(item)
+            if not remaining[item.label]:
+                del remaining[item.label]
         yield members

@@ -1,18 +1,17 @@
 """The files that Med-R1 publishes: JSON arrays of `image`, `problem`, `solution`.
 
-Format, names and their typing errors: PAPERS section 1 "Data".
+Format, names and their typing errors: experiments/med_r1/README.md, "Data".
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from medreason.data import rows
 from medreason.data.names import modality_of, task_of
-from medreason.data.rows import Row
+from medreason.data.rows import Record, Row
 from medreason.replies import published_answer
 from medreason.samples import MODALITIES, TASKS, Sample, letter_at, lettered, split_problem
 
@@ -24,51 +23,50 @@ def read(
     labels_from: Sequence[str] = (),
     patients: str | None = None,
 ) -> Iterator[Row]:
-    """Rows of files below the root, given by path or glob pattern; none given means all.
+    """Rows of `files`, paths or glob patterns below the root; empty means all.
 
     Modality and task come from the row, else from the file name, else from the row with the same
     image and problem in `labels_from` (the published files of the other family), else they are
     "unknown". `patients` is a CSV file below the root with `image` and `patient_or_source_id`.
-    `split` is empty where the file name says none. Raises ValueError for a file that cannot be
-    read at all.
+    `split` is empty where the file name has none. Raises ValueError for a file that cannot be read.
     """
     root = rows.folder(root)
-    known = _cells(root, labels_from)
-    owners = _patients(root, patients)
+    cells = _cells(root, labels_from)
+    patient_of = _patients(root, patients)
     for path in paths(root, files):
         file = path.relative_to(root).as_posix()
         yield from rows.each(
             file,
             rows.json_array(path),
-            lambda name, row: _sample(root, name, row, known, owners),
+            lambda name, row: _sample(root, name, row, cells, patient_of),
         )
 
 
 def paths(root: Path, files: Sequence[str]) -> list[Path]:
-    """The files meant by paths and patterns below the root; without any, the published ones."""
+    """The files that paths or glob patterns below the root name; without any, those published."""
     if not files:
-        every = sorted(root.rglob("*.json"))
-        if not every:
+        all_files = sorted(root.rglob("*.json"))
+        if not all_files:
             raise ValueError(f"data.root={root} holds no *.json; set data.root to the annotations")
-        return [path for path in every if _split_of(path.name)] or every
-    found: dict[Path, None] = {}
+        return [path for path in all_files if _split_of(path.name)] or all_files
+    selected: dict[Path, None] = {}
     for entry in files:
         if entry.startswith("/") or ".." in entry.split("/"):
             raise ValueError(f"data.files: {entry!r} leaves {root}; give a path below it")
         matches = [root / entry] if (root / entry).is_file() else sorted(root.glob(entry))
         if not matches:
-            known = ", ".join(path.name for path in sorted(root.rglob("*.json"))[:5])
-            raise ValueError(f"data.files: no file {entry!r} below {root}; there are: {known}")
-        found.update(dict.fromkeys(matches))
-    return list(found)
+            others = ", ".join(path.name for path in sorted(root.rglob("*.json"))[:5])
+            raise ValueError(f"data.files: no file {entry!r} below {root}; there are: {others}")
+        selected.update(dict.fromkeys(matches))
+    return list(selected)
 
 
 def _sample(
     root: Path,
     name: str,
-    row: Any,  # noqa: ANN401
-    known: dict[tuple[str, str], dict[str, str]],
-    owners: dict[str, str],
+    row: Record,
+    cells: Mapping[tuple[str, str], dict[str, str]],
+    patient_of: Mapping[str, str],
 ) -> Sample:
     image, problem, solution = (rows.text(row, key) for key in ("image", "problem", "solution"))
     rows.inside(image)
@@ -76,7 +74,7 @@ def _sample(
     if len(options) < 2 or not all(options):
         raise ValueError(f"no options of the form ' A).., B)..' in problem {problem!r}")
     file = name.rpartition(":")[0]
-    cell = {**known.get((image, problem), {}), **_cell(row, file)}
+    cell = {**cells.get((image, problem), {}), **_cell(row, file)}
     return Sample(
         id=name,
         image=root / image,
@@ -87,7 +85,7 @@ def _sample(
         modality=cell.get("modality", "unknown"),
         task=cell.get("task", "unknown"),
         source=_source(row.get("source") or image),
-        patient=owners.get(image),
+        patient=patient_of.get(image),
         split=_split_of(file),
     )
 
@@ -110,8 +108,8 @@ def _gold(solution: str, options: tuple[str, ...]) -> str:
     return form[1]
 
 
-def _cell(row: dict[str, Any], file: str) -> dict[str, str]:
-    """What row and file name say of modality and task."""
+def _cell(row: Record, file: str) -> dict[str, str]:
+    """Modality and task, as far as the row or the file name has them."""
     cell = {}
     name = Path(file).stem
     for key, key_of, known in (
@@ -122,8 +120,8 @@ def _cell(row: dict[str, Any], file: str) -> dict[str, str]:
             cell[key] = key_of(rows.text(row, key))
             if not cell[key]:
                 raise ValueError(f'"{key}" is {row[key]!r}; known: {", ".join(known)}, unknown')
-        elif (found := key_of(name)) not in ("", "unknown"):
-            cell[key] = found
+        elif (value := key_of(name)) not in ("", "unknown"):
+            cell[key] = value
     return cell
 
 
@@ -134,8 +132,8 @@ def _source(text: str) -> str:
 
 
 def _split_of(file: str) -> str:
-    found = re.search(r"_(train|test)\.json$", file)
-    return found[1] if found else ""
+    match = re.search(r"_(train|test)\.json$", file)
+    return match[1] if match else ""
 
 
 def _cells(root: Path, files: Sequence[str]) -> dict[tuple[str, str], dict[str, str]]:
@@ -155,12 +153,12 @@ def _patients(root: Path, file: str | None) -> dict[str, str]:
     path = root / file
     if not path.is_file():
         raise ValueError(f"data.patients: no file {path}; give its path below {root}")
-    owners: dict[str, str] = {}
+    patient_of: dict[str, str] = {}
     for row in rows.table(path, ("image", "patient_or_source_id")):
         patient = (row["patient_or_source_id"] or "").strip()
-        if patient and owners.setdefault(row["image"], patient) != patient:
+        if patient and patient_of.setdefault(row["image"], patient) != patient:
             raise ValueError(
-                f"{path}: image {row['image']!r} has the patients {owners[row['image']]!r}"
+                f"{path}: image {row['image']!r} has the patients {patient_of[row['image']]!r}"
                 f" and {patient!r}; keep one"
             )
-    return owners
+    return patient_of

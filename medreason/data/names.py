@@ -1,10 +1,11 @@
-"""What releases call modalities and question types, typing errors included."""
+"""Names of modalities and question types in releases, typing errors included."""
 
 from __future__ import annotations
 
 import re
 
-# Beginnings of the names in lower case without spaces and signs. Source: PAPERS section 1 "Data".
+# How names start, in lower case without spaces and signs.
+# Source: experiments/med_r1/README.md, "Data".
 _MODALITIES = {
     "ct": ("ct", "computedtomography"),
     "mri": ("mr", "magnetic"),

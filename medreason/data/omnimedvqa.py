@@ -1,17 +1,17 @@
 """OmniMedVQA's open-access part as released: 42 JSON files, one a source data set.
 
-Layout: PAPERS section 1 "Data"; one row of `Chest CT Scan.json` has `modality` for `modality_type`.
+Layout: experiments/med_r1/README.md, "Data"; one row of `Chest CT Scan.json` calls `modality_type`
+`modality`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from medreason.data import med_r1, rows
 from medreason.data.names import modality_of, task_of
-from medreason.data.rows import Row
+from medreason.data.rows import Record, Row
 from medreason.samples import MODALITIES, TASKS, Sample, letter_at
 
 FOLDER = "QA_information/Open-access"
@@ -25,7 +25,7 @@ SOURCES = (
     *("Pulmonary Chest MC", "Pulmonary Chest Shenzhen", "RUS CHN", "RadImageNet"),
     *("Retinal OCT-C8", "SARS-CoV-2 CT-scan", "Yangxi"),
 )
-"""The 42 source data sets, which name the files and the folders of the images."""
+"""The 42 source data sets; files and image folders are named after them."""
 
 _OPTION_KEYS = ("option_A", "option_B", "option_C", "option_D")
 
@@ -35,40 +35,41 @@ _Question = tuple[str, str, tuple[str, ...]]
 def read(
     root: Path | str | None, files: Sequence[str] = (), *, splits_from: Sequence[str] = ()
 ) -> Iterator[Row]:
-    """Rows of files below the root, given by path or glob pattern; none given means all 42.
+    """Rows of `files`, paths or glob patterns below the root; empty means all 42.
 
-    `splits_from` names the files of one family that Med-R1 publishes, below the root, from which
-    the published split is taken; without them rows have none. Raises ValueError where files of the
-    release are missing.
+    The published split is that of `splits_from`, the files of one family that Med-R1 publishes,
+    below the root; without them rows have none. Raises ValueError where files are missing.
     """
     root = rows.folder(root)
-    found = (
+    paths = (
         med_r1.paths(root, files)
         if files
-        else rows.all_there(root, [f"{FOLDER}/{source}.json" for source in SOURCES])
+        else rows.release_files(root, [f"{FOLDER}/{source}.json" for source in SOURCES])
     )
-    sides = _sides(root, splits_from)
-    for path in found:
+    published = _published_splits(root, splits_from)
+    for path in paths:
         file = path.relative_to(root).as_posix()
         yield from rows.each(
-            file, rows.json_array(path), lambda name, row: _sample(root, name, row, sides)
+            file, rows.json_array(path), lambda name, row: _sample(root, name, row, published)
         )
 
 
-def _sample(root: Path, name: str, row: Any, sides: Mapping[_Question, str] | None) -> Sample:  # noqa: ANN401
+def _sample(
+    root: Path, name: str, row: Record, published: Mapping[_Question, str] | None
+) -> Sample:
     image, question = rows.inside(rows.text(row, "image_path")), rows.text(row, "question").strip()
     options = tuple(rows.text(row, key).strip() for key in _OPTION_KEYS if row.get(key) is not None)
     gold = rows.text(row, "gt_answer").strip()
     if gold not in options or len(options) < 2:
         raise ValueError(f'"gt_answer" {gold!r} is none of the options {list(options)}')
-    named = rows.text(row, "modality_type" if "modality_type" in row else "modality")
-    modality, task = modality_of(named), task_of(rows.text(row, "question_type"))
+    modality_name = rows.text(row, "modality_type" if "modality_type" in row else "modality")
+    modality, task = modality_of(modality_name), task_of(rows.text(row, "question_type"))
     if not modality or not task:
         raise ValueError(
-            f'"modality_type" {named!r}, "question_type" {row["question_type"]!r}; known: '
+            f'"modality_type" {modality_name!r}, "question_type" {row["question_type"]!r}; known: '
             f"{', '.join((*MODALITIES, *TASKS))}"
         )
-    if sides is not None and (image, question, options) not in sides:
+    if published is not None and (image, question, options) not in published:
         raise ValueError("is in none of the files of data.splits_from; name all of one family")
     return Sample(
         id=name,
@@ -81,22 +82,22 @@ def _sample(root: Path, name: str, row: Any, sides: Mapping[_Question, str] | No
         task=task,
         source=rows.text(row, "dataset"),
         patient=None,
-        split=sides[image, question, options] if sides is not None else "",
+        split=published[image, question, options] if published is not None else "",
     )
 
 
-def _sides(root: Path, files: Sequence[str]) -> dict[_Question, str] | None:
-    """The published side of each question; None where no files are named."""
+def _published_splits(root: Path, files: Sequence[str]) -> dict[_Question, str] | None:
+    """The published split of each question; None where no files are named."""
     if not files:
         return None
-    sides: dict[_Question, str] = {}
+    splits: dict[_Question, str] = {}
     for row in med_r1.read(root, files):
         if isinstance(row, rows.BadRow):
             raise ValueError(f"data.splits_from: {row}")
         key = (row.image.relative_to(root).as_posix(), row.question, row.options)
-        if sides.setdefault(key, row.split) != row.split:
+        if splits.setdefault(key, row.split) != row.split:
             raise ValueError(
                 f"data.splits_from: {row.id} puts a question in {row.split} that another file puts "
-                f"in {sides[key]}; name the files of one family only"
+                f"in {splits[key]}; name the files of one family only"
             )
-    return sides
+    return splits

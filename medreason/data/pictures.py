@@ -1,4 +1,4 @@
-"""What an audit finds out about each image: size, content, look, or why it cannot be read."""
+"""Size, content hash and perceptual hash of each image, for the audit."""
 
 from __future__ import annotations
 
@@ -16,31 +16,33 @@ from medreason.data.images import open_rgb
 
 @dataclass(frozen=True)
 class Picture:
+    """An image file as the audit sees it."""
+
     size: tuple[int, int] | None = None
     """Width and height in pixels, upright; None where it cannot be read."""
     content: str = ""
     """SHA-256 of the file, 16 digits: equal for equal files."""
     look: str = ""
-    """dHash, 16 digits: equal for images that differ in size, format or compression only."""
+    """dHash, 16 digits: equal for images that differ in size, format or compression alone."""
     problem: str = ""
-    """Empty, "missing", or why it cannot be read."""
+    """ "missing", or why it cannot be read; else empty."""
 
 
 def look_at(
     paths: Iterable[Path], progress: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, Picture]:
-    """Read every image once, on all cores. `progress` hears done and total."""
-    todo = sorted({str(path) for path in paths})
-    found: dict[str, Picture] = {}
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
-        for path, picture in zip(todo, pool.map(_picture, todo), strict=True):
-            found[path] = picture
-            progress(len(found), len(todo))
-    return found
+    """Read every image once, on all cores. `progress` gets done and total."""
+    unique = sorted({str(path) for path in paths})
+    pictures: dict[str, Picture] = {}
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
+        for path, picture in zip(unique, pool.map(_picture, unique), strict=True):
+            pictures[path] = picture
+            progress(len(pictures), len(unique))
+    return pictures
 
 
 def difference_hash(image: Image.Image) -> str:
-    """64 bits: whether each pixel of the 9 x 8 grey miniature is brighter than its left neighbour.
+    """64 bits: whether each pixel of the 9 x 8 grey thumbnail is brighter than its left neighbour.
 
     Source: N. Krawetz 2013, "Kind of Like That" (dHash).
     """

@@ -1,4 +1,4 @@
-"""Images of any format to RGB squares of one size, on all cores, resumed where it stopped."""
+"""Images of any format to square RGB PNGs of one size, on all cores; a killed call is resumed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from medreason.runs.files import atomic, remove_unfinished
 FILTER = "bicubic"
 
 
-def targets(images: set[Path], root: Path | None, folder: Path) -> dict[Path, Path]:
-    """Where each image goes: its path below the root, in `folder`, `.png` behind its whole name.
+def targets_of(images: set[Path], root: Path | None, folder: Path) -> dict[Path, Path]:
+    """The file for each image: its path below the root, in `folder`, with `.png` appended.
 
-    So neither equal names in different folders nor `a.png` beside `a.jpg` meet.
+    Appended to the whole name, so that `a.png` and `a.jpg` of one folder get different files.
     """
     common = root or Path(os.path.commonpath([image.parent for image in images]))
     return {
@@ -30,9 +30,9 @@ def targets(images: set[Path], root: Path | None, folder: Path) -> dict[Path, Pa
 
 
 def is_done(image: Path, target: Path) -> bool:
-    """Whether a target is whole and of this image as it is now: it carries the image's time.
+    """Whether the target was made from the image as it is now: both have the same mtime.
 
-    To two seconds, since some file systems keep no finer times.
+    To two seconds, since some file systems store no finer times.
     """
     try:
         return abs(target.stat().st_mtime - image.stat().st_mtime) < 2
@@ -41,23 +41,23 @@ def is_done(image: Path, target: Path) -> bool:
 
 
 def prepare(
-    todo: Mapping[Path, Path],
+    targets: Mapping[Path, Path],
     size: int,
-    fit: str,
+    resize: str,
     processes: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Path, str]:
-    """Write each image to its target, unless that is done; gives the images that cannot be read.
+    """Write each image to its target, unless that is done; return image -> why it cannot be read.
 
-    A target appears in one step: what a kill leaves behind is under another name and is removed
-    by the next call. `progress` hears done and total.
+    A target is written atomically, so a killed call leaves none that is half-written. `progress`
+    gets done and total.
     """
-    missing = [(image, target) for image, target in todo.items() if not is_done(image, target)]
-    for folder in {target.parent for target in todo.values()}:
+    missing = [(image, target) for image, target in targets.items() if not is_done(image, target)]
+    for folder in {target.parent for target in targets.values()}:
         folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder, older_than_seconds=0)
-    done, problems = len(todo) - len(missing), {}
-    work = partial(_prepare, size=size, fit=fit)
+    done, problems = len(targets) - len(missing), {}
+    work = partial(_prepare, size=size, resize=resize)
     count = processes or (os.cpu_count() or 1)
     if count == 1:
         results = map(work, missing)
@@ -70,7 +70,7 @@ def prepare(
     try:
         for (image, _), problem in zip(missing, results, strict=True):
             done += 1
-            progress(done, len(todo))
+            progress(done, len(targets))
             if problem:
                 problems[image] = f"image {problem}"
     finally:
@@ -79,17 +79,17 @@ def prepare(
     return problems
 
 
-def _prepare(pair: tuple[Path, Path], *, size: int, fit: str) -> str:
-    """Why the image cannot be read; empty where its target is written."""
+def _prepare(pair: tuple[Path, Path], *, size: int, resize: str) -> str:
+    """Write an image to its target; return why it cannot be read, empty where it can."""
     image, target = pair
     try:
         picture = open_rgb(image)
         headers.refuse_other_size(image)
     except (ValueError, zlib.error) as error:
         return str(error)
-    square = resize_square(picture, size) if fit == "stretch" else pad_square(picture, size)
-    made = image.stat().st_mtime_ns
+    square = resize_square(picture, size) if resize == "stretch" else pad_square(picture, size)
+    mtime = image.stat().st_mtime_ns
     with atomic(target, sync=False) as unfinished:
-        square.save(unfinished, "PNG", compress_level=3)  # half the time of 6 for a twentieth more
-        os.utime(unfinished, ns=(made, made))
+        square.save(unfinished, "PNG", compress_level=3)  # half the time of 6, 5 % larger
+        os.utime(unfinished, ns=(mtime, mtime))
     return ""

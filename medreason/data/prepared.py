@@ -1,9 +1,9 @@
-"""The folder that `action=prepare` writes: images in one size, one cleaned table, its digest."""
+"""Reads and writes the folder of `action=prepare`: images of one size, a table, its digest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,15 @@ _SCHEMA = pa.schema(
 
 
 def read(root: Path | str | None) -> Iterator[Row]:
-    """The samples of a prepared folder, wherever it lies now.
+    """The samples of a prepared folder, which may have been moved.
 
-    Raises:
-        ValueError: the folder was not prepared to the end.
+    Raises ValueError where the folder was not prepared to the end.
     """
     root = rows.folder(root)
     if not (root / SUMMARY).is_file():
         raise ValueError(
             f"data.root={root} has no {SUMMARY}: it is not a prepared folder, or action=prepare "
-            "did not come to its end; the same command goes on where it stopped"
+            "did not finish; re-run the same command to resume"
         )
     for row in pq.read_table(root / TABLE).to_pylist():
         image, options = root / row["image"], tuple(row["options"])
@@ -46,9 +45,8 @@ def read(root: Path | str | None) -> Iterator[Row]:
 
 
 def write(folder: Path, samples: Sequence[Sample], summary: dict[str, Any]) -> None:
-    """Write table and summary, each in one step; the summary comes last and makes it whole."""
-    relative = [replace(s, image=s.image.relative_to(folder)) for s in samples]
-    found = [asdict(s) | {"image": s.image.as_posix()} for s in relative]
+    """Write table and summary; the summary comes last and marks the folder as complete."""
+    rows = [asdict(s) | {"image": s.image.relative_to(folder).as_posix()} for s in samples]
     with atomic(folder / TABLE) as unfinished:
-        pq.write_table(pa.Table.from_pylist(found, schema=_SCHEMA), unfinished)
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), unfinished)
     write_json(folder / SUMMARY, summary)

@@ -1,14 +1,14 @@
-"""Rows of annotation files: what a reader gives for each, and what readers share."""
+"""Rows of annotation files: how readers parse them, and what a reader yields for each."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medreason.samples import Sample, letter_at
 
@@ -18,13 +18,14 @@ YES_NO = ("Yes", "No")
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that gives no sample, and why."""
+    """A row that cannot be used."""
 
     file: str
     """Path below the root."""
     row: int
-    """Place in the file; the first row is 0. In a table that is the line below the names."""
+    """Counted from 0; in a table the first row is the line below the column names."""
     problem: str
+    """Why it cannot be used, and what to do."""
 
     def __str__(self) -> str:
         return f"{self.file}, row {self.row}: {self.problem}"
@@ -33,25 +34,28 @@ class BadRow:
 Row = Sample | BadRow
 """What the function at a data set's `_target_` yields for each row of its files.
 
-The sample's id is `<file>:<row>`, so that whatever is found wrong with it later can be named.
+The sample's id is `<file>:<row>`, so that later errors can name the row.
 """
+
+Record = Mapping[str, Any]
+"""One object of a JSON array or one row of a table; `text` checks that it is one."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What files hold: the samples, and the rows that give none."""
+    """The rows of a data set."""
 
     samples: list[Sample]
     bad_rows: list[BadRow]
 
 
-def each(
-    file: str, rows: Iterable[Any], build: Callable[[str, Any], Sample | None]
-) -> Iterator[Row]:
-    """What `build` makes of each id and row.
+def each(file: str, rows: Iterable[T], build: Callable[[str, T], Sample | None]) -> Iterator[Row]:
+    """`build(id, row)` of each row.
 
-    A row it refuses with ValueError, or that lacks a key, becomes a BadRow; one it gives None for
-    was not asked for.
+    A row for which it raises ValueError or KeyError becomes a BadRow; one for which it returns None
+    is left out.
     """
     for index, row in enumerate(rows):
         try:
@@ -60,18 +64,19 @@ def each(
         except ValueError as error:
             yield BadRow(file, index, str(error))
         except KeyError as error:
-            yield BadRow(file, index, f"no {error}; keys are {list(row)}")
+            keys = list(row) if isinstance(row, Mapping) else []
+            yield BadRow(file, index, f"no {error}; keys are {keys}")
 
 
 def folder(root: Path | str | None) -> Path:
-    """The root as a path. Raises ValueError where it is not a folder."""
+    """The root as a path. Raises ValueError unless it is a folder."""
     if root is None or not Path(root).is_dir():
         raise ValueError(f"data.root={root} is not a folder; set data.root to the data")
     return Path(root)
 
 
-def all_there(root: Path, names: Iterable[str]) -> list[Path]:
-    """The files of a release. Raises ValueError with the names of those that are missing."""
+def release_files(root: Path, names: Iterable[str]) -> list[Path]:
+    """Paths of a release's files. Raises ValueError with the names of those that are missing."""
     paths = [root / name for name in names]
     if missing := [str(path.relative_to(root)) for path in paths if not path.is_file()]:
         raise ValueError(
@@ -81,8 +86,8 @@ def all_there(root: Path, names: Iterable[str]) -> list[Path]:
     return paths
 
 
-def json_array(path: Path) -> list[Any]:
-    """The rows of a file that is a JSON array of objects."""
+def json_array(path: Path) -> list[Record]:
+    """The objects of a JSON array. Raises ValueError where the file holds no such thing."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
@@ -97,10 +102,10 @@ def json_array(path: Path) -> list[Any]:
 def table(
     path: Path, columns: Iterable[str], *, separator: str = ",", encoding: str = "utf-8-sig"
 ) -> list[dict[str, str]]:
-    """The rows of a CSV file with at least these columns, read as text."""
+    """The rows of a CSV file as text. Raises ValueError where it lacks a column or rows."""
     try:
-        with path.open(encoding=encoding, newline="") as lines:
-            reader = csv.DictReader(lines, delimiter=separator)
+        with path.open(encoding=encoding, newline="") as stream:
+            reader = csv.DictReader(stream, delimiter=separator)
             rows = list(reader)
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -108,17 +113,17 @@ def table(
         ) from error
     names = reader.fieldnames or ()
     if missing := sorted(set(columns) - set(names)):
-        others = [other for other in (";", "\t", "|", ",") if len(names) == 1 and other in names[0]]
-        hint = f"; is its separator {others[0]!r}? set data.separator" if others else ""
+        likely = [sign for sign in (";", "\t", "|", ",") if len(names) == 1 and sign in names[0]]
+        hint = f"; is its separator {likely[0]!r}? set data.separator" if likely else ""
         raise ValueError(f"{path}: no column {missing}; columns are {list(names)}{hint}")
     if not rows:
         raise ValueError(f"{path}: holds no rows below the names of its columns")
     return rows
 
 
-def text(row: Any, key: str) -> str:  # noqa: ANN401
+def text(row: Record, key: str) -> str:
     """The text at a key of a row. Raises ValueError where there is none."""
-    if not isinstance(row, dict):
+    if not isinstance(row, Mapping):
         raise ValueError(f"is {type(row).__name__}, not an object with {key!r} ...")
     if key not in row:
         raise ValueError(f'no "{key}"; keys are {list(row)}')
@@ -128,14 +133,14 @@ def text(row: Any, key: str) -> str:  # noqa: ANN401
 
 
 def inside(image: str) -> str:
-    """The image's path as given. Raises ValueError where it does not stay below the root."""
+    """The image's path unchanged. Raises ValueError where it leads out of the root."""
     if image.startswith("/") or ".." in re.split(r"[/\\]", image):
         raise ValueError(f"image {image!r} leaves the data root; give a path below it")
     return image
 
 
 def yes_or_no(answer: str) -> tuple[tuple[str, ...], str]:
-    """Options and answer: Yes, No and a letter for `yes` or `no`, else an open question."""
+    """(options, answer): Yes and No with a letter for `yes` or `no`, else none with the answer."""
     plain = answer.strip().rstrip(".").lower()
     names = [option.lower() for option in YES_NO]
     if plain in names:

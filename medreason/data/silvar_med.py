@@ -1,18 +1,17 @@
 """Silvar-Med: questions about abnormal SLAKE images with expert-checked explanations.
 
-The paper gives no layout (PAPERS section 2, 866 items), and copies differ: the names of files and
-keys are values of `conf/data/silvar_med.yaml`.
+866 items [3rd] (experiments/rarl/README.md, "Recipe"). The paper gives no layout and copies differ:
+the names of files and keys are values of `conf/data/silvar_med.yaml`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from medreason.data import rows
 from medreason.data.names import modality_of
-from medreason.data.rows import Row
+from medreason.data.rows import Record, Row
 from medreason.samples import Sample, letter_at, letters_of, split_problem
 
 
@@ -23,9 +22,9 @@ def read(
     *,
     image_folder: str = "images",
 ) -> Iterator[Row]:
-    """Rows of JSON arrays; `files` maps each to its side, `keys` says what its keys are called."""
+    """Rows of JSON arrays; `files` maps each to its split, `keys` our names of keys to theirs."""
     root = rows.folder(root)
-    rows.all_there(root, files)
+    rows.release_files(root, files)
     for file, split in files.items():
         yield from rows.each(
             file,
@@ -37,29 +36,29 @@ def read(
 def _sample(
     images: Path,
     name: str,
-    row: Any,  # noqa: ANN401
+    row: Record,
     keys: Mapping[str, str],
     split: str,
 ) -> Sample:
-    image, asked, answer, explanation = (
-        rows.text(row, keys[key]) for key in ("image", "question", "answer", "explanation")
+    problem, answer, explanation = (
+        rows.text(row, keys[key]).strip() for key in ("question", "answer", "explanation")
     )
-    question, options = split_problem(asked)
+    question, options = split_problem(problem)
     if not options:
         options, answer = rows.yes_or_no(answer)
-    elif answer.strip() in options:
-        answer = letter_at(options.index(answer.strip()))
-    elif answer.strip() not in letters_of(options):
+    elif answer in options:
+        answer = letter_at(options.index(answer))
+    elif answer not in letters_of(options):
         raise ValueError(f'"{keys["answer"]}" {answer!r} is none of the options {list(options)}')
-    named = row.get(keys["modality"])
-    modality = modality_of(named) if isinstance(named, str) else "unknown"
+    name_of_modality = row.get(keys["modality"])
+    modality = modality_of(name_of_modality) if isinstance(name_of_modality, str) else "unknown"
     return Sample(
         id=name,
-        image=images / rows.inside(image),
+        image=images / rows.inside(rows.text(row, keys["image"])),
         question=question,
         options=options,
-        answer=answer.strip(),
-        explanation=explanation.strip(),
+        answer=answer,
+        explanation=explanation,
         modality=modality or "unknown",
         task="disease",  # it asks about abnormalities
         source="Silvar-Med",

@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from medreason.data import rows
 from medreason.data.names import modality_of
-from medreason.data.rows import Row
+from medreason.data.rows import Record, Row
 from medreason.samples import Sample
 
-_TASKS = {  # ours; what the matrix has no column for is attributes
+_TASKS = {  # [ours]; types without a column in the matrix are attributes
     "modality": "modality_recognition",
     "organ": "anatomy",
     "position": "anatomy",
@@ -34,25 +33,26 @@ def read(
 ) -> Iterator[Row]:
     """Rows in `language` (en, zh or both).
 
-    `validation` is the side on which validation rows are put, none leaves them out.
-    `images_not_in` is a file that names images (xmlab12) whose rows are left out: Silvar-Med is
-    made of SLAKE images, so what was trained on it has seen them.
+    Validation rows belong to the split `validation`; None leaves them out. Rows about images that
+    the file `images_not_in` names (as xmlab12) are left out, too: Silvar-Med is made of SLAKE
+    images, so a model that was trained on it has seen them.
     """
     root = rows.folder(root)
     if language not in _LANGUAGES:
         raise ValueError(f"data.language={language!r}; known: {', '.join(_LANGUAGES)}")
     files = {"train.json": "train", "test.json": "test"}
     if validation:
-        alone = "validate.json" if (root / "validate.json").is_file() else "validation.json"
-        files[alone] = validation
-    rows.all_there(root, files)
-    seen = set(re.findall(r"xmlab\d+", Path(images_not_in).read_text())) if images_not_in else set()
+        released = "validate.json" if (root / "validate.json").is_file() else "validation.json"
+        files[released] = validation
+    rows.release_files(root, files)
+    names = Path(images_not_in).read_text() if images_not_in else ""
+    left_out = set(re.findall(r"xmlab\d+", names))
     for file, split in files.items():
         yield from rows.each(
             file,
             rows.json_array(root / file),
             lambda name, row, split=split: _sample(
-                root, name, row, _LANGUAGES[language], seen, split
+                root, name, row, _LANGUAGES[language], left_out, split
             ),
         )
 
@@ -60,7 +60,7 @@ def read(
 def _sample(
     root: Path,
     name: str,
-    row: Any,  # noqa: ANN401
+    row: Record,
     languages: Sequence[str],
     left_out: Collection[str],
     split: str,

@@ -1,4 +1,4 @@
-"""Train and test: as published, without an image or a patient in both, or both families' test."""
+"""Train and test: as published, without an image or patient in both, or joint for two families."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import replace
 from medreason.samples import Sample
 
 LOW_DATA = {"train": 600, "test": 300}
-"""Rows of each modality in the low-data protocol. Source: PAPERS section 1 "Recipe", KEPO."""
+"""Rows of each modality in the low-data protocol. Source: KEPO, arXiv:2602.00400."""
 
 
 def split(samples: Sequence[Sample], how: str, *, test_share: float, seed: int) -> list[Sample]:
     """The samples with `split` set as `data.split` says.
 
-    `published` keeps what file names say; where they say nothing, the samples are split by image
-    and patient. Raises ValueError where the samples do not have what the split needs.
+    `published` keeps the split of the files; files without one are split by image and patient.
+    Raises ValueError where the samples lack what the split needs.
     """
     if not samples:
         return []
@@ -42,61 +42,60 @@ def split(samples: Sequence[Sample], how: str, *, test_share: float, seed: int) 
 
 
 def merged(samples: Sequence[Sample]) -> list[Sample]:
-    """Rows that ask the same of the same image once, with what each file knows of their cell.
+    """Each question about an image once, its cell merged from all rows that ask it.
 
-    For the published families, which list every question twice: once under its modality, once
-    under its type.
+    The published families list every question twice: once under its modality, once under its type.
     """
-    first: dict[tuple[object, ...], Sample] = {}
+    unique: dict[tuple[object, ...], Sample] = {}
     for sample in samples:
         key = _question(sample)
-        known = first.setdefault(key, sample)
+        first = unique.setdefault(key, sample)
         cell = {
             name: getattr(sample, name)
             for name in ("modality", "task")
-            if getattr(known, name) == "unknown" != getattr(sample, name)
+            if getattr(first, name) == "unknown" != getattr(sample, name)
         }
         if cell:
-            first[key] = replace(known, **cell)
-    return list(first.values())
+            unique[key] = replace(first, **cell)
+    return list(unique.values())
 
 
 def joint(samples: Sequence[Sample]) -> list[Sample]:
     """One clean split of two families of files that were split independently.
 
-    Test: rows in the test of both families. Train: rows in a train file and in no test file. The
-    others are left out, since one family trains on what the other tests.
+    Test: rows in the tests of both families. Train: rows in train files alone. The others are left
+    out, since one family trains on what the other tests.
     """
-    families: dict[tuple[object, ...], set[tuple[bool, str]]] = defaultdict(set)
+    # (of the family of question types, split) of every row that asks a question
+    places: dict[tuple[object, ...], set[tuple[bool, str]]] = defaultdict(set)
     for sample in samples:
-        families[_question(sample)].add((sample.modality == "unknown", sample.split))
+        places[_question(sample)].add((sample.modality == "unknown", sample.split))
     both_tests = {(True, "test"), (False, "test")}
-    if not any(found >= both_tests for found in families.values()):
+    if not any(place >= both_tests for place in places.values()):
         raise ValueError(
             "data.split=joint: no row is in the tests of both families; name files of both in "
             "data.files, e.g. data.files=['modality/*/*.json', 'question_type/*/*.json']"
         )
-    kept = []
+    split = []
     for sample in merged(samples):
-        found = families[_question(sample)]
-        if found >= both_tests:
-            kept.append(replace(sample, split="test"))
-        elif {side for _, side in found} == {"train"}:
-            kept.append(replace(sample, split="train"))
-    return kept
+        place = places[_question(sample)]
+        if place >= both_tests:
+            split.append(replace(sample, split="test"))
+        elif {name for _, name in place} == {"train"}:
+            split.append(replace(sample, split="train"))
+    return split
 
 
 def low_data(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """At most LOW_DATA rows of each modality and side, drawn by the seed, in their order."""
-    members: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    """A random subset: at most LOW_DATA rows of each modality and split, in their order."""
+    ids: dict[tuple[str, str], list[str]] = defaultdict(list)
     for sample in samples:
-        members[sample.modality, sample.split].append(sample)
-    drawn: set[str] = set()
-    for (modality, side), rows in sorted(members.items()):
-        ids = sorted(row.id for row in rows)
-        size = min(LOW_DATA[side], len(ids))
-        drawn.update(random.Random(f"{seed}/{modality}/{side}").sample(ids, size))
-    return [sample for sample in samples if sample.id in drawn]
+        ids[sample.modality, sample.split].append(sample.id)
+    selected: set[str] = set()
+    for (modality, name), members in sorted(ids.items()):
+        size = min(LOW_DATA[name], len(members))
+        selected.update(random.Random(f"{seed}/{modality}/{name}").sample(sorted(members), size))
+    return [sample for sample in samples if sample.id in selected]
 
 
 def split_by_group(
@@ -105,8 +104,8 @@ def split_by_group(
     """The samples in their order with `split` set, about `test_share` of each cell in test.
 
     Samples that share an image or, with `patients`, a patient, directly or through others, stay
-    together; cells are met as well as that permits. The same for every order of the rows and place
-    of the root. Raises ValueError where a share between 0 and 1 leaves one side empty.
+    together; the share of each cell is met as well as that permits. Neither the order of the rows
+    nor the root changes the split. Raises ValueError where train or test would be empty.
     """
     if not 0 <= test_share <= 1:
         raise ValueError(f"test_share={test_share}; needs a number from 0 to 1")
@@ -161,15 +160,15 @@ def _groups(samples: Sequence[Sample], patients: bool) -> list[list[Sample]]:
 
 
 def _fill(groups: list[list[Sample]], share: float) -> set[int]:
-    """Indices of the test groups: moved one by one while that brings the cells nearer to the share.
+    """Indices of the test groups: groups move one by one while that brings cells nearer the share.
 
-    The sum of squared misses, each relative to the size of its cell, falls with every move.
+    Every move lowers the sum of squared differences, each relative to the size of its cell.
     """
     cells = [Counter(sample.cell for sample in group) for group in groups]
     total = Counter[tuple[str, str]]()
     for counts in cells:
         total.update(counts)
-    miss = {cell: -share * count for cell, count in total.items()}
+    excess = {cell: -share * count for cell, count in total.items()}  # of test rows
     test: set[int] = set()
     moved = True
     while moved:
@@ -177,12 +176,12 @@ def _fill(groups: list[list[Sample]], share: float) -> set[int]:
         for index, counts in enumerate(cells):
             sign = -1 if index in test else 1
             change = sum(
-                ((miss[cell] + sign * n) ** 2 - miss[cell] ** 2) / total[cell]
+                ((excess[cell] + sign * n) ** 2 - excess[cell] ** 2) / total[cell]
                 for cell, n in sorted(counts.items())
             )
             if change < -1e-9:
                 moved = True
                 test ^= {index}
                 for cell, n in counts.items():
-                    miss[cell] += sign * n
+                    excess[cell] += sign * n
     return test

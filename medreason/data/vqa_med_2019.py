@@ -1,13 +1,14 @@
 """VQA-Med 2019 as released: lines of `image|question|answer` by category, and JPEG files.
 
-Layout: github.com/abachaa/VQA-Med-2019. Images have no modality of their own: it is read from the
-answers and questions about them, else it is "unknown".
+Layout: github.com/abachaa/VQA-Med-2019. The modality of an image is not released: it is read from
+the questions and answers about it, else it is "unknown".
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from medreason.data import rows
@@ -20,7 +21,7 @@ _TEST = "VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt"
 _CATEGORIES = {"C1_Modality": "modality", "C2_Plane": "plane", "C3_Organ": "organ"} | {
     "C4_Abnormality": "abnormality"
 }
-_TASKS = {  # ours: a plane is a property of the image
+_TASKS = {  # [ours]: a plane is a property of the image
     "modality": "modality_recognition",
     "plane": "attributes",
     "organ": "anatomy",
@@ -37,7 +38,7 @@ _MODALITIES = {
 def read(
     root: Path | str | None, *, validation: str | None = None, encoding: str = "utf-8-sig"
 ) -> Iterator[Row]:
-    """Rows of training and test; `validation` is the side of validation rows, none drops them."""
+    """Training and test rows; validation rows go to the split `validation`, or nowhere if None."""
     root = rows.folder(root)
     parts = [(_TRAINING, "train", "Train_images", "train")]
     if validation:
@@ -48,9 +49,9 @@ def read(
         for name, category in _CATEGORIES.items()
     }
     files[_TEST] = ("VQAMed2019Test/VQAMed2019_Test_Images", "", "test")
-    rows.all_there(root, files)
+    rows.release_files(root, files)
     lines = {file: _lines(root / file, encoding) for file in files}
-    modalities = _modalities(line for found in lines.values() for line in found)
+    modalities = _modalities(itertools.chain.from_iterable(lines.values()))
     for file, (images, category, split) in files.items():
         yield from rows.each(
             file,
@@ -88,20 +89,20 @@ def _sample(
     )
 
 
-def _modalities(lines: Iterator[str]) -> dict[str, str]:
-    """The modality of each image whose questions and answers name one and no other."""
+def _modalities(lines: Iterable[str]) -> dict[str, str]:
+    """The modality of each image whose questions and answers name exactly one."""
     named: dict[str, set[str]] = {}
     for line in lines:
         image, *words = line.split("|")
         answer = words[-1].strip().lower() if words else ""
-        # A question answered by `no` or asking which of two it is says nothing.
+        # A question that is answered by `no` or offers two modalities names none.
         text = answer if answer not in ("yes", "no") else ""
         if len(words) > 1 and answer != "no" and " or " not in words[-2]:
             text += " " + words[-2].lower()
         for modality, pattern in _MODALITIES.items():
             if re.search(pattern, text):
                 named.setdefault(image, set()).add(modality)
-    return {image: found.pop() for image, found in named.items() if len(found) == 1}
+    return {image: names.pop() for image, names in named.items() if len(names) == 1}
 
 
 def _lines(path: Path, encoding: str) -> list[str]:

@@ -148,7 +148,7 @@ def _record_start(config: Config, request: RunRequest, state: State) -> None:
     # With the audit's warnings, for the run's table and MLflow.
     samples = data.load(config.data, config.folder / "cache")
     train, test = data.trained_on(config, samples), data.tested_on(config, samples)
-    write_json(folder.data, audit.of_run(train, test))
+    write_json(folder.data, audit.audit_run(train, test))
     folder.update(
         state="running",
         train_key=request.train_key,

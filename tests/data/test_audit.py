@@ -13,7 +13,7 @@ from PIL import Image
 
 from medreason import data
 from medreason.data import pictures
-from medreason.data.audit import LOWER_CASE, PERIOD, audit, of_run, warnings
+from medreason.data.audit import LOWER_CASE, PERIOD, audit, audit_run, warnings
 from medreason.data.rows import BadRow, Loaded
 from medreason.report import audit as tables
 from medreason.samples import Sample
@@ -23,7 +23,7 @@ KEYS = (
     "rows cells options letters unparsed duplicates leakage cross_family_leakage "
     "option_prior option_prior_task typography images digest"
 )
-# PAPERS section 1 "Data": train and test rows of each published file.
+# experiments/med_r1/README.md, "Data": train and test rows of each published file.
 SIZES = {
     "ct": (12_567, 3241), "mri": (25_507, 6370), "xray": (6301, 1615), "ultrasound": (8917, 2074),
     "dermoscopy": (5373, 1306), "fundus": (4300, 1098), "oct": (3798, 848),
@@ -76,7 +76,7 @@ def test_an_image_and_a_patient_in_train_and_test_are_found() -> None:
 def test_a_run_knows_how_many_of_its_test_questions_it_saw_the_image_of() -> None:
     train = [sample("a", "train"), sample("b", "train", cell=("mri", "disease"))]
     test = [sample("b", "test"), sample("c", "test"), sample("a", "test")]
-    facts = of_run(train, test)
+    facts = audit_run(train, test)
     assert (facts["test_rows"], facts["test_rows_on_trained_images"]) == (3, 2)
     assert facts["cells"]["ct"] == {"disease": {"train": 1, "test": 3}}
     assert facts["digest"]
@@ -165,7 +165,7 @@ def test_the_published_figures_are_found_in_the_published_files(
         for found, published in zip(sides.values(), SIZES[name], strict=True):
             assert found in (published, 0), name  # 0: the file is not there
     assert sum(cell["test"] for cell in cells["unknown"].values()) == 17_919
-    # PAPERS: above 90 % on most modalities in-domain.
+    # experiments/med_r1/README.md: above 90 % on most modalities in-domain.
     own = [table[name] for name, table in report["option_prior"].items()]
     assert sum(accuracy > 90 for accuracy in own) > len(own) / 2
     tables.show(report)

@@ -307,7 +307,7 @@ def test_images_are_decoded_and_bad_ones_named(tmp_path: Path) -> None:
     for bad, problem in zip(
         loaded.bad_rows,
         ["cannot be decoded", "0 bytes", "by a link", "no such file", "cannot be decoded"]
-        + ["no path"] * 3,
+        + ["not a path"] * 3,
         strict=True,
     ):
         assert problem in bad.problem

@@ -64,7 +64,7 @@ def checksums(folder: Path) -> dict[str, tuple[str, int]]:
 def test_every_format_becomes_a_square_under_a_name_of_its_own(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     images = {draw(raw / folder / f"a.{name}", 0) for folder in "xy" for name in FORMATS}
-    todo = prepare.targets(images, raw, tmp_path / "made")
+    todo = prepare.targets_of(images, raw, tmp_path / "made")
     assert len(set(todo.values())) == len(images) == 16
     assert prepare.prepare(todo, 32, "stretch", 1) == {}
     for image, target in todo.items():
@@ -84,7 +84,7 @@ def test_padding_keeps_the_proportions_and_stretching_does_not(tmp_path: Path) -
 
 def test_finished_images_are_left_alone_and_changed_ones_made_again(tmp_path: Path) -> None:
     images = {draw(tmp_path / f"raw/{i}.RGB.png", i) for i in range(6)}
-    todo = prepare.targets(images, None, tmp_path / "made")
+    todo = prepare.targets_of(images, None, tmp_path / "made")
     prepare.prepare(todo, 32, "stretch", 1)
     before = checksums(tmp_path / "made")
     (tmp_path / "made/.77-1.unfinished").write_bytes(b"half")
@@ -114,7 +114,7 @@ def test_bad_images_are_named_and_the_others_prepared(tmp_path: Path) -> None:
     folder = tmp_path / "out/prepared/med_r1-96-stretch"
     made = checksums(folder)
     assert len(made) == 8
-    with pytest.raises(ValueError, match="action=prepare did not come to its end"):
+    with pytest.raises(ValueError, match="action=prepare did not finish"):
         data.load({"_target_": "medreason.data.prepared.read", "root": str(folder)}, tmp_path)
     more.append("data.bad_rows=skip")
     subprocess.run(command(tmp_path, *more), capture_output=True, check=True)

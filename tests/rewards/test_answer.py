@@ -44,7 +44,7 @@ def read(text: str, sample: Sample) -> Reply:
         ("<answer>E</answer>", 0.0, 0.0),
         ("It is C", 0.0, 0.0),
         ("", 0.0, 0.0),
-        # The holes of PAPERS section 1: our score differs on these alone.
+        # The holes of Med-R1's rewards: our score differs on these alone.
         ("<answer>c</answer>", 1.0, 0.0),
         ("<answer>C.</answer>", 1.0, 0.0),
         ("<answer>C) CT scan</answer>", 1.0, 0.0),
