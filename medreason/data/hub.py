@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from medreason.data import rows
-from medreason.data.rows import Row
+from medreason.data.rows import Record, Row
 from medreason.runs.files import atomic
 from medreason.samples import Sample
 
@@ -47,9 +47,10 @@ def read(
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in dataset.items():
         if name in splits:
+            records = part.cast_column("image", Image(decode=False))
             yield from rows.each(
                 str(name),
-                part.cast_column("image", Image(decode=False)),
+                cast(Iterable[Record], records),
                 lambda id, row, split=splits[str(name)]: _sample(
                     folder, id, row, hub, (modality, task), split
                 ),
@@ -57,7 +58,7 @@ def read(
 
 
 def _sample(
-    folder: Path, name: str, row: dict[str, Any], hub: str, cell: tuple[str, str], split: str
+    folder: Path, name: str, row: Record, hub: str, cell: tuple[str, str], split: str
 ) -> Sample:
     options, answer = rows.yes_or_no(rows.text(row, "answer"))
     return Sample(
