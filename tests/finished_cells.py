@@ -1,6 +1,6 @@
 """Finished runs of a sweep over seeds, by the thousand, without training any.
 
-`python tests/finished_cells.py OUTPUTS 1000` makes what `SWEEP outputs=OUTPUTS` then finds done.
+`python tests/finished_cells.py OUTPUTS 1000` makes run folders for `SWEEP outputs=OUTPUTS` to skip.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ OVERRIDES = (
 
 
 def make(outputs: Path, count: int) -> None:
-    """Seeds 0 to `count` - 1 of one cell, under the keys that the sweep asks for."""
+    """Seeds 0 to `count` - 1 of one cell, under the keys of the sweep."""
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         composed = compose("config", overrides=[*OVERRIDES, f"outputs={outputs}"])
     config = configuration.load(composed)
     samples = draw_samples(outputs / "images", per_cell=2)
     for seed in range(count):
         seeded = replace(config, seed=seed)
-        asked = run_request(seeded)
-        folder = write_run(seeded, samples, lambda i, s: reply("A"), key=asked.train_key)
-        folder.evaluation("evaluation0").rename(folder.evaluation(asked.evaluation_key))
-        integrity.seal(folder, asked.evaluation_key)
+        request = run_request(seeded)
+        folder = write_run(seeded, samples, lambda i, s: reply("A"), key=request.train_key)
+        folder.evaluation("evaluation0").rename(folder.evaluation(request.evaluation_key))
+        integrity.seal(folder, request.evaluation_key)
         folder.update(
-            train_key=asked.train_key,
-            train_parts=asked.parts,
-            evaluations=[asked.evaluation_key],
-            sweeps={config.sweep: asked.evaluation_key},
+            train_key=request.train_key,
+            train_parts=request.parts,
+            evaluations=[request.evaluation_key],
+            sweeps={config.sweep: request.evaluation_key},
         )
 
 

@@ -71,10 +71,10 @@ def write_run(
         for i, sample in enumerate(samples)
         for text in [answer(i, sample) if control == "original" else reply("A")]
     ]
-    found = priors or {sample.cell: 0.25 for sample in samples}
-    figures = compute_metrics(rows, found, ["blank_image"])
-    figures["answers"] = config.evaluation.answers
-    predictions.save(folder.evaluation("evaluation0"), rows, figures)
+    priors = priors or {sample.cell: 0.25 for sample in samples}
+    metrics = compute_metrics(rows, priors, ["blank_image"])
+    metrics["answers"] = config.evaluation.answers
+    predictions.save(folder.evaluation("evaluation0"), rows, metrics)
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in logs))
     done = {"state": "done", "trained": True, "evaluations": ["evaluation0"], "train_seconds": 93.0}
     done["sweeps"] = {config.sweep: "evaluation0"}

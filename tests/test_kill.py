@@ -1,4 +1,4 @@
-"""Killed at ten random moments, started again: the same tables, nothing trained twice, no orphans.
+"""Killed at ten random moments and re-run: the same tables, nothing trained twice, no orphans.
 
 `pytest -m slow tests/test_kill.py`; MEDREASON_KILL_SEED chooses other moments.
 """
@@ -34,20 +34,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    with (folder / "said.txt").open("a") as said:
+    with (folder / "output.txt").open("a") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "medreason", *SWEEP], cwd=folder, stdout=said, stderr=said
+            [sys.executable, "-m", "medreason", *SWEEP], cwd=folder, stdout=output, stderr=output
         )
 
 
 def processes(folder: Path) -> list[psutil.Process]:
-    """All that work in the folder: launcher, jobs, workers."""
-    found = []
+    """All processes in the folder: launcher, jobs, workers."""
+    living = []
     for process in psutil.process_iter(["cwd", "pid", "status"]):
         alive = process.info["status"] != psutil.STATUS_ZOMBIE
         if process.info["cwd"] == str(folder) and process.info["pid"] != os.getpid() and alive:
-            found.append(process)
-    return found
+            living.append(process)
+    return living
 
 
 def wait_until_gone(folder: Path, seconds: float = 60.0) -> None:
@@ -61,29 +61,29 @@ def wait_until_gone(folder: Path, seconds: float = 60.0) -> None:
 
 def tables(folder: Path) -> dict[str, Any]:
     """Predictions and training metrics of each run; timings differ, nothing else may."""
-    found: dict[str, Any] = {}
+    by_run: dict[str, Any] = {}
     for run in run_folders(folder / "outputs/runs"):
         state = run.state()
         assert state.state == "done", (run.path.name, state)
         (key,) = state.evaluations
         rows = pq.read_table(run.evaluation(key) / "predictions.parquet").to_pylist()
-        found[run.path.name] = (
+        by_run[run.path.name] = (
             [{k: v for k, v in row.items() if k != "image"} for row in rows],
             [(row["step"], row["loss"], row.get("reward")) for row in run.logged()],
         )
-    return found
+    return by_run
 
 
 def trained(folder: Path) -> dict[str, int]:
     """When the weights of each trained run were written, in nanoseconds."""
-    found = [run for run in run_folders(folder / "outputs/runs") if run.model.exists()]
-    return {run.path.name: run.model.stat().st_mtime_ns for run in found if run.state().trained}
+    runs = [run for run in run_folders(folder / "outputs/runs") if run.model.exists()]
+    return {run.path.name: run.model.stat().st_mtime_ns for run in runs if run.state().trained}
 
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("untouched")
-    assert start(folder).wait() == 0, (folder / "said.txt").read_text()
+    assert start(folder).wait() == 0, (folder / "output.txt").read_text()
     return tables(folder)
 
 
@@ -96,11 +96,11 @@ def test_kills_change_nothing(tmp_path: Path, untouched: dict[str, Any], victim:
         deadline = time.monotonic() + rng.uniform(1, 45)
         while time.monotonic() < deadline and launcher.poll() is None:
             time.sleep(0.05)
-        there = processes(tmp_path)
-        workers = [p for p in there if "medreason.execution.worker" in p.cmdline()]
-        target = {"launcher": [launcher], "worker": workers or there, "any": there}[victim]
-        if launcher.poll() is None and target:
-            os.kill(rng.choice(target).pid, signal.SIGKILL)
+        living = processes(tmp_path)
+        workers = [p for p in living if "medreason.execution.worker" in p.cmdline()]
+        targets = {"launcher": [launcher], "worker": workers or living, "any": living}[victim]
+        if launcher.poll() is None and targets:
+            os.kill(rng.choice(targets).pid, signal.SIGKILL)
         if victim == "worker" or victim == "launcher":
             launcher.wait()
         else:
@@ -110,15 +110,15 @@ def test_kills_change_nothing(tmp_path: Path, untouched: dict[str, Any], victim:
         wait_until_gone(tmp_path)
         assert trained(tmp_path).items() >= before.items()
         before = trained(tmp_path)
-    assert start(tmp_path).wait() == 0, (tmp_path / "said.txt").read_text()
+    assert start(tmp_path).wait() == 0, (tmp_path / "output.txt").read_text()
     wait_until_gone(tmp_path)
 
     assert tables(tmp_path) == untouched
     assert trained(tmp_path).items() >= before.items()
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
-    found = client.get_experiment_by_name("medreason")
-    assert found
-    runs = client.search_runs([found.experiment_id])
+    experiment = client.get_experiment_by_name("medreason")
+    assert experiment
+    runs = client.search_runs([experiment.experiment_id])
     assert {run.info.status for run in runs} == {"FINISHED"}
     names = [run.info.run_name for run in runs]
     assert sorted(names) == sorted(set(names))  # each folder once, the sweep once

@@ -3,7 +3,7 @@
 #
 #     experiments/clusters/ray.sh FOLDER [OVERRIDE ...]
 #
-# Needs the extra `ray` in .venv: uv pip install --python .venv/bin/python -e '.[ray]'. Three jobs, of which one fails on
+# Needs the extra `ray` in .venv: uv pip install --python .venv/bin/python -e '.[ray]'. Four jobs, of which two fail on
 # purpose, so the sweep ends with status 1; then the same command again.
 set -euo pipefail
 

@@ -52,15 +52,15 @@ end() {
 }
 trap end EXIT
 
-said=$folder/log/daemons
+daemon_log=$folder/log/daemons
 munged --foreground --force --key-file="$folder/munge/key" --socket="$folder/munge/socket" \
-    --pid-file="$folder/munge/pid" --log-file="$folder/munge/log" --seed-file="$folder/munge/seed" >> "$said" 2>&1 &
+    --pid-file="$folder/munge/pid" --log-file="$folder/munge/log" --seed-file="$folder/munge/seed" >> "$daemon_log" 2>&1 &
 daemons+=($!)
 until [ -S "$folder/munge/socket" ]; do sleep 0.2; done
-slurmctld -D >> "$said" 2>&1 &
+slurmctld -D >> "$daemon_log" 2>&1 &
 daemons+=($!)
 for node in n1 n2; do
-    slurmd -D -N $node >> "$said" 2>&1 &
+    slurmd -D -N $node >> "$daemon_log" 2>&1 &
     daemons+=($!)
 done
 until [ "$(sinfo --noheader --format=%T 2> /dev/null)" = idle ]; do sleep 0.5; done

@@ -21,8 +21,8 @@ tempfile.tempdir = sys.argv[1]
 from medreason.config import Hardware
 from medreason.execution import gpu_slots
 hardware = Hardware("gpu", "cuda", int(sys.argv[2]), 1, 1, "bfloat16")
-with gpu_slots.hold(hardware) as found:
-    print(",".join(found.devices), time.monotonic(), flush=True)
+with gpu_slots.hold(hardware) as slots:
+    print(",".join(slots.devices), time.monotonic(), flush=True)
     time.sleep(float(sys.argv[3]))
     print(time.monotonic(), flush=True)
 """
@@ -60,8 +60,8 @@ def test_job_waits_for_all_its_devices_and_holds_none_meanwhile(
         first.__exit__(None, None, None)
 
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    with gpu_slots.hold(gpu(2), waiting) as found:
-        assert found.devices == ("0", "1")
+    with gpu_slots.hold(gpu(2), waiting) as slots:
+        assert slots.devices == ("0", "1")
     assert waits == ["waits"]
 
 
@@ -88,8 +88,8 @@ def test_more_devices_than_there_are_is_refused(gpu: Callable[[int], Hardware]) 
 
 
 def test_cpu_takes_none(composed: Callable[..., Config]) -> None:
-    with gpu_slots.hold(composed().hardware) as found:
-        assert found.devices == ()
+    with gpu_slots.hold(composed().hardware) as slots:
+        assert slots.devices == ()
 
 
 def test_slurm_jobs_whose_devices_all_count_from_zero_do_not_wait_for_each_other(
@@ -99,5 +99,5 @@ def test_slurm_jobs_whose_devices_all_count_from_zero_do_not_wait_for_each_other
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     with gpu_slots.hold(gpu(1)):
         monkeypatch.setenv("SLURM_JOB_ID", "18")
-        with gpu_slots.hold(gpu(1)) as found:
-            assert found.devices == ("0",)
+        with gpu_slots.hold(gpu(1)) as slots:
+            assert slots.devices == ("0",)

@@ -152,7 +152,7 @@ def test_full_disk_is_refused_before_training(
 
 def test_run_that_another_process_holds_is_left_to_it(composed: Compose) -> None:
     config = composed(*SMALL)
-    with run_request(config).folder.locked() as ours:
-        assert ours
+    with run_request(config).folder.locked() as descriptor:
+        assert descriptor
         with pytest.raises(ValueError, match="worked on by another process"):
             launch.run(config)

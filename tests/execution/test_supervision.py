@@ -1,4 +1,4 @@
-"""A rank that dies, a rank that hangs, and machines that cannot meet: each with its message."""
+"""A rank that dies, a rank that hangs, nodes that cannot meet: each with its message."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 @pytest.fixture
 def slurm_node(monkeypatch: pytest.MonkeyPatch, composed: Callable[..., Config]) -> Hardware:
     """The second of two nodes of a job."""
-    there = {"JOB_ID": "70011", "JOB_NUM_NODES": "2", "NODEID": "1", "NTASKS": "2"}
-    for name, value in (there | {"JOB_NODELIST": "gpu[07-08,12],big1"}).items():
+    variables = {"JOB_ID": "70011", "JOB_NUM_NODES": "2", "NODEID": "1", "NTASKS": "2"}
+    for name, value in (variables | {"JOB_NODELIST": "gpu[07-08,12],big1"}).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
@@ -47,8 +47,8 @@ def slurm_node(monkeypatch: pytest.MonkeyPatch, composed: Callable[..., Config])
 def test_hang_is_noticed_and_every_rank_says_where_it_is(tmp_path: Path) -> None:
     log = tmp_path / "train.log"
     command = [sys.executable, "-c", RANKS, "medreason.execution.worker", "0"]
-    with log.open("w") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
         with pytest.raises(
             HungError, match=r"no step for 0\.05 minutes.*re-run the same command to resume"
@@ -89,11 +89,11 @@ def test_rank_that_dies_takes_the_job_down_and_is_named(
         f"    print('last words', flush=True)\n    {dies}\ntime.sleep(60)"
     )
     done = subprocess.run([*TORCHRUN, str(program)], capture_output=True, text=True, check=False)
-    said = done.stdout + done.stderr
-    assert supervision.how_it_died(done.returncode, said) == (
+    output = done.stdout + done.stderr
+    assert supervision.how_it_died(done.returncode, output) == (
         words if "usual" not in words else f"{words} cause"
     )
-    assert supervision.was_killed(said) == ("rank 1" in words)
+    assert supervision.was_killed(output) == ("rank 1" in words)
     assert "last words" in supervision.last_lines(done.stdout + done.stderr)
 
 

@@ -37,12 +37,12 @@ def test_damaged_evaluation_is_not_whole_and_its_neighbour_is(
     finished: RunFolder, name: str, damage: str
 ) -> None:
     path = finished.evaluation("evaluation0") / name
-    found = path.read_bytes()
+    content = path.read_bytes()
     assert integrity.is_whole(finished, "evaluation0")
     if damage == "lost":
         path.unlink()
     else:
-        path.write_bytes(found[: len(found) // 2] + (b"" if damage == "cut off" else b"x" * 99))
+        path.write_bytes(content[: len(content) // 2] + (b"" if damage == "cut off" else b"x" * 99))
     assert not integrity.is_whole(finished, "evaluation0")
     assert integrity.is_whole(finished, "evaluation1")
 

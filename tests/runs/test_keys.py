@@ -81,7 +81,7 @@ def test_reward_does_not_change_the_key_of_sft(composed: Compose) -> None:
         ("evaluation.samples_per_cell=3", False),
         ("prompt.evaluate='{question}?'", False),
         ("prompt.open='{question}?'", False),
-        ("prompt.reasoning='{question}?'", True),  # not asked
+        ("prompt.reasoning='{question}?'", True),  # not used
         ("evaluation.answers=[option_likelihood]", False),
         ("hardware.per_device_evaluation=3", True),
         ("seed=5", True),
@@ -94,8 +94,8 @@ def test_evaluation_key_follows_what_decides_the_answers(
 
 
 def test_differences_name_the_leaf_and_both_values() -> None:
-    found = list(keys.differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}}))
-    assert found == [("a.b", 1, 3)]
+    different = list(keys.differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}}))
+    assert different == [("a.b", 1, 3)]
 
 
 def test_every_part_stands_in_every_key(composed: Compose) -> None:

@@ -19,7 +19,7 @@ import sys, time, subprocess
 from pathlib import Path
 from medreason.runs import lock
 with lock.held(Path(sys.argv[1])) as descriptor:
-    if sys.argv[2:]:  # a worker that outlives its parent, as one does that is still importing
+    if sys.argv[2:]:  # a worker that outlives its parent, like one that is still importing torch
         subprocess.Popen(["sleep", sys.argv[2]], pass_fds=[descriptor])
     print("held", flush=True)
     time.sleep(60)
@@ -48,12 +48,12 @@ def foreign(folder: Path) -> Path:
 
 def test_folder_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
     process = holder(tmp_path)
-    with lock.held(tmp_path) as ours:
-        assert ours is None
+    with lock.held(tmp_path) as descriptor:
+        assert descriptor is None
     kill(process)
     assert (tmp_path / ".owner.json").exists()
-    with lock.held(tmp_path) as ours:
-        assert ours is not None
+    with lock.held(tmp_path) as descriptor:
+        assert descriptor is not None
     assert not (tmp_path / ".owner.json").exists()
 
 
@@ -61,8 +61,8 @@ def test_worker_of_a_killed_parent_is_waited_for(tmp_path: Path) -> None:
     process = holder(tmp_path, "2")
     kill(process)
     began = time.monotonic()
-    with lock.held(tmp_path) as ours:
-        assert ours is not None
+    with lock.held(tmp_path) as descriptor:
+        assert descriptor is not None
     assert time.monotonic() - began > 0.5
 
 
@@ -72,12 +72,12 @@ def test_owner_on_another_machine_with_a_heartbeat_keeps_its_folder(
     owner = foreign(tmp_path)
 
     def beats(_: float) -> None:
-        found = json.loads(owner.read_text())
-        owner.write_text(json.dumps(found | {"heartbeat": found["heartbeat"] + 1}))
+        record = json.loads(owner.read_text())
+        owner.write_text(json.dumps(record | {"heartbeat": record["heartbeat"] + 1}))
 
     monkeypatch.setattr(time, "sleep", beats)
-    with lock.held(tmp_path) as ours:
-        assert ours is None
+    with lock.held(tmp_path) as descriptor:
+        assert descriptor is None
 
 
 def test_owner_on_another_machine_without_a_heartbeat_is_replaced_whatever_its_clock(
@@ -87,8 +87,8 @@ def test_owner_on_another_machine_without_a_heartbeat_is_replaced_whatever_its_c
     os.utime(owner, (2**33, 2**33))  # a clock far ahead
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
-    with lock.held(tmp_path) as ours:
-        assert ours is not None
+    with lock.held(tmp_path) as descriptor:
+        assert descriptor is not None
         assert json.loads(owner.read_text())["boot"] == lock.boot_id()
     assert len(waited) == lock.MISSED_HEARTBEATS
 
@@ -104,5 +104,5 @@ def test_owner_file_that_was_cut_off_is_replaced(
 ) -> None:
     (tmp_path / ".owner.json").write_text('{"boot"')
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    with lock.held(tmp_path) as ours:
-        assert ours is not None
+    with lock.held(tmp_path) as descriptor:
+        assert descriptor is not None

@@ -1,4 +1,4 @@
-"""What a run says on the way where there is no terminal to draw on."""
+"""The lines of a run where there is no terminal."""
 
 from __future__ import annotations
 

@@ -36,14 +36,14 @@ def test_folder_is_found_by_its_key_whatever_its_name(tmp_path: Path) -> None:
 def test_second_process_does_not_get_the_lock_and_a_dead_one_leaves_none(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from medreason.runs.run_folder import RunFolder\n"
-        f"with RunFolder(Path({str(tmp_path)!r})).locked() as ours: print(ours is not None)"
+        f"with RunFolder(Path({str(tmp_path)!r})).locked() as held: print(held is not None)"
     )
 
     def other() -> str:
         command = [sys.executable, "-c", program]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    with RunFolder(tmp_path).locked() as ours:
-        assert ours
+    with RunFolder(tmp_path).locked() as descriptor:
+        assert descriptor
         assert other() == "False"
     assert other() == "True"

@@ -60,8 +60,8 @@ def answers(port: int) -> bool:
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return found.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 @pytest.fixture
@@ -70,13 +70,13 @@ def runs(composed: Compose, tmp_path: Path, port: int) -> list[tuple[Config, Run
     logs = [{"step": step, "loss": 1.0 / step} for step in range(1, STEPS + 1)]
     address = f"tracking.uri=http://127.0.0.1:{port}"
     configs = [composed("tracking=server", address, f"seed={seed}") for seed in range(JOBS)]
-    found = []
+    runs = []
     for config in configs:
         key = f"{config.seed:012d}"
         folder = write_run(config, samples, lambda i, s: reply("A"), key=key, logs=logs)
         folder.update(train_key=key)  # by which MLflow's run of a folder is found again
-        found.append((config, folder))
-    return found
+        runs.append((config, folder))
+    return runs
 
 
 def work(config: Config, folder: RunFolder, began: Event, end: Event) -> None:
@@ -109,9 +109,9 @@ def assert_all_is_there(runs: list[tuple[Config, RunFolder]], port: int) -> None
     client = MlflowClient(f"http://127.0.0.1:{port}")
     experiment = client.get_experiment_by_name("medreason")
     assert experiment
-    found = client.search_runs([experiment.experiment_id])
-    (parent,) = [run for run in found if run.data.tags["medreason.kind"] == "sweep"]
-    children = [run for run in found if run is not parent]
+    mlflow_runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in mlflow_runs if run.data.tags["medreason.kind"] == "sweep"]
+    children = [run for run in mlflow_runs if run is not parent]
     assert sorted(run.data.tags["medreason.seed"] for run in children) == ["0", "1", "2", "3"]
     for run in children:
         assert run.info.status == "FINISHED"

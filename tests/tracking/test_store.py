@@ -51,9 +51,9 @@ def test_four_processes_make_and_fill_one_database_at_once(tmp_path: Path) -> No
         job.join()
     assert [job.exitcode for job in jobs] == [0] * PROCESSES
     client = store.connect(local(tmp_path), tmp_path)
-    found = client.get_experiment_by_name("medreason")
-    assert found
-    runs = client.search_runs([found.experiment_id])
+    experiment = client.get_experiment_by_name("medreason")
+    assert experiment
+    runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if run.data.tags.get("medreason.kind") == "sweep"]
     children = [run for run in runs if run is not parent]
     assert len(children) == PROCESSES
@@ -132,9 +132,9 @@ def test_folder_of_two_sweeps_is_a_run_in_each_with_the_evaluation_it_asked_for(
         assert tracking.catch_up(config.tracking, config.folder, sweep, [folder])
 
     client = store.connect(config.tracking, config.folder)
-    found = client.get_experiment_by_name("medreason")
-    assert found
-    runs = client.search_runs([found.experiment_id], "tags.`medreason.kind` = 'run'")
+    experiment = client.get_experiment_by_name("medreason")
+    assert experiment
+    runs = client.search_runs([experiment.experiment_id], "tags.`medreason.kind` = 'run'")
     accuracy = {run.data.tags["medreason.sweep"]: run.data.metrics["test/accuracy"] for run in runs}
     assert len(runs) == 2
     assert accuracy == {"one": 0.5, "two": 1.0}
