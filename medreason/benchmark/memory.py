@@ -36,12 +36,12 @@ def compare(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str
         for model in (trainer.model, getattr(trainer, "ref_model", None)):
             for weight in model.parameters() if model is not None else ():
                 weight.data = weight.data.clone()
-    peak, held = memory_check.run(config, trainer, samples)
-    expected = memory_estimate.estimate(config, held)
+    peak, batch = memory_check.trial_step(config, trainer, samples)
+    expected = memory_estimate.estimate(config, batch)
     # Nothing is drawn in a trial step.
     estimate = replace(expected, cache=0).peak - (memory_estimate.IMPORTED if cpu else 0)
     return {
-        "batch": asdict(held),
+        "batch": asdict(batch),
         "parts": asdict(expected),
         "imported": before,
         "estimate": estimate,

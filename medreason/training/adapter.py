@@ -1,9 +1,8 @@
-"""The adapter that is trained in place of the weights: which layers it sits on, how large it is."""
+"""The LoRA adapter that is trained in place of the weights, and how many parameters are trained."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -13,43 +12,48 @@ from torch import nn
 from medreason.config import Config
 
 
-def lora(config: Config, model: nn.Module) -> LoraConfig | None:
-    """The configured adapter; none where all weights are trained.
+def lora_config(config: Config, model: nn.Module) -> LoraConfig | None:
+    """The configured adapter; None where all parameters are trained.
 
     Raises:
         ValueError: a name in adapter.target_modules matches no layer; lists those that exist.
     """
     if not config.adapter:
         return None
-    wanted = config.adapter.get("target_modules")
-    for each in [wanted] if isinstance(wanted, str) else (wanted or []):
-        given = LoraConfig(target_modules=each if isinstance(wanted, str) else [each])
-        if each != "all-linear" and not any(
-            check_target_module_exists(given, name) for name, _ in model.named_modules()
+    targets = config.adapter.get("target_modules")
+    # peft refuses a configuration that matches no layer at all. Of a list of which one name is
+    # misspelt it trains the others and says nothing, so each name is looked up on its own.
+    for target in [targets] if isinstance(targets, str) else (targets or []):
+        # peft takes a string as a regular expression over full names, a list as endings of names.
+        alone = LoraConfig(target_modules=target if isinstance(targets, str) else [target])
+        if target != "all-linear" and not any(
+            check_target_module_exists(alone, name) for name, _ in model.named_modules()
         ):
             raise ValueError(
-                f"adapter.target_modules={each!r} matches no layer of model={config.model.name}; "
+                f"adapter.target_modules={target!r} matches no layer of model={config.model.name}; "
                 f"its linear layers are {', '.join(linear_layers(model))}"
             )
     return LoraConfig(**config.adapter)
 
 
 def linear_layers(model: nn.Module) -> list[str]:
-    """Names of the linear layers, those that differ in their number alone once."""
+    """Names of the linear layers; those that differ in their number alone are listed once."""
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     return list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names))
 
 
-def count(model: Any) -> tuple[int, int]:  # noqa: ANN401
-    """(trainable, all) weights; those in 4 bits count one each."""
-    if isinstance(model, PeftModel):
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(trainable, all) parameters; a parameter stored in 4 bits counts as one."""
+    if isinstance(model, PeftModel):  # two 4-bit parameters share a byte, which peft knows
         return model.get_nb_trainable_parameters()
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
+    return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
 
 
-def in_full_precision(model: Any) -> None:  # noqa: ANN401
-    """TRL 1.16 turns adapters over 4 bits into bfloat16, in which a step of 1e-5 is lost."""
+def train_in_float32(model: nn.Module) -> None:
+    """Hold the trainable parameters in float32."""
+    # TRL 1.16 casts adapters on a 4-bit model to bfloat16, whose 8 bits of precision round most
+    # updates at a learning rate of 1e-5 to nothing.
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)

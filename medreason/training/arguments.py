@@ -1,15 +1,16 @@
-"""What both trainers take: our configuration in TRL's words, and the rows they read."""
+"""What both trainers take: TRL's arguments from our configuration, and the rows of the data set."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from accelerate import DistributedType, PartialState
 from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import GRPOConfig, SFTConfig  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason import config as configuration
 from medreason.config import Config, Hardware
@@ -19,71 +20,82 @@ from medreason.prompts import TrainingPrompt, training_prompt
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 
+TRLConfig = TypeVar("TRLConfig", SFTConfig, GRPOConfig)
 
-def arguments(kind: type, config: Config, folder: RunFolder, **derived: object) -> Any:  # noqa: ANN401
-    """`kind` is trl.SFTConfig or trl.GRPOConfig.
+
+def trl_arguments(
+    kind: type[TRLConfig], config: Config, folder: RunFolder, **derived: Any
+) -> TRLConfig:
+    """TRL's arguments: those medreason derives, and those `*.trl` of the configuration adds.
 
     Raises:
-        ValueError: `method.trl` or `hardware.trl` names a field TRL does not have or we derive.
+        ValueError: `method.trl`, `hardware.trl` or `rollout.vllm` names a field that TRL does not
+            have or that medreason derives.
     """
-    cpu = config.hardware.accelerator == "cpu"
-    ours: dict[str, Any] = {
+    on_cpu = config.hardware.accelerator == "cpu"
+    derived = {
         "output_dir": str(folder.checkpoints),
         "seed": config.seed,
         "data_seed": config.seed,
-        "use_cpu": cpu,
+        "use_cpu": on_cpu,
         "bf16": config.hardware.precision == "bfloat16",
         "gradient_checkpointing": config.hardware.gradient_checkpointing,
+        # The experiment fixes prompts_per_step; the hardware profile only cuts it, so the same
+        # experiment takes the same optimizer steps on any machine.
         "gradient_accumulation_steps": config.accumulation,
-        "remove_unused_columns": False,
+        "remove_unused_columns": False,  # rewards read `sample` and `epoch`
         "report_to": "none",  # the recorder writes metrics.jsonl, tracking shows it in MLflow
         "disable_tqdm": True,
         "logging_steps": 1,
+        # By default transformers logs the mean of earlier losses in place of a NaN, and hides it.
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": config.runs.checkpoint_steps,
-        "dataloader_pin_memory": not cpu,
+        "dataloader_pin_memory": not on_cpu,
         **_parallel(config.hardware),
         **derived,
     }
-    drawn_by_vllm = config.method.algorithm == "grpo" and config.rollout.name == "vllm"
-    given = {
+    with_vllm = config.method.algorithm == "grpo" and config.rollout.name == "vllm"
+    configured = {
         "method.trl": config.method.trl,
         "hardware.trl": config.hardware.trl,
-        "rollout.vllm": {"use_vllm": True, **config.rollout.vllm} if drawn_by_vllm else {},
+        "rollout.vllm": {"use_vllm": True, **config.rollout.vllm} if with_vllm else {},
     }
-    for key, theirs in given.items():
-        _check(key, theirs, kind, ours)
-    built = kind(**ours, **{name: value for part in given.values() for name, value in part.items()})
-    if cpu and config.hardware.parallel == "fsdp":
-        # accelerate 1.15, whose state these arguments have just made anew, offers FSDP to
-        # accelerators alone; torch's works over gloo as well.
+    for key, values in configured.items():
+        _check(key, values, kind, derived)
+    added = {name: value for values in configured.values() for name, value in values.items()}
+    arguments = kind(**derived, **added)
+    if on_cpu and config.hardware.parallel == "fsdp":
+        # Building the arguments has just reset accelerate's state, and accelerate 1.15 enables
+        # FSDP on accelerators alone. torch's FSDP runs over gloo too, which is how tests on a CPU
+        # cover it: with MULTI_GPU in place of MULTI_CPU accelerate takes the plugin.
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    return built
+    return arguments
 
 
-def _parallel(hardware: Hardware) -> dict[str, Any]:
-    """How processes share the work, and what the optimizer holds its states in."""
-    found: dict[str, Any] = {}
+def _parallel(hardware: Hardware) -> dict[str, object]:
+    """Arguments for the processes of a run, and for the optimizer's states."""
+    arguments: dict[str, object] = {}
     if hardware.processes > 1:
-        found["ddp_backend"] = "gloo" if hardware.accelerator == "cpu" else "nccl"
+        arguments["ddp_backend"] = "gloo" if hardware.accelerator == "cpu" else "nccl"
     if hardware.optimizer_states == "8bit":
-        found["optim"] = "adamw_bnb_8bit"  # bitsandbytes; embeddings keep states in float32
+        arguments["optim"] = "adamw_bnb_8bit"  # bitsandbytes; embeddings keep float32 states
     if hardware.parallel == "fsdp":
-        found["fsdp"] = True
-        found["fsdp_config"] = {"version": 2, "cpu_offload": hardware.offload}
+        fsdp: dict[str, object] = {"version": 2, "cpu_offload": hardware.offload}
         if hardware.gradient_checkpointing:
-            found["gradient_checkpointing"] = False
-            found["fsdp_config"]["activation_checkpointing"] = True
+            # The training argument would gather each layer's weights once more in backward.
+            arguments["gradient_checkpointing"] = False
+            fsdp["activation_checkpointing"] = True
+        arguments |= {"fsdp": True, "fsdp_config": fsdp}
     if hardware.parallel in ("zero2", "zero3"):
-        found["deepspeed"] = _deepspeed(hardware)
-    return found
+        arguments["deepspeed"] = _deepspeed(hardware)
+    return arguments
 
 
-def _deepspeed(hardware: Hardware) -> dict[str, Any]:
-    """DeepSpeed's own configuration; `auto` is filled in by transformers from its arguments."""
+def _deepspeed(hardware: Hardware) -> dict[str, object]:
+    """DeepSpeed's own configuration; transformers fills in each `auto` from its arguments."""
     offload = {"device": "cpu" if hardware.offload else "none"}
-    zero: dict[str, Any] = {"stage": int(hardware.parallel[-1]), "offload_optimizer": offload}
+    zero: dict[str, object] = {"stage": int(hardware.parallel[-1]), "offload_optimizer": offload}
     if hardware.parallel == "zero3":
         zero |= {"offload_param": offload, "stage3_gather_16bit_weights_on_model_save": True}
     return {
@@ -96,19 +108,21 @@ def _deepspeed(hardware: Hardware) -> dict[str, Any]:
     }
 
 
-def _check(key: str, theirs: dict[str, Any], kind: type, ours: dict[str, Any]) -> None:
+def _check(
+    key: str, values: Mapping[str, object], kind: type[TRLConfig], derived: Mapping[str, object]
+) -> None:
     known = [field.name for field in dataclasses.fields(kind)]
-    for name in theirs:
-        if name in ours:
-            raise ValueError(f"{key}.{name} is derived by medreason ({ours[name]!r}); remove it")
+    for name in values:
+        if name in derived:
+            raise ValueError(f"{key}.{name} is derived by medreason ({derived[name]!r}); remove it")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(f"{key}.{name} is not a field of trl.{kind.__name__}{hint}")
 
 
 class EpochCounter(TrainerCallback):
-    """The number of the epoch that is trained, for what is drawn anew in each."""
+    """The number of the current epoch, for prompts and option orders that differ by epoch."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -120,15 +134,15 @@ class EpochCounter(TrainerCallback):
 
 
 def sample_in_epoch(config: Config, sample: Sample, epoch: int) -> Sample:
-    """The sample as it is asked in an epoch: `data.options=shuffled` turns the options in each."""
+    """The sample as an epoch shows it: `data.options=shuffled` reorders the options each time."""
     handling, _ = configuration.handling(config.data)
-    if handling.options != "shuffled" or epoch == 0:  # the first order is the one loaded
+    if handling.options != "shuffled" or epoch == 0:  # loading has shuffled them for epoch 0
         return sample
     return options.shuffled(sample, handling.seed, epoch)
 
 
 def prompt_in_epoch(config: Config, sample: Sample, epoch: EpochCounter) -> TrainingPrompt:
-    """The prompt of a sample, as `asked`, in this epoch; the same for both trainers."""
+    """The prompt of a sample from `sample_in_epoch`; the same for both trainers."""
     return training_prompt(
         sample,
         config.prompt.training,
@@ -138,19 +152,20 @@ def prompt_in_epoch(config: Config, sample: Sample, epoch: EpochCounter) -> Trai
     )
 
 
-def rows(samples: Sequence[Sample], columns: Callable[[Sample], dict[str, Any]]) -> Dataset:
-    """A data set with the columns of each sample, its place in `samples`, and its image.
+def lazy_rows(samples: Sequence[Sample], columns: Callable[[Sample], dict[str, Any]]) -> Dataset:
+    """A data set of each sample's columns, its place in `samples` (`sample`) and its image.
 
-    Columns and image are made when a row is read: nothing is held in memory, and a prompt can
+    Columns and image are made when a row is read: no image is held in memory, and a prompt can
     differ from epoch to epoch.
     """
     table = Dataset.from_list([{"sample": i} for i in range(len(samples))])
 
     def read(batch: dict[str, list]) -> dict[str, list]:
-        made = [columns(samples[i]) for i in batch["sample"]]
-        images = {i: open_rgb(samples[i].image) for i in set(batch["sample"])}  # GRPO repeats rows
+        rows = [columns(samples[i]) for i in batch["sample"]]
+        # GRPO reads a row once for each of its completions: decode its image file once.
+        images = {i: open_rgb(samples[i].image) for i in set(batch["sample"])}
         return {
-            **{name: [row[name] for row in made] for name in made[0]},
+            **{name: [row[name] for row in rows] for name in rows[0]},
             **batch,
             "image": [images[i] for i in batch["sample"]],
         }

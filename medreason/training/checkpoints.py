@@ -1,11 +1,18 @@
-"""Checkpoints that any cut of the work can read, and that are whole or not there."""
+"""Checkpoints that are complete or absent, and that a run with another number of processes reads.
+
+Where a checkpoint goes, from its first file to a resume:
+    checkpoints/.checkpoint-40.unfinished/    written here, file by file
+            seal()                            + seal.json: sizes, digests, train key, versions
+            rename                            one atomic step, behind a barrier of all ranks
+    checkpoints/checkpoint-40/                `newest` finds it, checks its seal and its origin
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,162 +24,190 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
-from transformers import TrainerState
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Sampler
+from transformers import PreTrainedModel, Trainer, TrainerState
+from transformers.trainer_utils import TrainOutput
 from trl.trainer.utils import RepeatSampler
 
+from medreason.console import notice
+from medreason.models.load import without_adapter
 from medreason.runs.files import atomic_folder, read_json, write_json
 from medreason.runs.run_folder import RunFolder
 
-SEAL = "whole.json"
-KEPT = 2
-"""The last ones; the best one is kept beside them."""
+SEAL = "seal.json"
+KEEP_LAST = 2
+"""Newest checkpoints that stay; the one of the best steps stays beside them."""
 
 _PACKAGES = ("trl", "transformers", "torch", "peft")
-_EXACT = ("trl", "transformers")
-"""Packages whose other version reads rows or states in another way."""
-_ENDS = 1 << 20
+_SAME_VERSION = ("trl", "transformers")
+"""Another version of these may order the rows or name the states in another way."""
+_DIGESTED_BYTES = 1 << 20
+
+OptimizerState = dict[str, Any]
+"""`state` and `param_groups`, as torch's `Optimizer.state_dict` returns them."""
 
 
-class Portable:
-    """What a Trainer of transformers 5.23 lacks, mixed into both of ours.
+class PortableCheckpoints(Trainer):
+    """Mixed into both trainers; mends what the checkpoints of transformers 5.23 and TRL 1.16 lack.
 
-    Overrides: `_save_checkpoint` (written aside, sealed, renamed), `_save` (FSDP gathers a tied
-    weight once for each of its names), `train` and `_load_from_checkpoint` (by the names they were
-    saved under; FSDP's before they are cut), `_get_train_sampler` (TRL's RepeatSampler orders all
-    epochs from one stream, which a resume would begin anew), and `_save_optimizer_and_scheduler`
-    and `_load_optimizer_and_scheduler` (FSDP writes and reads the optimizer of one process).
+    - `_save_checkpoint`: transformers writes into the final folder, so a killed run leaves a folder
+      that looks like a checkpoint. Here: written aside, sealed, renamed.
+    - `_save`: FSDP gathers a tied weight as two tensors, and `save_pretrained` would write both.
+    - `_load_from_checkpoint`, `train`: transformers matches no saved name and says nothing
+      (`_load_weights`). Under FSDP, weights must be loaded before `train` shards them.
+    - `_get_train_sampler`: TRL's RepeatSampler draws the orders of all epochs from one generator,
+      which a resumed run would start anew: epoch 3 would repeat the order of epoch 1.
+    - `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler`: FSDP's own format needs the
+      same number of processes. Here: gathered into the format of a single process.
+
     DeepSpeed keeps its own format and its number of processes.
     """
 
-    # transformers leaves these open.
-    accelerator: Any
-    args: Any
-    is_deepspeed_enabled: bool
-    is_fsdp_enabled: bool
-    lr_scheduler: Any
-    model: Any
-    optimizer: Any
-    state: Any
+    # Trainer assigns these under wider types.
+    model: PreTrainedModel | PeftModel
+    optimizer: Optimizer
+    lr_scheduler: LRScheduler
 
-    _epochs_before = 0
+    _finished_epochs = 0
 
-    def train(self, resume_from_checkpoint: Any = None, *args: Any, **more: Any) -> Any:  # noqa: ANN401
-        if resume_from_checkpoint:
-            before = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
-            self._epochs_before = int((before.epoch or 0.0) + 1e-6)
-        if resume_from_checkpoint and self.is_fsdp_enabled:
-            self._read_weights(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint, *args, **more)  # pyright: ignore[reportAttributeAccessIssue]
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        if isinstance(resume_from_checkpoint, str):
+            state = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
+            # `epoch` is a sum of fractions: 2.9999999 stands for the end of the third epoch.
+            self._finished_epochs = int((state.epoch or 0.0) + 1e-6)
+            if self.is_fsdp_enabled:
+                self._load_weights(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _get_train_sampler(self, *args: Any, **more: Any) -> Any:  # noqa: ANN401
-        sampler = super()._get_train_sampler(*args, **more)  # pyright: ignore[reportAttributeAccessIssue]
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler:
+        sampler = super()._get_train_sampler(*args, **kwargs)
+        assert sampler is not None  # it is for data sets without a length
         if isinstance(sampler, RepeatSampler):
-            for _ in range(self._epochs_before):
-                next(iter(sampler))  # draws the order of an epoch
+            for _ in range(self._finished_epochs):
+                next(
+                    iter(sampler)
+                )  # draws the order of a whole epoch, and so advances the generator
         return sampler
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ANN401
-        if not self.is_fsdp_enabled:
-            self._read_weights(resume_from_checkpoint)
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        if not self.is_fsdp_enabled:  # else loaded by `train`, before the weights were sharded
+            self._load_weights(resume_from_checkpoint)
 
-    def _read_weights(self, checkpoint: str) -> None:
-        """Into the whole model.
-
-        transformers saves full weights under the names of the hub, which are not those in memory,
-        and reads them with `strict=False`: a resumed run would go on from its start weights.
-        """
+    def _load_weights(self, checkpoint: str) -> None:
+        """Load into the unsharded model."""
+        # `save_pretrained` renames weights to the names on the hub, which are not those in memory
+        # (Qwen2-VL: `model.layers` and `model.language_model.layers`). transformers' own resume
+        # reads the file with `strict=False`, matches nothing, and would go on from the start
+        # weights with the moments of trained ones. `from_pretrained` maps the names back.
         if isinstance(self.model, PeftModel):
             self.model.load_adapter(checkpoint, "default", is_trainable=True)
             return
-        read = type(self.model).from_pretrained(checkpoint, dtype=self.model.dtype)
-        self.model.load_state_dict(read.state_dict())
+        saved = type(self.model).from_pretrained(checkpoint, dtype=self.model.dtype)
+        self.model.load_state_dict(saved.state_dict())
 
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
     ) -> None:
-        for copy, original in self.model.all_tied_weights_keys.items():
-            if state_dict and copy in state_dict and original in state_dict:
-                state_dict[copy] = state_dict[original]
-        super()._save(output_dir, state_dict)  # pyright: ignore[reportAttributeAccessIssue]
+        for tied, original in without_adapter(self.model).all_tied_weights_keys.items():
+            if state_dict and tied in state_dict and original in state_dict:
+                # One tensor under both names: `save_pretrained` knows tied weights by storage.
+                state_dict[tied] = state_dict[original]
+        super()._save(output_dir, state_dict)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:  # noqa: ANN401
-        name, place = f"checkpoint-{self.state.global_step}", Path(self.args.output_dir)
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        assert self.args.output_dir is not None
+        name, folder = f"checkpoint-{self.state.global_step}", Path(self.args.output_dir)
         main_process = self.args.should_save
-        with atomic_folder(place / name, main_process=main_process, replace=True) as unfinished:
+        with atomic_folder(folder / name, main_process=main_process, replace=True) as unfinished:
             self.accelerator.wait_for_everyone()
+            # transformers derives the folder from `args.output_dir` and offers no other way.
             self.args.output_dir = str(unfinished.parent)
             try:
-                super()._save_checkpoint(model, trial)  # pyright: ignore[reportAttributeAccessIssue]
+                super()._save_checkpoint(model, trial)
             finally:
-                self.args.output_dir = str(place)
+                self.args.output_dir = str(folder)
+            # Each rank writes its random state, DeepSpeed its part of the optimizer too: the seal
+            # lists files, so all of them must be there.
             self.accelerator.wait_for_everyone()
             if main_process:
                 seal(
                     unfinished,
-                    train_key=RunFolder(place.parent).state().train_key,
+                    train_key=RunFolder(folder.parent).state().train_key,
                     score=_score(self.state),
                     processes=self.accelerator.num_processes,
                     deepspeed=self.is_deepspeed_enabled,
                 )
         if main_process:
-            drop_old(place)
+            drop_old(folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
-            return super()._save_optimizer_and_scheduler(output_dir)  # pyright: ignore[reportAttributeAccessIssue]
-        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        found = get_optimizer_state_dict(self.model, self._optimizer, options=whole)
+            return super()._save_optimizer_and_scheduler(output_dir)
+        # Gathering is a collective: every rank takes part, though one alone writes.
+        gather = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_optimizer_state_dict(self.model, self._torch_optimizer, options=gather)
         if self.args.should_save:
-            torch.save(_numbered(found), Path(output_dir) / "optimizer.pt")
+            torch.save(_keyed_by_number(state), Path(output_dir) / "optimizer.pt")
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
         return None
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not self.is_fsdp_enabled:
-            return super()._load_optimizer_and_scheduler(checkpoint)  # pyright: ignore[reportAttributeAccessIssue]
-        read, schedule = (
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        optimizer_state, schedule = (
             torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
             for name in ("optimizer.pt", "scheduler.pt")
         )
-        whole = StateDictOptions(full_state_dict=True)
-        names: Any = get_optimizer_state_dict(self.model, self._optimizer)["param_groups"]
-        set_optimizer_state_dict(self.model, self._optimizer, _named(read, names), options=whole)
+        groups: Any = get_optimizer_state_dict(self.model, self._torch_optimizer)["param_groups"]
+        set_optimizer_state_dict(
+            self.model,
+            self._torch_optimizer,
+            _keyed_by_name(optimizer_state, groups),
+            options=StateDictOptions(full_state_dict=True),
+        )
         self.lr_scheduler.load_state_dict(schedule)
         return None
 
     @property
-    def _optimizer(self) -> torch.optim.Optimizer:
-        """Below accelerate's wrapper."""
+    def _torch_optimizer(self) -> Optimizer:
+        """The optimizer inside accelerate's wrapper."""
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
 
-def _numbered(named: dict[str, Any]) -> dict[str, Any]:
-    """torch's optimizer state by names as `Optimizer.state_dict` has it, by numbers."""
-    names = [name for group in named["param_groups"] for name in group["params"]]
-    number = {name: i for i, name in enumerate(names)}
-    groups = [
-        {**group, "params": [number[name] for name in group["params"]]}
-        for group in named["param_groups"]
-    ]
-    return {"state": {number[n]: s for n, s in named["state"].items()}, "param_groups": groups}
+# torch's distributed functions key the state by parameter name, `Optimizer.state_dict` by the
+# parameter's number, counted over all groups. Files hold numbers, which a single process reads.
 
 
-def _named(numbered: dict[str, Any], names: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The way back; `names` are the groups of the optimizer that is to take the state."""
-    name = [name for group in names for name in group["params"]]
+def _keyed_by_number(state: OptimizerState) -> OptimizerState:
+    names = [name for group in state["param_groups"] for name in group["params"]]
+    return _rekeyed(state, {name: number for number, name in enumerate(names)})
+
+
+def _keyed_by_name(state: OptimizerState, groups: Sequence[Mapping[str, Any]]) -> OptimizerState:
+    """`groups` are the `param_groups` by name of the optimizer that will load the state."""
+    return _rekeyed(state, dict(enumerate(name for group in groups for name in group["params"])))
+
+
+def _rekeyed(state: OptimizerState, key: Mapping[Any, Any]) -> OptimizerState:
     groups = [
-        {**group, "params": [name[i] for i in group["params"]]}
-        for group in numbered["param_groups"]
+        {**group, "params": [key[parameter] for parameter in group["params"]]}
+        for group in state["param_groups"]
     ]
-    return {"state": {name[i]: s for i, s in numbered["state"].items()}, "param_groups": groups}
+    return {"state": {key[p]: s for p, s in state["state"].items()}, "param_groups": groups}
 
 
 def seal(
     checkpoint: Path, *, train_key: str, score: float | None, processes: int, deepspeed: bool
 ) -> None:
-    """Note what a finished checkpoint holds and who wrote it."""
+    """Write into a complete checkpoint which files it holds and which run wrote it."""
     files = {
-        str(path.relative_to(checkpoint)): _mark(path)
+        str(path.relative_to(checkpoint)): _fingerprint(path)
         for path in sorted(checkpoint.rglob("*"))
         if path.is_file()
     }
@@ -187,69 +222,74 @@ def seal(
     write_json(checkpoint / SEAL, written)
 
 
-def last(folder: RunFolder, *, processes: int, deepspeed: bool) -> Path | None:
-    """The newest whole checkpoint; a torn one is named and passed over.
+def newest(folder: RunFolder, *, processes: int, deepspeed: bool) -> Path | None:
+    """The newest intact checkpoint; a damaged one is reported and the one before it is taken.
 
     Raises:
-        ValueError: it was written by another run, by other versions, or by DeepSpeed for other
+        ValueError: another run wrote it, or other versions, or DeepSpeed for another number of
             processes.
     """
     for path in reversed(_in_order(folder.checkpoints)):
-        if not is_whole(path):
-            print(f"{path}: torn; the one before it is used")  # noqa: T201
+        if not is_intact(path):
+            notice(f"{path}: incomplete or damaged; using the checkpoint before it")
             continue
-        _refuse_other(path, folder.state().train_key, processes, deepspeed)
+        _refuse_foreign(path, folder.state().train_key, processes, deepspeed)
         return path
     return None
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """By size and both ends of each file."""
+def is_intact(checkpoint: Path) -> bool:
+    """Whether every file of the seal has its size and the digest of its first and last MiB."""
     try:
         files = read_json(checkpoint / SEAL)["files"]
-        return bool(files) and all(_mark(checkpoint / name) == mark for name, mark in files.items())
+        return bool(files) and all(
+            _fingerprint(checkpoint / name) == fingerprint for name, fingerprint in files.items()
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _refuse_other(checkpoint: Path, train_key: str, processes: int, deepspeed: bool) -> None:
-    written, versions = read_json(checkpoint / SEAL), _versions()
-    if (theirs := written["train_key"]) != train_key:
+def _refuse_foreign(checkpoint: Path, train_key: str, processes: int, deepspeed: bool) -> None:
+    written, installed = read_json(checkpoint / SEAL), _versions()
+    if written["train_key"] != train_key:
         raise ValueError(
-            f"{checkpoint} was written by the run of train key {theirs}, this one has {train_key}: "
-            "another model, method or data; put it back, or delete it to train from the start"
+            f"{checkpoint} was written by the run of train key {written['train_key']}, this one "
+            f"has {train_key}: another model, method or data; put it back, or delete it to train "
+            "from the start"
         )
-    again = "; or delete the folder to train from the start"
-    for package in _EXACT:
-        if written["packages"][package] != versions[package]:
+    restart = "; or delete the folder to train from the start"
+    for package in _SAME_VERSION:
+        if written["packages"][package] != installed[package]:
             raise ValueError(
                 f"{checkpoint} was written by {package} {written['packages'][package]}, installed "
-                f"is {versions[package]}; install that version to go on{again}"
+                f"is {installed[package]}; install that version to resume{restart}"
             )
     if written["deepspeed"] != deepspeed:
-        theirs = "DeepSpeed" if written["deepspeed"] else "a run without DeepSpeed"
+        writer = "DeepSpeed" if written["deepspeed"] else "a run without DeepSpeed"
         raise ValueError(
-            f"{checkpoint} was written by {theirs}, whose optimizer states the other cannot read; "
-            f"choose the hardware it was trained on{again}"
+            f"{checkpoint} was written by {writer}, whose optimizer states the other cannot read; "
+            f"choose the hardware it was trained on{restart}"
         )
     if deepspeed and written["processes"] != processes:
         raise ValueError(
             f"{checkpoint} is DeepSpeed's for {written['processes']} processes, this run has "
             f"{processes}; choose hardware with {written['processes']}, or train with "
-            f"hardware.parallel=fsdp, whose checkpoints any number reads{again}"
+            f"hardware.parallel=fsdp, whose checkpoints any number reads{restart}"
         )
 
 
-def _in_order(place: Path) -> list[Path]:
-    return sorted(place.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+def _in_order(checkpoints: Path) -> list[Path]:
+    return sorted(
+        checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2])
+    )
 
 
-def drop_old(place: Path) -> None:
-    """All but the last ones and the one behind the best steps."""
-    found = _in_order(place)
-    scores = {path: score for path in found if (score := _read_score(path)) is not None}
+def drop_old(checkpoints: Path) -> None:
+    """Delete all but the newest ones and the one with the best score."""
+    paths = _in_order(checkpoints)
+    scores = {path: score for path in paths if (score := _read_score(path)) is not None}
     best = max(scores, key=lambda path: scores[path], default=None)
-    for path in found[:-KEPT]:
+    for path in paths[:-KEEP_LAST]:
         if path != best:
             shutil.rmtree(path)
 
@@ -261,22 +301,24 @@ def _read_score(checkpoint: Path) -> float | None:
         return None
 
 
-def _score(state: Any) -> float | None:  # noqa: ANN401
+def _score(state: TrainerState) -> float | None:
     """Mean reward, else minus the mean loss, of the steps since the checkpoint before."""
-    rows = [r for r in state.log_history if "loss" in r][-max(int(state.save_steps or 1), 1) :]
+    steps = max(int(state.save_steps or 1), 1)
+    rows = [row for row in state.log_history if "loss" in row][-steps:]
     if not rows:
         return None
-    values = [row["reward"] if "reward" in row else -row["loss"] for row in rows]
-    return sum(values) / len(values)
+    return sum(row["reward"] if "reward" in row else -row["loss"] for row in rows) / len(rows)
 
 
-def _mark(path: Path) -> str:
-    """Size and a digest of both ends: whole files of many gigabytes are too slow to read."""
+def _fingerprint(path: Path) -> str:
+    """Size and a digest of the first and the last MiB."""
+    # Not of the whole file: reading tens of gigabytes back would stop training for minutes. What
+    # goes wrong in practice, a write that was cut off or a file of another run, shows here.
     size, digest = path.stat().st_size, hashlib.sha256()
     with path.open("rb") as stream:
-        digest.update(stream.read(_ENDS))
-        stream.seek(max(size - _ENDS, 0))
-        digest.update(stream.read(_ENDS))
+        digest.update(stream.read(_DIGESTED_BYTES))
+        stream.seek(max(size - _DIGESTED_BYTES, 0))
+        digest.update(stream.read(_DIGESTED_BYTES))
     return f"{size}-{digest.hexdigest()[:16]}"
 
 

@@ -1,4 +1,8 @@
-"""TRL's rows, question by question: it repeats a question for each of its completions."""
+"""TRL's batches, question by question: TRL repeats a question in one row for each completion.
+
+Q questions of G completions are Q * G rows to TRL, ordered by question: the rows of question q are
+q * G to q * G + G - 1. The diagram in `grouped_trainer` says where rows become questions and back.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,16 @@ from torch import Tensor
 from transformers.processing_utils import ProcessorMixin
 from trl.trainer.utils import pad
 
+Conversation = list[dict[str, Any]]
+"""Turns with `role` and `content`, as chat templates take them."""
+
+_OF_IMAGES = ("pixel_values", "image_grid_thw", "num_images")
+"""Fields with an entry (or patches) for each image, and so one set for each question."""
+
 
 @dataclass(frozen=True)
 class QuestionBatch:
-    """A batch of log-probabilities to be found. Prompts are padded on the left."""
+    """Questions whose completions get log-probabilities. Prompts are padded on the left."""
 
     prompt_ids: Tensor
     """(questions, prompt tokens), as are mask and types."""
@@ -31,112 +41,114 @@ class QuestionBatch:
     def __len__(self) -> int:
         return len(self.prompt_ids)
 
-    def prompts(self, chosen: Sequence[int]) -> dict[str, Tensor]:
-        """What the model's forward takes for the prompts of the chosen questions."""
+    @classmethod
+    def from_rows(
+        cls,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        completion_tokens: int,
+        completions: int,
+        *,
+        mm_token_type_ids: Tensor,
+        pixel_values: Tensor,
+        image_grid_thw: Tensor,
+        num_images: Sequence[int],
+    ) -> QuestionBatch:
+        """From TRL's rows (questions * completions, prompt and completion tokens).
+
+        `pixel_values` and `image_grid_thw` hold each question's images once.
+        """
+        prompt_ids, completion_ids = input_ids.tensor_split([-completion_tokens], dim=1)
+        prompt_mask, completion_mask = attention_mask.tensor_split([-completion_tokens], dim=1)
+        # TRL counts images by row when completions are scored, and the loss gets our counts, by
+        # question (`rows_to_questions` took one of each group).
+        by_row = len(num_images) == len(input_ids)
+        grids = image_grid_thw.split(list(num_images[::completions] if by_row else num_images))
+        return cls(
+            prompt_ids=prompt_ids[::completions],
+            prompt_mask=prompt_mask[::completions],
+            token_types=mm_token_type_ids[::completions, : prompt_ids.shape[1]],
+            completion_ids=completion_ids.unflatten(0, (-1, completions)),
+            completion_mask=completion_mask.unflatten(0, (-1, completions)),
+            pixel_values=pixel_values.split([int(grid.prod(-1).sum()) for grid in grids]),
+            grids=grids,
+        )
+
+    def prompts(self, places: Sequence[int]) -> dict[str, Tensor]:
+        """The arguments of the model's forward for the prompts of the questions at `places`."""
         return {
-            "input_ids": self.prompt_ids[chosen],
-            "attention_mask": self.prompt_mask[chosen],
-            "mm_token_type_ids": self.token_types[chosen],
-            "pixel_values": torch.cat([self.pixel_values[i] for i in chosen]),
-            "image_grid_thw": torch.cat([self.grids[i] for i in chosen]),
+            "input_ids": self.prompt_ids[places],
+            "attention_mask": self.prompt_mask[places],
+            "mm_token_type_ids": self.token_types[places],
+            "pixel_values": torch.cat([self.pixel_values[i] for i in places]),
+            "image_grid_thw": torch.cat([self.grids[i] for i in places]),
         }
 
 
-def questions_from_rows(
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    completion_tokens: int,
-    completions: int,
-    *,
-    mm_token_type_ids: Tensor,
-    pixel_values: Tensor,
-    image_grid_thw: Tensor,
-    num_images: Sequence[int],
-) -> QuestionBatch:
-    """From TRL's rows (questions * completions, prompt and completion tokens).
-
-    Pixel values and grids hold each question's images once; `num_images` counts those of a row or
-    of a question.
-    """
-    prompt, ids = input_ids[:, :-completion_tokens], input_ids[:, -completion_tokens:]
-    prompt_mask, mask = (
-        attention_mask[:, :-completion_tokens],
-        attention_mask[:, -completion_tokens:],
-    )
-    images = list(num_images[::completions] if len(num_images) == len(input_ids) else num_images)
-    grids = image_grid_thw.split(images)
-    return QuestionBatch(
-        prompt_ids=prompt[::completions],
-        prompt_mask=prompt_mask[::completions],
-        token_types=mm_token_type_ids[::completions, : prompt.shape[1]],
-        completion_ids=ids.unflatten(0, (-1, completions)),
-        completion_mask=mask.unflatten(0, (-1, completions)),
-        pixel_values=pixel_values.split([int(grid.prod(-1).sum()) for grid in grids]),
-        grids=grids,
-    )
-
-
 class OncePerQuestionProcessor:
-    """The processor as TRL uses it on rows: text and image of a question are processed once.
+    """Stands in for TRL's processor on rows, and processes each question's text and image once.
 
-    TRL 1.16 tokenizes all rows for generation and processes all of them again for the forward
-    pass. The second time it gets what the first one made, with each question's image once.
+    TRL 1.16 tokenizes all rows for generation (`apply_chat_template`) and then processes all of
+    them again for the forward pass (`__call__`). The second call gets the result of the first.
     """
 
     def __init__(self, processor: ProcessorMixin, completions: int) -> None:
         self._processor = processor
         self._completions = completions
-        self._made: dict[str, Any] = {}
+        self._processed: dict[str, Any] = {}
+        """The processor's output for the questions: lists of tokens, tensors of images."""
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+    def __getattr__(self, name: str) -> object:
         return getattr(self._processor, name)
 
     def apply_chat_template(
         self,
-        conversation: Any,  # noqa: ANN401
+        conversation: Sequence[Conversation],
         *args: Any,
         tokenize: bool = False,
         **settings: Any,
-    ) -> Any:  # noqa: ANN401
+    ) -> str | list[str] | dict[str, Any]:
+        processor: Any = self._processor  # declared for a single image and text
         if not tokenize:
-            return self._processor.apply_chat_template(
-                conversation, *args, tokenize=False, **settings
-            )
+            return processor.apply_chat_template(conversation, *args, tokenize=False, **settings)
         size = self._completions
         if any(turns != conversation[i - i % size] for i, turns in enumerate(conversation)):
             raise ValueError(
                 f"rollout=grouped: the batch does not hold whole groups of {size} completions; "
                 "set rollout=trl"
             )
-        processor: Any = self._processor
-        self._made = processor.apply_chat_template(
+        self._processed = processor.apply_chat_template(
             conversation[::size], *args, tokenize=True, **settings
         )
+        # Token lists are repeated for TRL, which counts, logs and pads by row. Images are not: TRL
+        # hands them on unread, and repeating 784 patches G times would cost more than all else.
         rows = {
             name: [values[i // size] for i in range(len(conversation))]
-            for name, values in self._made.items()
+            for name, values in self._processed.items()
             if isinstance(values, list)
         }
-        return {**self._made, **rows}
+        return {**self._processed, **rows}
 
     def __call__(self, **_: object) -> dict[str, Tensor]:
-        """The fields beside tokens and mask; token types are of rows, images of questions."""
+        """The fields beside tokens and mask: token types by row, images by question."""
         types = self.inputs()["mm_token_type_ids"].repeat_interleave(self._completions, dim=0)
         return {
             "mm_token_type_ids": types,
-            "pixel_values": self._made["pixel_values"],
-            "image_grid_thw": self._made["image_grid_thw"],
+            "pixel_values": self._processed["pixel_values"],
+            "image_grid_thw": self._processed["image_grid_thw"],
         }
 
-    def inputs(self, chosen: Sequence[int] | None = None) -> dict[str, Tensor]:
-        """What the model's forward takes for the questions, or for the chosen ones, padded on the
-        left. Each question has one image."""
-        grids = self._made["image_grid_thw"]
-        questions = range(len(self._made["input_ids"])) if chosen is None else chosen
-        assert len(grids) == len(self._made["input_ids"])
-        pixels = self._made["pixel_values"].split(grids.prod(-1).tolist())
+    def inputs(self, places: Sequence[int] | None = None) -> dict[str, Tensor]:
+        """The arguments of the model's forward for the questions at `places` (default: all).
+
+        Prompts are padded on the left. Each question has one image.
+        """
+        grids = self._processed["image_grid_thw"]
+        assert len(grids) == len(self._processed["input_ids"])
+        places = range(len(grids)) if places is None else places
+        pixels = self._processed["pixel_values"].split(grids.prod(-1).tolist())
         ids, types = (
-            [torch.tensor(self._made[name][i]) for i in questions]
+            [torch.tensor(self._processed[name][i]) for i in places]
             for name in ("input_ids", "mm_token_type_ids")
         )
         padding = self._processor.tokenizer.pad_token_id
@@ -144,30 +156,29 @@ class OncePerQuestionProcessor:
             "input_ids": pad(ids, padding, padding_side="left"),
             "attention_mask": pad([torch.ones_like(row) for row in ids], 0, padding_side="left"),
             "mm_token_type_ids": pad(types, 0, padding_side="left"),
-            "pixel_values": torch.cat([pixels[i] for i in questions]),
-            "image_grid_thw": grids[list(questions)],
+            "pixel_values": torch.cat([pixels[i] for i in places]),
+            "image_grid_thw": grids[list(places)],
         }
 
 
 def rows_to_questions(rows: Mapping[str, Any], completions: int) -> dict[str, Any]:
-    """TRL's batch (rows, ...) as (questions, completions, ...).
+    """TRL's batch (rows, ...) as (questions, completions, ...)."""
 
-    Its shuffle and its cut into micro-batches then move whole questions.
-    """
-    return {
-        name: value[::completions]
-        if name == "num_images"
-        else value
-        if name in ("pixel_values", "image_grid_thw") or value.ndim == 0
-        else value.unflatten(0, (-1, completions))
-        for name, value in rows.items()
-    }
+    # TRL shuffles a batch and cuts it into micro-batches along the first axis. With questions
+    # there, both move whole groups, so a micro-batch can compute each prompt once.
+    def by_question(name: str, value: Tensor | list[int]) -> Tensor | list[int]:
+        if isinstance(value, list):  # num_images, with an entry for each row
+            return value[::completions]
+        if name in _OF_IMAGES or value.ndim == 0:
+            return value
+        return value.unflatten(0, (-1, completions))
+
+    return {name: by_question(name, value) for name, value in rows.items()}
 
 
 def questions_to_rows(questions: Mapping[str, Any]) -> dict[str, Any]:
-    """The way back; images stay those of questions."""
-    of_images = ("pixel_values", "image_grid_thw", "num_images")
+    """The inverse for TRL's loss; images stay one set for each question."""
     return {
-        name: value if name in of_images or value.ndim == 0 else value.flatten(0, 1)
+        name: value if name in _OF_IMAGES or value.ndim == 0 else value.flatten(0, 1)
         for name, value in questions.items()
     }

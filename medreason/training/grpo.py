@@ -17,24 +17,24 @@ from medreason.models.load import END_TOKENS, VISION_TOKENS
 from medreason.prompts import conversation
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
-from medreason.training.adapter import lora
+from medreason.training.adapter import lora_config
 from medreason.training.arguments import (
     EpochCounter,
-    arguments,
+    lazy_rows,
     prompt_in_epoch,
-    rows,
     sample_in_epoch,
+    trl_arguments,
 )
-from medreason.training.checkpoints import Portable
+from medreason.training.checkpoints import PortableCheckpoints
 from medreason.training.grouped_trainer import GroupedGRPOTrainer
 from medreason.training.trl_rewards import Scorer, rewards
 
 
-class PortableGRPOTrainer(Portable, GRPOTrainer):
+class PortableGRPOTrainer(PortableCheckpoints, GRPOTrainer):
     """TRL's trainer with checkpoints that any cut can read."""
 
 
-class PortableGroupedTrainer(Portable, GroupedGRPOTrainer):
+class PortableGroupedTrainer(PortableCheckpoints, GroupedGRPOTrainer):
     """The same for ours."""
 
 
@@ -57,9 +57,9 @@ def trainer(
     build = (
         functools.partial(
             PortableGroupedTrainer,
-            how=config.rollout,
-            cache=config.folder / "cache" / "vision",
-            graphs=config.hardware.uses_cuda_graphs,
+            rollout=config.rollout,
+            vision_cache=config.folder / "cache" / "vision",
+            cuda_graphs=config.hardware.uses_cuda_graphs,
         )
         if config.rollout.name == "grouped"
         else PortableGRPOTrainer
@@ -67,7 +67,7 @@ def trainer(
     return build(
         model=model,
         reward_funcs=list(functions),
-        args=arguments(
+        args=trl_arguments(
             GRPOConfig,
             config,
             folder,
@@ -79,7 +79,7 @@ def trainer(
         ),
         train_dataset=dataset(config, samples, epoch),
         processing_class=processor,
-        peft_config=lora(config, model),
+        peft_config=lora_config(config, model),
         callbacks=[*callbacks, epoch],
     )
 
@@ -120,4 +120,4 @@ def dataset(config: Config, samples: Sequence[Sample], epoch: EpochCounter) -> D
         prompt = conversation(drawn.text)
         return {"prompt": prompt, "family": drawn.family, "epoch": epoch.number}
 
-    return rows(samples, columns)
+    return lazy_rows(samples, columns)

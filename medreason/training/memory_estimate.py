@@ -1,4 +1,10 @@
-"""How much memory a training step takes on each device, from shapes alone."""
+"""How much memory a training step takes on each device, from shapes alone.
+
+A step has two moments that can be its peak. While completions are sampled, the KV cache lies beside
+what is held all the time (weights, reference, gradients, states). Where the backward pass begins,
+all activations lie there and the first tiles of logits come on top; with checkpointing, the
+activations of one recomputed layer may be more than those tiles.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +19,27 @@ from transformers import PreTrainedModel
 from medreason.config import Config
 from medreason.models.load import outline
 
-_HEAD_TOKENS, _HEAD_WORDS = 4096, 32768
+_HEAD_TOKENS, _HEAD_VOCABULARY = 4096, 32768
 """The tile of logits in TRL 1.16's head (trl/kernels/chunked_logprob.py)."""
 
 _TILES = 8.25
-"""Tiles of logits at once in its backward pass in torch, a mask of bytes among them."""
+"""Tiles of logits at once in the head's backward pass in torch, a mask of bytes among them."""
 
 IMPORTED = 582 << 20
-"""On a CPU: private memory of a process that has imported torch, transformers and trl."""
+"""On a CPU: private memory of a process that has imported torch, transformers and trl, measured."""
 
 _FIRST_USE = 14 << 20
-"""What they take besides when a first trainer is built: tables of Python, buffers of products."""
+"""What they allocate when a first trainer is built: Python's tables, buffers of matrix products."""
 
-_HEAP, _HEAP_OF_ONE = 0.4, 0.25
-"""On a CPU: what malloc keeps of the blocks that a step frees, as a share of all it asks for; less
-where a step is one micro-batch. Measured: with a malloc that gives every block back
-(`return_freed_blocks`, and so with checkpointing), a step's peak is the sum of the other
-parts."""
+_HEAP = 0.4
+"""On a CPU: freed blocks that malloc keeps, as a share of activations and logits."""
+# Measured, not derived. Without this part the estimate is 0.65 to 0.90 of the measured peak in 13
+# kinds of step (0.66 with the tiny model and adapter=lora_all), with it 0.88 to 1.09. Where malloc
+# returns every freed block (`return_freed_blocks`), the other parts alone are the peak.
 
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""A weight in 4 bits with its doubly quantised scale (arXiv:2305.14314)."""
+"""Of a 4-bit weight with its doubly quantised scale: one in 8 bits for 64 weights, one in 32 bits
+for 256 of those (arXiv:2305.14314)."""
 
 _PIXELS_PER_PATCH = 14 * 14
 _VALUES_PER_PATCH = 3 * 2 * _PIXELS_PER_PATCH  # a still image is two frames
@@ -40,28 +47,28 @@ _VALUES_PER_PATCH = 3 * 2 * _PIXELS_PER_PATCH  # a still image is two frames
 
 @dataclass(frozen=True)
 class DeviceBatch:
-    """What a device holds at once."""
+    """The micro-batch of a device."""
 
     questions: int
     completions: int
-    """Of a question; 1 in SFT."""
+    """Of each question; 1 in SFT."""
     prompt_tokens: int
     completion_tokens: int
     patches: int
-    """Of an image, before they are merged by fours."""
+    """Of an image; four become one visual token."""
     shared: bool
-    """Grouped GRPO: a question's completions share its prompt and its image."""
+    """Whether a question's completions share its prompt and its image (rollout=grouped)."""
 
     @property
     def tokens(self) -> int:
-        """In the update, padding included."""
+        """Tokens of the update's forward pass, padding included."""
         rows = self.questions * self.completions
         prompts = self.questions if self.shared else rows
         return prompts * self.prompt_tokens + rows * self.completion_tokens
 
     @property
-    def row(self) -> int:
-        """Tokens of a prompt and a completion."""
+    def row_tokens(self) -> int:
+        """Tokens of a prompt with one completion."""
         return self.prompt_tokens + self.completion_tokens
 
     @property
@@ -76,35 +83,37 @@ class MemoryEstimate:
     weights: int
     reference: int
     gradients: int
-    """Of a single micro-batch they come as activations go: what they are more than those."""
     states: int
+    """AdamW's two moments."""
     activations: int
-    """What the forward pass keeps for the backward pass."""
+    """Saved by the forward pass for the backward pass."""
     logits: int
-    """Where the backward pass begins."""
+    """Tiles of logits, where the backward pass begins."""
     recomputed: int
-    """With checkpointing: of one layer, later in the backward pass."""
+    """With checkpointing: activations of one layer, later in the backward pass."""
     cache: int
-    """Keys and values while completions are drawn, when there are no activations."""
+    """KV cache while completions are sampled; there are no activations then."""
     heap: int
-    """On a CPU: what malloc keeps of what a step has freed."""
+    """On a CPU: freed blocks that malloc keeps."""
     libraries: int
-    """On a CPU: Python's and torch's own."""
+    """On a CPU: Python's and torch's own memory."""
 
     @property
     def peak(self) -> int:
-        held = self.weights + self.reference + self.gradients + self.states + self.libraries
+        always = self.weights + self.reference + self.gradients + self.states + self.libraries
         working = self.activations + max(self.logits, self.recomputed)
-        return held + self.heap + max(working, self.cache)
+        return always + self.heap + max(working, self.cache)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         parts = [(f.name, getattr(self, f.name)) for f in fields(self)]
         shown = ", ".join(f"{name} {value / 2**30:.2f}" for name, value in parts if value)
         return f"about {self.peak / 2**30:.2f} GiB a device ({shown})"
 
 
-def batch(config: Config, *, text_tokens: int, target_tokens: int, pixels: int) -> DeviceBatch:
-    """The largest batch: `text_tokens` of the longest prompt, `pixels` of the largest image."""
+def largest_batch(
+    config: Config, *, text_tokens: int, target_tokens: int, pixels: int
+) -> DeviceBatch:
+    """The micro-batch of the longest prompt's `text_tokens` and the largest image's `pixels`."""
     patches = min(pixels, config.model.max_pixels or pixels) // _PIXELS_PER_PATCH
     sampled = config.method.algorithm == "grpo"
     return DeviceBatch(
@@ -117,57 +126,61 @@ def batch(config: Config, *, text_tokens: int, target_tokens: int, pixels: int) 
     )
 
 
-def estimate(config: Config, held: DeviceBatch) -> MemoryEstimate:
-    """Of the configured training. FSDP and ZeRO cut what they cut evenly."""
-    model = outline(config.model)
-    adapted = bool(config.adapter)
-    everything = get_peft_model(model, LoraConfig(**config.adapter)) if adapted else model
-    trained = sum(p.numel() for p in everything.parameters() if p.requires_grad)
-    all_ = sum(p.numel() for p in everything.parameters())
-    hardware = config.hardware
-    cuts = dict.fromkeys(_CUT[hardware.parallel], hardware.processes)
-    with_reference = config.method.algorithm == "grpo" and not adapted and config.method.trl["beta"]
-    kept_by_adapters = _adapted(config, everything) if adapted else 0
-    activations, recomputed = _activations(config, model, held, kept_by_adapters)
-    logits = _logits(config, model, held)
-    gradients = 4 * trained // cuts.get("gradients", 1)
-    if config.accumulation == 1:
-        gradients = max(gradients - activations, 0)
-    if hardware.processes > 1 and hardware.parallel == "ddp":
-        gradients += 4 * trained  # the buckets in which they travel
-    on_cpu = hardware.accelerator == "cpu"
-    share = _HEAP_OF_ONE if config.accumulation == 1 else _HEAP
-    kept = 0 if hardware.gradient_checkpointing else round(share * (activations + logits))
-    return MemoryEstimate(
-        weights=_weights(config, everything, all_, trained) // cuts.get("weights", 1),
-        reference=4 * all_ // cuts.get("weights", 1) if with_reference else 0,
-        gradients=gradients,
-        states=_states(config, model, trained) // cuts.get("states", 1),
-        activations=activations,
-        logits=logits,
-        recomputed=recomputed,
-        cache=_cache(config, model, held),
-        heap=kept if on_cpu else 0,
-        libraries=IMPORTED + _FIRST_USE if on_cpu else 0,
-    )
-
-
-_CUT = {
+_SHARDED = {
     "ddp": (),
     "fsdp": ("weights", "gradients", "states"),
     "zero2": ("gradients", "states"),
     "zero3": ("weights", "gradients", "states"),
 }
+"""Parts that `hardware.parallel` divides among the processes."""
+
+
+def estimate(config: Config, batch: DeviceBatch) -> MemoryEstimate:
+    """Memory of the configured training at this micro-batch, if shards are of equal size."""
+    model = outline(config.model)
+    adapted = bool(config.adapter)
+    full_model = get_peft_model(model, LoraConfig(**config.adapter)) if adapted else model
+    trained = sum(p.numel() for p in full_model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in full_model.parameters())
+    hardware = config.hardware
+    shards = dict.fromkeys(_SHARDED[hardware.parallel], hardware.processes)
+    # An adapter's reference model is the base with the adapter switched off, which is there anyway.
+    with_reference = config.method.algorithm == "grpo" and not adapted and config.method.trl["beta"]
+    adapter_bytes = _adapter_inputs(config, full_model) if adapted else 0
+    activations, recomputed = _activations(config, model, batch, adapter_bytes)
+    logits = _logits(config, model, batch)
+    gradients = 4 * trained // shards.get("gradients", 1)
+    if config.accumulation == 1:
+        # Gradients appear as activations are freed, layer by layer. From the second micro-batch on
+        # they are there before the forward pass.
+        gradients = max(gradients - activations, 0)
+    if hardware.processes > 1 and hardware.parallel == "ddp":
+        gradients += 4 * trained  # DDP's buckets, in which gradients are reduced
+    on_cpu = hardware.accelerator == "cpu"
+    # With checkpointing a CPU worker calls `return_freed_blocks`.
+    keeps_blocks = on_cpu and not hardware.gradient_checkpointing
+    return MemoryEstimate(
+        weights=_weights(config, full_model, total, trained) // shards.get("weights", 1),
+        reference=4 * total // shards.get("weights", 1) if with_reference else 0,
+        gradients=gradients,
+        states=_states(config, model, trained) // shards.get("states", 1),
+        activations=activations,
+        logits=logits,
+        recomputed=recomputed,
+        cache=_kv_cache(config, model, batch),
+        heap=round(_HEAP * (activations + logits)) if keeps_blocks else 0,
+        libraries=IMPORTED + _FIRST_USE if on_cpu else 0,
+    )
 
 
 def _bytes(config: Config) -> int:
     return 2 if config.hardware.precision == "bfloat16" else 4
 
 
-def _weights(config: Config, model: PreTrainedModel | PeftModel, all_: int, trained: int) -> int:
+def _weights(config: Config, model: PreTrainedModel | PeftModel, total: int, trained: int) -> int:
     if not config.adapter:
-        autocast = 2 * all_ if _bytes(config) == 2 else 0  # torch keeps its bfloat16 copies
-        return 4 * all_ + autocast
+        # Held in float32 to be trained; autocast keeps a bfloat16 copy of each until it ends.
+        return 4 * total + (2 * total if _bytes(config) == 2 else 0)
     quantized = 0
     if config.model.quantization != "none":
         quantized = sum(
@@ -175,8 +188,8 @@ def _weights(config: Config, model: PreTrainedModel | PeftModel, all_: int, trai
             for name, p in model.named_parameters()
             if "language_model.layers" in name and p.ndim == 2 and "lora" not in name
         )
-    whole = all_ - trained - quantized
-    return int(_bytes(config) * whole + _NF4_BYTES * quantized + 4 * trained)
+    unquantized = total - trained - quantized
+    return int(_bytes(config) * unquantized + _NF4_BYTES * quantized + 4 * trained)
 
 
 def _states(config: Config, model: PreTrainedModel, trained: int) -> int:
@@ -189,79 +202,92 @@ def _states(config: Config, model: PreTrainedModel, trained: int) -> int:
 
 
 def _activations(
-    config: Config, model: PreTrainedModel, held: DeviceBatch, adapted: int
+    config: Config, model: PreTrainedModel, batch: DeviceBatch, adapter_bytes: int
 ) -> tuple[int, int]:
-    """What the forward pass keeps, and with checkpointing what one layer makes anew and backward.
+    """(bytes the forward pass saves, with checkpointing the bytes of one recomputed layer).
 
-    Counted by hand over the layers of transformers' Qwen2-VL: each tensor that a product, a norm,
-    an activation or the attention saves, once; `adapted` bytes of a token besides.
+    Counted over the layers of transformers' Qwen2-VL: each tensor that a matrix product, a norm, an
+    activation function or the attention saves for backward, once; `adapter_bytes` a token besides.
     """
     text, vision = model.config.get_text_config(), model.config.vision_config
     width, inner, size = text.hidden_size, text.intermediate_size, _bytes(config)
-    norms = 2 * (2 * 4 + size)  # float32 input and its normalised value, and what a product reads
-    layer = held.tokens * ((norms + 4 * size) * width + 4 * size * inner)
-    patches = held.images * held.patches
+    # Each of a layer's two norms saves its float32 input and its normalised value, and the product
+    # behind it saves what it reads. Attention saves 4 widths, the MLP 4 inner widths.
+    norms = 2 * (2 * 4 + size)
+    layer = batch.tokens * ((norms + 4 * size) * width + 4 * size * inner)
+    patches = batch.images * batch.patches
     block = patches * (10 * size + 3 * size * vision.mlp_ratio) * vision.embed_dim
-    # Pixels, the merger's norm and product, the last norm and what the head reads.
+    # `ends` are outside the layers: pixels, the merger's norm and product, and below the language
+    # model's last norm and the input of its head.
     ends = patches * (_VALUES_PER_PATCH * size + (8 + 3 * size) * vision.embed_dim)
-    if config.adapter:  # frozen layers keep no input for a gradient of their weights
-        layer = held.tokens * ((8 + 6 * size) * width + 3 * size * inner)
-        layer += held.tokens * adapted // text.num_hidden_layers
+    if config.adapter:
+        # A frozen product needs no gradient of its weights and saves no input. The vision tower
+        # saves nothing, since no gradient reaches it.
+        layer = batch.tokens * ((8 + 6 * size) * width + 3 * size * inner)
+        layer += batch.tokens * adapter_bytes // text.num_hidden_layers
         block = ends = 0
-    ends += held.tokens * (8 + 2 * size) * width
-    rows = held.questions * held.completions
-    if held.shared:
-        # Keys and values as they are and beside each completion; queries of prompts not twice.
+    ends += batch.tokens * (8 + 2 * size) * width
+    rows = batch.questions * batch.completions
+    if batch.shared:
+        # Attention block by block copies the prompt's keys and values beside each completion's own,
+        # and saves these copies besides the originals; queries of prompts are saved once.
         heads = text.num_attention_heads // text.num_key_value_heads
-        layer += size * 2 * (held.tokens + rows * held.row) * width // heads
-        layer -= size * held.questions * held.prompt_tokens * width
-        # Frozen, the last product keeps no input of its own.
-        layer -= size * held.tokens * width if config.adapter else 0
-        ends += size * held.questions * heads * held.completion_tokens * held.row  # the mask
+        layer += size * 2 * (batch.tokens + rows * batch.row_tokens) * width // heads
+        layer -= size * batch.questions * batch.prompt_tokens * width
+        # Frozen, the output product saves no input of its own.
+        layer -= size * batch.tokens * width if config.adapter else 0
+        mask = batch.questions * heads * batch.completion_tokens * batch.row_tokens
+        ends += size * mask  # one for all layers
     elif config.hardware.attention != "flash_attention_2":
-        layer += size * rows * held.row**2  # of the mask's truths torch makes numbers in each layer
+        # From a bool mask torch makes one of numbers in each layer, and saves it.
+        layer += size * rows * batch.row_tokens**2
     depth, visual = text.num_hidden_layers, 0 if config.adapter else vision.depth
-    if config.hardware.gradient_checkpointing:
-        kept = 4 * held.tokens * width * depth + 4 * patches * vision.embed_dim * visual
-        return kept + ends, max(layer + _inside(config, model, held), block)
+    if config.hardware.gradient_checkpointing:  # of each layer its input alone, in float32
+        inputs = 4 * batch.tokens * width * depth + 4 * patches * vision.embed_dim * visual
+        return inputs + ends, max(layer + _layer_gradients(config, model, batch), block)
     return layer * depth + block * visual + ends, 0
 
 
-def _adapted(config: Config, model: nn.Module) -> int:
-    """What the adapters of all layers keep of a token: their input, and which of it was dropped."""
+def _adapter_inputs(config: Config, model: nn.Module) -> int:
+    """Bytes a token of all LoRA layers' saved inputs and of the masks of their dropout."""
     size = _bytes(config)
-    dropped = size if config.hardware.accelerator == "cpu" else 1
+    # On a CPU torch's dropout saves a mask of the input's type, on CUDA one of bytes.
+    mask = size if config.hardware.accelerator == "cpu" else 1
     if not config.adapter.get("lora_dropout"):
-        dropped = 0
+        mask = 0
     inputs = sum(m.in_features or 0 for m in model.modules() if isinstance(m, LoraLayer))
-    return (size + dropped) * inputs
+    return (size + mask) * inputs
 
 
-def _logits(config: Config, model: PreTrainedModel, held: DeviceBatch) -> int:
+def _logits(config: Config, model: PreTrainedModel, batch: DeviceBatch) -> int:
     """Where the backward pass begins: tiles of logits and the gradient of the head's weights.
 
-    Or, if that is more, what it takes of values within one layer.
+    Or the gradients of activations within one layer, if they are more.
     """
     text = model.config.get_text_config()
-    if config.hardware.accelerator == "cuda":  # Triton folds a tile of the targets in place
-        targets = held.questions * held.completions * held.completion_tokens
-        targets = targets or held.tokens
-        tile = _bytes(config) * min(targets, _HEAD_TOKENS) * _HEAD_WORDS
-    else:  # torch: of all tokens, and only what is written to takes memory
-        tile = 4 * _TILES * min(held.tokens, _HEAD_TOKENS) * min(text.vocab_size, _HEAD_WORDS)
+    if config.hardware.accelerator == "cuda":
+        # On CUDA TRL's head computes logits of labelled tokens alone, and its Triton kernel turns a
+        # tile into its gradient in place.
+        targets = batch.questions * batch.completions * batch.completion_tokens
+        targets = targets or batch.tokens
+        tile = _bytes(config) * min(targets, _HEAD_TOKENS) * _HEAD_VOCABULARY
+    else:
+        # Elsewhere logits of all tokens. Of a tile only the pages that are written take memory.
+        tile = 4 * _TILES * min(batch.tokens, _HEAD_TOKENS) * min(text.vocab_size, _HEAD_VOCABULARY)
     head = 0 if config.adapter else 4 * text.vocab_size * text.hidden_size
-    return max(round(tile) + head, _inside(config, model, held))
+    return max(round(tile) + head, _layer_gradients(config, model, batch))
 
 
-def _inside(config: Config, model: PreTrainedModel, held: DeviceBatch) -> int:
-    """The gradients of values within one layer."""
-    return 3 * _bytes(config) * held.tokens * model.config.get_text_config().intermediate_size
+def _layer_gradients(config: Config, model: PreTrainedModel, batch: DeviceBatch) -> int:
+    """Bytes of the gradients of activations within one layer."""
+    return 3 * _bytes(config) * batch.tokens * model.config.get_text_config().intermediate_size
 
 
-def _cache(config: Config, model: PreTrainedModel, held: DeviceBatch) -> int:
+def _kv_cache(config: Config, model: PreTrainedModel, batch: DeviceBatch) -> int:
     if config.method.algorithm != "grpo":
         return 0
     text = model.config.get_text_config()
     heads = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
-    rows = held.questions * held.completions * config.accumulation
-    return 2 * _bytes(config) * rows * held.row * heads * text.num_hidden_layers
+    # TRL samples a whole optimizer step at once, the update cuts it into micro-batches.
+    rows = batch.questions * batch.completions * config.accumulation
+    return 2 * _bytes(config) * rows * batch.row_tokens * heads * text.num_hidden_layers

@@ -1,12 +1,13 @@
-"""Whether a training fits into a device's memory, and what would make it fit.
+"""Whether a training fits into a device's memory, and which overrides would make it fit.
 
-Estimates need torch, which is loaded when the first is asked for.
+Estimates need torch, which is imported for the first one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import yaml
@@ -15,84 +16,106 @@ from PIL import Image
 from medreason.config import CONF, Config, machine
 from medreason.samples import Sample
 
-_LOOKED_AT = 2000  # samples whose image headers are read, those with the longest texts
+if TYPE_CHECKING:
+    from medreason.training.memory_estimate import MemoryEstimate
+
+_MEASURED_SAMPLES = 2000  # those with the longest texts; of these the headers of images are read
 _CHARACTERS_PER_TOKEN, _PIXELS_PER_TOKEN = 3.5, 784
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """An override that takes less memory, and what it changes."""
+
+    override: str
+    hardware: dict[str, Any] = field(default_factory=dict)
+    adapter: dict[str, Any] | None = None
+
+    def applied(self, config: Config) -> Config:
+        return replace(
+            config,
+            hardware=replace(config.hardware, **self.hardware),
+            adapter=self.adapter or config.adapter,
+        )
 
 
 def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
     """Lines for a plan: peak memory of a device, and what to change where it does not fit."""
     try:
-        peak, parts = _estimate(config, samples)
-    except OSError as error:  # a hub id whose config is not here
+        estimate = _estimate(config, samples)
+    except OSError as error:  # a model on the hub whose config.json was never downloaded
         first = next(iter(str(error).splitlines()), "")
         return [f"memory of {config.model.name} unknown: {first}"]
     limit = device_limit_bytes(config)
-    lines = [f"memory of {config.method.name}, {config.model.name}: {parts}"]
-    if limit is None or peak <= limit:
+    lines = [f"memory of {config.method.name}, {config.model.name}: {estimate.summary()}"]
+    if limit is None or estimate.peak <= limit:
         return lines
-    for count, changed in enumerate(_cumulated(config), start=1):
-        needed, _ = _estimate(changed, samples)
-        if needed <= limit:
-            changes = " ".join(list(_changes(config))[:count])
-            lines.append(
-                f"does not fit into {limit / 2**30:.1f} GiB (hardware={config.hardware.name}); "
-                f"with {changes} it takes about {needed / 2**30:.2f} GiB"
-            )
-            return lines
-    lines.append(
-        f"does not fit into {limit / 2**30:.1f} GiB (hardware={config.hardware.name}), nor with "
-        f"{' '.join(_changes(config))}; choose a smaller model or more devices"
-    )
-    return lines
+    misfit = f"does not fit into {limit / 2**30:.1f} GiB (hardware={config.hardware.name})"
+    overrides: list[str] = []
+    for remedy in _remedies(config):  # each on top of those before it
+        config = remedy.applied(config)
+        overrides.append(remedy.override)
+        peak = _estimate(config, samples).peak
+        if peak <= limit:
+            fit = f"with {' '.join(overrides)} it takes about {peak / 2**30:.2f} GiB"
+            return [*lines, f"{misfit}; {fit}"]
+    misfit += f", nor with {' '.join(overrides)}; choose a smaller model or more devices"
+    return [*lines, misfit]
 
 
 def device_limit_bytes(config: Config) -> int | None:
-    """What a process may take of its device; none where no such device is here."""
-    asked = config.hardware
-    if given := asked.memory_limit_gb or asked.device_gb:
-        return int(given * 1e9)
-    if asked.accelerator == "cpu":
-        return psutil.virtual_memory().total // asked.devices
-    there = machine.gpus()
-    return int(min(gpu.gib for gpu in there) * 2**30) if there else None
+    """What a process may take of its device; None where this machine has no such device."""
+    hardware = config.hardware
+    if gigabytes := hardware.memory_limit_gb or hardware.device_gb:
+        return int(gigabytes * 1e9)
+    if hardware.accelerator == "cpu":
+        return psutil.virtual_memory().total // hardware.devices
+    gpus = machine.gpus()
+    return int(min(gpu.gib for gpu in gpus) * 2**30) if gpus else None
 
 
 def remedies(config: Config) -> list[str]:
     """Overrides that take less memory, gentlest first."""
-    return [*_changes(config), "a smaller model.max_pixels or method.trl.max_completion_length"]
+    return [
+        *(remedy.override for remedy in _remedies(config)),
+        "a smaller model.max_pixels or method.trl.max_completion_length",
+    ]
 
 
 def longest_samples(config: Config, samples: Sequence[Sample]) -> list[int]:
-    """Places of the samples that fill a device, by text and image."""
-    looked_at = sorted(range(len(samples)), key=lambda i: _text(config, samples[i]), reverse=True)
-    sizes = {
-        i: sum(_text(config, samples[i])) + _pixels(config, samples[i]) / _PIXELS_PER_TOKEN
-        for i in looked_at[:_LOOKED_AT]
+    """Places of the samples with most tokens of text and image, as many as a micro-batch holds."""
+    by_text = sorted(
+        range(len(samples)), key=lambda i: _text_tokens(config, samples[i]), reverse=True
+    )
+    tokens = {
+        i: sum(_text_tokens(config, samples[i])) + _pixels(config, samples[i]) / _PIXELS_PER_TOKEN
+        for i in by_text[:_MEASURED_SAMPLES]
     }
-    return sorted(sizes, key=lambda i: sizes[i], reverse=True)[: config.hardware.per_device_prompts]
+    by_all = sorted(tokens, key=lambda i: tokens[i], reverse=True)
+    return by_all[: config.hardware.per_device_prompts]
 
 
-def _estimate(config: Config, samples: Sequence[Sample]) -> tuple[int, str]:
+def _estimate(config: Config, samples: Sequence[Sample]) -> MemoryEstimate:
     from medreason.training import memory_estimate  # torch and transformers, seconds
 
     sample = samples[longest_samples(config, samples)[0]]
-    asked, answered = _text(config, sample)
-    held = memory_estimate.batch(
+    prompt_tokens, target_tokens = _text_tokens(config, sample)
+    batch = memory_estimate.largest_batch(
         config,
-        text_tokens=round(asked),
-        target_tokens=round(answered),
+        text_tokens=round(prompt_tokens),
+        target_tokens=round(target_tokens),
         pixels=round(_pixels(config, sample)),
     )
-    found = memory_estimate.estimate(config, held)
-    return found.peak, found.told()
+    return memory_estimate.estimate(config, batch)
 
 
-def _text(config: Config, sample: Sample) -> tuple[float, float]:
-    """About how many tokens prompt and target have."""
-    template = max(map(len, (t for ts in config.prompt.training.values() for t in ts)), default=0)
-    asked = template + len(sample.question) + sum(map(len, sample.options))
+def _text_tokens(config: Config, sample: Sample) -> tuple[float, float]:
+    """About how many tokens (prompt, target) have; a tokenizer would need the model's files."""
+    wordings = (text for family in config.prompt.training.values() for text in family)
+    prompt = max(map(len, wordings), default=0) + len(sample.question)
+    prompt += sum(map(len, sample.options))
     target = len(sample.explanation or "") if config.method.algorithm == "sft" else 0
-    return asked / _CHARACTERS_PER_TOKEN, target / _CHARACTERS_PER_TOKEN + 16
+    return prompt / _CHARACTERS_PER_TOKEN, target / _CHARACTERS_PER_TOKEN + 16
 
 
 def _pixels(config: Config, sample: Sample) -> float:
@@ -101,45 +124,22 @@ def _pixels(config: Config, sample: Sample) -> float:
     return min(width * height, config.model.max_pixels or 1 << 40)
 
 
-def _changes(config: Config) -> dict[str, dict[str, dict[str, object]]]:
-    """Override -> what it sets, of those that are not set yet."""
-    at, adapted = config.hardware, bool(config.adapter)
-    sharded = at.parallel != "ddp"
-    found: dict[str, tuple[bool, dict[str, dict[str, object]]]] = {
-        "hardware.per_device_prompts=1": (
-            at.per_device_prompts > 1,
-            {"hardware": {"per_device_prompts": 1}},
-        ),
-        "hardware.gradient_checkpointing=true": (
-            not at.gradient_checkpointing,
-            {"hardware": {"gradient_checkpointing": True}},
-        ),
-        "hardware.optimizer_states=8bit": (
-            not adapted and not sharded and at.optimizer_states == "float32",
-            {"hardware": {"optimizer_states": "8bit"}},
-        ),
-        "hardware.parallel=fsdp hardware.optimizer_states=float32": (
-            not adapted and not sharded and at.processes > 1,
-            {"hardware": {"parallel": "fsdp", "optimizer_states": "float32"}},
-        ),
-        "adapter=lora_r8": (not adapted, {"adapter": _lora()}),
-    }
-    return {override: sets for override, (open_, sets) in found.items() if open_}
-
-
-def _lora() -> dict[str, object]:
-    return yaml.safe_load((CONF / "adapter" / "lora_r8.yaml").read_text())
-
-
-def _cumulated(config: Config) -> list[Config]:
-    """The configuration with the first change, with the first two, and so on."""
-    found = []
-    for sets in _changes(config).values():
-        at = {**sets.get("hardware", {})}
-        config = replace(
-            config,
-            hardware=replace(config.hardware, **at),  # pyright: ignore[reportArgumentType]
-            adapter=sets.get("adapter", config.adapter),
+def _remedies(config: Config) -> Iterator[Remedy]:
+    """Those that are not set yet: first what costs time alone, last what trains less."""
+    hardware, adapted = config.hardware, bool(config.adapter)
+    sharded = hardware.parallel != "ddp"
+    if hardware.per_device_prompts > 1:
+        yield Remedy("hardware.per_device_prompts=1", {"per_device_prompts": 1})
+    if not hardware.gradient_checkpointing:
+        yield Remedy("hardware.gradient_checkpointing=true", {"gradient_checkpointing": True})
+    # An adapter's gradients and states are small: quantising or sharding them saves nothing.
+    if not adapted and not sharded and hardware.optimizer_states == "float32":
+        yield Remedy("hardware.optimizer_states=8bit", {"optimizer_states": "8bit"})
+    if not adapted and not sharded and hardware.processes > 1:
+        yield Remedy(
+            "hardware.parallel=fsdp hardware.optimizer_states=float32",
+            {"parallel": "fsdp", "optimizer_states": "float32"},
         )
-        found.append(config)
-    return found
+    if not adapted:
+        lora = yaml.safe_load((CONF / "adapter" / "lora_r8.yaml").read_text())
+        yield Remedy("adapter=lora_r8", adapter=lora)

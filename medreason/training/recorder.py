@@ -1,4 +1,4 @@
-"""What a training run leaves behind while it runs: metrics, rollouts and its progress."""
+"""Writes metrics, rollouts and progress into the run folder while a training runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from medreason.console import notice
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.files import atomic
 from medreason.runs.run_folder import RunFolder
@@ -17,26 +18,28 @@ from medreason.training.trl_rewards import save_rollouts
 ROLLOUT_STEPS = 10
 """Optimizer steps between saved rollouts."""
 
-_ENDINGS = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
+_SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
+"""Keys of the last log of a training, which is of no step."""
 
 
 class Recorder(TrainerCallback):
-    """Appends each log to metrics.jsonl, a line a step; on a resume drops the steps done again."""
+    """Appends each log to metrics.jsonl, one line for each optimizer step."""
 
     def __init__(self, folder: RunFolder, progress: Callable[..., None]) -> None:
         self._folder = folder
         self._progress = progress
         self.rollout_logs: dict[str, Any] | None = None
-        """The trainer's own record of its last rollouts, where it has one."""
+        """TRL's record of the last rollouts (`GRPOTrainer._logs`); None in SFT."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         if not state.is_world_process_zero:
             return
-        kept = [row for row in self._folder.logged() if row["step"] <= state.global_step]
+        # A run that was killed logged steps after its last checkpoint; they are done again now.
+        rows = [row for row in self._folder.logged() if row["step"] <= state.global_step]
         with atomic(self._folder.metrics) as unfinished:
-            unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self._progress("training", state.global_step, state.max_steps)
 
     def on_log(
@@ -47,9 +50,9 @@ class Recorder(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: object,
     ) -> None:
-        if not state.is_world_process_zero or not logs or any(k in logs for k in _ENDINGS):
+        if not state.is_world_process_zero or not logs or any(key in logs for key in _SUMMARY):
             return
-        row = {"step": state.global_step, **{k: _number(v) for k, v in logs.items()}}
+        row = {"step": state.global_step, **{key: _finite(value) for key, value in logs.items()}}
         with self._folder.metrics.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
         note = f"reward {logs['reward']:.2f}" if "reward" in logs else f"loss {logs['loss']:.3f}"
@@ -63,10 +66,9 @@ class Recorder(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             for name, mean in collapsed_rewards(self._folder.logged()).items():
-                print(collapse_warning(name, mean))  # noqa: T201
+                notice(collapse_warning(name, mean))
 
 
-def _number(value: object) -> float | None:
-    """JSON has no NaN."""
-    number = float(value)  # pyright: ignore[reportArgumentType]
-    return number if math.isfinite(number) else None
+def _finite(value: float) -> float | None:
+    """None for NaN and infinity, which JSON has not."""
+    return float(value) if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""One training: from the start model to the weights in the run folder, resumed where it stopped."""
+"""One training: from the base model to the weights in the run folder, resumed where it stopped."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import torch
 from accelerate import DistributedType
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.config import Config
+from medreason.console import notice
 from medreason.models.load import load_model, load_processor
 from medreason.runs.files import atomic_folder
 from medreason.runs.run_folder import RunFolder
@@ -26,15 +27,15 @@ from medreason.training.recorder import Recorder
 def train(
     config: Config, samples: Sequence[Sample], folder: RunFolder, progress: Callable[..., None]
 ) -> None:
-    """Train, save to `folder.model` in one step, and drop the checkpoints, not needed any more."""
+    """Train, save the weights to `folder.model`, and delete the checkpoints."""
     began = time.monotonic()
     recorder = Recorder(folder, progress)
     trainer = build(config, samples, folder, [recorder])
-    _note_size(trainer, folder)
+    _log_parameters(trainer, folder)
     if config.hardware.memory_check:
-        _try_longest(config, trainer, samples)
+        _check_memory(config, trainer, samples)
     recorder.rollout_logs = getattr(trainer, "_logs", None)
-    checkpoint = checkpoints.last(
+    checkpoint = checkpoints.newest(
         folder,
         processes=config.hardware.processes,
         deepspeed=config.hardware.parallel in ("zero2", "zero3"),
@@ -49,11 +50,12 @@ def train(
         folder.update(trained=True, train_seconds=time.monotonic() - began)
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    # Trainers hold themselves in cycles; the evaluation needs their memory.
+    # The evaluation follows in this process and needs the memory. Trainers refer to themselves in
+    # cycles, so they are freed by a collection alone.
     del trainer, recorder
     gc.collect()
     torch.cuda.empty_cache()
-    unset_hf_deepspeed_config()  # else zero3 loads the evaluated weights in parts, too
+    unset_hf_deepspeed_config()  # else from_pretrained shards what is evaluated
 
 
 def build(
@@ -69,35 +71,42 @@ def build(
         folder,
         callbacks,
     )
+    # accelerate chooses from arguments and environment variables, and falls back without an error.
     kind = trainer.accelerator.distributed_type
-    cut = {"fsdp": DistributedType.FSDP, "ddp": kind}.get(
+    expected = {"fsdp": DistributedType.FSDP, "ddp": kind}.get(
         config.hardware.parallel, DistributedType.DEEPSPEED
     )
-    assert kind == cut, f"hardware.parallel={config.hardware.parallel!r} became {kind}"
+    assert kind == expected, f"hardware.parallel={config.hardware.parallel!r} became {kind}"
     if config.model.quantization != "none":
-        adapter.in_full_precision(trainer.model)
+        assert trainer.model is not None
+        adapter.train_in_float32(trainer.model)
     return trainer
 
 
-def _note_size(trainer: Trainer, folder: RunFolder) -> None:
-    """How many weights are trained, into log and state."""
-    trained, all_ = adapter.count(trainer.model)
+def _log_parameters(trainer: SFTTrainer | GRPOTrainer, folder: RunFolder) -> None:
+    """Write the number of trainable parameters to log and state."""
+    assert trainer.model is not None
+    trainable, total = adapter.count_parameters(trainer.model)
     if trainer.accelerator.is_main_process:
-        print(f"trainable weights: {trained:,} of {all_:,}")  # noqa: T201
-        folder.update(trainable_parameters=trained, parameters=all_)
+        notice(f"trainable parameters: {trainable:,} of {total:,}")
+        folder.update(trainable_parameters=trainable, parameters=total)
 
 
-def _try_longest(config: Config, trainer: Trainer, samples: Sequence[Sample]) -> None:
-    if config.hardware.parallel != "ddp":  # weights are cut when training begins
-        print("no trial step: hardware.parallel is not ddp")  # noqa: T201
+def _check_memory(
+    config: Config, trainer: SFTTrainer | GRPOTrainer, samples: Sequence[Sample]
+) -> None:
+    if config.hardware.parallel != "ddp":
+        # FSDP and DeepSpeed shard the weights inside `Trainer.train`: before it, one device would
+        # hold all of them.
+        notice("no trial step: hardware.parallel is not ddp")
         return
-    peak, _ = memory_check.run(config, trainer, samples)
+    peak, _ = memory_check.trial_step(config, trainer, samples)
     if trainer.accelerator.is_main_process:
-        print(f"trial step of the longest samples: peak {peak / 2**30:.2f} GiB")  # noqa: T201
+        notice(f"trial step of the longest samples: peak {peak / 2**30:.2f} GiB")
 
 
 def trained_model(config: Config, folder: RunFolder) -> Config:
-    """The configuration with the run's own weights as its model; of a base run, its start model."""
+    """The configuration with the run's weights as its model; method=base keeps the base model."""
     if config.method.algorithm == "none":
         return config
     return replace(config, model=replace(config.model, path=str(folder.model), revision=None))

@@ -15,18 +15,18 @@ from medreason.prompts import conversation, turn
 from medreason.replies import format_reply
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
-from medreason.training.adapter import lora
+from medreason.training.adapter import lora_config
 from medreason.training.arguments import (
     EpochCounter,
-    arguments,
+    lazy_rows,
     prompt_in_epoch,
-    rows,
     sample_in_epoch,
+    trl_arguments,
 )
-from medreason.training.checkpoints import Portable
+from medreason.training.checkpoints import PortableCheckpoints
 
 
-class PortableSFTTrainer(Portable, SFTTrainer):
+class PortableSFTTrainer(PortableCheckpoints, SFTTrainer):
     """TRL's trainer with checkpoints that any cut can read."""
 
 
@@ -41,7 +41,7 @@ def trainer(
     epoch = EpochCounter()
     return PortableSFTTrainer(
         model=model,
-        args=arguments(
+        args=trl_arguments(
             SFTConfig,
             config,
             folder,
@@ -50,7 +50,7 @@ def trainer(
         ),
         train_dataset=dataset(config, samples, epoch),
         processing_class=processor,
-        peft_config=lora(config, model),
+        peft_config=lora_config(config, model),
         callbacks=[*callbacks, epoch],
     )
 
@@ -63,7 +63,7 @@ def dataset(config: Config, samples: Sequence[Sample], epoch: EpochCounter) -> D
         drawn = prompt_in_epoch(config, sample, epoch)
         return {"prompt": conversation(drawn.text), "completion": turn(target(config, sample))}
 
-    return rows(samples, columns)
+    return lazy_rows(samples, columns)
 
 
 def target(config: Config, sample: Sample) -> str:

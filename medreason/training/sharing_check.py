@@ -1,87 +1,109 @@
-"""Whether a run can share its prompts: what its settings say, and one question beside TRL."""
+"""Whether a run can share prompts: by its settings, and by comparing one question with TRL.
+
+The settings say what is known to fail. The comparison finds what no list can: a model whose
+attention ignores the packed mask or positions trains on wrong log-probabilities without an error.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers.processing_utils import ProcessorMixin
 from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl.data_utils import prepare_multimodal_messages
 
 from medreason.generation.sampling import unsupported_settings
 from medreason.models.load import without_adapter
-from medreason.training.group_batches import OncePerQuestionProcessor, questions_from_rows
+from medreason.training.group_batches import OncePerQuestionProcessor, QuestionBatch
+
+SharedLogps = Callable[..., tuple[Tensor, Tensor]]
+"""`GroupedGRPOTrainer.shared_logps`."""
 
 
-def sharing_obstacles(trainer: Any) -> list[str]:  # noqa: ANN401
-    """Why this run cannot share, as far as settings tell."""
-    model, rows = without_adapter(trainer.model), trainer.args.per_device_train_batch_size
+def sharing_obstacles(trainer: GRPOTrainer) -> list[str]:
+    """Why the settings of this run rule out sharing; empty if none does."""
+    model, size = without_adapter(trainer.model), trainer.num_generations
+    rows = trainer.args.per_device_train_batch_size
+    assert size
     layers = getattr(model.config.get_text_config(), "layer_types", None) or []
     attention = model.config._attn_implementation
     other_engine = trainer.use_vllm or trainer.use_transformers_continuous_batching
-    more = {} if other_engine else unsupported_settings(trainer.generation_config)
+    settings = {} if other_engine else unsupported_settings(trainer.generation_config)
     mrope = hasattr(getattr(model, "model", None), "get_rope_index")
-    takes = inspect.signature(type(model).forward).parameters
+    parameters = inspect.signature(type(model).forward).parameters
     obstacles = {
-        f"{rows} rows a device cut groups of {trainer.num_generations}": rows
-        % trainer.num_generations,
+        # A micro-batch must hold whole groups, or some completions come without their prompt.
+        f"{rows} rows a device cut groups of {size}": rows % size,
+        # Positions restart behind the prompt in each completion block, so they are passed in.
         f"{type(model).__name__} takes no mRoPE positions": not mrope
-        or "position_ids" not in takes,
+        or "position_ids" not in parameters,
         f"attention={attention!r} takes no mask": attention not in ("sdpa", "eager"),
+        # A window counts tokens of the packed sequence, where completion 8 is far from the prompt.
         "sliding-window attention": any(kind != "full_attention" for kind in layers),
         "vLLM or continuous batching": other_engine,
         "tools or a rollout function": trainer.tools or trainer.rollout_func is not None,
         "pad_to_multiple_of": trainer.pad_to_multiple_of is not None,
+        # Its balancing loss is a mean over tokens, of which packing leaves fewer.
         "a mixture of experts": trainer.aux_loss_enabled,
-        f"generation with {more}": more,
+        f"generation with {settings}": settings,
     }
     return [reason for reason, applies in obstacles.items() if applies]
 
 
-def difference(trainer: Any, row: dict[str, Any]) -> float:  # noqa: ANN401
-    """Mean difference of shared and TRL's log-probabilities, of three completions of a question,
-    the larger of block by block and under one mask.
+def mean_difference(trainer: GRPOTrainer, shared_logps: SharedLogps, row: dict[str, Any]) -> float:
+    """Mean absolute difference of shared and TRL's log-probabilities for one row's question.
 
-    The completions repeat the prompt's end. A kernel that ignores the mask would let the second
-    read the first, and one that ignores the positions would see it further away. NaN where another
-    mask changes nothing: in half precision rounding could hide that in the difference.
+    The larger one of attention block by block and under one mask. NaN if hiding nothing gives the
+    same log-probabilities as the mask: in half precision, rounding could hide that in the mean.
     """
+    # Three completions that repeat the prompt's end, the first whole, the others shorter. If the
+    # mask is ignored, the second reads the first and finds its own tokens in it; if the positions
+    # are ignored, it reads the prompt as further away. Both move the log-probabilities far more
+    # than rounding does.
     prompt = prepare_multimodal_messages(row["prompt"], images=[row["image"]])
-    once = OncePerQuestionProcessor(trainer.processing_class, 3)
+    processor, model = trainer.processing_class, trainer.model
+    assert isinstance(processor, ProcessorMixin)
+    assert model is not None
+    once = OncePerQuestionProcessor(processor, 3)
     once.apply_chat_template(
         [prompt] * 3, tokenize=True, return_dict=True, add_generation_prompt=True
     )
-    inputs = {k: v.to(trainer.accelerator.device) for k, v in once.inputs().items()}
-    ends = inputs["input_ids"][:, -4:].expand(3, -1)
-    kept = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], device=ends.device)
-    ids = torch.cat([inputs["input_ids"].expand(3, -1), ends], dim=1)
-    mask = torch.cat([torch.ones_like(ids[:, :-4]), kept], dim=1)
+    inputs = {name: value.to(trainer.accelerator.device) for name, value in once.inputs().items()}
+    completions = inputs["input_ids"][:, -4:].expand(3, -1)
+    completion_mask = torch.tensor(
+        [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], device=completions.device
+    )
+    ids = torch.cat([inputs["input_ids"].expand(3, -1), completions], dim=1)
+    mask = torch.cat([torch.ones_like(ids[:, :-4]), completion_mask], dim=1)
     types = nn.functional.pad(inputs["mm_token_type_ids"].expand(3, -1), (0, 4))
     images = {"mm_token_type_ids": types, "num_images": [1] * 3}
     pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
-    trainer.model.eval()
+    model.eval()  # dropout would differ between any two passes
     with torch.no_grad():
-        theirs, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(
+        # Called on the class: the grouped trainer overrides this very method.
+        expected, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(
             trainer,
-            trainer.model,
+            model,
             *(ids, mask, 4),
             pixel_values=pixels.repeat(3, 1),
             image_grid_thw=grid.repeat(3, 1),
             **images,
         )
-        one = questions_from_rows(
+        questions = QuestionBatch.from_rows(
             ids, mask, 4, 3, pixel_values=pixels, image_grid_thw=grid, **images
         )
-        found = []
+        differences = []
         for by_blocks in (True, False):
-            ours, blind = (
-                trainer.shared_logps(trainer.model, one, [0], by_blocks=by_blocks, blind=blind)[0]
-                for blind in (False, True)
+            masked, unmasked = (
+                shared_logps(model, questions, [0], by_blocks=by_blocks, unmasked=unmasked)[0]
+                for unmasked in (False, True)
             )
-            apart = (ours.flatten(0, 1) - theirs)[kept.bool()].abs().float().mean().item()
-            found.append(torch.nan if torch.equal(ours, blind) else apart)
-    trainer.model.train()
-    return torch.nan if any(map(math.isnan, found)) else max(found)
+            apart = (masked.flatten(0, 1) - expected)[completion_mask.bool()].abs().float().mean()
+            differences.append(torch.nan if torch.equal(masked, unmasked) else apart.item())
+    model.train()
+    return torch.nan if any(map(math.isnan, differences)) else max(differences)

@@ -31,9 +31,9 @@ def test_adapter_of_the_2b_has_the_published_size(
 ) -> None:
     config = composed(f"adapter={name}", "model=random_2b", "action=plan")
     model = outline(config.model)
-    settings = adapter.lora(config, model)
+    settings = adapter.lora_config(config, model)
     assert settings
-    assert adapter.count(get_peft_model(model, settings))[0] == weights
+    assert adapter.count_parameters(get_peft_model(model, settings))[0] == weights
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_adapter_on_a_layer_that_is_not_there_lists_those_that_are(
     with pytest.raises(
         ValueError, match=r"w_proj' matches no layer.*language_model\.layers\.\*\.self_attn\.q_proj"
     ):
-        adapter.lora(config, outline(config.model))
+        adapter.lora_config(config, outline(config.model))
 
 
 @pytest.mark.parametrize(

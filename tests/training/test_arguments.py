@@ -10,7 +10,7 @@ from trl import GRPOConfig, SFTConfig
 
 from medreason.config import Config
 from medreason.runs.run_folder import RunFolder
-from medreason.training.arguments import arguments
+from medreason.training.arguments import trl_arguments
 
 KINDS = {"sft": SFTConfig, "grpo": GRPOConfig, "rarl": GRPOConfig}
 
@@ -22,7 +22,9 @@ def test_every_method_builds_its_trl_config(
 ) -> None:
     config = composed(f"method={method}", f"model={model}")
     rows = config.method.num_generations * config.hardware.per_device_prompts
-    built = arguments(KINDS[method], config, RunFolder(tmp_path), per_device_train_batch_size=rows)
+    built = trl_arguments(
+        KINDS[method], config, RunFolder(tmp_path), per_device_train_batch_size=rows
+    )
     assert built.learning_rate == config.method.trl["learning_rate"]
     assert built.gradient_accumulation_steps == config.accumulation
 
@@ -46,4 +48,4 @@ def test_field_that_trl_lacks_or_we_derive_is_refused(
     composed: Callable[..., Config], tmp_path: Path, override: str, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        arguments(SFTConfig, composed("method=sft", override), RunFolder(tmp_path))
+        trl_arguments(SFTConfig, composed("method=sft", override), RunFolder(tmp_path))

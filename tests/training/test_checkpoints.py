@@ -24,7 +24,7 @@ def write(folder: RunFolder, step: int, score: float | None = None, **by: Any) -
 
 
 def last(folder: RunFolder, processes: int = 1, deepspeed: bool = False) -> Path | None:
-    return checkpoints.last(folder, processes=processes, deepspeed=deepspeed)
+    return checkpoints.newest(folder, processes=processes, deepspeed=deepspeed)
 
 
 def cut_off(path: Path) -> None:
@@ -52,7 +52,7 @@ def test_torn_checkpoint_is_passed_over_for_the_one_before(
     assert last(folder) == torn
     tear(torn)
     assert last(folder) == before
-    assert f"{torn}: torn; the one before it is used" in capsys.readouterr().out
+    assert f"{torn}: incomplete or damaged; using" in capsys.readouterr().err
 
 
 def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_model_that_ignores_the_positions_is_found_before_the_first_update(
 
     monkeypatch.setattr(packing, "PackedSequences", counted)
     trainer = built(composed(*SMALL, "method.trl.max_steps=1"), tmp_path)
-    with pytest.raises(ValueError, match=r"apart from TRL's.*does not follow mask"):
+    with pytest.raises(ValueError, match=r"differ from TRL's by .*does not follow mask"):
         trainer.train()
     assert trainer.state.global_step == 0
 
@@ -323,8 +323,8 @@ def test_frozen_vision_tower_sees_an_image_once_in_all_steps_and_runs(
         given(trainer)
         trainer.train()
         assert isinstance(trainer, GroupedGRPOTrainer)
-        (features,) = (made for made in trainer._features.values() if made is not None)
-        counts.append(features.encoded)
+        (cache,) = (cache for cache in trainer._vision_caches.values() if cache is not None)
+        counts.append(cache.encoded)
     assert 0 < counts[0] <= len({sample.image for sample in QUESTIONS})
     assert counts[1] == 0
     assert list((config.folder / "cache" / "vision").rglob("*.safetensors"))

@@ -14,7 +14,7 @@ from trl import GRPOConfig
 from medreason.config import Config, machine
 from medreason.config.machine import Gpu
 from medreason.runs.run_folder import RunFolder, run_folders
-from medreason.training.arguments import arguments
+from medreason.training.arguments import trl_arguments
 
 Compose = Callable[..., Config]
 GIVEN = (
@@ -30,7 +30,7 @@ GIVEN = (
 def test_both_modes_reach_trl(composed: Compose, tmp_path: Path, mode: str) -> None:
     config = composed(*GIVEN, f"rollout.vllm.vllm_mode={mode}")
     object.__setattr__(config.hardware, "accelerator", "cpu")  # TRL's class refuses CUDA here
-    built = arguments(GRPOConfig, config, RunFolder(tmp_path), per_device_train_batch_size=4)
+    built = trl_arguments(GRPOConfig, config, RunFolder(tmp_path), per_device_train_batch_size=4)
     assert (built.use_vllm, built.vllm_mode) == (True, mode)
     assert built.vllm_gpu_memory_utilization == 0.3
 
@@ -52,7 +52,7 @@ def test_setting_that_cannot_work_is_refused(composed: Compose, override: str, w
 def test_field_that_trl_lacks_is_refused(composed: Compose, tmp_path: Path) -> None:
     config = composed(*GIVEN, "+rollout.vllm.vllm_gpu=1")
     with pytest.raises(ValueError, match=r"rollout\.vllm\.vllm_gpu is not a field"):
-        arguments(GRPOConfig, config, RunFolder(tmp_path), per_device_train_batch_size=4)
+        trl_arguments(GRPOConfig, config, RunFolder(tmp_path), per_device_train_batch_size=4)
 
 
 def test_missing_package_is_named(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
