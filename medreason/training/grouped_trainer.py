@@ -104,8 +104,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
         self._known_rewards: Tensor | None = None
         self._skipped: Tensor | None = None
         """(questions) of the micro-batch whose loss is being computed: groups without gradient."""
-        if reasons := sharing_check.sharing_obstacles(self):
-            self._fall_back("; ".join(reasons))
+        if obstacles := sharing_check.sharing_obstacles(self):
+            self._fall_back("; ".join(obstacles))
         for model in (self.model, self.ref_model):
             if self._shares_prompts and model is not None:
                 packed_attention.enable(without_adapter(self.accelerator.unwrap_model(model)))
