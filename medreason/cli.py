@@ -1,4 +1,4 @@
-"""The command line: Hydra composes, `config.load` checks, one module of `actions` runs."""
+"""The command line: Hydra composes, `config.load` checks, a module of `actions` runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from medreason.sweeps.jobs import first_value
 
 
 def main() -> None:
-    """The command line as it is typed."""
+    """Check the command line and hand it to Hydra, which calls `job`."""
     arguments, _ = get_args_parser().parse_known_args()
     if not _has_other_folders(arguments):
         folders = [CONF, *map(Path, filter(None, [arguments.config_dir]))]

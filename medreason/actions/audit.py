@@ -1,13 +1,13 @@
-"""`action=audit`: reads the data and says whether it can be trusted, on screen and as JSON."""
+"""`action=audit`: read the data and report its defects, on screen and as JSON."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from medreason import config as configuration
 from medreason import data
 from medreason.config import Config
+from medreason.console import notice, show
 from medreason.data import audit, pictures
 from medreason.report import audit as tables
 from medreason.runs.files import write_json
@@ -16,19 +16,19 @@ from medreason.runs.run_folder import RunFolder
 
 
 def run(config: Config) -> None:
-    """Count everything, print it, and write `audit.json` in a folder named after the digest."""
+    """Print the audit, and write it to `audit.json` in a folder named after the data's digest."""
     handling, _ = configuration.handling(config.data)
     loaded = data.read(config.data, config.folder / "cache")
-    seen = None
+    pixels = None
     if handling.images == "decode":
-        seen = pictures.look_at((s.image for s in loaded.samples), Bar("reading images"))
-    report = audit.audit(loaded, seen)
+        pixels = pictures.look_at((s.image for s in loaded.samples), Bar("reading images"))
+    report = audit.audit(loaded, pixels)
     name = config.choices.get("data", "data")
     folder = RunFolder(config.folder / "runs" / f"audit-{name}-{report['digest']}")
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.audit, report)
     tables.show(report)
-    print(folder.audit)  # noqa: T201
+    show(folder.audit)
     if config.tracking.uri:
         _track(config, folder, report)
 
@@ -43,7 +43,4 @@ def _track(config: Config, folder: RunFolder, report: dict[str, Any]) -> None:
         name = config.choices.get("data", "data")
         tracking.show_audit(config.tracking, config.folder, name, folder.audit, report["digest"])
     except (MlflowException, OSError) as error:
-        print(  # noqa: T201
-            f"MLflow at {config.tracking.uri} not reached ({error}); {folder.audit} is on disk",
-            file=sys.stderr,
-        )
+        notice(f"MLflow at {config.tracking.uri} not reached ({error}); {folder.audit} is on disk")

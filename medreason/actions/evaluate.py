@@ -1,4 +1,5 @@
-"""`action=evaluate`: the checkpoint at `model.path` as it is: base, ours, an adapter, a release."""
+"""`action=evaluate`: evaluate the model at `model.path` as it is: a base model, a trained one, an
+adapter or a release."""
 
 from __future__ import annotations
 

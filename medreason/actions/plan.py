@@ -1,4 +1,4 @@
-"""`action=plan`: what a command or a sweep would do, without doing it: cells, work, time, disk."""
+"""`action=plan`: what a command or a sweep would do: cells, updates, time, disk and memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medreason.runs.outcomes import NoDataError
 from medreason.runs.progress import duration
 from medreason.training.memory_limits import memory_lines
 
-_ANSWER_BYTES = 2_000  # of a row of predictions.parquet with its prompt, compressed
+_ANSWER_BYTES = 2_000  # a row of predictions.parquet with its prompt, compressed
 _FINISHED = ("done", "same run", "empty", "refused")
 
 
@@ -31,40 +31,43 @@ class Cell:
 
     name: str
     state: str
-    """done, to evaluate, to resume, failed before, to do; same run; empty, refused."""
+    """done, to evaluate, to resume, failed before, to do, same run, empty or refused."""
     updates: int = 0
     generations: int = 0
-    """Completions: rollouts in training, answers in evaluation."""
+    """Completions, in training and in evaluation."""
     seconds: float | None = 0.0
-    """None where nothing comparable was measured yet."""
+    """None where no comparable run has been measured yet."""
     disk: int = 0
-    """Bytes kept afterwards."""
+    """Bytes that stay."""
     peak: int = 0
-    """Bytes more while it trains."""
+    """Bytes of checkpoints, on top, while it trains."""
     reason: str = ""
 
 
 def run(config: Config) -> None:
-    """The plan of one command."""
+    """Print the plan of one command."""
     run_all([config], [[config.run_name]])
 
 
 def run_all(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> None:
-    """Print every cell, the totals, and what does not fit."""
-    rates = Throughput(configs[0].folder / "runs")
+    """Print the plan of all jobs: each cell, the totals, and what does not fit.
+
+    `jobs` holds the overrides of each of `configs`.
+    """
+    throughput = Throughput(configs[0].folder / "runs")
     seen: dict[tuple[str, str], int] = {}
     cells: list[Cell] = []
     for i, (config, job) in enumerate(zip(configs, jobs, strict=True)):
         name = " ".join(o for o in job if not _same_for_all(o, jobs)) or " ".join(job)
-        cells.append(_cell(config, name, rates, seen, i))
+        cells.append(_cell(config, name, throughput, seen, i))
     _print(cells, configs[0])
     ahead = [c for c, cell in zip(configs, cells, strict=True) if cell.updates]
-    for line in _memory(ahead):  # behind the rest: it loads torch
+    for line in _memory(ahead):  # last, since it loads torch
         Console().print(line, highlight=False, soft_wrap=True)
 
 
 def _memory(configs: Sequence[Config]) -> list[str]:
-    """A line for each kind of training, and what to change where it does not fit."""
+    """Estimated memory of each kind of training, and what to change where it does not fit."""
     kinds = {
         (c.method.name, c.model.name, str(c.adapter), c.hardware.name): c for c in reversed(configs)
     }
@@ -80,7 +83,7 @@ def _same_for_all(override: str, jobs: Sequence[Sequence[str]]) -> bool:
 
 
 def _cell(
-    config: Config, name: str, rates: Throughput, seen: dict[tuple[str, str], int], index: int
+    config: Config, name: str, throughput: Throughput, seen: dict[tuple[str, str], int], index: int
 ) -> Cell:
     try:
         request = run_request(config)
@@ -94,7 +97,7 @@ def _cell(
     if request.finished:
         return Cell(name, "done")
     answers = request.test_samples * (1 + len(config.evaluation.controls))
-    evaluation = rates.evaluation(config)
+    evaluation = throughput.evaluation(config)
     cell = Cell(
         name,
         "to evaluate",
@@ -106,8 +109,10 @@ def _cell(
         return cell
     updates = _updates(config, request.training_samples)
     rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0
-    training = rates.training(config)
-    known = cell.seconds is not None and training is not None
+    training = throughput.training(config)
+    seconds = None
+    if cell.seconds is not None and training is not None:
+        seconds = cell.seconds + training * updates
     weights = model_folder.size_on_disk(config.model.path)
     resumes = any(request.folder.checkpoints.glob("checkpoint-*"))
     failed = request.state.state == "failed"
@@ -116,7 +121,7 @@ def _cell(
         state="to resume" if resumes else "failed before" if failed else "to do",
         updates=updates,
         generations=answers + updates * config.method.prompts_per_step * rollouts,
-        seconds=cell.seconds + training * updates if known else None,  # pyright: ignore[reportOptionalOperand]
+        seconds=seconds,
         disk=cell.disk + (0 if config.adapter else weights),
         peak=8 * weights,
         reason=(request.state.error or "") if failed else "",
@@ -124,12 +129,12 @@ def _cell(
 
 
 def _updates(config: Config, samples: int) -> int:
-    """Optimizer steps: GRPO leaves out what does not fill one, SFT does not."""
+    """Optimizer steps. An incomplete last step of an epoch is made by SFT and dropped by GRPO."""
     if (steps := config.method.trl["max_steps"]) > 0:
         return steps
-    share = samples / config.method.prompts_per_step
-    each = math.ceil(share) if config.method.algorithm == "sft" else math.floor(share)
-    return math.ceil(each * config.method.trl["num_train_epochs"])
+    steps = samples / config.method.prompts_per_step
+    whole = math.ceil(steps) if config.method.algorithm == "sft" else math.floor(steps)
+    return math.ceil(whole * config.method.trl["num_train_epochs"])
 
 
 def _print(cells: Sequence[Cell], config: Config) -> None:
@@ -138,7 +143,7 @@ def _print(cells: Sequence[Cell], config: Config) -> None:
         side = "left" if head in ("cell", "state", "") else "right"
         table.add_column(head, justify=side, no_wrap=True)
     for i, cell in enumerate(cells):
-        table.add_row(*map(Text, (str(i), cell.name, cell.state, *_figures(cell), cell.reason)))
+        table.add_row(*map(Text, (str(i), cell.name, cell.state, *_columns(cell), cell.reason)))
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 60 + max(len(c.name) + len(c.reason) for c in cells))
@@ -147,7 +152,7 @@ def _print(cells: Sequence[Cell], config: Config) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _figures(cell: Cell) -> tuple[str, str, str, str]:
+def _columns(cell: Cell) -> tuple[str, str, str, str]:
     if cell.state in _FINISHED:
         return "-", "-", "-", "-"
     time = "unknown" if cell.seconds is None else duration(cell.seconds)
@@ -164,7 +169,7 @@ def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
     unknown = len(ahead) - len(known)
     time = duration(sum(known)) if known or not ahead else "unknown"
     if known and unknown:
-        time += f" and {unknown} cells unknown: nothing like them was measured yet"
+        time += f" and {unknown} cells unknown: no comparable run has been measured yet"
     disk = sum(cell.disk for cell in ahead)
     needed = disk + max((cell.peak for cell in ahead), default=0)
     free = free_bytes(config.folder)

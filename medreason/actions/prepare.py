@@ -1,4 +1,4 @@
-"""`action=prepare`: raw release -> images in one size, one cleaned table, its digest."""
+"""`action=prepare`: write a release's images in one size, a table of its rows and their digest."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 from medreason import config as configuration
 from medreason import data
 from medreason.config import Config
+from medreason.console import show
 from medreason.data import audit, checks, prepare, prepared
 from medreason.data.rows import Loaded
 from medreason.runs.progress import Bar
 from medreason.runs.run_folder import RunFolder
-from medreason.samples import Sample
 
 
 def run(config: Config) -> None:
-    """Prepare what the data set names; the same command goes on where a killed one stopped.
+    """Prepare the data set; after a kill, re-run the same command to resume.
 
     Raises:
-        ValueError: rows or images cannot be used; all good images are prepared by then.
+        ValueError: rows or images cannot be used; all other images are prepared before.
     """
     handling, reader = configuration.handling(config.data)
     settings = config.prepare
@@ -27,25 +27,26 @@ def run(config: Config) -> None:
     folder = Path(settings.folder or config.folder / "prepared" / name)
     root = data.root_of(reader)
     loaded = data.read(config.data, config.folder / "cache")
-    with RunFolder(folder).locked() as ours:
-        if not ours:
+    with RunFolder(folder).locked() as descriptor:
+        if descriptor is None:
             raise ValueError(f"{folder} is being prepared by another process")
-        (folder / prepared.SUMMARY).unlink(missing_ok=True)  # until it is whole again
+        (folder / prepared.SUMMARY).unlink(missing_ok=True)  # written last, once all is there
         images = {sample.image for sample in loaded.samples}
-        problems = {i: found for i in images if (found := checks.path_problem(i, root))}
-        # Images of two sizes must not meet in one folder.
-        below = folder / f"images-{settings.size}-{settings.resize}"
-        todo = prepare.targets_of(images - set(problems), root, below)
+        problems = {i: problem for i in images if (problem := checks.path_problem(i, root))}
+        # A folder of their own, since another size may have been prepared here before.
+        images_folder = folder / f"images-{settings.size}-{settings.resize}"
+        destinations = prepare.targets_of(images - set(problems), root, images_folder)
         problems |= prepare.prepare(
-            todo, settings.size, settings.resize, settings.processes, Bar("preparing images")
+            destinations,
+            settings.size,
+            settings.resize,
+            settings.processes,
+            Bar("preparing images"),
         )
-        whole = checks.without(loaded, problems)
-        checks.refuse_bad_rows(whole, handling.bad_rows, root)
-        _write(config, folder, Loaded([_moved(s, todo) for s in whole.samples], whole.bad_rows))
-
-
-def _moved(sample: Sample, todo: dict[Path, Path]) -> Sample:
-    return replace(sample, image=todo[sample.image])
+        clean = checks.without(loaded, problems)
+        checks.refuse_bad_rows(clean, handling.bad_rows, root)
+        samples = [replace(s, image=destinations[s.image]) for s in clean.samples]
+        _write(config, folder, Loaded(samples, clean.bad_rows))
 
 
 def _write(config: Config, folder: Path, loaded: Loaded) -> None:
@@ -67,5 +68,5 @@ def _write(config: Config, folder: Path, loaded: Loaded) -> None:
             "data": config.data,
         },
     )
-    print(f"{len(loaded.samples):,} rows, digest {digest}")  # noqa: T201
-    print(f"use them with data=prepared data.root={folder}")  # noqa: T201
+    show(f"{len(loaded.samples):,} rows, digest {digest}")
+    show(f"use them with data=prepared data.root={folder}")

@@ -1,4 +1,4 @@
-"""`action=report`: the runs of a sweep as one table, heat maps, a CSV file and one HTML page."""
+"""`action=report`: the runs of a sweep as a table, heat maps, a CSV file and an HTML page."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medreason.config import Config
+from medreason.console import notice, show
 from medreason.metrics import Metric
 from medreason.report import arms, comparisons, reasoning, table, tables
 from medreason.report import runs as reading
@@ -15,8 +16,8 @@ from medreason.runs.run_folder import RunFolder, run_folders, sweeps_of
 
 
 def run(config: Config) -> None:
-    """Write the report of `sweep`, print its table, and put it on the sweep's run in MLflow."""
-    folders = _of_sweep(config)
+    """Write the report of the sweep, print its table, and send it to the sweep's run in MLflow."""
+    folders = _folders_of_sweep(config)
     if config.tracking.resync and config.tracking.uri:
         from medreason import tracking  # MLflow, seconds
 
@@ -25,57 +26,58 @@ def run(config: Config) -> None:
     runs = reading.load(folders, config.sweep)
     target = config.folder / "reports" / config.sweep
     target.mkdir(parents=True, exist_ok=True)
-    found = tables.gather(runs)
+    gathered = tables.gather(runs)
     rows = table.rows_of(runs)
-    if arms.grouped(runs, found):
-        arms.show(rows, found)
+    if arms.grouped(runs, gathered):
+        arms.show(rows, gathered)
     else:
         table.show_rows(rows)
     files = []
-    for path in _write(config, runs, found, target):
-        print(path, flush=True)  # noqa: T201
+    for path in _write(config, runs, gathered, target):
+        show(path)
         files.append(path)
-    print(f"open {files[0]} in a browser: every cell leads to its questions")  # noqa: T201
+    show(f"open {files[0]} in a browser: every cell leads to its questions")
     if config.tracking.uri:
         _track(config, files)
-        print("`make ui` shows parameters, curves, predictions with images in MLflow")  # noqa: T201
+        show("`make ui` shows parameters, curves, predictions with images in MLflow")
 
 
-def _write(config: Config, runs: list[Run], found: Tables, target: Path) -> Iterator[Path]:
-    """Each file once it is there; the page first."""
-    yield _write_page(config, runs, found, target)
+def _write(config: Config, runs: list[Run], gathered: Tables, target: Path) -> Iterator[Path]:
+    """Yield each file after it is written; the page first."""
+    yield _write_page(config, runs, gathered, target)
     yield _write_csv(runs, target)
     if len(runs) <= arms.MOST_RUNS:
         yield from _write_heat_maps(runs, target)
-    if found.crossed:
-        yield tables.write(found, target)
+    if gathered.crossed:
+        yield tables.write(gathered, target)
     yield from reasoning.write(runs, target)
 
 
-def _of_sweep(config: Config) -> list[RunFolder]:
-    found: dict[str, list[RunFolder]] = {}
+def _folders_of_sweep(config: Config) -> list[RunFolder]:
+    by_sweep: dict[str, list[RunFolder]] = {}
     for folder in run_folders(config.folder / "runs"):
         for sweep in sweeps_of(folder):
-            found.setdefault(sweep, []).append(folder)
-    if config.sweep in found:
-        return found[config.sweep]
+            by_sweep.setdefault(sweep, []).append(folder)
+    if config.sweep in by_sweep:
+        return by_sweep[config.sweep]
     where = f"no runs of sweep={config.sweep} below {config.folder / 'runs'}"
-    if names := sorted(found):
+    if names := sorted(by_sweep):
         raise ValueError(
             f"{where}; there are {', '.join(names)}: "
             f"type `python -m medreason action=report sweep={names[0]}`"
         )
     raise ValueError(
         f"{where}, and none of another; make some with `python -m medreason -m "
-        f"method=base,sft,grpo,rarl sweep={config.sweep}`, or set outputs=... to where runs/ lies"
+        f"method=base,sft,grpo,rarl sweep={config.sweep}`, or set outputs=... to the folder that "
+        "holds runs/"
     )
 
 
-def _write_page(config: Config, runs: list[Run], found: Tables, target: Path) -> Path:
+def _write_page(config: Config, runs: list[Run], gathered: Tables, target: Path) -> Path:
     from medreason.report.page import page  # Pillow
 
     path = target / "index.html"
-    path.write_text(page(runs, sweep=config.sweep, tables=found), encoding="utf-8")
+    path.write_text(page(runs, sweep=config.sweep, tables=gathered), encoding="utf-8")
     return path
 
 
@@ -86,11 +88,11 @@ def _write_csv(runs: list[Run], target: Path) -> Path:
 
 
 def _write_heat_maps(runs: list[Run], target: Path) -> Iterator[Path]:
-    """Accuracy of each run and, where there is a base, the difference to it; one scale for all."""
+    """Accuracy of each run, and its difference from the base model; one scale for all runs."""
     from medreason.report.heatmap import Marks, heat_map  # matplotlib, half a second
 
-    changes = {run.file_name: found for run in runs if (found := _changes(run, runs))[0]}
-    limit = max([10.0, *(abs(v) for found, _ in changes.values() for v in found.values())])
+    changes = {run.file_name: change for run in runs if (change := _changes(run, runs))[0]}
+    limit = max([10.0, *(abs(v) for values, _ in changes.values() for v in values.values())])
     for run in (run for run in runs if run.metrics):
         accuracy = {cell: 100 * metrics[Metric.ACCURACY] for cell, metrics in run.cells.items()}
         path = target / f"accuracy-{run.file_name}.png"
@@ -113,10 +115,10 @@ def _write_heat_maps(runs: list[Run], target: Path) -> Iterator[Path]:
 
 
 def _changes(run: Run, runs: list[Run]) -> tuple[dict[str, float], set[str]]:
-    """Percent points by cell where run and base share questions, and what is more than chance."""
-    found = comparisons.of_cells(run, reading.base_of(run, runs))
-    cells = {key: change.mean for key, (change, _) in found.items() if key in run.cells}
-    return cells, {key for key, (_, p) in found.items() if p < comparisons.LEVEL}
+    """Percent points by cell, on questions of both run and base; and the significant cells."""
+    changes = comparisons.of_cells(run, reading.base_of(run, runs))
+    cells = {key: change.mean for key, (change, _) in changes.items() if key in run.cells}
+    return cells, {key for key, (_, p) in changes.items() if p < comparisons.LEVEL}
 
 
 def _track(config: Config, files: list[Path]) -> None:
@@ -128,4 +130,4 @@ def _track(config: Config, files: list[Path]) -> None:
     try:
         tracking.show_sweep(config.tracking, config.folder, config.sweep, files)
     except (MlflowException, OSError) as error:
-        print(f"MLflow at {config.tracking.uri} not reached ({error}); the files above are on disk")  # noqa: T201
+        notice(f"MLflow at {config.tracking.uri} not reached ({error}); the files are on disk")

@@ -1,8 +1,9 @@
-"""`action=train`: one cell trained, then evaluated on all cells asked for."""
+"""`action=train`: train on one cell, then evaluate on all cells of `evaluation`."""
 
 from __future__ import annotations
 
 from medreason.config import Config
+from medreason.console import show
 from medreason.execution import launch
 from medreason.report import table
 from medreason.runs.outcomes import Outcome
@@ -10,16 +11,16 @@ from medreason.runs.run_folder import unsynced
 
 
 def run(config: Config, place: str = "") -> Outcome:
-    """Do what is not done yet, and show it.
+    """Do what is not finished yet, and show its table.
 
-    `place` says which job of a sweep this is; there the table comes once, when the sweep ends.
+    `place` says which job of a sweep this is; a sweep shows one table at its end.
     """
-    work, worked = launch.run(config, place)
+    request, worked = launch.run(config, place)
     if not place:
-        if config.tracking.uri and unsynced(work.folder, config.sweep):
+        if config.tracking.uri and unsynced(request.folder, config.sweep):
             from medreason import tracking  # MLflow, seconds
 
-            tracking.catch_up(config.tracking, config.folder, config.sweep, [work.folder])
-        table.show([work.folder], config.sweep)
-        print(f"{work.folder.path}")  # noqa: T201
-    return Outcome("done" if worked else "skipped", run=work.folder.path.name)
+            tracking.catch_up(config.tracking, config.folder, config.sweep, [request.folder])
+        table.show([request.folder], config.sweep)
+        show(request.folder.path)
+    return Outcome("done" if worked else "skipped", run=request.folder.path.name)

@@ -1,1 +1,1 @@
-"""Sweeps as Hydra sees them: the jobs, and what each came to."""
+"""Sweeps of Hydra: their jobs, and the outcome of each."""

@@ -1,7 +1,7 @@
-"""A sweep as Hydra sees it, whatever its launcher: at its end one table of what every job came to.
+"""Hydra's callback for a sweep, with any launcher: at its end, a table and all outcomes.
 
-Each job leaves `outcome.json` in its folder of the sweep, since jobs may run in other processes and
-on other machines. What failed in one leaves the others running.
+Each job writes `outcome.json` in its folder of the sweep, since jobs may run in other processes and
+on other machines. A job that fails leaves the others running.
 """
 
 from __future__ import annotations
@@ -35,15 +35,14 @@ from medreason.runs.run_folder import RunFolder, run_folders, sweeps_of, unsynce
 from medreason.sweeps.jobs import compose_jobs, split_jobs, step_lines
 
 EXPECTED = (ValueError, RuntimeError, OSError, OmegaConfBaseException)
-"""What a user can mend: its message is enough. Anything else is shown with its traceback."""
+"""Errors a user can mend: the message is enough. Others are shown with their traceback."""
 
-_MOST_ROWS = 24  # runs in the table at the end; beyond it the report is the place
-_OWN_BYTES = 2**20  # of what Hydra and we write about the sweep itself
-_ORDER = ("done", "shared", "skipped", "empty", "busy", "failed", "lost")
+_MOST_ROWS = 24  # of the table at the end; a longer one is for the report
+_SWEEP_BYTES = 2**20  # of the files that Hydra and this callback write about the sweep itself
 _NAMES = {
     "done": "done",
     "shared": "same run as another job",
-    "skipped": "done before",
+    "skipped": "already finished",
     "empty": "without data",
     "busy": "left to another process",
     "failed": "failed",
@@ -57,10 +56,10 @@ class Sweep(Callback):
     def __init__(self) -> None:
         self._folder = Path()
         self._jobs: list[list[str]] = []
-        self._began = 0.0
+        self._started = 0.0
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Before Hydra takes the sweep apart: a plan ends here, and nothing is launched."""
+        """Before Hydra launches the jobs. A plan and a report end here."""
         self._jobs = split_jobs(config)
         if not self._jobs:
             sys.exit(f"medreason: the sweep is empty: {' '.join(config.hydra.overrides.task)}")
@@ -79,7 +78,7 @@ class Sweep(Callback):
 
             report.run(compose_jobs(config, self._jobs[:1])[0])
             sys.exit()
-        self._folder, self._began = Path(config.hydra.sweep.dir), time.monotonic()
+        self._folder, self._started = Path(config.hydra.sweep.dir), time.monotonic()
         try:
             self._folder.mkdir(parents=True)
             slurm = "slurm" in config.hydra.launcher["_target_"].lower()
@@ -88,27 +87,27 @@ class Sweep(Callback):
                 "jobs": len(self._jobs),
             }
             write_json(self._folder / "launcher.json", launcher)
-            _let_jobs_watch(config.hydra.launcher)
-            if shutil.disk_usage(self._folder).free < _OWN_BYTES:
+            _make_jobs_watch_launcher(config.hydra.launcher)
+            if shutil.disk_usage(self._folder).free < _SWEEP_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
             _prepare_mlflow(config)
         except (OSError, ValueError) as error:
             sys.exit(f"medreason: {explained(error, config.outputs)}")
-        # Hydra calls on_multirun_end only where its launcher came through.
+        # Hydra calls on_multirun_end only if its launcher raised nothing.
         atexit.register(self._end, config)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Jobs end with their launcher, except in a queue, which has them by now."""
+        """Let the job end with its launcher, unless a queue runs it."""
         path = Path(config.hydra.sweep.dir) / "launcher.json"
         if config.hydra.mode is not RunMode.MULTIRUN or not path.exists():
             return
         launcher = read_json(path)
-        here = launcher["boot"] == lock.boot_id() and launcher["pid"] != os.getpid()
-        if here and not launcher["outlived"]:
+        from_this_machine = launcher["boot"] == lock.boot_id() and launcher["pid"] != os.getpid()
+        if from_this_machine and not launcher["outlived"]:
             parent_watch.end_with(launcher["pid"])
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Note what the job came to; Hydra sees success, else it would drop the others' results."""
+        """Write the outcome. Hydra sees success, or it would drop the results of the other jobs."""
         if config.hydra.mode is not RunMode.MULTIRUN:
             return
         outcome = _outcome(job_return, config.outputs)
@@ -121,44 +120,39 @@ class Sweep(Callback):
             sys.exit(1)
 
     def _end(self, config: DictConfig) -> bool:
-        """Bring MLflow up to date, print the table, say whether any job failed."""
-        folders = run_folders(Path(config.outputs) / "runs")
-        ours = [folder for folder in folders if config.sweep in sweeps_of(folder)]
+        """Bring MLflow up to date and print the tables; whether any job failed or was lost."""
+        all_folders = run_folders(Path(config.outputs) / "runs")
+        folders = [folder for folder in all_folders if config.sweep in sweeps_of(folder)]
         if config.action.name in ("train", "evaluate"):
-            _bring_into_mlflow(config, ours)
-            if config.runs.show_table and len(ours) <= _MOST_ROWS:
-                _show(ours, config.sweep)
-        return self._summary(config)
+            _send_to_mlflow(config, folders)
+            if config.runs.show_table and len(folders) <= _MOST_ROWS:
+                _show_table(folders, config.sweep)
+        return self._show_summary(config)
 
-    def _summary(self, config: DictConfig) -> bool:
+    def _show_summary(self, config: DictConfig) -> bool:
         if not any((self._folder / str(i)).exists() for i in range(len(self._jobs))):
             return True  # Hydra refused the sweep, and says why
-        found = [_read(self._folder / str(i), job) for i, job in enumerate(self._jobs)]
-        of = {state: {o.run for o in found if o.state == state} for state in ("done", "skipped")}
-        others = {"skipped": of["done"], "busy": of["done"] | of["skipped"]}
-        found = [
-            replace(o, state="shared", error="") if o.run in others.get(o.state, ()) else o
-            for o in found
-        ]
-        counts = Counter(outcome.state for outcome in found)
-        told = ", ".join(f"{counts[state]} {_NAMES[state]}" for state in _ORDER if counts[state])
-        took = duration(time.monotonic() - self._began)
-        jobs = "1 job" if len(found) == 1 else f"{len(found)} jobs"
-        said = [f"sweep {config.sweep}: {jobs} in {took}: {told}"]
-        reasons = Counter((o.state, o.error) for o in found if o.error)
-        for outcome in found:
+        outcomes = _mark_shared(
+            [_read_outcome(self._folder / str(i), job) for i, job in enumerate(self._jobs)]
+        )
+        counts = Counter(outcome.state for outcome in outcomes)
+        states = ", ".join(f"{counts[state]} {_NAMES[state]}" for state in _NAMES if counts[state])
+        jobs = "1 job" if len(outcomes) == 1 else f"{len(outcomes)} jobs"
+        seconds = time.monotonic() - self._started
+        notice(f"sweep {config.sweep}: {jobs} in {duration(seconds)}: {states}")
+        reasons = Counter((o.state, o.error) for o in outcomes if o.error)
+        for outcome in outcomes:
             if outcome.error and (count := reasons.pop((outcome.state, outcome.error), 0)):
                 same = f" and {count - 1} more" if count > 1 else ""
-                said.append(f"{_NAMES[outcome.state]}: {' '.join(outcome.overrides)}{same}")
-                said.append(f"  {outcome.error}")
+                notice(f"{_NAMES[outcome.state]}: {' '.join(outcome.overrides)}{same}")
+                notice(f"  {outcome.error}")
         if counts["lost"]:
-            said.append("the same command goes on with what is missing")
-        print("\n".join(said), file=sys.stderr, flush=True)  # noqa: T201
+            notice("re-run the same command to resume")
         return bool(counts["failed"] or counts["lost"])
 
 
 def place() -> str:
-    """Which job of how many this process does, `[17/121] `; empty outside of a sweep."""
+    """Which job of how many this process runs, as `[17/121] `; empty outside a sweep."""
     hydra = HydraConfig.get()
     if hydra.mode is not RunMode.MULTIRUN:
         return ""
@@ -170,40 +164,51 @@ def _outcome(job_return: JobReturn, outputs: str) -> Outcome:
     overrides = list(job_return.overrides or [])
     value = job_return._return_value  # the property would raise what the job raised
     if not isinstance(value, BaseException):
-        told = value if isinstance(value, Outcome) else Outcome("done")
-        return replace(told, overrides=overrides)
+        outcome = value if isinstance(value, Outcome) else Outcome("done")
+        return replace(outcome, overrides=overrides)
     if not isinstance(value, EXPECTED):
         traceback.print_exception(value)
-    first = next(iter(explained(value, outputs).splitlines()), "")
+    first_line = next(iter(explained(value, outputs).splitlines()), "")
     kind = "" if isinstance(value, EXPECTED) else f"{type(value).__name__}: "
     match value:
         case NoDataError():
-            told = Outcome("empty")
+            outcome = Outcome("empty")
         case BusyError():
-            told = Outcome("busy", run=value.run)
+            outcome = Outcome("busy", run=value.run)
         case _:
-            told = Outcome("failed")
-    return replace(told, error=f"{kind}{first}", overrides=overrides)
+            outcome = Outcome("failed")
+    return replace(outcome, error=f"{kind}{first_line}", overrides=overrides)
 
 
-def _read(folder: Path, overrides: list[str]) -> Outcome:
+def _read_outcome(folder: Path, overrides: list[str]) -> Outcome:
     try:
         return Outcome(**read_json(folder / "outcome.json"))
     except (FileNotFoundError, ValueError):
         return Outcome("lost", overrides=overrides)
 
 
-def _show(folders: list[RunFolder], sweep: str) -> None:
+def _mark_shared(outcomes: list[Outcome]) -> list[Outcome]:
+    """Name as shared what another job of the same sweep did, or is doing."""
+    done = {o.run for o in outcomes if o.state == "done"}
+    finished = done | {o.run for o in outcomes if o.state == "skipped"}
+    others = {"skipped": done, "busy": finished}
+    return [
+        replace(o, state="shared", error="") if o.run in others.get(o.state, ()) else o
+        for o in outcomes
+    ]
+
+
+def _show_table(folders: list[RunFolder], sweep: str) -> None:
     try:
         from medreason.report import table  # pyarrow, a third of a second
 
         table.show(folders, sweep)
-    except ValueError as error:  # a folder that was damaged since must not cost the summary
-        print(error, file=sys.stderr)  # noqa: T201
+    except ValueError as error:  # a damaged folder; the summary is still to come
+        notice(error)
 
 
-def _bring_into_mlflow(config: DictConfig, folders: list[RunFolder]) -> None:
-    """What MLflow does not show yet: of killed runs, of finished runs new to this sweep."""
+def _send_to_mlflow(config: DictConfig, folders: list[RunFolder]) -> None:
+    """Send what MLflow lacks: killed runs, and finished runs that are new to this sweep."""
     if config.tracking.uri and any(unsynced(f, config.sweep) for f in folders):
         from medreason import tracking  # MLflow, seconds
 
@@ -212,8 +217,8 @@ def _bring_into_mlflow(config: DictConfig, folders: list[RunFolder]) -> None:
         tracking.catch_up(settings, Path(config.outputs), config.sweep, folders)
 
 
-def _let_jobs_watch(launcher: DictConfig) -> None:
-    """joblib's processes wait for their first job, and for that of a killed launcher for ever."""
+def _make_jobs_watch_launcher(launcher: DictConfig) -> None:
+    """End joblib's processes with the launcher; without this they wait forever for a first job."""
     if "joblib" in launcher["_target_"].lower():
         os.environ[parent_watch.LAUNCHER] = str(os.getpid())
         begin = f"{parent_watch.__name__}.{parent_watch.end_with_launcher.__name__}"
@@ -233,7 +238,4 @@ def _prepare_mlflow(config: DictConfig) -> None:
     try:
         tracking.prepare(settings, Path(config.outputs), config.sweep)
     except MlflowException as error:
-        print(  # noqa: T201
-            f"MLflow at {config.tracking.uri} not reached ({error}); the sweep goes on without",
-            file=sys.stderr,
-        )
+        notice(f"MLflow at {config.tracking.uri} not reached ({error}); the sweep runs without it")

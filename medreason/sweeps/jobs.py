@@ -1,4 +1,4 @@
-"""The jobs of a sweep, and their configurations without composing each of a thousand."""
+"""The jobs of a sweep and their configurations."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from medreason import config as configuration
 from medreason.config import Config, steps
 
 _AXES = ("modality", "task", "seed")
-"""Overrides that change nothing but the part of the configuration they name."""
+"""Groups and keys whose overrides change no other part of the configuration."""
 _STEP_GROUPS = ("method=", "model=", "model/", "~model/", "experiment=", "+experiment=")
 """Starts of overrides that decide which file of `conf/model/steps` applies."""
 
 
 def split_jobs(config: DictConfig) -> list[list[str]]:
-    """The overrides of each job, as Hydra's own sweeper takes a sweep apart.
+    """The overrides of each job, split as Hydra's basic sweeper splits a sweep.
 
     Raises:
-        SystemExit: another sweeper decides as it goes.
+        SystemExit: of another sweeper, which chooses jobs by the results of earlier ones.
     """
     target = config.hydra.sweeper["_target_"]
     if not target.endswith("basic_sweeper.BasicSweeper"):
         raise SystemExit(f"medreason: hydra/sweeper={target}: only Hydra's basic sweeper is known")
-    # Unresolved: a job's `${...}` means that job's values.
+    # Unresolved, since `${...}` stands for values of the job.
     params = config.hydra.sweeper.params
     params = OmegaConf.to_container(params, resolve=False) if params else {}
     typed = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(params, dict)
     assert isinstance(typed, list)
-    given = [*(f"{key}={value}" for key, value in params.items()), *map(str, typed)]
-    parsed = OverridesParser.create().parse_overrides(given)
+    overrides = [*(f"{key}={value}" for key, value in params.items()), *map(str, typed)]
+    parsed = OverridesParser.create().parse_overrides(overrides)
     (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None) or [[]]
     return [list(job) for job in batch]
 
 
 def first_value(override: str) -> str:
-    """The first of the values of a swept override; any other as it is."""
+    """The override with the first of its values, where it sweeps over several."""
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException:  # Hydra says what is wrong with it
@@ -56,21 +56,22 @@ def first_value(override: str) -> str:
 def compose_jobs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Config]:
     """The configuration of each job.
 
-    Jobs that differ in modality, task and seed alone are put together from one composition for each
-    option. The last of each such family is composed in full as a check; where the two differ, an
-    option says more than its own part, and the family is composed one by one.
+    A composition takes Hydra a third of a second. Jobs that differ only in modality, task and seed
+    are assembled from one composition for each option. The last of each such family is composed in
+    full as a check; where it differs, an option sets values outside its own group, and each job of
+    the family is composed.
     """
     families: dict[tuple[str, ...], list[int]] = {}
     for i, job in enumerate(jobs):
         families.setdefault(tuple(o for o in job if _axis(o) is None), []).append(i)
-    found: dict[int, Config] = {}
+    configs: dict[int, Config] = {}
     for members in families.values():
-        found |= _family(config, jobs, members)
-    return [found[i] for i in range(len(jobs))]
+        configs |= _compose_family(config, jobs, members)
+    return [configs[i] for i in range(len(jobs))]
 
 
 def step_lines(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[str]:
-    """What `config.steps` says of the jobs: a line for each file that applies to any of them."""
+    """`config.steps.line` of the jobs, each line once."""
     examples: dict[tuple[str, ...], Sequence[str]] = {}
     for job in jobs:
         examples.setdefault(tuple(o for o in job if o.startswith(_STEP_GROUPS)), job)
@@ -79,28 +80,28 @@ def step_lines(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[str]:
         name = config.hydra.job.config_name
         try:
             composed = compose(name, overrides=list(job), return_hydra_config=True)
-        except HydraException:  # the launch of the sweep says what is wrong
+        except HydraException:  # Hydra says what is wrong when it launches the sweep
             continue
         lines.append(steps.line(composed, composed.hydra.runtime))
     return list(dict.fromkeys(filter(None, lines)))
 
 
-def _family(
+def _compose_family(
     config: DictConfig, jobs: Sequence[Sequence[str]], members: Sequence[int]
 ) -> dict[int, Config]:
     first = jobs[members[0]]
-    parts: dict[str, Config] = {}
+    composed: dict[str, Config] = {}
 
     def with_option(override: str) -> Config:
         """The first job with one of its axes changed; composed once for each option."""
-        if override not in parts:
+        if override not in composed:
             swapped = [override if _axis(o) == _axis(override) else o for o in first]
-            parts[override] = _compose(config, swapped)
-        return parts[override]
+            composed[override] = _compose(config, swapped)
+        return composed[override]
 
     start = _compose(config, first)
 
-    def assembled(job: Sequence[str]) -> Config:
+    def assemble(job: Sequence[str]) -> Config:
         changes = {}
         for override, usual in zip(job, first, strict=True):
             if override == usual:
@@ -113,11 +114,11 @@ def _family(
 
     if len(members) < 3 or any(len(jobs[i]) != len(first) for i in members):
         return {i: _compose(config, jobs[i]) for i in members}
-    found = {i: assembled(jobs[i]) for i in members}
-    checked = _compose(config, jobs[members[-1]])
-    if replace(found[members[-1]], choices={}) != replace(checked, choices={}):
+    assembled = {i: assemble(jobs[i]) for i in members}
+    last = _compose(config, jobs[members[-1]])
+    if replace(assembled[members[-1]], choices={}) != replace(last, choices={}):
         return {i: _compose(config, jobs[i]) for i in members}
-    return found
+    return assembled
 
 
 def _axis(override: str) -> str | None:
@@ -126,5 +127,4 @@ def _axis(override: str) -> str | None:
 
 
 def _compose(config: DictConfig, overrides: Sequence[str]) -> Config:
-    composed = compose(config.hydra.job.config_name, overrides=list(overrides))
-    return configuration.load(composed)
+    return configuration.load(compose(config.hydra.job.config_name, overrides=list(overrides)))

@@ -78,7 +78,7 @@ def test_lost_tracking_server_costs_the_view_alone(
     samples = draw_samples(tmp_path / "images", per_cell=2)
     write_run(composed("method=base"), samples, lambda i, s: reply("A"))
     report.run(composed("action=report", "tracking=server", "tracking.uri=http://127.0.0.1:9"))
-    assert "MLflow at http://127.0.0.1:9 not reached" in capsys.readouterr().out
+    assert "MLflow at http://127.0.0.1:9 not reached" in capsys.readouterr().err
     assert (tmp_path / "outputs" / "reports" / "runs" / "index.html").exists()
 
 
