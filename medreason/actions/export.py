@@ -1,4 +1,4 @@
-"""`action=export`: a model folder that others load without us, with a card that says what it is."""
+"""`action=export`: a model folder that transformers alone loads, with a model card."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from medreason.config import Config
+from medreason.console import show
 from medreason.models import adapters, model_folder
 from medreason.report import model_card
 from medreason.runs.files import atomic_folder
 
 
 def run(config: Config) -> None:
-    """Write `export.to` in one step, from the model, adapter or run folder at `model.path`.
+    """Write `export.to` atomically, from the model, adapter or run folder at `model.path`.
 
     Raises:
         ValueError: there is no model, no target, or the target exists.
@@ -25,7 +26,7 @@ def run(config: Config) -> None:
     target = Path(config.export.to)
     if target.exists():
         raise ValueError(f"export.to={target} exists; remove it or choose another folder")
-    config = _of_run(config)
+    config = _with_model_of_run(config)
     path = config.model.path
     model_folder.check(path)
     adapters.check(path)
@@ -35,20 +36,19 @@ def run(config: Config) -> None:
         )
     with atomic_folder(target) as unfinished:
         if config.export.adapter_only:
-            unused = ("*.bin", "optimizer*", "README.md")
-            shutil.copytree(path, unfinished, ignore=shutil.ignore_patterns(*unused))
+            # peft writes a card of its own; *.bin and optimizer states are of the training.
+            unused = shutil.ignore_patterns("*.bin", "optimizer*", "README.md")
+            shutil.copytree(path, unfinished, ignore=unused)
         else:
             _save_merged(config, unfinished)
         (unfinished / "README.md").write_text(model_card.card(config, Path(path)), encoding="utf-8")
-    print(target)  # noqa: T201
+    show(target)
 
 
-def _of_run(config: Config) -> Config:
-    """A run folder stands for the model in it."""
-    inner = Path(config.model.path) / "model"
-    if not inner.is_dir():
-        return config
-    return replace(config, model=replace(config.model, path=str(inner)))
+def _with_model_of_run(config: Config) -> Config:
+    """The configuration with the model of a run folder, where `model.path` is one."""
+    path = Path(config.model.path) / "model"
+    return replace(config, model=replace(config.model, path=str(path))) if path.is_dir() else config
 
 
 def _save_merged(config: Config, target: Path) -> None:
@@ -59,6 +59,7 @@ def _save_merged(config: Config, target: Path) -> None:
     model, processor = load_model(config.model, hardware), load_processor(config.model)
     generation = model.generation_config
     assert generation is not None
+    # Those at which evaluation stops; a checkpoint may name one of them alone.
     generation.eos_token_id = processor.tokenizer.convert_tokens_to_ids(END_TOKENS)
     model.save_pretrained(target)
     processor.save_pretrained(target)  # tokenizer, image processor, chat template

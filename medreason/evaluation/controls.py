@@ -1,6 +1,7 @@
-"""The same questions with something taken away or turned: what an accuracy has to be read beside.
+"""Controls: the same questions without their image, with another one, or with their options turned.
 
-A control is a change to the samples, to the image that is shown, or to both.
+An accuracy is read beside those of the controls. A control changes the samples, the image that is
+shown, or both.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ def samples_under(control: str, samples: Sequence[Sample]) -> list[Sample]:
     """The samples as a control asks them, in their order."""
     match control:
         case "shuffled_image":
-            return shuffled(samples)
+            return with_another_image(samples)
         case "permuted_options":
-            return [turned for sample in samples for turned in rotations(sample)]
+            return [rotated for sample in samples for rotated in rotations(sample)]
         case _:
             return list(samples)
 
 
-def shuffled(samples: Sequence[Sample]) -> list[Sample]:
+def with_another_image(samples: Sequence[Sample]) -> list[Sample]:
     """Each sample with the image of another patient of its cell, the same one every time.
 
     Where patients are not known, with another image. A sample whose cell has no other is left out.
@@ -32,18 +33,20 @@ def shuffled(samples: Sequence[Sample]) -> list[Sample]:
     cells: dict[tuple[str, str], list[Sample]] = {}
     for sample in sorted(samples, key=lambda sample: sample.id):
         cells.setdefault(sample.cell, []).append(sample)
+    # One order a cell, in which each sample takes the next image: so every image is shown about as
+    # often as before, where independent draws would show some often and others never.
     orders = {
         cell: [members[i] for i in np.random.default_rng(len(members)).permutation(len(members))]
         for cell, members in cells.items()
     }
     places = {sample.id: i for order in orders.values() for i, sample in enumerate(order)}
-    found = []
+    shown = []
     for sample in samples:
         order, place = orders[sample.cell], places[sample.id]
         others = (order[(place + step) % len(order)] for step in range(1, len(order)))
         if other := next((other for other in others if _is_another(sample, other)), None):
-            found.append(replace(sample, image=other.image))
-    return found
+            shown.append(replace(sample, image=other.image))
+    return shown
 
 
 def rotations(sample: Sample) -> list[Sample]:

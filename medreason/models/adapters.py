@@ -1,4 +1,4 @@
-"""Whether an adapter belongs to its base model, found without loading either. No torch."""
+"""Whether an adapter belongs to its base model, checked without loading either. No torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medreason.models import model_folder
 
 
 def check(path: str) -> None:
-    """Refuse an adapter whose base is missing or of another size. A base on the hub is left to it.
+    """Refuse an adapter whose base model is missing or of another size. The hub checks its own.
 
     Raises:
         ValueError: names adapter, base, and what differs.
@@ -30,27 +30,27 @@ def check(path: str) -> None:
         return
     config = json.loads((base / "config.json").read_text())
     text = config.get("text_config", config)
-    for tensor, shape in _shapes(folder):
+    for tensor, shape in _tensor_shapes(folder):
         layer = re.search(r"layers\.(\d+)\.", tensor)
         if layer and "visual" not in tensor and int(layer[1]) >= text["num_hidden_layers"]:
-            found = f"layer {layer[1]} of {text['num_hidden_layers']}"
+            difference = f"layer {layer[1]} of {text['num_hidden_layers']}"
         elif re.search(r"[qkv]_proj\.lora_A", tensor) and shape[-1] != text["hidden_size"]:
-            found = f"{shape[-1]} inputs in place of {text['hidden_size']}"
+            difference = f"{shape[-1]} inputs in place of {text['hidden_size']}"
         else:
             continue
         raise ValueError(
             f"model.path={path!r} is an adapter for another base model than {name!r}: {tensor} "
-            f"says {found}; set base_model_name_or_path of adapter_config.json to its own"
+            f"says {difference}; set base_model_name_or_path of adapter_config.json to its own"
         )
 
 
-def _shapes(folder: Path) -> list[tuple[str, list[int]]]:
-    """(tensor, shape) from the header of the safetensors file."""
-    found: list[tuple[str, list[int]]] = []
+def _tensor_shapes(folder: Path) -> list[tuple[str, list[int]]]:
+    """(tensor, shape) from the headers of the safetensors files."""
+    shapes: list[tuple[str, list[int]]] = []
     for file in folder.glob("*.safetensors"):
         with file.open("rb") as stream:
             header: dict[str, Any] = json.loads(
                 stream.read(int.from_bytes(stream.read(8), "little"))
             )
-        found += [(k, v["shape"]) for k, v in header.items() if k != "__metadata__"]
-    return found
+        shapes += [(k, v["shape"]) for k, v in header.items() if k != "__metadata__"]
+    return shapes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -22,7 +22,7 @@ from medreason.config import Hardware, Model
 from medreason.models import model_folder
 
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
-"""Either ends a reply."""
+"""Either ends a completion."""
 
 VISION_TOKENS = (
     "<|vision_start|>",
@@ -31,11 +31,14 @@ VISION_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-"""What a reply must not contain: read back, they stand for an image that is not there."""
+"""Tokens a completion must not contain: in a forward pass they stand for an image, and there is
+none."""
+
+_Wrapped = TypeVar("_Wrapped")
 
 
 def load_processor(model: Model) -> ProcessorMixin:
-    """Tokenizer, image processor and chat template; pads on the left, as generation needs it."""
+    """Tokenizer, image processor and chat template; pads on the left, as decoding needs it."""
     path = model_folder.resolve(model.path)
     if model_folder.is_adapter(path) and not (Path(path) / "preprocessor_config.json").exists():
         path = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
@@ -52,15 +55,15 @@ def load_processor(model: Model) -> ProcessorMixin:
 def load_model(
     model: Model, hardware: Hardware, *, full_precision: bool = False
 ) -> PreTrainedModel:
-    """The model in the profile's precision; an adapter folder is merged into its base model.
+    """The model in the profile's precision; an adapter is merged into its base model.
 
-    `full_precision` holds the weights in float32 whatever the profile computes in: at GRPO's rate
-    of 1e-6 a step is smaller than what a bfloat16 weight can represent, and would be lost.
+    `full_precision` holds the weights in float32 whatever the profile computes in: at GRPO's
+    learning rate of 1e-6 an update is too small to change a bfloat16 weight.
     """
     path = model_folder.resolve(model.path)
     precision = torch.float32 if full_precision else getattr(torch, hardware.precision)
     if model.weights == "random":
-        return _random(model, hardware, precision)
+        return _random_model(model, hardware, precision)
     base, revision = path, model.revision
     if model_folder.is_adapter(path):
         adapter = PeftConfig.from_pretrained(path)
@@ -72,14 +75,14 @@ def load_model(
         dtype=precision,
         attn_implementation=hardware.attention,
         quantization_config=_nf4(precision) if quantized else None,
-        # Quantised weights stay where they are loaded.
+        # bitsandbytes quantizes while loading, on the device where the weights stay.
         device_map={"": PartialState().device} if quantized else None,
     )
     if quantized:
-        _keep_as_trained(loaded)
+        _keep_4bit_weights(loaded)
     if base is not path:
-        if quantized:  # merged in 4 bits the adapter would be rounded away
-            loaded.dequantize()
+        if quantized:
+            loaded.dequantize()  # merged in 4 bits, the adapter would be rounded away
         loaded = PeftModel.from_pretrained(loaded, path).merge_and_unload()  # pyright: ignore[reportArgumentType]
     return loaded
 
@@ -95,8 +98,9 @@ def _nf4(precision: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def _keep_as_trained(model: PreTrainedModel) -> None:
-    """CPUs with AVX512-BF16 would round the weights anew for inference, for good."""
+def _keep_4bit_weights(model: PreTrainedModel) -> None:
+    """Stop bitsandbytes from rounding the weights again, and for good, where a CPU has AVX512-BF16:
+    it repacks them for inference."""
     from bitsandbytes.nn.modules import Linear4bit  # says at import what it lacks
 
     for module in model.modules():
@@ -104,21 +108,21 @@ def _keep_as_trained(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def outline(model: Model) -> PreTrainedModel:
-    """The architecture alone, on torch's meta device: names and shapes of all weights."""
+def meta_model(model: Model) -> PreTrainedModel:
+    """The model on torch's meta device: names and shapes of all weights, without their values."""
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(_architecture(model), dtype=torch.float32)
+        return AutoModelForImageTextToText.from_config(_model_config(model), dtype=torch.float32)
 
 
-def _random(model: Model, hardware: Hardware, precision: torch.dtype) -> PreTrainedModel:
-    """The architecture of the checkpoint with the configured changes; equal weights every time."""
+def _random_model(model: Model, hardware: Hardware, precision: torch.dtype) -> PreTrainedModel:
+    """The checkpoint's architecture with the configured changes and the same random weights."""
     torch.manual_seed(0)
     return AutoModelForImageTextToText.from_config(
-        _architecture(model), dtype=precision, attn_implementation=hardware.attention
+        _model_config(model), dtype=precision, attn_implementation=hardware.attention
     )
 
 
-def _architecture(model: Model) -> PreTrainedConfig:
+def _model_config(model: Model) -> PreTrainedConfig:
     config = AutoConfig.from_pretrained(model_folder.resolve(model.path), revision=model.revision)
     values = config.to_dict()
     for name, value in model.architecture.items():
@@ -126,6 +130,6 @@ def _architecture(model: Model) -> PreTrainedConfig:
     return type(config).from_dict(values)
 
 
-def without_adapter(model: Any) -> Any:  # noqa: ANN401
-    """The model below an adapter."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+def without_adapter(model: _Wrapped) -> _Wrapped | PreTrainedModel:
+    """The base model of an adapter; a model without one as it is."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Model folders on disk: where a model lies, whether it is whole, and which one it is. No torch."""
+"""Model folders: where a model is on disk, whether it is complete, which one it is. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 EMBEDDED = Path(__file__).parent / "tiny" / "weights"
 """The tiny model that ships with the package."""
 
-_ENDS = 1 << 20
+_READ_BYTES = 1 << 20
+"""Of each end of a file: reading gigabytes of weights for a digest would take minutes."""
 
 
 def resolve(path: str) -> str:
@@ -53,7 +54,7 @@ def is_adapter(path: str) -> bool:
 
 
 def fingerprint(path: str) -> str:
-    """Which weights a folder holds, by sizes and both ends of each file. Empty for a hub id."""
+    """A digest of a folder's model, by sizes and both ends of its files. Empty for a hub id."""
     folder = Path(resolve(path))
     if not folder.exists():
         return ""
@@ -62,14 +63,14 @@ def fingerprint(path: str) -> str:
         size = file.stat().st_size
         state.update(f"{file.name} {size}".encode())
         with file.open("rb") as stream:
-            state.update(stream.read(_ENDS))
-            stream.seek(max(size - _ENDS, 0))
-            state.update(stream.read(_ENDS))
+            state.update(stream.read(_READ_BYTES))
+            stream.seek(max(size - _READ_BYTES, 0))
+            state.update(stream.read(_READ_BYTES))
     return state.hexdigest()[:16]
 
 
 def size_on_disk(path: str) -> int:
-    """Bytes of the weights, 0 where they are not here yet."""
+    """Bytes of the weights, 0 where they are not downloaded yet."""
     folder = Path(resolve(path))
     return sum(file.stat().st_size for file in _weights(folder)) if folder.exists() else 0
 

@@ -1,4 +1,4 @@
-"""The model card of an export: what it is made of, what it scored, what it is not for."""
+"""The model card of an export: origin, metrics, how to ask the model, what it is not for."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ print(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 
 
 def card(config: Config, model: Path) -> str:
-    """Markdown; of a model outside a run folder the origin is what is missing, and said so."""
+    """The card in Markdown. A model outside a run folder has neither origin nor metrics to show."""
     folder = RunFolder(model.parent)
     of_run = folder.config.exists()
     trained = configuration.read(folder.config) if of_run else config
-    # The origin by name: a path of the machine that made it would tell nobody anything.
-    start = trained.model.name
+    # By name: a path on the machine that trained it means nothing elsewhere.
+    base_model = trained.model.name
     lines = [
         "---",
         "library_name: transformers",
         "pipeline_tag: image-text-to-text",
         "tags: [medical, visual-question-answering, medreason]",
         "---",
-        f"# {folder.path.name if of_run else start}",
+        f"# {folder.path.name if of_run else base_model}",
         "",
         "For research on post-training of vision-language models. **Not for diagnosis**, nor for "
         "any decision about a patient: nothing here was tested for that.",
         "",
     ]
     if of_run:
-        lines += [*_origin(trained, folder, start), *_results(folder)]
+        lines += [*_origin(trained, folder, base_model), *_results(folder)]
     else:
-        lines += [f"Exported from model `{start}`; no run folder came with it.", ""]
+        lines += [f"Exported from model `{base_model}`; no run folder came with it.", ""]
     return "\n".join([*lines, *_example(trained, adapter=config.export.adapter_only)])
 
 
-def _origin(config: Config, folder: RunFolder, start: str) -> list[str]:
+def _origin(config: Config, folder: RunFolder, base_model: str) -> list[str]:
     parts = folder.state().train_parts
     facts = {
-        "start model": start,
+        "base model": base_model,
         "method": config.method.name,
         "data": f"{config.choices.get('data') or config.data['_target_']}",
         "data digest": parts.get("data", "-"),
@@ -96,7 +96,7 @@ def _results(folder: RunFolder) -> list[str]:
 
 
 def _example(config: Config, *, adapter: bool) -> list[str]:
-    """How to ask the model, without this project: as evaluation does, up to how images are read."""
+    """Code that asks the model as evaluation does, up to `qwen_vl_utils`' rules for images."""
     code = _EXAMPLE.format(
         prompt=config.prompt.evaluation, max_new_tokens=config.evaluation.max_new_tokens
     )

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from medreason.config import Config
-from medreason.models.load import outline
+from medreason.models.load import meta_model
 
 _HEAD_TOKENS, _HEAD_VOCABULARY = 4096, 32768
 """The tile of logits in TRL 1.16's head (trl/kernels/chunked_logprob.py)."""
@@ -137,7 +137,7 @@ _SHARDED = {
 
 def estimate(config: Config, batch: DeviceBatch) -> MemoryEstimate:
     """Memory of the configured training at this micro-batch, if shards are of equal size."""
-    model = outline(config.model)
+    model = meta_model(config.model)
     adapted = bool(config.adapter)
     full_model = get_peft_model(model, LoraConfig(**config.adapter)) if adapted else model
     trained = sum(p.numel() for p in full_model.parameters() if p.requires_grad)

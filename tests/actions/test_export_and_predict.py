@@ -1,4 +1,4 @@
-"""An exported model is loaded with nothing of ours; predict answers from any folder."""
+"""An exported model needs nothing of ours; predict answers as evaluation does."""
 
 from __future__ import annotations
 
@@ -42,25 +42,33 @@ folder, images = sys.argv[1], sys.argv[2:]
 model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype="auto", device_map="cpu")
 processor = AutoProcessor.from_pretrained(folder)
 question = "Which? A)CT, B)MRI"
-asks = "First output the thinking process in <think> </think> and final choice (A, B, C, D ...) in <answer> </answer> tags."
+asks = (
+    "First output the thinking process in <think> </think> and final choice (A, B, C, D ...) in "
+    "<answer> </answer> tags."
+)
 messages = [
     [{"role": "user", "content": [
-        {"type": "image", "image": f"file://{image}"}, {"type": "text", "text": f"{question} {asks}"},
+        {"type": "image", "image": f"file://{image}"},
+        {"type": "text", "text": f"{question} {asks}"},
     ]}]
     for image in images
 ]
-text = [processor.apply_chat_template(m, tokenize=False, add_generation_prompt=True) for m in messages]
+text = [
+    processor.apply_chat_template(m, tokenize=False, add_generation_prompt=True) for m in messages
+]
 image_inputs, video_inputs = process_vision_info(messages)
 inputs = processor(
     text=text, images=image_inputs, videos=video_inputs, padding=True, return_tensors="pt"
 )
 ids = model.generate(**inputs, use_cache=True, max_new_tokens=24, do_sample=False)
 trimmed = [out[len(given):] for given, out in zip(inputs.input_ids, ids)]
-replies = processor.batch_decode(trimmed, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+replies = processor.batch_decode(
+    trimmed, skip_special_tokens=True, clean_up_tokenization_spaces=False
+)
 assert len(replies) == 2 and all(replies), replies
 assert not any(name.split(".")[0] in ("medreason", "trl", "peft") for name in sys.modules)
 print("answered")
-"""  # noqa: E501
+"""
 
 
 @pytest.fixture
@@ -88,6 +96,12 @@ def test_exported_model_answers_by_transformers_and_qwen_vl_utils_alone(
         export.run(composed("action=export", f"export.to={target}"))
 
 
+def example(exported: Path) -> str:
+    """The code that a model card shows."""
+    (code,) = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
+    return code
+
+
 def test_example_of_the_card_runs_for_every_form_of_image(
     composed: Compose,
     tmp_path: Path,
@@ -96,7 +110,7 @@ def test_example_of_the_card_runs_for_every_form_of_image(
 ) -> None:
     target = tmp_path / "exported"
     export.run(composed("action=export", f"export.to={target}", "evaluation.max_new_tokens=24"))
-    (code,) = re.findall(r"```python\n(.*?)```", (target / "README.md").read_text(), re.DOTALL)
+    code = example(target)
     Image.linear_gradient("L").convert("RGB").save(target / "image.png")
     data = base64.b64encode((target / "image.png").read_bytes()).decode()
     monkeypatch.chdir(target)
@@ -130,13 +144,17 @@ def adapted(composed: Compose, tmp_path: Path) -> RunFolder:
     return folder
 
 
-def test_adapter_is_merged_or_exported_alone_with_the_figures_of_its_run(
-    composed: Compose, tmp_path: Path, adapted: RunFolder
+def test_adapter_is_merged_or_exported_alone_with_the_metrics_of_its_run(
+    composed: Compose,
+    tmp_path: Path,
+    adapted: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked = ("action=export", f"model.path={adapted.path}", "export.precision=float32")
+    overrides = ("action=export", f"model.path={adapted.path}", "export.precision=float32")
     merged, alone = tmp_path / "merged", tmp_path / "alone"
-    export.run(composed(*asked, f"export.to={merged}"))
-    export.run(composed(*asked, f"export.to={alone}", "export.adapter_only=true"))
+    export.run(composed(*overrides, f"export.to={merged}"))
+    export.run(composed(*overrides, f"export.to={alone}", "export.adapter_only=true"))
     card = (merged / "README.md").read_text()
     for words in ("| accuracy, 36 questions, 95 % interval | 100.0 [90.4, 100.0] |", "LoRA rank 8"):
         assert words in card
@@ -144,10 +162,16 @@ def test_adapter_is_merged_or_exported_alone_with_the_figures_of_its_run(
     assert (alone / "adapter_config.json").exists()
     assert not (alone / "model.safetensors").exists()
     ids = torch.tensor([[5, 6, 7, 8]])
-    theirs = Qwen2VLForConditionalGeneration.from_pretrained(merged)(input_ids=ids).logits
+    expected = Qwen2VLForConditionalGeneration.from_pretrained(merged)(input_ids=ids).logits
     for path, equal in ((str(alone), True), ("tiny", False)):
         model = load_model(replace(composed().model, path=path), composed().hardware)
-        assert torch.allclose(model(input_ids=ids).logits, theirs, atol=1e-4) == equal
+        assert torch.allclose(model(input_ids=ids).logits, expected, atol=1e-4) == equal
+    monkeypatch.chdir(alone)
+    Image.new("RGB", (112, 84)).save("image.png")
+    assert "accelerate qwen-vl-utils peft`" in Path("README.md").read_text()
+    capsys.readouterr()
+    exec(example(alone), {})
+    assert capsys.readouterr().out.strip()
 
 
 def test_a_whole_model_has_no_adapter_to_export(composed: Compose, tmp_path: Path) -> None:
@@ -156,7 +180,7 @@ def test_a_whole_model_has_no_adapter_to_export(composed: Compose, tmp_path: Pat
         export.run(composed("action=export", target, "export.adapter_only=true"))
 
 
-def asked(composed: Compose, folder: Path, rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+def predicted(composed: Compose, folder: Path, rows: list[dict[str, str]]) -> list[dict[str, Any]]:
     """What predict writes for the rows of a questions file."""
     questions, output = folder / "questions.json", folder / "answers.json"
     questions.write_text(json.dumps(rows))
@@ -175,8 +199,8 @@ def asked(composed: Compose, folder: Path, rows: list[dict[str, str]]) -> list[d
 def test_predict_gives_what_an_evaluation_of_the_model_gives(
     composed: Compose, tmp_path: Path
 ) -> None:
-    drawn = phantom.load(tmp_path / "cache", train_images=0, test_images=1, seed=0)
-    closed = [sample for sample in drawn if sample.modality in ("ct", "oct")]
+    phantoms = phantom.load(tmp_path / "cache", train_images=0, test_images=1, seed=0)
+    closed = [sample for sample in phantoms if sample.modality in ("ct", "oct")]
     samples = [*closed, replace(closed[0], id="open", options=(), answer="left lung")]
     config = composed(
         "method=base",
@@ -187,7 +211,7 @@ def test_predict_gives_what_an_evaluation_of_the_model_gives(
     evaluate(config, samples, folder, "evaluation0", lambda *_: None)
     rows = predictions.read(folder.evaluation("evaluation0") / "predictions.parquet")
     evaluated = {row.sample: row for row in rows if row.control == "original"}
-    answers = asked(
+    answers = predicted(
         composed, tmp_path, [{"image": str(s.image), "question": s.problem} for s in samples]
     )
     assert len(evaluated) == len(answers) == 11
@@ -209,7 +233,7 @@ def test_predict_gives_the_same_for_a_path_a_file_url_and_a_data_url(
     data = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
     question = "Which imaging technique is this? A)CT, B)MRI, C)X-ray"
     rows = [{"image": image, "question": question} for image in ("a.png", f"file://{path}", data)]
-    first, *others = asked(composed, tmp_path, rows)
+    first, *others = predicted(composed, tmp_path, rows)
     assert [answer["image"] for answer in (first, *others)] == [row["image"] for row in rows]
     for other in others:
         assert other["completion"] == first["completion"]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from medreason import data
 from medreason.config import Config
-from medreason.models.load import load_model, outline
+from medreason.models.load import load_model, meta_model
 from medreason.models.model_folder import EMBEDDED
 from medreason.runs.run_folder import RunFolder
 from medreason.training import adapter
@@ -30,7 +30,7 @@ def test_adapter_of_the_2b_has_the_published_size(
     composed: Compose, name: str, weights: int
 ) -> None:
     config = composed(f"adapter={name}", "model=random_2b", "action=plan")
-    model = outline(config.model)
+    model = meta_model(config.model)
     settings = adapter.lora_config(config, model)
     assert settings
     assert adapter.count_parameters(get_peft_model(model, settings))[0] == weights
@@ -46,7 +46,7 @@ def test_adapter_on_a_layer_that_is_not_there_lists_those_that_are(
     with pytest.raises(
         ValueError, match=r"w_proj' matches no layer.*language_model\.layers\.\*\.self_attn\.q_proj"
     ):
-        adapter.lora_config(config, outline(config.model))
+        adapter.lora_config(config, meta_model(config.model))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,7 @@
 
 `python -m medreason.models.tiny.build OUTPUT` rebuilds it from nothing but the phantoms' drawing
 code. It learns to follow the think, no-think and think-after prompts on phantoms of its own
-(another seed than any data set uses) and stops early, so that every method has something left to
-improve.
+(no data set uses their seed) and stops early, so that every method has something left to improve.
 """
 
 from __future__ import annotations
@@ -39,14 +38,15 @@ PIXELS = 112 * 112 + 56
 """Of an image at most. Without the margin, rounding makes 84 x 84 of some sizes, not 112 x 112."""
 
 IMAGES = 768
-"""Phantoms of each modality it learns from."""
+"""Phantoms of each modality that it learns from."""
 
 VOCABULARY = 2048
 INITIAL_DEVIATION = 0.06
-"""Of random weights. At the usual 0.02, attention in so narrow a network stays uniform for long."""
+"""Standard deviation of random weights. At the usual 0.02 attention in so narrow a network stays
+uniform for long."""
 
 SEED = 20_251_120
-"""Seed of the phantoms it is built on and of its weights."""
+"""Of the phantoms it learns from and of its random weights."""
 
 SPECIAL = (
     "<|endoftext|>",
@@ -116,7 +116,7 @@ def _byte_pairs(samples: Sequence[Sample]) -> tuple[dict[str, int], list[tuple[s
     """Vocabulary and merges of the tokenizer.
 
     A word of an option is the same token behind a space (` lung`) and behind a bracket (`)lung`),
-    and so is a letter: from reasoning to option to letter is then a matter of equal tokens, which
+    and so is a letter. To go from reasoning to option to letter is then to copy equal tokens, which
     a small network learns. All other words take the space before them into their token.
     """
     texts = list(_corpus(samples))
@@ -133,14 +133,16 @@ def _byte_pairs(samples: Sequence[Sample]) -> tuple[dict[str, int], list[tuple[s
         show_progress=False,
     )
     words.train_from_iterator(texts, trainer)
-    learnt = json.loads(words.to_str())["model"]
-    vocabulary: dict[str, int] = learnt["vocab"]
-    merges = [tuple(pair) for pair in learnt["merges"]]
-    apart = {word for s in samples for option in s.options for word in re.findall(r"\w+", option)}
-    led = Counter(found for text in texts for found in re.findall(r"([ <(])([A-Za-z]{2,})", text))
-    for (lead, word), count in led.most_common():
-        first = lead.replace(" ", "\u0120")
-        if count >= 20 and word in vocabulary and word not in apart:
+    trained = json.loads(words.to_str())["model"]
+    vocabulary: dict[str, int] = trained["vocab"]
+    merges = [tuple(pair) for pair in trained["merges"]]
+    option_words = {
+        word for s in samples for option in s.options for word in re.findall(r"\w+", option)
+    }
+    counts = Counter(pair for text in texts for pair in re.findall(r"([ <(])([A-Za-z]{2,})", text))
+    for (before, word), count in counts.most_common():
+        first = before.replace(" ", "\u0120")  # a space in the alphabet of byte-level BPE
+        if count >= 20 and word in vocabulary and word not in option_words:
             vocabulary.setdefault(first + word, len(vocabulary))
             merges.append((first, word))
     assert len(vocabulary) + len(SPECIAL) <= VOCABULARY
@@ -148,7 +150,7 @@ def _byte_pairs(samples: Sequence[Sample]) -> tuple[dict[str, int], list[tuple[s
 
 
 def _corpus(samples: Sequence[Sample]) -> Iterator[str]:
-    """What the model will read and write."""
+    """Prompts and replies, as the model reads and writes them."""
     prompts = [template for templates in PROMPTS.values() for template in templates]
     for sample, template in zip(samples, itertools.cycle(prompts), strict=False):
         yield fill(template, sample)
@@ -157,7 +159,6 @@ def _corpus(samples: Sequence[Sample]) -> Iterator[str]:
 
 
 def _model(tokenizer: Qwen2Tokenizer) -> Qwen2VLForConditionalGeneration:
-
     def token(text: str) -> int:
         return tokenizer.get_vocab()[text]
 

@@ -1,8 +1,8 @@
-"""What the tiny model is taught, in this order: finding a word's letter, seeing, and replying.
+"""What the tiny model is taught, in this order: the letter of a word, images, and replies.
 
-A network this small does not find the way from what it sees over an option's words to the option's
-letter by itself. It does when each step of the way is taught on its own, the first one with few
-words at a time.
+A network this small does not learn by itself to go from an image over an option's words to the
+option's letter. It does when each of these steps is taught on its own, the first one with few words
+at a time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from medreason import phantom
+from medreason.console import notice
 from medreason.data.images import open_rgb
 from medreason.phantom.atlas import Facet
 from medreason.prompts import conversation, fill
@@ -24,7 +25,7 @@ from medreason.replies import format_reply
 from medreason.samples import Sample, letter_at, list_options
 
 Row = tuple[list[int], list[float], Sample | None]
-"""Token ids, the weight of each in the loss, and the sample whose image stands in the text."""
+"""Token ids, the weight of each in the loss, and the sample whose image is in the text."""
 
 PROMPTS = {
     "no_think": (
@@ -58,25 +59,24 @@ PROMPTS = {
         "information or text outside of these tags.",
     ),
 }
-"""Style -> wordings it is taught under; what evaluation asks stands twice.
+"""Style -> prompts it is taught under; the prompt of evaluation is there twice.
 
 Not read from conf/prompt, so that a change there leaves the rebuilt weights as they are.
 """
 
 DECISIVE = 8.0
-"""Weight of a letter and of a thought's first word, next to 1 for all other words: there are few of
-them, and the rest of the reply hangs on them."""
-
+"""Weight in the loss of a letter and of the reasoning's first word, where other words have 1: there
+are few of them, and the rest of the reply depends on them."""
 
 OVERLOOKED = {"disease": 0.6, "grading": 0.6, "attributes": 0.6}
-"""How often a reply names the usual value of a facet, its first, whatever there is to see. So the
-start model knows more than it says, and this habit is what training can mend in minutes."""
+"""Task -> how often a reply names the usual value of a facet, its first, whatever the image shows.
+The start model then knows more than it answers, which training can correct in minutes."""
 
 
 @dataclass(frozen=True)
 class Lesson:
     rows: dict[str, int]
-    """How many rows of a batch come from each subject. What is not repeated is forgotten."""
+    """Subject -> rows of a batch. A subject that is left out is forgotten."""
     steps: int
     learning_rate: float
     decays: bool = True
@@ -115,7 +115,7 @@ def _learn(
     pixels: dict[Path, torch.Tensor],
     rng: np.random.Generator,
 ) -> None:
-    """Next-token loss on what the lesson asks for; warm-up, then linear to a tenth of the rate."""
+    """Next-token loss with the rows' weights; warm-up, then linear decay to a tenth of the rate."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=lesson.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
@@ -124,26 +124,28 @@ def _learn(
         lambda step: min((step + 1) / 50, 1 - 0.9 * step / lesson.steps if lesson.decays else 1),
     )
     model.train()
-    right: dict[str, list[float]] = {subject: [0.0] for subject in lesson.rows}
-    began = time.monotonic()
+    accuracies: dict[str, list[float]] = {subject: [0.0] for subject in lesson.rows}
+    start = time.monotonic()
     for step in range(lesson.steps):
-        drawn = {
-            subject: subjects[subject].rows(rng, size, float(np.mean(right[subject][-8:])))
+        batch = {
+            subject: subjects[subject].rows(rng, size, float(np.mean(accuracies[subject][-8:])))
             for subject, size in lesson.rows.items()
         }
         total = sum(
-            weight for rows in drawn.values() for _, weights, _ in rows for weight in weights
+            weight for rows in batch.values() for _, weights, _ in rows for weight in weights
         )
-        for subject, rows in drawn.items():  # each on its own: their lengths differ much
-            right[subject].append(_backward(model, *_inputs(rows, processor, pixels), total))
+        # One backward pass a subject: in one batch the short rows would be padding mostly.
+        for subject, rows in batch.items():
+            accuracy = _backward(model, *_inputs(rows, processor, pixels), total)
+            accuracies[subject].append(accuracy)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         if (step + 1) % 50 == 0:
-            left = (time.monotonic() - began) / (step + 1) * (lesson.steps - step - 1)
-            grades = "  ".join(f"{name} {np.mean(r[-50:]):.3f}" for name, r in right.items())
-            print(f"step {step + 1}/{lesson.steps}  {grades}  {left:.0f} s left", flush=True)  # noqa: T201
+            left = (time.monotonic() - start) / (step + 1) * (lesson.steps - step - 1)
+            means = "  ".join(f"{name} {np.mean(a[-50:]):.3f}" for name, a in accuracies.items())
+            notice(f"step {step + 1}/{lesson.steps}  {means}  {left:.0f} s left")
 
 
 def _backward(
@@ -152,21 +154,22 @@ def _backward(
     weights: torch.Tensor,
     total: float,
 ) -> float:
-    """Gradients of the loss as a share of `total` weight; the share of asked tokens got right."""
-    asked = weights[:, 1:] > 0
-    states = model.model(**inputs).last_hidden_state[:, :-1][asked]  # (asked tokens, width)
+    """Add the gradients of the weighted loss over `total`; returns the accuracy of the tokens."""
+    weighted = weights[:, 1:] > 0
+    # The head is applied to tokens with a weight alone: most are prompts and images.
+    states = model.model(**inputs).last_hidden_state[:, :-1][weighted]  # (tokens, width)
     logits = model.lm_head(states)
-    truth, weights = inputs["input_ids"][:, 1:][asked], weights[:, 1:][asked]
-    losses = torch.nn.functional.cross_entropy(logits, truth, reduction="none")
+    labels, weights = inputs["input_ids"][:, 1:][weighted], weights[:, 1:][weighted]
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     ((losses * weights).sum() / total).backward()
-    return (logits.argmax(-1) == truth).float().mean().item()
+    return (logits.argmax(-1) == labels).float().mean().item()
 
 
 class Letters:
-    """Which letter stands before this word, before these words, and so which letter to reply.
+    """Which letter is listed before a word, before an option's words, and so which one to reply.
 
-    Starts with 8 words and doubles them, then asks for whole options, then in whole replies: each
-    time as soon as seven of eight are right.
+    Begins with 8 words and doubles them, then asks for whole options, then within whole replies:
+    each time as soon as 85 % of the letters are right.
     """
 
     def __init__(self, processor: Qwen2VLProcessor, samples: Sequence[Sample]) -> None:
@@ -182,46 +185,49 @@ class Letters:
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer(text)["input_ids"]
 
-    def rows(self, rng: np.random.Generator, size: int, right: float) -> list[Row]:
-        if right > 0.85:
+    def rows(self, rng: np.random.Generator, size: int, accuracy: float) -> list[Row]:
+        if accuracy > 0.85:
             self._known = min(2 * self._known, 4 * len(self._words))
             if self._known > 2 * len(self._words):
                 self._replies = min(self._replies + 0.2, 1.0)
         if self._known < 2 * len(self._words):
             return [self._row(self._options(rng), None, rng, 12) for _ in range(size)]
-        drawn = [self._samples[i] for i in rng.integers(len(self._samples), size=size)]
-        return [self._row(sample.options, sample, rng, 2) for sample in drawn]
+        samples = [self._samples[i] for i in rng.integers(len(self._samples), size=size)]
+        return [self._row(sample.options, sample, rng, 2) for sample in samples]
 
     def _options(self, rng: np.random.Generator) -> list[str]:
         known = self._words[: self._known]
         return [known[i] for i in rng.choice(len(known), 4, replace=False)]
 
     def _row(
-        self, options: Sequence[str], sample: Sample | None, rng: np.random.Generator, asked: int
+        self,
+        options: Sequence[str],
+        sample: Sample | None,
+        rng: np.random.Generator,
+        letters: int,
     ) -> Row:
         text = sample.problem if sample else f" {list_options(options)}"
-        if sample and rng.random() < self._replies:  # with all that stands between it and the reply
+        if sample and rng.random() < self._replies:  # as far from the reply as in evaluation
             text = fill(str(rng.choice(self._prompts)), sample)
             text = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant"
         ids = self._ids(text)
         weights = [0.0] * len(ids)
-        for place in map(int, rng.integers(4, size=asked)):
+        for place in map(int, rng.integers(4, size=letters)):
             lead = options[place]
             if sample and rng.random() < self._replies:
                 lead = f"<think>{fact(sample).replace(sample.answer_text, lead)[:-1]} ("
             question = self._ids(f"\n{lead}")
             ids = [*ids, *question, *self._ids(letter_at(place))]
             weights += [0.0] * len(question) + [DECISIVE]
-            if lead.startswith("<think>"):  # the question decides what is to be thought about
+            if lead.startswith("<think>"):  # the first word says what the reasoning is about
                 weights[len(self._ids("\n<think>")) - len(question) - 1] = DECISIVE
         return ids, weights, None
 
 
 class Sight:
-    """An image, then its five facts: the bare names in a fixed order, or sentences in any order.
+    """An image, then its five facts: as names in a fixed order, or as sentences in any order.
 
-    Names are a third of the tokens, and what is seen is learnt that much sooner; sentences are how
-    it is said in a reply.
+    Names are a third of the tokens and are learnt that much sooner; sentences are as in a reply.
     """
 
     def __init__(
@@ -235,7 +241,7 @@ class Sight:
         self._facts = list(by_image.values())
         self._image = self._tokenizer(f"<|vision_start|>{_image_tokens(processor)}<|vision_end|>")
 
-    def rows(self, rng: np.random.Generator, size: int, right: float) -> list[Row]:
+    def rows(self, rng: np.random.Generator, size: int, accuracy: float) -> list[Row]:
         rows: list[Row] = []
         for i in rng.integers(len(self._facts), size=size):
             facts = self._facts[i]
@@ -243,28 +249,28 @@ class Sight:
             ids: list[int] = self._image["input_ids"]
             weights = [0.0] * len(ids)
             for j in order:
-                said = fact(facts[j]) if self._in_sentences else facts[j].answer_text
-                text = self._tokenizer(f"\n{said}")["input_ids"]
-                # Line breaks, and the word that says which fact comes, are given.
-                given = 2 if self._in_sentences else 1
-                ids = ids + text
-                weights += [0.0] * given + [1.0] * (len(text) - given)
+                text = fact(facts[j]) if self._in_sentences else facts[j].answer_text
+                text_ids = self._tokenizer(f"\n{text}")["input_ids"]
+                # Without a weight: line breaks, and a sentence's first word, which says the fact.
+                unweighted = 2 if self._in_sentences else 1
+                ids = ids + text_ids
+                weights += [0.0] * unweighted + [1.0] * (len(text_ids) - unweighted)
             rows.append((ids, weights, facts[0]))
         return rows
 
 
 class Replies:
-    """The prompts of the configuration, most of them with reasoning first, and the reply."""
+    """Prompts, most of them asking for reasoning first, and the replies to them."""
 
     def __init__(self, processor: Qwen2VLProcessor, samples: Sequence[Sample]) -> None:
         self._processor = processor
         self._samples = samples
 
-    def rows(self, rng: np.random.Generator, size: int, right: float) -> list[Row]:
-        drawn = [self._samples[i] for i in rng.integers(len(self._samples), size=size)]
+    def rows(self, rng: np.random.Generator, size: int, accuracy: float) -> list[Row]:
+        samples = [self._samples[i] for i in rng.integers(len(self._samples), size=size)]
         return [
             self._row(_overlooked(s) if rng.random() < OVERLOOKED.get(s.task, 0) else s, rng)
-            for s in drawn
+            for s in samples
         ]
 
     def _row(self, sample: Sample, rng: np.random.Generator) -> Row:
@@ -276,27 +282,27 @@ class Replies:
             [{"role": "user", "content": parts}],  # pyright: ignore[reportArgumentType]
             add_generation_prompt=True,
         )
-        question = text.replace("<|image_pad|>", _image_tokens(self._processor))
+        prompt_text = text.replace("<|image_pad|>", _image_tokens(self._processor))
         reply = format_reply(sample.explanation, sample.answer, style) + "<|im_end|>"
         tokenizer = self._processor.tokenizer
-        asked, answered = tokenizer(question)["input_ids"], tokenizer(reply)["input_ids"]
+        prompt_ids, reply_ids = tokenizer(prompt_text)["input_ids"], tokenizer(reply)["input_ids"]
         letter = tokenizer.convert_tokens_to_ids(sample.answer)
-        weights = [DECISIVE if token == letter else 1.0 for token in answered]
+        weights = [DECISIVE if token == letter else 1.0 for token in reply_ids]
         if reply.startswith("<think>"):
             weights[len(tokenizer("<think>")["input_ids"])] = DECISIVE
-        return asked + answered, [0.0] * len(asked) + weights, sample
+        return prompt_ids + reply_ids, [0.0] * len(prompt_ids) + weights, sample
 
 
 def _overlooked(sample: Sample) -> Sample:
-    """The sample with the usual value as its answer, whatever is right."""
+    """The sample with its facet's usual value as the answer, right or not."""
     facet: Facet = getattr(phantom.atlas(sample.modality), sample.task)
     letter = letter_at(sample.options.index(facet.options[0]))
-    said = facet.explanation.format(answer=f"{facet.options[0]} ({letter})")
-    return replace(sample, answer=letter, explanation=said)
+    explanation = facet.explanation.format(answer=f"{facet.options[0]} ({letter})")
+    return replace(sample, answer=letter, explanation=explanation)
 
 
 def fact(sample: Sample) -> str:
-    """What a phantom's explanation says of the image, without the letter."""
+    """A phantom's explanation without the letter."""
     return (sample.explanation or "").replace(f" ({sample.answer})", "")
 
 
@@ -311,14 +317,14 @@ def _image_tokens(processor: Qwen2VLProcessor) -> str:
 
 def _pixels(processor: Qwen2VLProcessor, samples: Sequence[Sample]) -> dict[Path, torch.Tensor]:
     """The patches of every image, processed once: path -> (patches, values)."""
-    found: dict[Path, torch.Tensor] = {}
+    pixels: dict[Path, torch.Tensor] = {}
     images = list(dict.fromkeys(sample.image for sample in samples))
     for start in range(0, len(images), 64):
         paths = images[start : start + 64]
         inputs = processor.image_processor([open_rgb(path) for path in paths], return_tensors="pt")
         patches = inputs["pixel_values"].to(torch.bfloat16)  # (images * patches, values)
-        found |= zip(paths, patches.chunk(len(paths)), strict=True)
-    return found
+        pixels |= zip(paths, patches.chunk(len(paths)), strict=True)
+    return pixels
 
 
 def _inputs(
@@ -329,10 +335,10 @@ def _inputs(
     ids = torch.full((len(rows), length), processor.tokenizer.pad_token_id)
     mask = torch.zeros_like(ids)
     weights = torch.zeros(ids.shape)
-    for i, (tokens, weighed, _) in enumerate(rows):
-        ids[i, : len(tokens)] = torch.tensor(tokens)
-        weights[i, : len(tokens)] = torch.tensor(weighed)
-        mask[i, : len(tokens)] = 1
+    for i, (row_ids, row_weights, _) in enumerate(rows):
+        ids[i, : len(row_ids)] = torch.tensor(row_ids)
+        weights[i, : len(row_ids)] = torch.tensor(row_weights)
+        mask[i, : len(row_ids)] = 1
     inputs = {"input_ids": ids, "attention_mask": mask}
     shown = [sample.image for _, _, sample in rows if sample]
     if shown:
