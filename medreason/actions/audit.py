@@ -21,7 +21,7 @@ def run(config: Config) -> None:
     loaded = data.read(config.data, config.folder / "cache")
     pixels = None
     if handling.images == "decode":
-        pixels = pictures.look_at((s.image for s in loaded.samples), Bar("reading images"))
+        pixels = pictures.read_pictures((s.image for s in loaded.samples), Bar("reading images"))
     report = audit.audit(loaded, pixels)
     name = config.choices.get("data", "data")
     folder = RunFolder(config.folder / "runs" / f"audit-{name}-{report['digest']}")

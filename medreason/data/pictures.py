@@ -28,7 +28,7 @@ class Picture:
     """ "missing", or why it cannot be read; else empty."""
 
 
-def look_at(
+def read_pictures(
     paths: Iterable[Path], progress: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, Picture]:
     """Read every image once, on all cores. `progress` gets done and total."""

@@ -1,7 +1,8 @@
-"""The embedded data set: images of 8 modalities drawn from known facts, questions of all 5 tasks.
+"""The data set that ships with the package: images of 8 modalities drawn from known facts.
 
 Every facet of an image takes its four values equally often, and so does the letter of the right
-answer, so question and options alone decide nothing: what a model scores above chance it saw.
+answer. So the options-only baseline is at chance, and accuracy above chance comes from the image.
+`README.md` says more.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class Picture:
-    """One image: enough to draw it, and nothing else."""
+    """All that is needed to draw one image."""
 
     modality: str
     split: str
@@ -50,7 +51,7 @@ class Picture:
         return f"{self.modality}/{self.split}-{self.index:05d}.png"
 
     def generators(self) -> tuple[np.random.Generator, np.random.Generator]:
-        """(body, noise): the first is the same for all images of the patient."""
+        """(body, noise): `body` is the same for all images of a patient, `noise` of one image."""
         key = (VERSION, self.seed, list(MODALITIES).index(self.modality), _SPLITS.index(self.split))
         return (
             np.random.default_rng([*key, 0, self.index // IMAGES_PER_PATIENT]),
@@ -59,9 +60,9 @@ class Picture:
 
 
 def load(cache: Path, *, train_images: int, test_images: int, seed: int) -> list[Sample]:
-    """Samples of all tasks; images not yet in `cache` are drawn there, on all cores.
+    """Samples of all tasks; images missing from `cache` are drawn, on all cores.
 
-    `train_images` and `test_images` are per modality; each image is asked one question per task.
+    `train_images` and `test_images` are per modality; every image has one question of each task.
     """
     folder = cache / f"phantom-v{VERSION}-seed{seed}"
     pictures = {
@@ -69,8 +70,8 @@ def load(cache: Path, *, train_images: int, test_images: int, seed: int) -> list
         for modality in MODALITIES
         for split, images in (("train", train_images), ("test", test_images))
     }
-    draw_missing([picture for some in pictures.values() for picture in some], folder)
-    return [sample for some in pictures.values() for sample in _samples(some, folder)]
+    draw_missing([picture for group in pictures.values() for picture in group], folder)
+    return [sample for group in pictures.values() for sample in _samples(group, folder)]
 
 
 def atlas(modality: str) -> Atlas:
@@ -82,8 +83,7 @@ def plan(modality: str, split: str, images: int, seed: int) -> list[Picture]:
     """The facts of every image: each facet takes its values equally often, in independent orders.
 
     A finding is absent (grade 0) in a quarter of the images; where it is present, disease and
-    grade are independent. The first k images do not depend on how many are asked for beyond
-    blocks of 48, so a larger data set contains the smaller one.
+    grade are independent. Images come in blocks of 48, so a larger data set contains the smaller.
     """
     rng = np.random.default_rng(
         [VERSION, seed, list(MODALITIES).index(modality), _SPLITS.index(split), 2]
@@ -98,7 +98,7 @@ def plan(modality: str, split: str, images: int, seed: int) -> list[Picture]:
 
 
 def _block(rng: np.random.Generator, size: int = 48) -> list[Case]:
-    """A run of cases in which every facet is balanced, and the pair (disease, grade) too."""
+    """Cases in which every facet is balanced, and the pair (disease, grade) too."""
     findings = [(0, 0)] * (size // 4) + [
         (disease, grade) for disease in (1, 2, 3) for grade in (1, 2, 3)
     ] * (size // 12)
@@ -127,7 +127,7 @@ def _sample(picture: Picture, task: str, folder: Path) -> Sample:
     rng = np.random.default_rng(
         [VERSION, picture.seed, list(TASKS).index(task), *picture.name.encode()]
     )
-    # The right letter goes round within each value, so letter and value are both balanced.
+    # The right letter cycles within each value, so letter and value are both balanced.
     place = (picture.index + picture.index // 4) % 4
     others = [facet.options[i] for i in rng.permutation(4) if i != truth]
     options = (*others[:place], facet.options[truth], *others[place:])
@@ -149,12 +149,12 @@ def _sample(picture: Picture, task: str, folder: Path) -> Sample:
 
 def render(picture: Picture) -> np.ndarray:
     """(SIZE, SIZE, 3) bytes."""
-    drawn = atlas(picture.modality).draw(picture.case, *picture.generators())
-    return (np.clip(drawn, 0, 1) * 255).round().astype(np.uint8)
+    image = atlas(picture.modality).draw(picture.case, *picture.generators())
+    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
 
 
 def draw_missing(pictures: Sequence[Picture], folder: Path) -> None:
-    """Draw the images that are not in the folder yet; a half-written one is never left there."""
+    """Draw the images that are not in the folder yet; each file is written atomically."""
     missing = [picture for picture in pictures if not (folder / picture.name).exists()]
     for modality in {picture.modality for picture in missing}:
         (folder / modality).mkdir(parents=True, exist_ok=True)
@@ -162,12 +162,12 @@ def draw_missing(pictures: Sequence[Picture], folder: Path) -> None:
         for picture in missing:
             _draw(picture, folder)
         return
-    with ProcessPoolExecutor(initializer=_join, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(initializer=_start_worker, initargs=(os.getpid(),)) as pool:
         list(pool.map(_draw, missing, [folder] * len(missing), chunksize=16))
 
 
-def _join(parent: int) -> None:
-    parent_watch.end_with(parent)  # one that is killed cannot stop those that draw for it
+def _start_worker(parent: int) -> None:
+    parent_watch.end_with(parent)  # a killed parent cannot stop its workers
     threadpool_limits(1)
 
 

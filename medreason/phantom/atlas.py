@@ -1,4 +1,4 @@
-"""What a phantom can show: the facts of an image, how a modality draws them and asks for them."""
+"""The facts of a phantom, and how a modality draws them and words its questions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Facet:
     """One task in one modality."""
 
     questions: tuple[str, ...]
-    """Wordings of the same question; one is drawn for each sample."""
+    """Wordings of the same question; each sample gets one at random."""
     options: tuple[str, ...]
     """The possible answers, indexed by the value in `Case`."""
     explanation: str
@@ -49,5 +49,5 @@ class Atlas:
     attributes: Facet
     """Something always visible and independent of the disease: side, count, shape or colour."""
     draw: Callable[[Case, np.random.Generator, np.random.Generator], np.ndarray]
-    """(case, body, noise) -> (SIZE, SIZE, 3) floats in 0..1. `body` draws what belongs to the
-    patient (its state is the same for all images of one), `noise` what belongs to the image."""
+    """(case, body, noise) -> (SIZE, SIZE, 3) floats in 0..1. `body` is the random generator of the
+    patient, with the same state for all images of one, `noise` that of the image."""

@@ -21,7 +21,7 @@ _STICKERS = ((0.08, 0.3, 0.85), (0.05, 0.6, 0.25), (0.85, 0.06, 0.1), (0.97, 0.9
 
 @dataclass
 class _Skin:
-    """Amounts of what colours the skin, each (SIZE, SIZE)."""
+    """Amounts of the pigments of the skin, each (SIZE, SIZE)."""
 
     melanin: np.ndarray
     blood: np.ndarray
@@ -166,7 +166,7 @@ def _carcinoma(
 
 
 def _patch(borders: list[list[canvas.Point]], blur: float) -> np.ndarray:
-    """A mask of what lies inside any of the borders; `blur` in pixels."""
+    """A mask of the area inside any of the borders; `blur` in pixels."""
     plate = canvas.Plate()
     for border in borders:
         plate.shape(border, 1.0)

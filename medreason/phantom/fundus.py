@@ -144,16 +144,16 @@ def _blood(
 ) -> np.ndarray:
     """Blot haemorrhages, spread over the retina without touching each other."""
     plate = canvas.Plate()
-    kept: list[canvas.Point] = [disc, fovea]
-    wanted = (0, 5, 12, 26)[case.grading if case.disease == 1 else 0] + 2
+    centers: list[canvas.Point] = [disc, fovea]
+    count = (0, 5, 12, 26)[case.grading if case.disease == 1 else 0] + 2
     for _ in range(600):
         x, y = noise.uniform(-0.85, 0.85, 2)
-        if len(kept) >= wanted:
+        if len(centers) >= count:
             break
-        gaps = np.hypot(*(np.array(kept) - (x, y)).T)
+        gaps = np.hypot(*(np.array(centers) - (x, y)).T)
         gaps[:2] -= 0.12  # disc and fovea stay free
         if gaps.min() > 0.17 and np.hypot(x, y) < 0.82:
-            kept.append((x, y))
+            centers.append((x, y))
             for dx, dy in noise.normal(0, 0.024, (3, 2)):
                 rx, ry = noise.uniform(0.028, 0.062, 2)
                 plate.shape(canvas.outline((x + dx, y + dy), rx, ry, noise.uniform(0, 3)), 1.0)

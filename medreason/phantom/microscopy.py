@@ -50,7 +50,7 @@ _DARK_FIELD = 2
 
 @dataclass
 class _Smear:
-    """The amounts of what a stain binds to, and the places already taken."""
+    """Amounts of the materials that stains bind to, and the discs that are occupied."""
 
     cells: canvas.Plate = field(default_factory=canvas.Plate)
     nuclei: canvas.Plate = field(default_factory=canvas.Plate)
@@ -61,15 +61,15 @@ class _Smear:
 
     def place(self, count: int, radius: float, spots: np.ndarray) -> list[canvas.Point]:
         """The first `count` of the spots (n, 2) where a disc of this radius is free."""
-        found: list[canvas.Point] = []
+        centers: list[canvas.Point] = []
         for x, y, r in self.taken:
             spots = spots[np.hypot(spots[:, 0] - x, spots[:, 1] - y) > r + radius]
-        while len(spots) and len(found) < count:
+        while len(spots) and len(centers) < count:
             x, y = float(spots[0, 0]), float(spots[0, 1])
-            found.append((x, y))
+            centers.append((x, y))
             self.taken.append((x, y, radius))
             spots = spots[np.hypot(spots[:, 0] - x, spots[:, 1] - y) > 2 * radius]
-        return found
+        return centers
 
 
 def draw(case: Case, body: np.random.Generator, noise: np.random.Generator) -> np.ndarray:

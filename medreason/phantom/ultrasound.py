@@ -74,7 +74,7 @@ def _diaphragm(jitter: np.ndarray) -> list[Point]:
 
 
 def _behind(beams: tuple[np.ndarray, np.ndarray], place: Point, radius: float) -> np.ndarray:
-    """What the sound reaches only through the lesion."""
+    """A mask of the region behind the lesion, which sound reaches only through it."""
     depth, side = beams
     near = np.hypot(X - place[0], Y - place[1]).argmin()
     at, here = depth.flat[near], side.flat[near]

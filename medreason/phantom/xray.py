@@ -40,7 +40,7 @@ def _lung(side: int, dome: float, wide: float) -> np.ndarray:
 
 
 def _trunk(wide: float, bubble: Point) -> np.ndarray:
-    """What lies outside the lungs: neck, shoulders, flanks, mediastinum, heart, bowel gas."""
+    """Everything outside the lungs: neck, shoulders, flanks, mediastinum, heart, bowel gas."""
     plate = Plate(0.02)
     flank = (
         (0.17, -1),
@@ -203,9 +203,9 @@ def _exposed(
     device: np.ndarray,
     noise: np.random.Generator,
 ) -> np.ndarray:
-    """The film: what each technique keeps of soft tissue and bone."""
+    """The film of each technique, from soft tissue and bone."""
     if technique == 2:
-        # Subtraction is never complete: what changes the lung stays behind as a ghost.
+        # Subtraction is never complete: changes of the lung remain as a faint ghost.
         picture = 0.12 + 0.22 * soft + 0.5 * ghost + 1.9 * bone
     else:
         picture = soft + (0.06 if technique == 3 else 1.0) * bone

@@ -135,7 +135,7 @@ def test_images_are_counted_by_what_is_wrong_with_them(tmp_path: Path) -> None:
     names = ["a.png", "same.png", "small.bmp", "larger.jpg", "tiny.png", "broken.png", "no.png"]
     sides = ["train", "test", *["train"] * 5]
     samples = [sample(str(tmp_path / n), side) for n, side in zip(names, sides, strict=True)]
-    seen = pictures.look_at(s.image for s in samples)
+    seen = pictures.read_pictures(s.image for s in samples)
     found = audit(Loaded(samples, []), seen)["images"]
     assert (found["named"], found["read"]) == (7, 5)
     assert [Path(path).name for path in found["missing"]] == ["no.png"]
