@@ -41,10 +41,5 @@ def fit_option_prior(train: Iterable[Sample]) -> OptionPrior:
     return OptionPrior(right, offered)
 
 
-def option_prior_accuracy(train: Iterable[Sample], test: Iterable[Sample]) -> float | None:
-    """Accuracy over the closed test samples of a baseline fitted to the training samples."""
-    return fit_option_prior(train).accuracy(test)
-
-
 def _option_string(text: str) -> str:
     return text.lower().strip().removesuffix(".")

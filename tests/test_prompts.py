@@ -22,14 +22,14 @@ Compose = Callable[..., Config]
 
 def test_family_then_paraphrase_are_drawn_by_seed_epoch_and_sample() -> None:
     samples = [replace(SAMPLE, id=str(i)) for i in range(600)]
-    drawn = [training_prompt(s, FAMILIES, seed=0) for s in samples]
-    assert drawn == [training_prompt(s, FAMILIES, seed=0) for s in samples]
-    assert drawn != [training_prompt(s, FAMILIES, seed=0, epoch=1) for s in samples]
-    assert drawn != [training_prompt(s, FAMILIES, seed=1) for s in samples]
-    counts = Counter(one.text[0] for one in drawn)
+    prompts = [training_prompt(s, FAMILIES, seed=0) for s in samples]
+    assert prompts == [training_prompt(s, FAMILIES, seed=0) for s in samples]
+    assert prompts != [training_prompt(s, FAMILIES, seed=0, epoch=1) for s in samples]
+    assert prompts != [training_prompt(s, FAMILIES, seed=1) for s in samples]
+    counts = Counter(one.text[0] for one in prompts)
     assert set(counts) == {"1", "2", "3"}
-    assert abs(counts["3"] - 300) < 60  # families are equally often drawn, not templates
-    assert all((one.family == "long") == (one.text[0] == "3") for one in drawn)
+    assert abs(counts["3"] - 300) < 60  # families are equally frequent, not templates
+    assert all((one.family == "long") == (one.text[0] == "3") for one in prompts)
 
 
 def test_question_without_options_is_asked_by_its_own_template() -> None:

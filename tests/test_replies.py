@@ -233,7 +233,7 @@ def test_the_form_of_each_style(style: str, text: str, ours: bool, published: bo
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "answer"),
     [
         ("<answer> C </answer>", "C"),
         ("<answer>B</answer><answer>C</answer>", "B"),
@@ -242,8 +242,8 @@ def test_the_form_of_each_style(style: str, text: str, ours: bool, published: bo
         (" C\n", "C"),
     ],
 )
-def test_the_published_extractor_takes_the_first_tag_on_one_line(text: str, found: str) -> None:
-    assert published_answer(text) == found
+def test_the_published_extractor_takes_the_first_tag_on_one_line(text: str, answer: str) -> None:
+    assert published_answer(text) == answer
 
 
 @pytest.mark.parametrize("style", replies.STYLES)

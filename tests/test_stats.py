@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medreason import stats
-from medreason.option_prior import fit_option_prior, option_prior_accuracy
+from medreason.option_prior import fit_option_prior
 from medreason.samples import Sample
 
 
@@ -98,9 +98,9 @@ def test_the_prior_prefers_what_was_right_and_takes_the_first_on_ties() -> None:
 def test_the_prior_counts_closed_test_samples_only() -> None:
     train = [question("CT|MRI", "A")]
     test = [question("MRI|CT", "B"), question("MRI|ct.", "A"), question("", "liver")]
-    assert option_prior_accuracy(train, test) == 0.5
-    assert option_prior_accuracy(train, [question("", "liver")]) is None
-    assert option_prior_accuracy([question("", "liver")], test) == 0.5
+    assert fit_option_prior(train).accuracy(test) == 0.5
+    assert fit_option_prior(train).accuracy([question("", "liver")]) is None
+    assert fit_option_prior([question("", "liver")]).accuracy(test) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,8 @@ def test_the_prior_answers_with_the_option_most_often_right() -> None:
     ],
 )
 def test_typing_habits(options: tuple[str, ...], rule: str, right: float | None) -> None:
-    found = audit_of(sample("a", "test", options, "B"))["typography"]["ct"][rule]
-    assert found == {"share": 0.0 if right is None else 1.0, "right": right}
+    habit = audit_of(sample("a", "test", options, "B"))["typography"]["ct"][rule]
+    assert habit == {"share": 0.0 if right is None else 1.0, "right": right}
 
 
 def test_images_are_counted_by_what_is_wrong_with_them(tmp_path: Path) -> None:
@@ -136,13 +136,13 @@ def test_images_are_counted_by_what_is_wrong_with_them(tmp_path: Path) -> None:
     sides = ["train", "test", *["train"] * 5]
     samples = [sample(str(tmp_path / n), side) for n, side in zip(names, sides, strict=True)]
     seen = pictures.read_pictures(s.image for s in samples)
-    found = audit(Loaded(samples, []), seen)["images"]
-    assert (found["named"], found["read"]) == (7, 5)
-    assert [Path(path).name for path in found["missing"]] == ["no.png"]
-    assert [Path(path).name for path in found["unreadable"]] == ["broken.png"]
-    assert [Path(path).name for path in found["tiny"]] == ["tiny.png"]
-    assert found["sizes"] == {"128x96": 1, "16x16": 1, "64x48": 3}
-    same = found["duplicate_hashes"]
+    images = audit(Loaded(samples, []), seen)["images"]
+    assert (images["named"], images["read"]) == (7, 5)
+    assert [Path(path).name for path in images["missing"]] == ["no.png"]
+    assert [Path(path).name for path in images["unreadable"]] == ["broken.png"]
+    assert [Path(path).name for path in images["tiny"]] == ["tiny.png"]
+    assert images["sizes"] == {"128x96": 1, "16x16": 1, "64x48": 3}
+    same = images["duplicate_hashes"]
     assert [[Path(p).name for p in group] for group in same["exact"]] == [["a.png", "same.png"]]
     assert same["exact_in_train_and_test"] == 1
     assert len(same["perceptual"][0]) == 4
@@ -162,8 +162,8 @@ def test_the_published_figures_are_found_in_the_published_files(
     del counted["unknown"]  # the one row of unknown_train.json
     assert {"ct", "disease"} <= set(counted)
     for name, sides in counted.items():
-        for found, published in zip(sides.values(), SIZES[name], strict=True):
-            assert found in (published, 0), name  # 0: the file is not there
+        for count, published in zip(sides.values(), SIZES[name], strict=True):
+            assert count in (published, 0), name  # 0: the file is not there
     assert sum(cell["test"] for cell in cells["unknown"].values()) == 17_919
     # experiments/med_r1/README.md: above 90 % on most modalities in-domain.
     own = [table[name] for name, table in report["option_prior"].items()]

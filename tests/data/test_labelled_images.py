@@ -14,7 +14,7 @@ import yaml
 from medreason import data
 from medreason.config import CONF
 from medreason.data.rows import Loaded
-from medreason.option_prior import option_prior_accuracy
+from medreason.option_prior import fit_option_prior
 from medreason.samples import Sample
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
@@ -36,9 +36,9 @@ def uneven(patients: int = 60) -> list[tuple[str, ...]]:
     """Two images of each patient; some labels are ten times as frequent as others."""
     draw = random.Random(0)
     labels = ["cyst"] * 10 + ["tumor"] * 5 + ["normal"] * 5 + ["polyp"] * 3 + ["Polyp_x"]
-    found = [draw.choice(labels) for _ in range(patients)]
+    labels_of_patients = [draw.choice(labels) for _ in range(patients)]
     return [
-        (f"{p}-{i}.png", "MRI", found[p], "disease", f"p{p}")
+        (f"{p}-{i}.png", "MRI", labels_of_patients[p], "disease", f"p{p}")
         for p in range(patients)
         for i in range(2)
     ]
@@ -46,10 +46,10 @@ def uneven(patients: int = 60) -> list[tuple[str, ...]]:
 
 def sets_of(samples: list[Sample]) -> dict[frozenset[str], Counter[str]]:
     """How often each option of a set of options is right."""
-    found: dict[frozenset[str], Counter[str]] = defaultdict(Counter)
+    right: dict[frozenset[str], Counter[str]] = defaultdict(Counter)
     for sample in samples:
-        found[frozenset(sample.options)][sample.answer_text] += 1
-    return found
+        right[frozenset(sample.options)][sample.answer_text] += 1
+    return right
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -63,7 +63,7 @@ def test_every_option_of_a_set_is_right_equally_often(seed: int, tmp_path: Path)
             assert len(set(right.values())) == 1
         chance = sum(1 / len(s.options) for s in samples) / len(samples)
         train = [s for s in loaded.samples if s.split == "train"]
-        assert option_prior_accuracy(train, samples) == pytest.approx(chance, abs=0.1)
+        assert fit_option_prior(train).accuracy(samples) == pytest.approx(chance, abs=0.1)
         letters = Counter(s.answer for s in samples if len(s.options) == 4)
         assert len(set(letters.values())) <= 1
     patients = defaultdict(set)
@@ -75,11 +75,11 @@ def test_every_option_of_a_set_is_right_equally_often(seed: int, tmp_path: Path)
 def test_rows_in_another_order_give_the_same_questions(tmp_path: Path) -> None:
     rows = uneven()
 
-    def asked(rows: list[tuple[str, ...]]) -> set[tuple[object, ...]]:
+    def questions_of(rows: list[tuple[str, ...]]) -> set[tuple[object, ...]]:
         loaded = read(write(tmp_path, rows))
         return {(s.image.name, s.options, s.answer, s.split) for s in loaded.samples}
 
-    assert asked(rows) == asked(random.Random(1).sample(rows, len(rows)))
+    assert questions_of(rows) == questions_of(random.Random(1).sample(rows, len(rows)))
 
 
 def test_an_option_is_never_true_of_the_image_besides_the_right_one(tmp_path: Path) -> None:
@@ -163,6 +163,6 @@ def test_the_real_pack_gives_questions_at_chance() -> None:
     assert len(train) > 250
     assert len(test) > 120
     chance = sum(1 / len(s.options) for s in test) / len(test)
-    assert option_prior_accuracy(train, test) == pytest.approx(chance, abs=0.03)
+    assert fit_option_prior(train).accuracy(test) == pytest.approx(chance, abs=0.03)
     assert not {s.patient for s in train if s.patient} & {s.patient for s in test if s.patient}
     assert not {s.image for s in train} & {s.image for s in test}

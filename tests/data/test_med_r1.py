@@ -161,8 +161,8 @@ def test_a_bad_row_is_named_with_file_and_row_or_skipped(
     with pytest.raises(ValueError, match=rf"1 bad rows(?s:.*)_test\.json, row 1: .*{message}"):
         load(tmp_path, images="none")
     assert len(load(tmp_path, images="none", bad_rows="skip")) == 1
-    (found,) = read(tmp_path, images="none").bad_rows
-    assert (found.file, found.row) == (CT, 1)
+    (bad,) = read(tmp_path, images="none").bad_rows
+    assert (bad.file, bad.row) == (CT, 1)
 
 
 def test_all_bad_rows_are_counted_and_ten_listed(tmp_path: Path) -> None:

@@ -153,20 +153,20 @@ def test_vqa_rad(tmp_path: Path) -> None:
     ]
     write(tmp_path / "VQA_RAD Dataset Public.json", rows)
     loaded = read("vqa_rad", tmp_path)
-    found = loaded.samples
+    samples = loaded.samples
     assert [bad.row for bad in loaded.bad_rows] == [8, 9]
-    assert [s.split for s in found[:4]] == ["train", "test", "test", "train"]
-    assert [s.modality for s in found] == [
+    assert [s.split for s in samples[:4]] == ["train", "test", "test", "train"]
+    assert [s.modality for s in samples] == [
         *["xray"] * 3, "ct", "mri", "mri", "unknown", "xray",
     ]  # fmt: skip
-    assert [s.task for s in found] == [
+    assert [s.task for s in samples] == [
         "disease", "disease", "anatomy", "attributes", "modality_recognition", "anatomy",
         "disease", "attributes",
     ]  # fmt: skip
-    assert [(s.options, s.answer) for s in found[:4]] == [
+    assert [(s.options, s.answer) for s in samples[:4]] == [
         (("Yes", "No"), "A"), (("Yes", "No"), "B"), ((), "left lung"), ((), "3"),
     ]  # fmt: skip
-    assert found[0].image == tmp_path / "VQA_RAD Image Folder/synpic0.jpg"
+    assert samples[0].image == tmp_path / "VQA_RAD Image Folder/synpic0.jpg"
     assert len(read("vqa_rad", tmp_path, questions="closed").samples) == 4
     assert len(read("vqa_rad", tmp_path, questions="open").samples) == 4
 
@@ -186,11 +186,11 @@ def test_slake(tmp_path: Path) -> None:
     write(tmp_path / "validate.json", [row(4, content_type="Modality", answer="MRI")])
     tests = [row(5), row(6, content_type="Abnormality"), row(7, content_type="KG"), row(8), row(9)]
     write(tmp_path / "test.json", tests)
-    found = read("slake", tmp_path).samples
-    assert Counter(s.split for s in found) == {"train": 3, "test": 5}
-    assert found[0].image == tmp_path / "imgs/xmlab0/source.jpg"
-    assert [s.modality for s in found[:3]] == ["mri", "xray", "mri"]
-    assert [s.task for s in found[3:6]] == ["anatomy", "disease", "disease"]
+    samples = read("slake", tmp_path).samples
+    assert Counter(s.split for s in samples) == {"train": 3, "test": 5}
+    assert samples[0].image == tmp_path / "imgs/xmlab0/source.jpg"
+    assert [s.modality for s in samples[:3]] == ["mri", "xray", "mri"]
+    assert [s.task for s in samples[3:6]] == ["anatomy", "disease", "disease"]
     assert len(read("slake", tmp_path, language="both").samples) == 9
     assert [s.answer for s in read("slake", tmp_path, language="zh").samples] == ["左边"]
     assert len(read("slake", tmp_path, validation="train").samples) == 9
@@ -211,11 +211,11 @@ def test_path_vqa(tmp_path: Path) -> None:
     for name, count in (("train", 5), ("val", 2), ("test", 3)):
         rows = [row(name, i, "no" if i else "liver") for i in range(count)]
         write(tmp_path / f"qas/{name}/{name}_qa.pkl", pickle.dumps(rows))
-    found = read("path_vqa", tmp_path).samples
-    assert Counter(s.split for s in found) == {"train": 5, "test": 3}
-    assert (found[0].options, found[0].answer, found[1].answer) == ((), "liver", "B")
-    assert found[0].image == tmp_path / "images/train/train_0000.jpg"
-    assert {s.cell for s in found} == {("microscopy", "attributes")}
+    samples = read("path_vqa", tmp_path).samples
+    assert Counter(s.split for s in samples) == {"train": 5, "test": 3}
+    assert (samples[0].options, samples[0].answer, samples[1].answer) == ((), "liver", "B")
+    assert samples[0].image == tmp_path / "images/train/train_0000.jpg"
+    assert {s.cell for s in samples} == {("microscopy", "attributes")}
     assert len(read("path_vqa", tmp_path, validation="test").samples) == 10
     write(tmp_path / "qas/test/test_qa.pkl", pickle.dumps([Path("runs a program")]))
     with pytest.raises(ValueError, match=r"test_qa\.pkl: not a pickled list .*asks for pathlib"):
@@ -236,21 +236,21 @@ def test_vqa_med_2019(tmp_path: Path) -> None:
     tests = "synpic5|modality|what is the modality?|mr - flair\nsynpic6|organ|what organ?|lung\n"
     write(tmp_path / "VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt", tests)
     loaded = read("vqa_med_2019", tmp_path)
-    found = loaded.samples
+    samples = loaded.samples
     (bad,) = loaded.bad_rows
     assert (bad.row, "'broken line' is not of the form" in bad.problem) == (1, True)
-    assert [s.task for s in found] == [
+    assert [s.task for s in samples] == [
         *["modality_recognition"] * 3, *["attributes"] * 2, "anatomy", "disease",
         "modality_recognition", "anatomy",
     ]  # fmt: skip
-    modalities = {s.image.stem: s.modality for s in found}
+    modalities = {s.image.stem: s.modality for s in samples}
     assert modalities == {
         "synpic1": "ct", "synpic2": "ultrasound", "synpic3": "unknown", "synpic4": "xray",
         "synpic5": "mri", "synpic6": "unknown",
     }  # fmt: skip
     folder = tmp_path / "ImageClef-2019-VQA-Med-Training/Train_images"
-    assert found[0].image == folder / "synpic1.jpg"
-    assert [s.split for s in found] == ["train"] * 7 + ["test"] * 2
+    assert samples[0].image == folder / "synpic1.jpg"
+    assert [s.split for s in samples] == ["train"] * 7 + ["test"] * 2
     with pytest.raises(ValueError, match=r"missing: .*C1_Modality_val\.txt"):
         read("vqa_med_2019", tmp_path, validation="train")
     write(training / "C3_Organ_train.txt", "synpic1|où?|foie\n".encode("latin-1"))

@@ -28,12 +28,12 @@ def sample(number: int, image: int, patient: int | None, modality: str = "ct") -
 
 def sides(samples: list[Sample]) -> dict[str, set[str]]:
     """The splits in which each image and each patient occurs."""
-    found: dict[str, set[str]] = {}
+    splits: dict[str, set[str]] = {}
     for s in samples:
         for key in (str(s.image), s.patient):
             if key is not None:
-                found.setdefault(key, set()).add(s.split)
-    return found
+                splits.setdefault(key, set()).add(s.split)
+    return splits
 
 
 @settings(max_examples=100, deadline=None)
@@ -55,7 +55,7 @@ def test_no_image_and_no_patient_lies_on_both_sides(
         assert "leaves train or test empty" in str(error)  # noqa: PT017
         return
     assert [s.id for s in split] == [s.id for s in samples]
-    assert all(len(found) == 1 for found in sides(split).values())
+    assert all(len(names) == 1 for names in sides(split).values())
 
 
 def test_every_cell_is_near_the_share_and_the_order_of_rows_does_not_matter() -> None:
@@ -94,9 +94,9 @@ def test_impossible_shares_are_refused() -> None:
 def test_by_image_lets_a_patient_lie_on_both_sides_and_by_patient_does_not() -> None:
     samples = [sample(i, i // 2, i // 20) for i in range(200)]
     for how, patients_torn in (("by_image", True), ("by_patient", False)):
-        found = sides(split(samples, how, test_share=0.3, seed=0))
-        assert any(len(on) > 1 for key, on in found.items() if key[0] == "p") == patients_torn
-        assert all(len(on) == 1 for key, on in found.items() if key[0] != "p")
+        splits = sides(split(samples, how, test_share=0.3, seed=0))
+        assert any(len(on) > 1 for key, on in splits.items() if key[0] == "p") == patients_torn
+        assert all(len(on) == 1 for key, on in splits.items() if key[0] != "p")
 
 
 def test_low_data_draws_600_and_300_rows_of_each_modality_whatever_their_order() -> None:
@@ -104,14 +104,14 @@ def test_low_data_draws_600_and_300_rows_of_each_modality_whatever_their_order()
         replace(sample(i, i, None, "ct" if i % 2 else "mri"), split="test" if i % 3 else "train")
         for i in range(4000)
     ]
-    drawn = low_data(samples, seed=1)
-    counts = Counter((s.modality, s.split) for s in drawn)
+    subset = low_data(samples, seed=1)
+    counts = Counter((s.modality, s.split) for s in subset)
     assert set(counts) == {(m, side) for m in ("ct", "mri") for side in ("train", "test")}
     assert {counts[m, "train"] for m in ("ct", "mri")} == {600}
     assert {counts[m, "test"] for m in ("ct", "mri")} == {300}
     again = low_data(samples[::-1], seed=1)
-    assert {s.id for s in again} == {s.id for s in drawn}
-    assert {s.id for s in low_data(samples, seed=2)} != {s.id for s in drawn}
+    assert {s.id for s in again} == {s.id for s in subset}
+    assert {s.id for s in low_data(samples, seed=2)} != {s.id for s in subset}
 
 
 def test_the_real_pairs_split_without_leakage() -> None:
@@ -120,6 +120,6 @@ def test_the_real_pairs_split_without_leakage() -> None:
         pytest.skip(f"no real images at {root}")
     spec = {"_target_": "medreason.data.med_r1.read", "root": str(root), "patients": "labels.csv"}
     split = data.read(spec, Path("unused")).samples
-    assert all(len(found) == 1 for found in sides(split).values())
+    assert all(len(names) == 1 for names in sides(split).values())
     assert any(s.patient for s in split)
     assert sum(s.split == "test" for s in split) / len(split) == pytest.approx(0.3, abs=0.05)

@@ -27,7 +27,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
         for modality in MODALITIES
         for split in ("train", "test")
     }
-    return [s for some in pictures.values() for s in phantom._samples(some, folder)]
+    return [s for group in pictures.values() for s in phantom._samples(group, folder)]
 
 
 def test_all_forty_cells_are_filled_equally(samples: list[Sample]) -> None:
@@ -79,30 +79,30 @@ def test_larger_data_set_contains_the_smaller() -> None:
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_picture_is_the_same_each_time_and_shows_its_facts(modality: str) -> None:
     pictures = phantom.plan(modality, "train", 4, seed=0)
-    drawn = [phantom.render(picture) for picture in pictures]
-    assert drawn[0].shape == (224, 224, 3)
-    assert drawn[0].dtype == np.uint8
-    assert np.array_equal(drawn[0], phantom.render(pictures[0]))
-    assert not np.array_equal(drawn[0], drawn[1])
-    assert min(picture.std() for picture in drawn) > 10
+    images = [phantom.render(picture) for picture in pictures]
+    assert images[0].shape == (224, 224, 3)
+    assert images[0].dtype == np.uint8
+    assert np.array_equal(images[0], phantom.render(pictures[0]))
+    assert not np.array_equal(images[0], images[1])
+    assert min(picture.std() for picture in images) > 10
 
 
 def test_contact_sheet_of_the_readme_shows_every_modality() -> None:
     sheet = contact_sheet()
     assert sheet.size == (800, 480)
     with Image.open(Path(phantom.__file__).parent / "phantoms.jpg") as shipped:
-        drawn, known = (np.asarray(image.convert("L"), dtype=float) for image in (sheet, shipped))
-    assert np.abs(drawn - known).mean() < 8  # JPEG
+        pixels, known = (np.asarray(image.convert("L"), dtype=float) for image in (sheet, shipped))
+    assert np.abs(pixels - known).mean() < 8  # JPEG
 
 
 def test_load_draws_what_is_missing_and_leaves_the_rest(tmp_path: Path) -> None:
     first = phantom.load(tmp_path, train_images=1, test_images=1, seed=0)
     assert len(first) == 2 * 8 * 5
-    kept, gone = first[0].image, first[-1].image
-    before = (kept.stat().st_mtime_ns, gone.read_bytes())
-    gone.unlink()
+    present, missing = first[0].image, first[-1].image
+    before = (present.stat().st_mtime_ns, missing.read_bytes())
+    missing.unlink()
     phantom.load(tmp_path, train_images=1, test_images=1, seed=0)
-    assert (kept.stat().st_mtime_ns, gone.read_bytes()) == before
+    assert (present.stat().st_mtime_ns, missing.read_bytes()) == before
 
 
 DRAWS = """

@@ -135,8 +135,8 @@ def test_closed_answers_are_scored_by_letter_and_f1_by_option_text() -> None:
     ],
 )
 def test_reasoning_is_compared_with_the_explanation(text: str, value: float) -> None:
-    found = reasoning_similarity(read(text, closed()), closed())
-    assert found == pytest.approx(value)
+    score = reasoning_similarity(read(text, closed()), closed())
+    assert score == pytest.approx(value)
 
 
 def test_a_sample_without_explanation_is_named() -> None:

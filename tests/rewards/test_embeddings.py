@@ -29,7 +29,7 @@ OPEN = Sample(
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random encoder of 16 numbers a token."""
     folder = tmp_path_factory.mktemp("encoder")
     (folder / "vocab.txt").write_text("\n".join(WORDS))
@@ -46,22 +46,22 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_the_same_text_is_alike_and_none_is_not(drawn: str) -> None:
+def test_the_same_text_is_alike_and_none_is_not(encoder: str) -> None:
     same = parse(reply("left lung", "A mass in the left lung."))
-    assert reasoning_embedding(same, OPEN, encoder=drawn) == pytest.approx(1)
-    assert bertscore(same, OPEN, encoder=drawn) == pytest.approx(1)
-    assert bertscore(parse(reply("lung")), OPEN, encoder=drawn) < 1
+    assert reasoning_embedding(same, OPEN, encoder=encoder) == pytest.approx(1)
+    assert bertscore(same, OPEN, encoder=encoder) == pytest.approx(1)
+    assert bertscore(parse(reply("lung")), OPEN, encoder=encoder) < 1
     nothing = parse("I cannot tell.\nReally.")
-    assert reasoning_embedding(nothing, OPEN, encoder=drawn) == 0
-    assert bertscore(nothing, OPEN, encoder=drawn) == 0
+    assert reasoning_embedding(nothing, OPEN, encoder=encoder) == 0
+    assert bertscore(nothing, OPEN, encoder=encoder) == 0
     closed = replace(OPEN, options=("right lung", "left lung"), answer="B")
-    assert bertscore(parse("<answer>B</answer>", closed.options), closed, encoder=drawn) == (
+    assert bertscore(parse("<answer>B</answer>", closed.options), closed, encoder=encoder) == (
         pytest.approx(1)
     )
 
 
 def test_encoder_that_is_not_there_and_missing_explanations_are_named(
-    drawn: str, tmp_path: Path
+    encoder: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"encoder='/gone'.* not a hub id"):
         check("/gone")
@@ -71,24 +71,24 @@ def test_encoder_that_is_not_there_and_missing_explanations_are_named(
         bertscore(parse("<answer>lung</answer>"), OPEN, encoder="no/where")
     unexplained = replace(OPEN, explanation=None)
     with pytest.raises(ValueError, match="no explanation"):
-        reasoning_embedding(parse(reply("lung")), unexplained, encoder=drawn)
+        reasoning_embedding(parse(reply("lung")), unexplained, encoder=encoder)
 
 
 def test_evaluation_counts_both_where_an_encoder_is_named_and_the_key_says_which(
-    drawn: str, composed: Callable[..., Config]
+    encoder: str, composed: Callable[..., Config]
 ) -> None:
-    said = Completion("?", reply("left lung", "A mass in the left lung."), 1, 1, "stop")
-    rows = [predict(OPEN, "original", said, encoder=drawn)]
-    found = compute_metrics(rows, {}, [])["overall"]
-    assert found["reasoning_embedding"] == pytest.approx(1)
-    assert found["open_bertscore"] == pytest.approx(1)
+    completion = Completion("?", reply("left lung", "A mass in the left lung."), 1, 1, "stop")
+    rows = [predict(OPEN, "original", completion, encoder=encoder)]
+    metrics = compute_metrics(rows, {}, [])["overall"]
+    assert metrics["reasoning_embedding"] == pytest.approx(1)
+    assert metrics["open_bertscore"] == pytest.approx(1)
     assert (
         "open_bertscore"
-        not in compute_metrics([predict(OPEN, "original", said)], {}, [])["overall"]
+        not in compute_metrics([predict(OPEN, "original", completion)], {}, [])["overall"]
     )
-    plain, with_one = composed(), composed(f"evaluation.encoder={drawn}")
+    plain, with_one = composed(), composed(f"evaluation.encoder={encoder}")
     parts = [keys.evaluation_parts(c, "train", "data")["evaluation"] for c in (plain, with_one)]
-    assert [part["encoder"] for part in parts] == [None, drawn]
+    assert [part["encoder"] for part in parts] == [None, encoder]
 
 
 def test_a_real_encoder_finds_paraphrases_alike() -> None:
