@@ -105,7 +105,7 @@ FUNCTIONS = {
     "scores.words": "rewards.words.words",
     "statistics.Prior": "option_prior.OptionPrior",
     "statistics.fit_prior": "option_prior.fit_option_prior",
-    "statistics.question_only_prior": "option_prior.option_prior_accuracy",
+    "statistics.question_only_prior": "option_prior.fit_option_prior",
 }
 """Function or class of a module that moved, where its name or its module is another one."""
 
