@@ -1,4 +1,4 @@
-"""A decoding step with fixed shapes gives what the growing one gives, and can be captured."""
+"""A decoding step with fixed shapes gives what the eager one gives, and can be captured."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from medreason.generation.prefill import Prefill
 from medreason.models import model_folder
 from medreason.models.load import load_model
 
-ENDS = list(range(100, 140))  # often drawn: rows leave at different steps
+ENDS = list(range(100, 140))  # often sampled: rows end at different steps
 LIMIT = 14
 PROMPTS = ((5, 6, 7, 8, 9), (10, 11, 12), (13, 14, 15, 16))
 ROWS = 4
@@ -37,7 +37,7 @@ def tiny(device: str = "cpu", precision: str = "float32") -> PreTrainedModel:
     return load_model(Model(name="tiny", path="tiny"), hardware).to(device).eval()  # pyright: ignore
 
 
-def drawn(
+def decoded(
     model: PreTrainedModel, *, graphs: bool, prompts: tuple = PROMPTS, temperature: float = 3.0
 ) -> list[CompletionTokens]:
     rows = [row for row in prompts for _ in range(ROWS)]
@@ -47,43 +47,46 @@ def drawn(
     ids, mask = ids.to(model.device), mask.to(model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
     with torch.no_grad():
-        read = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
+        outputs = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
     entries = torch.arange(len(rows), device=model.device)
-    begun = Prefill(
-        logits=read.logits[:, -1],
+    prefill = Prefill(
+        logits=outputs.logits[:, -1],
         position=positions[:, :, -1:],
         mask=mask,
-        cache=lambda: repeat_kv_cache(read.past_key_values, entries, LIMIT),
+        cache=lambda: repeat_kv_cache(outputs.past_key_values, entries, LIMIT),
     )
     settings = GenerationConfig(
         do_sample=True, temperature=temperature, max_new_tokens=LIMIT, eos_token_id=ENDS
     )
-    uniform = torch.Generator().manual_seed(0)
-    draws = torch.rand(LIMIT, len(rows), generator=uniform, dtype=torch.float64)
-    return decode(model, begun, settings, draws.to(model.device), graphs=graphs)
+    stream = torch.Generator().manual_seed(0)
+    numbers = torch.rand(LIMIT, len(rows), generator=stream, dtype=torch.float64)
+    return decode(model, prefill, settings, numbers.to(model.device), graphs=graphs)
 
 
-def same(growing: list[CompletionTokens], fixed: list[CompletionTokens], rounding: float) -> float:
-    """The share of tokens that are the same up to the first that is not; log-probabilities are."""
-    alike = 0
-    for theirs, ours in zip(growing, fixed, strict=True):
-        pairs = zip(ours.ids, theirs.ids, strict=False)
+def share_of_equal_tokens(
+    eager: list[CompletionTokens], graphed: list[CompletionTokens], rounding: float
+) -> float:
+    """The share of tokens before each row's first difference; log-probabilities there are equal."""
+    equal_tokens = 0
+    for expected, completion in zip(eager, graphed, strict=True):
+        pairs = zip(completion.ids, expected.ids, strict=False)
         begins = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-        assert ours.logps[:begins] == pytest.approx(theirs.logps[:begins], abs=rounding)
-        alike += begins
-    return alike / sum(len(row.ids) for row in growing)
+        assert completion.logps[:begins] == pytest.approx(expected.logps[:begins], abs=rounding)
+        equal_tokens += begins
+    return equal_tokens / sum(len(row.ids) for row in eager)
 
 
 @pytest.mark.parametrize("window", [1, 3, 128])
 @pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1]], ids=["padded", "without padding"])
-def test_fixed_shapes_draw_what_growing_ones_draw(
+def test_steps_of_fixed_shapes_decode_what_eager_steps_decode(
     window: int, prompts: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda_graph, "WINDOW", window)
     model = tiny()
-    growing = drawn(model, graphs=False, prompts=prompts)
-    assert len({len(row.ids) for row in growing}) > 1
-    assert same(growing, drawn(model, graphs=True, prompts=prompts), rounding=1e-4) == 1
+    eager = decoded(model, graphs=False, prompts=prompts)
+    assert len({len(row.ids) for row in eager}) > 1
+    graphed = decoded(model, graphs=True, prompts=prompts)
+    assert share_of_equal_tokens(eager, graphed, rounding=1e-4) == 1
 
 
 CUDA = [
@@ -94,7 +97,7 @@ CUDA = [
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 @pytest.mark.parametrize("computed", ["autocast", "bfloat16", "float32"])
-def test_captured_steps_draw_what_growing_ones_draw(
+def test_captured_steps_decode_what_eager_steps_decode(
     device: str, computed: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cuda_graph, "WINDOW", 6)  # captured, dropped and captured again
@@ -102,14 +105,14 @@ def test_captured_steps_draw_what_growing_ones_draw(
     with torch.autocast(device, torch.bfloat16, enabled=computed == "autocast"):
         # At 3 the tokens are so close to equally likely that rounding alone decides many.
         temperature = 3.0 if computed == "float32" else 1.0
-        growing, fixed = (
-            drawn(model, graphs=graphs, temperature=temperature) for graphs in (False, True)
+        eager, graphed = (
+            decoded(model, graphs=graphs, temperature=temperature) for graphs in (False, True)
         )
     assert "without CUDA graphs" not in caplog.text
     if computed == "float32":
-        assert same(growing, fixed, rounding=1e-3) == 1
-    else:  # a draw can fall between two roundings, and the rest is another reply
-        assert same(growing, fixed, rounding=0.1) > 0.5
+        assert share_of_equal_tokens(eager, graphed, rounding=1e-3) == 1
+    else:  # a number can fall between two roundings, and the rest is another completion
+        assert share_of_equal_tokens(eager, graphed, rounding=0.1) > 0.5
 
 
 def test_step_reads_nothing_back_from_the_device() -> None:

@@ -32,7 +32,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 
 def texts(model: PreTrainedModel, samples: list[Sample], **settings: object) -> list[str]:
-    found = generate(
+    completions = generate(
         model,
         load_processor(TINY),
         samples,
@@ -40,7 +40,7 @@ def texts(model: PreTrainedModel, samples: list[Sample], **settings: object) -> 
         max_new_tokens=32,
         **{"batch_size": 4, **settings},  # pyright: ignore
     )
-    return [completion.text for completion in found]
+    return [completion.text for completion in completions]
 
 
 def test_batch_size_and_order_change_no_answer(
@@ -69,8 +69,8 @@ def test_permuting_a_batch_leaves_the_log_probabilities(
         with torch.no_grad():
             return model(**inputs).logits[:, -1].log_softmax(-1)
 
-    straight, turned = last_logits([0, 1, 2, 3]), last_logits([2, 0, 3, 1])
-    torch.testing.assert_close(turned, straight[[2, 0, 3, 1]], atol=1e-5, rtol=1e-5)
+    in_order, permuted = last_logits([0, 1, 2, 3]), last_logits([2, 0, 3, 1])
+    torch.testing.assert_close(permuted, in_order[[2, 0, 3, 1]], atol=1e-5, rtol=1e-5)
 
 
 def test_limit_is_reported_and_nothing_behind_an_end_is_kept(

@@ -33,7 +33,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def drawn(path: Path, size: tuple[int, int] = SIDES) -> Path:
+def gradient(path: Path, size: tuple[int, int] = SIDES) -> Path:
     Image.linear_gradient("L").resize(size).convert("RGB").save(path)
     return path
 
@@ -42,24 +42,24 @@ def data_url(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def same(path: Path, other: Path) -> bool:
+def have_equal_pixels(path: Path, other: Path) -> bool:
     return ImageChops.difference(open_rgb(path), open_rgb(other)).getbbox() is None
 
 
 def test_local_file_is_read_where_it_is(tmp_path: Path) -> None:
-    path = drawn(tmp_path / "a.png", (150, 97))
+    path = gradient(tmp_path / "a.png", (150, 97))
     for image in ("a.png", str(path), f"file://{path}"):
         assert image_file(image, tmp_path, tmp_path / "fetched") == path
 
 
-def test_data_url_address_and_picture_have_the_pixels_of_the_file(
+def test_data_url_address_and_pil_image_have_the_pixels_of_the_file(
     tmp_path: Path, address: str
 ) -> None:
-    path, fetched = drawn(tmp_path / "a.png"), tmp_path / "fetched"
+    path, fetched = gradient(tmp_path / "a.png"), tmp_path / "fetched"
     fetched.mkdir()
     for image in (data_url(path), f"{address}/a.png", Image.open(path)):
         file = image_file(image, tmp_path, fetched)
-        assert same(file, path)
+        assert have_equal_pixels(file, path)
         assert image_file(image, tmp_path, fetched) == file
     assert len(list(fetched.iterdir())) == 3
 
@@ -69,7 +69,7 @@ def test_fetched_images_follow_the_rules_of_qwen_vl_utils(tmp_path: Path) -> Non
     Image.new("RGBA", SIDES, (0, 0, 0, 0)).save(clear)
     assert open_rgb(image_file(data_url(clear), tmp_path, tmp_path)).getpixel((0, 0)) == (255,) * 3
     assert open_rgb(image_file(str(clear), tmp_path, tmp_path)).getpixel((0, 0)) == (0,) * 3
-    odd = drawn(tmp_path / "odd.png", (150, 97))
+    odd = gradient(tmp_path / "odd.png", (150, 97))
     assert open_rgb(image_file(data_url(odd), tmp_path, tmp_path)).size == (140, 84)
 
 

@@ -1,4 +1,4 @@
-"""One sequence a question gives the log-probabilities and gradients of one a completion."""
+"""A packed sequence gives the log-probabilities and gradients of one sequence a completion."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SIZES = ((112, 112), (84, 140), (56, 112))
 
 
 def model(implementation: str = "sdpa") -> PreTrainedModel:
-    plain = "sdpa" if implementation == "blocks" else implementation
-    found = load_model(TINY, Hardware("cpu", "cpu", 1, 1, 1, "float32", attention=plain))
+    attention = "sdpa" if implementation == "blocks" else implementation
+    tiny = load_model(TINY, Hardware("cpu", "cpu", 1, 1, 1, "float32", attention=attention))
     if implementation == "blocks":
-        packed_attention.enable(found)
-    return found
+        packed_attention.enable(tiny)
+    return tiny
 
 
 def prompts(order: list[int]) -> dict[str, Tensor]:
@@ -47,9 +47,11 @@ def completions(lengths: list[list[int]]) -> tuple[Tensor, Tensor]:
     return ids, torch.arange(LIMIT) < torch.tensor(lengths)[..., None]
 
 
-def plain(model: PreTrainedModel, inputs: dict[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
+def unshared_logps(
+    model: PreTrainedModel, inputs: dict[str, Tensor], ids: Tensor, mask: Tensor
+) -> Tensor:
     """Log-probabilities of each completion behind its own copy of prompt and image."""
-    found = torch.zeros(ids.shape)
+    all_logps = torch.zeros(ids.shape)
     patches = inputs["image_grid_thw"].prod(-1).tolist()
     images = inputs["pixel_values"].split(patches)
     for q, completion in ((q, g) for q in range(len(ids)) for g in range(ids.shape[1])):
@@ -66,10 +68,10 @@ def plain(model: PreTrainedModel, inputs: dict[str, Tensor], ids: Tensor, mask: 
             image_grid_thw=inputs["image_grid_thw"][q : q + 1],
         ).logits[0, len(prompt) - 1 : -1]
         logps = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
-        found = found.index_put(
+        all_logps = all_logps.index_put(
             (torch.tensor(q), torch.tensor(completion), torch.arange(length)), logps
         )
-    return found
+    return all_logps
 
 
 def packed(
@@ -84,8 +86,10 @@ def packed(
     return pack(inputs["input_ids"], inputs["attention_mask"], positions, ids, mask)
 
 
-def shared(model: PreTrainedModel, inputs: dict[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
-    """The same, prompt and image once a question."""
+def packed_logps(
+    model: PreTrainedModel, inputs: dict[str, Tensor], ids: Tensor, mask: Tensor
+) -> Tensor:
+    """The same from packed sequences, with prompt and image once a question."""
     group = packed(inputs, model, ids, mask)
     attention = packed_attention.attention_inputs(
         model, group, torch.float32, by_blocks=packed_attention.enabled(model)
@@ -117,34 +121,34 @@ def test_log_probabilities_and_gradients_are_those_of_one_sequence_a_completion(
 ) -> None:
     tiny, inputs, (ids, mask) = model(implementation), prompts([0, 1, 2]), completions(lengths)
     weights = torch.randn(ids.shape, generator=torch.Generator().manual_seed(2))
-    found, gradients = [], []
-    for path in (plain, shared):
+    all_logps, gradients = [], []
+    for path in (unshared_logps, packed_logps):
         tiny.zero_grad()
         logps = path(tiny, inputs, ids, mask)
         (logps * weights).sum().backward()
-        found.append(logps.detach())
+        all_logps.append(logps.detach())
         gradients.append([p.grad.clone() for p in tiny.parameters()])
-    torch.testing.assert_close(found[1], found[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(all_logps[1], all_logps[0], atol=1e-4, rtol=1e-4)
     norm = torch.stack([g.norm() for g in gradients[0]]).norm()
-    apart = torch.stack([(a - b).norm() for a, b in zip(*gradients, strict=True)]).norm()
+    difference = torch.stack([(a - b).norm() for a, b in zip(*gradients, strict=True)]).norm()
     assert norm > 0
-    assert apart / norm < 1e-4
+    assert difference / norm < 1e-4
 
 
 MIXED = [[1, LIMIT, 4], [LIMIT, 2, 7], [3, 1, 0]]
 
 
-def test_order_of_questions_changes_nothing() -> None:
+def test_order_of_questions_changes_no_log_probability() -> None:
     tiny, order = model("blocks"), [2, 0, 1]
     ids, mask = completions(MIXED)
     with torch.no_grad():
-        straight = shared(tiny, prompts([0, 1, 2]), ids, mask)
-        turned = shared(tiny, prompts(order), ids[order], mask[order])
-    torch.testing.assert_close(turned, straight[order], atol=1e-5, rtol=1e-5)
+        in_order = packed_logps(tiny, prompts([0, 1, 2]), ids, mask)
+        reordered = packed_logps(tiny, prompts(order), ids[order], mask[order])
+    torch.testing.assert_close(reordered, in_order[order], atol=1e-5, rtol=1e-5)
 
 
 def test_one_long_completion_goes_under_one_mask() -> None:
-    """Each block would be as long as it."""
+    """Block by block each block would be as long as it."""
     tiny, inputs = model("blocks"), prompts([0])
     for lengths, blocks in ([[LIMIT] * 8], True), ([[LIMIT] + [0] * 7], False):
         group = packed(inputs, tiny, *completions(lengths))

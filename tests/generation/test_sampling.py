@@ -1,4 +1,4 @@
-"""Grouped decoding draws what `generate` draws, and a question's draws are its own."""
+"""Rollouts sample what `generate` samples, and a question's random stream is its own."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def settings(**more: Any) -> GenerationConfig:
     )
 
 
-def drawn(model: PreTrainedModel, order: list[int], **more: Any) -> list[list[CompletionTokens]]:
+def sampled(model: PreTrainedModel, order: list[int], **more: Any) -> list[list[CompletionTokens]]:
     seeds = [f"0:0:{i}" for i in order]
     completions = more.pop("completions", 4)
     return sample_completions(
@@ -65,10 +65,12 @@ def drawn(model: PreTrainedModel, order: list[int], **more: Any) -> list[list[Co
 
 def test_greedy_completions_are_those_of_generate() -> None:
     tiny, inputs = model(), prompts([0, 1, 2])
-    chosen = settings(do_sample=False, temperature=None, top_p=None, top_k=None)
-    theirs = tiny.generate(**inputs, generation_config=chosen)[:, inputs["input_ids"].shape[1] :]
-    ours = sample_completions(tiny, inputs, completions=2, settings=chosen, seeds=["", "", ""])
-    for row, group in zip(theirs.tolist(), ours, strict=True):
+    greedy = settings(do_sample=False, temperature=None, top_p=None, top_k=None)
+    generated = tiny.generate(**inputs, generation_config=greedy)[:, inputs["input_ids"].shape[1] :]
+    completions = sample_completions(
+        tiny, inputs, completions=2, settings=greedy, seeds=["", "", ""]
+    )
+    for row, group in zip(generated.tolist(), completions, strict=True):
         for completion in group:
             assert completion.ids == row[: len(completion.ids)]
             assert completion.ids[-1] in ENDS or len(completion.ids) == 12
@@ -76,19 +78,19 @@ def test_greedy_completions_are_those_of_generate() -> None:
 
 def test_completions_of_a_question_do_not_depend_on_the_batch() -> None:
     tiny = model()
-    together = drawn(tiny, [0, 1, 2], temperature=1.5)
-    turned = drawn(tiny, [2, 0, 1], temperature=1.5)
-    assert [turned[1], turned[2], turned[0]] != [turned[0], turned[1], turned[2]]
+    together = sampled(tiny, [0, 1, 2], temperature=1.5)
+    reordered = sampled(tiny, [2, 0, 1], temperature=1.5)
+    assert [reordered[1], reordered[2], reordered[0]] != [reordered[0], reordered[1], reordered[2]]
     for place, question in enumerate([2, 0, 1]):
-        assert [c.ids for c in turned[place]] == [c.ids for c in together[question]]
-        (alone,) = drawn(tiny, [question], temperature=1.5)
+        assert [c.ids for c in reordered[place]] == [c.ids for c in together[question]]
+        (alone,) = sampled(tiny, [question], temperature=1.5)
         assert [c.ids for c in alone] == [c.ids for c in together[question]]
     assert len({tuple(c.ids) for c in together[0]}) > 1
 
 
 def test_row_ends_at_either_end_token_and_at_the_limit() -> None:
-    found = drawn(model(), [0, 1], completions=32, temperature=4.0, max_new_tokens=40)
-    rows = [completion.ids for group in found for completion in group]
+    groups = sampled(model(), [0, 1], completions=32, temperature=4.0, max_new_tokens=40)
+    rows = [completion.ids for group in groups for completion in group]
     assert {row[-1] for row in rows if len(row) < 40} <= set(ENDS)
     assert any(len(row) < 40 for row in rows)
     assert all(token not in ENDS for row in rows for token in row[:-1])
@@ -104,10 +106,9 @@ def test_sampling_log_probabilities_are_those_of_the_processors_of_generate(
     more: dict[str, float],
 ) -> None:
     tiny, inputs = model(), prompts([1])
-    (group,) = drawn(tiny, [1], max_new_tokens=5, **more)
-    chosen = settings(**more)
+    (group,) = sampled(tiny, [1], max_new_tokens=5, **more)
     prompt = inputs["input_ids"]
-    filters = tiny._get_logits_processor(chosen, prompt.shape[1], device=prompt.device)
+    filters = tiny._get_logits_processor(settings(**more), prompt.shape[1], device=prompt.device)
     assert isinstance(filters, LogitsProcessorList)
     for completion in group:
         ids = torch.cat([prompt, torch.tensor([completion.ids])], dim=1)
@@ -125,22 +126,22 @@ def test_sampling_log_probabilities_are_those_of_the_processors_of_generate(
 
 
 @pytest.mark.parametrize("more", [{}, {"temperature": 0.6}, {"top_p": 0.9}, {"top_k": 6}])
-def test_20_000_draws_follow_the_softmax(more: dict[str, float]) -> None:
+def test_20_000_samples_follow_the_softmax(more: dict[str, float]) -> None:
     """Pearson's chi-square at the 0.1 % level; those expected under five times are one cell."""
-    tiny, inputs, draws = model(), prompts([0]), 20_000
+    tiny, inputs, count = model(), prompts([0]), 20_000
     tiny.lm_head.weight.data /= 3  # flatter: the tiny model is sure of its first token
     with torch.no_grad():
         logits = tiny(**inputs).logits[:, -1]
     filters = tiny._get_logits_processor(settings(**more), 1, device=torch.device("cpu"))
-    expected = filters(inputs["input_ids"], logits).softmax(-1)[0] * draws
-    (group,) = drawn(tiny, [0], completions=draws, max_new_tokens=1, **more)
+    expected = filters(inputs["input_ids"], logits).softmax(-1)[0] * count
+    (group,) = sampled(tiny, [0], completions=count, max_new_tokens=1, **more)
     tokens = torch.tensor([completion.ids[0] for completion in group])
-    counted = torch.bincount(tokens, minlength=len(expected)).float()
-    assert not counted[expected == 0].any()
+    observed = torch.bincount(tokens, minlength=len(expected)).float()
+    assert not observed[expected == 0].any()
     often = expected >= 5
-    cells = [((counted - expected) ** 2 / expected)[often]]
+    cells = [((observed - expected) ** 2 / expected)[often]]
     if (rest := expected[~often].sum()) >= 5:
-        cells.append((counted[~often].sum() - rest)[None] ** 2 / rest)
+        cells.append((observed[~often].sum() - rest)[None] ** 2 / rest)
     statistic, freedom = torch.cat(cells).sum(), len(torch.cat(cells)) - 1
     # Wilson and Hilferty's approximation of the 99.9 % point.
     bound = freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
@@ -151,12 +152,12 @@ def test_20_000_draws_follow_the_softmax(more: dict[str, float]) -> None:
 def test_adapter_and_half_precision_are_taken() -> None:
     adapter = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     adapted = get_peft_model(model(), adapter).eval()
-    assert drawn(adapted, [0, 1]) != drawn(model(), [0, 1])
-    half = drawn(model("bfloat16"), [0, 1])
+    assert sampled(adapted, [0, 1]) != sampled(model(), [0, 1])
+    half = sampled(model("bfloat16"), [0, 1])
     assert all(completion.ids for group in half for completion in group)
 
 
-def test_settings_beyond_those_honoured_are_named() -> None:
+def test_unsupported_settings_are_named() -> None:
     assert unsupported_settings(settings()) == {}
     assert unsupported_settings(settings(repetition_penalty=1.2)) == {"repetition_penalty": 1.2}
     assert unsupported_settings(settings(num_beams=2)) == {"num_beams": 2}

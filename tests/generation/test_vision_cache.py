@@ -1,4 +1,4 @@
-"""Features of a frozen vision tower: made once, kept within bounds, safe beside others."""
+"""Features of a frozen vision tower: encoded once, within a limit, safe beside other processes."""
 
 from __future__ import annotations
 
@@ -38,76 +38,76 @@ def images(count: int, first: int = 0) -> list[Tensor]:
     return [torch.full((16, 6), float(i)) for i in range(first, first + count)]
 
 
-def features(folder: Path | None, seed: int = 0, limit: float = 1e9) -> VisionCache:
+def cache_in(folder: Path | None, seed: int = 0, limit: float = 1e9) -> VisionCache:
     return VisionCache(Tower(seed), "float32", folder, int(limit))
 
 
-def given(made: VisionCache, pixels: list[Tensor]) -> tuple[Tensor, ...]:
-    return made(pixels, [GRID] * len(pixels))["image"].pooler_output  # pyright: ignore
+def features_of(cache: VisionCache, pixels: list[Tensor]) -> tuple[Tensor, ...]:
+    return cache(pixels, [GRID] * len(pixels))["image"].pooler_output  # pyright: ignore
 
 
 def test_an_image_is_encoded_once_across_steps_and_runs(tmp_path: Path) -> None:
-    first = features(tmp_path)
+    first = cache_in(tmp_path)
     two, three = images(2), images(3)
     expected = Tower().get_image_features(torch.cat(three), GRID).pooler_output
-    given(first, [two[0], two[1], two[0]])
+    features_of(first, [two[0], two[1], two[0]])
     assert first.encoded == 2
-    found = given(first, three)
+    features = features_of(first, three)
     assert first.encoded == 3
-    again = features(tmp_path)
-    torch.testing.assert_close(given(again, three), found)
-    torch.testing.assert_close(found, expected)
+    again = cache_in(tmp_path)
+    torch.testing.assert_close(features_of(again, three), features)
+    torch.testing.assert_close(features, expected)
     assert again.encoded == 0
 
 
 def test_another_tower_precision_or_grid_has_other_features(tmp_path: Path) -> None:
-    given(features(tmp_path), images(1))
-    other = features(tmp_path, seed=1)
-    given(other, images(1))
+    features_of(cache_in(tmp_path), images(1))
+    other = cache_in(tmp_path, seed=1)
+    features_of(other, images(1))
     half = VisionCache(Tower(), "bfloat16", tmp_path, 10**9)
-    given(half, images(1))
-    turned = features(tmp_path)
+    features_of(half, images(1))
+    turned = cache_in(tmp_path)
     turned(images(1), [torch.tensor([[1, 2, 8]])])
     assert other.encoded == half.encoded == turned.encoded == 1
 
 
-def test_damaged_file_is_made_again(tmp_path: Path) -> None:
-    given(features(tmp_path), images(1))
+def test_image_of_a_damaged_file_is_encoded_again(tmp_path: Path) -> None:
+    features_of(cache_in(tmp_path), images(1))
     (path,) = tmp_path.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:20])
-    again = features(tmp_path)
-    given(again, images(1))
+    again = cache_in(tmp_path)
+    features_of(again, images(1))
     assert again.encoded == 1
-    last = features(tmp_path)
-    given(last, images(1))
+    last = cache_in(tmp_path)
+    features_of(last, images(1))
     assert last.encoded == 0
 
 
 def test_disk_stays_within_its_limit_and_the_oldest_go_first(tmp_path: Path) -> None:
-    made = features(tmp_path, limit=6000)
+    cache = cache_in(tmp_path, limit=6000)
     for i in range(97):
-        given(made, images(1, first=i))
+        features_of(cache, images(1, first=i))
     files = list(tmp_path.rglob("*.safetensors"))
     size = files[0].stat().st_size
     assert sum(path.stat().st_size for path in files) <= 6000 + 32 * size
-    kept = features(tmp_path, limit=6000)
-    given(kept, images(1, first=96))
-    assert kept.encoded == 0
-    given(kept, images(1))
-    assert kept.encoded == 1
+    again = cache_in(tmp_path, limit=6000)
+    features_of(again, images(1, first=96))
+    assert again.encoded == 0
+    features_of(again, images(1))
+    assert again.encoded == 1
 
 
 def test_two_at_once_lose_nothing_under_a_limit_that_is_always_met(tmp_path: Path) -> None:
-    expected = given(features(None), images(40))
+    expected = features_of(cache_in(None), images(40))
 
-    towers = [features(tmp_path, limit=2000) for _ in range(4)]  # threads share torch's seed
+    towers = [cache_in(tmp_path, limit=2000) for _ in range(4)]  # threads share torch's seed
 
     def run(seed: int) -> None:
-        made = towers[seed]
+        cache = towers[seed]
         order = torch.randperm(200, generator=torch.Generator().manual_seed(seed)) % 40
         for i in order.tolist():
-            made._in_memory.clear()
-            torch.testing.assert_close(given(made, images(1, first=i))[0], expected[i])
+            cache._in_memory.clear()
+            torch.testing.assert_close(features_of(cache, images(1, first=i))[0], expected[i])
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))

@@ -39,9 +39,9 @@ def test_rebuilding_it_is_deterministic(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_words_of_options_are_the_same_tokens_behind_space_and_bracket() -> None:
     tokenizer = AutoProcessor.from_pretrained(EMBEDDED).tokenizer
-    listed = tokenizer.tokenize(" A)left lung, B)heart")
-    said = tokenizer.tokenize("on the left lung.")
-    assert {"left", "lung"} <= set(listed) & set(said)
+    options = tokenizer.tokenize(" A)left lung, B)heart")
+    sentence = tokenizer.tokenize("on the left lung.")
+    assert {"left", "lung"} <= set(options) & set(sentence)
     text = "Grüße: 3.5 mm?\n<think>(x)</think>"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
