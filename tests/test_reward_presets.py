@@ -29,11 +29,11 @@ def sample(options: tuple[str, ...] = ("MRI", "PET", "CT"), answer: str = "C") -
     )  # fmt: skip
 
 
-def total(config: Config, text: str, asked: Sample) -> tuple[list[float], float]:
+def total(config: Config, text: str, sample: Sample) -> tuple[list[float], float]:
     """Each reward (the gate applied), and their weighted sum."""
-    reply = parse(text, asked.options)
+    reply = parse(text, sample.options)
     scores = {
-        name: configuration.function(reward.score)(reply, asked)
+        name: configuration.function(reward.score)(reply, sample)
         for name, reward in config.reward.items()
     }
     for name, reward in config.reward.items():
@@ -125,11 +125,11 @@ def test_no_reply_takes_a_reward_out_of_its_range(composed: Compose, preset: str
     scored = {name: reward for name, reward in config.reward.items() if reward.score}
 
     @settings(max_examples=60, deadline=None)
-    @given(text=TEXTS | st.text(), asked=SAMPLES, truncated=st.booleans())
-    def attack(text: str, asked: Sample, truncated: bool) -> None:
-        reply = parse(text, asked.options, truncated=truncated)
+    @given(text=TEXTS | st.text(), sample=SAMPLES, truncated=st.booleans())
+    def attack(text: str, sample: Sample, truncated: bool) -> None:
+        reply = parse(text, sample.options, truncated=truncated)
         for name, reward in scored.items():
-            value = configuration.function(reward.score)(reply, asked)
+            value = configuration.function(reward.score)(reply, sample)
             penalty = reward.score["_target_"].rpartition(".")[2] in (
                 *("hollow_reasoning", "answer_first", "stray_text", "overlong", "repetition"),
             )

@@ -1,4 +1,4 @@
-"""`action=judge` over run folders: grades beside the accuracy, asked for once."""
+"""`action=judge` over run folders: grades beside the accuracy, requested once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def thought(i: int, sample: Sample) -> str:
     return "<answer>A</answer>" if i == 0 else reply("A", f"It is bright {i}.")
 
 
-def test_grades_stand_beside_the_accuracy_and_are_asked_for_once(
+def test_grades_stand_beside_the_accuracy_and_are_requested_once(
     composed: Compose, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_of(composed("method=base", *SMALL))
@@ -60,21 +60,21 @@ def test_grades_stand_beside_the_accuracy_and_are_asked_for_once(
     assert integrity.is_whole(run, "evaluation0")  # the same training command is still finished
     assert unsynced(run, config.sweep)
     path = run.evaluation("evaluation0")
-    found = json.loads((path / "judgements.json").read_text())
-    reasoning = found["summary"]["reasoning"]
+    judgements = json.loads((path / "judgements.json").read_text())
+    reasoning = judgements["summary"]["reasoning"]
     assert reasoning["n"] == 10
     assert reasoning["without_text"] == 1  # scores 0, without a call
     assert reasoning["first"]["score"] == pytest.approx(100 * 9 * 2 / (3 * 10))
     assert reasoning["first"]["calls"] == reasoning["second"]["calls"] == 9
     assert reasoning["weighted_kappa"] is None  # the server gives 2 to all
-    assert "answer" not in found["summary"]  # closed questions need no judge
+    assert "answer" not in judgements["summary"]  # closed questions need no judge
     assert predictions.load_metrics(path)["overall"]["judged_reasoning"] == pytest.approx(0.6)
     calls = sum(server.calls.values())
     judge.run(config)
     assert sum(server.calls.values()) == calls == 18
 
 
-def test_judge_of_the_training_reward_is_refused_unless_told(
+def test_judge_of_the_training_reward_is_refused_unless_allowed(
     composed: Compose, server: Server
 ) -> None:
     run_of(composed("method=rarl", "reward=rarl_judge", *SMALL, *asks(server)))
@@ -87,7 +87,7 @@ def test_judge_of_the_training_reward_is_refused_unless_told(
     judge.run(composed("action=judge", *SMALL, *asks(server), "judge.allow_reward_judge=true"))
 
 
-def test_nothing_to_judge_and_no_judge_are_said(composed: Compose) -> None:
+def test_nothing_to_judge_and_no_judge_are_refused(composed: Compose) -> None:
     with pytest.raises(ValueError, match="no evaluated runs of sweep=runs"):
         judge.run(composed("action=judge"))
     run_of(composed("method=base", *SMALL))

@@ -37,7 +37,7 @@ def test_known_options_are_among_those_tested() -> None:
     [(group, option) for group, options in GROUPS.items() for option in options],
 )
 def test_option_composes_and_loads(composed: Compose, group: str, option: str) -> None:
-    more = {
+    required = {
         **{
             f"data={name}": ["data.root=somewhere"]
             for name in GROUPS["data"]
@@ -49,7 +49,7 @@ def test_option_composes_and_loads(composed: Compose, group: str, option: str) -
         "reward=rarl_judge": ["judge=local"],
         "rollout=vllm": ["hardware=gpu"],
     }
-    config = composed(f"{group}={option}", *more.get(f"{group}={option}", []))
+    config = composed(f"{group}={option}", *required.get(f"{group}={option}", []))
     assert isinstance(config, Config)
 
 
@@ -200,12 +200,12 @@ def test_every_yaml_file_of_a_group_says_its_own_name() -> None:
             assert values.get("method", values)["name"] == path.stem
 
 
-def test_base_takes_what_other_methods_of_its_sweep_are_told() -> None:
-    named = {
+def test_base_has_the_trl_keys_of_the_other_methods() -> None:
+    keys = {
         method: set(yaml.safe_load((CONF / f"method/{method}.yaml").read_text())["trl"])
         for method in ("base", "sft", "grpo")
     }
-    assert named["base"] == named["sft"] | named["grpo"] > {"max_steps", "beta"}
+    assert keys["base"] == keys["sft"] | keys["grpo"] > {"max_steps", "beta"}
 
 
 @pytest.mark.parametrize(
@@ -230,13 +230,13 @@ def test_command_line_answers_fast_and_without_torch(
         "medreason.cli.main()"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == status
-    assert words in done.stdout + done.stderr
-    assert "heavy: []" in done.stdout
+    assert process.returncode == status
+    assert words in process.stdout + process.stderr
+    assert "heavy: []" in process.stdout
     # Processor time, which other programs on a busy machine do not change.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
 
@@ -253,7 +253,7 @@ def test_checkpoint_between_updates_of_one_rollout_is_refused(composed: Compose)
         composed("method=grpo", "method.trl.num_iterations=0")
 
 
-def test_questions_drawn_again_are_refused_where_processes_draw_together(
+def test_dynamic_sampling_is_refused_where_ranks_sample_together(
     composed: Compose,
 ) -> None:
     with pytest.raises(ValueError, match=r"rollout\.dynamic_sampling=2: .*ddp"):

@@ -1,4 +1,4 @@
-"""A sweep by the real entry point and each launcher: what one job comes to leaves the others be.
+"""A sweep by the real entry point and each launcher: a job that fails leaves the others running.
 
 All but one of the cells are refused before a worker starts, so hardly anything here imports torch.
 """
@@ -41,11 +41,11 @@ def test_cell_without_data_and_one_that_fails_are_told_apart_at_the_end(
     tmp_path: Path, launcher: str
 ) -> None:
     arguments = ("model.path=tiny,./nothing", "modality=ct", "task=disease", *LAUNCHERS[launcher])
-    said = medreason(tmp_path, "-m", *TINY, *arguments, status=1)
-    assert "sweep s: 2 jobs in " in said
-    assert "1 without data, 1 failed" in said
-    assert "1 training samples, fewer than method.prompts_per_step=8" in said
-    assert "no such folder" in said
+    output = medreason(tmp_path, "-m", *TINY, *arguments, status=1)
+    assert "sweep s: 2 jobs in " in output
+    assert "1 without data, 1 failed" in output
+    assert "1 training samples, fewer than method.prompts_per_step=8" in output
+    assert "no such folder" in output
     outcomes = [
         json.loads(path.read_text())["state"]
         for path in sorted((tmp_path / "outputs/sweeps").glob("s-*/[0-9]*/outcome.json"))
@@ -61,38 +61,40 @@ def test_cell_without_data_and_one_that_fails_are_told_apart_at_the_end(
         (["hardware.devices=0,1"], "hardware.devices=0; it must be at least 1"),
     ],
 )
-def test_sweep_that_cannot_be_says_why(tmp_path: Path, arguments: list[str], words: str) -> None:
-    said = medreason(tmp_path, "-m", *TINY[:-1], "modality=ct", *arguments, status=1)
-    assert words in said
+def test_sweep_that_cannot_be_run_is_refused_with_the_reason(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    output = medreason(tmp_path, "-m", *TINY[:-1], "modality=ct", *arguments, status=1)
+    assert words in output
     assert not list((tmp_path / "outputs").glob("runs/*"))
 
 
 def test_plan_of_a_sweep_launches_nothing(tmp_path: Path) -> None:
-    said = medreason(
+    output = medreason(
         tmp_path,
         *("-m", "action=plan", "hydra/launcher=submitit_slurm", "method=base,sft"),
         *("modality=ct,mri", "data.train_images=16", "data.test_images=1", "sweep=s"),
         status=0,
     )
-    assert "4 cells: 1 to do" in said or "1 to evaluate" in said
-    assert "1 same run" in said  # the start model, once for both modalities
-    assert "time unknown" in said
-    assert said.count("model=tiny: conf/model/steps/tiny-sft.yaml sets method.prompts_per") == 1
+    assert "4 cells: 1 to do" in output or "1 to evaluate" in output
+    assert "1 same run" in output  # the start model, once for both modalities
+    assert "time unknown" in output
+    assert output.count("model=tiny: conf/model/steps/tiny-sft.yaml sets method.prompts_per") == 1
     assert not (tmp_path / "outputs/sweeps").exists()
     assert not (tmp_path / "outputs/runs").exists()
 
 
-def test_run_that_two_jobs_ask_for_is_done_once_and_said_so(tmp_path: Path) -> None:
-    said = medreason(
+def test_run_that_two_jobs_ask_for_is_done_once_and_named_shared(tmp_path: Path) -> None:
+    output = medreason(
         tmp_path,
         *("-m", *TINY[:-1], "method=base", "modality=ct,mri", "hydra/launcher=joblib_x2"),
         *("evaluation.modalities=[ct]", "evaluation.tasks=[disease]", "evaluation.controls=[]"),
         "evaluation.max_new_tokens=2",
         status=0,
     )
-    assert "2 jobs in " in said
-    assert "1 done, 1 same run as another job" in said
-    assert "/2] base-tiny-" in said
+    assert "2 jobs in " in output
+    assert "1 done, 1 same run as another job" in output
+    assert "/2] base-tiny-" in output
     assert len(list((tmp_path / "outputs/runs").iterdir())) == 1
 
 
@@ -104,7 +106,7 @@ def test_run_that_two_jobs_ask_for_is_done_once_and_said_so(tmp_path: Path) -> N
     ],
 )
 @pytest.mark.parametrize("sweep", [(), ("-m",)])
-def test_output_folder_that_takes_nothing_is_named_with_the_remedy(
+def test_output_folder_that_cannot_be_written_is_named_with_the_remedy(
     tmp_path: Path, sweep: tuple[str, ...], mount: str, words: str
 ) -> None:
     """In a mount namespace of its own, since nothing is read-only to root."""
@@ -120,22 +122,22 @@ def test_output_folder_that_takes_nothing_is_named_with_the_remedy(
         text=True,
         check=False,
     )
-    said = done.stdout + done.stderr
+    output = done.stdout + done.stderr
     assert done.returncode == 1
-    assert words in said
-    assert "set outputs=... to a folder that can be written" in said
-    assert "Traceback" not in said
+    assert words in output
+    assert "set outputs=... to a folder that can be written" in output
+    assert "Traceback" not in output
 
 
 def test_launcher_killed_before_a_job_began_leaves_no_process(tmp_path: Path) -> None:
     typed = [sys.executable, "-m", "medreason", "-m", *TINY, *LAUNCHERS["joblib"]]
     launcher = subprocess.Popen([*typed, "seed=0,1", "modality=ct"], cwd=tmp_path)
-    while not (begun := [p for p in psutil.Process(launcher.pid).children() if _is_job(p)]):
+    while not (children := [p for p in psutil.Process(launcher.pid).children() if _is_job(p)]):
         assert launcher.poll() is None
         time.sleep(0.01)
     launcher.kill()
     launcher.wait()
-    _, alive = psutil.wait_procs(begun, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
 
 

@@ -1,4 +1,4 @@
-"""Jobs of a sweep put together from few compositions are those Hydra would compose."""
+"""Configurations assembled from few compositions are those that Hydra composes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def swept(tmp_path: Path) -> Callable[..., tuple[list[list[str]], list[Config]]]
     """`swept("method=sft,grpo", ...)`: jobs and configurations of a sweep."""
 
     def build(*overrides: str) -> tuple[list[list[str]], list[Config]]:
-        given = [f"outputs={tmp_path}", *overrides]
+        overrides = (f"outputs={tmp_path}", *overrides)
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            plain = [o for o in given if "," not in o]
+            plain = [o for o in overrides if "," not in o]
             master = compose("config", overrides=plain, return_hydra_config=True)
             assert isinstance(master, DictConfig)
-            master.hydra.overrides.task = given
+            master.hydra.overrides.task = list(overrides)
             master.hydra.job.config_name = "config"
             jobs = split_jobs(master)
             return jobs, compose_jobs(master, jobs)
@@ -44,18 +44,20 @@ def each_composed(jobs: list[list[str]], places: list[int]) -> list[Config]:
 
 
 def test_configurations_are_those_hydra_composes(swept: Callable[..., tuple]) -> None:
-    jobs, found = swept("method=sft,rarl", "modality=ct,oct", "task=all,grading", "seed=0,7")
+    jobs, configs = swept("method=sft,rarl", "modality=ct,oct", "task=all,grading", "seed=0,7")
     assert len(jobs) == 16
     places = [0, 6, 9, 15]
     expected = each_composed(jobs, places)
-    assert [replace(found[i], choices={}) for i in places] == expected
+    assert [replace(configs[i], choices={}) for i in places] == expected
 
 
-def test_option_that_says_more_than_its_part_is_composed_in_full(
+def test_option_that_sets_values_outside_its_group_is_composed_in_full(
     swept: Callable[..., tuple],
 ) -> None:
-    jobs, found = swept("modality=ct,oct", "task=all,grading", "model.revision='${modality.name}'")
-    assert [config.model.revision for config in found] == [
+    jobs, configs = swept(
+        "modality=ct,oct", "task=all,grading", "model.revision='${modality.name}'"
+    )
+    assert [config.model.revision for config in configs] == [
         job[1].removeprefix("modality=") for job in jobs
     ]
 
@@ -64,14 +66,14 @@ def test_a_thousand_cells_take_few_compositions(
     swept: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     composed: list[str] = []
-    usual = module._compose
-    monkeypatch.setattr(module, "_compose", lambda c, o: composed.append("") or usual(c, o))
-    began = time.process_time()
-    jobs, found = swept(CELLS, TASKS, f"seed={','.join(map(str, range(25)))}")
-    assert len(found) == len(jobs) == 1000
-    assert {(c.modality.name, c.task.name, c.seed) for c in found} > {("oct", "grading", 24)}
+    compose_one = module._compose
+    monkeypatch.setattr(module, "_compose", lambda c, o: composed.append("") or compose_one(c, o))
+    start = time.process_time()
+    jobs, configs = swept(CELLS, TASKS, f"seed={','.join(map(str, range(25)))}")
+    assert len(configs) == len(jobs) == 1000
+    assert {(c.modality.name, c.task.name, c.seed) for c in configs} > {("oct", "grading", 24)}
     assert len(composed) <= 14
-    assert time.process_time() - began < 30
+    assert time.process_time() - start < 30
 
 
 def test_experiment_brings_its_own_jobs(swept: Callable[..., tuple]) -> None:
