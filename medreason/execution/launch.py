@@ -26,7 +26,7 @@ from medreason.runs.run_folder import State
 
 
 def run(config: Config, place: str = "") -> tuple[RunRequest, bool]:
-    """Do what is not done yet of the configured work; the truth says whether there was any.
+    """Train and evaluate what is not done yet; gives the request and whether anything was left.
 
     `place` stands in front of each line that is shown: which job of how many.
 
@@ -38,10 +38,8 @@ def run(config: Config, place: str = "") -> tuple[RunRequest, bool]:
     """
     request = run_request(config)
     display = Display(f"{place}{request.folder.path.name}")
-    if (
-        request.state.state == "done"
-        and decide(config, request, request.state) is Decision.FINISHED
-    ):
+    done = request.state.state == "done"
+    if done and decide(config, request, request.state) is Decision.FINISHED:
         _join_sweep(config, request)
         display.line(Decision.FINISHED.value)
         return request, False
@@ -62,7 +60,7 @@ def run(config: Config, place: str = "") -> tuple[RunRequest, bool]:
             display.line(decision.value)
         with gpu_slots.hold(config.hardware, lambda: display.line("waits for a GPU")) as slots:
             _record_start(config, request, state)
-            _work(config, request, display, slots, rendezvous, descriptor)
+            _start_and_wait(config, request, display, slots, rendezvous, descriptor)
         display.done(request.folder.evaluation(request.evaluation_key))
     return request, True
 
@@ -159,7 +157,7 @@ def _record_start(config: Config, request: RunRequest, state: State) -> None:
     )
 
 
-def _work(
+def _start_and_wait(
     config: Config,
     request: RunRequest,
     display: Display,

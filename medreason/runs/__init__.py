@@ -1,1 +1,1 @@
-"""The run folder: keys, state, locks, files that are whole. No torch."""
+"""The run folder: keys, state, locks, atomic writes. No torch."""
