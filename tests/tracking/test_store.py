@@ -103,7 +103,9 @@ def test_database_of_another_version_is_named_with_the_remedy(tmp_path: Path) ->
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     database.close()
-    with pytest.raises(store.OtherVersionError, match=r"mlflow db upgrade sqlite:.*tracking\.resync"):
+    with pytest.raises(
+        store.OtherVersionError, match=r"mlflow db upgrade sqlite:.*tracking\.resync"
+    ):
         connect_anew(settings, tmp_path)
 
 
