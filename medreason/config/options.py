@@ -1,6 +1,6 @@
-"""Options of groups: which there are, and that each one chosen is among them.
+"""The options of each group, and a check of the command line against them.
 
-Hydra leaves out a misspelt option of an optional group in silence, and knows no earlier names.
+Hydra silently leaves out a misspelt option of an optional group, and it knows no earlier names.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class _Choice(NamedTuple):
 
 def options(folders: Iterable[Path]) -> dict[str, list[str]]:
     """Group -> its options, over all configuration folders; Hydra's own groups are left out."""
-    found: dict[str, set[str]] = {}
+    groups: dict[str, set[str]] = {}
     for folder in folders:
         for file in folder.glob("*/**/*.yaml"):
             group, option = _split(file.relative_to(folder).with_suffix("").as_posix())
             if group != "hydra":
-                found.setdefault(group, set()).add(option)
-    return {group: sorted(found[group]) for group in sorted(found)}
+                groups.setdefault(group, set()).add(option)
+    return {group: sorted(groups[group]) for group in sorted(groups)}
 
 
 def check(overrides: Sequence[str], folders: Sequence[Path]) -> None:
@@ -45,7 +45,7 @@ def check(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     files that its options choose.
 
     Raises:
-        ValueError: with the options there are, or the new name of the key.
+        ValueError: with the known options, or the new name of the key.
     """
     _check(_of_overrides(overrides), options(folders), folders, set())
 

@@ -25,7 +25,8 @@ def line(composed: DictConfig, runtime: RuntimeConf) -> str | None:
     in_effect = [f"{key}={v}" for key, v in values if OmegaConf.select(composed, key) == v]
     if not in_effect:
         return None
+    name = files[0].relative_to(files[0].parents[3])  # conf/model/steps/...
     return (
-        f"model={composed.model.name}: conf/{_GROUP}/{option}.yaml sets {', '.join(in_effect)}; "
+        f"model={composed.model.name}: {name} sets {', '.join(in_effect)}; "
         f"'~{_CHOICE}' keeps the values of method={composed.method.name}"
     )

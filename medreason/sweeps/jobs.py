@@ -103,12 +103,12 @@ def _compose_family(
 
     def assemble(job: Sequence[str]) -> Config:
         changes = {}
-        for override, usual in zip(job, first, strict=True):
-            if override == usual:
+        for override, first_override in zip(job, first, strict=True):
+            if override == first_override:
                 continue
             axis, value = override.split("=", 1)
-            plain = axis == "seed" and value.isdecimal()
-            changes[axis] = int(value) if plain else getattr(with_option(override), axis)
+            is_number = axis == "seed" and value.isdecimal()
+            changes[axis] = int(value) if is_number else getattr(with_option(override), axis)
         choices = start.choices | {a: c.name for a, c in changes.items() if a != "seed"}
         return replace(start, **changes, choices=choices) if changes else start
 

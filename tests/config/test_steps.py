@@ -1,4 +1,4 @@
-"""Step sizes of a model's own are said, with the values that are in effect."""
+"""A line says which step sizes a model brings, with the values that are in effect."""
 
 from __future__ import annotations
 
