@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Sequence
 
@@ -50,21 +49,17 @@ def answer_rows(
     if not rows:
         return []
     model.eval()
-    answer_unshared = functools.partial(
-        answer_rows_unshared,
-        model,
-        processor,
-        rows,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        on_batch=on_batch,
-    )
-    if obstacles := prefix_sharing.sharing_obstacles(model):
-        _log.warning(UNSHARED_WARNING, "; ".join(obstacles))
-        return answer_unshared()
-    if reason := _difference_from_unshared(model, processor, rows[0].sample):
+    obstacles = "; ".join(prefix_sharing.sharing_obstacles(model))
+    if reason := obstacles or _difference_from_unshared(model, processor, rows[0].sample):
         _log.warning(UNSHARED_WARNING, reason)
-        return answer_unshared()
+        return answer_rows_unshared(
+            model,
+            processor,
+            rows,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            on_batch=on_batch,
+        )
     settings = greedy_settings(processor.tokenizer, max_new_tokens)
     prefiller = PrefixPrefiller(model, processor)
     completions: dict[int, Completion] = {}

@@ -102,7 +102,9 @@ def _ending_logps(
         past_key_values=repeat_kv_cache(prefixes.cache, prefixes.entries, tokens),
         use_cache=True,
     ).last_hidden_state
-    return unpack(_label_logps(model.get_output_embeddings(), hidden, packed), packed).sum(-1)
+    head = model.get_output_embeddings()
+    assert head is not None
+    return unpack(_label_logps(head, hidden, packed), packed).sum(-1)
 
 
 def _label_logps(head: nn.Module, hidden: Tensor, packed: PackedSequences) -> Tensor:

@@ -73,7 +73,6 @@ def predict_rows(
     """
     model = load_model(config.model, config.hardware).to(PartialState().device)  # pyright: ignore[reportArgumentType]
     processor = load_processor(config.model)
-    batch_size = config.hardware.per_device_evaluation
     likelihoods: list[list[float]] = [[] for _ in rows]
     if "option_likelihood" in config.evaluation.answers:
         closed = [i for i, row in enumerate(rows) if row.sample.options]
@@ -81,7 +80,7 @@ def predict_rows(
             model,
             processor,
             [rows[i] for i in closed],
-            batch_size=batch_size,
+            batch_size=config.hardware.per_device_evaluation,
             tagged=config.prompt.style != "free",
             on_batch=lambda done: progress("evaluating option likelihoods", done, len(closed)),
         )
@@ -96,7 +95,7 @@ def predict_rows(
         model,
         processor,
         rows,
-        batch_size=batch_size,
+        batch_size=config.hardware.per_device_evaluation,
         max_new_tokens=config.evaluation.max_new_tokens,
         graphs=config.hardware.uses_cuda_graphs,
         on_batch=lambda done: progress("evaluating", done, len(rows)),

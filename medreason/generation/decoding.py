@@ -76,13 +76,8 @@ def decode(
         if step + 1 == limit or not total_over_ranks(remaining):
             break
         if decoding_step is None:
-            # Not before: where one token is asked for, the KV cache need not be repeated.
-            cache = prefill.cache()
-            decoding_step = (
-                CudaGraphStep(model, cache, prefill.mask, limit)
-                if graphs
-                else EagerStep(model, cache, prefill.mask)
-            )
+            # Not before: a completion of one token needs no KV cache of its own.
+            decoding_step = _decoding_step(model, prefill, limit, graphs=graphs)
         if decoding_step.should_drop_rows(remaining, len(rows)):
             decoding_step.keep_rows(active.nonzero()[:, 0])
             rows, tokens, position = rows[active], tokens[active], position[:, active]
@@ -94,6 +89,15 @@ def decode(
         CompletionTokens(row[:length], values[:length])
         for row, values, length in zip(ids.tolist(), logps.tolist(), lengths.tolist(), strict=True)
     ]
+
+
+def _decoding_step(
+    model: PreTrainedModel, prefill: Prefill, limit: int, *, graphs: bool
+) -> EagerStep | CudaGraphStep:
+    cache = prefill.cache()
+    if graphs:
+        return CudaGraphStep(model, cache, prefill.mask, limit)
+    return EagerStep(model, cache, prefill.mask)
 
 
 def choose_tokens(scores: Tensor, numbers: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -122,26 +122,14 @@ class PrefixPrefiller:
             prompts.append(common_prefix(ids_of_texts) if texts else ids_of_texts[0])
             behind = len(prompts[-1])
             ending_ids.append([ids[behind:] for ids in ids_of_texts] if texts else [])
-        groups: dict[tuple[_ImageKey, tuple[int, ...]], list[int]] = {}
-        for i, (image, ids) in enumerate(zip(images, prompts, strict=True)):
-            groups.setdefault((image, self._ids_through_image(image, ids)), []).append(i)
-        prefixes = [
-            # Rows without an image share what their prompts have in common.
-            list(ids) or common_prefix([prompts[i] for i in members])
-            for (_, ids), members in groups.items()
-        ]
-        entries = torch.empty(len(rows), dtype=torch.long)
-        for entry, members in enumerate(groups.values()):
-            entries[members] = entry
-        shown = [self._features[image] for image, _ in groups if image is not None]
+        prefixes, entries, shown = self._group(prompts, images)
         cache, mask, positions = self._prefill(prefixes, shown)
         return PrefilledPrefixes(
             rest_ids=[
-                ids[len(prefixes[entry]) :]
-                for ids, entry in zip(prompts, entries.tolist(), strict=True)
+                ids[len(prefixes[entry]) :] for ids, entry in zip(prompts, entries, strict=True)
             ],
             ending_ids=ending_ids,
-            entries=entries.to(mask.device),
+            entries=torch.tensor(entries, device=mask.device),
             mask=mask,
             # The largest of the three axes, since an image's positions grow by height and width.
             next_position=positions.amax((0, 2)) + 1,
@@ -225,6 +213,22 @@ class PrefixPrefiller:
             place = ids.index(placeholder)
             ids[place : place + 1] = [placeholder] * len(self._features[image][0])
         return ids_of_texts
+
+    def _group(
+        self, prompts: Sequence[list[int]], images: Sequence[_ImageKey]
+    ) -> tuple[list[list[int]], list[int], list[tuple[Tensor, Tensor]]]:
+        """(prefixes, each row's entry in them, features and grid of each prefix with an image)."""
+        groups: dict[tuple[_ImageKey, tuple[int, ...]], list[int]] = {}
+        for i, (image, ids) in enumerate(zip(images, prompts, strict=True)):
+            groups.setdefault((image, self._ids_through_image(image, ids)), []).append(i)
+        prefixes = [
+            # Rows without an image share what their prompts have in common.
+            list(ids) or common_prefix([prompts[i] for i in members])
+            for (_, ids), members in groups.items()
+        ]
+        entry_of_row = {i: entry for entry, rows in enumerate(groups.values()) for i in rows}
+        shown = [self._features[image] for image, _ in groups if image is not None]
+        return prefixes, [entry_of_row[i] for i in range(len(prompts))], shown
 
     def _ids_through_image(self, image: _ImageKey, ids: Sequence[int]) -> tuple[int, ...]:
         """The tokens of a prompt up to its image's last one; none without an image."""
