@@ -3,7 +3,7 @@ PYTHON ?= >=3.11
 RUN = .venv/bin/python -m medreason
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint smoke matrix bench sft grpo rarl report ui tiny clean
+.PHONY: help setup demo test lint layers smoke matrix bench sft grpo rarl report ui tiny clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,6 +30,9 @@ lint: setup  ## ruff, the order of the layers, pyright
 	.venv/bin/ruff check
 	.venv/bin/lint-imports --no-logo
 	.venv/bin/pyright
+
+layers: setup  ## which package imports which, as a graph in DOT; cycles would be dashed
+	.venv/bin/import-linter drawgraph medreason --show-import-totals --show-lazy-imports --show-cycle-breakers
 
 smoke: setup  ## the demo's four methods for a few steps: does everything still run?
 	$(RUN) experiment=smoke/quick

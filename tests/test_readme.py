@@ -1,21 +1,28 @@
-"""The README names every group and option, and no command that does not exist."""
+"""READMEs name every group and option, and no command, file or link that does not exist."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from medreason.config import CONF, Config
+from medreason.sweeps.jobs import first_value
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in sorted(ROOT.glob("**/*.md"))
+    if not {".venv", "outputs", ".pytest_cache"} & set(path.relative_to(ROOT).parts)
+}
+GROUPS = PAGES["conf/README.md"]
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "steps")
+    if path.parent.name != "experiment"
 )
 EXPERIMENTS = sorted(
     str(path.relative_to(CONF / "experiment").with_suffix(""))
@@ -23,31 +30,70 @@ EXPERIMENTS = sorted(
 )
 
 
-def test_a_known_option_is_among_those_looked_for() -> None:
+def commands(text: str) -> list[list[str]]:
+    """The arguments of every `python -m medreason` in the code of a page."""
+    blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)
+    blocks += re.findall(r"(?:^|\n)((?:    .*\n)+)", text)
+    code = "\n".join([*blocks, *re.findall(r"`(python -m medreason[^`]*)`", text)])
+    lines = code.replace("\\\n", " ").splitlines()
+    found = [re.search(r"python -m medreason( .*?)(?:&& .*|&)?$", line) for line in lines]
+    return [shlex.split(m[1], comments=True) for m in found if m and not re.search(r"[$\[]", m[1])]
+
+
+SHOWN = [(page, command) for page, text in PAGES.items() for command in commands(text)]
+
+
+def test_known_pages_options_and_commands_are_among_those_looked_for() -> None:
+    assert {"README.md", "conf/README.md", "experiments/med_r1/README.md"} <= set(PAGES)
     assert ("method", "rarl") in OPTIONS
+    assert ("README.md", ["action=report", "sweep=prompts"]) in SHOWN
+
+
+def test_first_page_is_short() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= 150
+    assert len(PAGES["README.md"].split()) < 1600
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_option_is_in_the_table(group: str, option: str) -> None:
-    (row,) = (line for line in README.splitlines() if line.startswith(f"| `{group}` |"))
+    (row,) = (line for line in GROUPS.splitlines() if line.startswith(f"| `{group}` |"))
     assert f"`{option}`" in row
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_is_named(experiment: str) -> None:
-    assert f"`{experiment}`" in README
+    assert f"`{experiment}`" in GROUPS
 
 
 def test_make_targets_that_are_named_exist() -> None:
     targets = set(re.findall(r"^([a-z ]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     known = {target for line in targets for target in line.split()}
-    assert set(re.findall(r"make ([a-z]+)", README)) <= known
+    named = {n for text in PAGES.values() for n in re.findall(r"(?:    |`)make ([a-z]+)", text)}
+    assert "demo" in named
+    assert named <= known
 
 
-def test_overrides_that_are_shown_are_taken(composed: Callable[..., Config]) -> None:
-    shown = set(re.findall(r"(?<![\w.])((?:method|model|hardware|prompt)=[a-z0-9_,]+)", README))
-    assert shown
-    for override in shown:
-        group, _, options = override.partition("=")
-        for option in options.split(","):
-            assert (CONF / group / f"{option}.yaml").exists(), override
+@pytest.mark.parametrize(("page", "command"), SHOWN, ids=lambda value: str(value)[:60])
+def test_command_that_is_shown_is_taken(
+    page: str, command: list[str], composed: Callable[..., Config]
+) -> None:
+    overrides = [first_value(word) for word in command if not word.startswith("-")]
+    composed(*(word for word in overrides if "hydra" not in word.partition("=")[0]))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_link_leads_to_a_file_and_heading_that_exist(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_names_nothing_a_stranger_has_not_got(page: str) -> None:
+    assert not re.search(r"\.\./shared|PAPERS|DESIGN section|conf/tuned", PAGES[page])

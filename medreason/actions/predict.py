@@ -69,8 +69,8 @@ def _questions(config: Config) -> tuple[Path, list[_Question]]:
         return Path(image), _questions_of_file(Path(file))
     if not question:
         raise ValueError(
-            'predict.question has no value; set predict.question="Which? A)CT, B)MRI" or '
-            "predict.questions=questions.json"
+            "predict.question has no value; set 'predict.question=\"Which? A)CT, B)MRI\"' "
+            "(Hydra needs both quotes) or predict.questions=questions.json"
         )
     return Path(), [_Question("predict.image", image, question)]
 
