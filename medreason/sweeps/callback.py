@@ -65,36 +65,30 @@ class Sweep(Callback):
             sys.exit(f"medreason: the sweep is empty: {' '.join(config.hydra.overrides.task)}")
         for line in step_lines(config, self._jobs):
             notice(line)
-        if config.action.name == "plan":
-            from medreason.actions import plan
-
-            try:
-                plan.run_all(compose_jobs(config, self._jobs), self._jobs)
-            except EXPECTED as error:
-                sys.exit(f"medreason: {error}")
-            sys.exit()
-        if config.action.name == "report":
-            from medreason.actions import report
-
-            report.run(compose_jobs(config, self._jobs[:1])[0])
-            sys.exit()
-        self._folder, self._started = Path(config.hydra.sweep.dir), time.monotonic()
         try:
-            self._folder.mkdir(parents=True)
-            slurm = "slurm" in config.hydra.launcher["_target_"].lower()
-            launcher = {
-                **{"boot": lock.boot_id(), "pid": os.getpid(), "outlived": slurm},
-                "jobs": len(self._jobs),
-            }
-            write_json(self._folder / "launcher.json", launcher)
-            _make_jobs_watch_launcher(config.hydra.launcher)
-            if shutil.disk_usage(self._folder).free < _SWEEP_BYTES:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
-            _prepare_mlflow(config)
-        except (OSError, ValueError) as error:
+            if _is_done_here(config, self._jobs):
+                sys.exit()
+            self._folder, self._started = Path(config.hydra.sweep.dir), time.monotonic()
+            self._prepare(config)
+        except EXPECTED as error:
             sys.exit(f"medreason: {explained(error, config.outputs)}")
         # Hydra calls on_multirun_end only if its launcher raised nothing.
         atexit.register(self._end, config)
+
+    def _prepare(self, config: DictConfig) -> None:
+        """Write what jobs need to know of their launcher, and try disk and MLflow."""
+        self._folder.mkdir(parents=True)
+        launcher = {
+            "boot": lock.boot_id(),
+            "pid": os.getpid(),
+            "outlived": "slurm" in config.hydra.launcher["_target_"].lower(),
+            "jobs": len(self._jobs),
+        }
+        write_json(self._folder / "launcher.json", launcher)
+        _make_jobs_watch_launcher(config.hydra.launcher)
+        if shutil.disk_usage(self._folder).free < _SWEEP_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
+        _prepare_mlflow(config)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Let the job end with its launcher, unless a queue runs it."""
@@ -158,6 +152,22 @@ def place() -> str:
         return ""
     jobs = read_json(Path(hydra.sweep.dir) / "launcher.json")["jobs"]
     return f"[{hydra.job.num + 1}/{jobs}] "
+
+
+def _is_done_here(config: DictConfig, jobs: list[list[str]]) -> bool:
+    """Do an action that takes the sweep as a whole; False where each job acts for itself."""
+    match config.action.name:
+        case "plan":
+            from medreason.actions import plan
+
+            plan.run_all(compose_jobs(config, jobs), jobs)
+        case "report":
+            from medreason.actions import report
+
+            report.run(compose_jobs(config, jobs[:1])[0])
+        case _:
+            return False
+    return True
 
 
 def _outcome(job_return: JobReturn, outputs: str) -> Outcome:
