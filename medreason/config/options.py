@@ -111,7 +111,7 @@ def _of_file(file: Path, choice: _Choice) -> Iterator[_Choice]:
     content = yaml.safe_load(text)
     if not isinstance(content, dict):
         return
-    for entry in content.pop("defaults", []):
+    for entry in content.pop("defaults", None) or []:
         yield from _of_defaults(entry, choice.group)
     everywhere = text.startswith("# @package _global_")
     values = dict(leaves(content, "" if everywhere else choice.package or choice.group))
