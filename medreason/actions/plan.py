@@ -13,7 +13,7 @@ from rich.text import Text
 
 from medreason import data
 from medreason.config import Config
-from medreason.execution.request import run_request
+from medreason.execution.request import RunRequest, run_request
 from medreason.execution.throughput import Throughput
 from medreason.models import model_folder
 from medreason.runs.files import free_bytes
@@ -107,12 +107,17 @@ def _cell(
     )
     if request.state.trained or config.method.algorithm == "none":
         return cell
+    return _with_training(cell, config, request, throughput.training(config))
+
+
+def _with_training(
+    cell: Cell, config: Config, request: RunRequest, update_seconds: float | None
+) -> Cell:
     updates = _updates(config, request.training_samples)
     rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0
-    training = throughput.training(config)
     seconds = None
-    if cell.seconds is not None and training is not None:
-        seconds = cell.seconds + training * updates
+    if cell.seconds is not None and update_seconds is not None:
+        seconds = cell.seconds + update_seconds * updates
     weights = model_folder.size_on_disk(config.model.path)
     resumes = any(request.folder.checkpoints.glob("checkpoint-*"))
     failed = request.state.state == "failed"
@@ -120,7 +125,7 @@ def _cell(
         cell,
         state="to resume" if resumes else "failed before" if failed else "to do",
         updates=updates,
-        generations=answers + updates * config.method.prompts_per_step * rollouts,
+        generations=cell.generations + updates * config.method.prompts_per_step * rollouts,
         seconds=seconds,
         disk=cell.disk + (0 if config.adapter else weights),
         peak=8 * weights,
