@@ -105,7 +105,7 @@ def _join_sweep(config: Config, request: RunRequest) -> State:
     state = request.folder.state()
     if state.sweeps.get(config.sweep) == request.evaluation_key:
         return state
-    return request.folder.update(sweeps=state.sweeps | {config.sweep: request.evaluation_key})
+    return request.folder.update(sweeps={config.sweep: request.evaluation_key})
 
 
 def _check(config: Config, state: State) -> None:

@@ -121,10 +121,16 @@ class RunFolder:
         return rows
 
     def update(self, **changes: Any) -> State:
-        """Change fields of the state on disk, atomically and one process at a time."""
+        """Change fields of the state on disk, atomically and one process at a time.
+
+        `sweeps` is added to those on disk: jobs of two sweeps may join a finished run at once.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         with lock.briefly(self.path / ".state.lock"):
-            state = replace(self.state(), **changes)
+            state = self.state()
+            if "sweeps" in changes:
+                changes["sweeps"] = state.sweeps | changes["sweeps"]
+            state = replace(state, **changes)
             write_json(self.path / "state.json", asdict(state))
         return state
 

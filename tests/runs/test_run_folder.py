@@ -20,6 +20,12 @@ def test_state_changes_are_kept(tmp_path: Path) -> None:
     assert (state.state, state.attempts, state.error) == ("running", 2, "out of memory")
 
 
+def test_sweeps_that_join_at_once_are_all_kept(tmp_path: Path) -> None:
+    RunFolder(tmp_path).update(sweeps={"one": "a"})
+    state = RunFolder(tmp_path).update(sweeps={"two": "b"})
+    assert state.sweeps == {"one": "a", "two": "b"}
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"sta', '{"colour": "red"}'])
 def test_state_that_is_cut_off_or_foreign_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_text(text)
