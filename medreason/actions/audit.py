@@ -22,7 +22,8 @@ def run(config: Config) -> None:
     pixels = None
     if handling.images == "decode":
         pixels = pictures.read_pictures((s.image for s in loaded.samples), Bar("reading images"))
-    report = audit.audit(loaded, pixels)
+    digests = data.image_digests(config.data, config.folder / "cache", loaded.samples)
+    report = audit.audit(loaded, data.digest(loaded.samples, digests), pixels)
     name = config.choices.get("data", "data")
     folder = RunFolder(config.folder / "runs" / f"audit-{name}-{report['digest']}")
     folder.path.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from medreason import config as configuration
 from medreason import data
 from medreason.config import Config
 from medreason.console import show
-from medreason.data import audit, checks, prepare, prepared
+from medreason.data import audit, checks, image_cache, prepare, prepared
 from medreason.data.rows import Loaded
 from medreason.runs.progress import Bar
 from medreason.runs.run_folder import RunFolder
@@ -32,7 +32,7 @@ def run(config: Config) -> None:
             raise ValueError(f"{folder} is being prepared by another process")
         (folder / prepared.SUMMARY).unlink(missing_ok=True)  # written last, once all is there
         images = {sample.image for sample in loaded.samples}
-        problems = {i: problem for i in images if (problem := checks.path_problem(i, root))}
+        problems = checks.path_problems(images, root)
         # A folder of their own, since another size may have been prepared here before.
         images_folder = folder / f"images-{settings.size}-{settings.resize}"
         destinations = prepare.targets_of(images - set(problems), root, images_folder)
@@ -52,7 +52,9 @@ def run(config: Config) -> None:
 def _write(config: Config, folder: Path, loaded: Loaded) -> None:
     checks.refuse_same_ids(loaded.samples)
     checks.refuse_contradictions(loaded.samples)
-    digest = data.digest(loaded.samples)
+    images = {sample.image for sample in loaded.samples}
+    digests = image_cache.digests(images, config.folder / "cache", folder)
+    digest = data.digest(loaded.samples, digests)
     prepared.write(
         folder,
         loaded.samples,
@@ -60,7 +62,7 @@ def _write(config: Config, folder: Path, loaded: Loaded) -> None:
             "digest": digest,
             "rows": len(loaded.samples),
             "bad_rows": [str(bad) for bad in loaded.bad_rows],
-            "images": len({sample.image for sample in loaded.samples}),
+            "images": len(images),
             "size": config.prepare.size,
             "resize": config.prepare.resize,
             "filter": prepare.FILTER,

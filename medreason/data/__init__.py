@@ -6,7 +6,7 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from medreason import config as configuration
 from medreason.config import Config, Handling
-from medreason.data import checks, options, splits
+from medreason.data import checks, image_cache, options, splits
 from medreason.data.rows import BadRow, Loaded, Row
 from medreason.samples import Sample
 
@@ -34,7 +34,7 @@ def _load(spec_json: str, cache: Path) -> tuple[Sample, ...]:
     handling, reader = configuration.handling(spec)
     loaded = _rows(handling, reader, cache)
     if handling.images == "decode":
-        loaded = checks.with_readable_images(loaded, root_of(reader))
+        loaded = checks.with_readable_images(loaded, root_of(reader), cache)
     checks.refuse_bad_rows(loaded, handling.bad_rows, root_of(reader) or reader["_target_"])
     checks.refuse_same_ids(loaded.samples)
     samples = _split_and_select(loaded.samples, handling, reader)
@@ -141,13 +141,22 @@ def at_most(samples: Iterable[Sample], per_cell: int | None, seed: int) -> list[
     return subset
 
 
-def digest(samples: Iterable[Sample]) -> str:
-    """A hash of the samples and of their images' names and sizes, independent of the root."""
+def image_digests(spec: dict[str, Any], cache: Path, samples: Iterable[Sample]) -> dict[Path, str]:
+    """The digest of the content of each image that the samples are about."""
+    _, reader = configuration.handling(spec)
+    return image_cache.digests((sample.image for sample in samples), cache, root_of(reader))
+
+
+def digest(samples: Iterable[Sample], image_digests: Mapping[Path, str]) -> str:
+    """A hash of the samples and of their images' content, 16 digits; wherever the images lie."""
     state = hashlib.sha256()
-    sizes: dict[Path, int] = {}
     for s in samples:
-        if s.image not in sizes:
-            sizes[s.image] = s.image.stat().st_size if s.image.exists() else -1
         row = (s.id, s.problem, s.answer, s.explanation, *s.cell, s.patient, s.split)
-        state.update(repr((row, s.image.name, sizes[s.image])).encode())
+        state.update(repr((row, image_digests[s.image])).encode())
     return state.hexdigest()[:16]
+
+
+def question_digest(sample: Sample, image_digest: str) -> str:
+    """A hash of image content, question, options and gold answer, 16 digits; whatever its id."""
+    parts = (image_digest, sample.question, sample.options, sample.answer)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

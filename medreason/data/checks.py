@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from medreason.data import images as image_files
+from medreason.data import image_cache
 from medreason.data.names import task_of
 from medreason.data.rows import BadRow, Loaded
 from medreason.samples import Sample
 
 
-def with_readable_images(loaded: Loaded, root: Path | None) -> Loaded:
+def with_readable_images(loaded: Loaded, root: Path | None, cache: Path) -> Loaded:
     """Samples whose image cannot be decoded, or is outside of the root, become bad rows."""
-    return without(loaded, _image_problems({sample.image for sample in loaded.samples}, root))
+    return without(loaded, image_problems({s.image for s in loaded.samples}, root, cache))
 
 
 def without(loaded: Loaded, problems: Mapping[Path, str]) -> Loaded:
@@ -88,29 +87,26 @@ def _location(sample: Sample) -> str:
     return f"{file}, row {row}"
 
 
-def path_problem(path: Path, root: Path | None) -> str:
-    """Why an image's path cannot be used; empty where it can."""
+def path_problems(paths: Iterable[Path], root: Path | None) -> dict[Path, str]:
+    """Why images' paths cannot be used, of those that cannot."""
+    resolved = root and root.resolve()
+    return {path: problem for path in paths if (problem := _path_problem(path, resolved))}
+
+
+def _path_problem(path: Path, root: Path | None) -> str:
     try:
         target = path.resolve()
         path.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # endless link, NUL, name too long
         return f"image {str(path)!r} is not a path ({error}); correct it"
-    if root and not target.is_relative_to(root.resolve()):
+    if root and not target.is_relative_to(root):
         return f"image {path} leaves the data root by a link; copy it below {root}"
     return ""
 
 
-def _image_problems(paths: Iterable[Path], root: Path | None) -> dict[Path, str]:
-    def problem(path: Path) -> str:
-        if wrong_path := path_problem(path, root):
-            return wrong_path
-        try:
-            image_files.check(path)
-        except ValueError as error:
-            return f"image {error}"
-        return ""
-
-    paths = list(paths)
-    with ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
-        problems = zip(paths, pool.map(problem, paths), strict=True)
-        return {path: text for path, text in problems if text}
+def image_problems(paths: Collection[Path], root: Path | None, cache: Path) -> dict[Path, str]:
+    """Why images cannot be used, of those that cannot."""
+    problems = path_problems(paths, root)
+    others = [path for path in paths if path not in problems]
+    unreadable = image_cache.problems(others, cache)
+    return problems | {path: f"image {problem}" for path, problem in unreadable.items()}

@@ -146,7 +146,8 @@ def _record_start(config: Config, request: RunRequest, state: State) -> None:
     # With the audit's warnings, for the run's table and MLflow.
     samples = data.load(config.data, config.folder / "cache")
     train, test = data.trained_on(config, samples), data.tested_on(config, samples)
-    write_json(folder.data, audit.audit_run(train, test))
+    digests = data.image_digests(config.data, config.folder / "cache", [*train, *test])
+    write_json(folder.data, audit.audit_run(train, test, data.digest([*train, *test], digests)))
     folder.update(
         state="running",
         train_key=request.train_key,

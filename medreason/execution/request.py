@@ -69,7 +69,7 @@ _selections: dict[str, Selection] = {}
 
 def _training_samples(config: Config, samples: Sequence[Sample]) -> Selection:
     selected_by = _selection_key("train", config, config.modality.members, config.task.members)
-    return _select(selected_by, lambda: data.trained_on(config, samples))
+    return _select(config, selected_by, lambda: data.trained_on(config, samples))
 
 
 def _test_samples(config: Config, samples: Sequence[Sample]) -> Selection:
@@ -77,19 +77,19 @@ def _test_samples(config: Config, samples: Sequence[Sample]) -> Selection:
     evaluation = asdict(config.evaluation)
     seed = config.seed if config.evaluation.samples_per_cell is not None else None
     selected_by = _selection_key("test", config, evaluation, seed)
-    test_samples, digest = _select(selected_by, lambda: data.tested_on(config, samples))
+    test_samples, digest = _select(config, selected_by, lambda: data.tested_on(config, samples))
     if config.method.algorithm != "none":
         return test_samples, f"{digest}-{_training_samples(config, samples)[1]}"
-    counted = _select(
-        _selection_key("baseline", config), lambda: data.read_for_prior(config, samples)
-    )
+    selected_by = _selection_key("baseline", config)
+    counted = _select(config, selected_by, lambda: data.read_for_prior(config, samples))
     return test_samples, f"{digest}-{counted[1]}"
 
 
-def _select(key: str, select: Callable[[], list[Sample]]) -> Selection:
+def _select(config: Config, key: str, select: Callable[[], list[Sample]]) -> Selection:
     if key not in _selections:
         selected = select()
-        _selections[key] = selected, data.digest(selected)
+        images = data.image_digests(config.data, config.folder / "cache", selected)
+        _selections[key] = selected, data.digest(selected, images)
     return _selections[key]
 
 

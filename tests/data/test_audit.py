@@ -45,12 +45,12 @@ def sample(
 
 
 def audit_of(*samples: Sample) -> dict[str, Any]:
-    return audit(Loaded(list(samples), []))
+    return audit(Loaded(list(samples), []), "digest")
 
 
 def test_the_keys_are_these() -> None:
     loaded = Loaded([sample("a.png", "train")], [BadRow("f.json", 3, "no image")])
-    report = audit(loaded)
+    report = audit(loaded, "digest")
     assert " ".join(report) == KEYS
     assert report["rows"] == 2
     assert report["unparsed"] == [{"file": "f.json", "row": 3, "reason": "no image"}]
@@ -76,7 +76,7 @@ def test_an_image_and_a_patient_in_train_and_test_are_found() -> None:
 def test_a_run_knows_how_many_of_its_test_questions_it_saw_the_image_of() -> None:
     train = [sample("a", "train"), sample("b", "train", cell=("mri", "disease"))]
     test = [sample("b", "test"), sample("c", "test"), sample("a", "test")]
-    facts = audit_run(train, test)
+    facts = audit_run(train, test, "digest")
     assert (facts["test_rows"], facts["test_rows_on_trained_images"]) == (3, 2)
     assert facts["cells"]["ct"] == {"disease": {"train": 1, "test": 3}}
     assert facts["digest"]
@@ -136,7 +136,7 @@ def test_images_are_counted_by_what_is_wrong_with_them(tmp_path: Path) -> None:
     sides = ["train", "test", *["train"] * 5]
     samples = [sample(str(tmp_path / n), side) for n, side in zip(names, sides, strict=True)]
     seen = pictures.read_pictures(s.image for s in samples)
-    images = audit(Loaded(samples, []), seen)["images"]
+    images = audit(Loaded(samples, []), "digest", seen)["images"]
     assert (images["named"], images["read"]) == (7, 5)
     assert [Path(path).name for path in images["missing"]] == ["no.png"]
     assert [Path(path).name for path in images["unreadable"]] == ["broken.png"]
@@ -155,7 +155,7 @@ def test_the_published_figures_are_found_in_the_published_files(
     if not root.is_dir():
         pytest.skip(f"no published files at {root}")
     spec = {"_target_": "medreason.data.med_r1.read", "root": str(root), "images": "none"}
-    report = audit(data.read(spec, Path("unused")))
+    report = audit(data.read(spec, Path("unused")), "digest")
     assert report["unparsed"] == []
     cells = report["cells"]
     counted = {m: cells[m]["unknown"] for m in cells if m != "unknown"} | cells["unknown"]

@@ -153,12 +153,12 @@ def test_another_separator_and_encoding_are_read_when_named(tmp_path: Path) -> N
     assert all(s.image.name.startswith("é") for s in samples)
 
 
-def test_the_real_pack_gives_questions_at_chance() -> None:
+def test_the_real_pack_gives_questions_at_chance(tmp_path: Path) -> None:
     root = SHARED / "medvqa_mini"
     if not root.is_dir():
         pytest.skip(f"no real images at {root}")
     spec = SPEC | {"root": str(root), "bad_rows": "skip", "split": "by_patient"}
-    samples = data.load(spec, Path("unused"))
+    samples = data.load(spec, tmp_path)
     train, test = ([s for s in samples if s.split == side] for side in ("train", "test"))
     assert len(train) > 250
     assert len(test) > 120

@@ -30,7 +30,7 @@ def spec(root: Path | None, files: list[str] | None, more: dict[str, Any]) -> di
 
 def load(root: Path | None, files: list[str] | None = None, **more: object) -> tuple[Sample, ...]:
     data._load.cache_clear()  # files change within a test
-    return data.load(spec(root, files, more), Path("unused"))
+    return data.load(spec(root, files, more), (root or Path()) / ".cache")
 
 
 def read(root: Path, files: list[str] | None = None, **more: object) -> Loaded:
@@ -301,7 +301,7 @@ def test_images_are_decoded_and_bad_ones_named(tmp_path: Path) -> None:
     names = ["good.png", "cut.png", "empty.png", "link.png", "missing.png", "cut.png"]
     names += ["loop.png", "a\0.png", "a" * 300 + ".png"]
     write(root, [row(image=name) for name in names], CT)
-    loaded = checks.with_readable_images(read(root), root)
+    loaded = checks.with_readable_images(read(root), root, tmp_path)
     assert [s.image.name for s in loaded.samples] == ["good.png"]
     assert [r.row for r in loaded.bad_rows] == list(range(1, 9))
     for bad, problem in zip(

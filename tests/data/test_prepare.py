@@ -125,7 +125,8 @@ def test_bad_images_are_named_and_the_others_prepared(tmp_path: Path) -> None:
     assert all(s.image.is_relative_to(moved) for s in samples)
     summary = json.loads((moved / "prepared.json").read_text())
     assert (summary["rows"], len(summary["bad_rows"])) == (8, 2)
-    assert summary["digest"] == data.digest(samples)
+    spec = {"_target_": "medreason.data.prepared.read", "root": str(moved)}
+    assert summary["digest"] == data.digest(samples, data.image_digests(spec, tmp_path, samples))
 
 
 def test_a_killed_preparation_goes_on_and_ends_with_the_same_files(tmp_path: Path) -> None:
