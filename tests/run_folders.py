@@ -12,6 +12,7 @@ from PIL import Image
 
 from medreason import config as configuration
 from medreason.config import Config
+from medreason.data import image_cache
 from medreason.evaluation import predictions
 from medreason.evaluation.metrics import compute_metrics
 from medreason.runs.run_folder import RunFolder
@@ -71,6 +72,8 @@ def write_run(
         for i, sample in enumerate(samples)
         for text in [answer(i, sample) if control == "original" else reply("A")]
     ]
+    images = image_cache.digests({sample.image for sample in samples}, config.folder / "cache")
+    rows = predictions.with_digests(rows, samples, images)
     priors = priors or {sample.cell: 0.25 for sample in samples}
     metrics = compute_metrics(rows, priors, ["blank_image"])
     metrics["answers"] = config.evaluation.answers

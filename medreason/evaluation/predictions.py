@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medreason import data
 from medreason.generation.rows import Completion
 from medreason.replies import parse
 from medreason.rewards import embeddings
@@ -33,6 +34,11 @@ class Prediction:
     source: str
     patient: str | None
     image: str
+    image_digest: str
+    """Of the content of the image that the question is about, whatever a control shows."""
+    question_digest: str
+    """`data.question_digest` of the test question, whatever a control asks: the same question in
+    two evaluations."""
     question: str
     options: list[str]
     gold: str
@@ -66,7 +72,8 @@ class Prediction:
 _SCHEMA = pa.schema(
     [
         *[(name, pa.string()) for name in ("sample", "control", "modality", "task", "source")],
-        *[(name, pa.string()) for name in ("patient", "image", "question")],
+        *[(name, pa.string()) for name in ("patient", "image", "image_digest")],
+        *[(name, pa.string()) for name in ("question_digest", "question")],
         ("options", pa.list_(pa.string())),
         *[(name, pa.string()) for name in ("gold", "prompt", "completion", "reasoning", "answer")],
         ("parse_status", pa.string()),
@@ -92,7 +99,7 @@ def predict(
     option_likelihoods: Sequence[float] = (),
     encoder: str | None = None,
 ) -> Prediction:
-    """Read a completion with the parser the rewards use."""
+    """Read a completion with the parser the rewards use; `with_digests` adds the digests."""
     reply = parse(completion.text, sample.options, truncated=completion.finish_reason == "length")
     return Prediction(
         sample=sample.id,
@@ -102,6 +109,8 @@ def predict(
         source=sample.source,
         patient=sample.patient,
         image=str(sample.image),
+        image_digest="",
+        question_digest="",
         question=sample.question,
         options=list(sample.options),
         gold=sample.answer,
@@ -141,6 +150,20 @@ def settle(
         parse_status="parsed",
         reasoning_similarity=None,
     )
+
+
+def with_digests(
+    predictions: Iterable[Prediction], samples: Iterable[Sample], image_digests: Mapping[Path, str]
+) -> list[Prediction]:
+    """The predictions with the digests of the test questions, `samples`, that they are about."""
+    digests = {
+        sample.id: {
+            "image_digest": image_digests[sample.image],
+            "question_digest": data.question_digest(sample, image_digests[sample.image]),
+        }
+        for sample in samples
+    }
+    return [replace(prediction, **digests[prediction.sample]) for prediction in predictions]
 
 
 def likeliest(option_likelihoods: Sequence[float]) -> str | None:

@@ -37,14 +37,17 @@ def evaluate(
     """Answer, score and save under `key`; every process answers its share of the rows."""
     start = time.monotonic()
     state = PartialState()
-    rows = _test_rows(config, data.tested_on(config, samples))
+    test = data.tested_on(config, samples)
+    rows = _test_rows(config, test)
     # Rows about an image lie together, so they mostly stay in one process.
     share = _share(len(rows), state.process_index, state.num_processes)
     gathered: list[Prediction] = gather_object(predict_rows(config, rows[share], progress))
     if not state.is_main_process:
         return
+    images = data.image_digests(config.data, config.folder / "cache", test)
     answered = sorted(
-        gathered, key=lambda row: (row.control != "original", row.control, row.sample, row.options)
+        predictions.with_digests(gathered, test, images),
+        key=lambda row: (row.control != "original", row.control, row.sample, row.options),
     )
     priors = option_prior_accuracies(config, samples)
     metrics = compute_metrics(answered, priors, config.evaluation.controls)

@@ -23,6 +23,7 @@ from transformers import Qwen2VLForConditionalGeneration
 from medreason import phantom
 from medreason.actions import export, predict
 from medreason.config import Config
+from medreason.data import image_cache, question_digest
 from medreason.evaluation import predictions
 from medreason.evaluation import run as evaluation
 from medreason.evaluation.run import evaluate
@@ -215,6 +216,10 @@ def test_predict_gives_what_an_evaluation_of_the_model_gives(
         composed, tmp_path, [{"image": str(s.image), "question": s.problem} for s in samples]
     )
     assert len(evaluated) == len(answers) == 11
+    images = image_cache.digests({sample.image for sample in samples}, tmp_path)
+    for sample in samples:
+        digest = question_digest(sample, images[sample.image])
+        assert {row.question_digest for row in rows if row.sample == sample.id} == {digest}
     for sample, answer in zip(samples, answers, strict=True):
         expected = evaluated[sample.id]
         assert answer["completion"] == expected.completion
