@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,11 @@ from rich.table import Table
 
 from medreason import data
 from medreason.config import Config, machine
+from medreason.console import notice, show
 from medreason.runs.files import write_json
 from medreason.samples import Sample
+
+_HEADINGS = ("stage", "tokens", "baseline, s", "grouped, s", "speedup", "x roofline")
 
 
 def run(config: Config) -> None:
@@ -40,48 +42,49 @@ def run(config: Config) -> None:
 def _speed(config: Config, samples: Sequence[Sample], folder: Path) -> None:
     from medreason.benchmark.speed import measure  # torch and trl, seconds
 
-    found = measure(
+    results = measure(
         config,
         data.trained_on(config, samples),
         data.tested_on(config, samples),
         folder,
-        _say_round,
+        _notice_round,
     )
-    write_json(folder / "bench.json", found)
-    _print(found)
-    print(folder / "bench.json")  # noqa: T201
+    write_json(folder / "bench.json", results)
+    _print(results)
+    show(folder / "bench.json")
 
 
-def _say_round(done: int, rounds: int, tokens: int) -> None:
+def _notice_round(done: int, rounds: int, tokens: int) -> None:
     part = "warm-up" if done == 0 else f"round {done} of {rounds - 1}"
-    print(f"{part}: both ways, {tokens} tokens", file=sys.stderr, flush=True)  # noqa: T201
+    notice(f"{part}: both engines, {tokens} tokens")
 
 
-def _print(found: dict[str, Any]) -> None:
-    of, equal, peak = found["of"], found["equal"], found["peak_bytes"]
+def _print(results: dict[str, Any]) -> None:
+    setup, equality, peak = results["setup"], results["equality"], results["peak_bytes"]
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in ("stage", "tokens", "TRL, s", "grouped, s", "times", "over its roofline"):
-        table.add_column(head, justify="left" if head == "stage" else "right", no_wrap=True)
-    for stage, row in found["stages"].items():
-        least = found["roofline"].get(stage)
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="left" if heading == "stage" else "right", no_wrap=True)
+    for stage, row in results["stages"].items():
+        least = results["roofline"].get(stage)
         table.add_row(
             *stage.rsplit("_", 1),
-            *(f"{row['trl']:.3f}", f"{row['grouped']:.3f}", f"{row['ratio']:.2f}"),
+            *(f"{row['baseline']:.3f}", f"{row['grouped']:.3f}", f"{row['speedup']:.2f}"),
             f"{row['grouped'] / least:.2f}" if least else "",
         )
     console = Console()
-    say = functools.partial(console.print, highlight=False, soft_wrap=True)
-    say(
-        f"{of['model']}, {of['weights']:,} weights in {of['precision']}, {of['device']}: "
-        f"{of['unit']}, medians of {of['repeats']}; {of['prompts_per_step']} x "
-        f"{of['num_generations']} completions, evaluation of {of['evaluated_rows']} rows"
+    write = functools.partial(console.print, highlight=False, soft_wrap=True)
+    write(
+        f"{setup['model']}, {setup['parameters']:,} parameters in {setup['precision']}, "
+        f"{setup['device']}: {setup['unit']}, medians of {setup['repeats']}; "
+        f"{setup['prompts_per_step']} x {setup['num_generations']} completions, evaluation of "
+        f"{setup['evaluated_rows']} rows; baseline: stock TRL"
     )
     console.print(table)
-    say(
-        f"on the same completions: log-probabilities at most {equal['logps_max_abs']:.1e} apart, "
-        f"gradients {equal['grad_rel']:.1e} relative; answers "
-        f"{'the same' if equal['answers'] else 'NOT the same'}; peak memory "
-        f"{peak['trl'] / 2**30:.1f} GiB with TRL's stages, {peak['grouped'] / 2**30:.1f} grouped"
+    write(
+        "on the same completions: log-probabilities differ by at most "
+        f"{equality['logps_max_abs']:.1e}, gradients by {equality['grad_rel']:.1e} relative; "
+        f"answers {'the same' if equality['answers'] else 'NOT the same'}; peak memory "
+        f"{peak['baseline'] / 2**30:.1f} GiB baseline, {peak['grouped'] / 2**30:.1f} GiB grouped"
     )
 
 
@@ -89,12 +92,12 @@ def _memory(config: Config, samples: Sequence[Sample], folder: Path) -> None:
     from medreason.benchmark.memory import compare  # torch and trl, seconds
 
     if config.model.weights == "random" and config.method.algorithm == "grpo":
-        trl = {**config.method.trl, "beta": 0.0}  # TRL reads the reference from a folder
+        trl = {**config.method.trl, "beta": 0.0}  # TRL loads a reference model from a folder
         config = replace(config, method=replace(config.method, trl=trl))
-    found = compare(config, data.trained_on(config, samples), folder)
+    results = compare(config, data.trained_on(config, samples), folder)
     name = "-".join(("memory", config.method.name, config.hardware.name))
-    write_json(folder / f"{name}.json", found)
-    print(  # noqa: T201
-        f"estimated {found['estimate'] / 2**20:.0f} MiB   measured "
-        f"{found['measured'] / 2**20:.0f} MiB   {found['ratio']:.2f} times"
+    write_json(folder / f"{name}.json", results)
+    show(
+        f"estimated {results['estimate'] / 2**20:.0f} MiB   measured "
+        f"{results['measured'] / 2**20:.0f} MiB   {results['ratio']:.2f} times"
     )

@@ -21,28 +21,30 @@ from medreason.training.run import build
 def compare(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str, Any]:
     """Bytes of a trial step of the longest samples, estimated and measured.
 
-    On CUDA what torch allocated; on a CPU private memory beside what the process held before the
-    model was loaded, weights included, which lie in their file's pages until an update writes them.
+    On CUDA what torch allocated; on a CPU private memory beyond what the process had before the
+    model was loaded.
     """
-    cpu = config.hardware.accelerator == "cpu"
-    PartialState(cpu=cpu)
-    if cpu and config.hardware.gradient_checkpointing:  # as the worker does
+    on_cpu = config.hardware.accelerator == "cpu"
+    PartialState(cpu=on_cpu)
+    if on_cpu and config.hardware.gradient_checkpointing:  # as the worker does
         return_freed_blocks()
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
-    before = private_bytes() if cpu else 0
+    before = private_bytes() if on_cpu else 0
     trainer = build(config, samples, RunFolder(folder / "memory"), [])
-    if cpu:
+    if on_cpu:
+        # Loaded weights are pages of their file, which are not private memory until an update
+        # writes them. A trial step updates nothing, so they are copied here.
         for model in (trainer.model, getattr(trainer, "ref_model", None)):
             for weight in model.parameters() if model is not None else ():
                 weight.data = weight.data.clone()
     peak, batch = memory_check.trial_step(config, trainer, samples)
-    expected = memory_estimate.estimate(config, batch)
-    # Nothing is drawn in a trial step.
-    estimate = replace(expected, cache=0).peak - (memory_estimate.IMPORTED if cpu else 0)
+    parts = memory_estimate.estimate(config, batch)
+    # A trial step samples nothing, so it has no KV cache.
+    estimate = replace(parts, cache=0).peak - (memory_estimate.IMPORTED if on_cpu else 0)
     return {
         "batch": asdict(batch),
-        "parts": asdict(expected),
+        "parts": asdict(parts),
         "imported": before,
         "estimate": estimate,
         "measured": peak - before,

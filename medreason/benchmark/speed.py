@@ -1,7 +1,8 @@
-"""Speed, memory and equality of grouped GRPO against stock TRL: same weights, rows and lengths.
+"""Speed, memory and equality of grouped GRPO against the baseline, stock TRL.
 
-Both engines are measured in turn in one process. On CPU the figures are CPU seconds, which other
-programs on the machine disturb less than wall seconds; those are beside them.
+Both engines have the same weights, rows and lengths and are measured in turn in one process. On a
+CPU the times are CPU seconds, which other programs disturb less than wall seconds; those are beside
+them.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import functools
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
+from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
-from medreason.benchmark.roofline import copy_bandwidth, matrix_rate, roofline_seconds, timed
+from medreason.benchmark.roofline import Rates, Seconds, measured_rates, roofline_seconds, timed
 from medreason.config import Config
 from medreason.data.images import open_rgb, resize_square
 from medreason.evaluation.answers import answer_rows, answer_rows_unshared
@@ -30,13 +34,52 @@ from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 from medreason.training import grpo
 from medreason.training.group_batches import questions_to_rows
-from medreason.training.grouped_trainer import GroupedGRPOTrainer
+from medreason.training.grouped_trainer import GroupedGRPOTrainer, Row
 from medreason.training.peak_memory import PeakMemory
 
-ENGINES = {"trl": "trl", "grouped": "grouped"}
-STAGES = ("prepare", "generation", "logps", "update", "step")
-IMAGES = 2
-"""Evaluated on, with all their questions and the configured controls."""
+ROLLOUTS = {"baseline": "trl", "grouped": "grouped"}
+"""Engine -> its `rollout.name`."""
+STAGES = ("prepare", "rollout", "logps", "update", "step")
+EVALUATED_IMAGES = 2
+"""With all their questions and the configured controls."""
+
+Batch = dict[str, Any]
+"""What TRL's `_generate_and_score_completions` returns."""
+
+
+@dataclass
+class _Measurements:
+    """What the rounds measured, each list in the order of the rounds."""
+
+    seconds: dict[str, dict[str, list[Seconds]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
+    """By `<stage>_<tokens>`, then by engine."""
+    rates: dict[int, list[Rates]] = field(default_factory=lambda: defaultdict(list))
+    """By length of the completions."""
+    decoded: dict[str, int] = field(default_factory=dict)
+    """Tokens of the stages that decode."""
+    peak_bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ROLLOUTS, 0))
+    same_answers: bool = True
+
+    def medians(self, clock: str) -> dict[str, dict[str, float]]:
+        """Stage -> median of each engine and speedup; `clock` is a field of `Seconds`."""
+        stages = {}
+        for stage, engines in self.seconds.items():
+            row = {
+                name: statistics.median(getattr(seconds, clock) for seconds in engines[name])
+                for name in ROLLOUTS
+            }
+            stages[stage] = row | {"speedup": row["baseline"] / row["grouped"]}
+        return stages
+
+    def throughput(self) -> dict[str, dict[str, float]]:
+        """Decoded tokens a wall second."""
+        wall = self.medians("wall")
+        return {
+            stage: {name: tokens / wall[stage][name] for name in ROLLOUTS}
+            for stage, tokens in self.decoded.items()
+        }
 
 
 def measure(
@@ -48,77 +91,88 @@ def measure(
 ) -> dict[str, Any]:
     """The contents of bench.json; `stages` has `<stage>_<tokens>` in seconds.
 
-    prepare: text and image to tensors, rewards, advantages; logps: forward without gradients;
-    update: log-probabilities, loss and backward; step: all but logps; evaluation: the plain loop
-    of fixed batches with `generate` against questions that share their images. `on_round` hears of
-    each round of measurements before it begins.
+    prepare: text and image to tensors, rewards, advantages; rollout: sampling of completions;
+    logps: forward without gradients; update: log-probabilities, loss and backward; step: all but
+    logps; evaluation: batches of rows by `generate` against rows that share their images.
+    `on_round` hears of each round of measurements before it begins.
     """
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
     torch.set_flush_denormal(config.hardware.accelerator == "cpu")  # as the worker does
-    commit = environment.commit()  # the code may change on disk while this runs
-    # Random weights have no path to load a reference model from, and engines draw other masks.
-    trl = {**config.method.trl, "beta": 0.0}
-    adapter = {**config.adapter, "lora_dropout": 0.0} if config.adapter else {}
-    config = replace(config, method=replace(config.method, trl=trl), adapter=adapter)
-    chosen = _resized(samples[: config.method.prompts_per_step], config.bench.image_size, folder)
-    trainers = {name: _trainer(config, chosen, engine, folder) for name, engine in ENGINES.items()}
-    rows = next(iter(trainers["trl"].get_train_dataloader()))
-    asked = _asked(config, tested, folder)
-    found: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
-    wall: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
-    peaks = dict.fromkeys(ENGINES, 0)
-    replies: dict[str, list[Completion]] = {}
-    same_answers = True
-    made: dict[str, int] = {}  # tokens
-    rates: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    device = trainers["trl"].model.device
-    dtype = _computed_in(trainers["trl"])
+    commit = environment.commit()  # read first: the files may change while this runs
+    config = _comparable(config)
+    questions = _resized(samples[: config.method.prompts_per_step], config.bench.image_size, folder)
+    trainers = {name: _trainer(config, questions, name, folder) for name in ROLLOUTS}
+    baseline = trainers["baseline"]
+    rows: list[Row] = next(iter(baseline.get_train_dataloader()))
+    evaluated = _evaluation_rows(config, tested, folder)
+    measured = _Measurements()
     lengths = config.bench.tokens
-    rounds = [(tokens, True) for tokens in lengths for _ in range(config.bench.repeats)]
-    rounds.insert(0, (min(lengths), False))  # the warm-up
-    for done, (tokens, counts) in enumerate(rounds):
+    # The first round is a warm-up: it compiles, allocates and reads files.
+    rounds = [min(lengths), *(tokens for tokens in lengths for _ in range(config.bench.repeats))]
+    for done, tokens in enumerate(rounds):
         on_round(done, len(rounds), tokens)
-        # In each round, since other programs and the clock change a machine's speed.
-        rates[tokens].append((matrix_rate(device, dtype), copy_bandwidth(device)))
-        for name, trainer in trainers.items():
-            with PeakMemory(trainer.model.device) as peak:
-                times = _step(trainer, rows, tokens)
-            replies[name], times["evaluation"] = _evaluation(config, trainer, asked, tokens)
-            peaks[name] = max(peaks[name], peak.bytes)
-            for stage, (busy, passed) in times.items() if counts else ():
-                found[f"{stage}_{tokens}"][name].append(busy)
-                wall[f"{stage}_{tokens}"][name].append(passed)
-        same_answers &= replies["trl"] == replies["grouped"]
-        made[f"generation_{tokens}"] = len(rows) * tokens
-        made[f"evaluation_{tokens}"] = sum(r.completion_tokens for r in replies["trl"])
-    rooflines: dict[str, float] = {}
-    for tokens in lengths:
-        least = _roofline(trainers["trl"], rows, tokens, rates[tokens])
-        rooflines |= {f"{name}_{tokens}": value for name, value in least.items()}
+        _measure_round(config, trainers, rows, evaluated, tokens, measured, warm_up=done == 0)
+    rooflines = {
+        f"{name}_{tokens}": value
+        for tokens in lengths
+        for name, value in _roofline(baseline, rows, tokens, measured.rates[tokens]).items()
+    }
     return {
-        "equal": {
-            **_equality(trainers, rows, config.bench.tokens[-1]),
-            "answers": same_answers,
-        },
-        "stages": {stage: _ratio(times) for stage, times in found.items()},
-        "tokens_per_second": {
-            stage: {name: count / statistics.median(wall[stage][name]) for name in ENGINES}
-            for stage, count in made.items()
-        },
-        "wall": {stage: _ratio(times) for stage, times in wall.items()},
-        "peak_bytes": peaks,
+        "equality": _equality(trainers, rows, lengths[-1]) | {"answers": measured.same_answers},
+        "stages": measured.medians("busy"),
+        "wall": measured.medians("wall"),
+        "throughput": measured.throughput(),
         "roofline": rooflines,
-        "of": _described(config, trainers["trl"].model)
-        | {"commit": commit, "evaluated_rows": len(asked)},
+        "peak_bytes": measured.peak_bytes,
+        "setup": _setup(config, _model(baseline))
+        | {"commit": commit, "evaluated_rows": len(evaluated)},
     }
 
 
-def _described(config: Config, model: Any) -> dict[str, Any]:  # noqa: ANN401
+def _comparable(config: Config) -> Config:
+    """Without a reference model and dropout."""
+    # Random weights have no folder from which TRL could load a reference model, and the engines
+    # draw different dropout masks.
+    trl = {**config.method.trl, "beta": 0.0}
+    adapter = {**config.adapter, "lora_dropout": 0.0} if config.adapter else {}
+    return replace(config, method=replace(config.method, trl=trl), adapter=adapter)
+
+
+def _measure_round(
+    config: Config,
+    trainers: Mapping[str, GRPOTrainer],
+    rows: list[Row],
+    evaluated: Sequence[EvaluationRow],
+    tokens: int,
+    measured: _Measurements,
+    *,
+    warm_up: bool,
+) -> None:
+    answers: dict[str, list[Completion]] = {}
+    model = _model(trainers["baseline"])
+    # In each round anew: other programs and the clock change a machine's speed within minutes.
+    measured.rates[tokens].append(measured_rates(model.device, _dtype(trainers["baseline"])))
+    for name, trainer in trainers.items():
+        with PeakMemory(model.device) as peak:
+            times = _time_step(trainer, rows, tokens)
+        answers[name], times["evaluation"] = _time_evaluation(config, trainer, evaluated, tokens)
+        measured.peak_bytes[name] = max(measured.peak_bytes[name], peak.bytes)
+        for stage, seconds in times.items() if not warm_up else ():
+            measured.seconds[f"{stage}_{tokens}"][name].append(seconds)
+    measured.same_answers &= answers["baseline"] == answers["grouped"]
+    decoded = sum(answer.completion_tokens for answer in answers["baseline"])
+    measured.decoded |= {
+        f"rollout_{tokens}": len(rows) * tokens,
+        f"evaluation_{tokens}": decoded,
+    }
+
+
+def _setup(config: Config, model: PreTrainedModel | PeftModel) -> dict[str, Any]:
     on_cuda = model.device.type == "cuda"
     return {
         "model": config.model.name,
-        "weights": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters()),
         "num_generations": config.method.num_generations,
         "prompts_per_step": config.method.prompts_per_step,
         "image_size": config.bench.image_size,
@@ -132,17 +186,18 @@ def _described(config: Config, model: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def _resized(samples: Sequence[Sample], side: int, folder: Path) -> list[Sample]:
-    found = []
+    """The samples with copies of their images, stretched to squares of `side` pixels."""
+    copies = []
     for sample in samples:
         path = folder / f"{sample.image.parent.name}-{sample.image.stem}.png"
         resize_square(open_rgb(sample.image), side).save(path)
-        found.append(replace(sample, image=path))
-    return found
+        copies.append(replace(sample, image=path))
+    return copies
 
 
-def _trainer(config: Config, samples: Sequence[Sample], engine: str, folder: Path) -> Any:  # noqa: ANN401
-    config = replace(config, rollout=replace(config.rollout, name=engine))
-    trainer: Any = grpo.trainer(
+def _trainer(config: Config, samples: Sequence[Sample], engine: str, folder: Path) -> GRPOTrainer:
+    config = replace(config, rollout=replace(config.rollout, name=ROLLOUTS[engine]))
+    trainer = grpo.trainer(
         config,
         samples,
         load_model(config.model, config.hardware, full_precision=not config.adapter),
@@ -150,23 +205,25 @@ def _trainer(config: Config, samples: Sequence[Sample], engine: str, folder: Pat
         RunFolder(folder / engine),
         [],
     )
-    # So that each completion has the length asked for.
+    # Without end tokens every completion has the full length, and both engines the same work.
     trainer.generation_config.suppress_tokens += trainer.eos_token_ids
     trainer.current_gradient_accumulation_steps = 1
-    trainer.model.train()
+    _model(trainer).train()
     return trainer
 
 
-def _asked(config: Config, tested: Sequence[Sample], folder: Path) -> list[EvaluationRow]:
-    """Some images with all their questions, and these with the configured controls."""
-    paths = list(dict.fromkeys(sample.image for sample in tested))[:IMAGES]
-    copies = _resized(
-        [next(s for s in tested if s.image == path) for path in paths],
-        config.bench.image_size,
-        folder,
-    )
-    shown = dict(zip(paths, [copy.image for copy in copies], strict=True))
-    samples = [replace(s, image=shown[s.image]) for s in tested if s.image in shown]
+def _model(trainer: GRPOTrainer) -> PreTrainedModel | PeftModel:
+    assert isinstance(trainer.model, PreTrainedModel | PeftModel)
+    return trainer.model
+
+
+def _evaluation_rows(config: Config, tested: Sequence[Sample], folder: Path) -> list[EvaluationRow]:
+    """A few images with all their questions, as they are and under the configured controls."""
+    paths = list(dict.fromkeys(sample.image for sample in tested))[:EVALUATED_IMAGES]
+    firsts = [next(s for s in tested if s.image == path) for path in paths]
+    copies = _resized(firsts, config.bench.image_size, folder)
+    copy_of = {path: copy.image for path, copy in zip(paths, copies, strict=True)}
+    samples = [replace(s, image=copy_of[s.image]) for s in tested if s.image in copy_of]
     return [
         EvaluationRow(control, sample, evaluation_prompt(sample, config.prompt.evaluation))
         for control in ("original", *config.evaluation.controls)
@@ -174,144 +231,143 @@ def _asked(config: Config, tested: Sequence[Sample], folder: Path) -> list[Evalu
     ]
 
 
-def _evaluation(
-    config: Config,
-    trainer: Any,  # noqa: ANN401
-    asked: Sequence[EvaluationRow],
-    tokens: int,
-) -> tuple[list[Completion], tuple[float, float]]:
-    """Answers of `tokens` tokens at most, and (busy, wall) seconds."""
-    shares = isinstance(trainer, GroupedGRPOTrainer)
-    act = functools.partial(
+def _time_evaluation(
+    config: Config, trainer: GRPOTrainer, rows: Sequence[EvaluationRow], tokens: int
+) -> tuple[list[Completion], Seconds]:
+    """Answers of at most `tokens` tokens, and what they took."""
+    model = _model(trainer)
+    answer = (
         functools.partial(answer_rows, graphs=config.hardware.uses_cuda_graphs)
-        if shares
-        else answer_rows_unshared,
-        without_adapter(trainer.model),
-        trainer.processing_class,
-        asked,
-        batch_size=config.hardware.per_device_evaluation,
-        max_new_tokens=tokens,
+        if isinstance(trainer, GroupedGRPOTrainer)
+        else answer_rows_unshared
     )
-    found, seconds = timed(trainer.model.device, act)
-    trainer.model.train()
-    return found, seconds
+    answers, seconds = timed(
+        model.device,
+        lambda: answer(
+            without_adapter(model),
+            trainer.processing_class,
+            rows,
+            batch_size=config.hardware.per_device_evaluation,
+            max_new_tokens=tokens,
+        ),
+    )
+    model.train()
+    return answers, seconds
 
 
 def _batch(
-    trainer: Any,  # noqa: ANN401
-    rows: list[dict[str, Any]],
+    trainer: GRPOTrainer,
+    rows: list[Row],
     tokens: int,
-    given: list[list[int]] | None = None,
-) -> tuple[dict[str, Any], tuple[float, float]]:
-    """(TRL's batch, seconds of generation), with advantages that skip no group."""
+    completion_ids: list[list[int]] | None = None,
+) -> tuple[Batch, Seconds]:
+    """(TRL's batch, what its rollout took); given `completion_ids`, nothing is sampled."""
+    device = _model(trainer).device
     trainer.generation_config.max_new_tokens = tokens
-    spent: list[tuple[float, float]] = []
+    spent = Seconds(0.0, 0.0)
 
-    def generate(*arguments: Any, **more: Any) -> Any:  # noqa: ANN401
-        if given is not None:
-            return given, None
-        act = type(trainer)._generate_single_turn
-        made, seconds = timed(trainer.model.device, lambda: act(trainer, *arguments, **more))
-        spent.append(seconds)
-        return made
+    def generate(*args: Any, **kwargs: Any) -> tuple[list[list[int]], None]:
+        nonlocal spent
+        if completion_ids is not None:
+            return completion_ids, None
+        sample = type(trainer)._generate_single_turn
+        completions, spent = timed(device, lambda: sample(trainer, *args, **kwargs))
+        return completions
 
-    trainer._generate_single_turn = generate
+    vars(trainer)["_generate_single_turn"] = generate
     batch = trainer._generate_and_score_completions(rows)
-    draw = torch.Generator().manual_seed(0)
-    advantages = torch.randn(batch["advantages"].numel(), generator=draw)
-    batch["advantages"] = advantages.view_as(batch["advantages"]).to(trainer.model.device)
+    # Random advantages in place of those of the rewards: with equal rewards the grouped trainer
+    # would skip a group.
+    draws = torch.Generator().manual_seed(0)
+    advantages = torch.randn(batch["advantages"].numel(), generator=draws)
+    batch["advantages"] = advantages.view_as(batch["advantages"]).to(device)
     trainer._metrics["train"].clear()
-    return batch, spent[0] if spent else (0.0, 0.0)
+    return batch, spent
 
 
-def _step(trainer: Any, rows: list[dict[str, Any]], tokens: int) -> dict[str, tuple]:  # noqa: ANN401
-    """(busy, wall) seconds of each stage."""
-    device = trainer.model.device
-    (batch, generation), before = timed(device, lambda: _batch(trainer, rows, tokens))
+def _time_step(trainer: GRPOTrainer, rows: list[Row], tokens: int) -> dict[str, Seconds]:
+    model = _model(trainer)
+    (batch, rollout), scored = timed(model.device, lambda: _batch(trainer, rows, tokens))
     with torch.no_grad():
-        _, logps = timed(device, lambda: trainer._compute_loss(trainer.model, batch))
-
-    def update() -> None:
-        trainer.accelerator.backward(trainer._compute_loss(trainer.model, batch))
-
-    _, changed = timed(device, update)
-    trainer.model.zero_grad()
-    parts = (before, generation, logps, changed)
-    stages = [
-        (all_before - drawn, drawn, forward, whole, all_before + whole)
-        for all_before, drawn, forward, whole in zip(*parts, strict=True)
-    ]
-    return {stage: (stages[0][i], stages[1][i]) for i, stage in enumerate(STAGES)}
+        _, logps = timed(model.device, lambda: trainer._compute_loss(model, batch))
+    _, update = timed(
+        model.device, lambda: trainer.accelerator.backward(trainer._compute_loss(model, batch))
+    )
+    model.zero_grad()
+    prepare = Seconds(scored.busy - rollout.busy, scored.wall - rollout.wall)
+    step = Seconds(scored.busy + update.busy, scored.wall + update.wall)
+    return dict(zip(STAGES, (prepare, rollout, logps, update, step), strict=True))
 
 
-def _equality(trainers: dict[str, Any], rows: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
-    """Log-probabilities, loss and gradients of both engines on the same completions."""
-    draw = torch.Generator().manual_seed(1)
-    given = [
-        torch.randint(20, 400, (1 + (tokens - 1) * (i % 4) // 3,), generator=draw).tolist()
-        for i in range(len(rows))
+def _equality(
+    trainers: Mapping[str, GRPOTrainer], rows: list[Row], tokens: int
+) -> dict[str, float]:
+    """How far log-probabilities, loss and gradients differ for the same completions."""
+    draws = torch.Generator().manual_seed(1)
+    lengths = [1 + (tokens - 1) * (i % 4) // 3 for i in range(len(rows))]  # mixed
+    completion_ids = [
+        torch.randint(20, 400, (length,), generator=draws).tolist() for length in lengths
     ]
     logps, losses, gradients = {}, {}, {}
     for name, trainer in trainers.items():
-        batch, _ = _batch(trainer, rows, tokens, given)
-        flat = questions_to_rows(batch) if batch["prompt_ids"].ndim == 3 else batch
-        with torch.no_grad():
-            logps[name], _, _ = trainer._get_per_token_logps_and_entropies(
-                trainer.model,
-                torch.cat([flat["prompt_ids"], flat["completion_ids"]], dim=1),
-                torch.cat([flat["prompt_mask"], flat["completion_mask"]], dim=1),
-                flat["completion_ids"].shape[1],
-                **{
-                    key: flat[key]
-                    for key in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
-                },
-            )
-            logps[name] = logps[name] * flat["completion_mask"]
-        loss = trainer._compute_loss(trainer.model, batch)
+        model = _model(trainer)
+        batch, _ = _batch(trainer, rows, tokens, completion_ids)
+        logps[name] = _logps(trainer, batch)
+        loss = trainer._compute_loss(model, batch)
         trainer.accelerator.backward(loss)
         losses[name] = loss.item()
-        parameters = trainer.model.parameters()
-        gradients[name] = [p.grad.clone() for p in parameters if p.grad is not None]
-        trainer.model.zero_grad()
-    apart = [a - b for a, b in zip(gradients["trl"], gradients["grouped"], strict=True)]
+        gradients[name] = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        model.zero_grad()
+    pairs = zip(gradients["baseline"], gradients["grouped"], strict=True)
     return {
-        "logps_max_abs": (logps["trl"] - logps["grouped"]).abs().max().item(),
-        "grad_rel": (_norm(apart) / _norm(gradients["trl"])).item(),
-        "loss_abs": abs(losses["trl"] - losses["grouped"]),
+        "logps_max_abs": (logps["baseline"] - logps["grouped"]).abs().max().item(),
+        "grad_rel": (_norm([a - b for a, b in pairs]) / _norm(gradients["baseline"])).item(),
+        "loss_abs": abs(losses["baseline"] - losses["grouped"]),
     }
+
+
+def _logps(trainer: GRPOTrainer, batch: Batch) -> Tensor:
+    """(rows, completion tokens), 0 for padding."""
+    if batch["prompt_ids"].ndim == 3:  # the grouped trainer's batch
+        batch = questions_to_rows(batch)
+    of_images = ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")
+    with torch.no_grad():
+        logps, _, _ = trainer._get_per_token_logps_and_entropies(
+            _model(trainer),
+            torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+            torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+            batch["completion_ids"].shape[1],
+            **{name: batch[name] for name in of_images},
+        )
+    return logps * batch["completion_mask"]
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([tensor.float().norm() for tensor in tensors]).norm()
 
 
-def _ratio(times: dict[str, list[float]]) -> dict[str, float]:
-    trl, grouped = (statistics.median(times[name]) for name in ENGINES)
-    return {"trl": trl, "grouped": grouped, "ratio": trl / grouped}
-
-
 def _roofline(
-    trainer: Any,  # noqa: ANN401
-    rows: list[dict[str, Any]],
-    tokens: int,
-    rates: Sequence[tuple[float, float]],
+    trainer: GRPOTrainer, rows: list[Row], tokens: int, rounds: Sequence[Rates]
 ) -> dict[str, float]:
-    """The least seconds of the stages, and the rates (FLOP/s, bytes/s) at which that is so."""
-    rate, bandwidth = (statistics.median(values) for values in zip(*rates, strict=True))
+    """Least seconds of the stages at the median rates of this length's rounds, and these rates."""
+    rates = Rates(*(statistics.median(values) for values in zip(*rounds, strict=True)))
     batch, _ = _batch(trainer, rows, tokens, [[20] * tokens] * len(rows))
     size = trainer.num_generations
     least = roofline_seconds(
-        trainer.model,
+        _model(trainer),
         prompts=batch["prompt_mask"].sum(-1)[::size].tolist(),
         patches=batch["image_grid_thw"].prod(-1)[::size].tolist(),
         completions=size,
         tokens=tokens,
-        dtype=_computed_in(trainer),
-        rate=rate,
-        bandwidth=bandwidth,
+        dtype=_dtype(trainer),
+        rates=rates,
     )
-    return least | {"matrix_flops_per_second": rate, "copy_bytes_per_second": bandwidth}
+    return least | {
+        "matrix_flops_per_second": rates.flops,
+        "copy_bytes_per_second": rates.bandwidth,
+    }
 
 
-def _computed_in(trainer: Any) -> torch.dtype:  # noqa: ANN401
-    return torch.bfloat16 if trainer.args.bf16 else trainer.model.dtype
+def _dtype(trainer: GRPOTrainer) -> torch.dtype:
+    """The type in which matrix products are computed."""
+    return torch.bfloat16 if trainer.args.bf16 else _model(trainer).dtype

@@ -1,4 +1,4 @@
-"""GRPO on TRL's trainer: full weights or, as RARL, an adapter with the base as the reference."""
+"""GRPO on TRL's trainer: all weights, or as in RARL an adapter with its base as the reference."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from medreason.training.arguments import (
 )
 from medreason.training.checkpoints import PortableCheckpoints
 from medreason.training.grouped_trainer import GroupedGRPOTrainer
-from medreason.training.trl_rewards import Scorer, rewards
+from medreason.training.trl_rewards import CompletionReader, rewards
 
 
 class PortableGRPOTrainer(PortableCheckpoints, GRPOTrainer):
-    """TRL's trainer with checkpoints that any cut can read."""
+    """TRL's trainer with checkpoints that any number of processes reads."""
 
 
 class PortableGroupedTrainer(PortableCheckpoints, GroupedGRPOTrainer):
-    """The same for ours."""
+    """The grouped trainer with such checkpoints."""
 
 
 def trainer(
@@ -47,13 +47,14 @@ def trainer(
     callbacks: list[TrainerCallback],
 ) -> GRPOTrainer:
     tokenizer = processor.tokenizer
-    # Both are ends; TRL takes every one the model declares. With the public code of Med-R1 a reply
-    # that ended in <|endoftext|> was trained on its padding.
+    # Either token ends a reply, and TRL stops at every one the model declares. With one of them,
+    # as in Med-R1's public code, a reply that ended in the other was trained on its padding
+    # (experiments/med_r1/README.md).
     ends = tokenizer.convert_tokens_to_ids(END_TOKENS)
     model.generation_config.eos_token_id = ends
     epoch = EpochCounter()
-    scorer = Scorer(samples, ends, functools.partial(sample_in_epoch, config))
-    functions, weights = rewards(config, scorer)
+    reader = CompletionReader(samples, ends, functools.partial(sample_in_epoch, config))
+    functions, weights = rewards(config, reader)
     build = (
         functools.partial(
             PortableGroupedTrainer,
@@ -74,8 +75,10 @@ def trainer(
             per_device_train_batch_size=config.hardware.per_device_prompts
             * config.method.num_generations,
             reward_weights=weights,
-            **_reference(config),
-            generation_kwargs=_limits(config, tokenizer.convert_tokens_to_ids(VISION_TOKENS), ends),
+            **_reference_arguments(config),
+            generation_kwargs=_token_limits(
+                config, tokenizer.convert_tokens_to_ids(VISION_TOKENS), ends
+            ),
         ),
         train_dataset=dataset(config, samples, epoch),
         processing_class=processor,
@@ -84,11 +87,11 @@ def trainer(
     )
 
 
-def _reference(config: Config) -> dict[str, Any]:
-    """How TRL loads the reference model, from where the policy's own weights came from.
+def _reference_arguments(config: Config) -> dict[str, Any]:
+    """Arguments with which TRL loads the reference model from the policy's own folder.
 
     Raises:
-        ValueError: the policy is a merged adapter; its folder has the base's weights alone.
+        ValueError: that folder is an adapter's, and TRL would load its base without it.
     """
     beta = config.method.trl.get("beta", 0.0)
     if config.adapter or not beta:
@@ -96,8 +99,8 @@ def _reference(config: Config) -> dict[str, Any]:
     path = model_folder.resolve(config.model.path)
     if model_folder.is_adapter(path):
         raise ValueError(
-            f"method.trl.beta={beta} pulls towards the start model, and of model.path={path}, an "
-            "adapter, TRL would load the base alone; export it first (action=export) and start "
+            f"method.trl.beta={beta} pulls towards a reference model, and of model.path={path}, "
+            "an adapter, TRL would load the base alone; export it first (action=export) and start "
             "from that folder, choose an adapter, or set method.trl.beta=0"
         )
     if config.model.revision is None:
@@ -105,19 +108,19 @@ def _reference(config: Config) -> dict[str, Any]:
     return {"model_init_kwargs": {"revision": config.model.revision}}
 
 
-def _limits(config: Config, never: list[int], ends: list[int]) -> dict[str, Any]:
-    """Tokens that are never drawn; vLLM, which asks the checkpoint, is told the ends of a reply."""
-    if config.rollout.name == "vllm":
-        return {"logit_bias": dict.fromkeys(never, -100.0), "stop_token_ids": ends}
-    return {"suppress_tokens": never}
+def _token_limits(config: Config, banned: list[int], ends: list[int]) -> dict[str, Any]:
+    """Settings of sampling by which `banned` tokens never occur and `ends` end a completion."""
+    if config.rollout.name == "vllm":  # it reads the checkpoint's ends, not our model's
+        return {"logit_bias": dict.fromkeys(banned, -100.0), "stop_token_ids": ends}
+    return {"suppress_tokens": banned}
 
 
 def dataset(config: Config, samples: Sequence[Sample], epoch: EpochCounter) -> Dataset:
-    """Columns prompt, family and image; `sample` and `epoch` lead the rewards to what was asked."""
+    """Columns prompt, family and image; by `sample` and `epoch` rewards know what was shown."""
 
     def columns(sample: Sample) -> dict[str, Any]:
-        drawn = prompt_in_epoch(config, sample_in_epoch(config, sample, epoch.number), epoch)
-        prompt = conversation(drawn.text)
-        return {"prompt": prompt, "family": drawn.family, "epoch": epoch.number}
+        prompt = prompt_in_epoch(config, sample_in_epoch(config, sample, epoch.number), epoch)
+        turns = conversation(prompt.text)
+        return {"prompt": turns, "family": prompt.family, "epoch": epoch.number}
 
     return lazy_rows(samples, columns)

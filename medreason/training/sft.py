@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: loss on the reply alone, under the prompt that is evaluated."""
+"""Supervised fine-tuning on TRL's trainer: the loss is on the reply alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from medreason.training.checkpoints import PortableCheckpoints
 
 
 class PortableSFTTrainer(PortableCheckpoints, SFTTrainer):
-    """TRL's trainer with checkpoints that any cut can read."""
+    """TRL's trainer with checkpoints that any number of processes reads."""
 
 
 def trainer(
@@ -46,7 +46,7 @@ def trainer(
             config,
             folder,
             per_device_train_batch_size=config.hardware.per_device_prompts,
-            max_length=None,  # cutting would cut image tokens or the answer
+            max_length=None,  # truncation would drop image tokens or the answer
         ),
         train_dataset=dataset(config, samples, epoch),
         processing_class=processor,
@@ -60,14 +60,14 @@ def dataset(config: Config, samples: Sequence[Sample], epoch: EpochCounter) -> D
 
     def columns(sample: Sample) -> dict[str, Any]:
         sample = sample_in_epoch(config, sample, epoch.number)
-        drawn = prompt_in_epoch(config, sample, epoch)
-        return {"prompt": conversation(drawn.text), "completion": turn(target(config, sample))}
+        prompt = prompt_in_epoch(config, sample, epoch)
+        return {"prompt": conversation(prompt.text), "completion": turn(target(config, sample))}
 
     return lazy_rows(samples, columns)
 
 
 def target(config: Config, sample: Sample) -> str:
-    """What the model should write: the answer, with reasoning if asked for and there is one."""
+    """The reply to imitate: the answer, with reasoning where prompt and sample have it."""
     if config.prompt.style == "free":
         return sample.answer
     if config.method.target == "answer" or sample.explanation is None:

@@ -1,4 +1,4 @@
-"""What a step is estimated to take is what it takes, in a process of its own."""
+"""The estimated memory of a step against the measured one, in a process of its own."""
 
 from __future__ import annotations
 
@@ -28,10 +28,16 @@ from medreason.runs.files import read_json
 def test_estimate_is_within_15_percent_of_the_measured_peak(
     tmp_path: Path, overrides: list[str]
 ) -> None:
-    given = ["action=bench", "bench.what=memory", "modality=ct", "hardware.threads=1", *overrides]
-    given += ["data.train_images=8", "data.test_images=1", f"outputs={tmp_path}"]
+    arguments = [
+        "action=bench",
+        "bench.what=memory",
+        "modality=ct",
+        "hardware.threads=1",
+        *overrides,
+    ]
+    arguments += ["data.train_images=8", "data.test_images=1", f"outputs={tmp_path}"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    subprocess.run([sys.executable, "-m", "medreason", *given], check=True, env=environment)
-    (written,) = (tmp_path / "benchmarks" / "tiny").glob("memory-*.json")
-    found = read_json(written)
-    assert found["ratio"] == pytest.approx(1, abs=0.15), found
+    subprocess.run([sys.executable, "-m", "medreason", *arguments], check=True, env=environment)
+    (path,) = (tmp_path / "benchmarks" / "tiny").glob("memory-*.json")
+    results = read_json(path)
+    assert results["ratio"] == pytest.approx(1, abs=0.15), results

@@ -10,7 +10,7 @@ from medreason.actions import bench
 from medreason.config import Config
 
 
-def test_bench_writes_figures_of_both_engines_and_their_equality(
+def test_bench_writes_metrics_of_both_engines_and_their_equality(
     composed: Callable[..., Config], tmp_path: Path
 ) -> None:
     config = composed(
@@ -20,17 +20,17 @@ def test_bench_writes_figures_of_both_engines_and_their_equality(
         *("bench.tokens=[2,4]", "bench.repeats=1", "bench.image_size=56"),
     )
     bench.run(config)
-    found = json.loads((tmp_path / "outputs/benchmarks/tiny/bench.json").read_text())
-    assert found["equal"]["logps_max_abs"] < 1e-4
-    assert found["equal"]["grad_rel"] < 1e-4
-    assert set(found["stages"]) == {
+    results = json.loads((tmp_path / "outputs/benchmarks/tiny/bench.json").read_text())
+    assert results["equality"]["logps_max_abs"] < 1e-4
+    assert results["equality"]["grad_rel"] < 1e-4
+    assert set(results["stages"]) == {
         f"{stage}_{tokens}"
-        for stage in ("prepare", "generation", "logps", "update", "step", "evaluation")
+        for stage in ("prepare", "rollout", "logps", "update", "step", "evaluation")
         for tokens in (2, 4)
     }
-    for row in found["stages"].values():
-        assert row["ratio"] == row["trl"] / row["grouped"] > 0
-    assert found["equal"]["answers"] is True
-    assert found["tokens_per_second"]["evaluation_4"]["grouped"] > 0
-    assert found["peak_bytes"]["trl"] > 0
-    assert {"update_4", "generation_4", "matrix_flops_per_second_4"} <= set(found["roofline"])
+    for row in results["stages"].values():
+        assert row["speedup"] == row["baseline"] / row["grouped"] > 0
+    assert results["equality"]["answers"] is True
+    assert results["throughput"]["evaluation_4"]["grouped"] > 0
+    assert results["peak_bytes"]["baseline"] > 0
+    assert {"update_4", "rollout_4", "matrix_flops_per_second_4"} <= set(results["roofline"])

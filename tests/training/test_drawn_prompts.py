@@ -13,7 +13,7 @@ from transformers import TrainerState
 from medreason.config import Config
 from medreason.training import grpo, sft
 from medreason.training.arguments import EpochCounter, sample_in_epoch
-from medreason.training.trl_rewards import Scorer
+from medreason.training.trl_rewards import CompletionReader
 
 
 def texts(rows: list[dict]) -> list[str]:
@@ -51,12 +51,12 @@ def test_shuffled_options_turn_in_each_epoch_and_rewards_follow(
     config = composed("method=grpo", "data.options=shuffled")
     (sample,) = (replace(s, explanation="Seen: clear (A).") for s in draw_samples(tmp_path)[:1])
     sample = replace(sample, options=("clear", "a nodule", "fluid", "air"), answer="A")
-    scorer = Scorer([sample], [0], functools.partial(sample_in_epoch, config))
+    reader = CompletionReader([sample], [0], functools.partial(sample_in_epoch, config))
     epoch, letters = EpochCounter(), set()
     for number in range(12):
         epoch.on_epoch_begin(None, TrainerState(epoch=float(number)), None)  # pyright: ignore
         (row,) = grpo.dataset(config, [sample], epoch)
-        _, shown = scorer.read(row["sample"], row["epoch"], "", [])
+        _, shown = reader.read(row["sample"], row["epoch"], "", [])
         assert shown.problem in row["prompt"][0]["content"]
         assert shown.answer_text == "clear"
         assert shown.explanation == f"Seen: clear ({shown.answer})."

@@ -246,13 +246,13 @@ def test_rows_that_are_not_whole_groups_are_refused(composed: Compose) -> None:
 
 
 def test_reference_is_the_start_model_or_there_is_none(composed: Compose, tmp_path: Path) -> None:
-    assert grpo._reference(composed("method=grpo")) == {}
+    assert grpo._reference_arguments(composed("method=grpo")) == {}
     asked = ("method=grpo", "method.trl.beta=0.04", "model.revision=abc")
-    assert grpo._reference(composed(*asked)) == {"model_init_kwargs": {"revision": "abc"}}
-    assert grpo._reference(composed(*asked, "adapter=lora_r8")) == {}
+    assert grpo._reference_arguments(composed(*asked)) == {"model_init_kwargs": {"revision": "abc"}}
+    assert grpo._reference_arguments(composed(*asked, "adapter=lora_r8")) == {}
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"method.trl.beta=0.04.*an adapter.*action=export"):
-        grpo._reference(composed(*asked, f"model.path={tmp_path}"))
+        grpo._reference_arguments(composed(*asked, f"model.path={tmp_path}"))
 
 
 def constant_then_varied(trainer: GRPOTrainer, constant_calls: int) -> list[list[list[int]]]:

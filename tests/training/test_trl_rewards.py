@@ -12,7 +12,7 @@ import pytest
 
 from medreason.config import Config
 from medreason.samples import Sample
-from medreason.training.trl_rewards import Reward, Scorer, rewards
+from medreason.training.trl_rewards import CompletionReader, Reward, rewards
 
 END = 9
 SAMPLE = Sample(
@@ -33,7 +33,7 @@ GOOD = "<think>The image is an MRI.</think>\n<answer>B</answer>"
 
 def score(config: Config, texts: list[str], ids: list[list[int]]) -> dict[str, Any]:
     """What each reward gives, and what it logs of itself, by name."""
-    functions, _ = rewards(config, Scorer([SAMPLE], [END]))
+    functions, _ = rewards(config, CompletionReader([SAMPLE], [END]))
     logged: dict[str, list] = defaultdict(list)
     metrics: dict[str, float] = {}
     found = {
@@ -76,13 +76,13 @@ def test_reply_without_an_end_token_is_read_as_cut_off(composed: Callable[..., C
 
 
 def test_weights_follow_the_configuration(composed: Callable[..., Config]) -> None:
-    _, weights = rewards(composed("reward.format.weight=0.5"), Scorer([SAMPLE], [END]))
+    _, weights = rewards(composed("reward.format.weight=0.5"), CompletionReader([SAMPLE], [END]))
     assert weights == [1.0, 0.5]
 
 
 @pytest.mark.parametrize("reward", ["med_r1", "med_r1_parity", "rarl_safe"])
 def test_scores_can_be_pickled(composed: Callable[..., Config], reward: str) -> None:
-    functions, _ = rewards(composed(f"reward={reward}"), Scorer([SAMPLE], [END]))
+    functions, _ = rewards(composed(f"reward={reward}"), CompletionReader([SAMPLE], [END]))
     for function in functions:
         assert pickle.loads(pickle.dumps(function._grade))
 
@@ -108,7 +108,7 @@ def test_reward_without_difference_in_a_group_says_so(composed: Callable[..., Co
 
 def test_ungraded_reply_is_counted_and_takes_the_mean_of_its_group() -> None:
     grades = iter([[1.0, None, 0.5, None]])
-    reward = Reward("judged", lambda _: next(grades), Scorer([SAMPLE, SAMPLE], [END]))
+    reward = Reward("judged", lambda _: next(grades), CompletionReader([SAMPLE, SAMPLE], [END]))
     metrics: dict[str, float] = {}
     found = reward(
         completions=[[{"role": "assistant", "content": GOOD}]] * 4,
@@ -122,7 +122,9 @@ def test_ungraded_reply_is_counted_and_takes_the_mean_of_its_group() -> None:
 
 
 def test_score_that_is_no_number_is_refused_with_reward_and_sample() -> None:
-    reward = Reward("mine", lambda read: [float("nan")] * len(read), Scorer([SAMPLE], [END]))
+    reward = Reward(
+        "mine", lambda read: [float("nan")] * len(read), CompletionReader([SAMPLE], [END])
+    )
     with pytest.raises(ValueError, match=r"reward\.mine gave nan .* sample s0"):
         reward(
             completions=[[{"role": "assistant", "content": GOOD}]],
