@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from medreason.config import Config
+from medreason.config import Config, Reward, sources
 
 
 def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dict[str, Any]:
@@ -35,6 +35,7 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         "model": model,
         "adapter": config.adapter,
         "data": data_digest,
+        "data.source": _data_source(config),
         "modality": config.modality.members,
         "task": config.task.members,
         "prompt": {
@@ -44,7 +45,7 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         },
         # Equal in distribution whichever draws, but not completion for completion.
         "rollout": _pick(config.rollout, "name", "dynamic_sampling") if grpo else None,
-        "reward": {name: asdict(reward) for name, reward in config.reward.items()}
+        "reward": {name: _reward(reward) for name, reward in config.reward.items()}
         if grpo
         else None,
         "judge": _pick(config.judge, "kind", "base_url", "model", "temperature", "max_tokens")
@@ -62,6 +63,7 @@ def evaluation_parts(config: Config, train_key: str, data_digest: str) -> dict[s
     return {
         "train": train_key,
         "data": data_digest,
+        "data.source": _data_source(config),
         "evaluation": evaluation,
         "prompt": {
             "tagged": config.prompt.style != "free",
@@ -84,6 +86,16 @@ def differences(a: object, b: object, path: str = "") -> Iterator[tuple[str, obj
             yield from differences(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
     elif a != b:
         yield path, a, b
+
+
+def _reward(reward: Reward) -> dict[str, Any]:
+    """Its settings; `score.source`, beside settings of any name, is what its function is."""
+    source = sources.identity(reward.score["_target_"]) if reward.score else None
+    return {**asdict(reward), "score.source": source}
+
+
+def _data_source(config: Config) -> str:
+    return sources.identity(config.data["_target_"])
 
 
 def _pick(group: object, *names: str) -> dict[str, Any]:
