@@ -132,4 +132,4 @@ def _model_config(model: Model) -> PreTrainedConfig:
 
 def without_adapter(model: _Wrapped) -> _Wrapped | PreTrainedModel:
     """The base model of an adapter; a model without one as it is."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model  # pyright: ignore
+    return model.get_base_model() if isinstance(model, PeftModel) else model  # pyright: ignore[reportReturnType]
