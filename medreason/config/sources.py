@@ -108,13 +108,15 @@ def _file(name: str) -> Path | None:
 
 def _submodule(name: str, folders: Iterable[str]) -> ModuleSpec | None:
     """The module of this name in the folders of a package; else a package without a file."""
-    package = ModuleSpec(name, None, is_package=True)
+    portions: list[str] = []
     for folder in folders:
         finder = pkgutil.get_importer(folder)
         spec = finder.find_spec(name) if isinstance(finder, FileFinder) else None
         if spec and spec.loader:
             return spec
-        package.submodule_search_locations += (spec and spec.submodule_search_locations) or ()
+        portions += (spec and spec.submodule_search_locations) or ()
+    package = ModuleSpec(name, None)
+    package.submodule_search_locations = portions
     return package
 
 
