@@ -26,7 +26,8 @@ def run(config: Config) -> None:
     name = f"{config.choices.get('data', 'data')}-{settings.size}-{settings.resize}"
     folder = Path(settings.folder or config.folder / "prepared" / name)
     root = data.root_of(reader)
-    loaded = data.read(config.data, config.folder / "cache")
+    # A reader that balances rows by their labels must know first which images cannot be read.
+    loaded = data.read(config.data | {"images": "decode"}, config.folder / "cache")
     with RunFolder(folder).locked() as descriptor:
         if descriptor is None:
             raise ValueError(f"{folder} is being prepared by another process")
@@ -46,7 +47,7 @@ def run(config: Config) -> None:
         clean = checks.without(loaded, problems)
         checks.refuse_bad_rows(clean, handling.bad_rows, root)
         samples = [replace(s, image=destinations[s.image]) for s in clean.samples]
-        _write(config, folder, Loaded(samples, clean.bad_rows))
+        _write(config, folder, replace(clean, samples=samples))
 
 
 def _write(config: Config, folder: Path, loaded: Loaded) -> None:
@@ -61,6 +62,7 @@ def _write(config: Config, folder: Path, loaded: Loaded) -> None:
         {
             "digest": digest,
             "rows": len(loaded.samples),
+            "row_counts": loaded.counts,
             "bad_rows": [str(bad) for bad in loaded.bad_rows],
             "images": len(images),
             "size": config.prepare.size,

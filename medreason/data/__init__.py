@@ -1,4 +1,4 @@
-"""Data sets: one module each, whose `read` yields a Sample or a BadRow for every row."""
+"""Data sets: one module each, whose `read` yields a `rows.Row` for every row of its files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from medreason import config as configuration
 from medreason.config import Config, Handling
 from medreason.data import checks, image_cache, options, splits
-from medreason.data.rows import BadRow, Loaded, Row
+from medreason.data.rows import BadRow, LeftOut, Loaded, Row
 from medreason.samples import Sample
 
 
@@ -25,11 +26,16 @@ def load(spec: dict[str, Any], cache: Path) -> tuple[Sample, ...]:
     Raises:
         ValueError: the data cannot be used; the message names file, row and remedy.
     """
-    return _load(json.dumps(spec, sort_keys=True), cache)
+    return tuple(_load(json.dumps(spec, sort_keys=True), cache).samples)
+
+
+def row_counts(spec: dict[str, Any], cache: Path) -> dict[str, int]:
+    """`Loaded.counts` of the data set."""
+    return _load(json.dumps(spec, sort_keys=True), cache).counts
 
 
 @functools.lru_cache(maxsize=2)
-def _load(spec_json: str, cache: Path) -> tuple[Sample, ...]:
+def _load(spec_json: str, cache: Path) -> Loaded:
     spec = json.loads(spec_json)
     handling, reader = configuration.handling(spec)
     loaded = _rows(handling, reader, cache)
@@ -37,9 +43,9 @@ def _load(spec_json: str, cache: Path) -> tuple[Sample, ...]:
         loaded = checks.with_readable_images(loaded, root_of(reader), cache)
     checks.refuse_bad_rows(loaded, handling.bad_rows, root_of(reader) or reader["_target_"])
     checks.refuse_same_ids(loaded.samples)
-    samples = _split_and_select(loaded.samples, handling, reader)
-    checks.refuse_contradictions(samples)
-    return tuple(samples)
+    loaded = _split_and_select(loaded, handling, reader)
+    checks.refuse_contradictions(loaded.samples)
+    return loaded
 
 
 def read(spec: dict[str, Any], cache: Path) -> Loaded:
@@ -49,8 +55,7 @@ def read(spec: dict[str, Any], cache: Path) -> Loaded:
         ValueError: a file cannot be read at all, or the rows lack what the split needs.
     """
     handling, reader = configuration.handling(spec)
-    loaded = _rows(handling, reader, cache)
-    return Loaded(_split_and_select(loaded.samples, handling, reader), loaded.bad_rows)
+    return _split_and_select(_rows(handling, reader, cache), handling, reader)
 
 
 def _rows(handling: Handling, reader: dict[str, Any], cache: Path) -> Loaded:
@@ -59,21 +64,31 @@ def _rows(handling: Handling, reader: dict[str, Any], cache: Path) -> Loaded:
     arguments = {name: value for name, value in shared.items() if name in _parameters(reader)}
     rows: list[Row] = list(configuration.function(reader)(**arguments))
     return Loaded(
-        [row for row in rows if not isinstance(row, BadRow)],
+        [row for row in rows if isinstance(row, Sample)],
         [row for row in rows if isinstance(row, BadRow)],
+        [row for row in rows if isinstance(row, LeftOut)],
     )
 
 
-def _split_and_select(
-    samples: Sequence[Sample], handling: Handling, reader: dict[str, Any]
-) -> list[Sample]:
+def _split_and_select(loaded: Loaded, handling: Handling, reader: dict[str, Any]) -> Loaded:
     if "split" not in _parameters(reader):  # a reader with this parameter splits by itself
-        samples = splits.split(
-            samples, handling.split, test_share=handling.test_share, seed=handling.seed
+        split = splits.split(
+            loaded.samples, handling.split, test_share=handling.test_share, seed=handling.seed
         )
+        loaded = _selected(loaded, split, f"left out by data.split={handling.split}")
     if handling.questions != "all":
-        samples = [s for s in samples if bool(s.options) == (handling.questions == "closed")]
-    return [_with_options(sample, handling) for sample in samples]
+        closed = handling.questions == "closed"
+        of_kind = [s for s in loaded.samples if bool(s.options) == closed]
+        loaded = _selected(loaded, of_kind, f"left out by data.questions={handling.questions}")
+    return replace(loaded, samples=[_with_options(s, handling) for s in loaded.samples])
+
+
+def _selected(loaded: Loaded, samples: list[Sample], reason: str) -> Loaded:
+    """The rows with these samples in place of theirs; those that are missing are left out."""
+    ids = {sample.id for sample in samples}
+    places = [checks.file_and_row(s) for s in loaded.samples if s.id not in ids]
+    others = [LeftOut(*place, reason, reason) for place in places]
+    return replace(loaded, samples=samples, left_out=[*loaded.left_out, *others])
 
 
 def _parameters(reader: dict[str, Any]) -> Collection[str]:

@@ -30,6 +30,7 @@ def audit(
     samples = loaded.samples
     return {
         "rows": len(samples) + len(loaded.bad_rows),
+        "row_counts": loaded.counts,
         "cells": cells(samples),
         "options": _counts(str(len(s.options)) for s in samples),
         "letters": {
@@ -38,6 +39,9 @@ def audit(
         },
         "unparsed": [
             {"file": bad.file, "row": bad.row, "reason": bad.problem} for bad in loaded.bad_rows
+        ],
+        "left_out": [
+            {"file": row.file, "row": row.row, "reason": row.reason} for row in loaded.left_out
         ],
         "duplicates": _duplicates(samples),
         "leakage": leakage(samples),
@@ -50,13 +54,19 @@ def audit(
     }
 
 
-def audit_run(train: Sequence[Sample], test: Sequence[Sample], digest: str) -> dict[str, Any]:
-    """`data.json` of a run: counts of what it trains and tests on, with the audit's warnings."""
+def audit_run(
+    train: Sequence[Sample], test: Sequence[Sample], digest: str, row_counts: Mapping[str, int]
+) -> dict[str, Any]:
+    """`data.json` of a run: counts of what it trains and tests on, with the audit's warnings.
+
+    `row_counts` are those of the whole data set.
+    """
     report = audit(Loaded([*train, *test], []), digest)
     images = {str(s.image) for s in train}
     return {
         "digest": digest,
         "cells": report["cells"],
+        "row_counts": row_counts,
         "test_rows": len(test),
         "test_rows_on_trained_images": sum(str(s.image) in images for s in test),
         "warnings": warnings(report),

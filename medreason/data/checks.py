@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medreason.data import image_cache
 from medreason.data.names import task_of
 from medreason.data.rows import BadRow, Loaded
 from medreason.samples import Sample
+
+UNREADABLE = "unreadable image"
+"""What rows are counted as whose image cannot be used."""
 
 
 def with_readable_images(loaded: Loaded, root: Path | None, cache: Path) -> Loaded:
@@ -21,10 +25,11 @@ def without(loaded: Loaded, problems: Mapping[Path, str]) -> Loaded:
     samples, bad = [], list(loaded.bad_rows)
     for sample in loaded.samples:
         if problem := problems.get(sample.image):
-            bad.append(BadRow(*file_and_row(sample), problem))
+            bad.append(BadRow(*file_and_row(sample), problem, UNREADABLE))
         else:
             samples.append(sample)
-    return Loaded(samples, sorted(bad, key=lambda row: (row.file, row.row)))
+    bad.sort(key=lambda row: (row.file, row.row))
+    return replace(loaded, samples=samples, bad_rows=bad)
 
 
 def file_and_row(sample: Sample) -> tuple[str, int]:

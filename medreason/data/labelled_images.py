@@ -8,16 +8,28 @@ anything, and the options-only baseline is at chance.
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
-from medreason.data import rows, splits
+from medreason.data import checks, rows, splits
 from medreason.data.names import modality_of
-from medreason.data.rows import BadRow, Row
+from medreason.data.rows import BadRow, LeftOut, Row
 from medreason.samples import MODALITIES, Sample, letter_at
+
+
+class Group(TypedDict):
+    """How `data.ask` asks about a label group."""
+
+    task: str
+    question: str
+    """With `{modality}` where the name of the modality belongs."""
+    optional: NotRequired[bool]
+    """The table may have no row of it."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ def read(
     root: Path | str | None,
     table: str,
     columns: Mapping[str, str | None],
-    ask: Mapping[str, Mapping[str, str]],
+    ask: Mapping[str, Group],
     *,
     choices: int = 4,
     min_images: int = 2,
@@ -43,33 +55,92 @@ def read(
     split: str,
     test_share: float,
     seed: int,
+    images: str,
+    cache: Path,
 ) -> Iterator[Row]:
     """Questions about the images of a CSV file below the root.
 
     `columns` names the columns of image, modality, label, group and, optionally, patient and split.
-    `ask` maps a label group to its `task` and `question`; rows of other groups are left out. Labels
-    with fewer than `min_images` images in their group and modality make bad rows. An image that
-    fits in no set has no question.
+    Labels with fewer than `min_images` images in their group and modality make bad rows. So do
+    images that cannot be decoded, before sets are made, so that these stay balanced.
+
+    Raises:
+        ValueError: the table cannot be read, or has no row of a group that `ask` names.
     """
     root = rows.folder(root)
     columns = {key: column for key, column in columns.items() if column}
     records = rows.table(root / table, columns.values(), separator=separator, encoding=encoding)
-    selected = [(i, row) for i, row in enumerate(records) if row[columns["group"]] in ask]
-    if not selected:
-        groups = sorted({row[columns["group"]] for row in records})
-        raise ValueError(
-            f"{root / table}: no row of the groups {sorted(ask)}; its groups are {groups}: "
-            "name in data.ask those to ask about"
-        )
-    labelled: list[_Labelled] = []
-    for index, row in selected:
-        try:
-            labelled.append(_labelled(root, f"{table}:{index}", row, columns, ask))
-        except ValueError as error:
-            yield BadRow(table, index, str(error))
+    labelled, others = _labelled_rows(root, table, records, columns, ask)
+    yield from others
+    if images == "decode":
+        labelled, bad = _readable(labelled, root, cache)
+        yield from bad
     usable, bad = _usable(labelled, min_images)
     yield from bad
-    yield from _questions(_split(usable, split, test_share, seed), choices, seed)
+    usable = _split(usable, split, test_share, seed)
+    questions = list(_questions(usable, choices, seed))
+    yield from questions
+    yield from _surplus(usable, questions)
+
+
+def _labelled_rows(
+    root: Path,
+    table: str,
+    records: Sequence[Mapping[str, str]],
+    columns: Mapping[str, str],
+    ask: Mapping[str, Group],
+) -> tuple[list[_Labelled], list[BadRow | LeftOut]]:
+    """Rows of the groups to ask about, and the other rows."""
+    groups = [(row[columns["group"]] or "").strip() for row in records]
+    _refuse_unknown_groups(root / table, ask, sorted(set(groups)))
+    labelled: list[_Labelled] = []
+    others: list[BadRow | LeftOut] = []
+    for index, (row, group) in enumerate(zip(records, groups, strict=True)):
+        if group not in ask:
+            reason = f"group {group!r} is not in data.ask"
+            others.append(LeftOut(table, index, reason, "of a group not in data.ask"))
+            continue
+        try:
+            labelled.append(_labelled(root, f"{table}:{index}", row, columns, group, ask[group]))
+        except ValueError as error:
+            others.append(BadRow(table, index, str(error)))
+    return labelled, others
+
+
+def _refuse_unknown_groups(table: Path, ask: Mapping[str, Group], names: Sequence[str]) -> None:
+    """Refuse a group of `data.ask` without rows, unless it is optional and not like another."""
+    absent = [group for group in ask if group not in names]
+    others = {name.lower(): name for name in names if name not in ask}
+    for group in absent:
+        if near := difflib.get_close_matches(group.lower(), others, n=1):
+            raise ValueError(
+                f"{table}: no row of the group {group!r}, which data.ask names; did you mean "
+                f"{others[near[0]]!r}? Correct one of them, or take {group!r} out of data.ask"
+            )
+    if len(absent) == len(ask):
+        raise ValueError(
+            f"{table}: no row of the groups {sorted(ask)}; its groups are {names}: "
+            "name in data.ask those to ask about"
+        )
+    if required := [group for group in absent if not ask[group].get("optional")]:
+        raise ValueError(
+            f"{table}: no row of the groups {required}, which data.ask names; its groups are "
+            f"{names}: correct the names, or take these groups out of data.ask"
+        )
+
+
+def _readable(
+    labelled: Sequence[_Labelled], root: Path, cache: Path
+) -> tuple[list[_Labelled], list[BadRow]]:
+    """Rows whose image can be decoded, and the other rows."""
+    problems = checks.image_problems({item.sample.image for item in labelled}, root, cache)
+    readable = [item for item in labelled if item.sample.image not in problems]
+    bad = [
+        BadRow(*checks.file_and_row(sample), problems[sample.image], checks.UNREADABLE)
+        for sample in (item.sample for item in labelled)
+        if sample.image in problems
+    ]
+    return readable, bad
 
 
 def _labelled(
@@ -77,7 +148,8 @@ def _labelled(
     name: str,
     row: Mapping[str, str],
     columns: Mapping[str, str],
-    ask: Mapping[str, Mapping[str, str]],
+    group: str,
+    asked: Group,
 ) -> _Labelled:
     image, label = (rows.text(row, columns[key]).strip() for key in ("image", "label"))
     modality = modality_of(rows.text(row, columns["modality"]))
@@ -86,19 +158,18 @@ def _labelled(
             f"{columns['modality']!r} is {row[columns['modality']]!r}; known: "
             f"{', '.join(MODALITIES)}"
         )
-    group = row[columns["group"]]
     split = (row[columns["split"]] or "").strip() if "split" in columns else ""
     if split not in ("", "train", "test"):
         raise ValueError(f"{columns['split']!r} is {split!r}; known: 'train', 'test', ''")
     sample = Sample(
         id=name,
         image=root / rows.inside(image),
-        question=ask[group]["question"].format(modality=MODALITIES[modality]),
+        question=asked["question"].format(modality=MODALITIES[modality]),
         options=(),
         answer=label.replace("_", " "),
         explanation=None,
         modality=modality,
-        task=ask[group]["task"],
+        task=asked["task"],
         source=Path(name.rpartition(":")[0]).stem,
         patient=(row[columns["patient"]] or "").strip() or None if "patient" in columns else None,
         split=split,
@@ -119,13 +190,16 @@ def _usable(labelled: Sequence[_Labelled], min_images: int) -> tuple[list[_Label
         repeated = (s.image, item.group, item.label) in seen
         seen.add((s.image, item.group, item.label))
         if repeated:
+            count = "repeated"
             problem = f"repeats image and label {s.answer!r} of another row; keep one"
         elif labels[s.modality, item.group] < 2:
+            count = "of the only label of their group"
             problem = (
                 f"{s.answer!r} is the only label of {s.modality} images in group {item.group!r}: "
                 "no other option to offer; add images of another label"
             )
         elif n < min_images:
+            count = "of a label too rare"
             problem = (
                 f"{s.answer!r} has {n} {s.modality} images, fewer than data.min_images="
                 f"{min_images}; add images, or lower it"
@@ -133,8 +207,7 @@ def _usable(labelled: Sequence[_Labelled], min_images: int) -> tuple[list[_Label
         else:
             usable.append(item)
             continue
-        file, _, row = s.id.rpartition(":")
-        bad.append(BadRow(file, int(row), problem))
+        bad.append(BadRow(*checks.file_and_row(s), problem, count))
     return usable, bad
 
 
@@ -174,6 +247,14 @@ def _questions(labelled: Sequence[_Labelled], choices: int, seed: int) -> Iterat
                 rng.shuffle(others)
                 options = (*others[:right], spelling[item.label], *others[right:])
                 yield replace(item.sample, options=options, answer=letter_at(right))
+
+
+def _surplus(labelled: Sequence[_Labelled], questions: Sequence[Sample]) -> Iterator[LeftOut]:
+    """The rows that fit in no set."""
+    ids = {sample.id for sample in questions}
+    for sample in (item.sample for item in labelled if item.sample.id not in ids):
+        reason = f"no image with another label is left in {sample.split} for a set of options"
+        yield LeftOut(*checks.file_and_row(sample), reason, "surplus for balance")
 
 
 def _sets(

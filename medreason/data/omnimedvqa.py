@@ -94,6 +94,7 @@ def _published_splits(root: Path, files: Sequence[str]) -> dict[_Question, str] 
     for row in med_r1.read(root, files):
         if isinstance(row, rows.BadRow):
             raise ValueError(f"data.splits_from: {row}")
+        assert isinstance(row, Sample)  # that reader leaves none out
         key = (row.image.relative_to(root).as_posix(), row.question, row.options)
         if splits.setdefault(key, row.split) != row.split:
             raise ValueError(

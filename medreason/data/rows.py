@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,12 +27,25 @@ class BadRow:
     """Counted from 0; in a table the first row is the line below the column names."""
     problem: str
     """Why it cannot be used, and what to do."""
+    count: str = "bad"
+    """What it is counted as."""
 
     def __str__(self) -> str:
         return f"{self.file}, row {self.row}: {self.problem}"
 
 
-Row = Sample | BadRow
+@dataclass(frozen=True)
+class LeftOut:
+    """A row that is not asked about, though nothing is wrong with it."""
+
+    file: str
+    row: int
+    reason: str
+    count: str
+    """What it is counted as."""
+
+
+Row = Sample | BadRow | LeftOut
 """What the function at a data set's `_target_` yields for each row of its files.
 
 The sample's id is `<file>:<row>`, so that later errors can name the row.
@@ -49,18 +63,32 @@ class Loaded:
 
     samples: list[Sample]
     bad_rows: list[BadRow]
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Each row that was read in one count: `train`, `test`, and why others are in neither."""
+        asked = {split: sum(s.split == split for s in self.samples) for split in ("train", "test")}
+        return asked | Counter(row.count for row in (*self.left_out, *self.bad_rows))
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Counts on one line."""
+    others = [f"{n:,} {name}" for name, n in counts.items() if name not in ("train", "test")]
+    asked = f"{counts['train']:,} asked about in train, {counts['test']:,} in test"
+    return f"{sum(counts.values()):,} rows: {'; '.join([asked, *others])}"
 
 
 def each(file: str, rows: Iterable[T], build: Callable[[str, T], Sample | None]) -> Iterator[Row]:
     """`build(id, row)` of each row.
 
-    A row for which it raises ValueError or KeyError becomes a BadRow; one for which it returns None
-    is left out.
+    A row for which it raises ValueError or KeyError becomes a BadRow, one for which it returns None
+    a LeftOut.
     """
     for index, row in enumerate(rows):
         try:
-            if sample := build(f"{file}:{index}", row):
-                yield sample
+            sample = build(f"{file}:{index}", row)
+            yield sample or LeftOut(file, index, "the reader does not select it", "not selected")
         except ValueError as error:
             yield BadRow(file, index, str(error))
         except KeyError as error:

@@ -13,6 +13,7 @@ from medreason import config as configuration
 from medreason import data
 from medreason.config import Config, machine
 from medreason.data import audit
+from medreason.data.rows import counts_text
 from medreason.execution import gpu_slots, slurm, worker_process
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.slurm import Rendezvous
@@ -59,7 +60,7 @@ def run(config: Config, place: str = "") -> tuple[RunRequest, bool]:
         if decision is not Decision.START:
             display.line(decision.value)
         with gpu_slots.hold(config.hardware, lambda: display.line("waits for a GPU")) as slots:
-            _record_start(config, request, state)
+            _record_start(config, request, state, display)
             _start_and_wait(config, request, display, slots, rendezvous, descriptor)
         display.done(request.folder.evaluation(request.evaluation_key))
     return request, True
@@ -137,7 +138,7 @@ def _try_reward_judge(config: Config) -> None:
         grade.check_reachable(config.judge, config.rubric.check(aspect), cache)
 
 
-def _record_start(config: Config, request: RunRequest, state: State) -> None:
+def _record_start(config: Config, request: RunRequest, state: State, display: Display) -> None:
     """What the worker reads, and what the folder says of a run that is going on."""
     folder = request.folder
     remove_unfinished(folder.path)
@@ -147,7 +148,11 @@ def _record_start(config: Config, request: RunRequest, state: State) -> None:
     samples = data.load(config.data, config.folder / "cache")
     train, test = data.trained_on(config, samples), data.tested_on(config, samples)
     digests = data.image_digests(config.data, config.folder / "cache", [*train, *test])
-    write_json(folder.data, audit.audit_run(train, test, data.digest([*train, *test], digests)))
+    counts = data.row_counts(config.data, config.folder / "cache")
+    if len(counts) > 2:
+        display.line(counts_text(counts))
+    digest = data.digest([*train, *test], digests)
+    write_json(folder.data, audit.audit_run(train, test, digest, counts))
     folder.update(
         state="running",
         train_key=request.train_key,

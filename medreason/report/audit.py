@@ -85,7 +85,8 @@ def _counts(report: Mapping[str, Any]) -> Table:
     table.add_row("rows by number of options", _listed(report["options"]))
     for split, letters in report["letters"].items():
         table.add_row(f"right letters in {split}", _listed(letters))
-    table.add_row("rows that cannot be used", f"{len(report['unparsed']):,}")
+    for name, count in report["row_counts"].items():
+        table.add_row(f"rows {name}", f"{count:,}")
     for key, value in {**report["duplicates"], **report["cross_family_leakage"]}.items():
         table.add_row(key.replace("_", " "), f"{value:,}")
     images = report["images"]

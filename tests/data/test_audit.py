@@ -14,14 +14,14 @@ from PIL import Image
 from medreason import data
 from medreason.data import pictures
 from medreason.data.audit import LOWER_CASE, PERIOD, audit, audit_run, warnings
-from medreason.data.rows import BadRow, Loaded
+from medreason.data.rows import BadRow, LeftOut, Loaded
 from medreason.report import audit as tables
 from medreason.samples import Sample
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 KEYS = (
-    "rows cells options letters unparsed duplicates leakage cross_family_leakage "
-    "option_prior option_prior_task typography images digest"
+    "rows row_counts cells options letters unparsed left_out duplicates leakage "
+    "cross_family_leakage option_prior option_prior_task typography images digest"
 )
 # experiments/med_r1/README.md, "Data": train and test rows of each published file.
 SIZES = {
@@ -49,10 +49,13 @@ def audit_of(*samples: Sample) -> dict[str, Any]:
 
 
 def test_the_keys_are_these() -> None:
-    loaded = Loaded([sample("a.png", "train")], [BadRow("f.json", 3, "no image")])
+    left_out = [LeftOut("f.json", 4, "no other label", "surplus")]
+    loaded = Loaded([sample("a.png", "train")], [BadRow("f.json", 3, "no image")], left_out)
     report = audit(loaded, "digest")
     assert " ".join(report) == KEYS
     assert report["rows"] == 2
+    assert report["row_counts"] == {"train": 1, "test": 0, "surplus": 1, "bad": 1}
+    assert report["left_out"] == [{"file": "f.json", "row": 4, "reason": "no other label"}]
     assert report["unparsed"] == [{"file": "f.json", "row": 3, "reason": "no image"}]
     assert report["cells"] == {"ct": {"disease": {"train": 1, "test": 0}}}
     assert report["options"] == {"2": 1}
@@ -76,7 +79,7 @@ def test_an_image_and_a_patient_in_train_and_test_are_found() -> None:
 def test_a_run_knows_how_many_of_its_test_questions_it_saw_the_image_of() -> None:
     train = [sample("a", "train"), sample("b", "train", cell=("mri", "disease"))]
     test = [sample("b", "test"), sample("c", "test"), sample("a", "test")]
-    facts = audit_run(train, test, "digest")
+    facts = audit_run(train, test, "digest", {"train": 2, "test": 3})
     assert (facts["test_rows"], facts["test_rows_on_trained_images"]) == (3, 2)
     assert facts["cells"]["ct"] == {"disease": {"train": 1, "test": 3}}
     assert facts["digest"]

@@ -18,6 +18,7 @@ from medreason.execution import launch
 from medreason.execution.launch import Decision
 from medreason.execution.request import run_request
 from medreason.runs import integrity
+from medreason.runs.progress import Display
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "judging"))
 from server import serving
@@ -156,3 +157,29 @@ def test_run_that_another_process_holds_is_left_to_it(composed: Compose) -> None
         assert descriptor
         with pytest.raises(ValueError, match="worked on by another process"):
             launch.run(config)
+
+
+def test_a_start_says_which_rows_of_the_table_are_not_asked_about(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["image,modality,label,label_group,patient_or_source_id"]
+    for i in range(24):
+        Image.new("RGB", (32, 32), (i * 9, 0, 0)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,CT,{'cyst' if i < 10 else 'tumor'},disease,")
+    lines += ["1.png,CT,left,side,", "2.png,CT,rare,disease,"]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    config = composed(
+        *("method=sft", "data=labelled_images", f"data.root={tmp_path}", "data.bad_rows=skip"),
+        *("data.split=by_image", "task=disease", "modality=ct", "evaluation.modalities=[ct]"),
+    )
+    request = run_request(config)
+    request.folder.path.mkdir(parents=True)
+    launch._record_start(config, request, request.state, Display("sft"))
+    counts = json.loads(request.folder.data.read_text())["row_counts"]
+    assert sum(counts.values()) == 26
+    assert counts["of a group not in data.ask"] == counts["of a label too rare"] == 1
+    shown = capsys.readouterr().err
+    assert (
+        f"sft  26 rows: {counts['train']} asked about in train, {counts['test']} in test" in shown
+    )
+    assert "; 4 surplus for balance; 1 of a label too rare" in shown
