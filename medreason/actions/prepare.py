@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from medreason import config as configuration
 from medreason import data
@@ -19,7 +20,8 @@ def run(config: Config) -> None:
     """Prepare the data set; after a kill, re-run the same command to resume.
 
     Raises:
-        ValueError: rows or images cannot be used; all other images are prepared before.
+        ValueError: the folder holds another set, or rows or images cannot be used; all other images
+            are prepared before.
     """
     handling, reader = configuration.handling(config.data)
     settings = config.prepare
@@ -31,12 +33,10 @@ def run(config: Config) -> None:
     with RunFolder(folder).locked() as descriptor:
         if descriptor is None:
             raise ValueError(f"{folder} is being prepared by another process")
-        (folder / prepared.SUMMARY).unlink(missing_ok=True)  # written last, once all is there
+        prepared.begin(folder, _settings(config))
         images = {sample.image for sample in loaded.samples}
         problems = checks.path_problems(images, root)
-        # A folder of their own, since another size may have been prepared here before.
-        images_folder = folder / f"images-{settings.size}-{settings.resize}"
-        destinations = prepare.targets_of(images - set(problems), root, images_folder)
+        destinations = prepare.targets_of(images - set(problems), root, folder / "images")
         problems |= prepare.prepare(
             destinations,
             settings.size,
@@ -48,6 +48,17 @@ def run(config: Config) -> None:
         checks.refuse_bad_rows(clean, handling.bad_rows, root)
         samples = [replace(s, image=destinations[s.image]) for s in clean.samples]
         _write(config, folder, replace(clean, samples=samples))
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What decides which rows and images are written, with an absolute root."""
+    settings = {k: v for k, v in config.data.items() if k not in ("images", "bad_rows")}
+    root = data.root_of(settings)
+    return {
+        "data": settings | ({"root": str(root.resolve())} if root else {}),
+        "size": config.prepare.size,
+        "resize": config.prepare.resize,
+    }
 
 
 def _write(config: Config, folder: Path, loaded: Loaded) -> None:

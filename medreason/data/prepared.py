@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +13,13 @@ import pyarrow.parquet as pq
 
 from medreason.data import rows
 from medreason.data.rows import Row
-from medreason.runs.files import atomic, write_json
+from medreason.runs import keys
+from medreason.runs.files import atomic, read_json, write_json
 from medreason.samples import Sample
 
 TABLE = "samples.parquet"
 SUMMARY = "prepared.json"
+_SETTINGS = "settings.json"
 
 _SCHEMA = pa.schema(
     [
@@ -42,6 +45,26 @@ def read(root: Path | str | None) -> Iterator[Row]:
     for row in pq.read_table(root / TABLE).to_pylist():
         image, options = root / row["image"], tuple(row["options"])
         yield Sample(**{**row, "image": image, "options": options})
+
+
+def begin(folder: Path, settings: dict[str, Any]) -> None:
+    """Mark the folder as unfinished and as of these settings.
+
+    Raises:
+        ValueError: it holds, or was to hold, a set of other settings.
+    """
+    recorded = read_json(folder / _SETTINGS) if (folder / _SETTINGS).exists() else settings
+    if differences := list(keys.differences(recorded, json.loads(json.dumps(settings)))):
+        theirs = ", ".join(f"{key}={value!r}" for key, value, _ in differences)
+        ours = ", ".join(f"{key}={value!r}" for key, _, value in differences)
+        summary = folder / SUMMARY
+        digest = f", digest {read_json(summary)['digest']}" if summary.exists() else ", unfinished"
+        raise ValueError(
+            f"{folder} is of another set ({theirs}{digest}), this command prepares {ours}; set "
+            "prepare.folder=... to another folder, or delete this one"
+        )
+    (folder / SUMMARY).unlink(missing_ok=True)  # written last, once all is there
+    write_json(folder / _SETTINGS, settings)
 
 
 def write(folder: Path, samples: Sequence[Sample], summary: dict[str, Any]) -> None:

@@ -129,6 +129,40 @@ def test_bad_images_are_named_and_the_others_prepared(tmp_path: Path) -> None:
     assert summary["digest"] == data.digest(samples, data.image_digests(spec, tmp_path, samples))
 
 
+def refused(root: Path, *more: str) -> str:
+    done = subprocess.run(command(root, *more), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    return done.stderr
+
+
+def test_another_set_does_not_overwrite_the_first(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for root in (first, second):
+        release(root, 4)
+    more = [f"outputs={tmp_path}/out"]
+    folder = tmp_path / "out/prepared/med_r1-96-stretch"
+    subprocess.run(command(first, *more), capture_output=True, check=True)
+    digest = json.loads((folder / "prepared.json").read_text())["digest"]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    message = refused(second, *more)
+    assert f"is of another set (data.root='{first}', digest {digest}), this command" in message
+    assert f"prepares data.root='{second}'; set prepare.folder=..." in message
+    other = [*more, f"prepare.folder={folder}", "prepare.size=32", "data.options=normalised"]
+    assert "data.options='as_published', size=96, digest" in refused(first, *other)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    subprocess.run(command(first, *more, "data.bad_rows=skip"), capture_output=True, check=True)
+
+
+def test_a_set_that_was_begun_in_the_folder_is_not_mixed_with_another(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for root in (first, second):
+        names = release(root, 4)
+    (first / names[0]).write_bytes(b"no image")
+    more = [f"outputs={tmp_path}/out"]
+    refused(first, *more)
+    assert f"(data.root='{first}', unfinished)" in refused(second, *more)
+
+
 def test_a_killed_preparation_goes_on_and_ends_with_the_same_files(tmp_path: Path) -> None:
     release(tmp_path, 160, (200, 150))
     whole, torn = tmp_path / "whole", tmp_path / "torn"
