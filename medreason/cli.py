@@ -34,6 +34,8 @@ def main() -> None:
             return
         try:
             options.check(arguments.overrides, folders)
+            if not _may_sweep(arguments):
+                options.refuse_sweep(arguments.overrides)
         except ValueError as error:
             sys.exit(f"medreason: {error}")
     sys.argv[1:] = _for_hydra(sys.argv[1:], arguments)
@@ -54,6 +56,13 @@ def _has_other_folders(arguments: Namespace) -> bool:
     """Whether options may lie in folders that Hydra alone can name."""
     search = any(o.lstrip("+").startswith("hydra.searchpath=") for o in arguments.overrides)
     return bool(search or arguments.config_path or arguments.config_name)
+
+
+def _may_sweep(arguments: Namespace) -> bool:
+    """Whether several values of a key are right: a sweep, or what shows its first job alone."""
+    shown = arguments.cfg is not None or arguments.info is not None
+    starts = ("experiment=", "+experiment=", "hydra.mode=")
+    return arguments.multirun or shown or any(o.startswith(starts) for o in arguments.overrides)
 
 
 def _for_hydra(typed: list[str], arguments: Namespace) -> list[str]:

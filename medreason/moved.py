@@ -19,6 +19,10 @@ KEYS = {
 """Config key or group -> its new name."""
 
 REMOVED_KEYS = {
+    "modality.members": "choose with modality=[ct,mri] or modality.ct=false",
+    "modality.name": "it follows from the modalities that are chosen",
+    "task.members": "choose with task=[disease,grading] or task.disease=false",
+    "task.name": "it follows from the tasks that are chosen",
     "rollout.flex_attention": "attention over packed completions is always sdpa",
     "judge.backoff_s": "the client of the endpoint chooses the time between attempts",
     "second_judge.backoff_s": "the client of the endpoint chooses the time between attempts",

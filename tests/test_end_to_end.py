@@ -194,10 +194,11 @@ def test_mlflow_shows_parent_and_children_with_params_metrics_and_tables(place: 
     (parent,) = (run for run in runs if run.data.tags.get("medreason.kind") == "sweep")
     children = {run.data.tags["medreason.method"]: run for run in runs if run is not parent}
     assert set(children) == {"base", "sft", "grpo", "rarl"}
-    for run in children.values():
+    for method, run in children.items():
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.info.status == "FINISHED"
-        assert run.data.params["medreason.modality.name"] == "ct"
+        assert run.data.params["medreason.modality.ct"] == "True"
+        assert run.data.tags["medreason.modality"] == ("none" if method == "base" else "ct")
         assert "test/accuracy/ct/disease" in run.data.metrics
         assert run.inputs.dataset_inputs
         names = {item.path for item in client.list_artifacts(run.info.run_id)}

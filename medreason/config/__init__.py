@@ -19,6 +19,7 @@ from medreason.config.schema import (
     Model,
     Prompt,
     Reward,
+    Selection,
     Tracking,
 )
 from medreason.config.targets import function, target
@@ -39,6 +40,7 @@ __all__ = [
     "Reward",
     "Rollout",
     "Rubric",
+    "Selection",
     "Tracking",
     "function",
     "handling",

@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from medreason.config import targets
 from medreason.config.data import handling
-from medreason.config.rules import positive, subset
-from medreason.samples import MODALITIES, TASKS
+from medreason.config.rules import positive
 
 if TYPE_CHECKING:
     from medreason.config.schema import Config
 
 
-def cells_are_known(config: Config) -> None:
-    subset("modality.members", config.modality.members, MODALITIES)
-    subset("task.members", config.task.members, TASKS)
+def something_is_trained_on(config: Config) -> None:
+    for group, selection in {"modality": config.modality, "task": config.task}.items():
+        if not selection.members:
+            known = ", ".join(field.name for field in fields(selection))
+            raise ValueError(f"{group}: none is chosen; choose {group}=all, or some of {known}")
 
 
 def data_settings_are_known(config: Config) -> None:
@@ -153,7 +155,7 @@ def checkpoints_fall_between_rollouts(config: Config) -> None:
 
 
 ALL: tuple[Callable[[Config], None], ...] = (
-    cells_are_known,
+    something_is_trained_on,
     data_settings_are_known,
     reward_settings_are_known,
     judged_rewards_have_a_judge,

@@ -25,7 +25,12 @@ Group = TypeVar("Group")
 CONF = next(p / "conf" for p in (_PACKAGE, _PACKAGE.parent) if (p / "conf").exists())
 """The configuration folder: in the package when installed, beside it in a checkout."""
 
-ConfigStore.instance().store(name="schema", node=Config)
+_schema = OmegaConf.structured(Config)
+for _group in ("modality", "task"):
+    # OmegaConf deletes no key of a typed group, which `~modality.ct` asks for; `load` refuses
+    # unknown keys in its place.
+    OmegaConf.set_struct(_schema[_group], False)
+ConfigStore.instance().store(name="schema", node=_schema)
 
 
 def load(composed: DictConfig, choices: dict[str, str] | None = None) -> Config:

@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, ValueType
 from hydra.errors import HydraException
 
 from medreason import moved
 from medreason.config.rules import one_of
 
+_MERGED = ("modality", "task")
+"""Groups whose options can be combined: each option is a key of one mapping."""
 _NESTED = ("model/steps",)
 """Groups in the folder of another group; other folders below a group hold options of it."""
 _SWEEP = "hydra.sweeper.params."
@@ -50,6 +52,26 @@ def check(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     _check(_of_overrides(overrides), options(folders), folders, set())
 
 
+def refuse_sweep(overrides: Iterable[str]) -> None:
+    """Refuse several values of one key where there is one run.
+
+    Raises:
+        ValueError: with what to type for each thing that may be meant.
+    """
+    for override, parsed in _parsed(overrides):
+        if not parsed.is_sweep_override():
+            continue
+        key, _, values = override.partition("=")
+        meanings = [f"a sweep with a run for each is -m {override}"]
+        if parsed.value_type is ValueType.SIMPLE_CHOICE_SWEEP:
+            if key in _MERGED:
+                meanings.append(f"one run trained on all of them is {key}=[{values}]")
+            elif "." in key:
+                meanings.append(f"one list is {key}=[{values}]")
+                meanings.append(f"""one text is "{key}='{values}'\"""")
+        raise ValueError(f"{override} has several values: {'; '.join(meanings)}")
+
+
 def _check(
     choices: Iterable[_Choice],
     known: dict[str, list[str]],
@@ -58,6 +80,10 @@ def _check(
 ) -> None:
     for choice in choices:
         if choice.group not in known or "${" in str(choice.option):
+            continue
+        if isinstance(choice.option, list):
+            _refuse_list(choice, choice.option)
+            _check((choice._replace(option=o) for o in choice.option), known, folders, read)
             continue
         option = _known_option(choice, known[choice.group])
         for file in (folder / choice.group / f"{option}.yaml" for folder in folders):
@@ -70,8 +96,22 @@ def _check(
                 raise ValueError(f"{file}: {error}") from error
 
 
+def _refuse_list(choice: _Choice, options: Sequence[object]) -> None:
+    """Refuse a list of options in a group where the second would replace values of the first."""
+    if choice.group in _MERGED:
+        return
+    name, values = _name(choice), ",".join(map(str, options))
+    remedy = f"a sweep with a run for each is -m {name}={values}"
+    if choice.group == "experiment":
+        remedy += "; a recipe can name another in its defaults list"
+    raise ValueError(
+        f"{name}=[{values}]: only {' and '.join(_MERGED)} take a list, since options of other "
+        f"groups replace each other's values; {remedy}"
+    )
+
+
 def _known_option(choice: _Choice, known: Sequence[str]) -> str:
-    name = f"{choice.group}@{choice.package}" if choice.package else choice.group
+    name = _name(choice)
     if choice.option is None:
         raise ValueError(
             f"{name}=null chooses no option; leave {name}=... out, or choose one of: "
@@ -82,27 +122,39 @@ def _known_option(choice: _Choice, known: Sequence[str]) -> str:
     return option
 
 
-def _of_overrides(overrides: Iterable[str]) -> Iterator[_Choice]:
+def _name(choice: _Choice) -> str:
+    return f"{choice.group}@{choice.package}" if choice.package else choice.group
+
+
+def _parsed(overrides: Iterable[str]) -> Iterator[tuple[str, Override]]:
+    """Each override as typed and as Hydra reads it; without those that Hydra will refuse."""
     parser = OverridesParser.create()
     for override in overrides:
         try:
-            parsed = parser.parse_override(override)
-        except HydraException:  # Hydra says what is wrong with it
+            yield override, parser.parse_override(override)
+        except HydraException:
             continue
+
+
+def _of_overrides(overrides: Iterable[str]) -> Iterator[_Choice]:
+    for _, parsed in _parsed(overrides):
         moved.refuse_old_key(parsed.key_or_group)
         for option in () if parsed.is_delete() else _values(parsed):
             yield _Choice(parsed.key_or_group, parsed.package or "", option)
 
 
 def _values(parsed: Override) -> list[object]:
-    """The options an override chooses: one, those of a list, or those of a sweep."""
+    """What an override chooses: an option, a list of options, or the values of a sweep."""
     value = parsed.value()
-    if isinstance(value, ChoiceSweep):
-        value = value.list
     if isinstance(value, Glob):
         return []
-    values = value if isinstance(value, list) else [value]
-    return [v.text if isinstance(v, QuotedString) else v for v in values]
+    return [_text(v) for v in (value.list if isinstance(value, ChoiceSweep) else [value])]
+
+
+def _text(value: object) -> object:
+    if isinstance(value, list):
+        return [_text(v) for v in value]
+    return value.text if isinstance(value, QuotedString) else value
 
 
 def _of_file(file: Path, choice: _Choice) -> Iterator[_Choice]:
@@ -132,8 +184,7 @@ def _of_defaults(entry: object, group: str) -> Iterator[_Choice]:
             continue
         if key is None:
             path, option = _split(path)
-        for one in option if isinstance(option, list) else [option]:
-            yield _Choice(path, package, one)
+        yield _Choice(path, package, option)
 
 
 def _split(path: str) -> tuple[str, str]:

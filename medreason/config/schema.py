@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +101,39 @@ class Model:
 
 @dataclass
 class Selection:
-    """The modalities, or the tasks, to train on."""
+    """What to train on: a key for each modality, or for each task, true where it is chosen. The
+    options are such keys, so a list of options is their union."""
 
-    name: str = MISSING
-    members: list[str] = MISSING
+    @property
+    def members(self) -> list[str]:
+        """Those chosen, in the order of the matrix."""
+        return [field.name for field in fields(self) if getattr(self, field.name)]
+
+    @property
+    def name(self) -> str:
+        """`ct`, `ct+xray` or `all`."""
+        return "all" if len(self.members) == len(fields(self)) else "+".join(self.members)
+
+
+@dataclass
+class Modalities(Selection):
+    ct: bool = False
+    mri: bool = False
+    xray: bool = False
+    ultrasound: bool = False
+    dermoscopy: bool = False
+    fundus: bool = False
+    oct: bool = False
+    microscopy: bool = False
+
+
+@dataclass
+class Tasks(Selection):
+    anatomy: bool = False
+    disease: bool = False
+    grading: bool = False
+    modality_recognition: bool = False
+    attributes: bool = False
 
 
 @dataclass
@@ -316,8 +345,8 @@ class Config:
     model: Model = MISSING
     data: dict[str, Any] = field(default_factory=lambda: asdict(Handling()))
     """The keys of Handling, `_target_` of the function that reads a data set, and its settings."""
-    modality: Selection = MISSING
-    task: Selection = MISSING
+    modality: Modalities = field(default_factory=Modalities)
+    task: Tasks = field(default_factory=Tasks)
     prompt: Prompt = MISSING
     reward: dict[str, Reward] = field(default_factory=dict)
     adapter: dict[str, Any] = field(default_factory=dict)

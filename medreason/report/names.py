@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medreason.config import Config
+from medreason.config import Config, Selection
 from medreason.runs import keys
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import MODALITIES, TASKS
@@ -66,12 +66,17 @@ def run_names(folders: Sequence[RunFolder], configs: Sequence[Config | None]) ->
 
 
 def cell_name(config: Config) -> str:
-    """ "CT/Disease"; empty for a run of everything and for a start model."""
+    """ "CT/Disease", "CT+X-ray/all"; empty for a run of everything and for a start model."""
     if config.method.algorithm == "none":
         return ""
-    names = {**MODALITIES, **TASKS}
-    chosen = (config.modality.name, config.task.name)
-    return "" if chosen == ("all", "all") else "/".join(names.get(c, c) for c in chosen)
+    cell = _selected(config.modality, MODALITIES), _selected(config.task, TASKS)
+    return "" if cell == ("all", "all") else "/".join(cell)
+
+
+def _selected(selection: Selection, names: Mapping[str, str]) -> str:
+    if selection.name == "all":
+        return "all"
+    return "+".join(names[member] for member in selection.members)
 
 
 def _facets(config: Config) -> tuple[str, ...]:

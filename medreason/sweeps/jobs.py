@@ -109,14 +109,13 @@ def _compose_family(
             axis, value = override.split("=", 1)
             is_number = axis == "seed" and value.isdecimal()
             changes[axis] = int(value) if is_number else getattr(with_option(override), axis)
-        choices = start.choices | {a: c.name for a, c in changes.items() if a != "seed"}
-        return replace(start, **changes, choices=choices) if changes else start
+        return replace(start, **changes) if changes else start
 
     if len(members) < 3 or any(len(jobs[i]) != len(first) for i in members):
         return {i: _compose(config, jobs[i]) for i in members}
     assembled = {i: assemble(jobs[i]) for i in members}
     last = _compose(config, jobs[members[-1]])
-    if replace(assembled[members[-1]], choices={}) != replace(last, choices={}):
+    if assembled[members[-1]] != last:
         return {i: _compose(config, jobs[i]) for i in members}
     return assembled
 

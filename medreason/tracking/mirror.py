@@ -154,8 +154,8 @@ def _facet(config: Config, name: str) -> str:
     A base model stands for every cell, not for that of the job it ran in; only GRPO has a reward.
     """
     algorithm = config.method.algorithm
-    if name in ("modality", "task") and algorithm == "none":
-        return "none"
+    if name in ("modality", "task"):
+        return "none" if algorithm == "none" else getattr(config, name).name
     if name == "reward" and algorithm != "grpo":
         return "none"
     return config.choices.get(name, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_groups_and_options_are_those_of_the_folder() -> None:
     [
         ("experiment=smoke/dmeo", "experiment='smoke/dmeo'; known: .*did you mean 'smoke/demo'"),
         ("+experiment=smoke/dmeo", "did you mean 'smoke/demo'"),
-        ("experiment=[smoke/demo,rarl/method]", "'rarl/method'; known: .*mean 'rarl/methods'"),
+        ("modality=[ct,xry]", "modality='xry'; known: .*did you mean 'xray'"),
         ("experiment=null", "experiment=null chooses no option; leave .*smoke/demo"),
         ("experiment=", "experiment=''; known: "),
         ("method=gprp", "method='gprp'; known: 'base', .*did you mean 'grpo'"),
@@ -43,7 +44,7 @@ def test_option_without_a_file_is_refused(override: str, words: str) -> None:
     "override",
     [
         *("method=sft,grpo", "method=glob(*)", "experiment=smoke/demo.yaml", "model='${other}'"),
-        *("experiment=[smoke/demo,rarl/methods]", "~adapter", "~judge=none", "seed=1,2"),
+        *("modality=[ct,xray]", "task=[disease],all", "~adapter", "~judge=none", "seed=1,2"),
         *("hydra/launcher=not_ours", "~model/steps@_global_", "prompt.train=[method]", "a=[["),
     ],
 )
@@ -69,6 +70,7 @@ def test_every_recipe_names_files_alone(option: str) -> None:
         ("defaults:\n  - other\n", r"other\.yaml: method='gprp'"),
         ("hydra:\n  sweeper:\n    params:\n      method: base,gprp\n", "method='gprp'"),
         ("hydra:\n  sweeper:\n    params:\n      hardware.probe: true,false\n", "memory_check"),
+        ("defaults:\n  - override /prompt: [think, no_think]\n", r"prompt=\[think,no_think\]: "),
         ("defaults: [", "while parsing"),
     ],
 )
@@ -78,3 +80,36 @@ def test_recipe_is_read_for_the_options_it_names(tmp_path: Path, content: str, w
     (tmp_path / "experiment/other.yaml").write_text("defaults: [mine, override /method: gprp]")
     with pytest.raises(ValueError, match=rf"(?s)mine\.yaml: .*{words}"):
         options.check(["experiment=mine"], [CONF, tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("prompt=[think,no_think]", "only modality and task .*-m prompt=think,no_think"),
+        ("prompt=[think,no_think],rarl", r"prompt=\[think,no_think\]: "),
+        ("judge@second_judge=[openai]", r"-m judge@second_judge=openai"),
+        ("experiment=[smoke/demo,rarl/methods]", "can name another in its defaults list"),
+    ],
+)
+def test_list_of_options_that_do_not_merge_is_refused(override: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        options.check([override], [CONF])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("modality=xray,ct", "for each is -m modality=xray,ct; one run .* is modality=[xray,ct]"),
+        ("prompt=think,rarl", "a sweep with a run for each is -m prompt=think,rarl"),
+        ("seed=range(0,3)", "-m seed=range(0,3)"),
+        ("evaluation.tasks=grading,disease", "one list is evaluation.tasks=[grading,disease]"),
+        ("predict.question=A, B", """one text is "predict.question='A, B'\""""),
+    ],
+)
+def test_several_values_of_one_run_are_refused_with_what_each_meaning_takes(
+    override: str, words: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(words).replace(r"\.\*", ".*")) as caught:
+        options.refuse_sweep([override])
+    assert str(caught.value).startswith(f"{override} has several values: ")
+    options.refuse_sweep(["modality=[xray,ct]", "seed=1", "a=[[", "~adapter"])

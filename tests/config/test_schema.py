@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ import yaml
 
 from medreason import config as configuration
 from medreason.config import CONF, Config
+from medreason.config.schema import Modalities, Tasks
+from medreason.report.names import cell_name
+from medreason.samples import MODALITIES, TASKS
 
 GROUPS = {
     path.name: sorted(file.stem for file in path.glob("*.yaml"))
@@ -88,7 +92,9 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         (["hardware.devices=0"], ["hardware.devices=0", "at least 1"]),
         (["hardware.precision=float16"], ["hardware.precision='float16'", "'bfloat16'"]),
         (["evaluation.modalities=[ct,pet]"], ["evaluation.modalities='pet'", "'mri'"]),
-        (["modality.members=[]"], ["modality.members is empty"]),
+        (["modality=ct", "modality.ct=false"], ["modality: none is chosen", "modality=all"]),
+        (["task=grading", "~task.grading"], ["task: none is chosen", "attributes"]),
+        (["+modality.pet=true"], ["modality.pet is unknown"]),
         (["prompt.evaluate=hello"], ["hello", "{question}"]),
         (["prompt.diversity=true"], ["prompt.diversity=true", "prompt=think", "prompt=rarl"]),
         (["prompt.reasoning_prompting=true"], ["prompt.reasoning", "prompt=think"]),
@@ -136,6 +142,38 @@ def test_bad_value_is_refused_with_key_value_and_remedy(
         composed(*overrides)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "members", "name"),
+    [
+        (["modality=[xray,ct]"], ["ct", "xray"], "ct+xray"),
+        (["modality=ct", "modality.oct=true"], ["ct", "oct"], "ct+oct"),
+        (["modality=[ct,mri]", "modality.ct=false"], ["mri"], "mri"),
+        (["modality=all"], list(MODALITIES), "all"),
+        (["~modality.ct"], list(MODALITIES)[1:], "+".join(list(MODALITIES)[1:])),
+        ([f"modality=[{','.join(MODALITIES)}]"], list(MODALITIES), "all"),
+    ],
+)
+def test_options_of_modality_add_up(
+    composed: Compose, overrides: list[str], members: list[str], name: str
+) -> None:
+    config = composed(*overrides, "task=[grading,disease]")
+    assert (config.modality.members, config.modality.name) == (members, name)
+    assert config.task.members == ["disease", "grading"]
+    assert config.run_name == f"grpo-tiny-{name}-disease+grading"
+    assert cell_name(config).endswith("/Disease+Grading")
+
+
+def test_matrix_is_the_same_in_schema_options_and_samples() -> None:
+    assert list(MODALITIES) == [field.name for field in fields(Modalities)]
+    assert list(TASKS) == [field.name for field in fields(Tasks)]
+    assert GROUPS["modality"] == sorted(["all", *MODALITIES])
+    assert GROUPS["task"] == sorted(["all", *TASKS])
+    for group, names in {"modality": MODALITIES, "task": TASKS}.items():
+        for option in GROUPS[group]:
+            values = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+            assert values == dict.fromkeys(names if option == "all" else [option], True)
 
 
 def test_frozen_config_reads_back_equal(composed: Compose, tmp_path: Path) -> None:
@@ -187,8 +225,6 @@ def test_every_yaml_file_of_a_group_says_its_own_name() -> None:
     for group in (
         "model",
         "method",
-        "modality",
-        "task",
         "prompt",
         "hardware",
         "rollout",
@@ -216,6 +252,8 @@ def test_base_has_the_trl_keys_of_the_other_methods() -> None:
         (["-m", "method=sft,grpo", "--cfg", "job", "-p", "method"], 0, "name: sft"),
         (["method=gpro"], 1, "gpro"),
         (["method.nmae=grpo"], 1, "nmae"),
+        (["modality=xray,ct"], 1, "trained on all of them is modality=[xray,ct]"),
+        (["modality=[xray,ct]", "--cfg", "job", "-p", "modality"], 0, "xray: true"),
         (["experiment=smoke/quick", "method=base,sft", "method.nmae=x"], 1, "nmae"),
     ],
 )

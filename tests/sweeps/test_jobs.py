@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,17 +47,23 @@ def test_configurations_are_those_hydra_composes(swept: Callable[..., tuple]) ->
     assert len(jobs) == 16
     places = [0, 6, 9, 15]
     expected = each_composed(jobs, places)
-    assert [replace(configs[i], choices={}) for i in places] == expected
+    assert [configs[i] for i in places] == expected
+
+
+def test_lists_of_modalities_are_assembled_like_others(swept: Callable[..., tuple]) -> None:
+    jobs, configs = swept(
+        "modality=[ct,mri],oct,all", "task=[disease,grading],all", "modality.ct=true"
+    )
+    assert configs == each_composed(jobs, list(range(6)))
+    assert [config.modality.name for config in configs[::2]] == ["ct+mri", "ct+oct", "all"]
 
 
 def test_option_that_sets_values_outside_its_group_is_composed_in_full(
     swept: Callable[..., tuple],
 ) -> None:
-    jobs, configs = swept(
-        "modality=ct,oct", "task=all,grading", "model.revision='${modality.name}'"
-    )
+    jobs, configs = swept("modality=ct,oct", "task=all,grading", "model.revision='${modality.ct}'")
     assert [config.model.revision for config in configs] == [
-        job[1].removeprefix("modality=") for job in jobs
+        str("modality=ct" in job) for job in jobs
     ]
 
 
