@@ -97,7 +97,7 @@ class Metric(StrEnum):
         return self.heading.replace("\n", " ")
 
     @property
-    def title(self) -> str:
+    def column_title(self) -> str:
         return self.label[0].upper() + self.label[1:]
 
     @classmethod

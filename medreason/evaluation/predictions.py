@@ -1,4 +1,4 @@
-"""Predictions of one evaluation: one row a sample and control, and the figures they add up to."""
+"""Predictions of an evaluation, a row for each sample and control: made, written and read here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -179,23 +180,57 @@ def write(predictions: Sequence[Prediction], path: Path) -> None:
 
 
 def read(path: Path, samples: Collection[str] | None = None) -> list[Prediction]:
-    """The rows of a predictions file; with `samples` those about their real images alone.
+    """The rows of a predictions file; with `samples` only theirs under the original image.
 
     Raises:
         ValueError: the file is cut off or not ours.
     """
-    chosen = None if samples is None else [("control", "==", "original"), ("sample", "in", samples)]
+    filters = None if samples is None else [_ORIGINAL, ("sample", "in", samples)]
+    rows = _table(path, filters=filters).to_pylist()
     try:
-        return [Prediction(**row) for row in pq.read_table(path, filters=chosen).to_pylist()]
-    except (pa.ArrowInvalid, TypeError, FileNotFoundError) as error:
-        raise ValueError(f"{path}: not a predictions file ({error})") from error
+        return [Prediction(**row) for row in rows]
+    except TypeError as error:
+        raise ValueError(_UNREADABLE.format(path, error)) from error
 
 
-def save(folder: Path, predictions: Sequence[Prediction], found: dict[str, Any]) -> None:
+def read_frame(evaluations: Iterable[Path], columns: Sequence[str]) -> pd.DataFrame:
+    """Predictions under the original image, of one or many evaluations, in the order of the files.
+
+    Columns: `columns`, the only ones that are read, since completions and prompts are nearly all of
+    a file's size; `run` and `evaluation`, the names of the folders.
+
+    Raises:
+        ValueError: a file is cut off or not ours.
+    """
+    frames = [
+        _table(folder / "predictions.parquet", columns, [_ORIGINAL])
+        .to_pandas()
+        .assign(run=folder.parents[1].name, evaluation=folder.name)
+        for folder in evaluations
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+_ORIGINAL = ("control", "==", "original")
+_UNREADABLE = "{}: not a predictions file ({}); delete its folder and evaluate again"
+
+
+def _table(
+    path: Path,
+    columns: Sequence[str] | None = None,
+    filters: list[tuple[str, str, object]] | None = None,
+) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns, filters=filters)
+    except (pa.ArrowInvalid, FileNotFoundError) as error:
+        raise ValueError(_UNREADABLE.format(path, error)) from error
+
+
+def save(folder: Path, predictions: Sequence[Prediction], metrics: dict[str, Any]) -> None:
     """Write both files; metrics.json comes last, so where it is the evaluation is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     write(predictions, folder / "predictions.parquet")
-    write_json(folder / "metrics.json", found)
+    write_json(folder / "metrics.json", metrics)
 
 
 def load_metrics(folder: Path) -> dict[str, Any]:

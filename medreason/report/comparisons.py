@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from medreason.report.matrices import CELLS, TABLES, Arm, addresses, answers_of, means, members_of
-from medreason.report.runs import Run, paired
+import numpy as np
+
+from medreason.report.matrices import CELLS, TABLES, Arm, addresses, by_place, key
+from medreason.report.runs import Run, by_cell, changes
 from medreason.samples import MODALITIES, TASKS
 from medreason.stats import Difference, holm, mcnemar, mean_over_strata, sign_flip
 
@@ -14,6 +16,9 @@ MEANS = "8x5-means"
 """The name of the table of 8x5's rows (`ct/all`), columns (`all/disease`) and whole (`all/all`)."""
 LEVEL = 0.05
 MAY_BE_CHANCE = "may be chance (paired test, Holm over the places, 5 % level)"
+
+Strata = Sequence[np.ndarray]
+"""The difference at each question, an array for each cell."""
 
 
 @dataclass(frozen=True)
@@ -37,87 +42,83 @@ class Comparison:
 
     @property
     def clear(self) -> bool:
-        """More than chance, however many places were looked at."""
+        """More than chance, however many places were tested."""
         return self.p_holm < LEVEL
 
 
 def compare(a: Arm, b: Arm) -> list[Comparison]:
     """Arm a against arm b wherever both answered the same questions."""
-    found = []
+    comparisons = []
     for table in TABLES:
-        strata = {
-            (train, test): shared
+        keys = ["test", "sample", *(["train"] if a.untrained == b.untrained else [])]
+        both = a.shares[table].merge(b.shares[table], on=keys, suffixes=("", "_b"))
+        strata = by_place(both.assign(difference=both["share"] - both["share_b"]), "difference")
+        ordered = {
+            (train, test): strata[place]
             for train, test in addresses(table)
-            if (shared := _shared(a, b, table, train, test))
+            if (place := key(a, train, test)) in strata
         }
-        found += _tested(table, a, b, {place: [some] for place, some in strata.items()})
+        comparisons += with_holm(
+            [comparison(table, a, b, *place, [values]) for place, values in ordered.items()]
+        )
         if table == "8x5":
-            own = {test: shared for (_, test), shared in strata.items()}
-            found += _tested(MEANS, a, b, {(m, m): some for m, some in margins(own).items()})
-    return found
+            cells = {test: values for (_, test), values in ordered.items()}
+            comparisons += with_holm(
+                [
+                    comparison(MEANS, a, b, line, line, values)
+                    for line, values in margins(cells).items()
+                ]
+            )
+    return comparisons
+
+
+def comparison(table: str, a: Arm, b: Arm, train: str, test: str, strata: Strata) -> Comparison:
+    """As yet without Holm's adjustment."""
+    change, p = paired_test(strata)
+    ends, n = (change.mean, change.low, change.high), sum(map(len, strata))
+    return Comparison(table, a.name, b.name, train, test, n, *ends, p, p)
+
+
+def with_holm(family: Sequence[Comparison]) -> list[Comparison]:
+    adjusted = holm([row.p for row in family])
+    return [replace(row, p_holm=p) for row, p in zip(family, adjusted, strict=True)]
 
 
 def of_cells(run: Run, base: Run | None) -> dict[str, tuple[Difference, float]]:
     """Run minus base with p by Holm: each cell, and the means of rows, columns and all."""
-    cells: dict[str, list[float]] = {}
-    for key in run.cells:
-        modality, task = key.split("/")
-        a, b = paired(run, base, {(modality, task)})
-        if a:
-            cells[key] = [x - y for x, y in zip(a, b, strict=True)]
-    return _with_holm({c: [some] for c, some in cells.items()}) | _with_holm(margins(cells))
+    changed = by_cell(run, changes(run, base))
+    cells = {cell: changed[cell].to_numpy() for cell in run.cells if cell in changed}
+    return _tested({cell: [values] for cell, values in cells.items()}) | _tested(margins(cells))
 
 
-def _with_holm(
-    strata: Mapping[str, Sequence[Sequence[float]]],
-) -> dict[str, tuple[Difference, float]]:
-    found = {place: test(some) for place, some in strata.items()}
-    adjusted = holm([p for _, p in found.values()])
+def _tested(family: Mapping[str, Strata]) -> dict[str, tuple[Difference, float]]:
+    tests = {place: paired_test(strata) for place, strata in family.items()}
+    adjusted = holm([p for _, p in tests.values()])
     return {
-        place: (change, p) for (place, (change, _)), p in zip(found.items(), adjusted, strict=True)
+        place: (change, p) for (place, (change, _)), p in zip(tests.items(), adjusted, strict=True)
     }
 
 
-def pairs(found: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
+def pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
     """Each later arm against each earlier one: base comes first."""
-    for i, a in enumerate(found):
-        for b in found[:i]:
+    for i, a in enumerate(arms):
+        for b in arms[:i]:
             yield a, b
 
 
-def margins(cells: Mapping[str, list[float]]) -> dict[str, list[list[float]]]:
+def margins(cells: Mapping[str, np.ndarray]) -> dict[str, Strata]:
     """The cells below each mean of an 8 x 5 table: `ct/all`, `all/disease`, `all/all`."""
     lines = {f"{m}/all": [f"{m}/{t}" for t in TASKS] for m in MODALITIES}
     lines |= {f"all/{t}": [f"{m}/{t}" for m in MODALITIES] for t in TASKS} | {"all/all": CELLS}
-    found = {line: [cells[c] for c in members if c in cells] for line, members in lines.items()}
-    return {line: some for line, some in found.items() if some}
+    strata = {line: [cells[c] for c in members if c in cells] for line, members in lines.items()}
+    return {line: values for line, values in strata.items() if values}
 
 
-def test(strata: Sequence[Sequence[float]]) -> tuple[Difference, float]:
+def paired_test(strata: Strata) -> tuple[Difference, float]:
     """Mean over the cells of the mean difference in each, in percent points, and its p."""
-    found = mean_over_strata(strata, seed=0)
-    # Rounded where sums leave their mark: 13.75 is to read the same wherever it stands.
-    points = Difference(*(round(100 * end, 9) for end in (found.mean, found.low, found.high)))
-    if len(strata) == 1 and set(strata[0]) <= {-1.0, 0.0, 1.0}:
-        return points, mcnemar([float(d > 0) for d in strata[0]], [float(d < 0) for d in strata[0]])
-    return points, sign_flip([d / len(some) for some in strata for d in some], seed=0)
-
-
-def _shared(a: Arm, b: Arm, table: str, train: str, test: str) -> list[float]:
-    """Right in a minus right in b for each question both answered, each a share of its models."""
-    mine = means(answers_of(members_of(a, table, train), table, test))
-    theirs = means(answers_of(members_of(b, table, train), table, test))
-    return [mine[sample] - theirs[sample] for sample in mine if sample in theirs]
-
-
-def _tested(
-    table: str, a: Arm, b: Arm, strata: Mapping[tuple[str, str], list[list[float]]]
-) -> list[Comparison]:
-    rows = []
-    for (train, where), some in strata.items():
-        change, p = test(some)
-        n = sum(map(len, some))
-        ends = (change.mean, change.low, change.high)
-        rows.append(Comparison(table, a.name, b.name, train, where, n, *ends, p, p))
-    adjusted = holm([row.p for row in rows])
-    return [replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
+    change = mean_over_strata(strata, seed=0)
+    # Rounded, since sums differ in their last digits: 13.75 is to read the same wherever it stands.
+    points = Difference(*(round(100 * end, 9) for end in (change.mean, change.low, change.high)))
+    if len(strata) == 1 and np.isin(strata[0], (-1.0, 0.0, 1.0)).all():
+        return points, mcnemar(strata[0] > 0, strata[0] < 0)
+    return points, sign_flip(np.concatenate([d / len(d) for d in strata]), seed=0)

@@ -6,12 +6,16 @@ A start model was trained on no cell and stands beside every row.
 
 from __future__ import annotations
 
-import statistics as plain
+import functools
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -22,7 +26,7 @@ from medreason.report.runs import Cell, Run
 from medreason.samples import MODALITIES, TASKS
 from medreason.stats import mean_over_strata, wilson
 
-CELLS = [f"{modality}/{task}" for modality in MODALITIES for task in TASKS]
+CELLS: list[Cell] = [f"{modality}/{task}" for modality in MODALITIES for task in TASKS]
 TABLES: dict[str, tuple[list[str], list[str]]] = {
     "8x5": (list(MODALITIES), list(TASKS)),
     "8x8": (list(MODALITIES), list(MODALITIES)),
@@ -31,9 +35,12 @@ TABLES: dict[str, tuple[list[str], list[str]]] = {
 }
 """Rows and columns. Rows are what was trained on and columns what was tested, except in 8x5: there
 each cell's model on its own cell."""
+_AXES = {"8x5": "cell", "8x8": "modality", "5x5": "task", "40x40": "cell"}
+_PLACE = ["train", "test"]
+_EVERY_ROW = ""  # `train` of a start model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arm:
     """Runs that differ in cell and seed alone."""
 
@@ -45,10 +52,37 @@ class Arm:
     def seeds(self) -> list[int]:
         return sorted({run.config.seed for run in self.runs if run.config})
 
+    @functools.cached_property
+    def answers(self) -> pd.DataFrame:
+        """The answers of all its runs, with the seed and the cells trained on of each."""
+        return pd.concat([run.answers.assign(**_facts(run)) for run in self.runs])
+
+    @functools.cached_property
+    def metrics(self) -> pd.DataFrame:
+        """A row for each run and cell: the metrics of the cell, with the same facts of the run."""
+        rows = [
+            _facts(run) | _axes(cell) | metrics
+            for run in self.runs
+            for cell, metrics in run.cells.items()
+        ]
+        return pd.DataFrame(rows)
+
+    @functools.cached_property
+    def shares(self) -> dict[str, pd.DataFrame]:
+        """By table, the `share` of right answers over models and seeds: train, test, sample."""
+        return {
+            table: _placed(self, self.answers, table, ["sample", "correct"])
+            .groupby([*_PLACE, "sample"], sort=False)["correct"]
+            .mean()
+            .rename("share")
+            .reset_index()
+            for table in TABLES
+        }
+
 
 @dataclass(frozen=True)
 class Place:
-    """What an arm came to in one place of one table."""
+    """The results of an arm in one place of one table."""
 
     arm: str
     table: str
@@ -56,7 +90,7 @@ class Place:
     test: str
     in_domain: bool
     models: int
-    """Runs that answered here: cells times seeds."""
+    """Runs of the row: cells times seeds."""
     seeds: int
     n: int
     """Questions, each counted once."""
@@ -72,7 +106,7 @@ class Place:
 
     @property
     def off_prior(self) -> bool:
-        """The interval of the accuracy does not hold the prior."""
+        """The interval of the accuracy does not include the options-only baseline."""
         return self.prior is not None and not self.ci_low <= self.prior <= self.ci_high
 
 
@@ -82,24 +116,28 @@ def arms(runs: Sequence[Run]) -> list[Arm]:
     for run in runs:
         if run.config and run.metrics:
             groups.setdefault(names.arm_key(run.config), []).append(run)
-    found = list(groups.values())
-    called = names.arm_names([members[0].config for members in found if members[0].config])
+    configs = [members[0].config for members in groups.values()]
+    arm_names = names.arm_names([config for config in configs if config])
     return [
         Arm(name, tuple(members), members[0].method == "base")
-        for name, members in zip(called, found, strict=True)
+        for name, members in zip(arm_names, groups.values(), strict=True)
     ]
 
 
 def places(arm: Arm) -> list[Place]:
     """Every place of every table the arm has answers for; the others are left out, never 0."""
-    found = []
-    for table in TABLES:
-        for train, test in addresses(table):
-            if members := members_of(arm, table, train):
-                place = _place(arm, members, table, train, test)
-                if place:
-                    found.append(place)
-    return found
+    return [place for table in TABLES for place in _places(arm, table)]
+
+
+def by_place(frame: pd.DataFrame, column: str) -> dict[tuple[str, str], np.ndarray]:
+    """The values of a column in each place (train, test)."""
+    groups = frame.groupby(_PLACE, sort=False)[column]
+    return {(str(train), str(test)): values.to_numpy() for (train, test), values in groups}
+
+
+def key(arm: Arm, train: str, test: str) -> tuple[str, str]:
+    """The place as `by_place` has it: a start model's values hold for every row."""
+    return (_EVERY_ROW if arm.untrained else train), test
 
 
 def write(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
@@ -107,18 +145,18 @@ def write(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
     if not rows:
         return []
     table = pa.Table.from_pylist([dict(row) for row in rows])
-    written = [path.with_suffix(".csv"), path.with_suffix(".parquet")]
-    pyarrow.csv.write_csv(table, written[0])
-    pq.write_table(table, written[1])
-    return written
+    paths = [path.with_suffix(".csv"), path.with_suffix(".parquet")]
+    pyarrow.csv.write_csv(table, paths[0])
+    pq.write_table(table, paths[1])
+    return paths
 
 
-def wide(found: Iterable[Place], table: str) -> list[dict[str, Any]]:
+def wide(places: Iterable[Place], table: str) -> list[dict[str, Any]]:
     """A table as readers know it, in percent: a row for each training set, a column for each test.
 
-    8x5 has modalities as rows and tasks as columns. What has no value stays empty.
+    8x5 has modalities as rows and tasks as columns. A place without a value stays empty.
     """
-    values = {(p.train, p.test): 100 * p.accuracy for p in found if p.table == table}
+    values = {(p.train, p.test): 100 * p.accuracy for p in places if p.table == table}
     rows, columns = TABLES[table]
     return [
         {"train": row} | {column: values.get(_address(table, row, column)) for column in columns}
@@ -126,113 +164,105 @@ def wide(found: Iterable[Place], table: str) -> list[dict[str, Any]]:
     ]
 
 
-def _address(table: str, row: str, column: str) -> tuple[str, str]:
-    own = f"{row}/{column}"
-    return (own, own) if table == "8x5" else (row, column)
-
-
 def addresses(table: str) -> list[tuple[str, str]]:
+    """(train, test) of each place, row by row."""
     rows, columns = TABLES[table]
     return [_address(table, row, column) for row in rows for column in columns]
 
 
+def _address(table: str, row: str, column: str) -> tuple[str, str]:
+    cell = f"{row}/{column}"
+    return (cell, cell) if table == "8x5" else (row, column)
+
+
 def members_of(arm: Arm, table: str, train: str) -> list[Run]:
-    """The runs that stand in a row: of 8x8 those trained within the modality, and so on."""
+    """The runs of a row: in 8x8 those trained within the modality, and so on."""
+    return [run for run in arm.runs if arm.untrained or _row(run, table) == train]
+
+
+def interval(shares: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of the questions' shares, 0 to 1."""
+    if np.isin(shares, (0.0, 1.0)).all():
+        return wilson(int(shares.sum()), len(shares))
+    mean = mean_over_strata([shares], seed=0)
+    return mean.low, mean.high
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    assert run.config
+    return {
+        "run": run.name,
+        "seed": run.config.seed,
+        "trained": trained_key(run),
+    }
+
+
+def trained_key(run: Run) -> str:
+    """The cells a run was trained on as one string, empty for a start model."""
+    return " ".join(sorted(run.trained_on))
+
+
+def _axes(cell: Cell) -> dict[str, str]:
+    modality, task = cell.split("/")
+    return {"cell": cell, "modality": modality, "task": task}
+
+
+def _row(run: Run, table: str) -> str | None:
+    """The row of the table a trained run belongs to, if what it was trained on is one row."""
+    rows = {_axes(cell)[_AXES[table]] for cell in run.trained_on}
+    return rows.pop() if len(rows) == 1 else None
+
+
+def _placed(arm: Arm, frame: pd.DataFrame, table: str, columns: list[str]) -> pd.DataFrame:
+    """Columns of the arm's answers or metrics with the place (train, test) they belong to."""
+    placed = frame[columns].assign(test=frame[_AXES[table]])
     if arm.untrained:
-        return list(arm.runs)
-    return [run for run in arm.runs if _stands_in(run.trained_on, table, train)]
+        return placed.assign(train=_EVERY_ROW)
+    rows = {run.name: _row(run, table) for run in arm.runs}
+    placed = placed.assign(train=frame["run"].map(rows)).dropna(subset="train")
+    return placed[placed["train"] == placed["test"]] if table == "8x5" else placed
 
 
-def _stands_in(trained: set[Cell], table: str, train: str) -> bool:
-    if table in ("8x5", "40x40"):
-        return trained == {_cell(train)}
-    axis = 0 if table == "8x8" else 1
-    return {cell[axis] for cell in trained} == {train}
+def _places(arm: Arm, table: str) -> list[Place]:
+    answers = _placed(arm, arm.answers, table, ["seed", "correct"])
+    by_seed = answers.groupby([*_PLACE, "seed"])["correct"].mean().groupby(_PLACE)
+    summary = by_seed.agg(["mean", "std", "size"]).to_dict("index")
+    shares = by_place(arm.shares[table], "share")
+    intervals = {place: (len(values), interval(values)) for place, values in shares.items()}
+    priors = _priors(arm, table)
+    models = Counter(_row(run, table) for run in arm.runs)
+    places = []
+    for train, test in addresses(table):
+        if (place := key(arm, train, test)) not in summary:
+            continue
+        accuracy, spread, seeds = summary[place].values()
+        n, (low, high) = intervals[place]
+        prior = priors.get(place)
+        places.append(
+            Place(
+                arm=arm.name,
+                table=table,
+                train=train,
+                test=test,
+                in_domain=not arm.untrained and train == test,
+                models=len(arm.runs) if arm.untrained else models[train],
+                seeds=int(seeds),
+                n=n,
+                accuracy=accuracy,
+                ci_low=low,
+                ci_high=high,
+                spread=None if math.isnan(spread) else spread,
+                prior=prior,
+                above_prior=None if prior is None else accuracy - prior,
+            )
+        )
+    return places
 
 
-def _tests(table: str, test: str, cell: Cell) -> bool:
-    if table in ("8x5", "40x40"):
-        return "/".join(cell) == test
-    return cell[0 if table == "8x8" else 1] == test
-
-
-def answers_of(members: Sequence[Run], table: str, test: str) -> dict[int, dict[str, list[bool]]]:
-    """By seed and sample; several models of a row may answer the same question."""
-    found: dict[int, dict[str, list[bool]]] = {}
-    for run in members:
-        assert run.config
-        mine = found.setdefault(run.config.seed, {})
-        for cell, answers in run.answers.items():
-            if _tests(table, test, cell):
-                for sample, correct in answers.items():
-                    mine.setdefault(sample, []).append(correct)
-    return {seed: answers for seed, answers in found.items() if answers}
-
-
-def _place(arm: Arm, members: Sequence[Run], table: str, train: str, test: str) -> Place | None:
-    answers = answers_of(members, table, test)
-    if not answers:
-        return None
-    each = [
-        plain.fmean(right for given in found.values() for right in given)
-        for found in answers.values()
-    ]
-    prior = _prior(members, table, test)
-    accuracy = plain.fmean(each)
-    low, high = interval(list(means(answers).values()))
-    return Place(
-        arm.name,
-        table,
-        train,
-        test,
-        not arm.untrained and train == test,
-        len(members),
-        len(answers),
-        len({sample for found in answers.values() for sample in found}),
-        accuracy,
-        low,
-        high,
-        plain.stdev(each) if len(each) > 1 else None,
-        prior,
-        accuracy - prior if prior is not None else None,
-    )
-
-
-def means(answers: Mapping[int, Mapping[str, Sequence[bool]]]) -> dict[str, float]:
-    """The share of right answers to each sample, over seeds and models."""
-    found: dict[str, list[bool]] = {}
-    for samples in answers.values():
-        for sample, given in samples.items():
-            found.setdefault(sample, []).extend(given)
-    return {sample: plain.fmean(given) for sample, given in found.items()}
-
-
-def interval(shares: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of what each question got, 0 to 1."""
-    if all(share in (0.0, 1.0) for share in shares):
-        return wilson(int(sum(shares)), len(shares))
-    found = mean_over_strata([shares], seed=0)
-    return found.low, found.high
-
-
-def _prior(members: Sequence[Run], table: str, test: str) -> float | None:
-    """The options-only baseline on the same questions, weighted as they are."""
-    found = [
-        metrics
-        for run in members
-        for key, metrics in run.cells.items()
-        if _tests(table, test, _cell(key))
-    ]
-    known = [
-        (prior, metrics[Metric.N])
-        for metrics in found
-        if (prior := metrics.get(Metric.PRIOR)) is not None
-    ]
-    if not known or len(known) < len(found):
-        return None
-    return plain.fmean([prior for prior, _ in known], [n for _, n in known])
-
-
-def _cell(key: str) -> Cell:
-    modality, task = key.split("/")
-    return modality, task
+def _priors(arm: Arm, table: str) -> dict[Any, float]:
+    """By place the options-only baseline on its questions; none where a cell has none."""
+    metrics = _placed(arm, arm.metrics, table, [Metric.PRIOR, Metric.N])
+    prior = metrics[Metric.PRIOR].astype(float)
+    weighted = metrics.assign(weighted=prior * metrics[Metric.N], unknown=prior.isna())
+    sums = weighted.groupby(_PLACE)[["weighted", Metric.N, "unknown"]].sum()
+    return (sums["weighted"] / sums[Metric.N])[sums["unknown"] == 0].to_dict()

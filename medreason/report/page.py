@@ -109,11 +109,11 @@ def _scroll(table: str) -> str:
 def _arms(found: Sequence[Row], tables: Tables) -> str:
     """What the arms came to and how they differ, then their runs, folded."""
     parts = [_scroll(_arm_table(tables)), _scroll(_difference_table(tables))]
-    told = {run.folder.path.name for arm in tables.arms for run in arm.runs}
+    told = {run.name for arm in tables.arms for run in arm.runs}
     if rest := [row for row in found if row.name not in told]:
         parts.append(f"<h3>Not evaluated</h3>{_scroll(_run_table(rest))}")
     for index, arm in enumerate(tables.arms):
-        names = {run.folder.path.name for run in arm.runs}
+        names = {run.name for run in arm.runs}
         members = [row for row in found if row.name in names]
         count = f"{len(members)} runs" if len(members) > 1 else "1 run"
         table = _scroll(_run_table(members, colour=index))
@@ -126,7 +126,7 @@ def _arm_table(tables: Tables) -> str:
     inside = [tables.domains.total(arm.name, IN_DOMAIN) for arm in tables.arms]
     metrics = columns(Shown.PAGE, [t.metrics for t in inside if t], *RUN_METRICS)
     heads = ["Method", "Models", "n", "In-domain %", "", "vs base, in-domain"]
-    heads += [*(m.title for m in metrics), "Elsewhere %", "vs base, elsewhere"]
+    heads += [*(m.column_title for m in metrics), "Elsewhere %", "vs base, elsewhere"]
     rows = []
     for index, (arm, total) in enumerate(zip(tables.arms, inside, strict=True)):
         name = f'<span class="swatch s{index % 8}"></span>{escape(arm.name)}'
@@ -199,7 +199,7 @@ def _run_table(found: Sequence[Row], *, colour: int | None = None) -> str:
         *(["In-domain %", "vs base, in-domain"] if narrow else []),
     ]
     heads += [
-        *(m.title for m in metrics),
+        *(m.column_title for m in metrics),
         "vs base, all" if narrow else "vs base",
         "Training, evaluation",
     ]

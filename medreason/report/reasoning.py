@@ -1,34 +1,36 @@
 """Answers and reasoning beside each other: arms trained on the same cells, over all their seeds.
 
-The reasoning score is the overlap with the reference explanation (`scores.reasoning_similarity`),
-taken of every arm alike, whatever it was rewarded for.
+The reasoning score is the overlap with the reference explanation
+(`rewards.reasoning.reasoning_similarity`), computed for every arm alike, whatever it was rewarded
+for.
 """
 
 from __future__ import annotations
 
-import statistics as plain
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import pandas as pd
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
+from medreason.evaluation import predictions
 from medreason.metrics import Metric
 from medreason.report import comparisons, matrices
 from medreason.report.matrices import Arm
-from medreason.report.runs import Cell, Run
+from medreason.report.runs import Run
 from medreason.stats import Difference, holm, paired_difference, sign_flip
 
-_SCORES = {"correct": "accuracy", Metric.REASONING_SIMILARITY: "reasoning"}
+_SCORES = {"correct": "accuracy", "reasoning_similarity": "reasoning"}
+_WHERE = ("in-domain", "held-out")
 _WIDTH = 140  # of the Markdown tables, which are not to be wrapped
 _LEVELS = "Right answers and overlap of the reasoning with the reference explanation, in percent"
 _CHANGES = "a minus b in percent points, paired by question; p_holm: by Holm over all rows"
 
-Scores = dict[int, dict[str, float]]
-"""Seed -> sample -> score."""
+Scores = pd.DataFrame
+"""A row a sample, a column a seed, NaN where a seed has no score."""
 
 
 def write(runs: Sequence[Run], target: Path) -> list[Path]:
@@ -38,20 +40,17 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
     trained = {frozenset(run.trained_on) for arm in arms if not arm.untrained for run in arm.runs}
     if len(trained) != 1 or not all(_has_reasoning(run) for arm in arms for run in arm.runs):
         return []
-    cells = set(next(iter(trained)))
-    found = {
-        (arm.name, where, score): values
+    scores = {
+        (arm.name, *key): values
         for arm in arms
-        for where, inside in (("in-domain", True), ("held-out", False))
-        for score in _SCORES
-        if (values := _scores(arm, cells, inside, score))
+        for key, values in _scores(arm, set(next(iter(trained)))).items()
     }
-    levels = [_level(key, values) for key, values in found.items()]
+    levels = [_level(*key, values) for key, values in scores.items()]
     changes = [
-        _change(a.name, b.name, where, score, mine, found[b.name, where, score])
+        _change(a.name, b.name, where, score, values, scores[b.name, where, score])
         for a, b in comparisons.pairs(arms)
-        for (name, where, score), mine in found.items()
-        if name == a.name and (b.name, where, score) in found
+        for (name, where, score), values in scores.items()
+        if name == a.name and (b.name, where, score) in scores
     ]
     adjusted = holm([row["p"] for row in changes])
     changes = [row | {"p_holm": p} for row, p in zip(changes, adjusted, strict=True)]
@@ -60,71 +59,66 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
         for title, rows in ((_LEVELS, levels), (_CHANGES, changes)):
             print(f"{title}\n", file=file)
             Console(file=file, width=_WIDTH).print(_table(rows))
-    written = matrices.write(levels, target / "reasoning")
-    return [page, *written, *matrices.write(changes, target / "reasoning-differences")]
+    files = matrices.write(levels, target / "reasoning")
+    return [page, *files, *matrices.write(changes, target / "reasoning-differences")]
 
 
 def _has_reasoning(run: Run) -> bool:
-    """Predictions of older runs have no such column; their figures have no mean of it."""
+    """Whether its questions have reference explanations."""
     return run.overall.get(Metric.REASONING_SIMILARITY) is not None
 
 
-def _scores(arm: Arm, cells: set[Cell], inside: bool, score: str) -> Scores:
-    found: Scores = {}
-    for run in arm.runs:
-        assert run.config
-        table = pq.read_table(
-            run.evaluation / "predictions.parquet",
-            columns=["sample", "modality", "task", score],
-            filters=[("control", "==", "original")],
-        )
-        values = {
-            row["sample"]: float(row[score])
-            for row in table.to_pylist()
-            if ((row["modality"], row["task"]) in cells) == inside and row[score] is not None
-        }
-        if values:
-            found[run.config.seed] = values
-    return found
+def _scores(arm: Arm, cells: set[str]) -> dict[tuple[str, str], Scores]:
+    """In-domain and held-out, each score."""
+    columns = ["sample", "modality", "task", *_SCORES]
+    rows = predictions.read_frame([run.evaluation for run in arm.runs], columns)
+    seeds = {run.name: run.config.seed for run in arm.runs if run.config}
+    rows["seed"] = rows["run"].map(seeds)
+    in_domain = (rows["modality"] + "/" + rows["task"]).isin(cells)
+    scores = {}
+    for where, chosen in zip(_WHERE, (rows[in_domain], rows[~in_domain]), strict=True):
+        for column, score in _SCORES.items():
+            table = chosen.pivot(index="sample", columns="seed", values=column).astype(float)
+            table = table[chosen["seed"].unique()].dropna(axis=1, how="all")
+            if not table.empty:
+                scores[where, score] = table
+    return scores
 
 
-def _level(key: tuple[str, str, str], values: Scores) -> dict[str, Any]:
-    arm, where, score = key
-    means = _over_seeds(values)
-    found = paired_difference([*means.values()], [0.0] * len(means), seed=0)
-    each = [100 * plain.fmean(of_seed.values()) for of_seed in values.values()]
-    return {"arm": arm, "where": where, "score": _SCORES[score], "n": len(means)} | _ends(
-        found, each
-    )
+def _level(arm: str, where: str, score: str, scores: Scores) -> dict[str, Any]:
+    means = _over_seeds(scores)
+    change = paired_difference(means, [0.0] * len(means), seed=0)
+    row = {"arm": arm, "where": where, "score": score, "n": len(means)}
+    return row | _ends(change, 100 * scores.mean())
 
 
-def _change(a: str, b: str, where: str, score: str, mine: Scores, theirs: Scores) -> dict[str, Any]:
+def _change(
+    a: str, b: str, where: str, score: str, scores_a: Scores, scores_b: Scores
+) -> dict[str, Any]:
     """Arm a minus arm b: means over seeds, paired by question, p by flipped signs; and seed by seed
     where both have it (a start model has one seed, which then stands beside each)."""
-    x, y = _over_seeds(mine), _over_seeds(theirs)
-    shared = [sample for sample in x if sample in y]
-    found = paired_difference([x[s] for s in shared], [y[s] for s in shared], seed=0)
-    p = sign_flip([x[s] - y[s] for s in shared], seed=0)
-    each = []
-    for seed, answers in mine.items():
-        other = theirs.get(seed) or next(iter(theirs.values()))
-        each.append(100 * plain.fmean(answers[s] - other[s] for s in shared))
-    row = {"a": a, "b": b, "where": where, "score": _SCORES[score], "n": len(shared)}
-    return row | _ends(found, each) | {"p": p}
+    both = pd.concat([_over_seeds(scores_a), _over_seeds(scores_b)], axis=1, join="inner")
+    change = paired_difference(both[0], both[1], seed=0)
+    p = sign_flip(both[0] - both[1], seed=0)
+    a_of, b_of = scores_a.loc[both.index], scores_b.loc[both.index]
+    each = [
+        100 * (a_of[seed] - b_of[seed if seed in b_of else b_of.columns[0]]).mean() for seed in a_of
+    ]
+    row = {"a": a, "b": b, "where": where, "score": score, "n": len(both)}
+    return row | _ends(change, each) | {"p": p}
 
 
-def _over_seeds(values: Scores) -> dict[str, float]:
+def _over_seeds(scores: Scores) -> pd.Series:
     """Mean score of each question that every seed has."""
-    samples = set.intersection(*(set(of_seed) for of_seed in values.values()))
-    return {s: plain.fmean(of_seed[s] for of_seed in values.values()) for s in sorted(samples)}
+    return scores.dropna().mean(axis=1)
 
 
-def _ends(found: Difference, each: Sequence[float]) -> dict[str, Any]:
-    """Of 100: mean, its 95 % interval by a bootstrap over questions, and each seed's own value."""
+def _ends(change: Difference, each: Sequence[float] | pd.Series) -> dict[str, Any]:
+    """In percent: mean, its 95 % interval by a bootstrap over questions, and each seed's value."""
     return {
-        "mean": 100 * found.mean,
-        "low": 100 * found.low,
-        "high": 100 * found.high,
+        "mean": 100 * change.mean,
+        "low": 100 * change.low,
+        "high": 100 * change.high,
         "seeds": " ".join(f"{value:.1f}" for value in each),
     }
 
@@ -134,11 +128,11 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
     for name in rows[0]:
         table.add_column(name, no_wrap=True)
     for row in rows:
-        table.add_row(*(_shown(name, value) for name, value in row.items()))
+        table.add_row(*(_cell(name, value) for name, value in row.items()))
     return table
 
 
-def _shown(name: str, value: Any) -> str:  # noqa: ANN401
+def _cell(column: str, value: float | str) -> str:
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.4f}" if name.startswith("p") else f"{value:.1f}"
+    return f"{value:.4f}" if column.startswith("p") else f"{value:.1f}"

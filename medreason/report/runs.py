@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 
 from medreason import config as configuration
 from medreason.config import METHODS, Config
 from medreason.evaluation import predictions
 from medreason.report.names import run_names
 from medreason.runs.run_folder import RunFolder, State
-from medreason.stats import Difference, paired_difference
+from medreason.stats import Difference, mean_over_strata
 
-Cell = tuple[str, str]
-"""(modality, task)"""
+Cell = str
+"""`modality/task`"""
 
-
-class Outcome(NamedTuple):
-    """What became of one question under the real image."""
-
-    cell: Cell
-    correct: bool
-    parsed: bool
+NO_ANSWERS = pd.DataFrame(
+    columns=["run", "sample", "modality", "task", "cell", "correct", "parsed", "change"]
+).astype({"parsed": bool})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A run folder as read from disk, with its last evaluation."""
 
@@ -44,12 +40,17 @@ class Run:
     label: str
     evaluation_key: str = ""
     """Of the evaluation shown; empty where there is none yet."""
-    outcomes: dict[str, Outcome] = field(repr=False, default_factory=dict)
-    """By sample id, in the order of the file."""
+    answers: pd.DataFrame = field(repr=False, default_factory=NO_ANSWERS.copy)
+    """A row for each question under the original image, in the order of the file; `correct` is 1
+    for right and 0 for wrong."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name
 
     @property
     def method(self) -> str:
-        return self.config.method.name if self.config else self.folder.path.name.split("-")[0]
+        return self.config.method.name if self.config else self.name.split("-")[0]
 
     @property
     def evaluation(self) -> Path:
@@ -66,41 +67,38 @@ class Run:
         """Metrics of each tested cell, keyed `modality/task`."""
         return self.metrics["cells"] if self.metrics else {}
 
-    @functools.cached_property
-    def answers(self) -> dict[Cell, dict[str, bool]]:
-        """Cell -> sample id -> whether it was answered right."""
-        found: dict[Cell, dict[str, bool]] = {}
-        for sample, outcome in self.outcomes.items():
-            found.setdefault(outcome.cell, {})[sample] = outcome.correct
-        return found
-
     @property
     def file_name(self) -> str:
         """The label in letters that any file system takes."""
         return re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
 
-    @property
+    @functools.cached_property
     def trained_on(self) -> set[Cell]:
         if self.config is None or self.config.method.algorithm == "none":
             return set()
-        return {(m, t) for m in self.config.modality.members for t in self.config.task.members}
+        return {f"{m}/{t}" for m in self.config.modality.members for t in self.config.task.members}
 
-    @property
+    @functools.cached_property
+    def correct(self) -> pd.Series:
+        """1 for right and 0 for wrong, by the sample's id."""
+        return self.answers.set_index("sample")["correct"]
+
+    @functools.cached_property
     def tested_on(self) -> set[Cell]:
-        return {outcome.cell for outcome in self.outcomes.values()}
+        return set(self.answers["cell"].unique())
 
 
 def load(folders: Iterable[RunFolder], sweep: str | None = None) -> list[Run]:
-    """The runs in the order of readers: base, sft, grpo, rarl, then others by name.
+    """The runs in the order of the tables: base, sft, grpo, rarl, then others by name.
 
-    Shows the evaluation the sweep asked for, or the last one where no sweep is given.
+    With the evaluation of the sweep, or the last one where no sweep is given.
     """
-    found = list(folders)
-    configs = [configuration.read(f.config) if f.config.exists() else None for f in found]
-    labels = run_names(found, configs)
+    folders = list(folders)
+    configs = [configuration.read(f.config) if f.config.exists() else None for f in folders]
+    labels = run_names(folders, configs)
     runs = [
         _load(folder, config, label, sweep)
-        for folder, config, label in zip(found, configs, labels, strict=True)
+        for folder, config, label in zip(folders, configs, labels, strict=True)
     ]
     order = {name: place for place, name in enumerate(METHODS)}
     return sorted(runs, key=lambda r: (order.get(r.method, len(order)), r.method, r.label))
@@ -126,26 +124,26 @@ def in_domain_cells(run: Run, runs: Iterable[Run]) -> set[Cell]:
     return trained[0] & run.tested_on if same else set()
 
 
-def difference(run: Run, base: Run | None, cells: set[Cell] | None = None) -> Difference | None:
-    """Accuracy minus that of the base, in percent points, over the samples that both answered."""
-    a, b = paired(run, base, cells)
-    if not a:
+def changes(run: Run, base: Run | None) -> pd.Series:
+    """Of each of the run's answers 1 where it is right and the base's to the same question wrong,
+    -1 the other way round, 0 where they are alike, NaN where the base has none."""
+    # Six times faster than a merge, which indexes the base's samples anew every time.
+    return run.answers["correct"] - (run.answers["sample"].map(base.correct) if base else math.nan)
+
+
+def by_cell(run: Run, changes: pd.Series) -> dict[Cell, pd.Series]:
+    """The changes in each cell, of questions that the base answered, too."""
+    groups = changes.dropna().groupby(run.answers["cell"])
+    return {str(cell): values for cell, values in groups}
+
+
+def difference(changes: pd.Series) -> Difference | None:
+    """Accuracy minus that of the base run, in percent points, on the questions both answered."""
+    known = changes.dropna()
+    if known.empty:
         return None
-    found = paired_difference(a, b, seed=0)
-    return Difference(100 * found.mean, 100 * found.low, 100 * found.high)
-
-
-def paired(
-    run: Run, base: Run | None, cells: set[Cell] | None = None
-) -> tuple[list[float], list[float]]:
-    """1 for right and 0 for wrong of run and base on the samples both answered, in these cells."""
-    theirs = base.outcomes if base else {}
-    shared = [
-        (float(outcome.correct), float(theirs[sample].correct))
-        for sample, outcome in run.outcomes.items()
-        if sample in theirs and (cells is None or outcome.cell in cells)
-    ]
-    return [a for a, _ in shared], [b for _, b in shared]
+    mean = mean_over_strata([known], seed=0)
+    return Difference(100 * mean.mean, 100 * mean.low, 100 * mean.high)
 
 
 def _load(folder: RunFolder, config: Config | None, label: str, sweep: str | None) -> Run:
@@ -158,22 +156,15 @@ def _load(folder: RunFolder, config: Config | None, label: str, sweep: str | Non
     return replace(
         run,
         metrics=predictions.load_metrics(run.evaluation),
-        outcomes=_outcomes(run.evaluation / "predictions.parquet"),
+        answers=_answers(run.evaluation),
     )
 
 
-def _outcomes(path: Path) -> dict[str, Outcome]:
-    """Five columns of the file, since completions are nearly all of its size."""
+def _answers(evaluation: Path) -> pd.DataFrame:
     columns = ["sample", "modality", "task", "correct", "parse_status"]
-    try:
-        table = pq.read_table(path, columns=columns, filters=[("control", "==", "original")])
-    except (pa.ArrowInvalid, FileNotFoundError) as error:
-        raise ValueError(
-            f"{path}: not a predictions file ({error}); delete its folder and evaluate again"
-        ) from error
-    return {
-        row["sample"]: Outcome(
-            (row["modality"], row["task"]), row["correct"], row["parse_status"] == "parsed"
-        )
-        for row in table.to_pylist()
-    }
+    answers = predictions.read_frame([evaluation], columns)
+    return answers.assign(
+        cell=answers["modality"] + "/" + answers["task"],
+        correct=answers["correct"].astype(float),
+        parsed=answers.pop("parse_status") == "parsed",
+    )

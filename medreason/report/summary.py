@@ -9,7 +9,7 @@ from typing import Any
 from medreason.metrics import Metric
 from medreason.report.arms import gain
 from medreason.report.domains import IN_DOMAIN, Total
-from medreason.report.runs import Cell, Run, base_of, difference
+from medreason.report.runs import Cell, Run, base_of, changes, difference
 from medreason.report.table import percent
 from medreason.report.tables import Tables
 from medreason.stats import wilson
@@ -98,7 +98,7 @@ def _of_run(run: Run, cells: set[Cell], base: Run | None) -> str:
     which = "in-domain questions" if trained else "questions"
     accuracy, n = percent(found[Metric.ACCURACY]), found[Metric.N]
     text = f"{_title(run)} answers {accuracy} % of {n} {which} right"
-    if change := difference(run, base, cells):
+    if change := difference(changes(run, base)[run.answers["cell"].isin(cells)]):
         more = "more" if change.mean >= 0 else "less"
         text += f", {abs(change.mean):.1f} points {more} than the start model "
         text += f"({_ends(change.low, change.high)})"
@@ -115,7 +115,7 @@ def _of_run(run: Run, cells: set[Cell], base: Run | None) -> str:
 
 def _over(run: Run, cells: set[Cell]) -> dict[str, Any]:
     """Metrics of the questions in some cells, from the metrics of each."""
-    members = [metrics for key, metrics in run.cells.items() if tuple(key.split("/")) in cells]
+    members = [metrics for key, metrics in run.cells.items() if key in cells]
     weights = [metrics[Metric.N] for metrics in members]
 
     def mean(metric: Metric) -> float | None:

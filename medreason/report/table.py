@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
@@ -17,7 +18,15 @@ from rich.text import Text
 
 from medreason.config.schema import CONTROLS
 from medreason.metrics import HEADLINE, Metric, Shown
-from medreason.report.runs import Cell, Run, base_of, difference, in_domain_cells, load
+from medreason.report.runs import (
+    Run,
+    base_of,
+    by_cell,
+    changes,
+    difference,
+    in_domain_cells,
+    load,
+)
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.run_folder import RunFolder
 from medreason.stats import Difference, wilson
@@ -96,14 +105,15 @@ def write_csv(runs: Sequence[Run], path: Path) -> None:
         writer = csv.DictWriter(stream, ["run", "modality", "task", *names, *_DIFFERENCE])
         writer.writeheader()
         for run in runs:
-            base = base_of(run, runs)
+            change = changes(run, base_of(run, runs))
+            places = {"all/all": change, **by_cell(run, change)}
             for place, metrics in {"all/all": run.overall, **run.cells}.items():
                 modality, task = place.split("/")
-                change = difference(run, base, None if place == "all/all" else {(modality, task)})
+                mean = difference(places[place]) if place in places else None
                 writer.writerow(
                     {"run": run.label, "modality": modality, "task": task}
                     | {name: metrics.get(name) for name in names}
-                    | (dict(zip(_DIFFERENCE, astuple(change), strict=True)) if change else {})
+                    | (dict(zip(_DIFFERENCE, astuple(mean), strict=True)) if mean else {})
                 )
 
 
@@ -124,7 +134,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
     state = run.state
     error = (state.error or "").strip()
     row: dict[str, Any] = {
-        "name": run.folder.path.name,
+        "name": run.name,
         "label": run.label,
         "method": run.method,
         "state": state.state,
@@ -138,27 +148,26 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         row["tested_on_trained_images"] = facts["test_rows_on_trained_images"]
     if run.metrics is None:
         return Row(**row)
-    base = base_of(run, runs)
-    cells = in_domain_cells(run, runs)
+    change, cells = changes(run, base_of(run, runs)), in_domain_cells(run, runs)
+    in_domain = run.answers["cell"].isin(cells)
     return Row(
         **row,
         metrics=run.overall,
         by_option_likelihood=run.metrics.get("answers") == [Metric.OPTION_LIKELIHOOD],
-        difference=difference(run, base),
-        in_domain_difference=difference(run, base, cells),
+        difference=difference(change),
+        in_domain_difference=difference(change[in_domain]),
         restricted=bool(run.trained_on) and not run.tested_on <= run.trained_on,
-        **_in_domain(run, cells),
+        **_in_domain(run.answers["correct"][in_domain]),
     )
 
 
-def _in_domain(run: Run, cells: set[Cell]) -> Mapping[str, Any]:
-    answers = [o.correct for o in run.outcomes.values() if o.cell in cells]
-    if not answers:
+def _in_domain(correct: pd.Series) -> Mapping[str, Any]:
+    if correct.empty:
         return {}
-    low, high = wilson(sum(answers), len(answers))
+    low, high = wilson(int(correct.sum()), len(correct))
     return {
-        "in_domain_n": len(answers),
-        "in_domain": sum(answers) / len(answers),
+        "in_domain_n": len(correct),
+        "in_domain": float(correct.mean()),
         "in_domain_low": low,
         "in_domain_high": high,
     }

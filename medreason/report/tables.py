@@ -66,7 +66,7 @@ def write(tables: Tables, target: Path) -> Path:
 
 
 def _draw(tables: Tables, folder: Path) -> None:
-    """Accuracy of each arm, how far it is above the prior, and each arm minus each other."""
+    """Accuracy of each arm, how far it is above the baseline, and each arm minus each other."""
     for arm in tables.arms:
         for table in TABLES:
             if here := shown(arm, tables.places[arm.name], table):
@@ -100,14 +100,12 @@ def _draw_places(arm: Arm, table: str, here: Sequence[Place], folder: Path) -> N
 
 
 def _means_off_prior(arm: Arm, own: Sequence[Place]) -> set[str]:
-    """Rows, columns and whole of 8x5 whose interval does not hold the prior."""
-    above: dict[str, list[float]] = {}
-    for place in own:
-        members = matrices.members_of(arm, "8x5", place.train)
-        shares = matrices.means(matrices.answers_of(members, "8x5", place.test)).values()
-        above[place.test] = [share - (place.prior or 0) for share in shares]
-    found = {m: mean_over_strata(some, seed=0) for m, some in comparisons.margins(above).items()}
-    return {line for line, mean in found.items() if mean.low > 0 or mean.high < 0}
+    """Rows, columns and whole of 8x5 whose interval does not include the baseline."""
+    shares = matrices.by_place(arm.shares["8x5"], "share")
+    above = {p.test: shares[p.train, p.test] - (p.prior or 0) for p in own}
+    margins = comparisons.margins(above)
+    means = {line: mean_over_strata(strata, seed=0) for line, strata in margins.items()}
+    return {line for line, mean in means.items() if mean.low > 0 or mean.high < 0}
 
 
 _INTERVAL = "may be chance (95 % interval includes 0)"

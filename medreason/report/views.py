@@ -77,7 +77,7 @@ def _short(p: float) -> float:
 
 def _place(place: Place, arm: Arm, evaluated: Sequence[Run], changes: Changes) -> dict[str, Any]:
     members = matrices.members_of(arm, place.table, place.train)
-    numbers = {
+    numbers: dict[str, Any] = {
         metric: None if (value := getattr(place, metric)) is None else round(value, 4)
         for metric in (*HEADLINE[1:], Metric.PRIOR, Metric.ABOVE_PRIOR)
     }
