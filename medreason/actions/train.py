@@ -5,7 +5,6 @@ from __future__ import annotations
 from medreason.config import Config
 from medreason.console import show
 from medreason.execution import launch
-from medreason.report import table
 from medreason.runs.outcomes import Outcome
 from medreason.runs.run_folder import unsynced
 
@@ -17,6 +16,8 @@ def run(config: Config, place: str = "") -> Outcome:
     """
     request, worked = launch.run(config, place)
     if not place:
+        from medreason.report import table  # pandas, half a second
+
         if config.tracking.uri and unsynced(request.folder, config.sweep):
             from medreason import tracking  # MLflow, seconds
 

@@ -210,7 +210,7 @@ def _mark_shared(outcomes: list[Outcome]) -> list[Outcome]:
 
 def _show_table(folders: list[RunFolder], sweep: str) -> None:
     try:
-        from medreason.report import table  # pyarrow, a third of a second
+        from medreason.report import table  # pandas, half a second
 
         table.show(folders, sweep)
     except ValueError as error:  # a damaged folder; the summary is still to come
