@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from medreason.config.annotations import accepts, form
 from medreason.config.rules import one_of
 
 
@@ -32,6 +33,15 @@ class Handling:
     """error stops at rows that cannot be used; skip leaves them out."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            key, value, annotation = (
+                f"data.{field.name}",
+                getattr(self, field.name),
+                str(field.type),
+            )
+            if not accepts(annotation, value):
+                expected = f"it takes {annotation}{form(key, value, annotation)}"
+                raise ValueError(f"{key}={value!r}; {expected}")
         one_of(
             "data.split", self.split, ("published", "by_image", "by_patient", "joint", "low_data")
         )

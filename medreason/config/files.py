@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from medreason import moved
+from medreason.config import key_names, trainer_settings
 from medreason.config.data import Handling
 from medreason.config.schema import Config, Reward
 
@@ -46,8 +45,8 @@ def load(composed: DictConfig, choices: dict[str, str] | None = None) -> Config:
     # `+group.key=value` would add to a typed group what nothing reads.
     for key, problem in _key_problems(Config, composed):
         if problem == "unknown":
-            group, _, name = key.rpartition(".")
-            raise ValueError(f"{key} is unknown; {group or 'the configuration'} has no {name!r}")
+            key_names.refuse_unknown(key)
+    trainer_settings.check(OmegaConf.to_container(composed, resolve=True))
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     config.choices = dict(choices or config.choices)
@@ -84,7 +83,7 @@ def _key_problems(kind: type, values: object, key: str = "") -> Iterator[tuple[s
     """(key, unknown or missing) wherever a mapping has not exactly the keys of the schema."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{key or 'the file'} is not a mapping; it is empty or cut off")
-    types = _field_types(kind)
+    types = key_names.types_of(kind)
     for name in dict.fromkeys([*types, *values]):
         path = f"{key}.{name}" if key else str(name)
         if name not in types or name not in values:
@@ -101,7 +100,7 @@ def _key_problems(kind: type, values: object, key: str = "") -> Iterator[tuple[s
 
 def _typed(kind: type[Group], values: dict[str, Any]) -> Group:
     """A dataclass of the schema from a mapping that has exactly its keys."""
-    types = _field_types(kind)
+    types = key_names.types_of(kind)
     fields: dict[str, Any] = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(types[name]):
@@ -111,11 +110,6 @@ def _typed(kind: type[Group], values: dict[str, Any]) -> Group:
         else:
             fields[name] = value
     return kind(**fields)
-
-
-@functools.cache
-def _field_types(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
 
 
 def write(config: Config, path: Path) -> None:

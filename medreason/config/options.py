@@ -5,7 +5,8 @@ Hydra silently leaves out a misspelt option of an optional group, and it knows n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,10 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, ValueType
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from medreason import moved
+from medreason.config import key_names
 from medreason.config.rules import one_of
 
 _MERGED = ("modality", "task")
@@ -22,6 +25,9 @@ _MERGED = ("modality", "task")
 _NESTED = ("model/steps",)
 """Groups in the folder of another group; other folders below a group hold options of it."""
 _SWEEP = "hydra.sweeper.params."
+_HYDRA = ("hydra.", "hydra/")
+_TEXT = (str, str | None)
+_PACKAGE = re.compile(r"# @package (\S+)")
 
 
 class _Choice(NamedTuple):
@@ -49,7 +55,8 @@ def check(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     Raises:
         ValueError: with the known options, or the new name of the key.
     """
-    _check(_of_overrides(overrides), options(folders), folders, set())
+    known = options(folders)
+    _check(_of_overrides(overrides, known), known, folders, set())
 
 
 def refuse_sweep(overrides: Iterable[str]) -> None:
@@ -91,7 +98,7 @@ def _check(
                 continue
             read.add(file)
             try:
-                _check(_of_file(file, choice), known, folders, read)
+                _check(_of_file(file, choice, known), known, folders, read)
             except (ValueError, yaml.YAMLError) as error:
                 raise ValueError(f"{file}: {error}") from error
 
@@ -136,11 +143,37 @@ def _parsed(overrides: Iterable[str]) -> Iterator[tuple[str, Override]]:
             continue
 
 
-def _of_overrides(overrides: Iterable[str]) -> Iterator[_Choice]:
-    for _, parsed in _parsed(overrides):
-        moved.refuse_old_key(parsed.key_or_group)
+def _of_overrides(overrides: Iterable[str], known: Mapping[str, object]) -> Iterator[_Choice]:
+    """The options that overrides choose; keys and texts among them are checked here."""
+    for override, parsed in _parsed(overrides):
+        key = parsed.key_or_group
+        moved.refuse_old_key(key)
+        if key not in known and not key.startswith(_HYDRA):
+            key_names.refuse_unknown(key)
+            _refuse_changed_text(override, parsed)
         for option in () if parsed.is_delete() else _values(parsed):
-            yield _Choice(parsed.key_or_group, parsed.package or "", option)
+            yield _Choice(key, parsed.package or "", option)
+
+
+def _refuse_changed_text(override: str, parsed: Override) -> None:
+    """Refuse a text that Hydra reads as a number, or as true or false, and so changes."""
+    if parsed.is_delete() or key_names.type_of(parsed.key_or_group) not in _TEXT:
+        return
+    key, _, typed = override.partition("=")
+    values, words = _values(parsed), [typed]
+    if len(values) > 1 and len(typed.split(",")) == len(values):
+        words = typed.split(",")
+    for value, word in zip(values, words, strict=False):
+        if _is_changed(value, word.strip()):
+            raise ValueError(
+                f"{key}={word} is read as the {type(value).__name__} {value}; for the text, type "
+                f"both pairs of quotes: \"{key}='{word}'\""
+            )
+
+
+def _is_changed(value: object, word: str) -> bool:
+    """Whether a text would be another one, since it is read as a number, true or false."""
+    return isinstance(value, int | float) and str(value) != word
 
 
 def _values(parsed: Override) -> list[object]:
@@ -157,20 +190,31 @@ def _text(value: object) -> object:
     return value.text if isinstance(value, QuotedString) else value
 
 
-def _of_file(file: Path, choice: _Choice) -> Iterator[_Choice]:
-    """What the defaults list and the sweep of a chosen file choose."""
+def _of_file(file: Path, choice: _Choice, known: Mapping[str, object]) -> Iterator[_Choice]:
+    """What the defaults list and the sweep of a chosen file choose; its keys are checked here."""
     text = file.read_text()
-    content = yaml.safe_load(text)
+    content = OmegaConf.to_container(OmegaConf.load(file))  # numbers as Hydra reads them
     if not isinstance(content, dict):
         return
     for entry in content.pop("defaults", None) or []:
         yield from _of_defaults(entry, choice.group)
-    everywhere = text.startswith("# @package _global_")
-    values = dict(leaves(content, "" if everywhere else choice.package or choice.group))
-    for key in values:
+    header = _PACKAGE.match(text)
+    package = choice.package or (header[1] if header else choice.group)
+    above = {"_global_": "", "_group_": choice.group}.get(package, package)
+    values = dict(leaves(content, above))
+    words = dict(leaves(yaml.load(text, yaml.BaseLoader), above))
+    for key, value in values.items():
         moved.refuse_old_key(key)
+        if key.startswith(_HYDRA):
+            continue
+        key_names.refuse_unknown(key)
+        if key_names.type_of(key) in _TEXT and _is_changed(value, words[key]):
+            raise ValueError(
+                f"{key}: {words[key]} is read as the {type(value).__name__} {value}; for the text, "
+                f"put it in quotes: {key.rpartition('.')[2]}: '{words[key]}'"
+            )
     swept = {key.removeprefix(_SWEEP): values[key] for key in values if key.startswith(_SWEEP)}
-    yield from _of_overrides(f"{key}={value}" for key, value in swept.items())
+    yield from _of_overrides((f"{key}={value}" for key, value in swept.items()), known)
 
 
 def _of_defaults(entry: object, group: str) -> Iterator[_Choice]:

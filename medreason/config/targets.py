@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from medreason import moved
+from medreason.config.annotations import accepts, form
 from medreason.config.data import Handling
 
 
@@ -36,6 +37,14 @@ def target(path: str) -> Callable[..., Any]:
         ) from error
 
 
+def _annotation(parameter: inspect.Parameter) -> str:
+    if isinstance(parameter.annotation, str):
+        return parameter.annotation
+    if parameter.annotation is parameter.empty:
+        return "object"
+    return inspect.formatannotation(parameter.annotation)
+
+
 def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
     """Refuse settings that the function at `_target_` does not take, or lacks.
 
@@ -45,10 +54,20 @@ def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
         ValueError: with the key and the settings it takes.
     """
     parameters = list(inspect.signature(target(spec["_target_"])).parameters.values())[positional:]
-    known = [p.name for p in parameters]
-    for name in spec:
-        if not name.startswith("_") and name not in known:
-            raise ValueError(f"{key}.{name} is unknown to {spec['_target_']}; it takes {known}")
+    known = {p.name: p for p in parameters}
+    for name, value in spec.items():
+        if name.startswith("_"):
+            continue
+        if name not in known:
+            raise ValueError(
+                f"{key}.{name} is unknown to {spec['_target_']}; it takes {list(known)}"
+            )
+        annotation = _annotation(known[name])
+        if value is not None and not accepts(annotation, value):
+            raise ValueError(
+                f"{key}.{name}={value!r}: {spec['_target_']} takes {annotation}"
+                + form(f"{key}.{name}", value, annotation)
+            )
     shared = {"cache", *(f.name for f in fields(Handling))}  # what `data` passes to its function
     required = [p.name for p in parameters if p.default is p.empty and p.name not in shared]
     for name in required:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -29,8 +27,8 @@ def trl_arguments(
     """TRL's arguments: those medreason derives, and those `*.trl` of the configuration adds.
 
     Raises:
-        ValueError: `method.trl`, `hardware.trl` or `rollout.vllm` names a field that TRL does not
-            have or that medreason derives.
+        ValueError: `method.trl`, `hardware.trl` or `rollout.vllm` names a field that medreason
+            derives for this hardware; `config.trainer_settings` has checked the others.
     """
     on_cpu = config.hardware.accelerator == "cpu"
     derived = {
@@ -62,7 +60,7 @@ def trl_arguments(
         "rollout.vllm": {"use_vllm": True, **config.rollout.vllm} if with_vllm else {},
     }
     for key, values in configured.items():
-        _check(key, values, kind, derived)
+        _refuse_derived(key, values, derived)
     added = {name: value for values in configured.values() for name, value in values.items()}
     arguments = kind(**derived, **added)
     if on_cpu and config.hardware.parallel == "fsdp":
@@ -108,17 +106,10 @@ def _deepspeed(hardware: Hardware) -> dict[str, object]:
     }
 
 
-def _check(
-    key: str, values: Mapping[str, object], kind: type[TRLConfig], derived: Mapping[str, object]
-) -> None:
-    known = [field.name for field in dataclasses.fields(kind)]
+def _refuse_derived(key: str, values: Mapping[str, object], derived: Mapping[str, object]) -> None:
     for name in values:
         if name in derived:
             raise ValueError(f"{key}.{name} is derived by medreason ({derived[name]!r}); remove it")
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"{key}.{name} is not a field of trl.{kind.__name__}{hint}")
 
 
 class EpochCounter(TrainerCallback):

@@ -71,6 +71,13 @@ def test_every_recipe_names_files_alone(option: str) -> None:
         ("hydra:\n  sweeper:\n    params:\n      method: base,gprp\n", "method='gprp'"),
         ("hydra:\n  sweeper:\n    params:\n      hardware.probe: true,false\n", "memory_check"),
         ("defaults:\n  - override /prompt: [think, no_think]\n", r"prompt=\[think,no_think\]: "),
+        ("methd: sft\n", "did you mean method"),
+        (
+            "hydra:\n  sweeper:\n    params:\n      method.lr: 1,2\n",
+            "mean method.trl.learning_rate",
+        ),
+        ("sweep: 1e5\n", "for the text, put it in quotes: sweep: '1e5'"),
+        ("outputs: 2026_11_27\n", "put it in quotes: outputs: '2026_11_27'"),
         ("defaults: [", "while parsing"),
     ],
 )
@@ -113,3 +120,67 @@ def test_several_values_of_one_run_are_refused_with_what_each_meaning_takes(
         options.refuse_sweep([override])
     assert str(caught.value).startswith(f"{override} has several values: ")
     options.refuse_sweep(["modality=[xray,ct]", "seed=1", "a=[[", "~adapter"])
+
+
+@pytest.mark.parametrize("form", ["{}", "+{}", "++{}", "~{}"])
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        (
+            "method.learning_rate",
+            "method.learning_rate is .* did you mean method.trl.learning_rate?",
+        ),
+        ("methd", "methd is unknown; did you mean method?"),
+        ("evaluation.max_tokens", "did you mean evaluation.max_new_tokens?"),
+        ("method.trl.lr", "unknown to SFTConfig and GRPOConfig; .* method.trl.learning_rate?"),
+        ("epochs", "did you mean method.trl.num_train_epochs?"),
+        ("batch_size", "did you mean hardware.per_device_prompts?"),
+        ("reward.mine.wieght", "did you mean reward.mine.weight?"),
+        ("modality.pet", "modality.pet is unknown; the keys of modality: ct, mri, "),
+        ("zzz", "zzz is unknown; the keys are: action, method, "),
+    ],
+)
+def test_unknown_key_is_refused_with_the_nearest_and_never_with_a_plus(
+    form: str, key: str, words: str
+) -> None:
+    pattern = re.escape(words).replace(r"\.\*", ".*")
+    with pytest.raises(ValueError, match=pattern) as caught:
+        options.check([form.format(key) + ("=1" if "~" not in form else "")], [CONF])
+    assert "+" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("sweep=1e5", "float 100000.0"),
+        ("outputs=2026_11_27", "int 20261127"),
+        ("model.revision=main,12e45678", "float inf"),
+        ("data.seed=1,2 sweep=true", "bool True"),
+    ],
+)
+def test_text_that_is_read_as_a_number_is_refused_with_its_quotes(override: str, read: str) -> None:
+    key, _, text = override.split()[-1].partition("=")
+    text = text.split(",")[-1]
+    words = f"""is read as the {read}; for the text, type both pairs of quotes: "{key}='{text}'\""""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        options.check(override.split(), [CONF])
+    options.check([f"{key}='{text}'", "sweep=2026", "model.revision=null"], [CONF])
+
+
+def test_files_of_groups_are_read_where_their_values_go(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge/mine.yaml").write_text("name: mine\nkinds: openai\n")
+    for override, key in (("judge=mine", "judge"), ("judge@second_judge=mine", "second_judge")):
+        with pytest.raises(ValueError, match=rf"mine\.yaml: {key}.kinds .* mean {key}.kind\?"):
+            options.check([override], [CONF, tmp_path])
+    (tmp_path / "judge/mine.yaml").write_text("# @package _global_\nlab: 3\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: lab is unknown"):
+        options.check(["judge=mine"], [CONF, tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(group, option) for group, names in options.options([CONF]).items() for option in names],
+)
+def test_every_file_of_ours_passes(group: str, option: str) -> None:
+    options.check([f"{group}={option}"], [CONF])

@@ -1,0 +1,74 @@
+"""Checks of the settings that go unchanged to TRL and PEFT, before anything of them is imported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from medreason.config.annotations import accepts, fields_of, form, words_of
+from medreason.config.key_names import hint
+from medreason.config.upstream import DERIVED, LIMITS, TRL_CLASSES, WORDS
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Check names, types and values of all that a composed configuration hands to TRL and PEFT.
+
+    Raises:
+        ValueError: with key, value and what to type.
+    """
+    method, rollout = values["method"], values["rollout"]
+    trl = TRL_CLASSES.get(method["algorithm"], TRL_CLASSES["none"])
+    _check("method.trl", method["trl"], "trl", trl)
+    _check("hardware.trl", values["hardware"]["trl"], "trl", trl)
+    if method["algorithm"] == "grpo" and rollout["name"] == "vllm":
+        _check("rollout.vllm", rollout["vllm"], "trl", trl)
+    _check("adapter", values["adapter"], "peft", ("LoraConfig",))
+
+
+def _check(key: str, settings: Mapping[str, object], package: str, classes: Sequence[str]) -> None:
+    """Refuse what none of the classes takes."""
+    if not any(map(fields_of, classes)):  # not installed, so nothing can be trained
+        return
+    for name, value in settings.items():
+        where = f"{key}.{name}"
+        if package == "trl" and name in DERIVED:
+            source = DERIVED[name]
+            remedy = f"leave it out and set {source}" if source else "leave it out"
+            raise ValueError(f"{where} is derived by medreason; {remedy}")
+        problems = [_problem(where, value, package, class_) for class_ in classes]
+        without_effect = value is None and len(classes) > 1
+        if all(problems) and not (without_effect and any(name in fields_of(c) for c in classes)):
+            raise ValueError(problems[0])
+
+
+def _problem(key: str, value: object, package: str, class_: str) -> str:
+    """Why a class does not take a value; empty where it does."""
+    name = key.rpartition(".")[2]
+    owner = f"{package}.{class_}"
+    if name not in fields_of(class_):
+        other = next((c for c in ("SFTConfig", "GRPOConfig") if name in fields_of(c)), "")
+        found = f"; it is one of {other}: leave it out" if other else hint(key)
+        return f"{key} is not a field of {owner}{found}"
+    annotation = fields_of(class_)[name]
+    words = WORDS.get(f"{class_}.{name}") or words_of(annotation)
+    if words and value not in words:
+        return f"{key}={value!r}: {owner} knows {', '.join(words)}"
+    if not accepts(annotation, value):
+        return f"{key}={value!r}: {owner} takes {annotation}{form(key, value, annotation)}"
+    return _out_of_range(key, value)
+
+
+def _out_of_range(key: str, value: object) -> str:
+    is_right, rule = LIMITS.get(key.rpartition(".")[2], (lambda _: True, "give a finite number"))
+    numbers = list(_numbers(value))
+    wrong = not all(math.isfinite(number) and is_right(number) for number in numbers)
+    return f"{key}={value}; {rule}" if wrong else ""
+
+
+def _numbers(value: object) -> Iterator[float]:
+    if isinstance(value, list):
+        for element in value:
+            yield from _numbers(element)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield float(value)

@@ -1,0 +1,69 @@
+"""What is known here of the fields of TRL's and PEFT's classes, beside their names and types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+UPSTREAM: Mapping[str, tuple[str, ...]] = {
+    "method.trl": ("SFTConfig", "GRPOConfig"),
+    "hardware.trl": ("SFTConfig", "GRPOConfig"),
+    "rollout.vllm": ("GRPOConfig",),
+    "adapter": ("LoraConfig",),
+}
+"""Key -> the classes of TRL or PEFT that take what is below it."""
+
+DERIVED = {
+    "output_dir": "outputs",
+    "seed": "seed",
+    "data_seed": "seed",
+    "use_cpu": "hardware.accelerator",
+    "bf16": "hardware.precision",
+    "gradient_checkpointing": "hardware.gradient_checkpointing",
+    "gradient_accumulation_steps": "method.prompts_per_step",
+    "per_device_train_batch_size": "hardware.per_device_prompts",
+    "save_steps": "runs.checkpoint_steps",
+    "reward_weights": "reward.NAME.weight",
+    **dict.fromkeys(("remove_unused_columns", "report_to", "disable_tqdm", "logging_steps"), ""),
+    **dict.fromkeys(("logging_nan_inf_filter", "save_strategy", "dataloader_pin_memory"), ""),
+    **dict.fromkeys(("max_length", "generation_kwargs", "local_rank"), ""),
+}
+"""Field of TRL that medreason always sets -> the key it follows from, empty where there is none;
+`training.arguments` sets more for some hardware."""
+
+TRL_CLASSES = {"sft": ("SFTConfig",), "grpo": ("GRPOConfig",), "none": ("SFTConfig", "GRPOConfig")}
+"""TRL's class for each algorithm; method=base takes the keys of both, without effect."""
+
+WORDS = {
+    "SFTConfig.loss_type": ("nll", "dft"),
+    "GRPOConfig.loss_type": (
+        *("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
+    ),
+    "GRPOConfig.scale_rewards": ("group", "batch", "none"),
+    "GRPOConfig.importance_sampling_level": ("token", "sequence"),
+    "GRPOConfig.multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+}
+"""Field that takes any text -> the words TRL 1.16 knows; it refuses others at the first loss."""
+
+Rule = tuple[Callable[[float], bool], str]
+_NOT_NEGATIVE: Rule = (lambda value: value >= 0, "it must be 0 or more")
+_POSITIVE: Rule = (lambda value: value > 0, "it must be above 0")
+_SHARE: Rule = (lambda value: 0 <= value <= 1, "it must be from 0 to 1")
+_BELOW_1: Rule = (lambda value: 0 <= value < 1, "it must be 0 or more, and below 1")
+_COUNT: Rule = (lambda value: value >= 1, "it must be at least 1")
+LIMITS: Mapping[str, Rule] = {
+    "max_steps": (
+        lambda value: value == -1 or value >= 1,
+        "give a number of updates, or -1 for method.trl.num_train_epochs",
+    ),
+    **dict.fromkeys(
+        ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps"), _NOT_NEGATIVE
+    ),
+    **dict.fromkeys(("beta", "epsilon", "epsilon_high", "delta", "top_k"), _NOT_NEGATIVE),
+    **dict.fromkeys(("num_train_epochs", "temperature", "repetition_penalty"), _POSITIVE),
+    "top_p": (lambda value: 0 < value <= 1, "it must be above 0, and at most 1"),
+    **dict.fromkeys(("min_p", "top_entropy_quantile", "label_smoothing_factor"), _SHARE),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "lora_dropout"), _BELOW_1),
+    **dict.fromkeys(("num_iterations", "steps_per_generation", "max_completion_length"), _COUNT),
+    **dict.fromkeys(("r", "lora_alpha"), _COUNT),
+}
+"""Field -> what its value must be, where TRL and PEFT check it late or never."""
