@@ -106,8 +106,7 @@ def _notes(found: Sequence[Row], tables: Tables) -> Text:
 
 def _warnings(arm: Arm, found: Sequence[Row]) -> list[str]:
     """How many of an arm's models what is said of a single run holds for."""
-    names = {run.name for run in arm.runs}
-    members = [row for row in found if row.name in names]
+    members = [row for row in found if row.name in arm.run_names]
     notes = []
     if seen := [row.tested_on_trained_images for row in members if row.tested_on_trained_images]:
         notes.append(

@@ -1,11 +1,10 @@
-"""Learning curves as inline SVG: what the trainers logged in metrics.jsonl."""
+"""Learning curves from what the trainers logged in metrics.jsonl; curves.html draws them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from statistics import fmean
 
 import numpy as np
@@ -16,32 +15,60 @@ from medreason.runs.run_folder import RunFolder
 Points = list[tuple[float, float]]
 """(optimizer step, value)"""
 
-_WIDTH, _HEIGHT = 340, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 26  # margins
 _SMOOTHED_FROM = 30  # points; shorter curves are drawn as they are
 
 
 @dataclass(frozen=True)
 class Line:
-    """What one line of a chart is drawn from: a run, or all runs of an arm."""
+    """The runs behind one line of a chart: a single one, or all of an arm."""
 
     label: str
     runs: tuple[Run, ...]
 
 
-def curves(lines: Sequence[Line]) -> str:
-    """One small chart for each logged quantity; empty where nothing was logged.
+@dataclass(frozen=True)
+class Mark:
+    """A line of a chart, or the band around one."""
+
+    band: bool
+    style: str
+    """CSS classes."""
+    points: list[str]
+    """As `x,y`."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One logged quantity over optimizer steps, in the units of its SVG."""
+
+    title: str
+    ticks: list[tuple[str, str]]
+    """(y, label)"""
+    steps: str
+    """Label of the last step."""
+    marks: list[Mark]
+    legend: list[tuple[str, int]]
+    """(name, colour)"""
+    width: int = 340
+    height: int = 190
+    left: int = _LEFT
+    right: int = 340 - _RIGHT
+
+
+def charts(lines: Sequence[Line]) -> list[Chart]:
+    """One for each logged quantity; none where nothing was logged.
 
     A line of several runs is their mean, with a band from their 10th to their 90th percentile.
     """
-    charts: dict[str, dict[int, list[Points]]] = {}
+    quantities: dict[str, dict[int, list[Points]]] = {}
     for index, line in enumerate(lines):
         for run in line.runs:
             for key, points in _series(run.folder).items():
                 if title := _title(key, run):
-                    charts.setdefault(title, {}).setdefault(index, []).append(points)
-    order = sorted(charts, key=lambda title: (_PLACES.get(title.split(",")[0], 1), title))
-    return "".join(_chart(title, charts[title], lines) for title in order)
+                    quantities.setdefault(title, {}).setdefault(index, []).append(points)
+    order = sorted(quantities, key=lambda title: (_PLACES.get(title.split(",")[0], 1), title))
+    return [_chart(title, quantities[title], lines) for title in order]
 
 
 _PLACES = {"Reward": 0, "Completion length": 2, "Loss": 3}
@@ -61,92 +88,56 @@ def _title(key: str, run: Run) -> str:
     return ""
 
 
-def _series(run: RunFolder) -> dict[str, Points]:
+def _series(folder: RunFolder) -> dict[str, Points]:
     """Logged values by key."""
-    found: dict[str, Points] = {}
-    for row in run.logged():
+    series: dict[str, Points] = {}
+    for row in folder.logged():
         for key, value in row.items():
             if key != "step" and value is not None:
-                found.setdefault(key, []).append((row["step"], value))
-    return found
+                series.setdefault(key, []).append((row["step"], value))
+    return series
 
 
-def _chart(title: str, found: dict[int, list[Points]], lines: Sequence[Line]) -> str:
-    drawn = {index: _spread(runs) for index, runs in found.items()}
-    steps = [step for spread in drawn.values() for step, *_ in spread]
-    values = [value for spread in drawn.values() for _, *some in spread for value in some]
-    ticks = _ticks(min(values), max(values))
-    last = max(steps)
+def _chart(title: str, series: dict[int, list[Points]], lines: Sequence[Line]) -> Chart:
+    spreads = {index: _spread(runs) for index, runs in series.items()}
+    steps = [step for spread in spreads.values() for step, *_ in spread]
+    values = [value for spread in spreads.values() for _, *ends in spread for value in ends]
+    ticks, last = _ticks(min(values), max(values)), max(steps)
+    chart = Chart(title, [], f"{last:g}", [], [])
 
     def place(point: tuple[float, float]) -> str:
-        x = _LEFT + point[0] / max(last, 1) * (_WIDTH - _LEFT - _RIGHT)
+        x = _LEFT + point[0] / max(last, 1) * (chart.width - _LEFT - _RIGHT)
         share = (point[1] - ticks[0]) / (ticks[-1] - ticks[0])
-        return f"{x:.1f},{_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM):.1f}"
+        return f"{x:.1f},{chart.height - _BOTTOM - share * (chart.height - _TOP - _BOTTOM):.1f}"
 
-    marks = [_grid(ticks, place, last)]
-    for index, spread in drawn.items():
+    chart.ticks.extend((place((0, tick)).split(",")[1], f"{tick:g}") for tick in ticks)
+    for index, spread in spreads.items():
+        colour, runs = f"s{index % 8}", len(series[index])
         points = [(step, mean) for step, _, mean, _ in spread]
         smooth = _smoothed(points)
-        if len(found[index]) > 1:
+        if runs > 1:
             around = [(step, low) for step, low, _, _ in spread]
             around += [(step, high) for step, _, _, high in reversed(spread)]
-            marks.append(
-                f'<polygon class="band s{index % 8}" points="{" ".join(map(place, around))}"/>'
-            )
+            chart.marks.append(Mark(True, colour, [*map(place, around)]))
         elif smooth is not points:
-            marks.append(_line(points, place, f"raw s{index % 8}"))
-        marks.append(_line(smooth, place, f"s{index % 8}"))
-    names = ", ".join(_name(lines[index], len(runs)) for index, runs in found.items())
-    legend = "".join(_legend(_name(lines[i], len(runs)), i) for i, runs in found.items())
-    return (
-        f'<figure class="curve"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(title)} over optimizer steps: {escape(names)}">{"".join(marks)}</svg>'
-        f'<ul class="legend">{legend}</ul></figure>'
-    )
+            chart.marks.append(Mark(False, f"raw {colour}", [*map(place, points)]))
+        chart.marks.append(Mark(False, colour, [*map(place, smooth)]))
+        label = lines[index].label
+        chart.legend.append((label if runs == 1 else f"{label}, mean of {runs}", index % 8))
+    return chart
 
 
 def _spread(runs: Sequence[Points]) -> list[tuple[float, float, float, float]]:
-    """(step, 10th percentile, mean, 90th percentile) of the steps most of the runs came to."""
-    at: dict[float, list[float]] = {}
+    """(step, 10th percentile, mean, 90th percentile) of the steps that most runs reached."""
+    by_step: dict[float, list[float]] = {}
     for points in runs:
         for step, value in points:
-            at.setdefault(step, []).append(value)
+            by_step.setdefault(step, []).append(value)
     return [
         (step, float(np.quantile(values, 0.1)), fmean(values), float(np.quantile(values, 0.9)))
-        for step, values in sorted(at.items())
+        for step, values in sorted(by_step.items())
         if 2 * len(values) >= len(runs)
     ]
-
-
-def _name(line: Line, runs: int) -> str:
-    return line.label if runs == 1 else f"{line.label}, mean of {runs}"
-
-
-def _grid(ticks: Sequence[float], place, last: float) -> str:  # noqa: ANN001
-    drawn = []
-    for tick in ticks:
-        _, y = place((0, tick)).split(",")
-        drawn.append(
-            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
-            f'<text x="{_LEFT - 6}" y="{y}" dy="4" text-anchor="end">{tick:g}</text>'
-        )
-    for step, anchor in ((0, "start"), (last, "end")):
-        x, _ = place((step, ticks[0])).split(",")
-        label = f"{step:g} steps" if step else "0"
-        drawn.append(f'<text x="{x}" y="{_HEIGHT - 8}" text-anchor="{anchor}">{label}</text>')
-    return "".join(drawn)
-
-
-def _line(points: Points, place, style: str) -> str:  # noqa: ANN001
-    if len(points) == 1:
-        x, y = place(points[0]).split(",")
-        return f'<circle class="dot {style}" cx="{x}" cy="{y}" r="3"/>'
-    return f'<polyline class="line {style}" points="{" ".join(map(place, points))}"/>'
-
-
-def _legend(name: str, index: int) -> str:
-    return f'<li><span class="swatch s{index % 8}"></span>{escape(name)}</li>'
 
 
 def _smoothed(points: Points) -> Points:

@@ -49,6 +49,10 @@ class Arm:
     untrained: bool
 
     @property
+    def run_names(self) -> set[str]:
+        return {run.name for run in self.runs}
+
+    @property
     def seeds(self) -> list[int]:
         return sorted({run.config.seed for run in self.runs if run.config})
 
