@@ -124,10 +124,10 @@ def _accepts_generic(name: str, inner: ast.expr, value: object) -> bool:
     known = _TYPES.get(name)
     if known is None:
         return True
-    if not isinstance(value, known):
-        return False
-    if isinstance(value, dict):
+    if isinstance(value, dict) and dict in known:
         return all(_accepts(parts[-1], element) for element in value.values())
+    if not isinstance(value, list) or list not in known:
+        return False
     fixed = name == "tuple" and not (len(parts) > 1 and ast.unparse(parts[-1]) == "...")
     kinds = parts if fixed else [parts[0]] * len(value)
     return len(kinds) == len(value) and all(map(_accepts, kinds, value))

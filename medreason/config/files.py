@@ -18,6 +18,7 @@ from medreason.config.data import Handling
 from medreason.config.schema import Config, Reward
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_STARTS_OF_NUMBERS = tuple("+-.0123456789")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times faster
 Group = TypeVar("Group")
 
@@ -46,7 +47,9 @@ def load(composed: DictConfig, choices: dict[str, str] | None = None) -> Config:
     for key, problem in _key_problems(Config, composed):
         if problem == "unknown":
             key_names.refuse_unknown(key)
-    trainer_settings.check(OmegaConf.to_container(composed, resolve=True))
+    values = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(values, dict)
+    trainer_settings.check({str(key): value for key, value in values.items()})
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     config.choices = dict(choices or config.choices)
@@ -62,7 +65,7 @@ def read(path: Path) -> Config:
         ValueError: the file is cut off, or another version of the schema wrote it.
     """
     try:
-        values = yaml.load(path.read_text(), Loader=_LOADER)
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
         problems = list(_key_problems(Config, values))
         if not problems:
             return _typed(Config, values)
@@ -112,5 +115,19 @@ def _typed(kind: type[Group], values: dict[str, Any]) -> Group:
     return kind(**fields)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what another reader of YAML takes for a number (`1e5`), or what no reader keeps."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    is_plain = text[:1] not in _STARTS_OF_NUMBERS and text.replace("\n", "").isprintable()
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, None if is_plain else '"')
+
+
+_Dumper.add_representer(str, _text)
+
+
 def write(config: Config, path: Path) -> None:
-    path.write_text(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True, width=100))
+    """Write a configuration that `read`, OmegaConf and readers of YAML 1.2 read back equal."""
+    text = yaml.dump(asdict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    path.write_text(text, encoding="utf-8")

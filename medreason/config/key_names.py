@@ -111,7 +111,7 @@ def _keys(kind: type, above: str) -> Iterator[str]:
     for name, type_ in types_of(kind).items():
         key = f"{above}{name}"
         yield key
-        if is_dataclass(type_):
+        if isinstance(type_, type) and is_dataclass(type_):
             yield from _keys(type_, f"{key}.")
         elif type_ == dict[str, Reward]:
             yield from _keys(Reward, f"{key}.NAME.")

@@ -208,7 +208,7 @@ def _of_file(file: Path, choice: _Choice, known: Mapping[str, object]) -> Iterat
         if key.startswith(_HYDRA):
             continue
         key_names.refuse_unknown(key)
-        if key_names.type_of(key) in _TEXT and _is_changed(value, words[key]):
+        if key_names.type_of(key) in _TEXT and _is_changed(value, str(words[key])):
             raise ValueError(
                 f"{key}: {words[key]} is read as the {type(value).__name__} {value}; for the text, "
                 f"put it in quotes: {key.rpartition('.')[2]}: '{words[key]}'"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import peft
 import pytest
-import trl
 from trl.trainer import grpo_trainer, sft_trainer
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.sft_config import SFTConfig
 
 from medreason.config import Config
 from medreason.config.annotations import accepts, fields_of
@@ -21,7 +22,7 @@ from medreason.training import adapter
 from medreason.training.arguments import trl_arguments
 
 Compose = Callable[..., Config]
-CLASSES = (trl.SFTConfig, trl.GRPOConfig, peft.LoraConfig)
+CLASSES = (SFTConfig, GRPOConfig, peft.LoraConfig)
 
 
 @pytest.mark.parametrize("class_", CLASSES)
@@ -98,7 +99,7 @@ def test_typed_values_arrive_in_the_classes(composed: Compose, tmp_path: Path) -
         *("+method.trl.steps_per_generation=2", "+hardware.trl.dataloader_num_workers=2"),
         *("hardware.per_device_prompts=2", "+method.trl.min_p=null"),
     )
-    arguments = trl_arguments(trl.GRPOConfig, config, RunFolder(tmp_path))
+    arguments = trl_arguments(GRPOConfig, config, RunFolder(tmp_path))
     for name, value in {**config.method.trl, **config.hardware.trl}.items():
         arrived = getattr(arguments, name)
         assert (name, arrived) == (name, value)
@@ -113,4 +114,4 @@ def test_setting_that_hardware_derives_is_refused_when_arguments_are_made(
 ) -> None:
     config = composed("+hardware.trl.optim=adamw_torch", "hardware.optimizer_states=8bit")
     with pytest.raises(ValueError, match=r"hardware\.trl\.optim is derived by medreason"):
-        trl_arguments(trl.GRPOConfig, config, RunFolder(tmp_path))
+        trl_arguments(GRPOConfig, config, RunFolder(tmp_path))
