@@ -19,6 +19,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
 from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.benchmark.roofline import Rates, Seconds, measured_rates, roofline_seconds, timed
@@ -235,7 +236,10 @@ def _time_evaluation(
     config: Config, trainer: GRPOTrainer, rows: Sequence[EvaluationRow], tokens: int
 ) -> tuple[list[Completion], Seconds]:
     """Answers of at most `tokens` tokens, and what they took."""
-    model = _model(trainer)
+    model, processor = _model(trainer), trainer.processing_class
+    base = without_adapter(model)
+    assert isinstance(base, PreTrainedModel)
+    assert isinstance(processor, ProcessorMixin)
     answer = (
         functools.partial(answer_rows, graphs=config.hardware.uses_cuda_graphs)
         if isinstance(trainer, GroupedGRPOTrainer)
@@ -244,8 +248,8 @@ def _time_evaluation(
     answers, seconds = timed(
         model.device,
         lambda: answer(
-            without_adapter(model),
-            trainer.processing_class,
+            base,
+            processor,
             rows,
             batch_size=config.hardware.per_device_evaluation,
             max_new_tokens=tokens,
@@ -266,7 +270,7 @@ def _batch(
     trainer.generation_config.max_new_tokens = tokens
     spent = Seconds(0.0, 0.0)
 
-    def generate(*args: Any, **kwargs: Any) -> tuple[list[list[int]], None]:
+    def generate(*args: Any, **kwargs: Any) -> tuple[list[list[int]], list[list[float]] | None]:
         nonlocal spent
         if completion_ids is not None:
             return completion_ids, None
@@ -353,6 +357,7 @@ def _roofline(
     rates = Rates(*(statistics.median(values) for values in zip(*rounds, strict=True)))
     batch, _ = _batch(trainer, rows, tokens, [[20] * tokens] * len(rows))
     size = trainer.num_generations
+    assert size
     least = roofline_seconds(
         _model(trainer),
         prompts=batch["prompt_mask"].sum(-1)[::size].tolist(),

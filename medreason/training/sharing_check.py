@@ -27,8 +27,8 @@ SharedLogps = Callable[..., tuple[Tensor, Tensor]]
 
 def sharing_obstacles(trainer: GRPOTrainer) -> list[str]:
     """Why the settings of this run rule out sharing; empty if none does."""
-    model, size = without_adapter(trainer.model), trainer.num_generations
-    rows = trainer.args.per_device_train_batch_size
+    model: Any = without_adapter(trainer.model)
+    rows, size = trainer.args.per_device_train_batch_size, trainer.num_generations
     assert size
     layers = getattr(model.config.get_text_config(), "layer_types", None) or []
     attention = model.config._attn_implementation

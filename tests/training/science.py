@@ -1,6 +1,7 @@
-"""One training in a process of its own, or in several that work together, for the tests beside it.
+"""Trainings in processes of their own, so that a test can kill one or run several ranks of one.
 
-Processes are forked from a server that has imported torch and trl once.
+A test says in overrides what differs from `SMALL`, and compares run folders. Processes are forked
+from a server that has imported torch and trl once, which spares each the seconds of the imports.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 from hydra import compose, initialize_config_dir
 
-import medreason.cli  # noqa: F401
 from medreason import config as configuration
 from medreason import data
 from medreason.config import CONF, Config
@@ -35,10 +36,25 @@ SMALL = (
 )
 
 
-def composed(folder: Path, overrides: Sequence[str]) -> Config:
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        given = [f"outputs={folder}", *SMALL, *overrides]
-        return configuration.load(compose("config", overrides=given))
+@dataclass(frozen=True)
+class Job:
+    """A training as each of its ranks gets it."""
+
+    path: Path
+    """Its run folder; `output.txt` holds what all ranks printed."""
+    overrides: Sequence[str]
+    dies_at: int | None
+    limit_mib: int | None
+
+    @property
+    def output(self) -> Path:
+        return self.path / "output.txt"
+
+    @property
+    def config(self) -> Config:
+        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            overrides = [f"outputs={self.path.parent}", *SMALL, *self.overrides]
+            return configuration.load(compose("config", overrides=overrides))
 
 
 def trained(
@@ -48,16 +64,19 @@ def trained(
     dies_at: int | None = None,
     limit_mib: int | None = None,
 ) -> RunFolder:
-    """Train as the worker does, into `folder / name`; SIGKILL ends it behind step `dies_at`.
+    """The run folder `folder / name` of a training as the worker runs it; called again, it resumes.
 
-    With `limit_mib`, so much beside what the process holds before it trains, it is to fail.
+    `dies_at` kills the training with SIGKILL as soon as it has reported that optimizer step.
+    `limit_mib` lets it allocate only so much more than its process holds at the start, and expects
+    it to fail.
     """
-    processes = composed(folder, overrides).hardware.processes
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    given = (folder, name, overrides)
+    job = Job(folder / name, overrides, dies_at, limit_mib)
+    job.path.mkdir(exist_ok=True)
+    processes = job.config.hardware.processes
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
     ranks = [
-        _SERVER.Process(target=_rank, args=(*given, rank, processes, port, dies_at, limit_mib))
+        _SERVER.Process(target=_train, args=(job, rank, processes, port))
         for rank in range(processes)
     ]
     for rank in ranks:
@@ -69,44 +88,36 @@ def trained(
         rank.join(timeout=60)
     expected = 1 if limit_mib else 0 if dies_at is None else -signal.SIGKILL
     codes = [rank.exitcode for rank in ranks]
-    if dies_at is not None:  # the others may notice, and end of that, before they are killed
+    if dies_at is not None:  # a rank may fail because another was killed, before it is killed too
         codes = [code and expected for code in codes]
-    assert codes == [expected] * processes, (folder / name / "said").read_text()
-    return RunFolder(folder / name)
+    assert codes == [expected] * processes, job.output.read_text()
+    return RunFolder(job.path)
 
 
-def _rank(
-    folder: Path,
-    name: str,
-    overrides: Sequence[str],
-    rank: int,
-    processes: int,
-    port: int,
-    dies_at: int | None,
-    limit_mib: int | None,
-) -> None:
-    run = RunFolder(folder / name)
-    run.path.mkdir(exist_ok=True)
-    said = os.open(run.path / "said", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
+def _train(job: Job, rank: int, processes: int, port: int) -> None:
+    """Train as rank `rank` of `processes`, in the process this is called in."""
+    output = os.open(job.output, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    if processes > 1:
-        given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
-        os.environ |= {k: str(v) for k, v in given.items()}
+    if processes > 1:  # what torchrun sets
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
+        os.environ |= {name: str(number) for name, number in numbers.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "LOCAL_WORLD_SIZE": str(processes)}
     torch.set_num_threads(1)
-    config = composed(folder, overrides)
+    config = job.config
     state = worker.processes(config)
-    samples = data.trained_on(config, data.load(config.data, folder / "cache"))
-    if limit_mib:
-        most = psutil.Process().memory_info().vms + limit_mib * 2**20
+    samples = data.trained_on(config, data.load(config.data, job.path.parent / "cache"))
+    if job.limit_mib:
+        most = psutil.Process().memory_info().vms + job.limit_mib * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    training.train(config, samples, run, _progress(dies_at))
+    training.train(config, samples, RunFolder(job.path), _progress(job.dies_at))
     state.destroy_process_group()
 
 
 def _progress(dies_at: int | None) -> Callable[..., None]:
+    """A listener to progress that kills its own process at step `dies_at`."""
+
     def progress(phase: str, done: int, total: int, note: str = "") -> None:
         if done == dies_at:
             os.kill(os.getpid(), signal.SIGKILL)

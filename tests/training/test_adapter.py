@@ -1,4 +1,4 @@
-"""Adapters of every kind train on the layers they name, and small optimizer states still train."""
+"""Adapters of every kind train on the layers they name, and 8-bit optimizer states still train."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medreason.training import adapter
 from medreason.training.run import train, trained_model
 
 Compose = Callable[..., Config]
-DRAWN = (  # replies of this form end within 12 tokens, so some are right and some are not
+SAMPLED = (  # replies of this form end within 12 tokens, so some are right and some are not
     *("method=grpo", "prompt=no_think", "reward=no_think", "task=disease"),
     *("method.trl.num_generations=4", "method.trl.max_completion_length=12"),
 )
@@ -53,11 +53,11 @@ def test_adapter_on_a_layer_that_is_not_there_lists_those_that_are(
     "overrides",
     [
         ["adapter=qlora"],
-        ["adapter=qlora", *DRAWN],
+        ["adapter=qlora", *SAMPLED],
         ["adapter=lora_r8", "adapter.use_dora=true"],
         ["hardware.optimizer_states=8bit"],
     ],
-    ids=["qlora", "qlora of drawn completions", "dora", "8-bit states"],
+    ids=["qlora", "qlora of sampled completions", "dora", "8-bit states"],
 )
 def test_small_training_moves_every_trained_weight(
     composed: Compose, tmp_path: Path, overrides: list[str]
@@ -72,16 +72,16 @@ def test_small_training_moves_every_trained_weight(
     samples = data.trained_on(config, data.load(config.data, tmp_path / "cache"))
     train(config, samples, folder, lambda *_: None)
     (file,) = folder.model.glob("*.safetensors")
-    found = load_file(file)
+    saved = load_file(file)
     assert 0 < folder.state().trainable_parameters <= folder.state().parameters
     if config.adapter:
-        assert folder.state().trainable_parameters == sum(w.numel() for w in found.values())
-        assert all(weight.dtype == torch.float32 for weight in found.values())
-        assert all(weight.any() for name, weight in found.items() if "lora_B" in name)
+        assert folder.state().trainable_parameters == sum(w.numel() for w in saved.values())
+        assert all(weight.dtype == torch.float32 for weight in saved.values())
+        assert all(weight.any() for name, weight in saved.items() if "lora_B" in name)
     else:
         (file,) = EMBEDDED.glob("*.safetensors")
         before = load_file(file)
-        assert not any(torch.equal(weight, before[name].float()) for name, weight in found.items())
+        assert not any(torch.equal(weight, before[name].float()) for name, weight in saved.items())
     evaluated = load_model(trained_model(config, folder).model, config.hardware)
     assert all(p.isfinite().all() for p in evaluated.parameters() if p.is_floating_point())
 

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there; what cannot be read is refused with the reason."""
+"""A checkpoint is intact or passed over; one of another run or version is refused by name."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def write(folder: RunFolder, step: int, score: float | None = None, **by: Any) -
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(b"weights" * 100)
     (path / "optimizer.pt").write_bytes(b"moments" * 200)
-    given = {"train_key": "", "processes": 1, "deepspeed": False}
-    checkpoints.seal(path, score=score, **(given | by))
+    origin = {"train_key": "", "processes": 1, "deepspeed": False}
+    checkpoints.seal(path, score=score, **(origin | by))
     return path
 
 
-def last(folder: RunFolder, processes: int = 1, deepspeed: bool = False) -> Path | None:
+def newest(folder: RunFolder, processes: int = 1, deepspeed: bool = False) -> Path | None:
     return checkpoints.newest(folder, processes=processes, deepspeed=deepspeed)
 
 
@@ -43,22 +43,22 @@ def never_sealed(path: Path) -> None:
     (path / checkpoints.SEAL).unlink()
 
 
-@pytest.mark.parametrize("tear", [cut_off, scribbled_over, without_weights, never_sealed])
-def test_torn_checkpoint_is_passed_over_for_the_one_before(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], tear: Callable[[Path], None]
+@pytest.mark.parametrize("damage", [cut_off, scribbled_over, without_weights, never_sealed])
+def test_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
 ) -> None:
     folder = RunFolder(tmp_path)
-    before, torn = write(folder, 9), write(folder, 10)
-    assert last(folder) == torn
-    tear(torn)
-    assert last(folder) == before
-    assert f"{torn}: incomplete or damaged; using" in capsys.readouterr().err
+    before, damaged = write(folder, 9), write(folder, 10)
+    assert newest(folder) == damaged
+    damage(damaged)
+    assert newest(folder) == before
+    assert f"{damaged}: incomplete or damaged; using" in capsys.readouterr().err
 
 
-def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
-    assert last(RunFolder(tmp_path)) is None
+def test_without_an_intact_checkpoint_there_is_none(tmp_path: Path) -> None:
+    assert newest(RunFolder(tmp_path)) is None
     cut_off(write(RunFolder(tmp_path), 1))
-    assert last(RunFolder(tmp_path)) is None
+    assert newest(RunFolder(tmp_path)) is None
 
 
 def test_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"written by trl 1\.15\.0, installed is 1\.16\.0; install that version"
     ):
-        last(RunFolder(tmp_path))
+        newest(RunFolder(tmp_path))
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -86,25 +86,25 @@ def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"run of train key ba9876543210, this one has 0123456789ab: another model"
     ):
-        last(folder)
+        newest(folder)
 
 
 @pytest.mark.parametrize(
-    ("written", "asked", "words"),
+    ("written", "resumed_with", "words"),
     [
         ({"deepspeed": True, "processes": 2}, (4, True), "DeepSpeed's for 2 processes.*has 4"),
         ({"deepspeed": True, "processes": 2}, (2, False), "was written by DeepSpeed"),
         ({}, (2, True), "was written by a run without DeepSpeed"),
     ],
 )
-def test_checkpoint_of_deepspeed_goes_on_as_it_was_alone(
-    tmp_path: Path, written: dict[str, Any], asked: tuple[int, bool], words: str
+def test_checkpoint_of_deepspeed_needs_deepspeed_and_its_number_of_processes(
+    tmp_path: Path, written: dict[str, Any], resumed_with: tuple[int, bool], words: str
 ) -> None:
     write(RunFolder(tmp_path), 1, **written)
     with pytest.raises(ValueError, match=words):
-        last(RunFolder(tmp_path), *asked)
+        newest(RunFolder(tmp_path), *resumed_with)
 
 
-def test_any_other_cut_reads_it(tmp_path: Path) -> None:
+def test_checkpoint_is_read_by_any_number_of_processes(tmp_path: Path) -> None:
     path = write(RunFolder(tmp_path), 1, processes=2)
-    assert last(RunFolder(tmp_path), processes=8) == path
+    assert newest(RunFolder(tmp_path), processes=8) == path

@@ -1,4 +1,4 @@
-"""Training with shared prompts gives the weights that TRL's own way gives."""
+"""Grouped training gives the weights that stock TRL gives."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ QUESTIONS: list[Sample] = []
 
 @pytest.fixture(scope="module", autouse=True)
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Sample]]:
-    found = phantom.load(tmp_path_factory.mktemp("cache"), train_images=4, test_images=1, seed=0)
-    chosen = data.select(found, "train", ["ct"], TASKS)
+    loaded = phantom.load(tmp_path_factory.mktemp("cache"), train_images=4, test_images=1, seed=0)
+    chosen = data.select(loaded, "train", ["ct"], TASKS)
     QUESTIONS[:] = chosen
     yield chosen
     QUESTIONS.clear()
@@ -63,21 +63,26 @@ def built(config: Config, folder: Path) -> GRPOTrainer:
     )
 
 
-def given(trainer: GRPOTrainer) -> None:
-    """Completions that depend on prompt and place alone: 1 to 12 tokens, some cut off."""
+def force_completions(trainer: GRPOTrainer) -> None:
+    """Replace sampling by completions that depend on prompt and place alone, and the first reward.
+
+    They have 1 to 12 tokens; those of 12 are truncated.
+    """
     end = trainer.eos_token_ids[0]
 
-    def completions(prompt_ids: list[list[int]], *_: object, **__: object) -> Any:  # noqa: ANN401
-        found = []
+    def completions(
+        prompt_ids: list[list[int]], *_: object, **__: object
+    ) -> tuple[list[list[int]], None]:
+        rows = []
         for i, prompt in enumerate(prompt_ids):
             draw = torch.Generator().manual_seed(sum(prompt) * 4 + i % 4)
             length = (0, 3, 7, 12)[i % 4]
             tokens = torch.randint(20, 400, (length,), generator=draw).tolist()
-            found.append(tokens if length == 12 else [*tokens, end])
-        return found, None
+            rows.append(tokens if length == 12 else [*tokens, end])
+        return rows, None
 
     trainer._generate_single_turn = completions
-    # Any reward that differs within most groups will do; every third question has none.
+    # Any reward that differs within most groups will do; every third group has equal ones.
     trainer.reward_funcs[0] = lambda completion_ids, sample, **_: [
         float(sum(ids) % 7) if place % 3 else 1.0
         for ids, place in zip(completion_ids, sample, strict=True)
@@ -85,14 +90,14 @@ def given(trainer: GRPOTrainer) -> None:
 
 
 def trained(config: Config, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], list]:
-    """(weights before, weights behind, logs)."""
+    """(weights before training, weights after it, logs)."""
     trainer = built(config, folder)
     trainer.reward_funcs[1:] = [lambda completion_ids, **_: [0.0] * len(completion_ids)]
-    given(trainer)
+    force_completions(trainer)
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
     trainer.train()
-    behind = {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
-    return before, behind, [row for row in trainer.state.log_history if "loss" in row]
+    after = {n: p.detach() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    return before, after, [row for row in trainer.state.log_history if "loss" in row]
 
 
 @pytest.mark.parametrize(
@@ -116,23 +121,23 @@ def trained(config: Config, folder: Path) -> tuple[dict[str, Tensor], dict[str, 
 def test_weights_are_those_of_trl_for_the_same_completions(
     composed: Compose, tmp_path: Path, steps: int, more: list[str]
 ) -> None:
-    kept = [o for o in SMALL if o.split("=")[0] not in {p.split("=")[0] for p in more}]
-    (before, shared, logs), (_, plain, theirs) = (
+    small = [o for o in SMALL if o.split("=")[0] not in {p.split("=")[0] for p in more}]
+    (before, grouped, logs), (_, baseline, baseline_logs) = (
         trained(
-            composed(*kept, *more, f"method.trl.max_steps={steps}", f"rollout={engine}"),
+            composed(*small, *more, f"method.trl.max_steps={steps}", f"rollout={engine}"),
             tmp_path / engine,
         )
         for engine in ("grouped", "trl")
     )
     assert len(logs) == steps
     assert {"loss", "grad_norm", "entropy", "skipped_groups"} <= set(logs[0])
-    for ours, other in zip(logs, theirs, strict=True):
-        assert ours["loss"] == pytest.approx(other["loss"], abs=1e-4, rel=1e-3)
-        assert ours["grad_norm"] == pytest.approx(other["grad_norm"], rel=2e-3)
-    moved = torch.stack([(plain[n] - before[n]).norm() for n in plain]).norm()
-    apart = torch.stack([(plain[n] - shared[n]).norm() for n in plain]).norm()
+    for row, expected in zip(logs, baseline_logs, strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], abs=1e-4, rel=1e-3)
+        assert row["grad_norm"] == pytest.approx(expected["grad_norm"], rel=2e-3)
+    moved = torch.stack([(baseline[n] - before[n]).norm() for n in baseline]).norm()
+    difference = torch.stack([(baseline[n] - grouped[n]).norm() for n in baseline]).norm()
     assert moved > 0
-    assert apart / moved < 0.01
+    assert difference / moved < 0.01
 
 
 def test_groups_without_gradient_are_skipped_counted_and_logged(
@@ -149,33 +154,33 @@ def test_groups_without_gradient_are_skipped_counted_and_logged(
     assert all(row["skipped_groups"] == 0 for row in logs)
 
 
-def test_completions_do_not_depend_on_the_cut_of_the_batch(
+def test_completions_do_not_depend_on_the_split_of_the_batch(
     composed: Compose, tmp_path: Path
 ) -> None:
-    found = []
+    sampled = []
     for per_device in (1, 4):
-        cut = [o for o in SMALL if "per_device" not in o]
+        small = [o for o in SMALL if "per_device" not in o]
         trainer = built(
-            composed(*cut, f"hardware.per_device_prompts={per_device}", "method.trl.max_steps=1"),
+            composed(*small, f"hardware.per_device_prompts={per_device}", "method.trl.max_steps=1"),
             tmp_path / str(per_device),
         )
         trainer.train()
         assert isinstance(trainer, GroupedGRPOTrainer)
         logs = trainer._logs
         texts = [turns[0]["content"] for turns in logs["completion"]]
-        found.append(sorted(zip(logs["extra"]["sample"], texts, strict=True)))
-    assert len(found[0]) == 16
-    assert found[0] == found[1]
+        sampled.append(sorted(zip(logs["extra"]["sample"], texts, strict=True)))
+    assert len(sampled[0]) == 16
+    assert sampled[0] == sampled[1]
 
 
-def test_what_cannot_be_shared_is_refused_or_trained_the_plain_way(
+def test_model_that_cannot_share_is_refused_or_trained_unshared(
     composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     banned = (*SMALL, "method.trl.max_steps=1", "method.trl.repetition_penalty=1.3")
     with pytest.raises(ValueError, match=r"repetition_penalty.*rollout=trl"):
         built(composed(*banned), tmp_path / "refused")
     with caplog.at_level(logging.WARNING):
-        trainer = built(composed(*banned, "rollout.fallback=unshared"), tmp_path / "plain")
+        trainer = built(composed(*banned, "rollout.fallback=unshared"), tmp_path / "unshared")
     assert "going on as rollout=trl" in caplog.text
     trainer.train()
     assert "skipped_groups" not in trainer.state.log_history[0]
@@ -187,11 +192,11 @@ def test_model_that_ignores_the_positions_is_found_before_the_first_update(
     from medreason.generation import packing
     from medreason.generation.packing import PackedSequences
 
-    seen = PackedSequences
+    original = PackedSequences
 
     def counted(**fields: Tensor) -> PackedSequences:
         positions = torch.arange(fields["input_ids"].shape[1])
-        return seen(**fields | {"position_ids": positions.expand_as(fields["position_ids"])})
+        return original(**fields | {"position_ids": positions.expand_as(fields["position_ids"])})
 
     monkeypatch.setattr(packing, "PackedSequences", counted)
     trainer = built(composed(*SMALL, "method.trl.max_steps=1"), tmp_path)
@@ -205,7 +210,7 @@ def test_model_that_ignores_the_positions_is_found_before_the_first_update(
 def test_attention_that_drops_the_mask_is_found_in_any_precision(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, blocks: bool
 ) -> None:
-    def maskless(*inputs: Any, **more: Any) -> Any:  # noqa: ANN401
+    def maskless(*inputs: Any, **more: Any) -> tuple[Tensor, None]:
         return sdpa_attention_forward(*inputs[:4], **more | {"attention_mask": None})
 
     def kernel(*inputs: Tensor, attn_mask: Tensor | None = None, **how: Any) -> Tensor:
@@ -240,41 +245,43 @@ def test_cut_groups_and_a_model_without_mrope_are_named(
 
 def test_rows_that_are_not_whole_groups_are_refused(composed: Compose) -> None:
     once = OncePerQuestionProcessor(load_processor(composed("method=grpo").model), 2)
-    asked = [[{"role": "user", "content": text}] for text in ("Which?", "Where?")]
+    conversations = [[{"role": "user", "content": text}] for text in ("Which?", "Where?")]
     with pytest.raises(ValueError, match=r"does not hold whole groups of 2 completions"):
-        once.apply_chat_template(asked, tokenize=True)
+        once.apply_chat_template(conversations, tokenize=True)
 
 
 def test_reference_is_the_start_model_or_there_is_none(composed: Compose, tmp_path: Path) -> None:
     assert grpo._reference_arguments(composed("method=grpo")) == {}
-    asked = ("method=grpo", "method.trl.beta=0.04", "model.revision=abc")
-    assert grpo._reference_arguments(composed(*asked)) == {"model_init_kwargs": {"revision": "abc"}}
-    assert grpo._reference_arguments(composed(*asked, "adapter=lora_r8")) == {}
+    with_beta = ("method=grpo", "method.trl.beta=0.04", "model.revision=abc")
+    assert grpo._reference_arguments(composed(*with_beta)) == {
+        "model_init_kwargs": {"revision": "abc"}
+    }
+    assert grpo._reference_arguments(composed(*with_beta, "adapter=lora_r8")) == {}
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"method.trl.beta=0.04.*an adapter.*action=export"):
-        grpo._reference_arguments(composed(*asked, f"model.path={tmp_path}"))
+        grpo._reference_arguments(composed(*with_beta, f"model.path={tmp_path}"))
 
 
 def constant_then_varied(trainer: GRPOTrainer, constant_calls: int) -> list[list[list[int]]]:
     """Rewards that are equal for the first calls; returns the completions of each call."""
-    seen: list[list[list[int]]] = []
+    calls: list[list[list[int]]] = []
 
     def reward(completion_ids: list[list[int]], **_: object) -> list[float]:
-        seen.append([list(ids) for ids in completion_ids])
-        varied = len(seen) > constant_calls
+        calls.append([list(ids) for ids in completion_ids])
+        varied = len(calls) > constant_calls
         return [float(i % 2) if varied else 1.0 for i in range(len(completion_ids))]
 
     trainer.reward_funcs[:] = [reward]
     trainer.reward_func_names[:] = ["varied"]
     trainer.reward_processing_classes[:] = [None]
     trainer.reward_weights = torch.ones(1)
-    return seen
+    return calls
 
 
 @pytest.mark.parametrize(
     ("constant_calls", "redrawn", "skipped"), [(0, 0, 0), (1, 4, 0), (9, 8, 4)]
 )
-def test_groups_of_equal_rewards_are_drawn_again(
+def test_groups_of_equal_rewards_are_sampled_again(
     composed: Compose, tmp_path: Path, constant_calls: int, redrawn: int, skipped: int
 ) -> None:
     trainer = built(
@@ -285,15 +292,15 @@ def test_groups_of_equal_rewards_are_drawn_again(
         ),
         tmp_path,
     )
-    seen = constant_then_varied(trainer, constant_calls)
+    calls = constant_then_varied(trainer, constant_calls)
     trainer.train()
     (row,) = (row for row in trainer.state.log_history if "loss" in row)
     assert (row["redrawn_groups"], row["skipped_groups"]) == (redrawn, skipped)
-    assert len(seen) == {0: 1, 4: 2, 8: 3}[redrawn]
-    assert all(earlier != later for earlier, later in itertools.pairwise(seen))
+    assert len(calls) == {0: 1, 4: 2, 8: 3}[redrawn]
+    assert all(earlier != later for earlier, later in itertools.pairwise(calls))
 
 
-def test_drawing_again_is_part_of_the_science_and_needs_shared_prompts(
+def test_dynamic_sampling_is_part_of_the_train_key_and_needs_shared_prompts(
     composed: Compose, tmp_path: Path
 ) -> None:
     once, twice = composed("method=grpo"), composed("method=grpo", "rollout.dynamic_sampling=2")
@@ -312,7 +319,7 @@ def test_drawing_again_is_part_of_the_science_and_needs_shared_prompts(
         )
 
 
-def test_frozen_vision_tower_sees_an_image_once_in_all_steps_and_runs(
+def test_frozen_vision_tower_encodes_an_image_once_in_all_steps_and_runs(
     composed: Compose, tmp_path: Path
 ) -> None:
     adapted = ("adapter=lora_r8", "method.trl.beta=0.04", "method.trl.max_steps=2")
@@ -320,7 +327,7 @@ def test_frozen_vision_tower_sees_an_image_once_in_all_steps_and_runs(
     counts = []
     for place in ("first", "second"):
         trainer = built(config, tmp_path / place)
-        given(trainer)
+        force_completions(trainer)
         trainer.train()
         assert isinstance(trainer, GroupedGRPOTrainer)
         (cache,) = (cache for cache in trainer._vision_caches.values() if cache is not None)

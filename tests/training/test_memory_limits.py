@@ -1,4 +1,4 @@
-"""Estimates of memory: what fits, what does not, and what would make it fit."""
+"""Memory limits: what fits, what does not, and which overrides would make it fit."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ GB = 1e9
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
     """A short question about a large image and a long one about a small image."""
-    found = []
+    samples = []
     for name, side, question in (("large", 400, "Which?"), ("small", 56, "Which organ? " * 40)):
         Image.new("L", (side, side)).save(tmp_path / f"{name}.png")
-        given = (name, tmp_path / f"{name}.png", question, ("CT", "MRI"), "A", None)
-        found.append(Sample(*given, "ct", "disease", "drawn", None, "train"))
-    return found
+        fields = (name, tmp_path / f"{name}.png", question, ("CT", "MRI"), "A", None)
+        samples.append(Sample(*fields, "ct", "disease", "drawn", None, "train"))
+    return samples
 
 
 def test_full_grpo_of_the_2b_fits_into_40_gb_with_8_bit_states_alone(composed: Compose) -> None:

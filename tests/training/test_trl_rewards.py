@@ -1,4 +1,4 @@
-"""Our scores behind TRL's protocol: named, read once, cut-off replies known as such."""
+"""Scores as TRL's reward functions: named by key, parsed once, truncated replies recognised."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ GOOD = "<think>The image is an MRI.</think>\n<answer>B</answer>"
 
 
 def score(config: Config, texts: list[str], ids: list[list[int]]) -> dict[str, Any]:
-    """What each reward gives, and what it logs of itself, by name."""
+    """The values of each reward, the columns and the metrics it logs, by name."""
     functions, _ = rewards(config, CompletionReader([SAMPLE], [END]))
     logged: dict[str, list] = defaultdict(list)
     metrics: dict[str, float] = {}
-    found = {
+    values = {
         function.__name__: function(
             completions=[[{"role": "assistant", "content": text}] for text in texts],
             completion_ids=ids,
@@ -46,15 +46,15 @@ def score(config: Config, texts: list[str], ids: list[list[int]]) -> dict[str, A
         )
         for function in functions
     }
-    return found | logged | metrics
+    return values | logged | metrics
 
 
 def test_each_reward_carries_its_key_and_rollouts_their_sample(
     composed: Callable[..., Config],
 ) -> None:
-    found = score(composed("method=rarl"), [GOOD, "<answer>A</answer>"], [[1, END], [1, END]])
-    of_each = ("within_group_variance", "constant_groups")
-    assert found == {
+    values = score(composed("method=rarl"), [GOOD, "<answer>A</answer>"], [[1, END], [1, END]])
+    metrics = ("within_group_variance", "constant_groups")
+    assert values == {
         "format": [1.0, 0.0],
         "answer": [1.0, 0.0],
         "reasoning": [1.0, 0.0],
@@ -62,17 +62,17 @@ def test_each_reward_carries_its_key_and_rollouts_their_sample(
         "gold": ["B", "B"],
         "answer_read": ["B", "A"],
         **{
-            f"rewards/{name}/{figure}": value
+            f"rewards/{name}/{metric}": value
             for name in ("format", "answer", "reasoning")
-            for figure, value in zip(of_each, (0.25, 0.0), strict=True)
+            for metric, value in zip(metrics, (0.25, 0.0), strict=True)
         },
     }
 
 
-def test_reply_without_an_end_token_is_read_as_cut_off(composed: Callable[..., Config]) -> None:
-    found = score(composed(), ["<think>The image"], [[1, 2]])
-    assert found["correct"] == [0.0]
-    assert found["answer_read"] == ["truncated"]
+def test_reply_without_an_end_token_is_read_as_truncated(composed: Callable[..., Config]) -> None:
+    values = score(composed(), ["<think>The image"], [[1, 2]])
+    assert values["correct"] == [0.0]
+    assert values["answer_read"] == ["truncated"]
 
 
 def test_weights_follow_the_configuration(composed: Callable[..., Config]) -> None:
@@ -99,25 +99,25 @@ def test_gate_lets_reasoning_count_only_where_the_answer_is_right(
 
 
 def test_reward_without_difference_in_a_group_says_so(composed: Callable[..., Config]) -> None:
-    found = score(composed(), [GOOD, GOOD, "<answer>B</answer>"], [[1, END]] * 3)
-    assert found["rewards/correct/constant_groups"] == 1.0
-    assert found["rewards/correct/within_group_variance"] == 0.0
-    assert found["rewards/format/constant_groups"] == 0.0
-    assert found["rewards/format/within_group_variance"] == pytest.approx(2 / 9)
+    values = score(composed(), [GOOD, GOOD, "<answer>B</answer>"], [[1, END]] * 3)
+    assert values["rewards/correct/constant_groups"] == 1.0
+    assert values["rewards/correct/within_group_variance"] == 0.0
+    assert values["rewards/format/constant_groups"] == 0.0
+    assert values["rewards/format/within_group_variance"] == pytest.approx(2 / 9)
 
 
 def test_ungraded_reply_is_counted_and_takes_the_mean_of_its_group() -> None:
     grades = iter([[1.0, None, 0.5, None]])
     reward = Reward("judged", lambda _: next(grades), CompletionReader([SAMPLE, SAMPLE], [END]))
     metrics: dict[str, float] = {}
-    found = reward(
+    values = reward(
         completions=[[{"role": "assistant", "content": GOOD}]] * 4,
         completion_ids=[[END]] * 4,
         sample=[0, 0, 0, 1],
         log_extra=lambda *_: None,
         log_metric=metrics.__setitem__,
     )
-    assert found == [1.0, 0.75, 0.5, None]  # nothing is known of the second group
+    assert values == [1.0, 0.75, 0.5, None]  # no reply of the second group was graded
     assert metrics["rewards/judged/ungraded"] == 0.5
 
 

@@ -40,7 +40,7 @@ def test_both_modes_reach_trl(composed: Compose, tmp_path: Path, mode: str) -> N
     [
         ("hardware=cpu", "rollout=vllm runs on CUDA alone"),
         ("rollout.vllm.vllm_mode=colocated", "did you mean 'colocate'"),
-        ("rollout.vllm.vllm_gpu_memory_utilization=30", "needs a share between 0 and 1"),
+        ("rollout.vllm.vllm_gpu_memory_utilization=30", "needs a number between 0 and 1"),
         ("adapter=qlora", "takes whole weights"),
     ],
 )

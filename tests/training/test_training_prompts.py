@@ -1,4 +1,4 @@
-"""A row's prompt is drawn when it is read, anew in each epoch."""
+"""A row's prompt is made when the row is read, and differs from epoch to epoch."""
 
 from __future__ import annotations
 
