@@ -4,8 +4,7 @@
 #     experiments/benchmarks/gpu.sh FOLDER [checks] [memory] [speed]     # all three, about ten minutes on one H100 or H200
 #     MODEL=tiny HARDWARE=cpu TOKENS=2,4 LONG=6 SIZE=56 experiments/benchmarks/gpu.sh FOLDER    # the same at a size of minutes
 #
-# What is printed goes to FOLDER/log, too; JSON lies in FOLDER/outputs. A step that fails or takes too long is named, and the
-# next one goes on.
+# Output goes to FOLDER/log, too, JSON to FOLDER/outputs. A step that fails or takes too long is reported, and the next one runs.
 set -uo pipefail
 folder=$(realpath -m "$1")
 shift
@@ -40,14 +39,13 @@ import sys
 
 from hydra import compose, initialize_config_dir
 
-import medreason.cli
 from medreason import config as configuration
 from medreason.config import CONF
 from medreason.models.load import load_model, load_processor
 
 with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-    given = [f"model={sys.argv[1]}", "model.weights=random", "action=bench", "hardware.precision=bfloat16"]
-    config = configuration.load(compose("config", overrides=given))
+    overrides = [f"model={sys.argv[1]}", "model.weights=random", "action=bench", "hardware.precision=bfloat16"]
+    config = configuration.load(compose("config", overrides=overrides))
 load_model(config.model, config.hardware).save_pretrained(sys.argv[2])
 load_processor(config.model).save_pretrained(sys.argv[2])
 SAVE

@@ -88,9 +88,8 @@ class PortableCheckpoints(Trainer):
         assert sampler is not None  # it is for data sets without a length
         if isinstance(sampler, RepeatSampler):
             for _ in range(self._finished_epochs):
-                next(
-                    iter(sampler)
-                )  # draws the order of a whole epoch, and so advances the generator
+                # Draws the order of a whole epoch, and so advances the generator.
+                next(iter(sampler))
         return sampler
 
     def _load_from_checkpoint(

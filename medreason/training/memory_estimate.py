@@ -212,7 +212,7 @@ def _activations(
     text, vision = model.config.get_text_config(), model.config.vision_config
     width, inner, size = text.hidden_size, text.intermediate_size, _bytes(config)
     # Each of a layer's two norms saves its float32 input and its normalised value, and the product
-    # behind it saves what it reads. Attention saves 4 widths, the MLP 4 inner widths.
+    # after it saves its input. Attention saves 4 widths, the MLP 4 inner widths.
     norms = 2 * (2 * 4 + size)
     layer = batch.tokens * ((norms + 4 * size) * width + 4 * size * inner)
     patches = batch.images * batch.patches
