@@ -3,19 +3,20 @@
 To TRL, Q questions are Q * G rows. `*` marks what is overridden here, all else is TRL's; q are the
 questions of a micro-batch, P and C the tokens of the longest prompt and completion.
 
-    * _generate_and_score_completions             rows: a list of Q * G dicts
-          OncePerQuestionProcessor                rows -> questions [::G] -> rows, images once
-        * _generate_single_turn                   prefill (Q, P), decode (Q, G, C) -> rows
-        * _calculate_rewards, then advantages     rows (Q * G)
-        * _get_per_token_logps_and_entropies      old policy and reference, as below
-          rows_to_questions                       rows (Q * G, ...) -> questions (Q, G, ...)
-      shuffle, cut into micro-batches             questions (q, G, ...), so groups stay whole
-    * _compute_loss
-          questions_to_rows                       questions (q, G, ...) -> rows (q * G, ...)
-        * _get_per_token_logps_and_entropies      rows (q * G, P + C)
-              QuestionBatch.from_rows             -> prompts (q, P), completions (q, G, C)
-              packing.pack, model, unpack         -> (q, tokens packed) -> (q, G, C) -> rows
-          loss, clipping, KL, metrics             rows (q * G, C)
+    _prepare_inputs, whenever new completions are due
+      * _generate_and_score_completions           rows: a list of Q * G dicts
+            OncePerQuestionProcessor              rows -> questions [::G] -> rows, images once
+          * _generate_single_turn                 prefill (Q, P), decode (Q, G, C) -> rows
+          * _calculate_rewards, then advantages   rows (Q * G)
+          * _get_per_token_logps_and_entropies    of old policy and reference, as below
+            rows_to_questions                     rows (Q * G, ...) -> questions (Q, G, ...)
+        shuffle, cut into micro-batches           questions (q, G, ...), so groups stay whole
+    compute_loss, for each micro-batch
+      * _compute_loss, questions_to_rows          questions (q, G, ...) -> rows (q * G, ...)
+          * _get_per_token_logps_and_entropies    rows (q * G, P + C)
+                QuestionBatch.from_rows           -> prompts (q, P), completions (q, G, C)
+                packing.pack, model, unpack       -> packed (q, tokens) -> (q, G, C) -> rows
+            loss, clipping, KL, metrics           rows (q * G, C)
 """
 
 from __future__ import annotations
