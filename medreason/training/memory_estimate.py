@@ -31,11 +31,13 @@ IMPORTED = 582 << 20
 _FIRST_USE = 14 << 20
 """What they allocate when a first trainer is built: Python's tables, buffers of matrix products."""
 
-_HEAP = 0.4
-"""On a CPU: freed blocks that malloc keeps, as a share of activations and logits."""
-# Measured, not derived. Without this part the estimate is 0.65 to 0.90 of the measured peak in 13
-# kinds of step (0.66 with the tiny model and adapter=lora_all), with it 0.88 to 1.09. Where malloc
-# returns every freed block (`return_freed_blocks`), the other parts alone are the peak.
+_HEAP, _HEAP_OF_ONE = 0.4, 0.25
+"""On a CPU: freed blocks that malloc keeps, as a share of activations and logits; less where a step
+is one micro-batch."""
+# Measured, not derived, and needed: without this part the estimate is beyond 15 % of the measured
+# peak in 12 of 21 kinds of step, at worst 0.65 of it (the 33 M model with adapter=lora_all). That
+# kind needs a share of 0.39 or more, GRPO of 256 tokens with the tiny model one of 0.38 or less, so
+# a single share does not hold. Where malloc returns freed blocks, the other parts are the peak.
 
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Of a 4-bit weight with its doubly quantised scale: one in 8 bits for 64 weights, one in 32 bits
@@ -159,6 +161,7 @@ def estimate(config: Config, batch: DeviceBatch) -> MemoryEstimate:
     on_cpu = hardware.accelerator == "cpu"
     # With checkpointing a CPU worker calls `return_freed_blocks`.
     keeps_blocks = on_cpu and not hardware.gradient_checkpointing
+    share = _HEAP_OF_ONE if config.accumulation == 1 else _HEAP
     return MemoryEstimate(
         weights=_weights(config, full_model, total, trained) // shards.get("weights", 1),
         reference=4 * total // shards.get("weights", 1) if with_reference else 0,
@@ -168,7 +171,7 @@ def estimate(config: Config, batch: DeviceBatch) -> MemoryEstimate:
         logits=logits,
         recomputed=recomputed,
         cache=_kv_cache(config, model, batch),
-        heap=round(_HEAP * (activations + logits)) if keeps_blocks else 0,
+        heap=round(share * (activations + logits)) if keeps_blocks else 0,
         libraries=IMPORTED + _FIRST_USE if on_cpu else 0,
     )
 
