@@ -35,9 +35,9 @@ _HEAP, _HEAP_OF_ONE = 0.4, 0.25
 """On a CPU: freed blocks that malloc keeps, as a share of activations and logits; less where a step
 is one micro-batch."""
 # Measured, not derived, and needed: without this part the estimate is beyond 15 % of the measured
-# peak in 12 of 21 kinds of step, at worst 0.65 of it (the 33 M model with adapter=lora_all). That
-# kind needs a share of 0.39 or more, GRPO of 256 tokens with the tiny model one of 0.38 or less, so
-# a single share does not hold. Where malloc returns freed blocks, the other parts are the peak.
+# peak in 12 of 20 kinds of step, at worst 0.65 of it (the 33 M model with adapter=lora_all). One
+# share for all kinds would leave no margin: at 0.36 that kind comes to 0.84, GRPO of 256 tokens
+# with the tiny model to 1.14. Where malloc returns freed blocks, the other parts are the peak.
 
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Of a 4-bit weight with its doubly quantised scale: one in 8 bits for 64 weights, one in 32 bits
