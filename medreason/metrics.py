@@ -107,4 +107,4 @@ class Metric(StrEnum):
 
 
 HEADLINE = (Metric.N, Metric.ACCURACY, Metric.CI_LOW, Metric.CI_HIGH)
-"""What tables put together in their first columns; every other metric has a column of its own."""
+"""Tables write these as `n` and `accuracy [low, high]`; every other metric has its own column."""

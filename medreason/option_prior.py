@@ -1,6 +1,6 @@
 """The options-only baseline: answers of a frequency table of option strings.
 
-It sees neither image nor question, so what it gets right tells nothing of seeing.
+It sees neither image nor question, so a model has to beat it to show that it uses them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Intervals and paired tests: what an accuracy has to be read beside."""
+"""Intervals, paired tests and the agreement of two graders."""
 
 from __future__ import annotations
 

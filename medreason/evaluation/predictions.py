@@ -24,7 +24,7 @@ from medreason.samples import Sample, letter_at
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model answered to one sample, under the real image or a control."""
+    """A model's answer to one sample, under its original image or a control."""
 
     sample: str
     """The sample's id."""
@@ -183,7 +183,7 @@ def read(path: Path, samples: Collection[str] | None = None) -> list[Prediction]
     """The rows of a predictions file; with `samples` only theirs under the original image.
 
     Raises:
-        ValueError: the file is cut off or not ours.
+        ValueError: the file is cut off or no predictions file.
     """
     filters = None if samples is None else [_ORIGINAL, ("sample", "in", samples)]
     rows = _table(path, filters=filters).to_pylist()
@@ -200,7 +200,7 @@ def read_frame(evaluations: Iterable[Path], columns: Sequence[str]) -> pd.DataFr
     a file's size; `run` and `evaluation`, the names of the folders.
 
     Raises:
-        ValueError: a file is cut off or not ours.
+        ValueError: a file is cut off or no predictions file.
     """
     frames = [
         _table(folder / "predictions.parquet", columns, [_ORIGINAL])
@@ -227,7 +227,7 @@ def _table(
 
 
 def save(folder: Path, predictions: Sequence[Prediction], metrics: dict[str, Any]) -> None:
-    """Write both files; metrics.json comes last, so where it is the evaluation is whole."""
+    """Write both files; metrics.json comes last: where it is, the evaluation is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     write(predictions, folder / "predictions.parquet")
     write_json(folder / "metrics.json", metrics)

@@ -1,4 +1,4 @@
-"""The table of arms: a row each, where a sweep has more runs than anyone reads."""
+"""The terminal's table of arms, where a sweep has more runs than anyone reads."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from medreason.report.comparisons import Comparison
 from medreason.report.domains import ELSEWHERE, IN_DOMAIN, Total
 from medreason.report.matrices import Arm
 from medreason.report.runs import Run, base_of
-from medreason.report.table import Row, columns, filled, percent, show_table, unfinished
+from medreason.report.table import Row, columns, filled, interval, percent, show_table, unfinished
 from medreason.report.tables import Tables
+from medreason.stats import Difference
 
 MOST_RUNS = 12
 """Runs with a row, a line or a picture each; beyond it those of the arms say more."""
@@ -29,30 +30,29 @@ def grouped(runs: Sequence[Run], tables: Tables) -> bool:
     return len(runs) > MOST_RUNS and len(tables.arms) < len(runs)
 
 
-def show(found: Sequence[Row], tables: Tables) -> None:
-    """Print the table of arms to stdout, with what its runs are warned of."""
-    show_table(lambda compact: _table(found, tables, compact))
+def show(rows: Sequence[Row], tables: Tables) -> None:
+    """Print the table of arms to stdout, with the warnings about its runs."""
+    show_table(lambda compact: _table(rows, tables, compact))
 
 
 def start(tables: Tables, arm: str) -> str | None:
     """The arm of the start model this one is compared with: the same model and data."""
-    one = next(other for other in tables.arms if other.name == arm).runs[0]
+    first_run = next(other for other in tables.arms if other.name == arm).runs[0]
     untrained = [other for other in tables.arms if other.untrained]
-    base = base_of(one, (run for other in untrained for run in other.runs))
-    return next((other.name for other in untrained if any(r is base for r in other.runs)), None)
+    base = base_of(first_run, (run for other in untrained for run in other.runs))
+    return next((other.name for other in untrained if base in other.runs), None)
 
 
 def gain(tables: Tables, arm: str, distance: str) -> Comparison | None:
-    """What training bought at that distance."""
+    """The arm minus its start model at that distance."""
     return tables.domains.change(arm, start(tables, arm), distance)
 
 
-def change(found: Comparison | None) -> str:
-    """+12.1 [+8.0, +16.2]; a dash where there is none."""
-    return f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]" if found else "-"
+def _change(row: Comparison | None) -> str:
+    return interval(Difference(row.difference, row.low, row.high) if row else None)
 
 
-def _table(found: Sequence[Row], tables: Tables, compact: bool) -> Table:
+def _table(rows: Sequence[Row], tables: Tables, compact: bool) -> Table:
     totals = {arm.name: _totals(tables, arm.name) for arm in tables.arms}
     inside = [total for total, _ in totals.values()]
     metrics = [
@@ -69,13 +69,13 @@ def _table(found: Sequence[Row], tables: Tables, compact: bool) -> Table:
             metric.heading: [percent(t.metrics.get(metric) if t else None) for t in inside]
             for metric in metrics
         },
-        "vs base\nin-domain": [change(gain(tables, a, IN_DOMAIN)) for a in totals],
+        "vs base\nin-domain": [_change(gain(tables, a, IN_DOMAIN)) for a in totals],
         "else-\nwhere %": [percent(t.accuracy if t else None) for _, t in totals.values()],
-        "vs base\nelsewhere": [change(gain(tables, a, ELSEWHERE)) for a in totals],
+        "vs base\nelsewhere": [_change(gain(tables, a, ELSEWHERE)) for a in totals],
     }
     if not any(other for _, other in totals.values()):  # every run was trained on all there is
         cells = {name: column for name, column in cells.items() if "where" not in name}
-    return filled(cells, _notes(found, tables))
+    return filled(cells, _notes(rows, tables))
 
 
 def _totals(tables: Tables, arm: str) -> tuple[Total | None, Total | None]:
@@ -89,24 +89,24 @@ def _accuracy(total: Total | None, compact: bool) -> str:
     return percent(total.accuracy) + ("" if compact else ends)
 
 
-def _notes(found: Sequence[Row], tables: Tables) -> Text:
-    notes = unfinished(found)
-    notes += [note for arm in tables.arms for note in _warnings(arm, found)]
+def _notes(rows: Sequence[Row], tables: Tables) -> Text:
+    notes = unfinished(rows)
+    notes += [note for arm in tables.arms for note in _warnings(arm, rows)]
     cells = {t.cells for arm in tables.arms if (t := tables.domains.total(arm.name, IN_DOMAIN))}
     if len(cells) > 1:
         notes.append("arms were trained on different numbers of cells: read the differences alone")
     notes += [
         "means over cells, in each over an arm's models; n: questions; in-domain: on what a model "
         "was trained on",
-        "vs base: percent points, paired by question; [95 % intervals, questions drawn again]",
-        f"all {len(found)} runs, one by one: the page and table.csv below",
+        "vs base: percent points, paired by question; [95 % intervals, bootstrap over questions]",
+        f"all {len(rows)} runs, one by one: the page and table.csv below",
     ]
     return Text("\n".join(notes))
 
 
-def _warnings(arm: Arm, found: Sequence[Row]) -> list[str]:
-    """How many of an arm's models what is said of a single run holds for."""
-    members = [row for row in found if row.name in arm.run_names]
+def _warnings(arm: Arm, rows: Sequence[Row]) -> list[str]:
+    """The warnings about single runs, each with the number of the arm's models it holds for."""
+    members = [row for row in rows if row.name in arm.run_names]
     notes = []
     if seen := [row.tested_on_trained_images for row in members if row.tested_on_trained_images]:
         notes.append(
@@ -115,8 +115,8 @@ def _warnings(arm: Arm, found: Sequence[Row]) -> list[str]:
         )
     flat = Counter(name for row in members for name in row.collapsed)
     notes += [
-        f"{arm.name}: reward {name} told completions apart no more in {count} of {len(members)} "
-        "models when training ended"
+        f"{arm.name}: reward {name} was the same for all completions of a question in {count} of "
+        f"{len(members)} models when training ended"
         for name, count in flat.items()
     ]
     return notes

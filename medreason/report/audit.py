@@ -52,10 +52,10 @@ def _cells(cells: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table:
     return table
 
 
-def _matrix(found: Mapping[str, Mapping[str, float]], title: str) -> Table:
-    columns = [name for name in _NAMES if any(name in row for row in found.values())]
+def _matrix(shares: Mapping[str, Mapping[str, float]], title: str) -> Table:
+    columns = [name for name in _NAMES if any(name in row for row in shares.values())]
     table = _table(title, ["", *[_NAMES[name] for name in columns]])
-    for name, row in found.items():
+    for name, row in shares.items():
         table.add_row(_NAMES[name], *[f"{row[c]:.1f}" if c in row else "" for c in columns])
     return table
 
@@ -69,14 +69,14 @@ def _by_modality(report: Mapping[str, Any]) -> Table:
         habits = [report["typography"].get(modality, {}).get(rule) for rule in rules]
         if leak or any(habits):
             leaks = [f"{leak[key]:,}" if leak else "" for key in ("shared_images", "test_rows")]
-            table.add_row(_NAMES[modality], *leaks, *[_habit(found) for found in habits])
+            table.add_row(_NAMES[modality], *leaks, *[_habit(habit) for habit in habits])
     return table
 
 
-def _habit(found: Mapping[str, float] | None) -> str:
-    if not found or not found["share"]:
+def _habit(habit: Mapping[str, float] | None) -> str:
+    if not habit or not habit["share"]:
         return ""
-    return f"{100 * found['right']:.0f} % of {100 * found['share']:.1f} %"
+    return f"{100 * habit['right']:.0f} % of {100 * habit['share']:.1f} %"
 
 
 def _counts(report: Mapping[str, Any]) -> Table:
@@ -94,8 +94,8 @@ def _counts(report: Mapping[str, Any]) -> Table:
         table.add_row("images", "not read (data.images=none)")
         return table
     for key in ("read", "missing", "unreadable", "tiny"):
-        found = images[key]
-        table.add_row(f"images {key}", f"{found if key == 'read' else len(found):,}")
+        count = images[key] if key == "read" else len(images[key])
+        table.add_row(f"images {key}", f"{count:,}")
     common = sorted(images["sizes"].items(), key=lambda item: -item[1])[:5]
     table.add_row("images by size", _listed(dict(common)))
     same = images["duplicate_hashes"]
@@ -106,8 +106,8 @@ def _counts(report: Mapping[str, Any]) -> Table:
 
 
 def _sides(cells: Iterable[Mapping[str, int]]) -> str:
-    found = list(cells)
-    return "/".join(str(sum(cell[side] for cell in found)) for side in ("train", "test"))
+    members = list(cells)
+    return "/".join(str(sum(cell[side] for cell in members)) for side in ("train", "test"))
 
 
 def _listed(counts: Mapping[str, int]) -> str:

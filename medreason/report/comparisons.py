@@ -13,7 +13,7 @@ from medreason.samples import MODALITIES, TASKS
 from medreason.stats import Difference, holm, mcnemar, mean_over_strata, sign_flip
 
 MEANS = "8x5-means"
-"""The name of the table of 8x5's rows (`ct/all`), columns (`all/disease`) and whole (`all/all`)."""
+"""The table of 8x5's means over rows (`ct/all`), columns (`all/disease`) and all (`all/all`)."""
 LEVEL = 0.05
 MAY_BE_CHANCE = "may be chance (paired test, Holm over the places, 5 % level)"
 
@@ -117,7 +117,7 @@ def margins(cells: Mapping[str, np.ndarray]) -> dict[str, Strata]:
 def paired_test(strata: Strata) -> tuple[Difference, float]:
     """Mean over the cells of the mean difference in each, in percent points, and its p."""
     change = mean_over_strata(strata, seed=0)
-    # Rounded, since sums differ in their last digits: 13.75 is to read the same wherever it stands.
+    # Rounded, since sums differ in their last digits: 13.75 is to read the same in every table.
     points = Difference(*(round(100 * end, 9) for end in (change.mean, change.low, change.high)))
     if len(strata) == 1 and np.isin(strata[0], (-1.0, 0.0, 1.0)).all():
         return points, mcnemar(strata[0] > 0, strata[0] < 0)

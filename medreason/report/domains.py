@@ -93,10 +93,10 @@ def written(domains: Domains) -> list[dict[str, Any]]:
 
 
 def _distances(arms: Sequence[Arm]) -> pd.DataFrame:
-    """The distances of each tested cell from what a model was trained on: trained, cell, distance.
+    """The distances of each tested cell from the cells trained on: trained, cell, distance.
 
-    A start model, with nothing in `trained`, stands beside the models at every distance, on the
-    cells that they were tested on.
+    A start model, whose `trained` is empty, is compared with the models at every distance, on the
+    cells they were tested on.
     """
     rows = {
         (trained, cell, distance)

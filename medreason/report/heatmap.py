@@ -1,4 +1,4 @@
-"""One figure of the matrix: 8 modalities x 5 question types, with the means of rows and columns."""
+"""Heat maps as pictures: 8 modalities x 5 question types, with the means of rows and columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medreason.samples import MODALITIES, TASKS
 _GAP = 0.18  # cell widths between the matrix and its means
 _INK, _FAINT, _EMPTY, _HATCH = "#10151c", "#5b6675", "#f4f5f7", "#d9dde3"
 _INK_LUMINANCE = 0.007
-_PALE = 0.68  # share of white in what may be chance
+_PALE = 0.68  # share of white where a value may be chance
 _DENSE = 12  # columns; with more, colours alone can be seen
 
 
@@ -32,7 +32,7 @@ class Marks:
     clear: AbstractSet[Any]
     """Keys of the values; of means `ct/all`, `all/disease`, `all/all`."""
     rule: str
-    """What pale means, for the line below the map."""
+    """The meaning of pale, for the line below the map."""
 
 
 def heat_map(
@@ -45,7 +45,7 @@ def heat_map(
     center: float | None = None,
     marks: Marks | None = None,
 ) -> Figure:
-    """Draw values keyed `modality/task`; what has none stays empty and is in no mean.
+    """Draw values keyed `modality/task`; a cell without one stays empty and is in no mean.
 
     With `center` the colours diverge from it: for differences. `vmin` and `vmax` are the ends of
     the colours, not of the numbers.
@@ -53,7 +53,7 @@ def heat_map(
     Raises:
         ValueError: a key is no cell of the matrix.
     """
-    _refuse_strangers(values)
+    _refuse_unknown_cells(values)
     norm, colours = _colours(vmin, vmax, center)
     figure = Figure(figsize=(6.6, 5.2), dpi=160, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
@@ -92,7 +92,7 @@ def square(
 ) -> Figure:
     """Draw train (rows) x test (columns) of any size, numbers in the cells where they can be read.
 
-    What was trained and tested on the same lies on the outlined diagonal.
+    Places trained and tested on the same lie on the outlined diagonal.
     """
     norm, colours = _colours(vmin, vmax, center)
     dense = len(columns) > _DENSE
@@ -142,7 +142,7 @@ def _colours_alone(
     norm: Normalize,
     colours: Colormap,
 ) -> None:
-    """One mesh, since 1,600 patches take half a minute; a dot is what is more than chance."""
+    """One mesh, since 1,600 patches take half a minute; a dot marks more than chance."""
     background = {"facecolor": _EMPTY, "edgecolor": _HATCH, "hatch": "////", "linewidth": 0}
     axes.add_patch(Rectangle((0, 0), len(table[0]), len(table), **background))
     axes.pcolormesh(table, norm=norm, cmap=colours, edgecolors="white", linewidth=0.4)
@@ -151,15 +151,15 @@ def _colours_alone(
 
 
 def _explain(axes: Axes, marks: Marks | None, *, dense: bool = False) -> None:
-    """Say below the map what pale cells, or dots where cells are too small for it, mean."""
+    """The meaning of pale cells, or of dots where cells are too small, below the map."""
     if not marks:
         return
     none = "" if marks.clear else "; here that is every place"
-    said = f"Pale: {marks.rule}{none}"
+    text = f"Pale: {marks.rule}{none}"
     if dense:
         none = "" if marks.clear else "; here there is none"
-        said = f"Dot: more than chance; without a dot: {marks.rule}{none}"
-    axes.text(0, -0.02, said, transform=axes.transAxes, va="top", fontsize=8, color=_FAINT)
+        text = f"Dot: more than chance; without a dot: {marks.rule}{none}"
+    axes.text(0, -0.02, text, transform=axes.transAxes, va="top", fontsize=8, color=_FAINT)
 
 
 def _colours(vmin: float, vmax: float, center: float | None) -> tuple[Normalize, Colormap]:
@@ -212,7 +212,7 @@ def _cell(
 
 
 def _headline(axes: Axes, text: str) -> None:
-    """Smaller where it is long, since what is wider than the picture is cut off."""
+    """The title; smaller where it is long, since matplotlib cuts off a wider one."""
     size = min(11.5, 640 / len(text))
     axes.set_title(text, loc="left", fontsize=size, color=_INK, pad=12)
 
@@ -244,9 +244,9 @@ def _luminance(red: float, green: float, blue: float) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def _refuse_strangers(values: Mapping[str, float | None]) -> None:
+def _refuse_unknown_cells(values: Mapping[str, float | None]) -> None:
     known = {f"{modality}/{task}" for modality in MODALITIES for task in TASKS}
-    if strangers := sorted(set(values) - known):
+    if unknown := sorted(set(values) - known):
         raise ValueError(
-            f"{strangers[0]!r} is no cell; modalities are {list(MODALITIES)}, tasks {list(TASKS)}"
+            f"{unknown[0]!r} is no cell; modalities are {list(MODALITIES)}, tasks {list(TASKS)}"
         )

@@ -1,7 +1,7 @@
 """Train x test: the 8 x 5, 8 x 8, 5 x 5 and 40 x 40 tables of each method.
 
-An arm is what is compared: runs that differ in the cell they were trained on and in the seed alone.
-A start model was trained on no cell and stands beside every row.
+The unit of comparison is the arm: runs that differ only in seed and in the cell they were trained
+on. A start model was trained on no cell and is compared with every row.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ TABLES: dict[str, tuple[list[str], list[str]]] = {
     "5x5": (list(TASKS), list(TASKS)),
     "40x40": (CELLS, CELLS),
 }
-"""Rows and columns. Rows are what was trained on and columns what was tested, except in 8x5: there
-each cell's model on its own cell."""
+"""Rows (trained on) and columns (tested on); 8x5 has each cell's model on its own cell."""
 _AXES = {"8x5": "cell", "8x8": "modality", "5x5": "task", "40x40": "cell"}
 _PLACE = ["train", "test"]
 _EVERY_ROW = ""  # `train` of a start model
@@ -212,7 +211,7 @@ def _axes(cell: Cell) -> dict[str, str]:
 
 
 def _row(run: Run, table: str) -> str | None:
-    """The row of the table a trained run belongs to, if what it was trained on is one row."""
+    """The row of the table a trained run belongs to, if its cells are all in one row."""
     rows = {_axes(cell)[_AXES[table]] for cell in run.trained_on}
     return rows.pop() if len(rows) == 1 else None
 

@@ -1,4 +1,4 @@
-"""What runs and arms are called in tables: what tells them apart, and no more."""
+"""Names of runs and arms in tables: as short as tells them apart."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ def arm_key(config: Config) -> str:
 
 
 def arm_names(configs: Sequence[Config]) -> list[str]:
-    """Of arms, a run of each: the method; with the options, else the values, in which arms of one
-    method differ."""
+    """Names of arms, from one run's configuration of each: the method; where one has several arms,
+    with the options in which they differ, or else the values."""
     facets = [_facets(config) for config in configs]
     names = []
-    for mine in facets:
-        same = [other for other in facets if other[0] == mine[0]]
-        varying = [i for i in range(1, len(_FACETS)) if len({other[i] for other in same}) > 1]
-        names.append(" ".join([mine[0], *(mine[i] for i in varying if mine[i])]))
-    told = []
+    for options in facets:
+        same_method = [other for other in facets if other[0] == options[0]]
+        varying = [i for i in range(1, len(_FACETS)) if len({o[i] for o in same_method}) > 1]
+        names.append(" ".join([options[0], *(options[i] for i in varying if options[i])]))
+    unique_names = []
     for name, config in zip(names, configs, strict=True):
-        mine = _parts(config)
-        same = [other for other, n in zip(configs, names, strict=True) if n == name]
-        found = [d for other in same for d in keys.differences(mine, _parts(other))]
-        values = {_leaf(path): str(value) for path, value, _ in found}
+        parts = _parts(config)
+        same_name = [other for other, n in zip(configs, names, strict=True) if n == name]
+        differences = [d for other in same_name for d in keys.differences(parts, _parts(other))]
+        values = {_leaf(path): str(value) for path, value, _ in differences}
         short = [f"{leaf}={value}" for leaf, value in values.items() if len(value) <= _LONGEST]
-        told.append(" ".join([name, *(short or values)]))
-    return told
+        unique_names.append(" ".join([name, *(short or values)]))
+    return unique_names
 
 
 def _leaf(path: str) -> str:
@@ -44,7 +44,7 @@ def _leaf(path: str) -> str:
 
 
 def run_names(folders: Sequence[RunFolder], configs: Sequence[Config | None]) -> list[str]:
-    """The arm's name; with cell, seed and at last the key where that is needed."""
+    """Names of runs: the arm's; with cell, seed and at last the key where names are alike."""
     arms = {arm_key(config): config for config in configs if config}
     arm = dict(zip(arms, arm_names(list(arms.values())), strict=True))
     parts = [
@@ -80,7 +80,7 @@ def _selected(selection: Selection, names: Mapping[str, str]) -> str:
 
 
 def _facets(config: Config) -> tuple[str, ...]:
-    """Options that tell arms apart; those that decide nothing of a method are left out."""
+    """Options that tell arms apart, empty where an option has no effect on the method."""
     chosen = [config.choices.get(name, "") for name in _FACETS]
     chosen[0], chosen[1] = config.method.name, config.model.name
     if config.method.algorithm != "grpo":
@@ -91,7 +91,7 @@ def _facets(config: Config) -> tuple[str, ...]:
 
 
 def _parts(config: Config) -> dict[str, Any]:
-    """What decides a run's weights but for cell and seed."""
+    """The parts of a run's train key, except cell and seed."""
     parts = keys.train_parts(config, "", "")
     return {name: parts[name] for name in parts if name not in ("modality", "task", "seed")} | {
         "data": config.data

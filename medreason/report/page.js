@@ -81,8 +81,8 @@ const partOf = (run) => data.arms[armOf(run)].runs.find(([i]) => i === run)[1];
 // The arms that the shown one can be taken from, and the chosen one of them.
 function others() {
   if (chosen.view === "run") return ["base"];
-  const found = new Set(Object.values(tableOf(chosen.view, chosen.arm)).flatMap((c) => Object.keys(c.against)));
-  return [...found].sort((a, b) => a - b);
+  const arms = new Set(Object.values(tableOf(chosen.view, chosen.arm)).flatMap((c) => Object.keys(c.against)));
+  return [...arms].sort((a, b) => a - b);
 }
 const against = () => (others().includes(chosen.against) ? chosen.against : others()[0]);
 const spread = ([, low, high]) => (low < high ? [low, high] : []); // none where no question differs
@@ -135,12 +135,12 @@ function chooseRun() {
   if (focused) list.focus();
 }
 
-// Rows, columns and figures of the view: keys with names, and what stands where they meet.
+// Rows and columns of the view, each a key with a name, and the cell where they meet.
 function grid() {
   if (chosen.view === "run") {
     const run = data.runs[chosen.run];
     return { rows: data.modalities, columns: data.tasks, means: true, changes: (key) => run.means[key],
-      cells: data.runs.flatMap((r) => Object.values(r.cells)), here: Object.values(run.cells),
+      cells: data.runs.flatMap((r) => Object.values(r.cells)), visible: Object.values(run.cells),
       at: (m, t) => ({ cell: run.cells[`${m}/${t}`], run: chosen.run, test: `${m}/${t}`,
         marked: run.restricted && run.cells[`${m}/${t}`]?.in_domain }) };
   }
@@ -156,7 +156,7 @@ function grid() {
   };
   return { rows: own ? data.modalities : axis, columns: own ? data.tasks : axis, means: own, at,
     changes: (key) => data.arms[chosen.arm].means[key]?.[against()],
-    dense: chosen.view === "40x40", crossed: !own, here: Object.values(table),
+    dense: chosen.view === "40x40", crossed: !own, visible: Object.values(table),
     cells: data.arms.flatMap((_, i) => Object.values(tableOf(chosen.view, i) ?? {})) };
 }
 
@@ -201,13 +201,13 @@ function drawCell(shown, row, column, name, metric, limit) {
   const ends = metric.ends ? metric.ends(cell).map((v) => sign(v, metric.signed, 0)).join(" to ") : "";
   const clear = !metric.clear || metric.clear(cell);
   const star = metric.clear && clear ? "*" : "";
-  const said = `${name}: ${sign(value, metric.signed)}${star}, ${cell.n} questions`;
+  const description = `${name}: ${sign(value, metric.signed)}${star}, ${cell.n} questions`;
   const text = shown.dense ? [star && "•"] : [make("b", {}, sign(value, metric.signed) + star), make("i", {}, ends || `n ${cell.n}`)];
   // A place where several cells meet has no questions of its own to open.
-  const inside = test === null ? make("span", { className: "mean", title: figures(cell), "aria-label": said }, ...text)
-    : make("button", { type: "button", title: shown.dense ? `${said}; ${figures(cell)}` : figures(cell),
+  const inside = test === null ? make("span", { className: "mean", title: numbers(cell), "aria-label": description }, ...text)
+    : make("button", { type: "button", title: shown.dense ? `${description}; ${numbers(cell)}` : numbers(cell),
       "aria-controls": "questions", "aria-expanded": String(chosen.cell === test && chosen.run === run), "data-cell": test,
-      "aria-label": `${said}. Show them`, onclick: () => open(test, run) }, ...text);
+      "aria-label": `${description}. Show them`, onclick: () => open(test, run) }, ...text);
   const td = make("td", { className: marked ? "trained" : "" }, inside);
   paint(td, rgb, !clear && !shown.dense);
   return td;
@@ -233,31 +233,31 @@ function drawScale(shown, metric, limit) {
   const bar = make("span", { className: "scale", "aria-hidden": "true" });
   bar.style.background = `linear-gradient(90deg, ${metric.colours.map((rgb) => `rgb(${rgb})`).join(", ")})`;
   const [low, high] = metric.signed ? [sign(-limit, true, 0), sign(limit, true, 0)] : ["0", "100"];
-  const said = [metric.signed ? "percent points" : "%",
-    metric.ends ? "; below each figure its 95 % interval. " : ". ",
+  const notes = [metric.signed ? "percent points" : "%",
+    metric.ends ? "; below each number its 95 % interval. " : ". ",
     shown.means ? "Means are over cells. " : "", `Hatched: ${shown.crossed ? "not trained or not tested" : "no test questions"}. `,
     !metric.clear ? "" : `${shown.dense ? "Dot" : "*"}: more than chance; ${shown.dense ? "without" : "pale"}: may be chance `
-      + `(${metric.rule}${shown.here.some((c) => metric.value(c) !== null && metric.clear(c)) ? "" : "; here every place"}). `,
+      + `(${metric.rule}${shown.visible.some((c) => metric.value(c) !== null && metric.clear(c)) ? "" : "; here every place"}). `,
     shown.crossed ? "Dashed outline: trained and tested on the same. "
       : chosen.view === "run" && data.runs[chosen.run].restricted ? "Dashed outline: trained on. " : "",
-    "8x8 5x5".includes(chosen.view) ? "Each figure is over all questions of the column." : "Choose a cell to read its questions."];
-  byId("matrix-note").replaceChildren(low, bar, high, " ", ...said);
+    "8x8 5x5".includes(chosen.view) ? "Each number is over all questions of the column." : "Choose a cell to read its questions."];
+  byId("matrix-note").replaceChildren(low, bar, high, " ", ...notes);
 }
 
-function figures(cell) {
-  const said = [`accuracy ${percent(cell.accuracy).toFixed(1)} % [${percent(cell.ci_low).toFixed(1)}, `
+function numbers(cell) {
+  const parts = [`accuracy ${percent(cell.accuracy).toFixed(1)} % [${percent(cell.ci_low).toFixed(1)}, `
     + `${percent(cell.ci_high).toFixed(1)}] of ${cell.n}`];
-  if (cell.models > 1) said.push(`mean of ${cell.models} models`);
+  if (cell.models > 1) parts.push(`mean of ${cell.models} models`);
   for (const [key, { label }] of Object.entries(data.metrics).filter(([, metric]) => metric.beside)) {
-    if ((cell[key] ?? null) !== null) said.push(`${label} ${percent(cell[key]).toFixed(1)} %`);
+    if ((cell[key] ?? null) !== null) parts.push(`${label} ${percent(cell[key]).toFixed(1)} %`);
   }
   for (const [key, [middle, low, high, p]] of Object.entries(cell.against ?? {})) {
     const other = data.arms[key]?.label ?? key;
-    said.push(`vs ${other} ${sign(middle, true)} [${sign(low, true)}, ${sign(high, true)}], `
+    parts.push(`vs ${other} ${sign(middle, true)} [${sign(low, true)}, ${sign(high, true)}], `
       + `p ${p < 0.001 ? "< 0.001" : p.toFixed(3)} (Holm)`);
   }
-  if (cell.counts?.gained !== undefined) said.push(`${cell.counts.gained} gained, ${cell.counts.lost} lost`);
-  return said.join(" · ");
+  if (cell.counts?.gained !== undefined) parts.push(`${cell.counts.gained} gained, ${cell.counts.lost} lost`);
+  return parts.join(" · ");
 }
 
 function open(key, run) {
@@ -289,19 +289,19 @@ function drawQuestions() {
   const { items, total } = data.questions[chosen.cell];
   const [m, t] = chosen.cell.split("/");
   byId("questions-heading").textContent = `${new Map(data.modalities).get(m)} · ${new Map(data.tasks).get(t)}`;
-  byId("questions-figures").textContent = cell ? `${run.label}: ${figures(cell)}` : `${run.label}: not tested`;
+  byId("questions-numbers").textContent = cell ? `${run.label}: ${numbers(cell)}` : `${run.label}: not tested`;
   choice(byId("filter-choice"), Object.entries(FILTERS).map(([key, name]) => {
-    const here = items.filter((item) => passes(item, key)).length;
+    const held = items.filter((item) => passes(item, key)).length;
     const whole = cell && cell.counts[key] !== undefined ? ` of ${cell.counts[key]}` : "";
-    return [key, [`${name} (${here}${whole})`], key === "changed" && run.base === null];
+    return [key, [`${name} (${held}${whole})`], key === "changed" && run.base === null];
   }), chosen.filter, (key) => { chosen.filter = key; drawQuestions(); });
   const shown = items.filter((item) => passes(item, chosen.filter));
-  const some = items.length < total
+  const extent = items.length < total
     ? `This page holds ${items.length} of the cell's ${total} questions, taken in turn from those that runs `
       + "answer differently, that could not be parsed, that are wrong and that are right; read shares off the "
-      + "matrix, not off this choice. In brackets: held here, of all in the cell."
+      + "matrix, not off this choice. In brackets: held on this page, of all in the cell."
     : `All ${total} questions of the cell.`;
-  byId("questions-note").textContent = `${shown.length} shown. ${some}`;
+  byId("questions-note").textContent = `${shown.length} shown. ${extent}`;
   byId("question-list").replaceChildren(...shown.map(drawQuestion));
 }
 
@@ -310,15 +310,15 @@ function sideBySide() {
   // The start model, and of each method the run that was trained on the same.
   const part = partOf(chosen.run);
   const same = data.arms.map((arm) => arm.runs.find(([, other]) => other === part)?.[0]);
-  const found = new Set([data.runs[chosen.run].base, ...same, chosen.run]);
-  return [...found].filter((i) => i !== null && i !== undefined).sort((a, b) => a - b);
+  const runs = new Set([data.runs[chosen.run].base, ...same, chosen.run]);
+  return [...runs].filter((i) => i !== null && i !== undefined).sort((a, b) => a - b);
 }
 
 function drawQuestion(item) {
   const shown = sideBySide().filter((i) => item.answers[i]);
   const image = item.image === null
     ? make("div", { className: "no-image" }, "image file not found")
-    : make("img", { src: data.images[item.image], alt: "the image asked about" });
+    : make("img", { src: data.images[item.image], alt: "the image of the question" });
   const chips = (letter) => make("span", { className: "chips" }, ...shown
     .filter((i) => item.answers[i].answer === letter)
     .map((i) => make("span", {}, swatch(data.runs[i]), data.runs[i].label)));
@@ -330,7 +330,7 @@ function drawQuestion(item) {
   if (!options.length) options.push(make("li", { className: "gold" }, make("span", {}, item.gold),
     make("span", { className: "mark" }, "✓ reference answer")));
   return make("section", { className: "question", "data-sample": item.id },
-    make("div", { className: "asked" }, image, make("div", {}, make("h3", {}, item.question),
+    make("div", { className: "stem" }, image, make("div", {}, make("h3", {}, item.question),
       make("ul", { className: "options" }, ...options),
       make("p", { className: "sample" }, `${item.id} · ${item.source}`))),
     make("div", { className: "answers" }, ...shown.map((i) => drawAnswer(data.runs[i], item.answers[i]))));

@@ -149,12 +149,12 @@ def _run_table(rows: Sequence[Row], *, colour: int | None = None) -> Table:
 def _data(
     runs: Sequence[Run], tables: Tables, lines: Sequence[Line], questions_per_cell: int
 ) -> str:
-    """What the script reads, as JSON in which no text can close the script element it is in."""
+    """The script's data as JSON, in which no text can close the script element it is in."""
     evaluated = [run for run in runs if run.metrics]
     colours = {run.name: i % 8 for i, line in enumerate(lines) for run in line.runs}
     data = embedded(runs, questions_per_cell)
-    for run, shown in zip(evaluated, data["runs"], strict=True):
-        shown["colour"] = colours[run.name]
+    for run, entry in zip(evaluated, data["runs"], strict=True):
+        entry["colour"] = colours[run.name]
     best = summary.best(runs)
     data |= {
         "shown": evaluated.index(best) if best else 0,

@@ -154,7 +154,10 @@ def _within_limit(
     """Fewer questions of each cell, but one, until their different replies are few enough."""
     replies = {sample: len(set(given)) for sample, given in answers.items()}
     most = max(map(len, chosen.values()), default=0)
-    while most > 1 and sum(replies[s] for some in chosen.values() for s in some[:most]) > _REPLIES:
+    while (
+        most > 1
+        and sum(replies[s] for samples in chosen.values() for s in samples[:most]) > _REPLIES
+    ):
         most -= 1
     return {cell: list(samples[:most]) for cell, samples in chosen.items()}
 

@@ -96,7 +96,7 @@ def _change(
     a: str, b: str, where: str, score: str, scores_a: Scores, scores_b: Scores
 ) -> dict[str, Any]:
     """Arm a minus arm b: means over seeds, paired by question, p by flipped signs; and seed by seed
-    where both have it (a start model has one seed, which then stands beside each)."""
+    where both have it (a start model has one seed, which then counts for each)."""
     both = pd.concat([_over_seeds(scores_a), _over_seeds(scores_b)], axis=1, join="inner")
     change = paired_difference(both[0], both[1], seed=0)
     p = sign_flip(both[0] - both[1], seed=0)

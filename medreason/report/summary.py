@@ -1,9 +1,9 @@
-"""The sentence on top of a report: what training bought, beside what it has to beat."""
+"""The sentence on top of a report: accuracy after training beside its baselines."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medreason.metrics import Metric
@@ -14,9 +14,15 @@ from medreason.report.table import percent
 from medreason.report.tables import Tables
 from medreason.stats import wilson
 
+_BASELINES = {
+    Metric.PRIOR: "the options-only baseline gives",
+    Metric.BLANK_IMAGE: "a blank image",
+}
+
 
 def lead(runs: Sequence[Run], tables: Tables) -> str:
-    """Of methods with several models their means, since the best of many models is best by luck."""
+    """The sentence; of methods with several models about their means, since the best of many models
+    is best by luck."""
     chosen = best(runs)
     if chosen is None:
         return "No run of this sweep has been evaluated yet."
@@ -49,26 +55,29 @@ def _of_arms(tables: Tables) -> str:
     text = f"On what they were trained on, models answer {', '.join(parts)}"
     if len({t.n for t in totals}) > 1:
         text += " (not all on the same questions: compare the differences alone)"
-    controls = [
-        f"{said} {_range([t.metrics[name] for t in totals])}\u00a0%"
-        for name, said in (
-            (Metric.PRIOR, "question options alone would give"),
-            (Metric.BLANK_IMAGE, "a blank image"),
-        )
-        if all(name in t.metrics for t in totals)
-    ]
-    return text + ("; " + ", ".join(controls) if controls else "") + "."
+    baselines = {
+        metric: _range([t.metrics[metric] for t in totals]) + "\u00a0%"
+        for metric in _BASELINES
+        if all(metric in t.metrics for t in totals)
+    }
+    return text + _beside(baselines)
+
+
+def _beside(baselines: Mapping[Metric, str]) -> str:
+    """The end of the sentence."""
+    texts = [f"{_BASELINES[metric]} {percent}" for metric, percent in baselines.items()]
+    return ("; " + ", ".join(texts) if texts else "") + "."
 
 
 def _of_arm(total: Total, tables: Tables, *, first: bool) -> str:
-    said = f"{percent(total.accuracy)} %{' right' if first else ''} after {_named(total.arm)}"
+    text = f"{percent(total.accuracy)} %{' right' if first else ''} after {_named(total.arm)}"
     change = gain(tables, total.arm, IN_DOMAIN)
     if change is None:
-        return f"{said} (95 % interval {percent(total.ci_low)} to {percent(total.ci_high)})"
+        return f"{text} (95 % interval {percent(total.ci_low)} to {percent(total.ci_high)})"
     more = "more" if change.difference >= 0 else "less"
     points = f"{abs(change.difference):.1f}{' points' if first else ''} {more}"
     points += " than the start model" if first else ""
-    return f"{said}, {points} ({_ends(change.low, change.high, first=first)})"
+    return f"{text}, {points} ({_ends(change.low, change.high, first=first)})"
 
 
 def _named(arm: str) -> str:
@@ -93,24 +102,20 @@ def _counting(run: Run) -> set[Cell]:
 
 
 def _of_run(run: Run, cells: set[Cell], base: Run | None) -> str:
-    found = _over(run, cells)
+    metrics = _over(run, cells)
     trained = run.trained_on and not run.tested_on <= cells
     which = "in-domain questions" if trained else "questions"
-    accuracy, n = percent(found[Metric.ACCURACY]), found[Metric.N]
+    accuracy, n = percent(metrics[Metric.ACCURACY]), metrics[Metric.N]
     text = f"{_title(run)} answers {accuracy} % of {n} {which} right"
     if change := difference(changes(run, base)[run.answers["cell"].isin(cells)]):
         more = "more" if change.mean >= 0 else "less"
         text += f", {abs(change.mean):.1f} points {more} than the start model "
         text += f"({_ends(change.low, change.high)})"
     else:
-        low, high = wilson(found[Metric.CORRECT], found[Metric.N])
+        low, high = wilson(metrics[Metric.CORRECT], n)
         text += f" (95 % interval {percent(low)} to {percent(high)})"
-    controls = []
-    if found[Metric.PRIOR] is not None:
-        controls.append(f"question options alone would give {percent(found[Metric.PRIOR])} %")
-    if found[Metric.BLANK_IMAGE] is not None:
-        controls.append(f"a blank image {percent(found[Metric.BLANK_IMAGE])} %")
-    return text + ("; " + ", ".join(controls) if controls else "") + "."
+    known = [metric for metric in _BASELINES if metrics[metric] is not None]
+    return text + _beside({metric: f"{percent(metrics[metric])} %" for metric in known})
 
 
 def _over(run: Run, cells: set[Cell]) -> dict[str, Any]:
@@ -123,8 +128,8 @@ def _over(run: Run, cells: set[Cell]) -> dict[str, Any]:
         return None if None in values else statistics.fmean(values, weights)  # pyright: ignore[reportArgumentType]
 
     n, correct = sum(weights), sum(metrics[Metric.CORRECT] for metrics in members)
-    controls = {metric: mean(metric) for metric in (Metric.PRIOR, Metric.BLANK_IMAGE)}
-    return {Metric.N: n, Metric.CORRECT: correct, Metric.ACCURACY: correct / n, **controls}
+    baselines = {metric: mean(metric) for metric in _BASELINES}
+    return {Metric.N: n, Metric.CORRECT: correct, Metric.ACCURACY: correct / n, **baselines}
 
 
 def _title(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""The matrices on disk: tidy and wide tables as CSV and Parquet, and a picture of each."""
+"""The matrices as files: tidy and wide tables as CSV and Parquet, and a picture of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEAST = 2  # places that make a table worth a file of its own
 
 @dataclass(frozen=True)
 class Tables:
-    """The arms of a sweep, what each came to, and each against those before it."""
+    """The arms of a sweep, the results of each, and each against those before it."""
 
     arms: Sequence[Arm]
     places: dict[str, list[Place]]
@@ -41,26 +41,26 @@ def gather(runs: Sequence[Run]) -> Tables:
     return Tables(arms, places, compared, domains.gather(arms))
 
 
-def shown(arm: Arm, places: Sequence[Place], table: str) -> list[Place]:
+def in_table(arm: Arm, places: Sequence[Place], table: str) -> list[Place]:
     """An arm's places in one table, where they are enough to make one."""
-    here = [place for place in places if place.table == table]
-    return here if len(here) >= _LEAST and not arm.untrained else []
+    members = [place for place in places if place.table == table]
+    return members if len(members) >= _LEAST and not arm.untrained else []
 
 
 def write(tables: Tables, target: Path) -> Path:
     """`tables/` below the report's folder."""
     folder = target / "tables"
     folder.mkdir(exist_ok=True)
-    places = [asdict(place) for some in tables.places.values() for place in some]
-    matrices.write(places, folder / "places")
+    every_place = [asdict(place) for places in tables.places.values() for place in places]
+    matrices.write(every_place, folder / "places")
     compared = [*tables.compared, *tables.domains.compared]
     matrices.write([asdict(row) for row in compared], folder / "comparisons")
     matrices.write(domains.written(tables.domains), folder / "domains")
     for arm in tables.arms:
         for table in TABLES:
-            if here := shown(arm, tables.places[arm.name], table):
+            if places := in_table(arm, tables.places[arm.name], table):
                 name = f"{table}-{_file_name(arm.name)}"
-                matrices.write(matrices.wide(here, table), folder / name)
+                matrices.write(matrices.wide(places, table), folder / name)
     _draw(tables, folder)
     return folder
 
@@ -69,15 +69,15 @@ def _draw(tables: Tables, folder: Path) -> None:
     """Accuracy of each arm, how far it is above the baseline, and each arm minus each other."""
     for arm in tables.arms:
         for table in TABLES:
-            if here := shown(arm, tables.places[arm.name], table):
-                _draw_places(arm, table, here, folder)
+            if places := in_table(arm, tables.places[arm.name], table):
+                _draw_places(arm, table, places, folder)
     for table in TABLES:
         names = (table, MEANS) if table == "8x5" else (table,)
-        here = [c for c in tables.compared if c.table in names]
+        compared = [c for c in tables.compared if c.table in names]
         # One scale for all differences of a table, so that pictures compare.
-        limit = _limit(c.difference for c in here)
+        limit = _limit(c.difference for c in compared)
         for a, b in comparisons.pairs(tables.arms):
-            chosen = [c for c in here if (c.a, c.b) == (a.name, b.name)]
+            chosen = [c for c in compared if (c.a, c.b) == (a.name, b.name)]
             values = {(c.train, c.test): c.difference for c in chosen if c.table == table}
             if len(values) >= _LEAST:
                 clear = {(c.train, c.test) for c in chosen if c.clear}
@@ -86,23 +86,23 @@ def _draw(tables: Tables, folder: Path) -> None:
                 _save(table, values, title, path, limit=limit, clear=clear, rule=MAY_BE_CHANCE)
 
 
-def _draw_places(arm: Arm, table: str, here: Sequence[Place], folder: Path) -> None:
+def _draw_places(arm: Arm, table: str, places: Sequence[Place], folder: Path) -> None:
     name = f"{table}-{_file_name(arm.name)}"
-    shares = {(p.train, p.test): 100 * p.accuracy for p in here}
+    shares = {(p.train, p.test): 100 * p.accuracy for p in places}
     _save(table, shares, f"{arm.name}: accuracy", folder / f"{name}.png")
-    above = {(p.train, p.test): 100 * v for p in here if (v := p.above_prior) is not None}
-    if len(above) == len(here):
-        clear = {(p.train, p.test) for p in here if p.off_prior}
-        clear |= {(m, m) for m in _means_off_prior(arm, here)} if table == "8x5" else set()
+    above = {(p.train, p.test): 100 * v for p in places if (v := p.above_prior) is not None}
+    if len(above) == len(places):
+        clear = {(p.train, p.test) for p in places if p.off_prior}
+        clear |= {(m, m) for m in _means_off_prior(arm, places)} if table == "8x5" else set()
         title, path = f"{arm.name}: above the options-only baseline", f"{name}-above-prior.png"
         limit = _limit(above.values())
         _save(table, above, title, folder / path, limit=limit, clear=clear, rule=_INTERVAL)
 
 
-def _means_off_prior(arm: Arm, own: Sequence[Place]) -> set[str]:
-    """Rows, columns and whole of 8x5 whose interval does not include the baseline."""
+def _means_off_prior(arm: Arm, places: Sequence[Place]) -> set[str]:
+    """Means of 8x5 (`ct/all`, `all/all`) whose interval does not include the baseline."""
     shares = matrices.by_place(arm.shares["8x5"], "share")
-    above = {p.test: shares[p.train, p.test] - (p.prior or 0) for p in own}
+    above = {p.test: shares[p.train, p.test] - (p.prior or 0) for p in places}
     margins = comparisons.margins(above)
     means = {line: mean_over_strata(strata, seed=0) for line, strata in margins.items()}
     return {line for line, mean in means.items() if mean.low > 0 or mean.high < 0}
@@ -125,7 +125,7 @@ def _save(
     clear: set[tuple[str, str]] | None = None,
     rule: str = "",
 ) -> None:
-    """`limit` is the end of a scale that diverges from 0; `clear` what is more than chance."""
+    """`limit` is the end of a scale that diverges from 0; `clear` are places beyond chance."""
     from medreason.report.heatmap import Marks, heat_map, square  # matplotlib, half a second
 
     scale: dict[str, Any] = (

@@ -6,24 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medreason.metrics import HEADLINE, Metric
-from medreason.report import matrices, tables
+from medreason.report import matrices
 from medreason.report.comparisons import LEVEL, MEANS, Comparison
 from medreason.report.matrices import TABLES, Arm, Place
 from medreason.report.names import cell_name
 from medreason.report.runs import Run
-from medreason.report.tables import Tables
+from medreason.report.tables import Tables, in_table
 
 Changes = Mapping[tuple[str, str, str, str], dict[str, list[float]]]
 """(arm, table, train, test) -> index of the other arm -> [difference, low, high, p], points."""
 
 
-def embedded(found: Tables, evaluated: Sequence[Run]) -> list[dict[str, Any]]:
+def embedded(tables: Tables, evaluated: Sequence[Run]) -> list[dict[str, Any]]:
     """Name, runs and tables of each arm; a place is keyed `train|test`.
 
     `run` of a place is the index in `evaluated` of the model whose questions it opens. `means` are
-    the differences of 8x5's rows, columns and whole.
+    the differences of 8x5's means over rows, columns and all.
     """
-    changes = _changes(found)
+    changes = _changes(tables)
     return [
         {
             "label": arm.name,
@@ -31,42 +31,42 @@ def embedded(found: Tables, evaluated: Sequence[Run]) -> list[dict[str, Any]]:
             "tables": {
                 table: {
                     f"{place.train}|{place.test}": _place(place, arm, evaluated, changes)
-                    for place in here
+                    for place in places
                 }
                 for table in TABLES
-                if (here := tables.shown(arm, found.places[arm.name], table))
+                if (places := in_table(arm, tables.places[arm.name], table))
             },
             "means": {
-                train: some
-                for (name, table, train, _), some in changes.items()
+                train: differences
+                for (name, table, train, _), differences in changes.items()
                 if (name, table) == (arm.name, MEANS)
             },
         }
-        for arm in found.arms
+        for arm in tables.arms
     ]
 
 
 def _part(arm: Arm, run: Run) -> str:
-    """What tells a run from the others of its arm."""
+    """The cell and seed that tell a run from the others of its arm."""
     cell = cell_name(run.config) if run.config else ""
     seed = f"seed {run.config.seed}" if run.config and len(arm.seeds) > 1 else ""
     return ", ".join(filter(None, [cell, seed])) or "all"
 
 
-def _changes(found: Tables) -> Changes:
+def _changes(tables: Tables) -> Changes:
     """Each arm minus each other, both ways."""
-    index = {arm.name: str(i) for i, arm in enumerate(found.arms)}
+    index = {arm.name: str(i) for i, arm in enumerate(tables.arms)}
     changes: dict[tuple[str, str, str, str], dict[str, list[float]]] = {}
-    for c in found.compared:
-        there = _numbers(c, c.difference, c.low, c.high)
-        back = _numbers(c, -c.difference, -c.high, -c.low)
-        changes.setdefault((c.a, c.table, c.train, c.test), {})[index[c.b]] = there
-        changes.setdefault((c.b, c.table, c.train, c.test), {})[index[c.a]] = back
+    for c in tables.compared:
+        a_minus_b = _numbers(c, c.difference, c.low, c.high)
+        b_minus_a = _numbers(c, -c.difference, -c.high, -c.low)
+        changes.setdefault((c.a, c.table, c.train, c.test), {})[index[c.b]] = a_minus_b
+        changes.setdefault((c.b, c.table, c.train, c.test), {})[index[c.a]] = b_minus_a
     return changes
 
 
-def _numbers(found: Comparison, middle: float, low: float, high: float) -> list[float]:
-    return [round(middle, 2), round(low, 2), round(high, 2), _short(found.p_holm)]
+def _numbers(row: Comparison, middle: float, low: float, high: float) -> list[float]:
+    return [round(middle, 2), round(low, 2), round(high, 2), _short(row.p_holm)]
 
 
 def _short(p: float) -> float:

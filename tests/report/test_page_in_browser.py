@@ -140,7 +140,7 @@ def test_views_show_what_was_trained_against_what_was_tested(matrix: Any) -> Non
     press(matrix, "#view-choice", "Each cell's own model")
     find(matrix, '[data-cell="mri/disease"]')[0].click()
     assert find(matrix, "#questions-heading")[0].text == "MRI · Disease"
-    assert "100.0 %" in find(matrix, "#questions-figures")[0].text
+    assert "100.0 %" in find(matrix, "#questions-numbers")[0].text
     assert matrix.get_log("browser") == []
 
 
