@@ -76,6 +76,7 @@ class Metric(StrEnum):
     JUDGED_REASONING = "judged_reasoning", _TABLES, "mean grade of reasoning", "judge:\nreasoning"
     JUDGED_ANSWER = "judged_answer", _TABLES, "mean grade of open answers", "judge:\nanswer"
     PARSED = "parsed", _ALL, "replies with an answer that could be read"
+    CUT_OFF = "cut_off", _CSV, "replies cut off at evaluation.max_new_tokens"
     OPTION_LIKELIHOOD_N = "option_likelihood_n", _CSV, "questions with likelihoods", "", "count"
     OPTION_LIKELIHOOD_CI_LOW = "option_likelihood_ci_low", _CSV, "lower end of its 95 % interval"
     OPTION_LIKELIHOOD_CI_HIGH = "option_likelihood_ci_high", _CSV, "upper end of its 95 % interval"

@@ -62,7 +62,8 @@ def write_run(
     logs: Sequence[dict[str, Any]] = (),
     **state: Any,
 ) -> RunFolder:
-    """A finished run whose completion to the i-th sample is `answer(i, sample)`."""
+    """A finished run whose completion to the i-th sample is `answer(i, sample)`; one that ends in
+    an ellipsis was cut off."""
     folder = RunFolder(config.folder / "runs" / f"{config.run_name}-{key}")
     folder.path.mkdir(parents=True)
     configuration.write(config, folder.config)
@@ -99,5 +100,5 @@ def _completion(text: str) -> SimpleNamespace:
         text=text,
         prompt_tokens=20,
         completion_tokens=len(text.split()),
-        finish_reason="stop",
+        finish_reason="length" if text.endswith("\u2026") else "stop",
     )

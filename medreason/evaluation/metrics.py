@@ -62,6 +62,7 @@ def _summary(
         Metric.CI_LOW: low,
         Metric.CI_HIGH: high,
         Metric.PARSED: statistics.fmean(row.parse_status == "parsed" for row in original),
+        Metric.CUT_OFF: statistics.fmean(row.finish_reason == "length" for row in original),
         Metric.PRIOR: prior,
         Metric.ABOVE_PRIOR: accuracy - prior if prior is not None else None,
         Metric.COMPLETION_TOKENS: statistics.fmean(row.completion_tokens for row in original),

@@ -13,7 +13,16 @@ from medreason.report.comparisons import Comparison
 from medreason.report.domains import ELSEWHERE, IN_DOMAIN, Total
 from medreason.report.matrices import Arm
 from medreason.report.runs import Run, base_of
-from medreason.report.table import Row, columns, filled, interval, percent, show_table, unfinished
+from medreason.report.table import (
+    CUT_OFF,
+    Row,
+    columns,
+    filled,
+    interval,
+    percent,
+    show_table,
+    unfinished,
+)
 from medreason.report.tables import Tables
 from medreason.stats import Difference
 
@@ -112,6 +121,12 @@ def _warnings(arm: Arm, rows: Sequence[Row]) -> list[str]:
         notes.append(
             f"{arm.name}: {len(seen)} of {len(members)} models were tested on up to {max(seen):,} "
             "questions about images they were trained on; data.split=by_image has no such leak"
+        )
+    if cut := [row.cut_off for row in members if row.is_cut_off]:
+        limits = ", ".join(sorted({str(row.max_new_tokens) for row in members if row.is_cut_off}))
+        notes.append(
+            f"{arm.name}: {len(cut)} of {len(members)} models had up to {percent(max(cut))} % of "
+            f"their replies {CUT_OFF}={limits}; set it higher"
         )
     flat = Counter(name for row in members for name in row.collapsed)
     notes += [

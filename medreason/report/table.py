@@ -32,6 +32,8 @@ from medreason.runs.run_folder import RunFolder
 from medreason.stats import Difference, wilson
 
 _PIPE_WIDTH = 100  # characters in pipes and logs; wider tables are printed wider, never wrapped
+_MANY = 0.5
+CUT_OFF = "cut off at evaluation.max_new_tokens"
 _DIFFERENCE = ("difference", "difference_low", "difference_high")  # percent points, to the base run
 
 
@@ -47,6 +49,8 @@ class Row:
     state: str
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     """Over all questions, by `Metric`; empty where nothing is evaluated yet."""
+    max_new_tokens: int = 0
+    """At which a reply is cut off."""
     by_option_likelihood: bool = False
     """Nothing was generated: the answers are the likeliest letters."""
     difference: Difference | None = None
@@ -67,6 +71,16 @@ class Row:
     """First line."""
     collapsed: Mapping[str, float] = field(default_factory=dict)
     """Rewards without variance within a group when training ended, with their mean."""
+
+    @property
+    def cut_off(self) -> float:
+        """Share of the replies."""
+        return self.metrics.get(Metric.CUT_OFF) or 0.0
+
+    @property
+    def is_cut_off(self) -> bool:
+        """So many replies were cut off that the accuracy says little of the model."""
+        return self.cut_off >= _MANY
 
 
 def rows(folders: Iterable[RunFolder], sweep: str | None = None) -> list[Row]:
@@ -153,6 +167,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
     return Row(
         **row,
         metrics=run.overall,
+        max_new_tokens=run.config.evaluation.max_new_tokens if run.config else 0,
         by_option_likelihood=run.metrics.get("answers") == [Metric.OPTION_LIKELIHOOD],
         difference=difference(change),
         in_domain_difference=difference(change[in_domain]),
@@ -233,6 +248,12 @@ def _notes(rows: Sequence[Row]) -> Text:
         f"{row.label}: {collapse_warning(name, mean)}"
         for row in rows
         for name, mean in row.collapsed.items()
+    ]
+    notes += [
+        f"{row.label}: {percent(row.cut_off)} % of its replies were {CUT_OFF}="
+        f"{row.max_new_tokens}; set it higher"
+        for row in rows
+        if row.is_cut_off
     ]
     if labels := ", ".join(row.label for row in rows if row.by_option_likelihood):
         notes.append(f"{labels}: answered by the likeliest letter, nothing generated or parsed")

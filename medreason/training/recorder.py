@@ -47,7 +47,7 @@ class Recorder(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, float] | None = None,
+        logs: dict[str, float | None] | None = None,
         **_: object,
     ) -> None:
         if not state.is_world_process_zero or not logs or any(key in logs for key in _SUMMARY):
@@ -55,7 +55,9 @@ class Recorder(TrainerCallback):
         row = {"step": state.global_step, **{key: _finite(value) for key, value in logs.items()}}
         with self._folder.metrics.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
-        note = f"reward {logs['reward']:.2f}" if "reward" in logs else f"loss {logs['loss']:.3f}"
+        name = "reward" if "reward" in logs else "loss"
+        digits = 2 if name == "reward" else 3
+        note = "" if row[name] is None else f"{name} {row[name]:.{digits}f}"
         self._progress("training", state.global_step, state.max_steps, note)
         if self.rollout_logs and state.global_step % ROLLOUT_STEPS == 1:
             path = self._folder.rollouts / f"step-{state.global_step:06d}.parquet"
@@ -69,6 +71,7 @@ class Recorder(TrainerCallback):
                 notice(collapse_warning(name, mean))
 
 
-def _finite(value: float) -> float | None:
-    """None for NaN and infinity, which JSON has not."""
-    return float(value) if math.isfinite(value) else None
+def _finite(value: float | None) -> float | None:
+    """None for NaN and infinity, which JSON has not; TRL 1.16 logs None, too, for a mean of none,
+    as of the completions that ended where all were cut off."""
+    return None if value is None or not math.isfinite(value) else float(value)

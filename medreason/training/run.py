@@ -21,6 +21,7 @@ from medreason.runs.files import atomic_folder
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 from medreason.training import adapter, checkpoints, grpo, memory_check, sft
+from medreason.training.divergence import DivergenceCheck, explained
 from medreason.training.recorder import Recorder
 
 
@@ -30,7 +31,7 @@ def train(
     """Train, save the weights to `folder.model`, and delete the checkpoints."""
     began = time.monotonic()
     recorder = Recorder(folder, progress)
-    trainer = build(config, samples, folder, [recorder])
+    trainer = build(config, samples, folder, [recorder, DivergenceCheck()])
     _log_parameters(trainer, folder)
     if config.hardware.memory_check:
         _check_memory(config, trainer, samples)
@@ -40,7 +41,8 @@ def train(
         processes=config.hardware.processes,
         deepspeed=config.hardware.parallel in ("zero2", "zero3"),
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with explained(trainer):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     main_process = trainer.accelerator.is_main_process
     with atomic_folder(folder.model, main_process=main_process, replace=True) as unfinished:
         trainer.accelerator.wait_for_everyone()

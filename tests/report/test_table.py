@@ -212,3 +212,24 @@ def test_csv_has_a_row_for_each_run_and_cell(
         ("sft", "all", "all", ""),
     ]
     assert float(found[1]["accuracy"]) == 0.5
+
+
+def test_replies_that_are_cut_off_are_named_with_share_and_key(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    always = write_run(composed("method=base"), samples, lambda *_: "<think>The image\u2026")
+    often = write_run(
+        composed("method=sft", "evaluation.max_new_tokens=12"),
+        samples,
+        lambda i, sample: "<think>\u2026" if i % 4 else reply(sample.answer),
+    )
+    seldom = write_run(
+        composed("method=grpo"), samples, lambda i, _: "<think>\u2026" if i % 4 == 0 else reply("A")
+    )
+    table.show([always, often, seldom])
+    shown = capsys.readouterr().out
+    assert (
+        "base: 100.0 % of its replies were cut off at evaluation.max_new_tokens=256; set" in shown
+    )
+    assert "sft: 75.0 % of its replies were cut off at evaluation.max_new_tokens=12; set" in shown
+    assert "grpo: 25" not in shown
