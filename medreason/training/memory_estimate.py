@@ -35,7 +35,7 @@ _HEAP, _HEAP_OF_ONE = 0.4, 0.25
 """On a CPU: freed blocks that malloc keeps, as a share of activations and logits; less where a step
 is one micro-batch."""
 # Measured, not derived, and needed: without this part the estimate is beyond 15 % of the measured
-# peak in 12 of 20 kinds of step, at worst 0.65 of it (the 33 M model with adapter=lora_all). One
+# peak in 13 of 21 kinds of step, at worst 0.65 of it (the 33 M model with adapter=lora_all). One
 # share for all kinds would leave no margin: at 0.36 that kind comes to 0.84, GRPO of 256 tokens
 # with the tiny model to 1.14. Where malloc returns freed blocks, the other parts are the peak.
 
