@@ -17,7 +17,7 @@ from medreason.runs.run_folder import RunFolder, run_folders
 from medreason.training.arguments import trl_arguments
 
 Compose = Callable[..., Config]
-GIVEN = (
+OVERRIDES = (
     "method=grpo",
     "model=qwen2_vl_2b",
     "hardware=gpu",
@@ -28,7 +28,7 @@ GIVEN = (
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
 def test_both_modes_reach_trl(composed: Compose, tmp_path: Path, mode: str) -> None:
-    config = composed(*GIVEN, f"rollout.vllm.vllm_mode={mode}")
+    config = composed(*OVERRIDES, f"rollout.vllm.vllm_mode={mode}")
     object.__setattr__(config.hardware, "accelerator", "cpu")  # TRL's class refuses CUDA here
     built = trl_arguments(GRPOConfig, config, RunFolder(tmp_path), per_device_train_batch_size=4)
     assert (built.use_vllm, built.vllm_mode) == (True, mode)
@@ -46,29 +46,34 @@ def test_both_modes_reach_trl(composed: Compose, tmp_path: Path, mode: str) -> N
 )
 def test_setting_that_cannot_work_is_refused(composed: Compose, override: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        composed(*GIVEN, override)
+        composed(*OVERRIDES, override)
 
 
-def test_field_that_trl_lacks_is_refused(composed: Compose, tmp_path: Path) -> None:
-    config = composed(*GIVEN, "+rollout.vllm.vllm_gpu=1")
+def test_field_that_trl_lacks_is_refused(composed: Compose) -> None:
     with pytest.raises(ValueError, match=r"rollout\.vllm\.vllm_gpu is not a field"):
-        trl_arguments(GRPOConfig, config, RunFolder(tmp_path), per_device_train_batch_size=4)
+        composed(*OVERRIDES, "+rollout.vllm.vllm_gpu=1")
 
 
 def test_missing_package_is_named(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: [Gpu("0", "NVIDIA H200", 140.4, 9.0)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"vLLM is not installed; pip install -e '\.\[vllm\]'"):
-        machine.check(composed(*GIVEN))
+        machine.check(composed(*OVERRIDES))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_step_with_vllm_gives_a_loss(tmp_path: Path) -> None:
-    given = ["method=grpo", "hardware=gpu", "rollout=vllm", "modality=ct", "data.train_images=8"]
-    given += ["data.test_images=1", "method.trl.max_steps=1", "tracking=none"]
+    overrides = [
+        "method=grpo",
+        "hardware=gpu",
+        "rollout=vllm",
+        "modality=ct",
+        "data.train_images=8",
+    ]
+    overrides += ["data.test_images=1", "method.trl.max_steps=1", "tracking=none"]
     subprocess.run(
-        [sys.executable, "-m", "medreason", *given, f"outputs={tmp_path}"],
+        [sys.executable, "-m", "medreason", *overrides, f"outputs={tmp_path}"],
         check=True,
     )
     (run,) = run_folders(tmp_path / "runs")
