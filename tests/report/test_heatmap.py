@@ -15,7 +15,7 @@ def texts(figure) -> list[str]:  # noqa: ANN001
     return [text.get_text() for text in figure.axes[0].texts]
 
 
-def test_full_matrix_shows_every_figure_and_the_means() -> None:
+def test_full_matrix_shows_every_number_and_the_means() -> None:
     values = {f"{m}/{t}": float(i) for i, (m, t) in enumerate(itertools.product(MODALITIES, TASKS))}
     figure = heat_map(values, title="grpo")
     shown = texts(figure)
