@@ -73,7 +73,7 @@ def compare(a: Arm, b: Arm) -> list[Comparison]:
 
 
 def comparison(table: str, a: Arm, b: Arm, train: str, test: str, strata: Strata) -> Comparison:
-    """As yet without Holm's adjustment."""
+    """Before Holm's adjustment."""
     change, p = paired_test(strata)
     ends, n = (change.mean, change.low, change.high), sum(map(len, strata))
     return Comparison(table, a.name, b.name, train, test, n, *ends, p, p)
