@@ -61,10 +61,6 @@ def mean_difference(trainer: GRPOTrainer, shared_logps: SharedLogps, row: dict[s
     The larger one of attention block by block and under one mask. NaN if hiding nothing gives the
     same log-probabilities as the mask: in half precision, rounding could hide that in the mean.
     """
-    # Three completions that repeat the prompt's end, the first whole, the others shorter. If the
-    # mask is ignored, the second reads the first and finds its own tokens in it; if the positions
-    # are ignored, it reads the prompt as further away. Both move the log-probabilities far more
-    # than rounding does.
     prompt = prepare_multimodal_messages(row["prompt"], images=[row["image"]])
     processor, model = trainer.processing_class, trainer.model
     assert isinstance(processor, ProcessorMixin)
@@ -74,12 +70,7 @@ def mean_difference(trainer: GRPOTrainer, shared_logps: SharedLogps, row: dict[s
         [prompt] * 3, tokenize=True, return_dict=True, add_generation_prompt=True
     )
     inputs = {name: value.to(trainer.accelerator.device) for name, value in once.inputs().items()}
-    completions = inputs["input_ids"][:, -4:].expand(3, -1)
-    completion_mask = torch.tensor(
-        [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], device=completions.device
-    )
-    ids = torch.cat([inputs["input_ids"].expand(3, -1), completions], dim=1)
-    mask = torch.cat([torch.ones_like(ids[:, :-4]), completion_mask], dim=1)
+    ids, mask = _repeated_ends(inputs["input_ids"])
     types = nn.functional.pad(inputs["mm_token_type_ids"].expand(3, -1), (0, 4))
     images = {"mm_token_type_ids": types, "num_images": [1] * 3}
     pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
@@ -103,7 +94,21 @@ def mean_difference(trainer: GRPOTrainer, shared_logps: SharedLogps, row: dict[s
                 shared_logps(model, questions, [0], by_blocks=by_blocks, unmasked=unmasked)[0]
                 for unmasked in (False, True)
             )
-            apart = (masked.flatten(0, 1) - expected)[completion_mask.bool()].abs().float().mean()
+            apart = (masked.flatten(0, 1) - expected)[mask[:, -4:].bool()].abs().float().mean()
             differences.append(torch.nan if torch.equal(masked, unmasked) else apart.item())
     model.train()
     return torch.nan if any(map(math.isnan, differences)) else max(differences)
+
+
+def _repeated_ends(prompt_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(ids, mask) of the prompt (1, tokens) with three completions that repeat its last 4 tokens.
+
+    Both are (3, tokens + 4); the first completion is complete, the others are shorter.
+    """
+    # If the mask is ignored, the second completion reads the first and finds its own tokens in it;
+    # if the positions are ignored, it reads the prompt as further away. Both move the
+    # log-probabilities far more than rounding does.
+    ids = torch.cat([prompt_ids, prompt_ids[:, -4:]], dim=1).expand(3, -1)
+    mask = torch.ones_like(ids)
+    mask[:, -4:] = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], device=ids.device)
+    return ids, mask
