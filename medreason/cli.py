@@ -20,7 +20,7 @@ from medreason import config as configuration
 from medreason.config import CONF, Config, options, steps
 from medreason.console import notice, show
 from medreason.runs.outcomes import Outcome, explained
-from medreason.sweeps.callback import EXPECTED, place
+from medreason.sweeps.callback import EXPECTED, job_label
 from medreason.sweeps.jobs import first_value
 
 
@@ -109,11 +109,11 @@ def _run(config: Config) -> Outcome | None:
         case "train":
             from medreason.actions import train
 
-            return train.run(config, place())
+            return train.run(config, job_label(config))
         case "evaluate":
             from medreason.actions import evaluate
 
-            return evaluate.run(config, place())
+            return evaluate.run(config, job_label(config))
         case "audit":
             from medreason.actions import audit as action
         case "prepare":

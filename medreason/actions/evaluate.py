@@ -10,7 +10,7 @@ from medreason.config import Config, Method
 from medreason.runs.outcomes import Outcome
 
 
-def run(config: Config, place: str = "") -> Outcome:
+def run(config: Config, label: str = "") -> Outcome:
     """Evaluate without training, whatever `method` says."""
     untrained = Method(name="base", algorithm="none", prompts_per_step=1)
-    return train.run(replace(config, method=untrained, adapter={}), place)
+    return train.run(replace(config, method=untrained, adapter={}), label)

@@ -46,20 +46,19 @@ class Cell:
 
 def run(config: Config) -> None:
     """Print the plan of one command."""
-    run_all([config], [[config.run_name]])
+    run_all([config], [""])
 
 
-def run_all(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> None:
+def run_all(configs: Sequence[Config], labels: Sequence[str]) -> None:
     """Print the plan of all jobs: each cell, the totals, and what does not fit.
 
-    `jobs` holds the overrides of each of `configs`.
+    `labels` say what tells each of `configs` from the others; empty where nothing does.
     """
     throughput = Throughput(configs[0].folder / "runs")
     seen: dict[tuple[str, str], int] = {}
     cells: list[Cell] = []
-    for i, (config, job) in enumerate(zip(configs, jobs, strict=True)):
-        name = " ".join(o for o in job if not _same_for_all(o, jobs)) or " ".join(job)
-        cells.append(_cell(config, name, throughput, seen, i))
+    for i, (config, label) in enumerate(zip(configs, labels, strict=True)):
+        cells.append(_cell(config, label or config.run_name, throughput, seen, i))
     _print(cells, configs[0])
     ahead = [c for c, cell in zip(configs, cells, strict=True) if cell.updates]
     for line in _memory(ahead):  # last, since it loads torch
@@ -76,10 +75,6 @@ def _memory(configs: Sequence[Config]) -> list[str]:
         samples = data.trained_on(config, data.load(config.data, config.folder / "cache"))
         lines += memory_lines(config, samples)
     return lines
-
-
-def _same_for_all(override: str, jobs: Sequence[Sequence[str]]) -> bool:
-    return len(jobs) > 1 and override in jobs[0] and override in jobs[-1]
 
 
 def _cell(

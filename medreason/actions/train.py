@@ -9,13 +9,13 @@ from medreason.runs.outcomes import Outcome
 from medreason.runs.run_folder import unsynced
 
 
-def run(config: Config, place: str = "") -> Outcome:
+def run(config: Config, label: str = "") -> Outcome:
     """Do what is not finished yet, and show its table.
 
-    `place` says which job of a sweep this is; a sweep shows one table at its end.
+    `label` names a job of a sweep; a sweep shows one table at its end.
     """
-    request, worked = launch.run(config, place)
-    if not place:
+    request, worked = launch.run(config, label)
+    if not label:
         from medreason.report import table  # pandas, half a second
 
         if config.tracking.uri and unsynced(request.folder, config.sweep):

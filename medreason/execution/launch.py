@@ -26,10 +26,10 @@ from medreason.runs.progress import Display
 from medreason.runs.run_folder import State
 
 
-def run(config: Config, place: str = "") -> tuple[RunRequest, bool]:
+def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
     """Train and evaluate what is not done yet; gives the request and whether anything was left.
 
-    `place` stands in front of each line that is shown: which job of how many.
+    `label` names a job of a sweep in each line that is shown, in place of the run folder.
 
     Raises:
         NoDataError: the cell has no data.
@@ -38,11 +38,11 @@ def run(config: Config, place: str = "") -> tuple[RunRequest, bool]:
         RuntimeError: the worker process failed; the first line of its error and its log are named.
     """
     request = run_request(config)
-    display = Display(f"{place}{request.folder.path.name}")
+    display = Display(request.folder.path.name, label)
     done = request.state.state == "done"
     if done and decide(config, request, request.state) is Decision.FINISHED:
         _join_sweep(config, request)
-        display.line(Decision.FINISHED.value)
+        display.end(Decision.FINISHED.value)
         return request, False
     rendezvous = slurm.rendezvous(config.hardware)
     if rendezvous and rendezvous.node:

@@ -46,20 +46,25 @@ class Reporter:
 class Display:
     """The launcher's side."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, folder: str, label: str = "") -> None:
+        """`label` stands in each line in place of the run folder's name, which the last one has."""
+        self._folder, self._label = folder, label or folder
         self._terminal = sys.stderr.isatty()
         self._phase, self._shown, self._began = "", 0.0, time.monotonic()
 
     def line(self, text: str) -> None:
         self.clear()
-        notice(f"{self._name}  {text}")
+        notice(f"{self._label}  {text}")
+
+    def end(self, text: str) -> None:
+        """The last line; it names the run folder."""
+        self.line(text if self._label == self._folder else f"{text}, {self._folder}")
 
     def done(self, evaluation: Path) -> None:
         """The last line: how long it took, and the accuracy."""
         overall = read_json(evaluation / "metrics.json")["overall"]
         took, n = duration(time.monotonic() - self._began), overall[Metric.N]
-        self.line(f"done in {took}: {100 * overall[Metric.ACCURACY]:.1f} % of {n} right")
+        self.end(f"done in {took}: {100 * overall[Metric.ACCURACY]:.1f} % of {n} right")
 
     def show(self, path: Path) -> None:
         """Show the worker's file: redrawn on a terminal, elsewhere a line every 10 s."""
@@ -73,7 +78,7 @@ class Display:
         if not self._terminal and progress["phase"] == self._phase == "starting":
             return
         self._phase, self._shown = progress["phase"], now
-        _draw(f"{self._name}  {_text(progress, now - self._began)}", terminal=self._terminal)
+        _draw(f"{self._label}  {_text(progress, now - self._began)}", terminal=self._terminal)
 
     def clear(self) -> None:
         if self._terminal:

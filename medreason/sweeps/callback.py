@@ -25,14 +25,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from medreason.config import Tracking
+from medreason.config import Config, Tracking
 from medreason.console import notice
 from medreason.runs import lock, parent_watch
 from medreason.runs.files import read_json, write_json
 from medreason.runs.outcomes import BusyError, NoDataError, Outcome, explained
 from medreason.runs.progress import duration
 from medreason.runs.run_folder import RunFolder, run_folders, sweeps_of, unsynced
-from medreason.sweeps.jobs import compose_jobs, split_jobs, step_lines
+from medreason.sweeps.jobs import compose_jobs, labels, split_jobs, step_lines
 
 EXPECTED = (ValueError, RuntimeError, OSError, OmegaConfBaseException)
 """Errors a user can mend: the message is enough. Others are shown with their traceback."""
@@ -82,7 +82,7 @@ class Sweep(Callback):
             "boot": lock.boot_id(),
             "pid": os.getpid(),
             "outlived": "slurm" in config.hydra.launcher["_target_"].lower(),
-            "jobs": len(self._jobs),
+            "labels": labels(self._jobs),
         }
         write_json(self._folder / "launcher.json", launcher)
         _make_jobs_watch_launcher(config.hydra.launcher)
@@ -145,13 +145,17 @@ class Sweep(Callback):
         return bool(counts["failed"] or counts["lost"])
 
 
-def place() -> str:
-    """Which job of how many this process runs, as `[17/121] `; empty outside a sweep."""
+def job_label(config: Config) -> str:
+    """Which job of how many this process runs and what tells it from the others, as `[3/8] grpo
+    learning_rate=1e-5`; empty outside a sweep."""
     hydra = HydraConfig.get()
     if hydra.mode is not RunMode.MULTIRUN:
         return ""
-    jobs = read_json(Path(hydra.sweep.dir) / "launcher.json")["jobs"]
-    return f"[{hydra.job.num + 1}/{jobs}] "
+    all_labels = read_json(Path(hydra.sweep.dir) / "launcher.json")["labels"]
+    words = all_labels[hydra.job.num].split()
+    if config.method.name not in words:
+        words.insert(0, config.method.name)
+    return f"[{hydra.job.num + 1}/{len(all_labels)}] {' '.join(words)}"
 
 
 def _is_done_here(config: DictConfig, jobs: list[list[str]]) -> bool:
@@ -160,7 +164,7 @@ def _is_done_here(config: DictConfig, jobs: list[list[str]]) -> bool:
         case "plan":
             from medreason.actions import plan
 
-            plan.run_all(compose_jobs(config, jobs), jobs)
+            plan.run_all(compose_jobs(config, jobs), labels(jobs))
         case "report":
             from medreason.actions import report
 

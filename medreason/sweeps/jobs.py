@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from medreason.config import Config, steps
 
 _AXES = ("modality", "task", "seed")
 """Groups and keys whose overrides change no other part of the configuration."""
+_BARE = ("method", "modality", "task")
+"""Groups whose options say by themselves what they are."""
 _STEP_GROUPS = ("method=", "model=", "model/", "~model/", "experiment=", "+experiment=")
 """Starts of overrides that decide which file of `conf/model/steps` applies."""
 
@@ -39,6 +42,27 @@ def split_jobs(config: DictConfig) -> list[list[str]]:
     parsed = OverridesParser.create().parse_overrides(overrides)
     (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None) or [[]]
     return [list(job) for job in batch]
+
+
+def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """What tells each job from the others, as `sft ct learning_rate=1e-5`; of one job nothing."""
+    typed = [dict(_key_and_value(override) for override in job) for job in jobs]
+    keys = dict.fromkeys(key for job in typed for key in job)
+    varying = [key for key in keys if len({job.get(key) for job in typed}) > 1]
+    leaves = Counter(key.rpartition(".")[2] for key in varying)
+
+    def word(key: str, value: str) -> str:
+        if key in _BARE:
+            return value
+        leaf = key.rpartition(".")[2]
+        return f"{leaf if leaves[leaf] == 1 else key}={value}"
+
+    return [" ".join(word(key, job[key]) for key in varying if key in job) for job in typed]
+
+
+def _key_and_value(override: str) -> tuple[str, str]:
+    key, _, value = override.lstrip("+").partition("=")
+    return key, value
 
 
 def first_value(override: str) -> str:

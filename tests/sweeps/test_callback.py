@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -94,8 +95,9 @@ def test_run_that_two_jobs_ask_for_is_done_once_and_named_shared(tmp_path: Path)
     )
     assert "2 jobs in " in output
     assert "1 done, 1 same run as another job" in output
-    assert "/2] base-tiny-" in output
-    assert len(list((tmp_path / "outputs/runs").iterdir())) == 1
+    assert re.search(r"\[(1/2\] base ct|2/2\] base mri)  evaluating", output)
+    (folder,) = (tmp_path / "outputs/runs").iterdir()
+    assert f" right, {folder.name}\n" in output
 
 
 @pytest.mark.parametrize(

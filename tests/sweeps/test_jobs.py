@@ -86,5 +86,34 @@ def test_experiment_brings_its_own_jobs(swept: Callable[..., tuple]) -> None:
     assert [job[0] for job in jobs] == ["method=base", "method=sft", "method=grpo", "method=rarl"]
 
 
+@pytest.mark.parametrize(
+    ("jobs", "words"),
+    [
+        (
+            [
+                ["method=grpo", "method.trl.learning_rate=1e-5", "seed=1", "task=all"],
+                ["method=grpo", "method.trl.learning_rate=1e-6", "seed=1", "task=all"],
+            ],
+            ["learning_rate=1e-5", "learning_rate=1e-6"],
+        ),
+        (
+            [["method=sft", "modality=[ct,mri]"], ["method=base", "modality=ct"]],
+            ["sft [ct,mri]", "base ct"],
+        ),
+        (
+            [["+judge.model=a", "model.path=x"], ["+judge.model=b", "model.path=y"]],
+            ["model=a path=x", "model=b path=y"],
+        ),
+        (
+            [["a.name=1", "b.name=1"], ["a.name=1", "b.name=2"], ["a.name=2", "b.name=2"]],
+            ["a.name=1 b.name=1", "a.name=1 b.name=2", "a.name=2 b.name=2"],
+        ),
+        ([["seed=1"]], [""]),
+    ],
+)
+def test_label_of_a_job_says_what_differs(jobs: list[list[str]], words: list[str]) -> None:
+    assert module.labels(jobs) == words
+
+
 def test_empty_range_is_an_empty_sweep(swept: Callable[..., tuple]) -> None:
     assert swept("seed=range(0,0)")[0] == []
