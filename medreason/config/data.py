@@ -27,8 +27,8 @@ class Handling:
     questions: str = "all"
     """all, closed (with options), or open."""
     images: str = "decode"
-    """decode decodes every image once, before anything else, to find damaged ones; none does not. The
-    digest of each image's content is taken either way."""
+    """decode decodes every image once, before anything else, to find damaged ones; none does not.
+    The digest of each image's content is taken either way."""
     bad_rows: str = "error"
     """error stops at rows that cannot be used; skip leaves them out."""
 
