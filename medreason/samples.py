@@ -70,6 +70,27 @@ def split_problem(problem: str) -> tuple[str, tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Hounsfield units that a CT image in DICOM shows from black to white."""
+
+    center: float
+    width: float
+    replaces_that_of_files: bool = False
+    """Whether it counts in place of the window that a file names, not only where it names none."""
+
+
+WINDOWS = {
+    "soft_tissue": Window(40.0, 400.0),
+    "lung": Window(-600.0, 1500.0),
+    "bone": Window(400.0, 1800.0),
+    "brain": Window(40.0, 80.0),
+}
+"""Windows by name. Source: https://radiopaedia.org/articles/windowing-ct"""
+
+SOFT_TISSUE = WINDOWS["soft_tissue"]
+
+
+@dataclass(frozen=True)
 class Sample:
     """One question about one image.
 
@@ -97,6 +118,8 @@ class Sample:
     """Equal for all images of a patient, None where that is not known."""
     split: str
     """ "train" or "test"; empty until `data.splits` decides."""
+    window: Window = SOFT_TISSUE
+    """Of its image; loading sets it to `data.window`."""
 
     def __post_init__(self) -> None:
         if len(self.options) > len(LETTERS):

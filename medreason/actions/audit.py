@@ -21,7 +21,8 @@ def run(config: Config) -> None:
     loaded = data.read(config.data, config.folder / "cache")
     pixels = None
     if handling.images == "decode":
-        pixels = pictures.read_pictures((s.image for s in loaded.samples), Bar("reading images"))
+        paths = (sample.image for sample in loaded.samples)
+        pixels = pictures.read_pictures(paths, Bar("reading images"), handling.ct_window)
     digests = data.image_digests(config.data, config.folder / "cache", loaded.samples)
     report = audit.audit(loaded, data.digest(loaded.samples, digests), pixels)
     name = config.choices.get("data", "data")

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from medreason import config as configuration
 from medreason.config import Config, machine
 from medreason.console import show
 from medreason.generation.message_images import image_file
 from medreason.models import adapters, model_folder
 from medreason.runs.files import write_json
-from medreason.samples import Sample, letter_at, split_problem
+from medreason.samples import Sample, Window, letter_at, split_problem
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def run(config: Config) -> None:
     model_folder.check(config.model.path)
     adapters.check(config.model.path)
     with tempfile.TemporaryDirectory() as fetched:
-        samples = [_sample(question, root, Path(fetched)) for question in questions]
+        window = configuration.handling(config.data)[0].ct_window
+        samples = [_sample(question, root, Path(fetched), window) for question in questions]
         answers = _answers(config, questions, samples)
     for answer in answers:
         show(_text(answer))
@@ -93,7 +95,7 @@ def _question_of_row(place: str, row: object) -> _Question:
             raise ValueError(f'{place}: needs "image" and "question" as texts; found {row!r}')
 
 
-def _sample(question: _Question, root: Path, fetched: Path) -> Sample:
+def _sample(question: _Question, root: Path, fetched: Path, window: Window) -> Sample:
     try:
         image = image_file(question.image, root, fetched)
     except ValueError as error:
@@ -111,6 +113,7 @@ def _sample(question: _Question, root: Path, fetched: Path) -> Sample:
         source="predict",
         patient=None,
         split="test",
+        window=window,
     )
 
 

@@ -43,6 +43,7 @@ def run(config: Config) -> None:
             settings.resize,
             settings.processes,
             Bar("preparing images"),
+            handling.ct_window,
         )
         clean = checks.without(loaded, problems)
         checks.refuse_bad_rows(clean, handling.bad_rows, root)

@@ -191,7 +191,7 @@ def _resized(samples: Sequence[Sample], side: int, folder: Path) -> list[Sample]
     copies = []
     for sample in samples:
         path = folder / f"{sample.image.parent.name}-{sample.image.stem}.png"
-        resize_square(open_rgb(sample.image), side).save(path)
+        resize_square(open_rgb(sample.image, sample.window), side).save(path)
         copies.append(replace(sample, image=path))
     return copies
 

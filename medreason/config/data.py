@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from medreason.config.annotations import accepts, form
 from medreason.config.rules import one_of
+from medreason.samples import WINDOWS, Window
 
 
 @dataclass
@@ -29,6 +30,12 @@ class Handling:
     images: str = "decode"
     """decode decodes every image once, before anything else, to find damaged ones; none does not.
     The digest of each image's content is taken either way."""
+    window: str | list[float] = "soft_tissue"
+    """Hounsfield units that CT images in DICOM show, where the file names no window: soft_tissue,
+    lung, bone, brain, or [center, width]."""
+    window_from: str = "file"
+    """file takes the window that a DICOM file names, and data.window where a CT file names none;
+    data takes data.window for every CT file, so that one value has one grey in all of them."""
     bad_rows: str = "error"
     """error stops at rows that cannot be used; skip leaves them out."""
 
@@ -51,6 +58,24 @@ class Handling:
         one_of("data.bad_rows", self.bad_rows, ("error", "skip"))
         if not 0 <= self.test_share <= 1:
             raise ValueError(f"data.test_share={self.test_share}; needs a number from 0 to 1")
+        one_of("data.window_from", self.window_from, ("file", "data"))
+        if isinstance(self.window, str):
+            one_of("data.window", self.window, tuple(WINDOWS))
+        elif len(self.window) != 2 or self.window[1] < 1:
+            raise ValueError(
+                f"data.window={self.window}; needs {', '.join(WINDOWS)} or [center, width] with a "
+                "width of 1 or more"
+            )
+
+    @property
+    def ct_window(self) -> Window:
+        """`window` and `window_from`, for the images of samples."""
+        if isinstance(self.window, str):
+            window = WINDOWS[self.window]
+        else:
+            center, width = self.window
+            window = Window(float(center), float(width))
+        return replace(window, replaces_that_of_files=self.window_from == "data")
 
 
 def handling(data: dict[str, Any]) -> tuple[Handling, dict[str, Any]]:

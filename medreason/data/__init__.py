@@ -64,7 +64,7 @@ def _rows(handling: Handling, reader: dict[str, Any], cache: Path) -> Loaded:
     arguments = {name: value for name, value in shared.items() if name in _parameters(reader)}
     rows: list[Row] = list(configuration.function(reader)(**arguments))
     return Loaded(
-        [row for row in rows if isinstance(row, Sample)],
+        [replace(row, window=handling.ct_window) for row in rows if isinstance(row, Sample)],
         [row for row in rows if isinstance(row, BadRow)],
         [row for row in rows if isinstance(row, LeftOut)],
     )
@@ -157,9 +157,13 @@ def at_most(samples: Iterable[Sample], per_cell: int | None, seed: int) -> list[
 
 
 def image_digests(spec: dict[str, Any], cache: Path, samples: Iterable[Sample]) -> dict[Path, str]:
-    """The digest of the content of each image that the samples are about."""
-    _, reader = configuration.handling(spec)
-    return image_cache.digests((sample.image for sample in samples), cache, root_of(reader))
+    """The digest of the content of each image that the samples are about.
+
+    `data.window` is part of that of a DICOM file, whose grey values it decides.
+    """
+    handling, reader = configuration.handling(spec)
+    images = (sample.image for sample in samples)
+    return image_cache.digests(images, cache, root_of(reader), handling.ct_window)
 
 
 def digest(samples: Iterable[Sample], image_digests: Mapping[Path, str]) -> str:

@@ -14,12 +14,11 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
 
 
-def refuse_other_size(path: Path) -> None:
+def refuse_other_size(path: Path, content: bytes) -> None:
     """Raise ValueError for a PNG that has more or fewer pixels than its header says.
 
     Other formats pass, and damaged files, which fail to decode anyway.
     """
-    content = path.read_bytes()
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
         return
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])

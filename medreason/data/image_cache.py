@@ -18,15 +18,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medreason.console import notice
+from medreason.data import dicom
 from medreason.data import images as image_files
 from medreason.runs import lock
 from medreason.runs.files import atomic
 from medreason.runs.progress import Bar
+from medreason.samples import SOFT_TISSUE, Window
 
 FILE = "image_digests.cache"
 MISSING = "missing"
-_CHECKS = 1
-"""Raised whenever `images.check` refuses more than before: then each image is read again."""
+_CHECKS = 2
+"""Raised whenever `images.check` refuses more than before, or an entry holds more: then each image
+is read again."""
 _MANY = 500  # images to read: as many are announced
 _SAVED_TOGETHER = 10_000  # images: what a kill loses at most
 _TICK_SECONDS = 0.05  # changes within one tick of the kernel's clock leave the same time
@@ -35,7 +38,8 @@ _Stamp = tuple[int, int, int]
 """Size, time of the last change of the content and of the file (ns): the last sees another file
 that was moved to the name."""
 _Entries = dict[str, dict[str, list[Any]]]
-"""Resolved folder -> name -> [*stamp, digest, whether it decodes as far as that was checked]."""
+"""Resolved folder -> name -> [*stamp, digest, whether it is DICOM, whether it decodes as far as
+that was checked]."""
 
 
 class _File(NamedTuple):
@@ -44,13 +48,31 @@ class _File(NamedTuple):
     stamp: _Stamp
 
 
-def digests(images: Iterable[Path], cache: Path, root: Path | None = None) -> dict[Path, str]:
+class _Content(NamedTuple):
+    digest: str = ""
+    """Empty where there is no readable file."""
+    is_dicom: bool = False
+
+
+def digests(
+    images: Iterable[Path], cache: Path, root: Path | None = None, window: Window = SOFT_TISSUE
+) -> dict[Path, str]:
     """The digest of each image's content, 16 hexadecimal digits, wherever it lies.
 
-    Of an image that is no readable file `missing` and its path below the root.
+    Of an image that is no readable file `missing` and its path below the root. A DICOM file is
+    another picture in another window.
     """
-    content, _ = _look_up(images, cache, decode=False)
-    return {image: value or f"{MISSING} {_below(image, root)}" for image, value in content.items()}
+    contents, _ = _look_up(images, cache, decode=False)
+    return {
+        image: _in_window(content, window) if content.digest else f"{MISSING} {_below(image, root)}"
+        for image, content in contents.items()
+    }
+
+
+def _in_window(content: _Content, window: Window) -> str:
+    if not content.is_dicom:
+        return content.digest
+    return hashlib.sha256(repr((content.digest, window)).encode()).hexdigest()[:16]
 
 
 def problems(images: Iterable[Path], cache: Path) -> dict[Path, str]:
@@ -60,29 +82,29 @@ def problems(images: Iterable[Path], cache: Path) -> dict[Path, str]:
 
 def _look_up(
     images: Iterable[Path], cache: Path, *, decode: bool
-) -> tuple[dict[Path, str], dict[Path, str]]:
-    """(digest of each image, empty where it is no readable file; why some cannot be decoded)."""
+) -> tuple[dict[Path, _Content], dict[Path, str]]:
+    """(content of each image; why some cannot be decoded)."""
     entries = _entries(cache / FILE)
     resolved: dict[Path, str] = {}
-    content: dict[Path, str] = {}
+    contents: dict[Path, _Content] = {}
     unread: list[Path] = []
     for image in sorted(set(images)):
         file = _file(image, resolved)
         entry = entries.get(file.folder, {}).get(file.name) if file else None
-        if file and entry and tuple(entry[:3]) == file.stamp and (entry[4] or not decode):
-            content[image] = entry[3]
+        if file and entry and tuple(entry[:3]) == file.stamp and (entry[5] or not decode):
+            contents[image] = _Content(*entry[3:5])
         else:
             unread.append(image)
     faults: dict[Path, str] = {}
-    for image, digest, fault in _read(unread, cache, decode=decode):
-        content[image] = digest
+    for image, content, fault in _read(unread, cache, decode=decode):
+        contents[image] = content
         if fault:
             faults[image] = fault
-    return content, faults
+    return contents, faults
 
 
-def _read(images: list[Path], cache: Path, *, decode: bool) -> Iterable[tuple[Path, str, str]]:
-    """(image, digest, why it cannot be decoded) of images that are new or changed, on all cores."""
+def _read(images: list[Path], cache: Path, *, decode: bool) -> Iterable[tuple[Path, _Content, str]]:
+    """(image, content, why it cannot be decoded) of new and changed images, on all cores."""
     many = len(images) >= _MANY
     if many:
         notice(f"reading {len(images):,} images once; their digests are kept in {cache / FILE}")
@@ -92,11 +114,11 @@ def _read(images: list[Path], cache: Path, *, decode: bool) -> Iterable[tuple[Pa
         batch = images[first : first + _SAVED_TOGETHER]
         entries: _Entries = {}
         with ThreadPoolExecutor() as pool:  # Pillow and hashlib work without the GIL
-            for image, (file, digest, fault) in zip(batch, pool.map(inspect, batch), strict=True):
-                if file and digest:
-                    entry = [*file.stamp, digest, decode and not fault]
+            for image, (file, content, fault) in zip(batch, pool.map(inspect, batch), strict=True):
+                if file and content.digest:
+                    entry = [*file.stamp, *content, decode and not fault]
                     entries.setdefault(file.folder, {})[file.name] = entry
-                yield image, digest, fault
+                yield image, content, fault
                 done += 1
                 if many:
                     bar(done, len(images))
@@ -104,14 +126,17 @@ def _read(images: list[Path], cache: Path, *, decode: bool) -> Iterable[tuple[Pa
             _keep(entries, cache)
 
 
-def _inspect(image: Path, *, decode: bool) -> tuple[_File | None, str, str]:
-    """The file as it was before it was read, its digest, and why it cannot be decoded."""
-    file, digest, fault = _file(image, {}), "", ""
+def _inspect(image: Path, *, decode: bool) -> tuple[_File | None, _Content, str]:
+    """The file as it was before it was read, its content, and why it cannot be decoded."""
+    file, content, fault = _file(image, {}), _Content(), ""
     if file and (wait := file.stamp[2] / 1e9 + _TICK_SECONDS - time.time()) > 0:
         time.sleep(min(wait, _TICK_SECONDS))  # a change from here on leaves another time
         file = _file(image, {})
     try:
-        digest = hashlib.sha256(image.read_bytes()).hexdigest()[:16] if file else ""
+        if file:
+            data = image.read_bytes()
+            digest = hashlib.sha256(data).hexdigest()[:16]
+            content = _Content(digest, dicom.is_dicom(image, data[:132]))
     except OSError:  # may not be read, or is gone by now
         file = None
     if decode:
@@ -119,7 +144,7 @@ def _inspect(image: Path, *, decode: bool) -> tuple[_File | None, str, str]:
             image_files.check(image)
         except ValueError as error:
             fault = str(error)
-    return file, digest, fault
+    return file, content, fault
 
 
 def _file(image: Path, resolved: dict[Path, str]) -> _File | None:

@@ -1,15 +1,31 @@
-"""Image files to 8-bit RGB, whatever format and depth a release has."""
+"""The one door to image files: any format and depth to 8-bit RGB, upright, transparency on white.
+
+`README.md`, "Images", is the rule in words. Nothing else in the package calls Pillow's `open`.
+"""
 
 from __future__ import annotations
 
+import re
 import struct
+import sys
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
 
-from medreason.data import dicom, headers
+from medreason.data import dicom, grey, headers
+from medreason.samples import SOFT_TISSUE, Window
+
+MAX_RATIO = 200
+"""Longer over shorter side, at most: above it the image processors of all Qwen-VL models raise.
+
+Source: `smart_resize` in transformers/models/qwen2_vl/image_processing_qwen2_vl.py.
+"""
 
 # Errors that Pillow raises for damaged files; they differ by format.
 _UNREADABLE = (
@@ -20,34 +36,81 @@ _UNREADABLE = (
     IndexError,
     KeyError,
     TypeError,
+    AssertionError,
     OverflowError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
 )
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+_PLAIN_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
+"""Of these modes and formats nothing can fail after decoding."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the picture upright."""
+_WHITE_IS_ZERO, _SIGNED = 0, 2
+"""Values of the TIFF tags PhotometricInterpretation and SampleFormat."""
+_REDUCED_OR_MASK = 0b101
+"""Bits of the TIFF tag NewSubfileType."""
+_UNREAD_FORMATS = (
+    (4, rb"ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", "HEIC"),
+    (0, rb"\xff\xd8\xff\xf7", "JPEG-LS (the packages imagecodecs and pillow-jpls read it)"),
+    (0, rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
+    (344, rb"(ni1|n\+1)\0", "NIfTI, a volume"),
+    (0, rb"\x1f\x8b", "a gzip archive"),
+    (0, rb"PK\x03\x04", "a zip archive"),
+    (0, rb"NRRD", "NRRD, a volume"),
+    (0, rb"ObjectType", "MetaImage, a volume"),
+    (0, rb"\x89HDF", "HDF5"),
+    (0, rb"\x93NUMPY", "an array of NumPy"),
+    (0, rb"%PDF", "PDF"),
+    (0, rb"\s*<(svg|\?xml)", "SVG or XML"),
+)
+"""(place, signature, name) of files that come as images and that nothing here reads."""
 
 
-def open_rgb(path: Path) -> Image.Image:
-    """Decode a file, turned upright by its EXIF rotation.
+def open_rgb(path: Path, window: Window = SOFT_TISSUE) -> Image.Image:
+    """Decode a file, turned upright by its EXIF rotation, transparent pixels on white.
 
-    Transparent pixels become black. Grey values of more than 8 bits are scaled from the darkest to
-    the brightest of the image, since Pillow would clip all above 255. Raises ValueError where the
-    file cannot be decoded.
+    `window` is that of CT images in DICOM. Raises ValueError where the file cannot be decoded.
     """
-    _refuse_empty(path)
-    try:
-        if path.suffix.lower() in dicom.SUFFIXES:
-            return _rgb(dicom.open_dicom(path))
+    with _errors_with_remedy(path):
+        content = _content(path)
+        if dicom.is_dicom(path, content[:132]):
+            return dicom.open_dicom(path, content, window).convert("RGB")
+        return to_rgb(_decoded(content))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as `open_rgb` gives its file."""
+    turn = _TURNS.get(image.getexif().get(Tag.Orientation, 1))
+    rgb = _rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(width, height), upright; only the header is decoded.
+
+    Raises ValueError where that cannot be read.
+    """
+    with _errors_with_remedy(path):
+        with path.open("rb") as file:
+            start = file.read(132)
+        if dicom.is_dicom(path, start):
+            return dicom.size(path)
         with Image.open(path) as image:
-            _refuse_bomb(path, image)
-            size = image.size
-            image.load()
-            if image.size != size:
-                raise ValueError(f"is {image.size}, its header says {size}")
-            return _rgb(ImageOps.exif_transpose(image))
-    except _UNREADABLE as error:
-        raise ValueError(_remedy(path, error)) from error
+            # Of a TIFF, Pillow has turned the size already.
+            turned = image.format != "TIFF" and image.getexif().get(Tag.Orientation, 1) >= 5
+            width, height = image.size
+            return (height, width) if turned else (width, height)
 
 
 def resize_square(image: Image.Image, size: int) -> Image.Image:
@@ -69,54 +132,226 @@ def blank(size: int | tuple[int, int]) -> Image.Image:
 
 
 def check(path: Path) -> None:
-    """Decode the file. Raises ValueError where it is missing, empty, truncated or no image."""
-    _refuse_empty(path)
-    try:
-        if path.suffix.lower() in dicom.SUFFIXES:
-            dicom.open_dicom(path)
-            return
-        with Image.open(path) as image:
-            _refuse_bomb(path, image)
-            # A JPEG is decoded at an eighth of its size, several times as fast; every byte is read.
-            image.draft(None, (1, 1))
-            image.load()
-        headers.refuse_other_size(path)
-    except _UNREADABLE as error:
-        raise ValueError(_remedy(path, error)) from error
+    """Decode the file. Raises ValueError where `open_rgb` would, or no model takes its shape."""
+    with _errors_with_remedy(path):
+        content = _content(path)
+        if dicom.is_dicom(path, content[:132]):
+            size = dicom.open_dicom(path, content, SOFT_TISSUE).size
+        else:
+            size = _checked_size(content)
+            headers.refuse_other_size(path, content)
+    if problem := shape_problem(size):
+        raise ValueError(f"{path}: {problem}")
+
+
+def shape_problem(size: tuple[int, int]) -> str:
+    """Why no model's own processor takes an image of this width and height; empty where they do."""
+    if max(size) <= MAX_RATIO * min(size):
+        return ""
+    return (
+        f"{size[0]} x {size[1]} pixels, one side more than {MAX_RATIO} times the other, which the "
+        "models' processors refuse; crop or pad it"
+    )
+
+
+def _checked_size(content: bytes) -> tuple[int, int]:
+    with _opened(content) as image:
+        size = image.size
+        # A JPEG is decoded at an eighth of its size, several times as fast; every byte is read.
+        image.draft(None, (1, 1))
+        image.load()
+        image.getexif()
+        if image.mode not in _PLAIN_MODES or image.format not in _PLAIN_FORMATS:
+            to_rgb(image)
+        return size
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[ImageFile.ImageFile]:
+    """The file's only picture, before it is decoded.
+
+    From memory: by its path, Pillow 11.3 to 13.0 scrambles an uncompressed TIFF that is to be
+    turned by a quarter.
+    """
+    with Image.open(BytesIO(content)) as image:
+        _refuse_bomb(image)
+        if (pages := _pages(image)) > 1:
+            raise _RefusedError(
+                f"has {pages} pages or frames; save the one that the question is about"
+            )
+        planar = image.format == "TIFF" and image.tag_v2.get(284) == 2  # pyright: ignore
+        if planar and 16 in image.tag_v2.get(258, ()):  # pyright: ignore
+            raise _RefusedError(
+                "has 16-bit colours in separate planes, which Pillow misreads; save it as PNG"
+            )
+        yield image
+
+
+class _RefusedError(ValueError):
+    """What is wrong with a file, with its remedy, without its path."""
+
+
+def _pages(image: Image.Image) -> int:
+    """Pictures of a stack or animation. Not the previews in a phone's photo, nor layers, nor the
+    smaller copies and masks in a TIFF."""
+    frames = getattr(image, "n_frames", 1)
+    if image.format in ("MPO", "PSD"):
+        return 1
+    if image.format != "TIFF":
+        return frames
+    # ImageJ writes a large stack as one page with its number in the description.
+    described = re.search(r"^ImageJ=(?s:.*)^images=(\d+)", _tiff_text(image, 270), re.MULTILINE)
+    if frames > 1:
+        kinds = []
+        for frame in range(frames):
+            image.seek(frame)
+            kinds.append(image.tag_v2.get(254, 0))  # pyright: ignore
+        image.seek(0)
+        frames = sum(not kind & _REDUCED_OR_MASK for kind in kinds)
+    return max(frames, int(described[1]) if described else 1)
+
+
+def _tiff_text(image: Image.Image, tag: int) -> str:
+    value = image.tag_v2.get(tag, "")  # pyright: ignore
+    return value if isinstance(value, str) else ""
+
+
+def _decoded(content: bytes) -> Image.Image:
+    """The picture in the mode of its file, of 16-bit colours the 8 highest of their bits."""
+    with _opened(content) as image:
+        size, low_bytes = image.size, _tiles_of_low_bytes(image.tile)
+        image.load()
+        if image.size != size:
+            raise ValueError(f"is {image.size}, its header says {size}")
+        if low_bytes is None:
+            return image
+        with Image.open(BytesIO(content)) as other:
+            other.tile = low_bytes
+            low = np.asarray(other)
+        return _from_16_bits(image, low, is_grey=_rawmode(low_bytes[0]) == "RGBA")
+
+
+def _rawmode(tile: ImageFile._Tile) -> str:
+    args = tile.args
+    return str(args[0]) if isinstance(args, tuple) else str(args)
+
+
+def _tiles_of_low_bytes(tiles: Sequence[ImageFile._Tile]) -> list[ImageFile._Tile] | None:
+    """Tiles that decode the low byte of each 16-bit colour, of which Pillow decodes the high one:
+    the same bytes read in the other order. None where colours have 8 bits."""
+    swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+    result = []
+    for tile in tiles:
+        match = re.fullmatch(r"(RGB|RGBX|RGBA|LA);16([BLN])", _rawmode(tile))
+        if not match:
+            return None
+        # Grey and alpha, two bytes each, as four bands: high, low, high, low.
+        other = "RGBA" if match[1] == "LA" else f"{match[1]};16{swapped[match[2]]}"
+        args = tile.args if isinstance(tile.args, tuple) else ()
+        result.append(tile._replace(args=(other, *args[1:]) if args else other))
+    return result or None
+
+
+def _from_16_bits(image: Image.Image, low: np.ndarray, *, is_grey: bool) -> Image.Image:
+    """8 of the bits that the colours use: a camera's 12 bits in 16-bit words become 8."""
+    high = np.asarray(image)
+    low = np.repeat(low[..., 1:2], 3, axis=-1) if is_grey else low[..., :3]
+    colours = high[..., :3].astype(np.int64) * 256 + low
+    white = (1 << grey.depth_of(int(colours.max()))) - 1
+    scaled = Image.fromarray(grey.eight_bits(grey.stretched(colours, 0, white)))
+    if image.mode == "RGBA":
+        scaled.putalpha(image.getchannel("A"))
+    elif clear := image.info.get("transparency"):
+        opaque = (colours != np.array(clear)).any(axis=-1)
+        scaled.putalpha(Image.fromarray((255 * opaque).astype(np.uint8)))
+    scaled.getexif()[Tag.Orientation] = image.getexif().get(Tag.Orientation, 1)
+    return scaled
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in _DEEP_MODES:
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        low, high = values.min(), values.max()
-        scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
-        return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
+        return _deep_grey(image)
+    if _tiff_tag(image, Tag.SampleFormat) == _SIGNED and image.mode == "L":
+        return Image.fromarray(np.asarray(image) ^ 128).convert("RGB")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert converted is not None
+        return converted
     if image.has_transparency_data:
-        coloured = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "black"), coloured).convert(
-            "RGB"
-        )
+        coloured = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, coloured).convert("RGB")
     return image.convert("RGB")
 
 
-def _refuse_empty(path: Path) -> None:
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """Grey values of more than 8 bits, from black, the least, to white, the greatest of the range
+    that the file declares, or else of the image."""
+    values = np.asarray(image)
+    bits, signed = _tiff_tag(image, Tag.BitsPerSample), _tiff_tag(image, Tag.SampleFormat)
+    if bits == 32 and values.dtype == np.int32 and signed != _SIGNED:
+        values = values.view(np.uint32)  # Pillow reads them as signed
+    low, high = grey.range_of_bits(bits) if bits and 8 < bits < 16 else grey.range_of(values)
+    brightness = grey.stretched(values, low, high)
+    if _tiff_tag(image, Tag.PhotometricInterpretation) == _WHITE_IS_ZERO:
+        brightness = 1 - brightness
+    if (clear := image.info.get("transparency")) is not None:
+        brightness = np.where(values == clear, 1.0, brightness)
+    return Image.fromarray(grey.eight_bits(brightness)).convert("RGB")
+
+
+def _tiff_tag(image: Image.Image, tag: int) -> int | None:
+    """A tag of a TIFF, of its first band; None where it is absent or the file is no TIFF."""
+    value = getattr(image, "tag_v2", {}).get(tag)
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _content(path: Path) -> bytes:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; check the data root, or copy the image there")
-    if path.stat().st_size == 0:
+    content = path.read_bytes()
+    if not content:
         raise ValueError(f"{path}: 0 bytes; copy or download the image again")
+    return content
 
 
-def _refuse_bomb(path: Path, image: Image.Image) -> None:
+def _refuse_bomb(image: Image.Image) -> None:
     """Up to twice its limit Pillow itself only warns."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit and image.width * image.height > limit:
-        raise Image.DecompressionBombError(
+        raise _RefusedError(
             f"{image.width} x {image.height} are more than {limit:,} pixels, as in a decompression "
             "bomb; scale a slide down first"
         )
 
 
+@contextmanager
+def _errors_with_remedy(path: Path) -> Iterator[None]:
+    """Whatever Pillow raises becomes a ValueError with the path and what to do."""
+    try:
+        yield
+    except _RefusedError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except _UNREADABLE as error:
+        if str(error).startswith(f"{path}: "):  # raised by us, with its own remedy
+            raise
+        raise ValueError(f"{path}: {_remedy(path, error)}") from error
+
+
 def _remedy(path: Path, error: BaseException) -> str:
-    if str(error).startswith(f"{path}: "):  # raised by us, with its own remedy
-        return str(error)
-    return f"{path}: cannot be decoded ({error}); copy or download the image again"
+    with path.open("rb") as file:
+        start = file.read(512)
+    for place, signature, name in _UNREAD_FORMATS:
+        if re.match(signature, start[place:]):
+            return f"is {name}, which nothing here reads; save it as PNG"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the image; fetch the images with git lfs pull"
+    known = path.suffix.lower() in Image.registered_extensions() or not path.suffix
+    if isinstance(error, UnidentifiedImageError) and not known:
+        return "is no format that is read here (PNG, JPEG, TIFF, DICOM ...); save it as PNG"
+    reason = re.sub(r" <_io\.BytesIO object at 0x\w+>", "", str(error))
+    return (
+        f"cannot be decoded ({reason}); copy or download the image again, or save it as PNG where "
+        "another program opens it"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medreason.data.images import open_rgb
+from medreason.data.images import open_rgb, shape_problem
+from medreason.samples import SOFT_TISSUE, Window
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,16 @@ class Picture:
 
 
 def read_pictures(
-    paths: Iterable[Path], progress: Callable[[int, int], None] = lambda done, total: None
+    paths: Iterable[Path],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    window: Window = SOFT_TISSUE,
 ) -> dict[str, Picture]:
     """Read every image once, on all cores. `progress` gets done and total."""
     unique = sorted({str(path) for path in paths})
     pictures: dict[str, Picture] = {}
+    inspect = functools.partial(_picture, window=window)
     with ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
-        for path, picture in zip(unique, pool.map(_picture, unique), strict=True):
+        for path, picture in zip(unique, pool.map(inspect, unique), strict=True):
             pictures[path] = picture
             progress(len(pictures), len(unique))
     return pictures
@@ -50,12 +55,14 @@ def difference_hash(image: Image.Image) -> str:
     return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
 
 
-def _picture(path: str) -> Picture:
+def _picture(path: str, window: Window) -> Picture:
     if not Path(path).is_file():
         return Picture(problem="missing")
     try:
-        image = open_rgb(Path(path))
+        image = open_rgb(Path(path), window)
     except ValueError as error:
         return Picture(problem=str(error))
+    if problem := shape_problem(image.size):
+        return Picture(problem=f"{path}: {problem}")
     content = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     return Picture(image.size, content, difference_hash(image))

@@ -13,6 +13,7 @@ from medreason.data import headers
 from medreason.data.images import open_rgb, pad_square, resize_square
 from medreason.runs import parent_watch
 from medreason.runs.files import atomic, remove_unfinished
+from medreason.samples import SOFT_TISSUE, Window
 
 FILTER = "bicubic"
 
@@ -46,18 +47,19 @@ def prepare(
     resize: str,
     processes: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    window: Window = SOFT_TISSUE,
 ) -> dict[Path, str]:
     """Write each image to its target, unless that is done; return image -> why it cannot be read.
 
     A target is written atomically, so a killed call leaves none that is half-written. `progress`
-    gets done and total.
+    gets done and total; `window` is that of CT images in DICOM.
     """
     missing = [(image, target) for image, target in targets.items() if not is_done(image, target)]
     for folder in {target.parent for target in targets.values()}:
         folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(folder, older_than_seconds=0)
     done, problems = len(targets) - len(missing), {}
-    work = partial(_prepare, size=size, resize=resize)
+    work = partial(_prepare, size=size, resize=resize, window=window)
     count = processes or (os.cpu_count() or 1)
     if count == 1:
         results = map(work, missing)
@@ -79,12 +81,12 @@ def prepare(
     return problems
 
 
-def _prepare(pair: tuple[Path, Path], *, size: int, resize: str) -> str:
+def _prepare(pair: tuple[Path, Path], *, size: int, resize: str, window: Window) -> str:
     """Write an image to its target; return why it cannot be read, empty where it can."""
     image, target = pair
     try:
-        picture = open_rgb(image)
-        headers.refuse_other_size(image)
+        picture = open_rgb(image, window)
+        headers.refuse_other_size(image, image.read_bytes())
     except (ValueError, zlib.error) as error:
         return str(error)
     square = resize_square(picture, size) if resize == "stretch" else pad_square(picture, size)

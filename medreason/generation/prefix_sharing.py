@@ -164,10 +164,11 @@ class PrefixPrefiller:
     def _encode_images(self, rows: Sequence[EvaluationRow]) -> list[_ImageKey]:
         """What each row shows. Images that the last batch did not show are encoded."""
         opened: dict[Path, Image.Image] = {}
+        windows = {row.sample.image: row.sample.window for row in rows}
 
         def open_once(path: Path) -> Image.Image:
             if path not in opened:
-                opened[path] = open_rgb(path)
+                opened[path] = open_rgb(path, windows[path])
                 self._sizes[path] = opened[path].size
             return opened[path]
 

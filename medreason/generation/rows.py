@@ -15,12 +15,12 @@ ImageOf = Callable[[Sample], Image.Image | None]
 
 
 def original_image(sample: Sample) -> Image.Image:
-    return open_rgb(sample.image)
+    return open_rgb(sample.image, sample.window)
 
 
 def blank_image(sample: Sample) -> Image.Image:
     """A grey image in the size of the sample's."""
-    return blank(open_rgb(sample.image).size)
+    return blank(open_rgb(sample.image, sample.window).size)
 
 
 SHOWN_IMAGES: Mapping[str, ImageOf] = {"blank_image": blank_image, "no_image": lambda _: None}

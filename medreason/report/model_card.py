@@ -12,8 +12,21 @@ from medreason.metrics import HEADLINE, Metric, Shown
 from medreason.runs.run_folder import RunFolder
 
 _EXAMPLE = """\
-from qwen_vl_utils import process_vision_info
+from io import BytesIO
+from urllib.request import urlopen
+
+from PIL import Image, ImageOps
 from transformers import AutoModelForImageTextToText, AutoProcessor
+
+
+def upright_on_white(image):
+    if isinstance(image, str):
+        is_url = image.startswith(("data:", "file://", "http://", "https://"))
+        image = Image.open(BytesIO(urlopen(image).read()) if is_url else image)
+    image = ImageOps.exif_transpose(image).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
 
 model = AutoModelForImageTextToText.from_pretrained(".", dtype="auto", device_map="auto")
 processor = AutoProcessor.from_pretrained(".")
@@ -21,11 +34,11 @@ processor = AutoProcessor.from_pretrained(".")
 image = "image.png"  # a path, file://, http(s):// or data URL, or a PIL image
 question = "Which imaging technique is this? A)CT, B)MRI, C)X-ray"
 prompt = {prompt!r}.replace("{{question}}", question)
-content = [{{"type": "image", "image": image}}, {{"type": "text", "text": prompt}}]
+content = [{{"type": "image"}}, {{"type": "text", "text": prompt}}]
 messages = [{{"role": "user", "content": content}}]
 
 text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-images, _ = process_vision_info(messages)
+images = [upright_on_white(image)]
 inputs = processor(text=[text], images=images, return_tensors="pt").to(model.device)
 output = model.generate(**inputs, max_new_tokens={max_new_tokens}, do_sample=False)
 print(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
@@ -96,10 +109,16 @@ def _results(folder: RunFolder) -> list[str]:
 
 
 def _example(config: Config, *, adapter: bool) -> list[str]:
-    """Code that asks the model as evaluation does, up to `qwen_vl_utils`' rules for images."""
+    """Code that asks the model about an image of 8 bits as evaluation does."""
     code = _EXAMPLE.format(
         prompt=config.prompt.evaluation, max_new_tokens=config.evaluation.max_new_tokens
     )
-    packages = ("torch", "transformers", "accelerate", "qwen-vl-utils", *(["peft"] * adapter))
+    packages = ("torch", "torchvision", "transformers", "accelerate", *(["peft"] * adapter))
     installed = f"With `pip install {' '.join(packages)}`, in the folder of this file:"
-    return [installed, "", "```python", code, "```", ""]
+    window = configuration.handling(config.data)[0].ct_window
+    deep = (
+        "It reads pictures of 8 bits; `action=prepare` of medreason writes DICOM and deeper ones "
+        f"so. CT in the window {window.center:g}/{window.width:g} HU"
+        f"{'' if window.replaces_that_of_files else ' where the file names none'}."
+    )
+    return [installed, "", "```python", code, "```", "", deep, ""]

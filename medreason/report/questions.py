@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from medreason import config as configuration
 from medreason.data.images import open_rgb
 from medreason.evaluation import predictions
 from medreason.evaluation.predictions import Prediction
@@ -19,7 +20,7 @@ from medreason.metrics import HEADLINE, Metric, Shown
 from medreason.report import comparisons
 from medreason.report.matrices import CELLS
 from medreason.report.runs import NO_ANSWERS, Cell, Run, base_of, changes
-from medreason.samples import MODALITIES, TASKS
+from medreason.samples import MODALITIES, SOFT_TISSUE, TASKS, Window
 
 _THUMBNAIL = 160  # pixels of the longer side
 _REPLIES = 12_000  # different ones embedded at most; beyond it a browser gets slow
@@ -64,7 +65,7 @@ def embedded(runs: Sequence[Run], per_cell: int) -> dict[str, Any]:
         "questions": {
             cell: {
                 "total": int((questions["cell"] == cell).sum()),
-                "items": [_item(samples[s], answers[s], images) for s in chosen[cell]],
+                "items": [_item(*samples[s], answers[s], images) for s in chosen[cell]],
             }
             for cell in sorted(chosen, key=CELLS.index)
         },
@@ -135,14 +136,15 @@ def _choose(questions: pd.DataFrame, count: int) -> dict[Cell, list[str]]:
 
 def _read(
     runs: Sequence[Run], samples: set[str]
-) -> tuple[dict[str, Prediction], dict[str, list[Answer | None]]]:
-    """The first prediction about each sample, and each run's answer, None where it has none."""
-    first: dict[str, Prediction] = {}
+) -> tuple[dict[str, tuple[Prediction, Window]], dict[str, list[Answer | None]]]:
+    """The first prediction about each sample, with the window of its image, and each run's answer,
+    None where it has none."""
+    first: dict[str, tuple[Prediction, Window]] = {}
     answers: dict[str, list[Answer | None]] = {sample: [None] * len(runs) for sample in samples}
     for index, run in enumerate(runs):
         for row in predictions.read(run.evaluation / "predictions.parquet", samples=samples):
             if row.sample not in first:
-                first[row.sample] = replace(row, image=_image(row.image, run))
+                first[row.sample] = replace(row, image=_image(row.image, run)), _window(run)
             reply = (row.answer, row.correct, row.parse_status, row.reasoning)
             answers[row.sample][index] = Answer(*reply, row.completion, row.completion_tokens)
     return first, answers
@@ -170,7 +172,13 @@ def _image(recorded: str, run: Run) -> str:
     return str(outputs / Path(recorded).relative_to(run.config.folder))
 
 
-def _item(first: Prediction, answers: Sequence[Answer | None], images: _Images) -> dict[str, Any]:
+def _window(run: Run) -> Window:
+    return configuration.handling(run.config.data)[0].ct_window if run.config else SOFT_TISSUE
+
+
+def _item(
+    first: Prediction, window: Window, answers: Sequence[Answer | None], images: _Images
+) -> dict[str, Any]:
     """`answers` are places in `replies`, since many models give the same."""
     replies = list(dict.fromkeys(answer for answer in answers if answer))
     place = {reply: i for i, reply in enumerate(replies)}
@@ -180,7 +188,7 @@ def _item(first: Prediction, answers: Sequence[Answer | None], images: _Images) 
         "question": first.question,
         "options": first.options,
         "gold": first.gold,
-        "image": images.index(first.image),
+        "image": images.index(first.image, window),
         "replies": [reply._asdict() for reply in replies],
         "answers": [place[answer] if answer else None for answer in answers],
     }
@@ -193,19 +201,19 @@ class _Images:
         self.uris: list[str] = []
         self._places: dict[str, int | None] = {}
 
-    def index(self, path: str) -> int | None:
+    def index(self, path: str, window: Window) -> int | None:
         """Place in `uris`; None where the file is gone, since old runs outlive their images."""
         if path not in self._places:
             try:
-                self.uris.append(_thumbnail(Path(path)))
+                self.uris.append(_thumbnail(Path(path), window))
                 self._places[path] = len(self.uris) - 1
             except ValueError:
                 self._places[path] = None
         return self._places[path]
 
 
-def _thumbnail(path: Path) -> str:
-    image = open_rgb(path)
+def _thumbnail(path: Path, window: Window) -> str:
+    image = open_rgb(path, window)
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82, optimize=True)

@@ -14,11 +14,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from PIL import Image
 
+from medreason import config as configuration
 from medreason.config import Config
 from medreason.data.images import open_rgb
 from medreason.evaluation import predictions
 from medreason.metrics import Metric as EvaluationMetric
 from medreason.runs.run_folder import RunFolder
+from medreason.samples import Window
 
 
 def send(client: MlflowClient, run_id: str, config: Config, folder: RunFolder, key: str) -> None:
@@ -31,7 +33,7 @@ def send(client: MlflowClient, run_id: str, config: Config, folder: RunFolder, k
     client.log_artifacts(run_id, str(evaluation), f"evaluations/{key}")
     rows = predictions.read(evaluation / "predictions.parquet")
     _send_inputs(client, run_id, config, folder, rows)
-    _send_table(client, run_id, rows, f"predictions-{key}.json", config.tracking.images)
+    _send_table(client, run_id, rows, f"predictions-{key}.json", config)
     _send_heat_map(client, run_id, metrics, folder.path.name)
 
 
@@ -70,16 +72,18 @@ def _send_table(
     run_id: str,
     rows: list[predictions.Prediction],
     name: str,
-    count: int,
+    config: Config,
 ) -> None:
     """The first predictions of each cell with their images, whether correct or not."""
     sent = {item.path for item in client.list_artifacts(run_id)}
     original = [row for row in rows if row.control == "original" and Path(row.image).exists()]
-    shown = _take_in_turn(original, count)
+    shown = _take_in_turn(original, config.tracking.images)
     if not shown or name in sent:  # log_table would append to what is there
         return
     columns = ("modality", "task", "question", "completion", "answer", "gold", "correct")
-    table: dict[str, Any] = {"image": [mlflow.Image(_thumbnail(row.image)) for row in shown]}
+    window = configuration.handling(config.data)[0].ct_window
+    thumbnails = [mlflow.Image(_thumbnail(row.image, window)) for row in shown]
+    table: dict[str, Any] = {"image": thumbnails}
     for column in columns:
         table[column] = [getattr(row, column) for row in shown]
     table["options"] = [", ".join(row.options) for row in shown]
@@ -114,7 +118,7 @@ def _take_in_turn(rows: list[predictions.Prediction], count: int) -> list[predic
     return [row for turn in turns for row in turn if row is not None][:count]
 
 
-def _thumbnail(path: str) -> Image.Image:
-    image = open_rgb(Path(path))
+def _thumbnail(path: str, window: Window) -> Image.Image:
+    image = open_rgb(Path(path), window)
     image.thumbnail((160, 160))
     return image

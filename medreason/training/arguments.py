@@ -154,7 +154,7 @@ def lazy_rows(samples: Sequence[Sample], columns: Callable[[Sample], dict[str, A
     def read(batch: dict[str, list]) -> dict[str, list]:
         rows = [columns(samples[i]) for i in batch["sample"]]
         # GRPO reads a row once for each of its completions: decode its image file once.
-        images = {i: open_rgb(samples[i].image) for i in set(batch["sample"])}
+        images = {i: open_rgb(samples[i].image, samples[i].window) for i in set(batch["sample"])}
         return {
             **{name: [row[name] for row in rows] for name in rows[0]},
             **batch,

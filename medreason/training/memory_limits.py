@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import yaml
-from PIL import Image
 
 from medreason.config import CONF, Config, machine
+from medreason.data.images import size_of
 from medreason.samples import Sample
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ def _text_tokens(config: Config, sample: Sample) -> tuple[float, float]:
 
 
 def _pixels(config: Config, sample: Sample) -> float:
-    with Image.open(sample.image) as picture:  # reads the header alone
-        width, height = picture.size
+    width, height = size_of(sample.image)
     return min(width * height, config.model.max_pixels or 1 << 40)
 
 

@@ -169,7 +169,7 @@ def test_adapter_is_merged_or_exported_alone_with_the_metrics_of_its_run(
         assert torch.allclose(model(input_ids=ids).logits, expected, atol=1e-4) == equal
     monkeypatch.chdir(alone)
     Image.new("RGB", (112, 84)).save("image.png")
-    assert "accelerate qwen-vl-utils peft`" in Path("README.md").read_text()
+    assert "torchvision transformers accelerate peft`" in Path("README.md").read_text()
     capsys.readouterr()
     exec(example(alone), {})
     assert capsys.readouterr().out.strip()
@@ -233,8 +233,8 @@ def test_predict_gives_what_an_evaluation_of_the_model_gives(
 def test_predict_gives_the_same_for_a_path_a_file_url_and_a_data_url(
     composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "a.png"  # sides of a multiple of 28, which qwen_vl_utils leaves
-    Image.linear_gradient("L").resize((112, 84)).convert("RGB").save(path)
+    path = tmp_path / "a.png"
+    Image.linear_gradient("L").resize((150, 97)).convert("RGB").save(path)
     data = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
     question = "Which imaging technique is this? A)CT, B)MRI, C)X-ray"
     rows = [{"image": image, "question": question} for image in ("a.png", f"file://{path}", data)]

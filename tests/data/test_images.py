@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import struct
 import zlib
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from medreason.data import images
 
@@ -37,21 +38,69 @@ def test_a_flat_deep_image_is_black_and_not_an_error(tmp_path: Path) -> None:
     assert np.asarray(images.open_rgb(tmp_path / "flat.png")).max() == 0
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "P"])
-def test_transparent_pixels_are_black(mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB", "I;16"])
+def test_transparent_pixels_are_white_as_in_the_processor(mode: str, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    if mode == "P":
-        Image.new("P", (4, 4), 1).save(path, transparency=1)
+    image = Image.new(mode, (4, 4), 0 if mode in ("P", "L", "LA", "I;16") else (0, 0, 0))
+    if mode in ("RGBA", "LA"):
+        image.putalpha(0)
+        image.save(path)
     else:
-        Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(path)
-    assert np.asarray(images.open_rgb(path)).max() == 0
+        image.save(path, transparency=(0, 0, 0) if mode == "RGB" else 0)
+    assert np.asarray(images.open_rgb(path)).min() == 255
 
 
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+def test_half_transparent_pixels_are_those_of_transformers(tmp_path: Path) -> None:
+    transforms = pytest.importorskip("transformers.image_transforms")
+    noise = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+    for mode in ("RGBA", "LA"):
+        image = Image.fromarray(noise).convert(mode)
+        image.save(tmp_path / "a.png")
+        expected = transforms.convert_to_rgb(image, return_numpy=True)
+        assert np.array_equal(np.asarray(images.open_rgb(tmp_path / "a.png")), expected)
+
+
+TURNED = {
+    1: [[0, 1, 2, 3], [4, 5, 6, 7]],
+    2: [[3, 2, 1, 0], [7, 6, 5, 4]],
+    3: [[7, 6, 5, 4], [3, 2, 1, 0]],
+    4: [[4, 5, 6, 7], [0, 1, 2, 3]],
+    5: [[0, 4], [1, 5], [2, 6], [3, 7]],
+    6: [[4, 0], [5, 1], [6, 2], [7, 3]],
+    7: [[7, 3], [6, 2], [5, 1], [4, 0]],
+    8: [[3, 7], [2, 6], [1, 5], [0, 4]],
+}
+"""EXIF orientation -> the picture of 0 to 7 in two rows of four."""
+
+
+@pytest.mark.parametrize("form", ["raw", "tiff_lzw", "png", "webp"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_pictures_are_turned_upright(form: str, orientation: int, tmp_path: Path) -> None:
+    """By its path, Pillow 11.3 to 13.0 scrambles an uncompressed TIFF of orientation 5 to 8."""
+    stored = Image.fromarray(np.arange(8, dtype=np.uint8).reshape(2, 4))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg", exif=exif)
-    assert images.open_rgb(tmp_path / "a.jpg").size == (48, 64)
+    exif[0x0112] = orientation
+    if form in ("png", "webp"):
+        path = tmp_path / f"a.{form}"
+        stored.save(path, exif=exif, lossless=True)
+    else:
+        path = tmp_path / "a.tif"
+        stored.save(path, compression=form, tiffinfo={0x0112: orientation})
+    images.check(path)
+    opened = images.open_rgb(path)
+    assert np.asarray(opened)[..., 0].tolist() == TURNED[orientation]
+    assert images.size_of(path) == opened.size
+
+
+def test_damaged_exif_is_found_by_the_check_or_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    for exif in (b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + b"\x07" * 40):
+        Image.new("RGB", (64, 48)).save(path, exif=exif)
+        try:
+            images.check(path)
+        except ValueError:
+            continue
+        assert images.open_rgb(path).size == (64, 48)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp"])
@@ -69,6 +118,288 @@ def test_damaged_files_are_named_with_a_remedy(suffix: str, tmp_path: Path) -> N
     path.unlink()
     with pytest.raises(ValueError, match="no such file"):
         images.check(path)
+
+
+TIFF_TYPES = {"u": 1, "i": 2, "f": 3}
+"""Kind of a NumPy type -> the tag SampleFormat."""
+
+
+def tiff(
+    path: Path, values: np.ndarray, photometric: int = 1, bits: int | None = None, planes: int = 1
+) -> Path:
+    """An uncompressed little-endian TIFF, as Pillow does not write it."""
+    height, width, *bands = values.shape
+    count, data = (bands or [1])[0], values
+    if planes == 2:
+        data = np.moveaxis(values, -1, 0)
+    packed, each = data.tobytes(), data.nbytes // (count if planes == 2 else 1)
+    strips = count if planes == 2 else 1
+    tags = {
+        256: (4, [width]),
+        257: (4, [height]),
+        258: (3, [bits or values.dtype.itemsize * 8] * count),
+        259: (3, [1]),
+        262: (3, [photometric]),
+        273: (4, [0] * strips),
+        277: (3, [count]),
+        278: (4, [height]),
+        279: (4, [each] * strips),
+        284: (3, [planes]),
+        339: (3, [TIFF_TYPES[values.dtype.kind]] * count),
+    }
+    place, directory, more = 8 + 2 + 12 * len(tags) + 4, b"", b""
+    long = {tag: 4 * len(v) if t == 4 else 2 * len(v) for tag, (t, v) in tags.items()}
+    start = place + sum(size for size in long.values() if size > 4)
+    tags[273] = (4, [start + i * each for i in range(strips)])
+    for tag, (kind, numbers) in tags.items():
+        content = struct.pack(f"<{len(numbers)}{'I' if kind == 4 else 'H'}", *numbers)
+        if len(content) > 4:
+            more, content = more + content, struct.pack("<I", place + len(more))
+        directory += struct.pack("<HHI", tag, kind, len(numbers)) + content.ljust(4, b"\0")
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    path.write_bytes(head + directory + bytes(4) + more + packed)
+    return path
+
+
+def row(path: Path) -> list[int]:
+    images.check(path)
+    return np.asarray(images.open_rgb(path))[0, :, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "photometric", "seen"),
+    [
+        ([0, 32768, 65535], "uint16", 1, [0, 128, 255]),
+        ([0, 32768, 65535], "uint16", 0, [255, 127, 0]),
+        ([0, 1 << 31, (1 << 32) - 1], "uint32", 1, [0, 128, 255]),
+        ([-100, 0, 100], "int16", 1, [0, 128, 255]),
+        ([-100_000, 0, 100_000], "int32", 1, [0, 128, 255]),
+        ([-128, 0, 127], "int8", 1, [0, 128, 255]),
+        ([0.0, 0.5, 1.0], "float32", 1, [0, 128, 255]),
+        ([0.0, 0.5, 1.0], "float32", 0, [255, 128, 0]),
+        ([0.0, 0.5, 1.0, np.inf], "float32", 1, [0, 128, 255, 255]),
+        ([-np.inf, 0.0, 0.5, 1.0], "float32", 1, [0, 0, 128, 255]),
+        ([np.nan, 0.0, 0.5, 1.0], "float32", 1, [0, 0, 128, 255]),
+        ([np.nan, np.inf], "float32", 1, [0, 0]),
+        ([0, 128, 255], "uint8", 0, [255, 127, 0]),
+    ],
+)
+def test_grey_values_of_tiffs(
+    values: list[float], kind: str, photometric: int, seen: list[int], tmp_path: Path
+) -> None:
+    assert row(tiff(tmp_path / "a.tif", np.array([values], kind), photometric)) == seen
+
+
+@pytest.mark.parametrize(
+    ("values", "seen"),
+    [
+        ([0, 2048, 4095], [0, 128, 255]),
+        ([0, 128, 255], [0, 128, 255]),
+        ([0, 512, 1023], [0, 128, 255]),
+        ([0, 32768, 65535], [0, 128, 255]),
+        ([20000, 40000, 300], [78, 156, 1]),
+    ],
+)
+@pytest.mark.parametrize("form", ["png", "tif", "alpha.png", "grey_alpha.png"])
+def test_16_bit_colours_keep_the_bits_that_are_used(
+    form: str, values: list[int], seen: list[int], tmp_path: Path
+) -> None:
+    path, words = tmp_path / f"a.{form}", np.array([values], np.uint16)
+    match form:
+        case "tif":
+            tiff(path, np.stack([words] * 3, axis=-1), photometric=2)
+        case "png":
+            png16(path, np.stack([words] * 3, axis=-1), colour=2)
+        case "alpha.png":
+            png16(path, np.stack([*[words] * 3, np.full_like(words, 65535)], axis=-1), colour=6)
+        case _:
+            png16(path, np.stack([words, np.full_like(words, 65535)], axis=-1), colour=4)
+    assert row(path) == seen
+
+
+def test_transparent_16_bit_colours_are_white(tmp_path: Path) -> None:
+    words = np.array([[[0, 1, 2], [4095, 300, 20]]], np.uint16)
+    png16(tmp_path / "a.png", words, colour=2, more=chunk(b"tRNS", struct.pack(">3H", 0, 1, 2)))
+    seen = np.asarray(images.open_rgb(tmp_path / "a.png"))[0].tolist()
+    assert seen == [[255, 255, 255], [255, 19, 1]]
+    clear = np.dstack([words, np.array([[0, 65535]], np.uint16)])
+    png16(tmp_path / "b.png", clear, colour=6)
+    assert np.asarray(images.open_rgb(tmp_path / "b.png"))[0].tolist() == seen
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def png16(path: Path, words: np.ndarray, colour: int, more: bytes = b"") -> Path:
+    height, width, _ = words.shape
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in words)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + more
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
+    return path
+
+
+def test_colours_in_separate_16_bit_planes_are_refused(tmp_path: Path) -> None:
+    """Pillow 13 gives other pixels without a word."""
+    colours = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype(np.uint16)
+    path = tiff(tmp_path / "a.tif", colours, photometric=2, planes=2)
+    for function in (images.check, images.open_rgb):
+        with pytest.raises(ValueError, match=r"16-bit colours in separate planes.*save it as PNG"):
+            function(path)
+
+
+def test_lab_colours_become_rgb(tmp_path: Path) -> None:
+    profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+    red = Image.new("RGB", (4, 4), (200, 30, 40))
+    lab = ImageCms.profileToProfile(red, *profiles, outputMode="LAB")
+    assert lab is not None
+    lab.save(tmp_path / "a.tif")
+    images.check(tmp_path / "a.tif")
+    seen = images.open_rgb(tmp_path / "a.tif").getpixel((0, 0))
+    assert np.abs(np.array(seen) - (200, 30, 40)).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
+def test_stacks_and_animations_are_refused_and_one_page_of_them_is_read(
+    suffix: str, tmp_path: Path
+) -> None:
+    """As DICOM of several frames is; the remedy is followed."""
+    path = tmp_path / f"a.{suffix}"
+    pages = [Image.new("RGB", (64, 48), colour) for colour in ("black", "red", "white")]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    for function in (images.check, images.open_rgb):
+        with pytest.raises(ValueError, match=r"has 3 pages or frames; save the one that"):
+            function(path)
+    with Image.open(path) as stack:
+        stack.seek(1)
+        stack.convert("RGB").save(path)
+    images.check(path)
+    assert images.open_rgb(path).getpixel((0, 0)) == (255, 0, 0) or suffix == "webp"
+
+
+def test_previews_in_a_file_are_no_stack(tmp_path: Path) -> None:
+    large, small = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (32, 24))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    large.save(tmp_path / "a.tif", save_all=True, append_images=[small])
+    large.save(tmp_path / "a.mpo", save_all=True, append_images=[small])
+    for path in (tmp_path / "a.tif", tmp_path / "a.mpo"):
+        images.check(path)
+        assert images.open_rgb(path).size == (64, 48)
+
+
+def test_a_stack_of_imagej_in_one_page_is_refused(tmp_path: Path) -> None:
+    description = "ImageJ=1.54f\nimages=12\nslices=12\n"
+    Image.new("L", (64, 48)).save(tmp_path / "a.tif", tiffinfo={270: description})
+    with pytest.raises(ValueError, match="has 12 pages or frames"):
+        images.check(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jpg", b"\0\0\0\x18ftypheic" + bytes(40), "is HEIC, which nothing here reads"),
+        (
+            "a.jls",
+            b"\xff\xd8\xff\xf7" + bytes(40),
+            "is JPEG-LS .*imagecodecs and pillow-jpls read it",
+        ),
+        ("a.nii", bytes(344) + b"n+1\0", "is NIfTI, a volume"),
+        ("a.nii.gz", b"\x1f\x8b" + bytes(40), "is a gzip archive"),
+        ("a.svs2", b"something else", "is no format that is read here"),
+        ("a.pdf", b"%PDF-1.7", "is PDF, which nothing here reads; save it as PNG"),
+    ],
+)
+def test_a_file_that_nothing_reads_is_not_to_be_copied_again(
+    name: str, content: bytes, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    for function in (images.check, images.open_rgb):
+        with pytest.raises(ValueError, match=words) as caught:
+            function(tmp_path / name)
+        assert "again" not in str(caught.value)
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ValueError, match="git lfs pull"):
+        images.check(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "size", [(402, 2), (2, 402), (201, 1), (400, 2), (200, 1), (1, 1), (27, 27)]
+)
+def test_shapes_are_refused_as_the_processors_of_the_models_refuse_them(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    from transformers import Qwen2VLImageProcessor
+
+    path = tmp_path / "a.png"
+    Image.new("RGB", size).save(path)
+    # Patches of Qwen2-VL and Qwen2.5-VL, and of Qwen3-VL.
+    for patch in (14, 16):
+        processor = Qwen2VLImageProcessor(patch_size=patch)
+        try:
+            processor(images=images.open_rgb(path), return_tensors="pt")
+            refused = False
+        except ValueError:
+            refused = True
+        assert refused == bool(images.shape_problem(size))
+    if images.shape_problem(size):
+        with pytest.raises(
+            ValueError, match=r"a\.png: .* one side more than 200 times .*crop or pad"
+        ):
+            images.check(path)
+    else:
+        images.check(path)
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I", "I;16", "F"]
+)
+def test_what_the_check_passes_opens_in_every_format_that_pillow_writes(
+    mode: str, tmp_path: Path
+) -> None:
+    Image.init()
+    base = Image.fromarray(GREY.astype(np.uint8)).convert("RGBA" if "A" in mode else "L")
+    image = base if mode == base.mode else base.convert("L").convert(mode.replace("I;16", "I"))
+    image = image.convert("I;16") if mode == "I;16" else image
+    opened = []
+    for form in Image.SAVE:
+        path = tmp_path / f"a.{form.lower()}"
+        try:
+            image.save(path, form)
+            images.check(path)
+        except (ValueError, OSError, KeyError):  # no format of this mode, or none that is read
+            continue
+        assert images.open_rgb(path).mode == "RGB"
+        assert images.size_of(path) == images.open_rgb(path).size
+        opened.append(form)
+    assert "TIFF" in opened or mode == "PA"
+
+
+def test_nothing_else_opens_image_files() -> None:
+    """One door: a second one would know neither DICOM nor rotation nor depth."""
+    openers = ("open", "fetch_image", "load_image", "imread", "decode_image", "read_image")
+    package, doors = Path(images.__file__).parents[1], set()
+    for path in package.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            of_pillow = name in ("Image.open", "PIL.Image.open", "ImageFile.Parser")
+            if of_pillow or (name.split(".")[-1] in openers[1:]):
+                doors.add(path.relative_to(package).as_posix())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "PIL.Image":
+                assert "open" not in {alias.name for alias in node.names}, path
+    assert doors == {"data/images.py"}
 
 
 def test_squares_and_blanks_have_the_size_asked_for() -> None:

@@ -1,4 +1,4 @@
-"""The image of a message: local files as evaluation reads them, all others by qwen_vl_utils."""
+"""The image of a message is read as evaluation reads it, wherever it comes from."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from PIL import Image, ImageChops
 from medreason.data.images import open_rgb
 from medreason.generation.message_images import image_file
 
-SIDES = (112, 84)
-"""Multiples of 28: qwen_vl_utils leaves them."""
+SIDES = (112, 85)
 
 
 class _Silent(SimpleHTTPRequestHandler):
@@ -64,13 +63,30 @@ def test_data_url_address_and_pil_image_have_the_pixels_of_the_file(
     assert len(list(fetched.iterdir())) == 3
 
 
-def test_fetched_images_follow_the_rules_of_qwen_vl_utils(tmp_path: Path) -> None:
-    clear = tmp_path / "clear.png"
-    Image.new("RGBA", SIDES, (0, 0, 0, 0)).save(clear)
-    assert open_rgb(image_file(data_url(clear), tmp_path, tmp_path)).getpixel((0, 0)) == (255,) * 3
-    assert open_rgb(image_file(str(clear), tmp_path, tmp_path)).getpixel((0, 0)) == (0,) * 3
-    odd = gradient(tmp_path / "odd.png", (150, 97))
-    assert open_rgb(image_file(data_url(odd), tmp_path, tmp_path)).size == (140, 84)
+def test_fetched_images_follow_the_rule_of_files(tmp_path: Path, address: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    for mode in ("RGBA", "LA"):
+        path = tmp_path / f"{mode}.png"
+        Image.linear_gradient("L").resize((150, 97)).convert(mode).save(path, exif=exif)
+        with Image.open(path) as image:
+            image.load()
+            image.putalpha(100)
+            image.save(path, exif=exif)
+            for form in (data_url(path), f"{address}/{path.name}", image):
+                file = image_file(form, tmp_path, tmp_path)
+                assert open_rgb(file).size == (97, 150)
+                assert have_equal_pixels(file, path)
+
+
+def test_a_stack_and_a_strip_are_refused_from_an_address_too(tmp_path: Path) -> None:
+    stack, strip = tmp_path / "stack.tif", tmp_path / "strip.png"
+    Image.new("L", SIDES).save(stack, save_all=True, append_images=[Image.new("L", SIDES)])
+    Image.new("L", (402, 2)).save(strip)
+    for path, words in ((stack, "has 2 pages or frames"), (strip, "402 x 2 pixels, one side more")):
+        for image in (data_url(path), str(path)):
+            with pytest.raises(ValueError, match=words):
+                image_file(image, tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(
