@@ -64,7 +64,7 @@ def _rows(handling: Handling, reader: dict[str, Any], cache: Path) -> Loaded:
     arguments = {name: value for name, value in shared.items() if name in _parameters(reader)}
     rows: list[Row] = list(configuration.function(reader)(**arguments))
     return Loaded(
-        [replace(row, window=handling.ct_window) for row in rows if isinstance(row, Sample)],
+        [row for row in rows if isinstance(row, Sample)],
         [row for row in rows if isinstance(row, BadRow)],
         [row for row in rows if isinstance(row, LeftOut)],
     )
@@ -80,7 +80,8 @@ def _split_and_select(loaded: Loaded, handling: Handling, reader: dict[str, Any]
         closed = handling.questions == "closed"
         of_kind = [s for s in loaded.samples if bool(s.options) == closed]
         loaded = _selected(loaded, of_kind, f"left out by data.questions={handling.questions}")
-    return replace(loaded, samples=[_with_options(s, handling) for s in loaded.samples])
+    samples = [replace(s, window=handling.ct_window) for s in loaded.samples]
+    return replace(loaded, samples=[_with_options(s, handling) for s in samples])
 
 
 def _selected(loaded: Loaded, samples: list[Sample], reason: str) -> Loaded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -24,6 +26,7 @@ from medreason import phantom
 from medreason.actions import export, predict
 from medreason.config import Config
 from medreason.data import image_cache, question_digest
+from medreason.data.images import open_rgb
 from medreason.evaluation import predictions
 from medreason.evaluation import run as evaluation
 from medreason.evaluation.run import evaluate
@@ -127,6 +130,36 @@ def test_example_of_the_card_runs_for_every_form_of_image(
         replies.append(capsys.readouterr().out)
     assert replies[0].strip()
     assert len(set(replies)) == 1
+
+
+def test_example_of_the_card_shows_the_model_the_picture_of_an_evaluation(
+    composed: Compose, tmp_path: Path
+) -> None:
+    target = tmp_path / "exported"
+    export.run(composed("action=export", f"export.to={target}", "data.window=lung"))
+    assert (
+        "CT in the window -600/1500 HU where the file names none."
+        in (target / "README.md").read_text()
+    )
+    namespace: dict[str, Any] = {}
+    exec(example(target).partition("\nmodel =")[0], namespace)
+    noise = np.random.default_rng(0).integers(0, 256, (84, 112, 4), np.uint8)
+    exif = Image.Exif()
+    for orientation, mode in itertools.product((1, 6, 7), ("L", "LA", "P", "RGB", "RGBA")):
+        exif[0x0112] = orientation
+        path = tmp_path / f"{mode}{orientation}.png"
+        more = {"transparency": 7} if mode == "P" else {}
+        image = Image.fromarray(noise).convert("RGB" if mode == "P" else mode).convert(mode)
+        image.save(path, exif=exif, **more)
+        expected = np.asarray(open_rgb(path))
+        data = base64.b64encode(path.read_bytes()).decode()
+        for form in (
+            str(path),
+            f"file://{path}",
+            f"data:image/png;base64,{data}",
+            Image.open(path),
+        ):
+            assert np.array_equal(np.asarray(namespace["upright_on_white"](form)), expected)
 
 
 @pytest.fixture

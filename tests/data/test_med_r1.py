@@ -318,6 +318,28 @@ def test_images_are_decoded_and_bad_ones_named(tmp_path: Path) -> None:
     assert len(load(root, images="none")) == 9
 
 
+def test_a_shape_that_the_processors_refuse_is_a_bad_row_and_its_remedy_works(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "Images/Chest CT Scan/test"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (84, 84)).save(folder / "a.png")
+    Image.new("RGB", (402, 2)).save(folder / "thin.png")
+    write(tmp_path, [row(), row(image="Images/Chest CT Scan/test/thin.png")])
+    with pytest.raises(
+        ValueError, match=r"row 1: image .*thin\.png: 402 x 2 .*200 times"
+    ) as caught:
+        load(tmp_path)
+    assert "crop or pad it" in str(caught.value)
+    assert "data.bad_rows=skip" in str(caught.value)
+    assert len(load(tmp_path, bad_rows="skip")) == 1
+    given = spec(tmp_path, None, {"bad_rows": "skip"})
+    counts = data.row_counts(given, tmp_path / ".cache")
+    assert counts == {"train": 0, "test": 1, checks.UNREADABLE: 1}
+    Image.new("RGB", (400, 2)).save(folder / "thin.png")
+    assert len(load(tmp_path)) == 2
+
+
 def test_every_published_row_parses() -> None:
     root = SHARED / "med_r1_splits"
     if not root.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,22 @@ def test_longest_counts_text_and_image(composed: Compose, samples: list[Sample])
     assert longest_samples(config, samples) == [0]  # 204 visual tokens above 150 of text
     narrow = composed("hardware.per_device_prompts=1", "model.max_pixels=3136")
     assert longest_samples(narrow, samples) == [1]
+
+
+def test_size_of_a_dicom_image_counts(
+    composed: Compose, samples: list[Sample], tmp_path: Path
+) -> None:
+    """The trial step of the profiles with a GPU ended at DICOM."""
+    pydicom = pytest.importorskip("pydicom", reason="needs pydicom (extra dicom)")
+    data, path = pydicom.Dataset(), tmp_path / "IM0001"
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.SOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
+    data.SOPInstanceUID = pydicom.uid.generate_uid()
+    data.Rows, data.Columns = 900, 700
+    data.save_as(path, enforce_file_format=True)
+    config = composed("method=grpo", "hardware.per_device_prompts=1")
+    assert longest_samples(config, [*samples, replace(samples[0], image=path)]) == [2]
 
 
 def test_memory_of_a_cpu_is_shared_by_its_processes(composed: Compose) -> None:
