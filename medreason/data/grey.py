@@ -48,7 +48,8 @@ def windowed(
     values = values.astype(np.float64)
     match function:
         case "SIGMOID":
-            return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
+            # 1 / (1 + exp(-4 x)), which overflows far from the centre
+            return (1 + np.tanh(2 * (values - center) / width)) / 2
         case "LINEAR_EXACT":
             return stretched(values, center - width / 2, center + width / 2)
         case _:

@@ -108,7 +108,8 @@ def size_of(path: Path) -> tuple[int, int]:
             return dicom.size(path)
         with Image.open(path) as image:
             # Of a TIFF, Pillow has turned the size already.
-            turned = image.format != "TIFF" and image.getexif().get(Tag.Orientation, 1) >= 5
+            quarter = image.getexif().get(Tag.Orientation) in (5, 6, 7, 8)
+            turned = quarter and image.format != "TIFF"
             width, height = image.size
             return (height, width) if turned else (width, height)
 
