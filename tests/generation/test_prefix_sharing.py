@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -26,6 +27,7 @@ from medreason.generation.prefix_sharing import PrefilledPrefixes
 from medreason.generation.rows import Completion, EvaluationRow
 from medreason.models.load import load_model, load_processor
 from medreason.prompts import fill
+from medreason.samples import Window
 
 TINY = Model(name="tiny", path="tiny")
 PROCESSOR = load_processor(TINY)
@@ -81,9 +83,11 @@ def test_each_picture_is_decoded_and_encoded_once(
         encoded.append(len(grids))
         return encode(pixels, grids, **more)
 
-    monkeypatch.setattr(
-        prefix_sharing, "open_rgb", lambda path: (decoded.append(path), opened(path))[1]
-    )
+    def open_counted(path: Path, window: Window) -> Image.Image:
+        decoded.append(path)
+        return opened(path, window)
+
+    monkeypatch.setattr(prefix_sharing, "open_rgb", open_counted)
     monkeypatch.setattr(tiny, "get_image_features", features)
     monkeypatch.setattr(answers, "_difference_from_unshared", lambda *_: None)
     shared(tiny, rows)
