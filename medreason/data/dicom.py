@@ -22,6 +22,10 @@ SUFFIXES = (".dcm", ".dicom")
 _COLOURS = ("Red", "Green", "Blue")
 _PACKAGES = {"pyjpegls": "pyjpegls", "pylibjpeg": "'pylibjpeg[all]'", "gdcm": "python-gdcm"}
 """Decoder of pydicom -> what pip installs."""
+_DAMAGED = (
+    "{}: cannot be decoded ({}); copy the image again, or save it as PNG where another program "
+    "opens it"
+)
 
 
 class _Values(NamedTuple):
@@ -76,7 +80,7 @@ def _read(path: Path, content: bytes, *, pixels: bool = True) -> Dataset:
     try:
         data = dcmread(BytesIO(content), stop_before_pixels=not pixels)
     except (InvalidDicomError, AttributeError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"{path}: cannot be decoded ({error}); copy the image again") from error
+        raise ValueError(_DAMAGED.format(path, error)) from error
     if "Rows" not in data or "Columns" not in data:
         kind = data.file_meta.get("MediaStorageSOPClassUID")
         raise ValueError(f"{path}: holds no image ({kind and kind.name}); name one that does")
@@ -97,7 +101,7 @@ def _pixels(path: Path, data: Dataset) -> np.ndarray:
     try:
         return data.pixel_array
     except (AttributeError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"{path}: cannot be decoded ({error}); copy the image again") from error
+        raise ValueError(_DAMAGED.format(path, error)) from error
 
 
 def _missing_decoder(data: Dataset) -> str:

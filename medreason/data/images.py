@@ -15,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as Tag
 
 from medreason.data import dicom, grey, headers
@@ -348,6 +348,8 @@ def _remedy(path: Path, error: BaseException) -> str:
             return f"is {name}, which nothing here reads; save it as PNG"
     if start.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the image; fetch the images with git lfs pull"
+    if start[:4] in TiffImagePlugin.PREFIXES and (kind := _unread_kind_of_tiff(path)):
+        return f"is a kind of TIFF that Pillow does not read ({kind}); save it as PNG"
     known = path.suffix.lower() in Image.registered_extensions() or not path.suffix
     if isinstance(error, UnidentifiedImageError) and not known:
         return "is no format that is read here (PNG, JPEG, TIFF, DICOM ...); save it as PNG"
@@ -356,3 +358,18 @@ def _remedy(path: Path, error: BaseException) -> str:
         f"cannot be decoded ({reason}); copy or download the image again, or save it as PNG where "
         "another program opens it"
     )
+
+
+def _unread_kind_of_tiff(path: Path) -> str:
+    """The samples or the compression that Pillow does not read; empty for a damaged file."""
+    try:
+        TiffImagePlugin.TiffImageFile(path)
+    except SyntaxError as error:
+        match error.args:
+            case (KeyError(args=[int(compression)]), *_):
+                return f"compression {compression}"
+            case ("unknown pixel mode", *_):
+                return "unusual samples, such as 64-bit or 16-bit floats"
+    except _UNREADABLE:
+        pass
+    return ""

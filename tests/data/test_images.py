@@ -326,6 +326,25 @@ def test_a_file_that_nothing_reads_is_not_to_be_copied_again(
         assert "again" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "compression", "words"),
+    [
+        (np.zeros((2, 2), np.float64), 1, "unusual samples, such as 64-bit"),
+        (np.zeros((2, 2), np.float16), 1, "unusual samples, such as 64-bit"),
+        (np.zeros((2, 2), np.uint8), 50002, "compression 50002"),
+    ],
+)
+def test_a_kind_of_tiff_that_pillow_does_not_read_is_named(
+    values: np.ndarray, compression: int, words: str, tmp_path: Path
+) -> None:
+    path = tiff(tmp_path / "a.tif", values)
+    one, other = (struct.pack("<HHIHH", 259, 3, 1, kind, 0) for kind in (1, compression))
+    path.write_bytes(path.read_bytes().replace(one, other))
+    with pytest.raises(ValueError, match=rf"TIFF that Pillow does not read \({words}") as caught:
+        images.check(path)
+    assert "again" not in str(caught.value)
+
+
 def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(ValueError, match="git lfs pull"):
