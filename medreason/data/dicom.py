@@ -73,17 +73,28 @@ def _read(path: Path, content: bytes, *, pixels: bool = True) -> Dataset:
     try:
         from pydicom import dcmread
         from pydicom.errors import InvalidDicomError
+        from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
     except ImportError as error:
         raise ValueError(
             f"{path}: DICOM needs pydicom; install it with pip install -e '.[dicom]'"
         ) from error
+    # Without the header that the standard asks for, the first element is of group 2 or 8.
+    bare = content[:2] in (b"\x02\0", b"\x08\0")
     try:
-        data = dcmread(BytesIO(content), stop_before_pixels=not pixels)
+        data = dcmread(BytesIO(content), stop_before_pixels=not pixels, force=bare)
+        if bare and "TransferSyntaxUID" not in data.file_meta:
+            implicit, _ = data.original_encoding
+            data.file_meta.TransferSyntaxUID = (
+                ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+            )
     except (InvalidDicomError, AttributeError, RuntimeError, NotImplementedError) as error:
         raise ValueError(_DAMAGED.format(path, error)) from error
     if "Rows" not in data or "Columns" not in data:
         kind = data.file_meta.get("MediaStorageSOPClassUID")
-        raise ValueError(f"{path}: holds no image ({kind and kind.name}); name one that does")
+        raise ValueError(
+            f"{path}: holds no image ({kind.name if kind else 'of no kind'}); name one that does, "
+            "or copy it again where it is cut off"
+        )
     if (frames := int(data.get("NumberOfFrames") or 1)) > 1:
         raise ValueError(f"{path}: has {frames} frames; save the one that the question is about")
     return data

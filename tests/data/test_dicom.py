@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,17 @@ def test_dicom_is_known_by_its_header_where_it_has_no_suffix(tmp_path: Path) -> 
         path = written(tmp_path / name, pixels, "MONOCHROME2")
         assert grey_row(path) == [100, 150]
         assert size_of(path) == (2, 1)
+
+
+def test_dicom_without_its_header_is_read_where_its_suffix_says_so(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.dcm", np.array([[100, 150]], np.uint8), "MONOCHROME2")
+    whole = path.read_bytes()
+    path.write_bytes(whole[132:])  # from its first element on
+    assert grey_row(path) == [100, 150]
+    meta = 12 + struct.unpack("<I", whole[140:144])[0]  # the group of the file itself
+    path.write_bytes(whole[132 + meta :])
+    assert grey_row(path) == [100, 150]
+    assert size_of(path) == (2, 1)
 
 
 def test_dicom_without_an_image_is_named(tmp_path: Path) -> None:
