@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import re
 import struct
-import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as Tag
 
-from medreason.data import dicom, grey, headers
+from medreason.data import dicom, headers, rgb
 from medreason.samples import SOFT_TISSUE, Window
 
 MAX_RATIO = 200
@@ -42,22 +41,9 @@ _UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _PLAIN_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 """Of these modes and formats nothing can fail after decoding."""
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what turns the picture upright."""
-_WHITE_IS_ZERO, _SIGNED = 0, 2
-"""Values of the TIFF tags PhotometricInterpretation and SampleFormat."""
 _REDUCED_OR_MASK = 0b101
 """Bits of the TIFF tag NewSubfileType."""
 _UNREAD_FORMATS = (
@@ -86,14 +72,7 @@ def open_rgb(path: Path, window: Window = SOFT_TISSUE) -> Image.Image:
         content = _content(path)
         if dicom.is_dicom(path, content[:132]):
             return dicom.open_dicom(path, content, window).convert("RGB")
-        return to_rgb(_decoded(content))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as `open_rgb` gives its file."""
-    turn = _TURNS.get(image.getexif().get(Tag.Orientation, 1))
-    rgb = _rgb(image)
-    return rgb if turn is None else rgb.transpose(turn)
+        return rgb.to_rgb(_decoded(content))
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -163,7 +142,7 @@ def _checked_size(content: bytes) -> tuple[int, int]:
         image.load()
         image.getexif()
         if image.mode not in _PLAIN_MODES or image.format not in _PLAIN_FORMATS:
-            to_rgb(image)
+            rgb.to_rgb(image)
         return size
 
 
@@ -180,8 +159,8 @@ def _opened(content: bytes) -> Iterator[ImageFile.ImageFile]:
             raise _RefusedError(
                 f"has {pages} pages or frames; save the one that the question is about"
             )
-        planar = image.format == "TIFF" and image.tag_v2.get(284) == 2  # pyright: ignore
-        if planar and 16 in image.tag_v2.get(258, ()):  # pyright: ignore
+        planar = image.format == "TIFF" and image.tag_v2.get(Tag.PlanarConfiguration) == 2  # pyright: ignore
+        if planar and 16 in image.tag_v2.get(Tag.BitsPerSample, ()):  # pyright: ignore
             raise _RefusedError(
                 "has 16-bit colours in separate planes, which Pillow misreads; save it as PNG"
             )
@@ -201,12 +180,14 @@ def _pages(image: Image.Image) -> int:
     if image.format != "TIFF":
         return frames
     # ImageJ writes a large stack as one page with its number in the description.
-    described = re.search(r"^ImageJ=(?s:.*)^images=(\d+)", _tiff_text(image, 270), re.MULTILINE)
+    described = re.search(
+        r"^ImageJ=(?s:.*)^images=(\d+)", _tiff_text(image, Tag.ImageDescription), re.MULTILINE
+    )
     if frames > 1:
         kinds = []
         for frame in range(frames):
             image.seek(frame)
-            kinds.append(image.tag_v2.get(254, 0))  # pyright: ignore
+            kinds.append(image.tag_v2.get(Tag.NewSubfileType, 0))  # pyright: ignore
         image.seek(0)
         frames = sum(not kind & _REDUCED_OR_MASK for kind in kinds)
     return max(frames, int(described[1]) if described else 1)
@@ -220,7 +201,7 @@ def _tiff_text(image: Image.Image, tag: int) -> str:
 def _decoded(content: bytes) -> Image.Image:
     """The picture in the mode of its file, of 16-bit colours the 8 highest of their bits."""
     with _opened(content) as image:
-        size, low_bytes = image.size, _tiles_of_low_bytes(image.tile)
+        size, low_bytes = image.size, rgb.tiles_of_low_bytes(image.tile)
         image.load()
         if image.size != size:
             raise ValueError(f"is {image.size}, its header says {size}")
@@ -229,83 +210,7 @@ def _decoded(content: bytes) -> Image.Image:
         with Image.open(BytesIO(content)) as other:
             other.tile = low_bytes
             low = np.asarray(other)
-        return _from_16_bits(image, low, is_grey=_rawmode(low_bytes[0]) == "RGBA")
-
-
-def _rawmode(tile: ImageFile._Tile) -> str:
-    args = tile.args
-    return str(args[0]) if isinstance(args, tuple) else str(args)
-
-
-def _tiles_of_low_bytes(tiles: Sequence[ImageFile._Tile]) -> list[ImageFile._Tile] | None:
-    """Tiles that decode the low byte of each 16-bit colour, of which Pillow decodes the high one:
-    the same bytes read in the other order. None where colours have 8 bits."""
-    swapped = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-    result = []
-    for tile in tiles:
-        match = re.fullmatch(r"(RGB|RGBX|RGBA|LA);16([BLN])", _rawmode(tile))
-        if not match:
-            return None
-        # Grey and alpha, two bytes each, as four bands: high, low, high, low.
-        other = "RGBA" if match[1] == "LA" else f"{match[1]};16{swapped[match[2]]}"
-        args = tile.args if isinstance(tile.args, tuple) else ()
-        result.append(tile._replace(args=(other, *args[1:]) if args else other))
-    return result or None
-
-
-def _from_16_bits(image: Image.Image, low: np.ndarray, *, is_grey: bool) -> Image.Image:
-    """8 of the bits that the colours use: a camera's 12 bits in 16-bit words become 8."""
-    high = np.asarray(image)
-    low = np.repeat(low[..., 1:2], 3, axis=-1) if is_grey else low[..., :3]
-    colours = high[..., :3].astype(np.int64) * 256 + low
-    white = (1 << grey.depth_of(int(colours.max()))) - 1
-    scaled = Image.fromarray(grey.eight_bits(grey.stretched(colours, 0, white)))
-    if image.mode == "RGBA":
-        scaled.putalpha(image.getchannel("A"))
-    elif clear := image.info.get("transparency"):
-        opaque = (colours != np.array(clear)).any(axis=-1)
-        scaled.putalpha(Image.fromarray((255 * opaque).astype(np.uint8)))
-    scaled.getexif()[Tag.Orientation] = image.getexif().get(Tag.Orientation, 1)
-    return scaled
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _DEEP_MODES:
-        return _deep_grey(image)
-    if _tiff_tag(image, Tag.SampleFormat) == _SIGNED and image.mode == "L":
-        return Image.fromarray(np.asarray(image) ^ 128).convert("RGB")
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        assert converted is not None
-        return converted
-    if image.has_transparency_data:
-        coloured = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, coloured).convert("RGB")
-    return image.convert("RGB")
-
-
-def _deep_grey(image: Image.Image) -> Image.Image:
-    """Grey values of more than 8 bits, from black, the least, to white, the greatest of the range
-    that the file declares, or else of the image."""
-    values = np.asarray(image)
-    bits, signed = _tiff_tag(image, Tag.BitsPerSample), _tiff_tag(image, Tag.SampleFormat)
-    if bits == 32 and values.dtype == np.int32 and signed != _SIGNED:
-        values = values.view(np.uint32)  # Pillow reads them as signed
-    low, high = grey.range_of_bits(bits) if bits and 8 < bits < 16 else grey.range_of(values)
-    brightness = grey.stretched(values, low, high)
-    if _tiff_tag(image, Tag.PhotometricInterpretation) == _WHITE_IS_ZERO:
-        brightness = 1 - brightness
-    if (clear := image.info.get("transparency")) is not None:
-        brightness = np.where(values == clear, 1.0, brightness)
-    return Image.fromarray(grey.eight_bits(brightness)).convert("RGB")
-
-
-def _tiff_tag(image: Image.Image, tag: int) -> int | None:
-    """A tag of a TIFF, of its first band; None where it is absent or the file is no TIFF."""
-    value = getattr(image, "tag_v2", {}).get(tag)
-    return value[0] if isinstance(value, tuple) else value
+        return rgb.from_16_bits(image, low, is_grey=rgb.rawmode(low_bytes[0]) == "RGBA")
 
 
 def _content(path: Path) -> bytes:

@@ -9,7 +9,8 @@ from pathlib import Path
 import requests
 from PIL import Image
 
-from medreason.data.images import check, to_rgb
+from medreason.data.images import check
+from medreason.data.rgb import to_rgb
 
 _TIMEOUT_SECONDS = 60
 
