@@ -17,9 +17,10 @@ from PIL import Image
 
 from medreason import data
 from medreason.config import Handling
-from medreason.data import image_cache
+from medreason.data import image_cache, prepare
 from medreason.data.images import check, open_rgb, size_of
-from medreason.samples import SOFT_TISSUE, WINDOWS, Window
+from medreason.generation.rows import original_image
+from medreason.samples import SOFT_TISSUE, WINDOWS, Sample, Window
 
 pydicom = pytest.importorskip("pydicom", reason="needs pydicom (extra dicom)")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
@@ -300,6 +301,23 @@ def test_another_window_is_another_data_set_where_images_are_dicom(tmp_path: Pat
         images = data.image_digests(spec, tmp_path / "cache", samples)
         digests[image].add(data.digest(samples, images))
     assert {image: len(values) for image, values in digests.items()} == {"a": 2, "b.png": 1}
+
+
+def test_training_evaluation_and_prepare_show_the_window_of_the_data_set(tmp_path: Path) -> None:
+    arguments = pytest.importorskip("medreason.training.arguments")
+    path = written(tmp_path / "a", np.full((4, 4), 424, np.uint16), "MONOCHROME2", **HOUNSFIELD)
+    lung = WINDOWS["lung"]
+    fields = ("id", path, "Which?", ("x", "y"), "A", None, "ct", "disease", "own", None, "train")
+    sample = Sample(*fields, window=lung)
+    prepare.prepare({path: tmp_path / "a.png"}, 4, "stretch", 1, window=lung)
+    pictures = {
+        "evaluation": original_image(sample),
+        "training": arguments.lazy_rows([sample], lambda _: {"prompt": ""})[0]["image"],
+        "prepare": open_rgb(tmp_path / "a.png"),
+    }
+    greys = {name: picture.getpixel((0, 0)) for name, picture in pictures.items()}
+    assert greys == dict.fromkeys(pictures, (128, 128, 128))
+    assert open_rgb(path).getpixel((0, 0)) == (0, 0, 0)
 
 
 def test_dicom_is_known_by_its_header_where_it_has_no_suffix(tmp_path: Path) -> None:
