@@ -32,15 +32,10 @@ def make(outputs: Path, count: int) -> None:
     for seed in range(count):
         seeded = replace(config, seed=seed)
         request = run_request(seeded)
-        folder = write_run(seeded, samples, lambda i, s: reply("A"), key=request.train_key)
-        folder.evaluation("evaluation0").rename(folder.evaluation(request.evaluation_key))
-        integrity.seal(folder, request.evaluation_key)
-        folder.update(
-            train_key=request.train_key,
-            train_parts=request.parts,
-            evaluations=[request.evaluation_key],
-            sweeps={config.sweep: request.evaluation_key},
-        )
+        keys = {"key": request.train_key, "evaluation_key": request.evaluation_key}
+        run = write_run(seeded, samples, lambda i, s: reply("A"), **keys).run
+        integrity.seal(run, request.evaluation_key)
+        run.update(train_key=request.train_key, train_parts=request.parts)
 
 
 if __name__ == "__main__":

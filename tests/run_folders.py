@@ -15,7 +15,8 @@ from medreason.config import Config
 from medreason.data import image_cache
 from medreason.evaluation import predictions
 from medreason.evaluation.metrics import compute_metrics
-from medreason.runs.run_folder import RunFolder
+from medreason.runs.files import write_json
+from medreason.runs.run_folder import EvaluationFolder, RunFolder
 from medreason.samples import Sample, letter_at
 
 CELLS = (("ct", "disease"), ("ct", "anatomy"), ("mri", "disease"))
@@ -58,15 +59,20 @@ def write_run(
     answer: Callable[[int, Sample], str],
     *,
     key: str = "0123456789ab",
+    evaluation_key: str = "evaluation0",
     priors: Mapping[tuple[str, str], float | None] | None = None,
     logs: Sequence[dict[str, Any]] = (),
     **state: Any,
-) -> RunFolder:
+) -> EvaluationFolder:
     """A finished run whose completion to the i-th sample is `answer(i, sample)`; one that ends in
-    an ellipsis was cut off."""
+    an ellipsis was cut off. In a folder that is there already, one more evaluation of it."""
     folder = RunFolder(config.folder / "runs" / f"{config.run_name}-{key}")
-    folder.path.mkdir(parents=True)
-    configuration.write(config, folder.config)
+    evaluation = EvaluationFolder(folder, evaluation_key)
+    evaluation.path.mkdir(parents=True)
+    if not folder.config.exists():
+        configuration.write(config, folder.config)
+    configuration.write(config, evaluation.config)
+    write_json(evaluation.data, {"test_rows_on_trained_images": 0})
     rows = [
         predictions.predict(sample, control, _completion(text))
         for control in ("original", "blank_image")
@@ -78,20 +84,21 @@ def write_run(
     priors = priors or {sample.cell: 0.25 for sample in samples}
     metrics = compute_metrics(rows, priors, ["blank_image"])
     metrics["answers"] = config.evaluation.answers
-    predictions.save(folder.evaluation("evaluation0"), rows, metrics)
+    predictions.save(evaluation.path, rows, metrics)
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in logs))
-    done = {"state": "done", "trained": True, "evaluations": ["evaluation0"], "train_seconds": 93.0}
-    done["sweeps"] = {config.sweep: "evaluation0"}
+    evaluations = [*folder.state().evaluations, evaluation_key]
+    done = {"state": "done", "trained": True, "evaluations": evaluations, "train_seconds": 93.0}
+    done["sweeps"] = {config.sweep: [evaluation_key]}
     folder.update(**(done | state))
-    return folder
+    return evaluation
 
 
-def write_failed(config: Config, error: str, *, key: str = "ba9876543210") -> RunFolder:
+def write_failed(config: Config, error: str, *, key: str = "ba9876543210") -> EvaluationFolder:
     folder = RunFolder(config.folder / "runs" / f"{config.run_name}-{key}")
     folder.path.mkdir(parents=True)
     configuration.write(config, folder.config)
-    folder.update(state="failed", sweeps={config.sweep: "evaluation0"}, error=error, attempts=1)
-    return folder
+    folder.update(state="failed", sweeps={config.sweep: ["evaluation0"]}, error=error, attempts=1)
+    return EvaluationFolder(folder, "evaluation0")
 
 
 def _completion(text: str) -> SimpleNamespace:

@@ -22,7 +22,7 @@ from medreason.judging.rubric import Item
 from medreason.runs import integrity
 from medreason.runs.files import write_json
 from medreason.runs.progress import Bar
-from medreason.runs.run_folder import RunFolder, run_folders
+from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep
 from medreason.samples import Sample
 from medreason.stats import weighted_kappa
 
@@ -37,28 +37,27 @@ def run(config: Config) -> None:
     scales = {aspect: config.rubric.check(aspect) for aspect in ASPECTS}
     judges = [j for j in (config.judge, config.second_judge) if j.kind != "none"]
     evaluations = _evaluations(config)
-    for folder, _ in evaluations:
-        _refuse_judge_of_reward(config, folder)
+    for evaluation in evaluations:
+        _refuse_judge_of_reward(config, evaluation)
     graders = [grader(judge) for judge in judges] or [grader(config.judge)]  # which raises
-    for folder, key in evaluations:
-        path = folder.evaluation(key)
-        judgements = _judge(config, folder, path, scales, list(zip(judges, graders, strict=True)))
+    for evaluation in evaluations:
+        path, run = evaluation.path, evaluation.run
+        judgements = _judge(config, evaluation, scales, list(zip(judges, graders, strict=True)))
         write_json(path / "judgements.json", judgements)
-        was_whole = integrity.is_whole(folder, key)
+        was_whole = integrity.is_whole(run, evaluation.key)
         _add_to_metrics(path, judgements["summary"])
         if was_whole:  # else the next training command evaluates again, as it should
-            integrity.seal(folder, key)
-        folder.update(synced=[])
-        show(f"{folder.path.name} {json.dumps(judgements['summary'])}")
+            integrity.seal(run, evaluation.key)
+        run.update(synced=[])
+        show(f"{evaluation.name} {json.dumps(judgements['summary'])}")
 
 
-def _evaluations(config: Config) -> list[tuple[RunFolder, str]]:
-    """(run folder, key) of the finished evaluations that belong to the sweep."""
+def _evaluations(config: Config) -> list[EvaluationFolder]:
+    """The finished evaluations that belong to the sweep."""
     evaluations = [
-        (folder, key)
-        for folder in run_folders(config.folder / "runs")
-        for state in [folder.state()]
-        if (key := state.sweeps.get(config.sweep)) in state.evaluations and key is not None
+        evaluation
+        for evaluation in evaluations_by_sweep(config.folder / "runs").get(config.sweep, [])
+        if evaluation.finished
     ]
     if not evaluations:
         raise ValueError(
@@ -68,14 +67,14 @@ def _evaluations(config: Config) -> list[tuple[RunFolder, str]]:
     return evaluations
 
 
-def _refuse_judge_of_reward(config: Config, folder: RunFolder) -> None:
-    trained = configuration.read(folder.config)
+def _refuse_judge_of_reward(config: Config, evaluation: EvaluationFolder) -> None:
+    trained = configuration.read(evaluation.run.config)
     rewarded = trained.method.algorithm == "grpo" and any(r.judge for r in trained.reward.values())
     if rewarded and not config.judge.allow_reward_judge:
         for name, judge in (("judge", config.judge), ("second_judge", config.second_judge)):
             if judge.identity == trained.judge.identity:
                 raise ValueError(
-                    f"{folder.path.name} was trained on the grades of {name}.model="
+                    f"{evaluation.run.path.name} was trained on the grades of {name}.model="
                     f"{judge.model!r}: it may have learned what this judge likes. "
                     "Choose another judge, or set judge.allow_reward_judge=true"
                 )
@@ -83,14 +82,14 @@ def _refuse_judge_of_reward(config: Config, folder: RunFolder) -> None:
 
 def _judge(
     config: Config,
-    folder: RunFolder,
-    path: Path,
+    evaluation: EvaluationFolder,
     scales: dict[str, Scale],
     judges: Sequence[tuple[Judge, Grader]],
 ) -> dict[str, Any]:
-    rows = [r for r in predictions.read(path / "predictions.parquet") if r.control == "original"]
-    run_config = configuration.read(folder.config)
-    samples = {s.id: s for s in data.load(run_config.data, config.folder / "cache")}
+    rows = predictions.read(evaluation.path / "predictions.parquet")
+    rows = [row for row in rows if row.control == "original"]
+    asked = configuration.read(evaluation.config)
+    samples = {s.id: s for s in data.load(asked.data, config.folder / "cache")}
     cache = config.folder / "cache" / "verdicts"
     summary: dict[str, Any] = {}
     records: list[dict[str, Any]] = []
@@ -100,7 +99,7 @@ def _judge(
             continue
         items = [item for _, item in requests if item]
         graded = [
-            grade(judge, items, cache, ask, Bar(f"{folder.path.name} {aspect}"))
+            grade(judge, items, cache, ask, Bar(f"{evaluation.name} {aspect}"))
             for judge, ask in judges
         ]
         for (judge, _), result in zip(judges, graded, strict=True):

@@ -12,18 +12,20 @@ from medreason.report import arms, comparisons, reasoning, table, tables
 from medreason.report import runs as reading
 from medreason.report.runs import Run
 from medreason.report.tables import Tables
-from medreason.runs.run_folder import RunFolder, run_folders, sweeps_of
+from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep
 
 
 def run(config: Config) -> None:
     """Write the report of the sweep, print its table, and send it to the sweep's run in MLflow."""
-    folders = _folders_of_sweep(config)
+    evaluations = _evaluations_of_sweep(config)
     if config.tracking.resync and config.tracking.uri:
         from medreason import tracking  # MLflow, seconds
 
-        if not tracking.catch_up(config.tracking, config.folder, config.sweep, folders, all_=True):
+        if not tracking.catch_up(
+            config.tracking, config.folder, config.sweep, evaluations, all_=True
+        ):
             raise ValueError(f"tracking.uri={config.tracking.uri} is not up to date; see above")
-    runs = reading.load(folders, config.sweep)
+    runs = reading.load(evaluations)
     target = config.folder / "reports" / config.sweep
     target.mkdir(parents=True, exist_ok=True)
     gathered = tables.gather(runs)
@@ -53,11 +55,8 @@ def _write(config: Config, runs: list[Run], gathered: Tables, target: Path) -> I
     yield from reasoning.write(runs, target)
 
 
-def _folders_of_sweep(config: Config) -> list[RunFolder]:
-    by_sweep: dict[str, list[RunFolder]] = {}
-    for folder in run_folders(config.folder / "runs"):
-        for sweep in sweeps_of(folder):
-            by_sweep.setdefault(sweep, []).append(folder)
+def _evaluations_of_sweep(config: Config) -> list[EvaluationFolder]:
+    by_sweep = evaluations_by_sweep(config.folder / "runs")
     if config.sweep in by_sweep:
         return by_sweep[config.sweep]
     where = f"no runs of sweep={config.sweep} below {config.folder / 'runs'}"

@@ -18,10 +18,11 @@ def run(config: Config, label: str = "") -> Outcome:
     if not label:
         from medreason.report import table  # pandas, half a second
 
-        if config.tracking.uri and unsynced(request.folder, config.sweep):
+        if config.tracking.uri and unsynced(request.evaluation, config.sweep):
             from medreason import tracking  # MLflow, seconds
 
-            tracking.catch_up(config.tracking, config.folder, config.sweep, [request.folder])
-        table.show([request.folder], config.sweep)
+            tracking.catch_up(config.tracking, config.folder, config.sweep, [request.evaluation])
+        table.show([request.evaluation])
         show(request.folder.path)
-    return Outcome("done" if worked else "skipped", run=request.folder.path.name)
+    state = "done" if worked else "skipped"
+    return Outcome(state, run=request.folder.path.name, evaluation=request.evaluation_key)

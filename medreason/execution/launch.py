@@ -7,6 +7,8 @@ and evaluates (`worker`). Nothing here loads torch.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 
 from medreason import config as configuration
@@ -24,6 +26,8 @@ from medreason.runs.files import atomic, free_bytes, remove_unfinished, write_js
 from medreason.runs.outcomes import BusyError
 from medreason.runs.progress import Display
 from medreason.runs.run_folder import State
+
+_POLL_SECONDS = 1.0
 
 
 def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
@@ -48,10 +52,8 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
     if rendezvous and rendezvous.node:
         _join_first_node(config, request, display, rendezvous)
         return request, True
-    with request.folder.locked() as descriptor:
+    with _hold_folder(request, display) as descriptor:
         state = _join_sweep(config, request)  # read again: another process may have worked on it
-        if descriptor is None:
-            raise BusyError(request.folder.path)
         decision = decide(config, request, state)
         if decision is Decision.FINISHED:  # by that process, or killed on its last line
             request.folder.update(state="done", error=None)
@@ -64,6 +66,25 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
             _start_and_wait(config, request, display, slots, rendezvous, descriptor)
         display.done(request.folder.evaluation(request.evaluation_key))
     return request, True
+
+
+@contextmanager
+def _hold_folder(request: RunRequest, display: Display) -> Iterator[int]:
+    """Hold the run folder, after waiting for a process that is at another evaluation of the run.
+
+    Raises:
+        BusyError: another process is at this evaluation.
+    """
+    while True:
+        with request.folder.locked() as descriptor:
+            if descriptor is not None:
+                yield descriptor
+                return
+        state = request.folder.state()
+        if state.state == "running" and state.evaluating == request.evaluation_key:
+            raise BusyError(request.folder.path, request.evaluation_key)
+        display.line("waits for another evaluation of the same run")
+        time.sleep(_POLL_SECONDS)
 
 
 class Decision(Enum):
@@ -104,9 +125,9 @@ def decide(config: Config, request: RunRequest, state: State) -> Decision:
 def _join_sweep(config: Config, request: RunRequest) -> State:
     """Note in the folder that this sweep shows this evaluation of it; gives the state on disk."""
     state = request.folder.state()
-    if state.sweeps.get(config.sweep) == request.evaluation_key:
+    if request.evaluation_key in state.sweeps.get(config.sweep, ()):
         return state
-    return request.folder.update(sweeps={config.sweep: request.evaluation_key})
+    return request.folder.update(sweeps={config.sweep: [request.evaluation_key]})
 
 
 def _check(config: Config, state: State) -> None:
@@ -140,10 +161,13 @@ def _try_reward_judge(config: Config) -> None:
 
 def _record_start(config: Config, request: RunRequest, state: State, display: Display) -> None:
     """What the worker reads, and what the folder says of a run that is going on."""
-    folder = request.folder
+    folder, evaluation = request.folder, request.evaluation
     remove_unfinished(folder.path)
-    with atomic(folder.config) as unfinished:
-        configuration.write(config, unfinished)
+    evaluation.path.mkdir(parents=True, exist_ok=True)
+    # The run's own configuration is that of its training, whatever it is evaluated with later.
+    for path in (evaluation.config, *([] if state.trained else [folder.config])):
+        with atomic(path) as unfinished:
+            configuration.write(config, unfinished)
     # With the audit's warnings, for the run's table and MLflow.
     samples = data.load(config.data, config.folder / "cache")
     train, test = data.trained_on(config, samples), data.tested_on(config, samples)
@@ -152,9 +176,10 @@ def _record_start(config: Config, request: RunRequest, state: State, display: Di
     if len(counts) > 2:
         display.line(counts_text(counts))
     digest = data.digest([*train, *test], digests)
-    write_json(folder.data, audit.audit_run(train, test, digest, counts))
+    write_json(evaluation.data, audit.audit_run(train, test, digest, counts))
     folder.update(
         state="running",
+        evaluating=request.evaluation_key,
         train_key=request.train_key,
         train_parts=request.parts,
         evaluations=[key for key in state.evaluations if key != request.evaluation_key],

@@ -16,7 +16,7 @@ from medreason.replies import parse
 from medreason.rewards import embeddings
 from medreason.runs import integrity, keys
 from medreason.runs.outcomes import NoDataError
-from medreason.runs.run_folder import RunFolder, State, find_run_folder
+from medreason.runs.run_folder import EvaluationFolder, RunFolder, State, find_run_folder
 from medreason.samples import Sample
 
 
@@ -33,6 +33,10 @@ class RunRequest:
     evaluation_key: str
     training_samples: int
     test_samples: int
+
+    @property
+    def evaluation(self) -> EvaluationFolder:
+        return EvaluationFolder(self.folder, self.evaluation_key)
 
     @property
     def finished(self) -> bool:

@@ -23,7 +23,7 @@ from medreason.evaluation.run import evaluate
 from medreason.runs import environment, parent_watch
 from medreason.runs.process_memory import return_freed_blocks
 from medreason.runs.progress import Reporter
-from medreason.runs.run_folder import RunFolder
+from medreason.runs.run_folder import EvaluationFolder, RunFolder
 from medreason.training.run import train, trained_model
 
 ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], None]
@@ -37,7 +37,7 @@ def main() -> None:
     if parent := os.environ.get("MEDREASON_PARENT"):
         parent_watch.end_with(int(parent))
         parent_watch.end_with(os.getppid())  # torchrun, where there are several ranks
-    config = configuration.read(folder.config)
+    config = configuration.read(EvaluationFolder(folder, evaluation_key).config)
     state = processes(config)
     samples = data.load(config.data, config.folder / "cache")
     reporter = Reporter(folder.progress)
@@ -45,7 +45,7 @@ def main() -> None:
     if state.is_main_process:
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         environment.write(folder, gpus, torch.version.cuda if gpus else None)
-    with tracking.mirrored(config, folder, active=state.is_main_process):
+    with tracking.mirrored(config, folder, evaluation_key, active=state.is_main_process):
         if config.method.algorithm != "none" and not folder.state().trained:
             train(config, data.trained_on(config, samples), folder, report)
         evaluate(trained_model(config, folder), samples, folder, evaluation_key, report)

@@ -50,7 +50,7 @@ def compare(a: Arm, b: Arm) -> list[Comparison]:
     """Arm a against arm b wherever both answered the same questions."""
     comparisons = []
     for table in TABLES:
-        keys = ["test", "sample", *(["train"] if a.untrained == b.untrained else [])]
+        keys = ["test", "question", *(["train"] if a.untrained == b.untrained else [])]
         both = a.shares[table].merge(b.shares[table], on=keys, suffixes=("", "_b"))
         strata = by_place(both.assign(difference=both["share"] - both["share_b"]), "difference")
         ordered = {

@@ -124,20 +124,20 @@ def _shares(arm: Arm, distances: pd.DataFrame) -> pd.DataFrame:
     """Of each question the share of right answers over the seeds of a model, in the order of the
     answers: distance, trained, cell, sample, share."""
     answers = arm.answers.merge(distances, on=["trained", "cell"])
-    groups = answers.groupby(["distance", "trained", "cell", "sample"], sort=False)
+    groups = answers.groupby(["distance", "trained", "cell", "question"], sort=False)
     return groups["correct"].mean().rename("share").reset_index()
 
 
 def _differences(a: pd.DataFrame, b: pd.DataFrame, arm_b: Arm) -> pd.DataFrame:
     """Shares of arm a minus those of b, which is trained on the same or a start model."""
-    keys = ["distance", "cell", "sample", *([] if arm_b.untrained else ["trained"])]
+    keys = ["distance", "cell", "question", *([] if arm_b.untrained else ["trained"])]
     both = a.merge(b, on=keys, suffixes=("", "_b"))
     return both.assign(share=both["share"] - both["share_b"])
 
 
 def _strata(shares: pd.DataFrame) -> dict[str, list[np.ndarray]]:
     """At each distance the means over models of each question, an array for each cell."""
-    groups = shares.groupby(["distance", "cell", "sample"], sort=False)["share"]
+    groups = shares.groupby(["distance", "cell", "question"], sort=False)["share"]
     return {
         str(distance): [values.to_numpy() for _, values in means.groupby("cell", sort=False)]
         for distance, means in groups.mean().groupby("distance", sort=False)

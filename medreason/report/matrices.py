@@ -74,8 +74,8 @@ class Arm:
     def shares(self) -> dict[str, pd.DataFrame]:
         """By table, the `share` of right answers over models and seeds: train, test, sample."""
         return {
-            table: _placed(self, self.answers, table, ["sample", "correct"])
-            .groupby([*_PLACE, "sample"], sort=False)["correct"]
+            table: _placed(self, self.answers, table, ["question", "correct"])
+            .groupby([*_PLACE, "question"], sort=False)["correct"]
             .mean()
             .rename("share")
             .reset_index()

@@ -2,67 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from medreason.config import Config, Selection
 from medreason.runs import keys
-from medreason.runs.run_folder import RunFolder
+from medreason.runs.run_folder import EvaluationFolder
 from medreason.samples import MODALITIES, TASKS
 
-_LONGEST = 24  # characters of a value in a name; whole prompts are longer
-_FACETS = ("method", "model", "prompt", "reward", "adapter")
+_LONGEST_VALUE = 24  # characters; whole prompts are longer
+_SCIENCE = ("method", "model", "data", "prompt", "reward", "adapter", "rollout", "rubric")
+"""Groups whose values decide weights or answers, beside cell, seed and evaluation."""
 
 
 def arm_key(config: Config) -> str:
-    """The same for runs that differ in cell and seed alone."""
-    return keys.digest(_parts(config))
+    """The same for evaluations that differ in cell, seed and the questions asked alone."""
+    parts = keys.train_parts(config, "", "")
+    arm = {name: parts[name] for name in parts if name not in ("modality", "task", "seed")}
+    return keys.digest({**arm, "rows": config.data, **keys.evaluation_ground(config)})
 
 
 def arm_names(configs: Sequence[Config]) -> list[str]:
-    """Names of arms, from one run's configuration of each: the method; where one has several arms,
-    with the options in which they differ, or else the values."""
-    facets = [_facets(config) for config in configs]
-    names = []
-    for options in facets:
-        same_method = [other for other in facets if other[0] == options[0]]
-        varying = [i for i in range(1, len(_FACETS)) if len({o[i] for o in same_method}) > 1]
-        names.append(" ".join([options[0], *(options[i] for i in varying if options[i])]))
-    unique_names = []
-    for name, config in zip(names, configs, strict=True):
-        parts = _parts(config)
-        same_name = [other for other, n in zip(configs, names, strict=True) if n == name]
-        differences = [d for other in same_name for d in keys.differences(parts, _parts(other))]
-        values = {_leaf(path): str(value) for path, value, _ in differences}
-        short = [f"{leaf}={value}" for leaf, value in values.items() if len(value) <= _LONGEST]
-        unique_names.append(" ".join([name, *(short or values)]))
-    return unique_names
+    """Of arms, an evaluation of each: the method; with the options, and where these are the same
+    the values, in which arms of one method differ."""
+    names = [config.method.name for config in configs]
+    names = _tell_apart(names, [_options(config) for config in configs], _all_options)
+    return _tell_apart(names, [_values(config, *_SCIENCE) for config in configs], _all_values)
 
 
-def _leaf(path: str) -> str:
-    return path.removesuffix(".name").rpartition(".")[2]
-
-
-def run_names(folders: Sequence[RunFolder], configs: Sequence[Config | None]) -> list[str]:
-    """Names of runs: the arm's; with cell, seed and at last the key where names are alike."""
+def run_names(
+    evaluations: Sequence[EvaluationFolder], configs: Sequence[Config | None]
+) -> list[str]:
+    """The arm's name; with cell, seed, what is asked and at last the keys, where that is needed."""
     arms = {arm_key(config): config for config in configs if config}
-    arm = dict(zip(arms, arm_names(list(arms.values())), strict=True))
-    parts = [
-        (arm[arm_key(config)], cell_name(config), f"seed {config.seed}", folder.path.name[-6:])
-        if config
-        else (folder.path.name.split("-")[0], "", "", folder.path.name[-6:])
-        for folder, config in zip(folders, configs, strict=True)
+    arm_name = dict(zip(arms, arm_names(list(arms.values())), strict=True))
+    names = [
+        arm_name[arm_key(config)] if config else evaluation.run.path.name.split("-")[0]
+        for evaluation, config in zip(evaluations, configs, strict=True)
     ]
-    names = [part[0] for part in parts]
-    for place in range(1, 4):
-        groups: dict[str, set[str]] = {}
-        for name, part in zip(names, parts, strict=True):
-            groups.setdefault(name, set()).add(part[place])
-        names = [
-            f"{name} {part[place]}".strip() if len(groups[name]) > 1 else name
-            for name, part in zip(names, parts, strict=True)
-        ]
+    known = [config or next(iter(arms.values()), None) for config in configs]
+    if any(config is None for config in known):
+        return [evaluation.name for evaluation in evaluations]
+    given = [config for config in known if config]
+    steps: list[Sequence[Mapping[str, str]]] = [
+        [{"cell": cell_name(config)} for config in given],
+        [{"seed": f"seed {config.seed}"} for config in given],
+    ]
+    for step in steps:
+        names = _tell_apart(names, step, _all_options)
+    names = _tell_apart(names, [_values(config, "evaluation") for config in given], _all_values)
+    for key in (lambda e: e.run.path.name[-6:], lambda e: e.key[-6:]):
+        names = _tell_apart(names, [{"key": key(e)} for e in evaluations], _all_options)
     return names
+
+
+def _tell_apart(
+    names: Sequence[str],
+    facets: Sequence[Mapping[str, str]],
+    text: Callable[[Mapping[str, str]], str],
+) -> list[str]:
+    """Each name with the facets in which those of the same name differ."""
+    told = []
+    for name, mine in zip(names, facets, strict=True):
+        same = [f for other, f in zip(names, facets, strict=True) if other == name]
+        varying = {k: v for k, v in mine.items() if len({f.get(k) for f in same}) > 1}
+        told.append(f"{name} {text(varying)}".strip())
+    return told
+
+
+def _all_options(options: Mapping[str, str]) -> str:
+    return " ".join(option for option in options.values() if option)
+
+
+def _all_values(values: Mapping[str, str]) -> str:
+    """Of a group the name alone, where that differs; else short values, where there are any: a
+    prompt that differs has a switch that says so."""
+    named = {key.removesuffix("name") for key in values if key.endswith(".name")}
+    values = {
+        key: value
+        for key, value in values.items()
+        if key.endswith(".name") or not key.startswith(tuple(named))
+    }
+    short = {key: value for key, value in values.items() if len(value) <= _LONGEST_VALUE}
+    shown = short or {key: f"{v[: _LONGEST_VALUE - 3]}..." for key, v in values.items()}
+    leaves = {key.removesuffix(".name").rpartition(".")[2]: v for key, v in shown.items()}
+    return " ".join(f"{leaf}={value}" for leaf, value in leaves.items())
+
+
+def _options(config: Config) -> dict[str, str]:
+    """Options that tell arms apart; those that decide nothing of a method are left out."""
+    algorithm = config.method.algorithm
+    return {
+        "model": config.model.name,
+        "prompt": config.choices.get("prompt", ""),
+        "reward": config.choices.get("reward", "") if algorithm == "grpo" else "",
+        "adapter": config.choices.get("adapter", "") if algorithm != "none" else "",
+    }
+
+
+def _values(config: Config, *groups: str) -> dict[str, str]:
+    """Dotted key -> value of every leaf of these groups that decides something."""
+    if config.method.algorithm == "none":
+        groups = tuple(g for g in groups if g in ("model", "data", "prompt", "evaluation"))
+    elif config.method.algorithm == "sft":
+        groups = tuple(g for g in groups if g not in ("reward", "rollout", "rubric"))
+    values = asdict(config)
+    return {
+        key: str(value)
+        for group in groups
+        for key, value in _leaves(values[group], group)
+        if key not in ("evaluation.name", "method.name")
+    }
+
+
+def _leaves(value: object, path: str) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{path}.{key}")]
+    return [(path, value)]
 
 
 def cell_name(config: Config) -> str:
@@ -77,22 +134,3 @@ def _selected(selection: Selection, names: Mapping[str, str]) -> str:
     if selection.name == "all":
         return "all"
     return "+".join(names[member] for member in selection.members)
-
-
-def _facets(config: Config) -> tuple[str, ...]:
-    """Options that tell arms apart, empty where an option has no effect on the method."""
-    chosen = [config.choices.get(name, "") for name in _FACETS]
-    chosen[0], chosen[1] = config.method.name, config.model.name
-    if config.method.algorithm != "grpo":
-        chosen[3] = ""
-    if config.method.algorithm == "none":
-        chosen[2] = chosen[4] = ""
-    return tuple(chosen)
-
-
-def _parts(config: Config) -> dict[str, Any]:
-    """The parts of a run's train key, except cell and seed."""
-    parts = keys.train_parts(config, "", "")
-    return {name: parts[name] for name in parts if name not in ("modality", "task", "seed")} | {
-        "data": config.data
-    }

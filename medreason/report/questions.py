@@ -115,9 +115,9 @@ def _sums(outcomes: pd.DataFrame, kinds: Mapping[str, Any]) -> Counts:
 
 
 def _questions(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Each question that any run answered: cell, sample, and its `kind`, 0 where runs differ, 1
+    """Each question that any run answered: cell, question, and its `kind`, 0 where runs differ, 1
     unparsed, 2 wrong in all, 3 right in all."""
-    questions = outcomes.groupby(["cell", "sample"], sort=False, as_index=False).agg(
+    questions = outcomes.groupby(["cell", "question"], sort=False, as_index=False).agg(
         right=("correct", "mean"), parsed=("parsed", "all")
     )
     right = questions["right"]
@@ -128,25 +128,29 @@ def _questions(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 
 def _choose(questions: pd.DataFrame, count: int) -> dict[Cell, list[str]]:
-    """Samples of each cell, taken in turn from the kinds."""
+    """Questions of each cell, taken in turn from the kinds."""
     turn = questions.groupby(["cell", "kind"]).cumcount()
     ordered = questions.assign(turn=turn).sort_values(["turn", "kind"])
-    return {str(cell): list(samples[:count]) for cell, samples in ordered.groupby("cell")["sample"]}
+    groups = ordered.groupby("cell")["question"]
+    return {str(cell): list(questions[:count]) for cell, questions in groups}
 
 
 def _read(
-    runs: Sequence[Run], samples: set[str]
+    runs: Sequence[Run], questions: set[str]
 ) -> tuple[dict[str, tuple[Prediction, Window]], dict[str, list[Answer | None]]]:
-    """The first prediction about each sample, with the window of its image, and each run's answer,
-    None where it has none."""
+    """The first prediction about each question, with the window of its image, and each run's
+    answer, None where it has none."""
     first: dict[str, tuple[Prediction, Window]] = {}
-    answers: dict[str, list[Answer | None]] = {sample: [None] * len(runs) for sample in samples}
+    answers: dict[str, list[Answer | None]] = {name: [None] * len(runs) for name in questions}
     for index, run in enumerate(runs):
-        for row in predictions.read(run.evaluation / "predictions.parquet", samples=samples):
-            if row.sample not in first:
-                first[row.sample] = replace(row, image=_image(row.image, run)), _window(run)
+        names = run.answers.set_index("sample")["question"]
+        samples = set(names[names.isin(questions)].index)
+        for row in predictions.read(run.evaluation.path / "predictions.parquet", samples=samples):
+            question = str(names[row.sample])
+            if question not in first:
+                first[question] = replace(row, image=_image(row.image, run)), _window(run)
             reply = (row.answer, row.correct, row.parse_status, row.reasoning)
-            answers[row.sample][index] = Answer(*reply, row.completion, row.completion_tokens)
+            answers[question][index] = Answer(*reply, row.completion, row.completion_tokens)
     return first, answers
 
 

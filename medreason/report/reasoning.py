@@ -20,7 +20,7 @@ from medreason.evaluation import predictions
 from medreason.metrics import Metric
 from medreason.report import comparisons, matrices
 from medreason.report.matrices import Arm
-from medreason.report.runs import Run
+from medreason.report.runs import Run, name_questions
 from medreason.stats import Difference, holm, paired_difference, sign_flip
 
 _SCORES = {"correct": "accuracy", "reasoning_similarity": "reasoning"}
@@ -70,15 +70,16 @@ def _has_reasoning(run: Run) -> bool:
 
 def _scores(arm: Arm, cells: set[str]) -> dict[tuple[str, str], Scores]:
     """In-domain and held-out, each score."""
-    columns = ["sample", "modality", "task", *_SCORES]
-    rows = predictions.read_frame([run.evaluation for run in arm.runs], columns)
+    columns = ["question_digest", "modality", "task", *_SCORES]
+    rows = predictions.read_frame([run.evaluation.path for run in arm.runs], columns)
     seeds = {run.name: run.config.seed for run in arm.runs if run.config}
-    rows["seed"] = rows["run"].map(seeds)
+    rows["seed"] = (rows["run"] + "/" + rows["evaluation"]).map(seeds)
+    rows["question"] = name_questions(rows, "run", "evaluation")
     in_domain = (rows["modality"] + "/" + rows["task"]).isin(cells)
     scores = {}
     for where, chosen in zip(_WHERE, (rows[in_domain], rows[~in_domain]), strict=True):
         for column, score in _SCORES.items():
-            table = chosen.pivot(index="sample", columns="seed", values=column).astype(float)
+            table = chosen.pivot(index="question", columns="seed", values=column).astype(float)
             table = table[chosen["seed"].unique()].dropna(axis=1, how="all")
             if not table.empty:
                 scores[where, score] = table

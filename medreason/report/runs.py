@@ -1,12 +1,12 @@
-"""Run folders read for a report: metrics, answers, and the base run each is compared with."""
+"""Evaluations read for a report: metrics, which answers were right, what they compare with."""
 
 from __future__ import annotations
 
 import functools
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +16,52 @@ from medreason import config as configuration
 from medreason.config import METHODS, Config
 from medreason.evaluation import predictions
 from medreason.report.names import run_names
-from medreason.runs.run_folder import RunFolder, State
+from medreason.runs import keys
+from medreason.runs.run_folder import EvaluationFolder, RunFolder, State
 from medreason.stats import Difference, mean_over_strata
 
 Cell = str
 """`modality/task`"""
 
 NO_ANSWERS = pd.DataFrame(
-    columns=["run", "sample", "modality", "task", "cell", "correct", "parsed", "change"]
+    columns=["run", "sample", "question", "modality", "task", "cell", "correct", "parsed", "change"]
 ).astype({"parsed": bool})
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run folder as read from disk, with its last evaluation."""
+    """An evaluation of a run as read from disk: a row of the tables."""
 
-    folder: RunFolder
+    evaluation: EvaluationFolder
     config: Config | None
-    """None where the run ended before its configuration was frozen."""
+    """With which it was asked for; None where the run ended before that was written."""
     state: State
+    """Of the run."""
     metrics: dict[str, Any] | None
-    """metrics.json; None where nothing is evaluated yet."""
+    """metrics.json; None where it is not finished."""
     label: str
-    evaluation_key: str = ""
-    """Of the evaluation shown; empty where there is none yet."""
     answers: pd.DataFrame = field(repr=False, default_factory=NO_ANSWERS.copy)
     """A row for each question under the original image, in the order of the file; `correct` is 1
-    for right and 0 for wrong."""
+    for right and 0 for wrong; `question` is the same for the same question, image and options in
+    any evaluation, whatever id the sample has there."""
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.evaluation.run
 
     @property
     def name(self) -> str:
-        return self.folder.path.name
+        """Of run folder and evaluation."""
+        return self.evaluation.name
 
     @property
     def method(self) -> str:
-        return self.config.method.name if self.config else self.name.split("-")[0]
+        return self.config.method.name if self.config else self.folder.path.name.split("-")[0]
 
     @property
-    def evaluation(self) -> Path:
-        """Folder of the evaluation shown."""
-        return self.folder.evaluation(self.evaluation_key)
+    def progress(self) -> str:
+        """State of the run; done where this evaluation is, whatever another one came to."""
+        return "done" if self.metrics else self.state.state
 
     @property
     def overall(self) -> dict[str, Any]:
@@ -80,39 +86,86 @@ class Run:
 
     @functools.cached_property
     def correct(self) -> pd.Series:
-        """1 for right and 0 for wrong, by the sample's id."""
-        return self.answers.set_index("sample")["correct"]
+        """1 for right and 0 for wrong, by question."""
+        return self.answers.set_index("question")["correct"]
 
     @functools.cached_property
     def tested_on(self) -> set[Cell]:
         return set(self.answers["cell"].unique())
 
 
-def load(folders: Iterable[RunFolder], sweep: str | None = None) -> list[Run]:
-    """The runs in the order of the tables: base, sft, grpo, rarl, then others by name.
-
-    With the evaluation of the sweep, or the last one where no sweep is given.
-    """
-    folders = list(folders)
-    configs = [configuration.read(f.config) if f.config.exists() else None for f in folders]
-    labels = run_names(folders, configs)
+def load(evaluations: Iterable[EvaluationFolder]) -> list[Run]:
+    """The rows in the order of the tables: base, sft, grpo, rarl, then others by name."""
+    evaluations = list(evaluations)
+    configs = [_config(evaluation) for evaluation in evaluations]
+    labels = run_names(evaluations, configs)
     runs = [
-        _load(folder, config, label, sweep)
-        for folder, config, label in zip(folders, configs, labels, strict=True)
+        _load(evaluation, config, label)
+        for evaluation, config, label in zip(evaluations, configs, labels, strict=True)
     ]
     order = {name: place for place, name in enumerate(METHODS)}
     return sorted(runs, key=lambda r: (order.get(r.method, len(order)), r.method, r.label))
 
 
 def base_of(run: Run, runs: Iterable[Run]) -> Run | None:
-    """The evaluated start model a run is compared with: same model and data."""
-    for other in runs:
-        a, b = run.config, other.config
-        if not (a and b and other.metrics) or other.method != "base" or run.method == "base":
-            continue
-        if (a.model, a.data) == (b.model, b.data):
-            return other
-    return None
+    """The evaluation of the start model that a run is compared with: of the same weights, asked the
+    same questions in the same way. The one that shares most of them; None where there is none."""
+    bases = [base for base in _bases(run, runs) if not unlike(run, base)]
+    return max(bases, key=lambda base: len(shared_questions(run, base)), default=None)
+
+
+def why_no_base(run: Run, runs: Sequence[Run]) -> str:
+    """Why a run has no base to be compared with, where there are start models; else empty."""
+    started = any(other.metrics and other.method == "base" for other in runs)
+    if not (started and run.metrics) or run.method == "base" or base_of(run, runs):
+        return ""
+    reasons = [unlike(run, base) for base in _bases(run, runs)]
+    return min(reasons, key=len, default="its start model is not in this sweep")
+
+
+def _bases(run: Run, runs: Iterable[Run]) -> list[Run]:
+    if run.config is None or run.method == "base":
+        return []
+    start = keys.start_parts(run.config)
+    return [
+        other
+        for other in runs
+        if other.metrics
+        and other.config
+        and other.method == "base"
+        and keys.start_parts(other.config) == start
+    ]
+
+
+def unlike(a: Run, b: Run) -> str:
+    """Why a difference of two evaluations would not be one of their weights alone: they share no
+    question, or asked otherwise. Empty where it would."""
+    assert a.config
+    assert b.config
+    grounds = keys.evaluation_ground(a.config), keys.evaluation_ground(b.config)
+    for key, mine, other in keys.differences(*grounds):
+        if key.startswith("prompt."):
+            options = [config.choices.get("prompt", "") for config in (a.config, b.config)]
+            named = len({*options}) > 1 and all(options)
+            mine, other = options if named else (_shortened(mine), _shortened(other))
+            key = "prompt" if named else key
+        return f"evaluated with another {key}: {mine}, {other}"
+    return "" if len(shared_questions(a, b)) else "no question in common"
+
+
+def _shortened(text: object) -> str:
+    return repr(text if len(str(text)) <= 40 else f"{str(text)[:37]}...")
+
+
+def name_questions(answers: pd.DataFrame, *by: str) -> pd.Series:
+    """The same name for the same question in each group `by`: its digest, and which time it is
+    asked, since a release may ask one twice."""
+    repeat = answers.groupby(["question_digest", *by]).cumcount().astype(str)
+    return answers["question_digest"] + "-" + repeat
+
+
+def shared_questions(a: Run, b: Run) -> pd.Index:
+    return a.correct.index.intersection(b.correct.index)
 
 
 def in_domain_cells(run: Run, runs: Iterable[Run]) -> set[Cell]:
@@ -125,10 +178,11 @@ def in_domain_cells(run: Run, runs: Iterable[Run]) -> set[Cell]:
 
 
 def changes(run: Run, base: Run | None) -> pd.Series:
-    """For each of the run's answers: 1 where it is right and the base's to the same question wrong,
-    -1 the other way round, 0 where both are right or wrong, NaN where the base has none."""
-    # Six times faster than a merge, which indexes the base's samples anew every time.
-    return run.answers["correct"] - (run.answers["sample"].map(base.correct) if base else math.nan)
+    """Of each of the run's answers 1 where it is right and the base's to the same question wrong,
+    -1 the other way round, 0 where they are alike, NaN where the base has none."""
+    # Six times faster than a merge, which indexes the base's questions anew every time.
+    theirs = run.answers["question"].map(base.correct) if base else math.nan
+    return run.answers["correct"] - theirs
 
 
 def by_cell(run: Run, changes: pd.Series) -> dict[Cell, pd.Series]:
@@ -146,24 +200,25 @@ def difference(changes: pd.Series) -> Difference | None:
     return Difference(100 * mean.mean, 100 * mean.low, 100 * mean.high)
 
 
-def _load(folder: RunFolder, config: Config | None, label: str, sweep: str | None) -> Run:
-    state = folder.state()
-    run = Run(folder, config, state, None, label)
-    key = state.sweeps.get(sweep) if sweep else next(reversed(state.evaluations), None)
-    if key not in state.evaluations:
-        return run
-    run = replace(run, evaluation_key=key)
-    return replace(
-        run,
-        metrics=predictions.load_metrics(run.evaluation),
-        answers=_answers(run.evaluation),
-    )
+def _config(evaluation: EvaluationFolder) -> Config | None:
+    path = evaluation.config if evaluation.config.exists() else evaluation.run.config
+    return configuration.read(path) if path.exists() else None
+
+
+def _load(evaluation: EvaluationFolder, config: Config | None, label: str) -> Run:
+    state = evaluation.run.state()
+    if evaluation.key not in state.evaluations:
+        return Run(evaluation, config, state, None, label)
+    metrics = predictions.load_metrics(evaluation.path)
+    return Run(evaluation, config, state, metrics, label, _answers(evaluation.path))
 
 
 def _answers(evaluation: Path) -> pd.DataFrame:
-    columns = ["sample", "modality", "task", "correct", "parse_status"]
+    columns = ["sample", "question_digest", "modality", "task", "correct", "parse_status"]
     answers = predictions.read_frame([evaluation], columns)
     return answers.assign(
+        run=answers["run"] + "/" + answers["evaluation"],
+        question=name_questions(answers),
         cell=answers["modality"] + "/" + answers["task"],
         correct=answers["correct"].astype(float),
         parsed=answers.pop("parse_status") == "parsed",

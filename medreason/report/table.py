@@ -26,9 +26,10 @@ from medreason.report.runs import (
     difference,
     in_domain_cells,
     load,
+    why_no_base,
 )
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
-from medreason.runs.run_folder import RunFolder
+from medreason.runs.run_folder import EvaluationFolder
 from medreason.stats import Difference, wilson
 
 _PIPE_WIDTH = 100  # characters in pipes and logs; wider tables are printed wider, never wrapped
@@ -69,6 +70,8 @@ class Row:
     evaluate_seconds: float = 0.0
     error: str | None = None
     """First line."""
+    no_base: str = ""
+    """Why there is no difference to a start model, where the sweep has one."""
     collapsed: Mapping[str, float] = field(default_factory=dict)
     """Rewards without variance within a group when training ended, with their mean."""
 
@@ -83,18 +86,18 @@ class Row:
         return self.cut_off >= _MANY
 
 
-def rows(folders: Iterable[RunFolder], sweep: str | None = None) -> list[Row]:
-    """One row a run, those that failed or are not finished included."""
-    return rows_of(load(folders, sweep))
+def rows(evaluations: Iterable[EvaluationFolder]) -> list[Row]:
+    """One row an evaluation, those that failed or are not finished included."""
+    return rows_of(load(evaluations))
 
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
     return [_row(run, runs) for run in runs]
 
 
-def show(folders: Iterable[RunFolder], sweep: str | None = None) -> None:
+def show(evaluations: Iterable[EvaluationFolder]) -> None:
     """Print the table to stdout."""
-    show_rows(rows(folders, sweep))
+    show_rows(rows(evaluations))
 
 
 def show_rows(rows: Sequence[Row]) -> None:
@@ -151,14 +154,15 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "name": run.name,
         "label": run.label,
         "method": run.method,
-        "state": state.state,
+        "no_base": why_no_base(run, runs),
+        "state": run.progress,
         "train_seconds": state.train_seconds,
         "evaluate_seconds": state.evaluate_seconds,
         "error": error.splitlines()[0] if error else None,
         "collapsed": collapsed_rewards(run.folder.logged()),
     }
-    if run.folder.data.exists():
-        facts = json.loads(run.folder.data.read_text())
+    if run.evaluation.data.exists():
+        facts = json.loads(run.evaluation.data.read_text())
         row["tested_on_trained_images"] = facts["test_rows_on_trained_images"]
     if run.metrics is None:
         return Row(**row)
@@ -259,6 +263,11 @@ def _notes(rows: Sequence[Row]) -> Text:
         notes.append(f"{labels}: answered by the likeliest letter, nothing generated or parsed")
     if any(row.restricted for row in rows):
         notes.append("in-domain: the cells a run was trained on; n as in-domain/all tested")
+    notes += [
+        f"{row.label}: not compared with a start model, {row.no_base}"
+        for row in rows
+        if row.no_base
+    ]
     if any(row.difference for row in rows):
         notes.append("vs base: percent points, paired by question; [95 % intervals]")
     return Text("\n".join(notes))

@@ -13,7 +13,7 @@ from medreason.runs.files import read_json, write_json
 from medreason.runs.run_folder import RunFolder, State
 
 _SEAL = "sealed.json"
-_FILES = ("predictions.parquet", "metrics.json")
+_FILES = ("config.yaml", "data.json", "predictions.parquet", "metrics.json")
 
 
 def seal(folder: RunFolder, evaluation_key: str) -> None:

@@ -65,13 +65,26 @@ def evaluation_parts(config: Config, train_key: str, data_digest: str) -> dict[s
         "data": data_digest,
         "data.source": _data_source(config),
         "evaluation": evaluation,
-        "prompt": {
-            "tagged": config.prompt.style != "free",
-            "evaluate": config.prompt.evaluation,
-            "open": config.prompt.open,
-        },
+        "prompt": _evaluation_prompt(config),
         "seed": config.seed if config.evaluation.samples_per_cell is not None else None,
     }
+
+
+def evaluation_ground(config: Config) -> dict[str, Any]:
+    """What two evaluations have to share for a difference between them to be one of the weights:
+    how a question is asked and answered. Which questions are shared is for their digests to say."""
+    return {
+        "prompt": _evaluation_prompt(config),
+        "evaluation": {
+            "max_new_tokens": config.evaluation.max_new_tokens,
+            "answers": sorted(config.evaluation.answers),
+        },
+    }
+
+
+def start_parts(config: Config) -> dict[str, Any]:
+    """What a training starts from: the same for it and for the run of its start model."""
+    return train_parts(config, "", "")["model"]
 
 
 def digest(parts: dict[str, Any]) -> str:
@@ -92,6 +105,14 @@ def _reward(reward: Reward) -> dict[str, Any]:
     """Its settings; `score.source`, beside settings of any name, is what its function is."""
     source = sources.identity(reward.score["_target_"]) if reward.score else None
     return {**asdict(reward), "score.source": source}
+
+
+def _evaluation_prompt(config: Config) -> dict[str, Any]:
+    return {
+        "tagged": config.prompt.style != "free",
+        "evaluate": config.prompt.evaluation,
+        "open": config.prompt.open,
+    }
 
 
 def _data_source(config: Config) -> str:

@@ -13,9 +13,11 @@ class Outcome:
 
     state: str
     """done, skipped (already finished), empty (no data), busy, failed; lost for a job that left no
-    outcome; shared for one whose run another job of the sweep did."""
+    outcome; shared for one whose evaluation another job of the sweep did."""
     run: str = ""
     """Name of the run folder, where it is known."""
+    evaluation: str = ""
+    """Key of the evaluation, where it is known."""
     error: str = ""
     """Its first line."""
     overrides: list[str] = field(default_factory=list)
@@ -26,11 +28,11 @@ class NoDataError(ValueError):
 
 
 class BusyError(ValueError):
-    """Another process works on this run: a sweep leaves it to that one."""
+    """Another process works on this evaluation of this run: a sweep leaves it to that one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, evaluation_key: str) -> None:
         super().__init__(f"{folder} is being worked on by another process; left to it")
-        self.run = folder.name
+        self.run, self.evaluation = folder.name, evaluation_key
 
 
 def explained(error: BaseException, outputs: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,11 @@ class State:
     """`model/` holds the final weights; true of an evaluated base model, which has none there."""
     evaluations: list[str] = field(default_factory=list)
     """Keys of the finished evaluations."""
-    sweeps: dict[str, str] = field(default_factory=dict)
-    """Sweep -> key of the evaluation it shows; a run may belong to several."""
+    sweeps: dict[str, list[str]] = field(default_factory=dict)
+    """Sweep -> keys of the evaluations it asked for, in order; a run may belong to several sweeps,
+    and a sweep may ask for several evaluations of a run."""
+    evaluating: str = ""
+    """Key of the evaluation that the process which holds the folder is to end with."""
     attempts: int = 0
     error: str | None = None
     mlflow_runs: dict[str, str] = field(default_factory=dict)
@@ -73,10 +76,6 @@ class RunFolder:
         return self.path / "audit.json"
 
     @property
-    def data(self) -> Path:
-        return self.path / "data.json"
-
-    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -101,11 +100,17 @@ class RunFolder:
         if not path.exists():
             return State()
         try:
-            return State(**json.loads(path.read_text()))
-        except (json.JSONDecodeError, TypeError) as error:
+            values = json.loads(path.read_text())
+            if others := {*values} ^ {known.name for known in fields(State)}:
+                raise TypeError(f"unknown or missing: {', '.join(sorted(others))}")
+            if not all(isinstance(keys, list) for keys in values["sweeps"].values()):
+                raise TypeError("its sweeps have one evaluation each")
+            return State(**values)
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path}: not a state that medreason wrote ({error}); "
-                "delete the folder to run again"
+                f"{path}: cut off, or written by another version of medreason ({error}); move the "
+                "folder away and re-run the command that made it, or evaluate its weights with "
+                f"action=evaluate model.path={self.model}"
             ) from error
 
     def logged(self) -> list[dict[str, Any]]:
@@ -123,13 +128,13 @@ class RunFolder:
     def update(self, **changes: Any) -> State:
         """Change fields of the state on disk, atomically and one process at a time.
 
-        `sweeps` is added to those on disk: jobs of two sweeps may join a finished run at once.
+        `sweeps` is added to those on disk: jobs of one or more sweeps may join a run at once.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with lock.briefly(self.path / ".state.lock"):
             state = self.state()
             if "sweeps" in changes:
-                changes["sweeps"] = state.sweeps | changes["sweeps"]
+                changes["sweeps"] = _merged(state.sweeps, changes["sweeps"])
             state = replace(state, **changes)
             write_json(self.path / "state.json", asdict(state))
         return state
@@ -139,6 +144,44 @@ class RunFolder:
         """Hold the run for this process; None where another holds it. See `lock.held`."""
         with lock.held(self.path) as descriptor:
             yield descriptor
+
+
+@dataclass(frozen=True)
+class EvaluationFolder:
+    """One evaluation of a run: its files by name. It keeps the configuration it was asked for with,
+    since the run's own may differ from it in prompt, questions and controls."""
+
+    run: RunFolder
+    key: str
+
+    @property
+    def path(self) -> Path:
+        return self.run.evaluation(self.key)
+
+    @property
+    def name(self) -> str:
+        """For people; both keys tell it from every other."""
+        return f"{self.run.path.name}/{self.key}"
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def data(self) -> Path:
+        """What the run trains and this evaluation tests on, with the audit's warnings."""
+        return self.path / "data.json"
+
+    @property
+    def finished(self) -> bool:
+        return self.key in self.run.state().evaluations
+
+
+def _merged(sweeps: dict[str, list[str]], joining: dict[str, list[str]]) -> dict[str, list[str]]:
+    return sweeps | {
+        sweep: list(dict.fromkeys([*sweeps.get(sweep, ()), *keys]))
+        for sweep, keys in joining.items()
+    }
 
 
 def find_run_folder(runs: Path, name: str, key: str) -> RunFolder:
@@ -155,15 +198,23 @@ def run_folders(runs: Path) -> list[RunFolder]:
     return [RunFolder(path.parent) for path in sorted(runs.glob("*/state.json"))]
 
 
-def sweeps_of(folder: RunFolder) -> dict[str, str]:
-    """Sweep -> evaluation key; empty where the state is damaged, which the report names."""
-    try:
-        return folder.state().sweeps
-    except ValueError:
-        return {}
+def evaluations_by_sweep(runs: Path) -> dict[str, list[EvaluationFolder]]:
+    """Sweep -> the evaluations it asked for, finished or not, in the order of the run folders.
+
+    This is the only list of what belongs to a sweep. A folder whose state is damaged has none; the
+    command that needs it names it.
+    """
+    found: dict[str, list[EvaluationFolder]] = {}
+    for folder in run_folders(runs):
+        try:
+            sweeps = folder.state().sweeps
+        except ValueError:
+            continue
+        for sweep, keys in sweeps.items():
+            found.setdefault(sweep, []).extend(EvaluationFolder(folder, key) for key in keys)
+    return found
 
 
-def unsynced(folder: RunFolder, sweep: str) -> bool:
-    """Whether MLflow does not show all of the folder in this sweep yet."""
-    state = folder.state()
-    return f"{sweep}/{state.sweeps[sweep]}" not in state.synced
+def unsynced(evaluation: EvaluationFolder, sweep: str) -> bool:
+    """Whether MLflow does not show all of the evaluation in this sweep yet."""
+    return f"{sweep}/{evaluation.key}" not in evaluation.run.state().synced

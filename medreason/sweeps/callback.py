@@ -31,7 +31,7 @@ from medreason.runs import lock, parent_watch
 from medreason.runs.files import read_json, write_json
 from medreason.runs.outcomes import BusyError, NoDataError, Outcome, explained
 from medreason.runs.progress import duration
-from medreason.runs.run_folder import RunFolder, run_folders, sweeps_of, unsynced
+from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, unsynced
 from medreason.sweeps.jobs import compose_jobs, labels, split_jobs, step_lines
 
 EXPECTED = (ValueError, RuntimeError, OSError, OmegaConfBaseException)
@@ -41,7 +41,7 @@ _MOST_ROWS = 24  # of the table at the end; a longer one is for the report
 _SWEEP_BYTES = 2**20  # of the files that Hydra and this callback write about the sweep itself
 _NAMES = {
     "done": "done",
-    "shared": "same run as another job",
+    "shared": "same evaluation as another job",
     "skipped": "already finished",
     "empty": "without data",
     "busy": "left to another process",
@@ -115,12 +115,12 @@ class Sweep(Callback):
 
     def _end(self, config: DictConfig) -> bool:
         """Bring MLflow up to date and print the tables; whether any job failed or was lost."""
-        all_folders = run_folders(Path(config.outputs) / "runs")
-        folders = [folder for folder in all_folders if config.sweep in sweeps_of(folder)]
+        runs = Path(config.outputs) / "runs"
+        evaluations = evaluations_by_sweep(runs).get(config.sweep, [])
         if config.action.name in ("train", "evaluate"):
-            _send_to_mlflow(config, folders)
-            if config.runs.show_table and len(folders) <= _MOST_ROWS:
-                _show_table(folders, config.sweep)
+            _send_to_mlflow(config, evaluations)
+            if config.runs.show_table and len(evaluations) <= _MOST_ROWS:
+                _show_table(evaluations)
         return self._show_summary(config)
 
     def _show_summary(self, config: DictConfig) -> bool:
@@ -188,7 +188,7 @@ def _outcome(job_return: JobReturn, outputs: str) -> Outcome:
         case NoDataError():
             outcome = Outcome("empty")
         case BusyError():
-            outcome = Outcome("busy", run=value.run)
+            outcome = Outcome("busy", run=value.run, evaluation=value.evaluation)
         case _:
             outcome = Outcome("failed")
     return replace(outcome, error=f"{kind}{first_line}", overrides=overrides)
@@ -203,32 +203,34 @@ def _read_outcome(folder: Path, overrides: list[str]) -> Outcome:
 
 def _mark_shared(outcomes: list[Outcome]) -> list[Outcome]:
     """Name as shared what another job of the same sweep did, or is doing."""
-    done = {o.run for o in outcomes if o.state == "done"}
-    finished = done | {o.run for o in outcomes if o.state == "skipped"}
+    done = {(o.run, o.evaluation) for o in outcomes if o.state == "done"}
+    finished = done | {(o.run, o.evaluation) for o in outcomes if o.state == "skipped"}
     others = {"skipped": done, "busy": finished}
     return [
-        replace(o, state="shared", error="") if o.run in others.get(o.state, ()) else o
+        replace(o, state="shared", error="")
+        if (o.run, o.evaluation) in others.get(o.state, ())
+        else o
         for o in outcomes
     ]
 
 
-def _show_table(folders: list[RunFolder], sweep: str) -> None:
+def _show_table(evaluations: list[EvaluationFolder]) -> None:
     try:
         from medreason.report import table  # pandas, half a second
 
-        table.show(folders, sweep)
+        table.show(evaluations)
     except ValueError as error:  # a damaged folder; the summary is still to come
         notice(error)
 
 
-def _send_to_mlflow(config: DictConfig, folders: list[RunFolder]) -> None:
+def _send_to_mlflow(config: DictConfig, evaluations: list[EvaluationFolder]) -> None:
     """Send what MLflow lacks: killed runs, and finished runs that are new to this sweep."""
-    if config.tracking.uri and any(unsynced(f, config.sweep) for f in folders):
+    if config.tracking.uri and any(unsynced(e, config.sweep) for e in evaluations):
         from medreason import tracking  # MLflow, seconds
 
         settings = OmegaConf.to_object(config.tracking)
         assert isinstance(settings, Tracking)
-        tracking.catch_up(settings, Path(config.outputs), config.sweep, folders)
+        tracking.catch_up(settings, Path(config.outputs), config.sweep, evaluations)
 
 
 def _make_jobs_watch_launcher(launcher: DictConfig) -> None:

@@ -19,33 +19,33 @@ from medreason.config import Config
 from medreason.data.images import open_rgb
 from medreason.evaluation import predictions
 from medreason.metrics import Metric as EvaluationMetric
-from medreason.runs.run_folder import RunFolder
+from medreason.runs.run_folder import EvaluationFolder
 from medreason.samples import Window
 
 
-def send(client: MlflowClient, run_id: str, config: Config, folder: RunFolder, key: str) -> None:
-    """Show the evaluation `key` of a run folder on an MLflow run."""
-    evaluation = folder.evaluation(key)
-    metrics = predictions.load_metrics(evaluation)
-    written = int(1000 * (evaluation / "metrics.json").stat().st_mtime)
+def send(client: MlflowClient, run_id: str, config: Config, evaluation: EvaluationFolder) -> None:
+    """Show an evaluation on an MLflow run."""
+    path, key = evaluation.path, evaluation.key
+    metrics = predictions.load_metrics(path)
+    written = int(1000 * (path / "metrics.json").stat().st_mtime)
     batch = [Metric(name, value, written, 0) for name, value in _test_metrics(metrics)]
     client.log_batch(run_id, metrics=batch)
-    client.log_artifacts(run_id, str(evaluation), f"evaluations/{key}")
-    rows = predictions.read(evaluation / "predictions.parquet")
-    _send_inputs(client, run_id, config, folder, rows)
+    client.log_artifacts(run_id, str(path), f"evaluations/{key}")
+    rows = predictions.read(path / "predictions.parquet")
+    _send_inputs(client, run_id, config, evaluation, rows)
     _send_table(client, run_id, rows, f"predictions-{key}.json", config)
-    _send_heat_map(client, run_id, metrics, folder.path.name)
+    _send_heat_map(client, run_id, metrics, evaluation.run.path.name)
 
 
 def _send_inputs(
     client: MlflowClient,
     run_id: str,
     config: Config,
-    folder: RunFolder,
+    evaluation: EvaluationFolder,
     rows: list[predictions.Prediction],
 ) -> None:
     name = config.choices.get("data", "data")
-    parts = folder.state().train_parts
+    parts = evaluation.run.state().train_parts
     inputs: list[tuple[str, int | None, str]] = [("test", len({row.sample for row in rows}), "")]
     if "data" in parts:
         inputs.append(("train", None, parts["data"]))

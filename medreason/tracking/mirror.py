@@ -1,7 +1,7 @@
-"""One run folder as one run of MLflow, in one sweep.
+"""One evaluation of a run as one run of MLflow, in one sweep.
 
-A folder that belongs to two sweeps, as that of a base model does, is a run in each: a child of that
-sweep's run, with the evaluation that the sweep shows.
+An evaluation that belongs to two sweeps, as that of a base model does, is a run in each: a child of
+that sweep's run. Two evaluations of one training are two runs with the same curves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from medreason import config as configuration
 from medreason.config import Config, Tracking
 from medreason.console import notice
-from medreason.runs.run_folder import RunFolder, unsynced
+from medreason.runs.run_folder import EvaluationFolder, RunFolder, unsynced
 from medreason.tracking import evaluation, store
 from medreason.tracking.store import PREFIX
 
@@ -31,15 +31,15 @@ _STATUS = {"done": "FINISHED", "failed": "FAILED"}
 
 
 class Mirror:
-    """The MLflow run of a folder in the sweep that its configuration names."""
+    """The MLflow run of an evaluation in the sweep that its configuration names."""
 
-    def __init__(self, config: Config, folder: RunFolder) -> None:
+    def __init__(self, config: Config, evaluation: EvaluationFolder) -> None:
         self._config = config
-        self._folder = folder
+        self._evaluation = evaluation
+        self._folder = evaluation.run
         self._client = store.connect(config.tracking, config.folder)
         self._experiment = store.experiment(self._client, config.tracking, config.folder)
-        self._evaluation_key = folder.state().sweeps[config.sweep]
-        self._slot = f"{config.sweep}/{self._evaluation_key}"
+        self._slot = f"{config.sweep}/{evaluation.key}"
         with self._writing():
             self.run_id = self._open()
         self._sent_step = self._last_step()
@@ -59,7 +59,7 @@ class Mirror:
             f"{PREFIX}kind": "run",
             f"{PREFIX}sweep": self._config.sweep,
             f"{PREFIX}train_key": state.train_key,
-            f"{PREFIX}evaluation_key": self._evaluation_key,
+            f"{PREFIX}evaluation_key": self._evaluation.key,
             **{f"{PREFIX}{facet}": _facet(self._config, facet) for facet in _FACETS},
             f"{PREFIX}seed": str(self._config.seed),
         }
@@ -73,7 +73,7 @@ class Mirror:
         return run_id
 
     def _create(self, tags: dict[str, str]) -> str:
-        name = self._folder.path.name
+        name = self._evaluation.name
         return self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id
 
     def _find_orphan(self, tags: dict[str, str]) -> str | None:
@@ -136,13 +136,11 @@ class Mirror:
         if state.trainable_parameters:
             count = str(state.trainable_parameters)
             self._client.log_param(self.run_id, f"{PREFIX}trainable_parameters", count)
-        for path in (self._folder.config, self._folder.data, self._folder.log):
+        for path in (self._folder.config, self._folder.log):
             if path.exists():
                 self._client.log_artifact(self.run_id, str(path))
-        if self._evaluation_key in state.evaluations:
-            evaluation.send(
-                self._client, self.run_id, self._config, self._folder, self._evaluation_key
-            )
+        if self._evaluation.key in state.evaluations:
+            evaluation.send(self._client, self.run_id, self._config, self._evaluation)
         self._client.set_terminated(self.run_id, status)
         synced = [slot for slot in self._folder.state().synced if slot != self._slot]
         self._folder.update(synced=[*synced, self._slot])
@@ -162,9 +160,10 @@ def _facet(config: Config, name: str) -> str:
 
 
 @contextmanager
-def mirrored(config: Config, folder: RunFolder, *, active: bool) -> Iterator[None]:
+def mirrored(config: Config, folder: RunFolder, key: str, *, active: bool) -> Iterator[None]:
     """Show the run in MLflow while the body runs; an error of MLflow never stops it."""
-    mirror = _open_mirror(config, folder) if active and config.tracking.uri else None
+    tracked = active and config.tracking.uri
+    mirror = _open_mirror(config, EvaluationFolder(folder, key)) if tracked else None
     if mirror is None:
         yield
         return
@@ -191,25 +190,25 @@ def catch_up(
     tracking: Tracking,
     outputs: Path,
     sweep: str,
-    folders: Sequence[RunFolder],
+    evaluations: Sequence[EvaluationFolder],
     *,
     all_: bool = False,
 ) -> bool:
-    """Send to MLflow what it does not show yet of a sweep's folders, or `all_` of them.
+    """Send to MLflow what it does not show yet of a sweep's evaluations, or `all_` of them.
 
     Runs that another process works on are left to it. False where MLflow cannot be reached.
     """
-    for folder in folders:
-        if not folder.config.exists() or not (all_ or unsynced(folder, sweep)):
+    for each in evaluations:
+        if not each.config.exists() or not (all_ or unsynced(each, sweep)):
             continue
-        with folder.locked() as descriptor:
+        with each.run.locked() as descriptor:
             if descriptor is None:
                 continue
             try:
-                config = configuration.read(folder.config)
+                config = configuration.read(each.config)
                 config = replace(config, tracking=tracking, outputs=str(outputs), sweep=sweep)
-                status = _STATUS.get(folder.state().state, "KILLED")
-                Mirror(config, folder).close(status)
+                state = "done" if each.finished else each.run.state().state
+                Mirror(config, each).close(_STATUS.get(state, "KILLED"))
             except (MlflowException, OSError, store.OtherVersionError) as error:
                 _warn_unreached(tracking, error)
                 return False
@@ -218,12 +217,12 @@ def catch_up(
     return True
 
 
-def _open_mirror(config: Config, folder: RunFolder) -> Mirror | None:
-    state = folder.state()
-    slot = f"{config.sweep}/{state.sweeps[config.sweep]}"
-    folder.update(synced=[other for other in state.synced if other != slot])
+def _open_mirror(config: Config, evaluation: EvaluationFolder) -> Mirror | None:
+    slot = f"{config.sweep}/{evaluation.key}"
+    synced = evaluation.run.state().synced
+    evaluation.run.update(synced=[other for other in synced if other != slot])
     try:
-        return Mirror(config, folder)
+        return Mirror(config, evaluation)
     except (MlflowException, OSError, store.OtherVersionError) as error:
         _warn_unreached(config.tracking, error)
         return None

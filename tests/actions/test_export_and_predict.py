@@ -173,8 +173,8 @@ def adapted(composed: Compose, tmp_path: Path) -> RunFolder:
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             weight.data.normal_(std=0.5)
-    model.save_pretrained(folder.model)
-    load_processor(config.model).save_pretrained(folder.model)
+    model.save_pretrained(folder.run.model)
+    load_processor(config.model).save_pretrained(folder.run.model)
     return folder
 
 
@@ -243,7 +243,7 @@ def test_predict_gives_what_an_evaluation_of_the_model_gives(
     )
     folder = RunFolder(tmp_path / "run")
     evaluate(config, samples, folder, "evaluation0", lambda *_: None)
-    rows = predictions.read(folder.evaluation("evaluation0") / "predictions.parquet")
+    rows = predictions.read(folder.path / "predictions.parquet")
     evaluated = {row.sample: row for row in rows if row.control == "original"}
     answers = predicted(
         composed, tmp_path, [{"image": str(s.image), "question": s.problem} for s in samples]

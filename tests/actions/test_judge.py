@@ -52,14 +52,14 @@ def test_grades_stand_beside_the_accuracy_and_are_requested_once(
     composed: Compose, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_of(composed("method=base", *SMALL))
-    integrity.seal(run, "evaluation0")
+    integrity.seal(run.run, "evaluation0")
     config = composed(
         "action=judge", *SMALL, *asks(server), *asks(server, "judge@second_judge", "n")
     )
     judge.run(config)
-    assert integrity.is_whole(run, "evaluation0")  # the same training command is still finished
+    assert integrity.is_whole(run.run, "evaluation0")  # the same training command is still finished
     assert unsynced(run, config.sweep)
-    path = run.evaluation("evaluation0")
+    path = run.path
     judgements = json.loads((path / "judgements.json").read_text())
     reasoning = judgements["summary"]["reasoning"]
     assert reasoning["n"] == 10

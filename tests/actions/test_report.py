@@ -93,7 +93,7 @@ def test_resync_brings_run_folders_and_the_report_into_mlflow(
     from mlflow import MlflowClient  # heavy
 
     client = MlflowClient(config.tracking.uri)
-    state = folder.state()
+    state = folder.run.state()
     assert state.synced
     run = client.get_run(state.mlflow_runs["demo/evaluation0"])
     assert run.data.metrics["test/accuracy"] == 0.5

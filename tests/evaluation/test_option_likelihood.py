@@ -65,8 +65,8 @@ def test_table_names_runs_answered_by_option_likelihood(
     run = write_run(composed("method=base"), samples, lambda i, sample: reply("A"))
     settled = [settle(sample, "original", "prompt", LIKELIHOODS) for sample in samples]
     metrics = compute_metrics(settled, {}, []) | {"answers": ["option_likelihood"]}
-    predictions.save(run.evaluation("evaluation0"), settled, metrics)
-    assert read_json(run.evaluation("evaluation0") / "metrics.json")["answers"]
+    predictions.save(run.path, settled, metrics)
+    assert read_json(run.path / "metrics.json")["answers"]
     table.show([run])
     shown = capsys.readouterr().out
     assert "letter" in shown

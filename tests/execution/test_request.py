@@ -48,14 +48,10 @@ def finish(config: Config) -> RunRequest:
     """Leave what a finished run of this command leaves."""
     request = run_request(config)
     samples = draw_samples(config.folder / "images", per_cell=1)
-    folder = write_run(config, samples, lambda i, s: reply("A"), key=request.train_key)
-    folder.evaluation("evaluation0").rename(folder.evaluation(request.evaluation_key))
-    integrity.seal(folder, request.evaluation_key)
-    folder.update(
-        train_key=request.train_key,
-        train_parts=request.parts,
-        evaluations=[request.evaluation_key],
-    )
+    keys = {"key": request.train_key, "evaluation_key": request.evaluation_key}
+    run = write_run(config, samples, lambda i, s: reply("A"), **keys).run
+    integrity.seal(run, request.evaluation_key)
+    run.update(train_key=request.train_key, train_parts=request.parts)
     return request
 
 

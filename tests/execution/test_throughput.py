@@ -29,7 +29,8 @@ def finished(
         attempts=1,
         evaluate_seconds=seconds,
     )
-    metrics = read_json(run.evaluation("evaluation0") / "metrics.json")
+    metrics = read_json(run.path / "metrics.json")
+    run = run.run
     keys = [f"evaluation{i}" for i in range(len(forms))]
     for name, answers in zip(keys, forms, strict=True):
         run.evaluation(name).mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ from medreason.report import summary
 from medreason.report.page import page
 from medreason.report.runs import Run, load
 from medreason.report.tables import gather
-from medreason.runs.run_folder import RunFolder
+from medreason.runs.run_folder import EvaluationFolder, RunFolder
 from medreason.samples import Sample
 
 Compose = Callable[..., Config]
@@ -146,7 +146,7 @@ def test_controls_are_shown_where_an_evaluation_has_them(
     composed: Compose, samples: list[Sample]
 ) -> None:
     folder = write_run(composed("method=base"), samples, right)
-    path = folder.evaluation("evaluation0") / "metrics.json"
+    path = folder.path / "metrics.json"
     figures = json.loads(path.read_text())
     for some in (figures["overall"], *figures["cells"].values()):
         some |= {"shuffled_image": 0.317, "no_image": 0.218, "permuted_options": 0.519}
@@ -234,7 +234,12 @@ def test_images_are_found_where_outputs_were_moved(composed: Compose, tmp_path: 
     folder = write_run(config, drawn, right)
     moved = tmp_path / "moved"
     config.folder.rename(moved)
-    data = embedded(page(load([RunFolder(moved / "runs" / folder.path.name)]), sweep="demo"))
+    data = embedded(
+        page(
+            load([EvaluationFolder(RunFolder(moved / "runs" / folder.run.path.name), folder.key)]),
+            sweep="demo",
+        )
+    )
     assert data["questions"]["ct/disease"]["items"][0]["image"] is not None
 
 
@@ -251,7 +256,7 @@ def test_curves_show_what_was_logged_up_to_a_cut_off_line(
     composed: Compose, samples: list[Sample]
 ) -> None:
     sft = write_run(composed("method=sft"), samples, right, logs=LOGS)
-    with sft.metrics.open("a") as stream:
+    with sft.run.metrics.open("a") as stream:
         stream.write('{"step": 4, "lo')
     html = page(load([sft]), sweep="demo")
     assert "Loss, SFT" in html

@@ -13,7 +13,7 @@ from run_folders import draw_samples, reply, write_run
 from medreason.config import Config
 from medreason.report import reasoning
 from medreason.report.runs import load
-from medreason.runs.run_folder import RunFolder, run_folders
+from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep
 from medreason.samples import Sample
 
 Compose = Callable[..., Config]
@@ -31,8 +31,8 @@ def says(thought: str, *, right_in: str) -> Callable[[int, Sample], str]:
     return lambda _, s: reply(s.answer if s.modality == right_in else "Z", thought)
 
 
-def folders(composed: Compose) -> list[RunFolder]:
-    return run_folders(composed().folder / "runs")
+def folders(composed: Compose) -> list[EvaluationFolder]:
+    return evaluations_by_sweep(composed().folder / "runs")["runs"]
 
 
 def rows(path: Path) -> dict[tuple[str, ...], dict]:

@@ -11,7 +11,7 @@ from run_folders import draw_samples, reply, write_failed, write_run
 from medreason.config import Config
 from medreason.report import table
 from medreason.report.runs import load
-from medreason.runs.run_folder import RunFolder
+from medreason.runs.run_folder import EvaluationFolder, RunFolder
 from medreason.samples import Sample
 
 Compose = Callable[..., Config]
@@ -64,13 +64,83 @@ def test_difference_to_base_is_paired_and_in_percent_points(
     assert row.difference.low < row.difference.mean < row.difference.high
 
 
-@pytest.mark.parametrize("other", ["model.max_pixels=784", "data.seed=3"])
-def test_base_of_another_model_or_data_is_none(
-    composed: Compose, samples: list[Sample], other: str
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        (["model.max_pixels=784"], "its start model is not in this sweep"),
+        (["prompt=no_think"], "evaluated with another prompt: think, no_think"),
+        (
+            ["evaluation.max_new_tokens=12"],
+            "evaluated with another evaluation.max_new_tokens: 256, 12",
+        ),
+    ],
+)
+def test_base_that_was_asked_otherwise_gives_no_difference_but_the_reason(
+    composed: Compose,
+    samples: list[Sample],
+    base: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    base = write_run(composed("method=base", other), samples, half_right)
-    trained = write_run(composed("method=grpo"), samples, right)
-    assert table.rows([base, trained])[1].difference is None
+    start = replace(composed("method=base", *base), choices=chosen(base))
+    folders = [
+        write_run(start, samples, half_right),
+        write_run(replace(composed("method=grpo"), choices=chosen([])), samples, right),
+    ]
+    assert table.rows(folders)[1].difference is None
+    table.show(folders)
+    assert f"grpo: not compared with a start model, {words}" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def chosen(overrides: list[str]) -> dict[str, str]:
+    options = dict(override.split("=") for override in overrides)
+    return {"prompt": options.get("prompt", "think")}
+
+
+def test_questions_of_another_data_seed_are_others_under_the_same_ids(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    others = [replace(sample, options=sample.options[::-1]) for sample in samples]
+    folders = [
+        write_run(composed("method=base", "data.seed=3"), others, half_right),
+        write_run(composed("method=grpo"), samples, right),
+    ]
+    assert table.rows(folders)[1].difference is None
+
+
+def test_same_questions_are_paired_whatever_their_ids(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    renamed = [replace(sample, id=f"other-{i}") for i, sample in enumerate(samples)]
+    folders = [
+        write_run(composed("method=base", "data.seed=3"), renamed, half_right),
+        write_run(composed("method=grpo"), samples, right),
+    ]
+    difference = table.rows(folders)[1].difference
+    assert difference
+    assert difference.mean == pytest.approx(50)
+
+
+def test_two_evaluations_of_one_training_are_two_rows_each_with_its_own_base(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    def asked(method: str, prompt: str) -> Config:
+        return replace(composed(f"method={method}", f"prompt={prompt}"), choices={"prompt": prompt})
+
+    evaluations = [
+        write_run(asked("base", "think"), samples, half_right, evaluation_key="b0"),
+        write_run(asked("base", "no_think"), samples, right, evaluation_key="b1"),
+        write_run(asked("sft", "think"), samples, half_right, key="1" * 12),
+        write_run(asked("sft", "no_think"), samples, right, key="2" * 12),
+    ]
+    rows = table.rows(evaluations)
+    assert [row.label for row in rows] == [
+        *("base no_think", "base think", "sft no_think", "sft think"),
+    ]
+    gains = {row.label: row.difference.mean for row in rows if row.difference}
+    assert gains == {"sft no_think": 0.0, "sft think": 0.0}
 
 
 def test_run_of_one_cell_is_compared_on_that_cell(composed: Compose, samples: list[Sample]) -> None:
@@ -95,9 +165,9 @@ def test_failed_and_unfinished_runs_are_shown_with_their_error(
     composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed = write_failed(composed("method=rarl"), "OutOfMemoryError: 40 GiB\nTraceback ...")
-    bare = RunFolder(tmp_path / "outputs" / "runs" / "sft-tiny-all-all-0123456789ab")
-    bare.path.mkdir()
-    bare.update(state="planned")
+    run = RunFolder(tmp_path / "outputs" / "runs" / "sft-tiny-all-all-0123456789ab")
+    run.update(state="planned")
+    bare = EvaluationFolder(run, "evaluation0")
     assert [(r.label, r.state, r.error) for r in table.rows([failed, bare])] == [
         ("sft", "planned", None),
         ("rarl", "failed", "OutOfMemoryError: 40 GiB"),
@@ -172,7 +242,12 @@ def test_table_fits_100_columns_without_wrapped_cells(
     folders = [
         write_run(composed("method=base"), samples, half_right),
         *(
-            write_run(composed(f"method={m}", *cell), samples, right, train_seconds=5025.0)
+            write_run(
+                composed(f"method={m}", "prompt=think", *cell),
+                samples,
+                right,
+                train_seconds=5025.0,
+            )
             for m in ("sft", "grpo", "rarl")
         ),
     ]
@@ -188,7 +263,7 @@ def test_table_fits_100_columns_without_wrapped_cells(
 
 def test_cut_off_predictions_are_named(composed: Compose, samples: list[Sample]) -> None:
     folder = write_run(composed("method=base"), samples, right)
-    path = folder.evaluation("evaluation0") / "predictions.parquet"
+    path = folder.path / "predictions.parquet"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"predictions\.parquet: not a predictions"):
         table.rows([folder])

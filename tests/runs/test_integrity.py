@@ -21,17 +21,18 @@ Compose = Callable[..., Config]
 def finished(composed: Compose, tmp_path: Path) -> RunFolder:
     """A run with two sealed evaluations."""
     samples = draw_samples(tmp_path / "images", per_cell=1)
-    folder = write_run(composed("method=sft"), samples, lambda i, s: reply("A"))
-    other = folder.evaluation("evaluation1")
-    other.mkdir()
-    for path in folder.evaluation("evaluation0").iterdir():
-        (other / path.name).write_bytes(path.read_bytes())
+    for key in ("evaluation0", "evaluation1"):
+        folder = write_run(
+            composed("method=sft"), samples, lambda i, s: reply("A"), evaluation_key=key
+        ).run
     for key in ("evaluation0", "evaluation1"):
         integrity.seal(folder, key)
     return folder
 
 
-@pytest.mark.parametrize("name", ["predictions.parquet", "metrics.json", "sealed.json"])
+@pytest.mark.parametrize(
+    "name", ["predictions.parquet", "metrics.json", "config.yaml", "sealed.json"]
+)
 @pytest.mark.parametrize("damage", ["cut off", "changed", "lost"])
 def test_damaged_evaluation_is_not_whole_and_its_neighbour_is(
     finished: RunFolder, name: str, damage: str

@@ -9,15 +9,13 @@ import pytest
 
 from medreason.runs.run_folder import RunFolder
 
-MISSING = pytest.mark.xfail(reason="State fills a missing key with its default")
-
 
 @pytest.mark.parametrize(
     ("removed", "added"),
     [
         ("", "colour"),
         ("trainable_weights", "trainable"),
-        pytest.param("trained", "", marks=MISSING),
+        ("trained", ""),
     ],
 )
 def test_state_with_other_keys_is_refused_by_name(tmp_path: Path, removed: str, added: str) -> None:
@@ -28,4 +26,13 @@ def test_state_with_other_keys_is_refused_by_name(tmp_path: Path, removed: str, 
     values.pop(removed, None)
     path.write_text(json.dumps(values | ({added: 1} if added else {})))
     with pytest.raises(ValueError, match=rf"state\.json.*{added or removed}"):
+        folder.state()
+
+
+def test_state_with_one_evaluation_a_sweep_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.update(state="done", trained=True, sweeps={"runs": ["0123456789ab"]})
+    path = tmp_path / "state.json"
+    path.write_text(path.read_text().replace('[\n   "0123456789ab"\n  ]', '"0123456789ab"'))
+    with pytest.raises(ValueError, match=r"another version.*action=evaluate model\.path=.*model"):
         folder.state()

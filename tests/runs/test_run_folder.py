@@ -21,15 +21,16 @@ def test_state_changes_are_kept(tmp_path: Path) -> None:
 
 
 def test_sweeps_that_join_at_once_are_all_kept(tmp_path: Path) -> None:
-    RunFolder(tmp_path).update(sweeps={"one": "a"})
-    state = RunFolder(tmp_path).update(sweeps={"two": "b"})
-    assert state.sweeps == {"one": "a", "two": "b"}
+    RunFolder(tmp_path).update(sweeps={"one": ["a"]})
+    RunFolder(tmp_path).update(sweeps={"two": ["b"]})
+    state = RunFolder(tmp_path).update(sweeps={"one": ["c", "a"]})
+    assert state.sweeps == {"one": ["a", "c"], "two": ["b"]}
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"sta', '{"colour": "red"}'])
 def test_state_that_is_cut_off_or_foreign_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_text(text)
-    with pytest.raises(ValueError, match=r"state\.json.*delete the folder"):
+    with pytest.raises(ValueError, match=r"state\.json.*move the folder away"):
         RunFolder(tmp_path).state()
 
 

@@ -21,7 +21,7 @@ from run_folders import draw_samples, reply, write_run
 
 from medreason import tracking
 from medreason.config import Config
-from medreason.runs.run_folder import RunFolder
+from medreason.runs.run_folder import EvaluationFolder
 
 pytestmark = pytest.mark.slow  # five processes import MLflow
 Compose = Callable[..., Config]
@@ -65,7 +65,7 @@ def port() -> int:
 
 
 @pytest.fixture
-def runs(composed: Compose, tmp_path: Path, port: int) -> list[tuple[Config, RunFolder]]:
+def runs(composed: Compose, tmp_path: Path, port: int) -> list[tuple[Config, EvaluationFolder]]:
     samples = draw_samples(tmp_path / "images", per_cell=2)
     logs = [{"step": step, "loss": 1.0 / step} for step in range(1, STEPS + 1)]
     address = f"tracking.uri=http://127.0.0.1:{port}"
@@ -74,20 +74,20 @@ def runs(composed: Compose, tmp_path: Path, port: int) -> list[tuple[Config, Run
     for config in configs:
         key = f"{config.seed:012d}"
         folder = write_run(config, samples, lambda i, s: reply("A"), key=key, logs=logs)
-        folder.update(train_key=key)  # by which MLflow's run of a folder is found again
+        folder.run.update(train_key=key)  # by which MLflow's run of a folder is found again
         runs.append((config, folder))
     return runs
 
 
-def work(config: Config, folder: RunFolder, began: Event, end: Event) -> None:
+def work(config: Config, evaluation: EvaluationFolder, began: Event, end: Event) -> None:
     """A worker that has MLflow open until the test says so."""
-    with tracking.mirrored(config, folder, active=True):
+    with tracking.mirrored(config, evaluation.run, evaluation.key, active=True):
         began.set()
         end.wait()
 
 
 @contextmanager
-def at_work(runs: list[tuple[Config, RunFolder]]) -> Iterator[Event]:
+def at_work(runs: list[tuple[Config, EvaluationFolder]]) -> Iterator[Event]:
     """All jobs have their run open; they end with the event, and that is waited for."""
     context = multiprocessing.get_context("spawn")
     end, begun = context.Event(), [context.Event() for _ in runs]
@@ -105,7 +105,7 @@ def at_work(runs: list[tuple[Config, RunFolder]]) -> Iterator[Event]:
         assert job.exitcode == 0
 
 
-def assert_all_is_there(runs: list[tuple[Config, RunFolder]], port: int) -> None:
+def assert_all_is_there(runs: list[tuple[Config, EvaluationFolder]], port: int) -> None:
     client = MlflowClient(f"http://127.0.0.1:{port}")
     experiment = client.get_experiment_by_name("medreason")
     assert experiment
@@ -118,11 +118,11 @@ def assert_all_is_there(runs: list[tuple[Config, RunFolder]], port: int) -> None
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert "test/accuracy" in run.data.metrics
         assert len(client.get_metric_history(run.info.run_id, "train/loss")) == STEPS
-    assert all(folder.state().synced for _, folder in runs)
+    assert all(folder.run.state().synced for _, folder in runs)
 
 
 def test_four_jobs_at_a_time_lose_no_run(
-    runs: list[tuple[Config, RunFolder]], tmp_path: Path, port: int
+    runs: list[tuple[Config, EvaluationFolder]], tmp_path: Path, port: int
 ) -> None:
     config = runs[0][0]
     with server(tmp_path / "server", port):
@@ -134,14 +134,14 @@ def test_four_jobs_at_a_time_lose_no_run(
 
 
 def test_server_that_dies_in_the_middle_and_comes_back_has_all_in_the_end(
-    runs: list[tuple[Config, RunFolder]], tmp_path: Path, port: int
+    runs: list[tuple[Config, EvaluationFolder]], tmp_path: Path, port: int
 ) -> None:
     alive = server(tmp_path / "server", port)
     alive.__enter__()
     with at_work(runs) as end:
         alive.__exit__(None, None, None)
         end.set()
-    assert not any(folder.state().synced for _, folder in runs)
+    assert not any(folder.run.state().synced for _, folder in runs)
     with server(tmp_path / "server", port):
         config = runs[0][0]
         folders = [folder for _, folder in runs]

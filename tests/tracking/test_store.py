@@ -121,17 +121,11 @@ def test_folder_of_two_sweeps_is_a_run_in_each_with_the_evaluation_it_asked_for(
 ) -> None:
     samples = draw_samples(tmp_path / "images", per_cell=2)
     config = composed("method=base", "sweep=one")
-    folder = write_run(config, samples, lambda i, s: reply(s.answer))
-    other = folder.evaluation("evaluation1")
-    folder.evaluation("evaluation0").rename(other)
-    write_again = write_run(composed("method=base"), samples, lambda i, s: reply("A"), key="b" * 12)
-    write_again.evaluation("evaluation0").rename(folder.evaluation("evaluation0"))
-    folder.update(
-        sweeps={"one": "evaluation0", "two": "evaluation1"},
-        evaluations=["evaluation0", "evaluation1"],
-    )
-    for sweep in ("one", "two", "one"):
-        assert tracking.catch_up(config.tracking, config.folder, sweep, [folder])
+    one = write_run(config, samples, lambda i, s: reply("A"))
+    second = composed("method=base", "sweep=two")
+    two = write_run(second, samples, lambda i, s: reply(s.answer), evaluation_key="evaluation1")
+    for sweep, evaluation in (("one", one), ("two", two), ("one", one)):
+        assert tracking.catch_up(config.tracking, config.folder, sweep, [evaluation])
 
     client = store.connect(config.tracking, config.folder)
     experiment = client.get_experiment_by_name("medreason")
@@ -153,9 +147,9 @@ def test_run_left_running_by_a_kill_is_found_again_and_ended(
     folder = write_run(config, samples, lambda i, s: reply("A"))
     tracking.catch_up(config.tracking, config.folder, "one", [folder])
     client = store.connect(config.tracking, config.folder)
-    (run_id,) = folder.state().mlflow_runs.values()
+    (run_id,) = folder.run.state().mlflow_runs.values()
     client.update_run(run_id, status="RUNNING")
-    folder.update(mlflow_runs={}, synced=[])  # killed before it was remembered
+    folder.run.update(mlflow_runs={}, synced=[])  # killed before it was remembered
     tracking.catch_up(config.tracking, config.folder, "one", [folder])
-    assert list(folder.state().mlflow_runs.values()) == [run_id]
+    assert list(folder.run.state().mlflow_runs.values()) == [run_id]
     assert client.get_run(run_id).info.status == "FINISHED"
