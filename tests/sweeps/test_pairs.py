@@ -1,0 +1,139 @@
+"""A sweep has a row for each pair of run and evaluation, and compares like with like alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from run_folders import reply, write_run
+
+from medreason import data
+from medreason.config import Config
+from medreason.execution.request import run_request
+from medreason.report import table
+from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep
+from medreason.samples import Sample
+
+SMALL = ("data.train_images=4", "data.test_images=2", "tracking=none", "modality=ct")
+AXES = {
+    "method": ["base", "sft"],
+    "prompt": ["think", "no_think"],
+    "evaluation.max_new_tokens": ["12", "40"],
+    "evaluation.samples_per_cell": ["null", "1"],
+    "seed": ["0", "1"],
+}
+
+
+@given(
+    chosen=st.fixed_dictionaries(
+        {k: st.sets(st.sampled_from(v), min_size=1) for k, v in AXES.items()}
+    )
+)
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+def test_random_sweep_has_a_row_for_each_pair_and_honest_differences(
+    composed: Callable[..., Config],
+    chosen: dict[str, set[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    outputs = tmp_path_factory.mktemp("sweep")
+    jobs = list(
+        itertools.product(*([f"{key}={v}" for v in sorted(vs)] for key, vs in chosen.items()))
+    )
+    pairs = set()
+    for job in jobs[:12]:
+        config = composed(*SMALL, f"outputs={outputs}", *job)
+        request = run_request(config)
+        pair = request.train_key, request.evaluation_key
+        if pair not in pairs:
+            samples = data.tested_on(config, data.load(config.data, config.folder / "cache"))
+            keys = {"key": request.train_key, "evaluation_key": request.evaluation_key}
+            write_run(config, samples, guess(*pair), **keys)
+        pairs.add(pair)
+    evaluations = evaluations_by_sweep(outputs / "runs")["runs"]
+    rows = table.rows(evaluations)
+    assert len(rows) == len(pairs)
+    assert len({row.label for row in rows}) == len(rows)
+    for row in rows:
+        (mine,) = (evaluation for evaluation in evaluations if evaluation.name == row.name)
+        expected = difference_by_hand(mine, evaluations)
+        if expected is None:
+            assert row.difference is None
+        else:
+            assert row.difference
+            assert row.difference.mean == pytest.approx(expected)
+
+
+def guess(*seeds: str) -> Callable[[int, Sample], str]:
+    draw = random.Random("".join(seeds))
+    return lambda _, sample: reply(sample.answer if draw.random() < 0.5 else "Z")
+
+
+def difference_by_hand(mine: EvaluationFolder, evaluations: list[EvaluationFolder]) -> float | None:
+    """Percent points over the base evaluation asked in the same way that shares most questions."""
+    if mine.run.path.name.startswith("base"):
+        return None
+    best: list[float] = []
+    for other in evaluations:
+        if other.run.path.name.startswith("base") and asked(other) == asked(mine):
+            theirs, ours = answers(other), answers(mine)
+            both = [100.0 * (ours[q] - theirs[q]) for q in ours if q in theirs]
+            best = both if len(both) > len(best) else best
+    return sum(best) / len(best) if best else None
+
+
+def asked(evaluation: EvaluationFolder) -> tuple[str, ...]:
+    lines = evaluation.config.read_text().splitlines()
+    return tuple(
+        line for line in lines if line.strip().startswith(("evaluate:", "max_new_tokens:"))
+    )
+
+
+def answers(evaluation: EvaluationFolder) -> dict[str, int]:
+    rows = pq.read_table(evaluation.path / "predictions.parquet").to_pylist()
+    return {
+        f"{row['image']} {row['question']} {row['options']} {row['gold']}": int(row["correct"])
+        for row in rows
+        if row["control"] == "original"
+    }
+
+
+LAUNCHERS = [
+    ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    pytest.param(("hydra/launcher=basic",), marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda value: value[0])
+def test_both_evaluations_of_one_start_model_are_kept_whatever_the_launcher(
+    tmp_path: Path, launcher: tuple[str, ...]
+) -> None:
+    sweep = ("method=base,sft", "prompt=think,no_think", "method.trl.max_steps=1")
+    done = subprocess.run(
+        [sys.executable, "-m", "medreason", "-m", *SMALL, *sweep, *launcher, "hardware.threads=1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 jobs" in done.stderr
+    assert "4 done" in done.stderr
+    evaluations = evaluations_by_sweep(tmp_path / "outputs/runs")["runs"]
+    assert len({evaluation.run.path for evaluation in evaluations}) == 3
+    assert [row.label for row in table.rows(evaluations)] == [
+        *("base no_think", "base think", "sft no_think", "sft think"),
+    ]
+    assert all(line in done.stdout for line in ("base no_think", "sft think"))
+    for evaluation in evaluations:
+        assert json.loads((evaluation.path / "metrics.json").read_text())["overall"]["n"] == 80
