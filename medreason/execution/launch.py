@@ -6,6 +6,7 @@ and evaluates (`worker`). Nothing here loads torch.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +76,7 @@ def _hold_folder(request: RunRequest, display: Display) -> Iterator[int]:
     Raises:
         BusyError: another process is at this evaluation.
     """
-    while True:
+    for attempt in itertools.count():
         with request.folder.locked() as descriptor:
             if descriptor is not None:
                 yield descriptor
@@ -83,7 +84,8 @@ def _hold_folder(request: RunRequest, display: Display) -> Iterator[int]:
         state = request.folder.state()
         if state.state == "running" and state.evaluating == request.evaluation_key:
             raise BusyError(request.folder.path, request.evaluation_key)
-        display.line("waits for another evaluation of the same run")
+        if attempt == 0:
+            display.line("waits for the process that works on this run")
         time.sleep(_POLL_SECONDS)
 
 

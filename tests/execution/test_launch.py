@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from medreason.config import Config
 from medreason.execution import launch
 from medreason.execution.launch import Decision
-from medreason.execution.request import run_request
+from medreason.execution.request import RunRequest, run_request
 from medreason.runs import integrity
 from medreason.runs.progress import Display
 
@@ -124,7 +125,7 @@ def test_folder_decides_what_is_left_to_do(
     if state.pop("evaluated", False):
         evaluation = request.folder.evaluation(request.evaluation_key)
         evaluation.mkdir(parents=True)
-        for name in ("predictions.parquet", "metrics.json"):
+        for name in ("config.yaml", "data.json", "predictions.parquet", "metrics.json"):
             (evaluation / name).write_text("{}")
         integrity.seal(request.folder, request.evaluation_key)
         (evaluation / "metrics.json").write_text("" if damaged else "{}")
@@ -151,12 +152,36 @@ def test_full_disk_is_refused_before_training(
         launch.run(composed(*SMALL))
 
 
-def test_run_that_another_process_holds_is_left_to_it(composed: Compose) -> None:
+def test_evaluation_that_another_process_is_at_is_left_to_it(composed: Compose) -> None:
     config = composed(*SMALL)
-    with run_request(config).folder.locked() as descriptor:
+    request = run_request(config)
+    with request.folder.locked() as descriptor:
         assert descriptor
+        request.folder.update(state="running", evaluating=request.evaluation_key)
         with pytest.raises(ValueError, match="worked on by another process"):
             launch.run(config)
+
+
+def test_another_evaluation_of_a_run_waits_for_the_one_before(
+    composed: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = run_request(composed(*SMALL))
+    display = Display("sft")
+    with request.folder.locked():
+        request.folder.update(state="running", evaluating="another")
+        waiting = threading.Thread(target=lambda: held.append(_held(request, display)))
+        held: list[bool] = []
+        waiting.start()
+        waiting.join(2.5)
+        assert waiting.is_alive()
+    waiting.join(30)
+    assert held == [True]
+    assert capsys.readouterr().err.count("waits for the process that works on this run") == 1
+
+
+def _held(request: RunRequest, display: Display) -> bool:
+    with launch._hold_folder(request, display) as descriptor:
+        return descriptor is not None
 
 
 def test_a_start_says_which_rows_of_the_table_are_not_asked_about(
@@ -175,7 +200,7 @@ def test_a_start_says_which_rows_of_the_table_are_not_asked_about(
     request = run_request(config)
     request.folder.path.mkdir(parents=True)
     launch._record_start(config, request, request.state, Display("sft"))
-    counts = json.loads(request.folder.data.read_text())["row_counts"]
+    counts = json.loads(request.evaluation.data.read_text())["row_counts"]
     assert sum(counts.values()) == 26
     assert counts["of a group not in data.ask"] == counts["of a label too rare"] == 1
     shown = capsys.readouterr().err
