@@ -66,7 +66,7 @@ def _evaluations_of_sweep(config: Config) -> list[EvaluationFolder]:
             f"type `python -m medreason action=report sweep={names[0]}`"
         )
     raise ValueError(
-        f"{where}, and none of another; make some with `python -m medreason -m "
+        f"{where}, and none of another; make some with `python -m medreason -m prompt=think "
         f"method=base,sft,grpo,rarl sweep={config.sweep}`, or set outputs=... to the folder that "
         "holds runs/"
     )

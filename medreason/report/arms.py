@@ -15,6 +15,7 @@ from medreason.report.matrices import Arm
 from medreason.report.runs import Run, base_of
 from medreason.report.table import (
     CUT_OFF,
+    NO_BASE,
     Row,
     columns,
     filled,
@@ -117,6 +118,8 @@ def _warnings(arm: Arm, rows: Sequence[Row]) -> list[str]:
     """The warnings about single runs, each with the number of the arm's models it holds for."""
     members = [row for row in rows if row.name in arm.run_names]
     notes = []
+    if without := [row.no_base for row in members if row.no_base]:
+        notes.append(f"{arm.name}: {NO_BASE}, {min(without, key=len)}")
     if seen := [row.tested_on_trained_images for row in members if row.tested_on_trained_images]:
         notes.append(
             f"{arm.name}: {len(seen)} of {len(members)} models were tested on up to {max(seen):,} "

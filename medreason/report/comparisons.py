@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medreason.report.matrices import CELLS, TABLES, Arm, addresses, by_place, key
-from medreason.report.runs import Run, by_cell, changes
+from medreason.report.runs import Run, by_cell, changes, unlike_ground
+from medreason.runs import keys
 from medreason.samples import MODALITIES, TASKS
 from medreason.stats import Difference, holm, mcnemar, mean_over_strata, sign_flip
 
@@ -100,10 +101,26 @@ def _tested(family: Mapping[str, Strata]) -> dict[str, tuple[Difference, float]]
 
 
 def pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
-    """Each later arm against each earlier one: base comes first."""
-    for i, a in enumerate(arms):
-        for b in arms[:i]:
-            yield a, b
+    """Each later arm against each earlier one it can be compared with: base comes first."""
+    return ((a, b) for a, b in _all_pairs(arms) if not why_not(a, b))
+
+
+def not_compared(arms: Sequence[Arm]) -> list[dict[str, str]]:
+    """The other pairs, with the reason."""
+    reasons = [(a.name, b.name, why_not(a, b)) for a, b in _all_pairs(arms)]
+    return [{"a": a, "b": b, "reason": reason} for a, b, reason in reasons if reason]
+
+
+def why_not(a: Arm, b: Arm) -> str:
+    """Why a difference of two arms would be neither one of training nor one of the prompt or other
+    settings of evaluation, but of both at once; empty where it would."""
+    configs = [arm.runs[0].config for arm in (a, b)]
+    trainings = [keys.training_parts(config) for config in configs if config]
+    return "" if trainings[0] == trainings[1] else unlike_ground(*configs)
+
+
+def _all_pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
+    return ((a, b) for i, a in enumerate(arms) for b in arms[:i])
 
 
 def margins(cells: Mapping[str, np.ndarray]) -> dict[str, Strata]:

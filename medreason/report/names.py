@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -134,3 +135,10 @@ def _selected(selection: Selection, names: Mapping[str, str]) -> str:
     if selection.name == "all":
         return "all"
     return "+".join(names[member] for member in selection.members)
+
+
+def file_name(name: str) -> str:
+    """A name in letters that any file system takes; of different names never the same."""
+    plain = re.sub(r"[^a-z0-9_.=+]", "-", name.lower())
+    changed = plain != name.replace(" ", "-")
+    return f"{plain}-{keys.digest({'name': name})[:8]}" if changed else plain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from medreason.report.curves import Line, charts
 from medreason.report.domains import DISTANCES, ELSEWHERE, IN_DOMAIN, Total
 from medreason.report.questions import embedded
 from medreason.report.runs import Run
-from medreason.report.table import RUN_METRICS, Row, columns, percent, rows_of, value_text
+from medreason.report.table import NO_BASE, RUN_METRICS, Row, columns, percent, rows_of, value_text
 from medreason.report.tables import Tables
 
 _HERE = Path(__file__).parent
@@ -224,6 +225,8 @@ def _notes(rows: Sequence[Row], grouped: bool) -> str:
         )
     elif any(row.difference for row in rows):
         notes.append("vs base: percent points, paired by question, bootstrap 95 % interval.")
+    unlike = Counter(row.no_base for row in rows if row.no_base)
+    notes += [f"{NO_BASE.capitalize()}, {reason}: {runs} runs." for reason, runs in unlike.items()]
     if any(row.metrics.get(Metric.OPTION_LIKELIHOOD) is not None for row in rows):
         notes.append("Option likelihood: accuracy of the likeliest letter right after the prompt.")
     if labels := ", ".join(row.label for row in rows if row.by_option_likelihood):

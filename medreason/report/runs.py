@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import pandas as pd
 from medreason import config as configuration
 from medreason.config import METHODS, Config
 from medreason.evaluation import predictions
-from medreason.report.names import run_names
+from medreason.report.names import file_name, run_names
 from medreason.runs import keys
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, State
 from medreason.stats import Difference, mean_over_strata
@@ -75,8 +74,7 @@ class Run:
 
     @property
     def file_name(self) -> str:
-        """The label in letters that any file system takes."""
-        return re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
+        return file_name(self.label)
 
     @functools.cached_property
     def trained_on(self) -> set[Cell]:
@@ -140,17 +138,22 @@ def _bases(run: Run, runs: Iterable[Run]) -> list[Run]:
 def unlike(a: Run, b: Run) -> str:
     """Why a difference of two evaluations would not be one of their weights alone: they share no
     question, or asked otherwise. Empty where it would."""
-    assert a.config
-    assert b.config
-    grounds = keys.evaluation_ground(a.config), keys.evaluation_ground(b.config)
-    for key, mine, other in keys.differences(*grounds):
+    different = unlike_ground(a.config, b.config)
+    return different or ("" if len(shared_questions(a, b)) else "no question in common")
+
+
+def unlike_ground(a: Config | None, b: Config | None) -> str:
+    """The first setting of evaluation in which two differ, with both values; empty where none."""
+    assert a
+    assert b
+    for key, mine, other in keys.differences(keys.evaluation_ground(a), keys.evaluation_ground(b)):
         if key.startswith("prompt."):
-            options = [config.choices.get("prompt", "") for config in (a.config, b.config)]
+            options = [config.choices.get("prompt", "") for config in (a, b)]
             named = len({*options}) > 1 and all(options)
             mine, other = options if named else (_shortened(mine), _shortened(other))
             key = "prompt" if named else key
         return f"evaluated with another {key}: {mine}, {other}"
-    return "" if len(shared_questions(a, b)) else "no question in common"
+    return ""
 
 
 def _shortened(text: object) -> str:

@@ -34,6 +34,7 @@ from medreason.stats import Difference, wilson
 
 _PIPE_WIDTH = 100  # characters in pipes and logs; wider tables are printed wider, never wrapped
 _MANY = 0.5
+NO_BASE = "not compared with a start model"
 CUT_OFF = "cut off at evaluation.max_new_tokens"
 _DIFFERENCE = ("difference", "difference_low", "difference_high")  # percent points, to the base run
 
@@ -263,11 +264,7 @@ def _notes(rows: Sequence[Row]) -> Text:
         notes.append(f"{labels}: answered by the likeliest letter, nothing generated or parsed")
     if any(row.restricted for row in rows):
         notes.append("in-domain: the cells a run was trained on; n as in-domain/all tested")
-    notes += [
-        f"{row.label}: not compared with a start model, {row.no_base}"
-        for row in rows
-        if row.no_base
-    ]
+    notes += [f"{row.label}: {NO_BASE}, {row.no_base}" for row in rows if row.no_base]
     if any(row.difference for row in rows):
         notes.append("vs base: percent points, paired by question; [95 % intervals]")
     return Text("\n".join(notes))

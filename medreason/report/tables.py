@@ -11,6 +11,7 @@ from medreason.report import comparisons, domains, matrices
 from medreason.report.comparisons import MAY_BE_CHANCE, MEANS, Comparison
 from medreason.report.domains import Domains
 from medreason.report.matrices import CELLS, TABLES, Arm, Place
+from medreason.report.names import file_name
 from medreason.report.runs import Run
 from medreason.samples import MODALITIES, TASKS
 from medreason.stats import mean_over_strata
@@ -55,11 +56,12 @@ def write(tables: Tables, target: Path) -> Path:
     matrices.write(every_place, folder / "places")
     compared = [*tables.compared, *tables.domains.compared]
     matrices.write([asdict(row) for row in compared], folder / "comparisons")
+    matrices.write(comparisons.not_compared(tables.arms), folder / "not-compared")
     matrices.write(domains.written(tables.domains), folder / "domains")
     for arm in tables.arms:
         for table in TABLES:
             if places := in_table(arm, tables.places[arm.name], table):
-                name = f"{table}-{_file_name(arm.name)}"
+                name = f"{table}-{file_name(arm.name)}"
                 matrices.write(matrices.wide(places, table), folder / name)
     _draw(tables, folder)
     return folder
@@ -81,13 +83,13 @@ def _draw(tables: Tables, folder: Path) -> None:
             values = {(c.train, c.test): c.difference for c in chosen if c.table == table}
             if len(values) >= _LEAST:
                 clear = {(c.train, c.test) for c in chosen if c.clear}
-                path = folder / f"{table}-{_file_name(a.name)}-minus-{_file_name(b.name)}.png"
+                path = folder / f"{table}-{file_name(a.name)}-minus-{file_name(b.name)}.png"
                 title = f"{a.name} minus {b.name}"
                 _save(table, values, title, path, limit=limit, clear=clear, rule=MAY_BE_CHANCE)
 
 
 def _draw_places(arm: Arm, table: str, places: Sequence[Place], folder: Path) -> None:
-    name = f"{table}-{_file_name(arm.name)}"
+    name = f"{table}-{file_name(arm.name)}"
     shares = {(p.train, p.test): 100 * p.accuracy for p in places}
     _save(table, shares, f"{arm.name}: accuracy", folder / f"{name}.png")
     above = {(p.train, p.test): 100 * v for p in places if (v := p.above_prior) is not None}
@@ -154,7 +156,3 @@ def _save(
 def _cell_name(cell: str) -> str:
     modality, task = cell.split("/")
     return f"{MODALITIES[modality]}, {TASKS[task]}"
-
-
-def _file_name(arm: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in arm.lower())

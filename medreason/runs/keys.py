@@ -87,6 +87,12 @@ def start_parts(config: Config) -> dict[str, Any]:
     return train_parts(config, "", "")["model"]
 
 
+def training_parts(config: Config) -> dict[str, Any]:
+    """What makes trainings alike but for cell, seed and prompt."""
+    parts = train_parts(config, "", "") | {"rows": config.data}
+    return {k: v for k, v in parts.items() if k not in ("modality", "task", "seed", "prompt")}
+
+
 def digest(parts: dict[str, Any]) -> str:
     """12 hexadecimal digits; equal for equal parts, in whatever order."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]

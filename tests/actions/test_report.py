@@ -64,7 +64,7 @@ def test_unknown_sweep_names_those_there_are(composed: Compose, tmp_path: Path) 
 
 
 def test_no_runs_at_all_say_how_to_make_some(composed: Compose) -> None:
-    with pytest.raises(ValueError, match="method=base,sft,grpo,rarl sweep=runs"):
+    with pytest.raises(ValueError, match="prompt=think method=base,sft,grpo,rarl sweep=runs"):
         report.run(composed("action=report"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from run_folders import draw_samples, reply, write_run
 from medreason.config import Config
 from medreason.report import comparisons, domains, matrices, tables
 from medreason.report.runs import load
+from medreason.runs.run_folder import EvaluationFolder
 from medreason.samples import Sample
 
 Compose = Callable[..., Config]
@@ -93,6 +95,29 @@ def test_change_of_few_questions_is_not_called_clear(composed: Compose, tmp_path
     # All five right that were wrong is p = 1/16, whatever the difference looks like.
     assert [c.p for c in own] == pytest.approx([2 / 2**5] * 3)
     assert not any(c.clear for c in own)
+
+
+def test_arms_differ_in_training_or_in_evaluation_where_they_are_compared(
+    composed: Compose, samples: list[Sample], tmp_path: Path
+) -> None:
+    def run(method: str, prompt: str) -> EvaluationFolder:
+        config = composed(f"method={method}", f"prompt={prompt}")
+        config = replace(config, choices={"prompt": prompt})
+        return write_run(config, samples, right_on(), key=f"{method:0<6}{prompt:0<6}")
+
+    runs = [run(m, p) for m in ("base", "sft") for p in ("think", "no_think")]
+    gathered = tables.gather(load(runs))
+    assert [(c.name, b.name) for c, b in comparisons.pairs(gathered.arms)] == [
+        *(("base think", "base no_think"), ("sft no_think", "base no_think")),
+        *(("sft think", "base think"), ("sft think", "sft no_think")),
+    ]
+    assert {(row["a"], row["b"]) for row in comparisons.not_compared(gathered.arms)} == {
+        ("sft no_think", "base think"),
+        ("sft think", "base no_think"),
+    }
+    folder = tables.write(gathered, tmp_path)
+    reasons = (folder / "not-compared.csv").read_text()
+    assert "evaluated with another prompt: think, no_think" in reasons
 
 
 def test_seeds_give_mean_and_spread(composed: Compose, samples: list[Sample]) -> None:
