@@ -23,6 +23,8 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         "path": None if model_fingerprint else config.model.path,
         "revision": config.model.revision,
         "max_pixels": config.model.max_pixels,
+        "weights": config.model.weights,
+        "architecture": config.model.architecture,
         "quantization": config.model.quantization,
         "fingerprint": model_fingerprint,
     }
