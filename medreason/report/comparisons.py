@@ -115,7 +115,7 @@ def why_not(a: Arm, b: Arm) -> str:
     """Why a difference of two arms would be neither one of training nor one of the prompt or other
     settings of evaluation, but of both at once; empty where it would."""
     configs = [arm.runs[0].config for arm in (a, b)]
-    trainings = [keys.training_parts(config) for config in configs if config]
+    trainings = [{**keys.training_parts(config), "prompt": None} for config in configs if config]
     return "" if trainings[0] == trainings[1] else unlike_ground(*configs)
 
 

@@ -19,9 +19,8 @@ _SCIENCE = ("method", "model", "data", "prompt", "reward", "adapter", "rollout",
 
 def arm_key(config: Config) -> str:
     """The same for evaluations that differ in cell, seed and the questions asked alone."""
-    parts = keys.train_parts(config, "", "")
-    arm = {name: parts[name] for name in parts if name not in ("modality", "task", "seed")}
-    return keys.digest({**arm, "rows": config.data, **keys.evaluation_ground(config)})
+    training = keys.training_parts(config)
+    return keys.digest({"training": training, "evaluation": keys.evaluation_ground(config)})
 
 
 def arm_names(configs: Sequence[Config]) -> list[str]:

@@ -90,9 +90,9 @@ def start_parts(config: Config) -> dict[str, Any]:
 
 
 def training_parts(config: Config) -> dict[str, Any]:
-    """What makes trainings alike but for cell, seed and prompt."""
+    """What trainings share that differ in cell and seed alone."""
     parts = train_parts(config, "", "") | {"rows": config.data}
-    return {k: v for k, v in parts.items() if k not in ("modality", "task", "seed", "prompt")}
+    return {name: part for name, part in parts.items() if name not in ("modality", "task", "seed")}
 
 
 def digest(parts: dict[str, Any]) -> str:

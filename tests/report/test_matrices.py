@@ -120,6 +120,30 @@ def test_arms_differ_in_training_or_in_evaluation_where_they_are_compared(
     assert "evaluated with another prompt: think, no_think" in reasons
 
 
+def test_two_by_two_of_prompts_in_training_and_evaluation(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    """`experiment=rarl/prompting`: four arms, each difference one of training, prompt or both."""
+    switches = [(d, r) for d in ("false", "true") for r in ("false", "true")]
+    runs = []
+    for i, (diversity, reasoning) in enumerate(switches):
+        prompt = f"prompt.diversity={diversity}", f"prompt.reasoning_prompting={reasoning}"
+        config = composed("method=rarl", "data=phantom", "prompt=rarl", *prompt)
+        answer = right_on(*[("ct", "disease"), ("ct", "anatomy"), ("mri", "disease")][:i])
+        runs.append(
+            write_run(config, samples, answer, key=f"{diversity:0<12}"[:12], evaluation_key=f"{i}")
+        )
+    gathered = tables.gather(load(runs))
+    assert [arm.name for arm in gathered.arms] == [
+        f"rarl diversity={d.title()} reasoning_prompting={r.title()}" for d, r in switches
+    ]
+    changes = {
+        (gathered.arms.index(a), gathered.arms.index(b)): comparisons.compare(a, b)
+        for a, b in comparisons.pairs(gathered.arms)
+    }
+    assert {*changes} == {(1, 0), (2, 0), (3, 0), (2, 1), (3, 1), (3, 2)}
+
+
 def test_seeds_give_mean_and_spread(composed: Compose, samples: list[Sample]) -> None:
     folders = [
         write_run(
