@@ -107,9 +107,14 @@ def load(evaluations: Iterable[EvaluationFolder]) -> list[Run]:
 
 def base_of(run: Run, runs: Iterable[Run]) -> Run | None:
     """The evaluation of the start model that a run is compared with: of the same weights, asked the
-    same questions in the same way. The one that shares most of them; None where there is none."""
+    same questions in the same way. The one that shares most of them and has fewest others; None
+    where there is none."""
     bases = [base for base in _bases(run, runs) if not unlike(run, base)]
-    return max(bases, key=lambda base: len(shared_questions(run, base)), default=None)
+    return max(
+        bases,
+        key=lambda base: (len(shared_questions(run, base)), -len(base.answers)),
+        default=None,
+    )
 
 
 def why_no_base(run: Run, runs: Sequence[Run]) -> str:

@@ -79,16 +79,19 @@ def guess(*seeds: str) -> Callable[[int, Sample], str]:
 
 
 def difference_by_hand(mine: EvaluationFolder, evaluations: list[EvaluationFolder]) -> float | None:
-    """Percent points over the base evaluation asked in the same way that shares most questions."""
+    """Percent points over the base evaluation asked in the same way that shares most questions, and
+    of those the one with fewest others."""
     if mine.run.path.name.startswith("base"):
         return None
-    best: list[float] = []
-    for other in evaluations:
-        if other.run.path.name.startswith("base") and asked(other) == asked(mine):
-            theirs, ours = answers(other), answers(mine)
-            both = [100.0 * (ours[q] - theirs[q]) for q in ours if q in theirs]
-            best = both if len(both) > len(best) else best
-    return sum(best) / len(best) if best else None
+    ours = answers(mine)
+    asked_alike = [
+        answers(other)
+        for other in evaluations
+        if other.run.path.name.startswith("base") and asked(other) == asked(mine)
+    ]
+    base = max(asked_alike, key=lambda a: (len(ours.keys() & a.keys()), -len(a)), default={})
+    both = [100.0 * (ours[question] - base[question]) for question in ours.keys() & base.keys()]
+    return sum(both) / len(both) if both else None
 
 
 def asked(evaluation: EvaluationFolder) -> tuple[str, ...]:
