@@ -25,7 +25,7 @@ from medreason.stats import Difference, holm, paired_difference, sign_flip
 
 _SCORES = {"correct": "accuracy", "reasoning_similarity": "reasoning"}
 _WHERE = ("in-domain", "held-out")
-_WIDTH = 140  # of the Markdown tables, which are not to be wrapped
+_WIDTH = 1000  # characters: no cell of a Markdown table is cut
 _LEVELS = "Right answers and overlap of the reasoning with the reference explanation, in percent"
 _CHANGES = "a minus b in percent points, paired by question; p_holm: by Holm over all rows"
 
@@ -56,7 +56,7 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
     changes = [row | {"p_holm": p} for row, p in zip(changes, adjusted, strict=True)]
     page = target / "reasoning.md"
     with page.open("w", encoding="utf-8") as file:
-        for title, rows in ((_LEVELS, levels), (_CHANGES, changes)):
+        for title, rows in ((_LEVELS, levels), *([(_CHANGES, changes)] if changes else [])):
             print(f"{title}\n", file=file)
             Console(file=file, width=_WIDTH).print(_table(rows))
     files = matrices.write(levels, target / "reasoning")

@@ -47,7 +47,7 @@ def test_arms_stand_in_domain_and_held_out_with_every_seed(
     write_run(composed("method=base"), samples, says("It is dark.", right_in=""), key="base")
     for seed, modality in enumerate(("ct", "mri")):
         sft = composed("method=sft", *CT, f"seed={seed}")
-        rarl = composed("method=rarl", *CT, f"seed={seed}")
+        rarl = composed("method=rarl", "prompt=think", *CT, f"seed={seed}")
         write_run(sft, samples, says("It is bright.", right_in=modality), key=f"sft{seed}")
         write_run(rarl, samples, says("The mass is bright.", right_in="ct"), key=f"rarl{seed}")
     written = reasoning.write(load(folders(composed)), tmp_path)
@@ -81,5 +81,13 @@ def test_runs_without_explanations_or_on_different_cells_have_no_such_table(
     assert reasoning.write(load(folders(composed)), tmp_path) == []
     elsewhere = composed("method=sft", "modality=mri", "task=disease")
     explained = [write_run(elsewhere, samples, says("It is.", right_in="ct"), key="sft2")]
-    explained += [folder for folder in folders(composed) if folder.path.name.endswith("sft1")]
+    explained += [folder for folder in folders(composed) if folder.run.path.name.endswith("sft1")]
     assert reasoning.write(load(explained), tmp_path) == []
+
+
+def test_a_single_arm_has_no_differences(
+    composed: Compose, samples: list[Sample], tmp_path: Path
+) -> None:
+    write_run(composed("method=sft", *CT), samples, says("It is.", right_in="ct"), key="sft0")
+    written = [path.name for path in reasoning.write(load(folders(composed)), tmp_path)]
+    assert written == ["reasoning.md", "reasoning.csv", "reasoning.parquet"]
