@@ -128,6 +128,8 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         )
     if unparsed := len(report["unparsed"]):
         sentences.append(f"{unparsed:,} rows cannot be used; audit.json lists them")
+    if unusable := sum(len(report["images"][key] or ()) for key in ("missing", "unreadable")):
+        sentences.append(f"{unusable:,} images cannot be used; audit.json says why")
     sentences += [
         f"{value:,} {key.replace('_', ' ')}"
         for key, value in report["duplicates"].items()

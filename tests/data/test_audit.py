@@ -135,14 +135,18 @@ def test_images_are_counted_by_what_is_wrong_with_them(tmp_path: Path) -> None:
     picture.resize((128, 96)).save(tmp_path / "larger.jpg")
     Image.new("L", (16, 16)).save(tmp_path / "tiny.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
+    Image.new("L", (402, 2)).save(tmp_path / "strip.png")  # no processor takes it
     names = ["a.png", "same.png", "small.bmp", "larger.jpg", "tiny.png", "broken.png", "no.png"]
-    sides = ["train", "test", *["train"] * 5]
+    names.append("strip.png")
+    sides = ["train", "test", *["train"] * 6]
     samples = [sample(str(tmp_path / n), side) for n, side in zip(names, sides, strict=True)]
     seen = pictures.read_pictures(s.image for s in samples)
-    images = audit(Loaded(samples, []), "digest", seen)["images"]
-    assert (images["named"], images["read"]) == (7, 5)
+    report = audit(Loaded(samples, []), "digest", seen)
+    assert "3 images cannot be used; audit.json says why" in warnings(report)
+    images = report["images"]
+    assert (images["named"], images["read"]) == (8, 5)
     assert [Path(path).name for path in images["missing"]] == ["no.png"]
-    assert [Path(path).name for path in images["unreadable"]] == ["broken.png"]
+    assert [Path(path).name for path in images["unreadable"]] == ["broken.png", "strip.png"]
     assert [Path(path).name for path in images["tiny"]] == ["tiny.png"]
     assert images["sizes"] == {"128x96": 1, "16x16": 1, "64x48": 3}
     same = images["duplicate_hashes"]
