@@ -19,8 +19,10 @@ from medreason.config import Config
 from medreason.data.images import open_rgb
 from medreason.evaluation import predictions
 from medreason.metrics import Metric as EvaluationMetric
+from medreason.runs import keys
 from medreason.runs.run_folder import EvaluationFolder
 from medreason.samples import Window
+from medreason.tracking.store import safe_name
 
 
 def send(client: MlflowClient, run_id: str, config: Config, evaluation: EvaluationFolder) -> None:
@@ -28,7 +30,7 @@ def send(client: MlflowClient, run_id: str, config: Config, evaluation: Evaluati
     path, key = evaluation.path, evaluation.key
     metrics = predictions.load_metrics(path)
     written = int(1000 * (path / "metrics.json").stat().st_mtime)
-    batch = [Metric(name, value, written, 0) for name, value in _test_metrics(metrics)]
+    batch = [Metric(safe_name(n), value, written, 0) for n, value in _test_metrics(metrics)]
     client.log_batch(run_id, metrics=batch)
     client.log_artifacts(run_id, str(path), f"evaluations/{key}")
     rows = predictions.read(path / "predictions.parquet")
@@ -46,7 +48,10 @@ def _send_inputs(
 ) -> None:
     name = config.choices.get("data", "data")
     parts = evaluation.run.state().train_parts
-    inputs: list[tuple[str, int | None, str]] = [("test", len({row.sample for row in rows}), "")]
+    questions = sorted({row.question_digest for row in rows})
+    inputs: list[tuple[str, int | None, str]] = [
+        ("test", len(questions), keys.digest({"questions": questions}))
+    ]
     if "data" in parts:
         inputs.append(("train", None, parts["data"]))
     client.log_inputs(
@@ -55,7 +60,7 @@ def _send_inputs(
             DatasetInput(
                 Dataset(
                     name=f"{name}-{context}",
-                    digest=digest or f"{count}-rows",
+                    digest=digest,
                     source_type="local",
                     source=json.dumps(config.data),
                     profile=json.dumps({"rows": count}),

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import LifecycleStage, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -27,6 +27,7 @@ from medreason.tracking.store import PREFIX
 _PUSH_SECONDS = 5.0
 _BATCH = 1000  # metrics in one request, MLflow's limit
 _FACETS = ("method", "model", "data", "modality", "task", "prompt", "reward", "adapter", "hardware")
+_IDENTIFYING = ("sweep", "train_key", "evaluation_key")
 _STATUS = {"done": "FINISHED", "failed": "FAILED"}
 
 
@@ -48,13 +49,14 @@ class Mirror:
         """The run recorded in the folder or found by its tags on this server; else a new one."""
         state = self._folder.state()
         recorded = state.mlflow_runs.get(self._slot)
+        sweep = self._config.folder, self._config.sweep
+        parent = store.parent(self._client, self._experiment, *sweep)
         if recorded and self._exists(recorded):
             self._client.update_run(recorded, status="RUNNING")
+            self._client.set_tag(recorded, "mlflow.parentRunId", parent)  # may have been deleted
             return recorded
         tags = {
-            "mlflow.parentRunId": store.parent(
-                self._client, self._experiment, self._config.folder, self._config.sweep
-            ),
+            "mlflow.parentRunId": parent,
             "mlflow.note.content": f"Run folder: {self._folder.path.resolve()}",
             f"{PREFIX}kind": "run",
             f"{PREFIX}sweep": self._config.sweep,
@@ -64,7 +66,10 @@ class Mirror:
             f"{PREFIX}seed": str(self._config.seed),
         }
         run_id = self._find_orphan(tags) or self._create(tags)
-        params = [Param(f"{PREFIX}{k}", str(v)) for k, v in _flat(asdict(self._config))]
+        params = [
+            Param(store.safe_name(f"{PREFIX}{key}"), str(value))
+            for key, value in _flat(asdict(self._config))
+        ]
         for start in range(0, len(params), 100):
             self._client.log_batch(run_id, params=params[start : start + 100])
         # Recorded last: a run that a kill left without its params is completed next time.
@@ -78,20 +83,20 @@ class Mirror:
 
     def _find_orphan(self, tags: dict[str, str]) -> str | None:
         """A run whose process was killed after creating it and before recording it."""
-        identifying = ("sweep", "train_key", "evaluation_key")
-        clauses = [f"tags.`{PREFIX}{name}` = '{tags[PREFIX + name]}'" for name in identifying]
-        clauses.append("attributes.status = 'RUNNING'")
-        runs = self._client.search_runs([self._experiment], " and ".join(clauses), max_results=1)
+        identifying = {f"{PREFIX}{n}": tags[f"{PREFIX}{n}"] for n in _IDENTIFYING}
+        running = "attributes.status = 'RUNNING'"
+        runs = store.find_runs(self._client, self._experiment, identifying, running)
         return runs[0].info.run_id if runs else None
 
     def _exists(self, run_id: str) -> bool:
+        """False where MLflow's pages deleted it: another is made, as for one that is gone."""
         try:
-            self._client.get_run(run_id)
+            run = self._client.get_run(run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
-        return True
+        return run.info.lifecycle_stage == LifecycleStage.ACTIVE
 
     def _last_step(self) -> int:
         """The last training step that this run shows already; a resumed run continues after it."""
@@ -112,7 +117,7 @@ class Mirror:
             return
         now = int(1000 * self._folder.metrics.stat().st_mtime)
         metrics = [
-            Metric(f"train/{name}", value, now, row["step"])
+            Metric(store.safe_name(f"train/{name}"), value, now, row["step"])
             for row in rows
             for name, value in row.items()
             if value is not None
@@ -209,7 +214,7 @@ def catch_up(
                 config = replace(config, tracking=tracking, outputs=str(outputs), sweep=sweep)
                 state = "done" if each.finished else each.run.state().state
                 Mirror(config, each).close(_STATUS.get(state, "KILLED"))
-            except (MlflowException, OSError, store.OtherVersionError) as error:
+            except (MlflowException, OSError, store.UnusableStoreError) as error:
                 _warn_unreached(tracking, error)
                 return False
             except ValueError as error:  # a damaged folder: the others are sent
@@ -223,7 +228,7 @@ def _open_mirror(config: Config, evaluation: EvaluationFolder) -> Mirror | None:
     evaluation.run.update(synced=[other for other in synced if other != slot])
     try:
         return Mirror(config, evaluation)
-    except (MlflowException, OSError, store.OtherVersionError) as error:
+    except (MlflowException, OSError, store.UnusableStoreError) as error:
         _warn_unreached(config.tracking, error)
         return None
 
@@ -237,7 +242,7 @@ def _keep_pushing(mirror: Mirror, done: threading.Event) -> None:
 
 
 def _warn_unreached(tracking: Tracking, error: Exception) -> None:
-    if isinstance(error, store.OtherVersionError):
+    if isinstance(error, store.UnusableStoreError):
         notice(error)
         return
     notice(

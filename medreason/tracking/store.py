@@ -2,31 +2,67 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import mlflow
+from alembic.script import ScriptDirectory
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from mlflow.entities import LifecycleStage, Run
+from sqlalchemy import make_url
 
 from medreason.config import Tracking
 from medreason.runs import lock
 
 PREFIX = "medreason."
 """Of our params and tags. Where one key clashes MLflow drops the whole batch silently."""
+_LONGEST_NAME = 250  # MLflow's limit for params and metrics
 
 
-class OtherVersionError(ValueError):
-    """The database was made by another version of MLflow."""
+class UnusableStoreError(ValueError):
+    """Another version of MLflow made the database, or its pages deleted the experiment."""
+
+
+def safe_name(name: str) -> str:
+    """A name of a param or metric as MLflow takes it: letters, digits and `_-. :/`, at most 250.
+    A changed name ends in a digest, so different names stay different."""
+    plain = re.sub(r"[^\w\-. :/]", "_", name)
+    if plain == name and len(name) <= _LONGEST_NAME:
+        return name
+    return f"{plain[: _LONGEST_NAME - 7]}.{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def find_runs(
+    client: MlflowClient, experiment: str, tags: Mapping[str, str], *more: str
+) -> list[Run]:
+    """The runs with these tags that are not deleted, the oldest first. Values may hold any letter;
+    MLflow's filters take no quotes. `more` are clauses of such a filter."""
+    plain = {key: value for key, value in tags.items() if not {*"'\"\\\\"} & {*value}}
+    clauses = [*(f"tags.`{key}` = '{value}'" for key, value in plain.items()), *more]
+    runs = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment],
+            " and ".join(clauses),
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        runs += [run for run in page if tags.items() <= run.data.tags.items()]
+        if not (token := page.token):
+            return runs
 
 
 def prepare(tracking: Tracking, outputs: Path, sweep: str) -> None:
     """Create database, experiment and the sweep's run, before several jobs do so at once.
 
     Raises:
-        OtherVersionError: before anything is trained.
+        UnusableStoreError: before anything is trained.
         MlflowException: the server cannot be reached.
     """
     client = connect(tracking, outputs)
@@ -37,27 +73,45 @@ def connect(tracking: Tracking, outputs: Path) -> MlflowClient:
     """A client; a database is created under a lock, before anything else opens it.
 
     Raises:
-        OtherVersionError: with what to do.
+        UnusableStoreError: with what to do.
     """
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
     assert tracking.uri is not None
     mlflow.set_tracking_uri(tracking.uri)
     outputs.mkdir(parents=True, exist_ok=True)
-    try:
-        with _one_at_a_time(outputs):
-            client = MlflowClient(tracking.uri)
-            client.get_experiment("0")
-    except MlflowException as error:
-        if "database schema" not in str(error) and "Can't locate revision" not in str(error):
-            raise
-        raise OtherVersionError(
-            f"tracking.uri={tracking.uri}: a database of another version of MLflow than the "
-            f"installed {mlflow.__version__}. Copy it, then `mlflow db upgrade {tracking.uri}`; or "
-            "set tracking.uri to a new file and send all runs with "
-            "`python -m medreason action=report tracking.resync=true`"
-        ) from error
+    with _one_at_a_time(outputs):
+        _refuse_other_version(tracking.uri)
+        client = MlflowClient(tracking.uri)
+        client.get_experiment("0")
     return client
+
+
+def _refuse_other_version(uri: str) -> None:
+    """MLflow itself changes a database of an older version, which that version then cannot read."""
+    database = make_url(uri).database if uri.startswith("sqlite:") else None
+    if database is None or not Path(database).is_file():
+        return
+    with closing(sqlite3.connect(database)) as connection:
+        try:
+            rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        except sqlite3.DatabaseError:  # no tables yet, or no database: MLflow says so
+            return
+    migrations = ScriptDirectory(str(Path(mlflow.__file__).parent / "store/db_migrations"))
+    revisions = {revision.revision for revision in migrations.walk_revisions()}
+    if not rows or {row[0] for row in rows} == {*migrations.get_heads()}:
+        return
+    older = {row[0] for row in rows} <= revisions
+    remedy = (
+        f"Copy it, then `mlflow db upgrade {uri}`, after which older versions cannot read it"
+        if older
+        else "Install the newer MLflow"
+    )
+    raise UnusableStoreError(
+        f"tracking.uri={uri}: a database of {'an older' if older else 'a newer'} MLflow than the "
+        f"installed {mlflow.__version__}. {remedy}; or set tracking.uri to a new file and send "
+        "all runs with `python -m medreason action=report tracking.resync=true`"
+    )
 
 
 @contextmanager
@@ -74,9 +128,19 @@ def writing(tracking: Tracking, outputs: Path) -> Iterator[None]:
 
 
 def experiment(client: MlflowClient, tracking: Tracking, outputs: Path) -> str:
-    """The id of the experiment, which is created where there is none."""
+    """The id of the experiment, which is created where there is none.
+
+    Raises:
+        UnusableStoreError: it was deleted in MLflow, which keeps its name.
+    """
     with _one_at_a_time(outputs):
         if existing := client.get_experiment_by_name(tracking.experiment):
+            if existing.lifecycle_stage != LifecycleStage.ACTIVE:
+                raise UnusableStoreError(
+                    f"tracking.experiment={tracking.experiment} was deleted in MLflow; restore it "
+                    f"with `MLFLOW_TRACKING_URI={tracking.uri} mlflow experiments restore "
+                    f"--experiment-id {existing.experiment_id}`, or choose another name"
+                )
             return existing.experiment_id
         local = str(tracking.uri).startswith("sqlite:")
         artifacts = (outputs / "mlartifacts").resolve().as_uri() if local else None
@@ -86,15 +150,9 @@ def experiment(client: MlflowClient, tracking: Tracking, outputs: Path) -> str:
 def parent(client: MlflowClient, experiment: str, outputs: Path, sweep: str) -> str:
     """The id of the run of the whole sweep; the oldest where two machines created one at once."""
     with _one_at_a_time(outputs):
-        runs = client.search_runs(
-            [experiment],
-            f"tags.`{PREFIX}kind` = 'sweep' and tags.`{PREFIX}sweep` = '{sweep}'",
-            order_by=["attributes.start_time ASC"],
-            max_results=1,
-        )
-        if runs:
-            return runs[0].info.run_id
         tags = {f"{PREFIX}kind": "sweep", f"{PREFIX}sweep": sweep}
+        if runs := find_runs(client, experiment, tags):
+            return runs[0].info.run_id
         run = client.create_run(experiment, run_name=sweep, tags=tags)
         # It only groups its children and has nothing of its own to do.
         client.set_terminated(run.info.run_id)
@@ -117,11 +175,7 @@ def show_audit(tracking: Tracking, outputs: Path, name: str, path: Path, digest:
     client = connect(tracking, outputs)
     experiment_id = experiment(client, tracking, outputs)
     tags = {f"{PREFIX}kind": "audit", f"{PREFIX}data": name, f"{PREFIX}digest": digest}
-    runs = client.search_runs(
-        [experiment_id],
-        " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items()),
-        max_results=1,
-    )
+    runs = find_runs(client, experiment_id, tags)
     run_name = f"audit-{name}"
     run = runs[0] if runs else client.create_run(experiment_id, run_name=run_name, tags=tags)
     client.log_artifact(run.info.run_id, str(path))

@@ -97,23 +97,88 @@ def test_writer_waits_for_another_that_takes_longer_than_mlflow_would(
     other.join()
 
 
-def test_database_of_another_version_is_named_with_the_remedy(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("revision", "remedy"),
+    [
+        ("451aebb31d03", r"an older MLflow.*mlflow db upgrade sqlite:.*tracking\.resync"),
+        ("ffffffffffff", r"a newer MLflow.*Install the newer MLflow.*tracking\.resync"),
+    ],
+)
+def test_database_of_another_version_is_left_as_it_is(
+    tmp_path: Path, revision: str, remedy: str
+) -> None:
     settings = local(tmp_path)
     tracking.prepare(settings, tmp_path, "s")
-    with sqlite3.connect(tmp_path / "mlflow.db") as database:
-        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    path = tmp_path / "mlflow.db"
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE alembic_version SET version_num = '{revision}'")
+        database.execute("DROP TABLE spans")  # one that the older version has not got
     database.close()
+    before = path.read_bytes()
+    with pytest.raises(store.UnusableStoreError, match=remedy):
+        store.connect(settings, tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_deleted_run_is_made_anew_and_a_deleted_parent_too(
+    composed: Compose, tmp_path: Path
+) -> None:
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    config = composed("method=base", "sweep=one")
+    evaluations = [
+        write_run(config, samples, lambda i, s: reply("A"), evaluation_key=f"evaluation{i}")
+        for i in range(2)
+    ]
+    send = config.tracking, config.folder, "one", evaluations
+    assert tracking.catch_up(*send)
+    client = store.connect(config.tracking, config.folder)
+    experiment = store.experiment(client, config.tracking, config.folder)
+    first = evaluations[0].run.state().mlflow_runs["one/evaluation0"]
+    client.delete_run(first)
+    client.delete_run(store.parent(client, experiment, config.folder, "one"))
+    assert tracking.catch_up(*send, all_=True)
+    children = store.find_runs(client, experiment, {"medreason.kind": "run"})
+    assert len(children) == 2
+    assert first not in {run.info.run_id for run in children}
+    parent = store.parent(client, experiment, config.folder, "one")
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent}
+
+
+def test_deleted_experiment_is_named_with_the_remedy(tmp_path: Path) -> None:
+    settings = local(tmp_path)
+    tracking.prepare(settings, tmp_path, "s")
+    client = store.connect(settings, tmp_path)
+    client.delete_experiment(store.experiment(client, settings, tmp_path))
     with pytest.raises(
-        store.OtherVersionError, match=r"mlflow db upgrade sqlite:.*tracking\.resync"
-    ):
-        connect_anew(settings, tmp_path)
+        store.UnusableStoreError, match="was deleted in MLflow; restore it"
+    ) as error:
+        tracking.prepare(settings, tmp_path, "s")
+    command = str(error.value).split("`")[1].split()
+    assert command[1:5] == ["mlflow", "experiments", "restore", "--experiment-id"]
+    client.restore_experiment(command[5])
+    tracking.prepare(settings, tmp_path, "s")
 
 
-def connect_anew(settings: Tracking, folder: Path) -> None:
-    """MLflow keeps a store for each address in a process; another spelling makes a new one."""
-    assert settings.uri
-    fresh = replace(settings, uri=settings.uri.replace("mlflow.db", "./mlflow.db"))
-    store.connect(fresh, folder)
+def test_names_that_mlflow_refuses_are_replaced_and_stay_different(
+    composed: Compose, tmp_path: Path
+) -> None:
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    config = composed("method=grpo", 'sweep="it\'s"')
+    odd = {"grade (ISUP)": config.reward["format"], "grade [ISUP]": config.reward["format"]}
+    config = replace(config, reward=config.reward | odd)
+    logs = [{"step": 1, "rewards/grade (ISUP)/mean": 0.5, "rewards/grade [ISUP]/mean": 0.25}]
+    evaluation = write_run(config, samples, lambda i, s: reply("A"), logs=logs)
+    assert tracking.catch_up(config.tracking, config.folder, "it's", [evaluation])
+    client = store.connect(config.tracking, config.folder)
+    experiment = store.experiment(client, config.tracking, config.folder)
+    (run,) = store.find_runs(
+        client, experiment, {"medreason.sweep": "it's", "medreason.kind": "run"}
+    )
+    assert run.info.status == "FINISHED"
+    rewards = {name: value for name, value in run.data.metrics.items() if "ISUP" in name}
+    assert sorted(rewards.values()) == [0.25, 0.5]
+    assert all(name.startswith("train/rewards/grade _ISUP_/mean.") for name in rewards)
+    assert len([name for name in run.data.params if "ISUP" in name]) > 1
 
 
 def test_folder_of_two_sweeps_is_a_run_in_each_with_the_evaluation_it_asked_for(
