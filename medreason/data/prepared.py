@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from medreason.data import rows
 from medreason.data.rows import Row
 from medreason.runs import keys
-from medreason.runs.files import atomic, read_json, write_json
+from medreason.runs.files import read_json, read_parquet, write_json, write_parquet
 from medreason.samples import Sample
 
 TABLE = "samples.parquet"
@@ -34,7 +33,7 @@ _SCHEMA = pa.schema(
 def read(root: Path | str | None) -> Iterator[Row]:
     """The samples of a prepared folder, which may have been moved.
 
-    Raises ValueError where the folder was not prepared to the end.
+    Raises ValueError where the folder was not prepared to the end, or its table is damaged.
     """
     root = rows.folder(root)
     if not (root / SUMMARY).is_file():
@@ -42,7 +41,7 @@ def read(root: Path | str | None) -> Iterator[Row]:
             f"data.root={root} has no {SUMMARY}: it is not a prepared folder, or action=prepare "
             "did not finish; re-run the same command to resume"
         )
-    for row in pq.read_table(root / TABLE).to_pylist():
+    for row in read_parquet(root / TABLE).to_pylist():
         image, options = root / row["image"], tuple(row["options"])
         yield Sample(**{**row, "image": image, "options": options})
 
@@ -70,6 +69,5 @@ def begin(folder: Path, settings: dict[str, Any]) -> None:
 def write(folder: Path, samples: Sequence[Sample], summary: dict[str, Any]) -> None:
     """Write table and summary; the summary comes last and marks the folder as complete."""
     rows = [asdict(s) | {"image": s.image.relative_to(folder).as_posix()} for s in samples]
-    with atomic(folder / TABLE) as unfinished:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), unfinished)
+    write_parquet(folder / TABLE, pa.Table.from_pylist(rows, schema=_SCHEMA))
     write_json(folder / SUMMARY, summary)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from medreason import data
 from medreason.generation.rows import Completion
@@ -18,7 +17,7 @@ from medreason.replies import parse
 from medreason.rewards import embeddings
 from medreason.rewards.answer import correct, token_f1
 from medreason.rewards.reasoning import consistency, reasoning_similarity
-from medreason.runs.files import atomic, write_json
+from medreason.runs.files import read_parquet, write_json, write_parquet
 from medreason.samples import Sample, letter_at
 
 
@@ -175,8 +174,7 @@ def likeliest(option_likelihoods: Sequence[float]) -> str | None:
 
 def write(predictions: Sequence[Prediction], path: Path) -> None:
     rows = [asdict(prediction) for prediction in predictions]
-    with atomic(path) as unfinished:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), unfinished)
+    write_parquet(path, pa.Table.from_pylist(rows, schema=_SCHEMA))
 
 
 def read(path: Path, samples: Collection[str] | None = None) -> list[Prediction]:
@@ -221,8 +219,8 @@ def _table(
     filters: list[tuple[str, str, object]] | None = None,
 ) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns, filters=filters)
-    except (pa.ArrowInvalid, FileNotFoundError) as error:
+        return read_parquet(path, columns, filters)
+    except ValueError as error:
         raise ValueError(_UNREADABLE.format(path, error)) from error
 
 

@@ -8,10 +8,13 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 _UNFINISHED = ".unfinished"
 
@@ -98,3 +101,27 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: cut off or not JSON of ours ({str(value)[:40]!r})")
     return value
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """An atomic write of a Parquet file with a checksum of each page."""
+    with atomic(path) as unfinished:
+        pq.write_table(table, unfinished, write_page_checksum=True)
+
+
+def read_parquet(
+    path: Path,
+    columns: Sequence[str] | None = None,
+    filters: Sequence[tuple[str, str, object]] | None = None,
+) -> pa.Table:
+    """A Parquet file, or `columns` of the rows that pass all `filters`.
+
+    Raises:
+        ValueError: it is missing, cut off or damaged, at its end or within.
+    """
+    try:
+        return pq.read_table(
+            path, columns=columns, filters=filters, page_checksum_verification=True
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: missing, cut off or damaged ({error})") from error

@@ -10,9 +10,18 @@ import sys
 import threading
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from medreason.runs.files import atomic, atomic_folder, read_json, remove_unfinished, write_json
+from medreason.runs.files import (
+    atomic,
+    atomic_folder,
+    read_json,
+    read_parquet,
+    remove_unfinished,
+    write_json,
+    write_parquet,
+)
 
 WRITER = """
 import os, signal, sys
@@ -97,3 +106,19 @@ def test_ranks_write_a_folder_together_and_the_main_process_moves_it(tmp_path: P
         main.mkdir()
         (other / "rank1").touch()
     assert (path / "rank1").exists()
+
+
+@pytest.mark.parametrize("place", [0.001, 0.5, 0.9, 1.0])
+def test_a_damaged_parquet_file_is_named_wherever_it_is_damaged(
+    tmp_path: Path, place: float
+) -> None:
+    path = tmp_path / "table.parquet"
+    texts = [f"text {7919 * i % 1000}" for i in range(5000)]
+    write_parquet(path, pa.table({"text": texts}))
+    assert read_parquet(path)["text"].to_pylist() == texts
+    content = bytearray(path.read_bytes())
+    middle = 4 + int(place * (len(content) - 12))
+    content[middle : middle + 4] = bytes(255 - byte for byte in content[middle : middle + 4])
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"table\.parquet: missing, cut off or damaged"):
+        read_parquet(path)
