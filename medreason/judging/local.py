@@ -13,6 +13,7 @@ from transformers import AutoTokenizer as Tokenizer
 from medreason.config.judge import Judge
 from medreason.judging.rubric import Item, Verdict, read
 from medreason.models import model_folder
+from medreason.models.load import load_whole
 
 
 def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
@@ -25,8 +26,7 @@ def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
     has_vision = "vision_config" in AutoConfig.from_pretrained(path).to_dict()
     auto_class = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: Any = auto_class.from_pretrained(path, dtype="auto")
-    model = model.to(device).eval()
+    model: Any = load_whole(auto_class, path, dtype="auto").to(device).eval()  # pyright: ignore[reportArgumentType]
     tokenizer: Any = Tokenizer.from_pretrained(path)
     one_at_a_time = threading.Lock()
 

@@ -4,14 +4,61 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from medreason.models import model_folder
 
+RENAMED = {
+    r"^visual": "model.visual",
+    r"^model(?!\.(language_model|visual))": "model.language_model",
+}
+"""Names of Qwen2-VL's and Qwen2.5-VL's layers before transformers 4.52 -> names since then, as
+patterns for PEFT's `key_mapping`."""
+
+KEEPING_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
+"""Values of `init_lora_weights` that leave the base model's weights as they are. The others (pissa,
+olora, corda, loftq ...) take the adapter's first values out of them, so that base and adapter apart
+from each other are neither what was trained nor the start model."""
+
+
+def refuse_changed_base(init: object, where: str) -> None:
+    """Raises ValueError where `init_lora_weights` changes the base model."""
+    if init not in KEEPING_THE_BASE:
+        raise ValueError(
+            f"{where}={init!r} changes the base model's weights, which are not saved with the "
+            "adapter, and the start model is no longer GRPO's reference; use true or gaussian"
+        )
+
+
+def refuse_tied(names: Iterable[str], tied: bool, where: str) -> None:
+    """Refuse an adapter on embedding or output layer where both are one tensor (the 2B, the 3B):
+    merged into one it would change the other.
+
+    Raises:
+        ValueError: the name.
+    """
+    for name in names:
+        if tied and re.search(r"(^|\W)(embed_tokens|lm_head)(\W|$)", name):
+            raise ValueError(
+                f"{where}: {name} is on a layer whose weights are those of another "
+                "(tie_word_embeddings): merged, it would change both; leave it out"
+            )
+
+
+def renamed_targets(targets: str | Collection[str] | None) -> str | list[str] | None:
+    """`target_modules` of an adapter with the names of layers since transformers 4.52."""
+    if targets is None or isinstance(targets, str):
+        return targets and re.sub(
+            r"\bmodel(\\?\.)layers", r"model\1language_model\1layers", targets
+        )
+    return [re.sub(r"^model\.layers", "model.language_model.layers", name) for name in targets]
+
 
 def check(path: str) -> None:
-    """Refuse an adapter whose base model is missing or of another size. The hub checks its own.
+    """Refuse an adapter whose base model is missing or of another size, or which cannot be merged
+    into it. The hub checks its own.
 
     Raises:
         ValueError: names adapter, base, and what differs.
@@ -19,7 +66,14 @@ def check(path: str) -> None:
     folder = Path(model_folder.resolve(path))
     if not model_folder.is_adapter(path):
         return
-    name = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    name, init = settings["base_model_name_or_path"], settings.get("init_lora_weights", True)
+    if init not in KEEPING_THE_BASE:
+        raise ValueError(
+            f"model.path={path!r}: init_lora_weights={init!r} of its adapter_config.json changed "
+            "the base model, which is not in the folder; save it with PEFT's "
+            "path_initial_model_for_weight_conversion, or merge it where it was trained"
+        )
     base = Path(model_folder.resolve(name))
     if not base.exists():
         if Path(name).is_absolute() or name.count("/") != 1:
@@ -30,6 +84,8 @@ def check(path: str) -> None:
         return
     config = json.loads((base / "config.json").read_text())
     text = config.get("text_config", config)
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+    refuse_tied([tensor for tensor, _ in _tensor_shapes(folder)], tied, f"model.path={path!r}")
     for tensor, shape in _tensor_shapes(folder):
         layer = re.search(r"layers\.(\d+)\.", tensor)
         if layer and "visual" not in tensor and int(layer[1]) >= text["num_hidden_layers"]:

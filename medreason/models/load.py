@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from peft import PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
@@ -19,7 +20,8 @@ from transformers import (
 from transformers.processing_utils import ProcessorMixin
 
 from medreason.config import Hardware, Model
-from medreason.models import model_folder
+from medreason.console import notice
+from medreason.models import adapters, model_folder
 
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 """Either ends a completion."""
@@ -34,21 +36,33 @@ VISION_TOKENS = (
 """Tokens a completion must not contain: in a forward pass they stand for an image, and there is
 none."""
 
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+"""Written with a processor by transformers 5 and by earlier versions."""
+
 _Wrapped = TypeVar("_Wrapped")
 
 
 def load_processor(model: Model) -> ProcessorMixin:
     """Tokenizer, image processor and chat template; pads on the left, as decoding needs it."""
     path = model_folder.resolve(model.path)
-    if model_folder.is_adapter(path) and not (Path(path) / "preprocessor_config.json").exists():
+    if model_folder.is_adapter(path) and not any(
+        (Path(path) / name).exists() for name in _PROCESSOR_FILES
+    ):
         path = str(PeftConfig.from_pretrained(path).base_model_name_or_path)
+        path = model_folder.resolve(path)
     processor = AutoProcessor.from_pretrained(path, revision=model.revision, padding_side="left")
     if model.max_pixels is not None:
         size = dict(processor.image_processor.size)
-        limit = min(model.max_pixels, size["longest_edge"])
-        if model.weights == "random":
-            limit = model.max_pixels
-        processor.image_processor.size = size | {"longest_edge": limit}
+        limit = model.max_pixels
+        if limit > size["longest_edge"] and model.weights != "random":
+            limit = size["longest_edge"]
+            notice(
+                f"model.max_pixels={model.max_pixels}: the processor in {path} takes {limit} at "
+                "most, as the model was trained; that is kept"
+            )
+        # Below `shortest_edge` images are enlarged, which would overrule a smaller limit.
+        edges = {"longest_edge": limit, "shortest_edge": min(limit, size["shortest_edge"])}
+        processor.image_processor.size = size | edges
     return processor
 
 
@@ -69,7 +83,8 @@ def load_model(
         adapter = PeftConfig.from_pretrained(path)
         base, revision = str(adapter.base_model_name_or_path), adapter.revision
     quantized = model.quantization != "none"
-    loaded = AutoModelForImageTextToText.from_pretrained(
+    loaded = load_whole(
+        AutoModelForImageTextToText,
         model_folder.resolve(base),
         revision=revision,
         dtype=precision,
@@ -83,8 +98,60 @@ def load_model(
     if base is not path:
         if quantized:
             loaded.dequantize()  # merged in 4 bits, the adapter would be rounded away
-        loaded = PeftModel.from_pretrained(loaded, path).merge_and_unload()  # pyright: ignore[reportArgumentType]
+        return with_adapter(loaded, path).merge_and_unload()  # pyright: ignore[reportCallIssue]
     return loaded
+
+
+def load_whole(
+    auto_class: type[AutoModelForImageTextToText | AutoModelForCausalLM],
+    path: str,
+    **settings: Any,
+) -> PreTrainedModel:
+    """`from_pretrained` of a checkpoint all of whose tensors have a place in the model, and the
+    other way round. transformers only reports those that have none, or fills them at random.
+
+    Raises:
+        ValueError: with how many and which.
+    """
+    both: Any = auto_class.from_pretrained(path, output_loading_info=True, **settings)
+    loaded, info = both
+    for kind, words in (
+        ("unexpected_keys", "tensors that the model has no place for"),
+        ("missing_keys", "no tensor for weights of the model"),
+        ("mismatched_keys", "tensors of another shape than the model's"),
+    ):
+        if names := sorted(map(str, info[kind])):
+            raise ValueError(
+                f"{path}: the checkpoint has {words}: {len(names)}, the first {names[0]}; it is "
+                f"incomplete or not of a {type(loaded).__name__}"
+            )
+    return loaded
+
+
+def with_adapter(base: PreTrainedModel, path: str) -> PeftModel:
+    """A base model with the adapter in the folder `path`, every tensor of which has found its
+    layer. Layers are renamed where transformers before 4.52 wrote it.
+
+    Raises:
+        ValueError: a tensor finds no layer, a layer no tensor, or the shapes differ.
+    """
+    config = PeftConfig.from_pretrained(path)
+    assert isinstance(config, LoraConfig)
+    config.inference_mode = True
+    config.target_modules = adapters.renamed_targets(config.target_modules)
+    try:
+        model = PeftModel(base, config)
+        result = model.load_adapter(path, "default", key_mapping=adapters.RENAMED)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: the adapter does not fit its base model: {error}") from error
+    lost, empty = result.unexpected_keys, result.missing_keys
+    if lost or empty:
+        raise ValueError(
+            f"{path}: of the adapter {len(lost)} tensors fit no layer of its base model and "
+            f"{len(empty)} layers have no tensor, the first {[*lost, *empty][0]}; it was trained "
+            "on another model, or saved with other names of layers"
+        )
+    return model
 
 
 def _nf4(precision: torch.dtype) -> BitsAndBytesConfig:

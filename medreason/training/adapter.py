@@ -8,19 +8,29 @@ import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
+from transformers import PreTrainedModel
 
 from medreason.config import Config
+from medreason.models import adapters
 
 
-def lora_config(config: Config, model: nn.Module) -> LoraConfig | None:
+def lora_config(config: Config, model: PreTrainedModel) -> LoraConfig | None:
     """The configured adapter; None where all parameters are trained.
 
     Raises:
-        ValueError: a name in adapter.target_modules matches no layer; lists those that exist.
+        ValueError: a name in adapter.target_modules matches no layer; lists those that exist. Or
+            the adapter could not be merged into its base model.
     """
     if not config.adapter:
         return None
+    adapters.refuse_changed_base(
+        config.adapter.get("init_lora_weights", True), "adapter.init_lora_weights"
+    )
     targets = config.adapter.get("target_modules")
+    named = [targets] if isinstance(targets, str) else [*(targets or [])]
+    named += config.adapter.get("modules_to_save") or []
+    tied = model.config.tie_word_embeddings
+    adapters.refuse_tied(named, tied, "adapter")
     # peft refuses a configuration that matches no layer at all. Of a list of which one name is
     # misspelt it trains the others and says nothing, so each name is looked up on its own.
     for target in [targets] if isinstance(targets, str) else (targets or []):
