@@ -27,7 +27,7 @@ class OptionPrior:
 
     def accuracy(self, test: Iterable[Sample]) -> float | None:
         """Accuracy over the closed samples, None where there is none."""
-        hits = [self.predict(s.options) == s.answer for s in test if s.options]
+        hits = [s.is_right(self.predict(s.options)) for s in test if s.options]
         return sum(hits) / len(hits) if hits else None
 
 

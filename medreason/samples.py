@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +29,22 @@ TASKS = {
 }
 """The 5 question types of the matrix, in the order of the paper."""
 
-LETTERS = "ABCDEFGH"
+UNKNOWN = "unknown"
+"""The modality or task of a row whose release does not say it: a row and a column of its own."""
+
+MODALITY_NAMES = {**MODALITIES, UNKNOWN: "Unknown"}
+TASK_NAMES = {**TASKS, UNKNOWN: "Unknown"}
+"""All values of a sample's modality and task, with the names readers see."""
+
+LETTERS = string.ascii_uppercase
 """The letters of options in their order; no sample has more options than this."""
+
+ANSWER_TYPES = ("closed", "open")
+
+_TOKEN = re.compile(r"<\|[a-z_0-9]+\|>|<(?:image|video|audio)>", re.IGNORECASE)
+"""What tokenizers and chat templates give a meaning of its own."""
+_TOKEN_OR_TAG = re.compile(rf"{_TOKEN.pattern}|</?\s?(?:think|answer)\s?>", re.IGNORECASE)
+"""These, and the tags of a reply."""
 
 
 def letter_at(index: int) -> str:
@@ -69,6 +85,17 @@ def split_problem(problem: str) -> tuple[str, tuple[str, ...]]:
     return question.strip(), tuple(text.strip() for text in (*options, rest)) if separator else ()
 
 
+def refuse_glued(options: Sequence[str]) -> None:
+    """Raise ValueError where `split_problem` left an option in the text of another: a letter is
+    missing before it, or there are more options than letters."""
+    for text in options:
+        if glued := re.search(r", ([A-Z]{1,2})\)(?=\S)", text):
+            raise ValueError(
+                f"options are not lettered in sequence: {glued[1]!r} stands in {text!r}; letter "
+                f"them A), B), C) ... up to {LETTERS[-1]})"
+            )
+
+
 @dataclass(frozen=True)
 class Window:
     """Hounsfield units that a CT image in DICOM shows from black to white."""
@@ -94,7 +121,8 @@ SOFT_TISSUE = WINDOWS["soft_tissue"]
 class Sample:
     """One question about one image.
 
-    Raises ValueError where a closed question has too many options, or an answer that is no letter.
+    Raises ValueError where it has too many options, an answer that is no letter of them, an answer
+    type that is not known, or a text that is empty, no text or holds a special token.
     """
 
     id: str
@@ -120,15 +148,59 @@ class Sample:
     """ "train" or "test"; empty until `data.splits` decides."""
     window: Window = SOFT_TISSUE
     """Of its image; loading sets it to `data.window`."""
+    alternatives: tuple[str, ...] = ()
+    """Further texts that are as right as `answer`; of an open question alone."""
+    answer_type: str = ""
+    """One of ANSWER_TYPES where the release says it, else empty; see `closed`."""
 
     def __post_init__(self) -> None:
         if len(self.options) > len(LETTERS):
             raise ValueError(f"{len(self.options)} options; a question has at most {len(LETTERS)}")
+        self._refuse_texts()
+        if self.answer_type not in ("", *ANSWER_TYPES):
+            raise ValueError(f"answer type {self.answer_type!r}; known: {', '.join(ANSWER_TYPES)}")
         if self.options and self.answer not in dict(self.lettered):
             raise ValueError(
                 f"answer {self.answer!r} is no letter of its {len(self.options)} options; give "
                 f"{' or '.join(self.letters)}, or no options for an open question"
             )
+
+    def _refuse_texts(self) -> None:
+        """Refuse texts that fail in the middle of a training or are lost without a word."""
+        texts = {"question": self.question, "answer": self.answer, "modality": self.modality}
+        texts |= {"task": self.task, "source": self.source}
+        texts |= {f"option {i}": text for i, text in enumerate(self.options, 1)}
+        texts |= {f"alternative {i}": text for i, text in enumerate(self.alternatives, 1)}
+        if self.explanation is not None:
+            texts["explanation"] = self.explanation
+        if self.patient is not None:
+            texts["patient"] = self.patient
+        for name, text in texts.items():
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{name} is {text!r}; needs a text")
+            pattern = _TOKEN if name == "question" else _TOKEN_OR_TAG
+            if token := "<" in text and pattern.search(text):
+                raise ValueError(
+                    f"{name} holds {token[0]!r}, which models and replies give a meaning of its "
+                    "own; remove it from the text (the image is put before a question by itself)"
+                )
+        if not isinstance(self.image, Path):
+            raise ValueError(f"image is {self.image!r}; needs a path")
+
+    @property
+    def closed(self) -> bool:
+        """Whether the literature counts it as closed: by the release's answer type, else where it
+        has options. A closed question can have none (`Left or right?`)."""
+        return self.answer_type == "closed" if self.answer_type else bool(self.options)
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The texts that are right: that of the right option, or answer and alternatives."""
+        return (self.answer_text, *self.alternatives)
+
+    def is_right(self, answer: str) -> bool:
+        """Whether a letter names the right option; one with the same text is as right."""
+        return self.text_of(answer).strip() == self.answer_text.strip()
 
     @property
     def letters(self) -> str:

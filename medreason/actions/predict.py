@@ -14,7 +14,14 @@ from medreason.console import show
 from medreason.generation.message_images import image_file
 from medreason.models import adapters, model_folder
 from medreason.runs.files import write_json
-from medreason.samples import Sample, Window, letter_at, split_problem
+from medreason.samples import (
+    UNKNOWN,
+    Sample,
+    Window,
+    letter_at,
+    refuse_glued,
+    split_problem,
+)
 
 
 @dataclass(frozen=True)
@@ -101,12 +108,20 @@ def _sample(question: _Question, root: Path, fetched: Path, window: Window) -> S
     except ValueError as error:
         raise ValueError(f"{question.key}={error}") from error
     text, options = split_problem(question.text)
+    try:
+        refuse_glued(options)
+        return _unanswered(question.key, image, text, options)
+    except ValueError as error:
+        raise ValueError(f"{question.key}: {error}") from error
+
+
+def _unanswered(key: str, image: Path, text: str, options: tuple[str, ...]) -> Sample:
     return Sample(
-        id=question.key,
+        id=key,
         image=image,
         question=text,
         options=options,
-        answer=letter_at(0) if options else "",  # not known, and not shown
+        answer=letter_at(0) if options else UNKNOWN,  # not shown
         explanation=None,
         modality="unknown",
         task="unknown",

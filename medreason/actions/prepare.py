@@ -30,6 +30,7 @@ def run(config: Config) -> None:
     root = data.root_of(reader)
     # A reader that balances rows by their labels must know first which images cannot be read.
     loaded = data.read(config.data | {"images": "decode"}, config.folder / "cache")
+    _refuse(loaded, handling.contradictions)
     with RunFolder(folder).locked() as descriptor:
         if descriptor is None:
             raise ValueError(f"{folder} is being prepared by another process")
@@ -62,9 +63,15 @@ def _settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _write(config: Config, folder: Path, loaded: Loaded) -> None:
+def _refuse(loaded: Loaded, contradictions: str) -> None:
+    """What no image can change is refused before the first is prepared."""
     checks.refuse_same_ids(loaded.samples)
-    checks.refuse_contradictions(loaded.samples)
+    if contradictions == "error":
+        checks.refuse_contradictions(loaded.samples)
+    checks.refuse_mixed_families(loaded.samples)
+
+
+def _write(config: Config, folder: Path, loaded: Loaded) -> None:
     images = {sample.image for sample in loaded.samples}
     digests = image_cache.digests(images, config.folder / "cache", folder)
     digest = data.digest(loaded.samples, digests)

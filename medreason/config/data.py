@@ -26,7 +26,7 @@ class Handling:
     """as_published, shuffled (training questions, in each epoch another order), or normalised
     (letter case and trailing period)."""
     questions: str = "all"
-    """all, closed (with options), or open."""
+    """all, closed (by the release's answer type, else with options), or open."""
     images: str = "decode"
     """decode decodes every image once, before anything else, to find damaged ones; none does not.
     The digest of each image's content is taken either way."""
@@ -38,6 +38,10 @@ class Handling:
     data takes data.window for every CT file, so that one value has one grey in all of them."""
     bad_rows: str = "error"
     """error stops at rows that cannot be used; skip leaves them out."""
+    contradictions: str = "leave_out"
+    """What happens to closed questions that are asked twice about one image with different
+    answers, such as 14 of PathVQA: leave_out counts all their rows as contradicting and uses none
+    of them; error stops before any image is read."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -56,6 +60,7 @@ class Handling:
         one_of("data.questions", self.questions, ("all", "closed", "open"))
         one_of("data.images", self.images, ("decode", "none"))
         one_of("data.bad_rows", self.bad_rows, ("error", "skip"))
+        one_of("data.contradictions", self.contradictions, ("leave_out", "error"))
         if not 0 <= self.test_share <= 1:
             raise ValueError(f"data.test_share={self.test_share}; needs a number from 0 to 1")
         one_of("data.window_from", self.window_from, ("file", "data"))

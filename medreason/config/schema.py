@@ -16,7 +16,7 @@ from medreason.config.data import Handling
 from medreason.config.hardware import Hardware, Rollout
 from medreason.config.judge import ASPECTS, Judge, Rubric
 from medreason.config.rules import one_of, positive, subset
-from medreason.samples import MODALITIES, TASKS
+from medreason.samples import MODALITY_NAMES, TASK_NAMES
 
 ACTIONS = (
     "train",
@@ -125,6 +125,8 @@ class Modalities(Selection):
     fundus: bool = False
     oct: bool = False
     microscopy: bool = False
+    unknown: bool = False
+    """Rows whose release does not say their modality."""
 
 
 @dataclass
@@ -134,6 +136,8 @@ class Tasks(Selection):
     grading: bool = False
     modality_recognition: bool = False
     attributes: bool = False
+    unknown: bool = False
+    """Rows whose release does not say their question type."""
 
 
 @dataclass
@@ -234,8 +238,8 @@ class Evaluation:
     similarity of reasoning and reference explanation."""
 
     def __post_init__(self) -> None:
-        subset("evaluation.modalities", self.modalities, MODALITIES)
-        subset("evaluation.tasks", self.tasks, TASKS)
+        subset("evaluation.modalities", self.modalities, MODALITY_NAMES)
+        subset("evaluation.tasks", self.tasks, TASK_NAMES)
         subset("evaluation.controls", self.controls, CONTROLS)
         subset("evaluation.answers", self.answers, ANSWERS)
         positive("evaluation.max_new_tokens", self.max_new_tokens)

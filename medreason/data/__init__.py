@@ -6,7 +6,7 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from medreason import config as configuration
 from medreason.config import Config, Handling
 from medreason.data import checks, image_cache, options, splits
-from medreason.data.rows import BadRow, LeftOut, Loaded, Row
+from medreason.data.rows import LeftOut, Loaded, counts_text
 from medreason.samples import Sample
 
 
@@ -34,40 +34,73 @@ def row_counts(spec: dict[str, Any], cache: Path) -> dict[str, int]:
     return _load(json.dumps(spec, sort_keys=True), cache).counts
 
 
+def reading_notes(config: Config) -> list[str]:
+    """Sentences about what was read: counts, remarks of the reader, and questions of the data set
+    that the configuration does not select."""
+    loaded = _load(json.dumps(config.data, sort_keys=True), config.folder / "cache")
+    notes = [counts_text(loaded.counts)] if len(loaded.counts) > 2 else []
+    notes += [str(remark) for remark in loaded.remarks[:_REMARKS]]
+    if (more := len(loaded.remarks) - _REMARKS) > 0:
+        notes.append(f"and {more:,} more such remarks")
+    return [*notes, *_not_selected(config, loaded.samples)]
+
+
+_REMARKS = 5
+
+
+def _not_selected(config: Config, samples: Sequence[Sample]) -> Iterator[str]:
+    """Which questions of each side a run does not use, where there are some, and why."""
+    sides = {"test": (tested_on(config, samples), _TESTED_BY)}
+    if config.method.algorithm != "none":
+        sides["train"] = trained_on(config, samples), "modality and task"
+    for side, (selected, keys) in sides.items():
+        of_side = sum(sample.split == side for sample in samples)
+        if len(selected) < of_side:
+            yield (
+                f"{len(selected):,} of {of_side:,} {side} questions are used: {keys} select them"
+            )
+
+
+_TESTED_BY = "evaluation.modalities, evaluation.tasks and evaluation.samples_per_cell"
+
+
 @functools.lru_cache(maxsize=2)
 def _load(spec_json: str, cache: Path) -> Loaded:
     spec = json.loads(spec_json)
     handling, reader = configuration.handling(spec)
     loaded = _rows(handling, reader, cache)
+    if handling.contradictions == "error":
+        checks.refuse_contradictions(loaded.samples)
+    loaded = checks.without_contradictions(loaded)
     if handling.images == "decode":
         loaded = checks.with_readable_images(loaded, root_of(reader), cache)
     checks.refuse_bad_rows(loaded, handling.bad_rows, root_of(reader) or reader["_target_"])
     checks.refuse_same_ids(loaded.samples)
     loaded = _split_and_select(loaded, handling, reader)
-    checks.refuse_contradictions(loaded.samples)
+    checks.refuse_mixed_families(loaded.samples)
     return loaded
 
 
 def read(spec: dict[str, Any], cache: Path) -> Loaded:
     """All rows of the data set, split and with `data.options`, without the checks of `load`.
 
+    Contradicting rows are left out where `data.contradictions` says so.
+
     Raises:
         ValueError: a file cannot be read at all, or the rows lack what the split needs.
     """
     handling, reader = configuration.handling(spec)
-    return _split_and_select(_rows(handling, reader, cache), handling, reader)
+    loaded = _rows(handling, reader, cache)
+    if handling.contradictions == "leave_out":
+        loaded = checks.without_contradictions(loaded)
+    return _split_and_select(loaded, handling, reader)
 
 
 def _rows(handling: Handling, reader: dict[str, Any], cache: Path) -> Loaded:
     """All rows that the data set's function yields."""
     shared = {**vars(handling), "cache": cache}
     arguments = {name: value for name, value in shared.items() if name in _parameters(reader)}
-    rows: list[Row] = list(configuration.function(reader)(**arguments))
-    return Loaded(
-        [row for row in rows if isinstance(row, Sample)],
-        [row for row in rows if isinstance(row, BadRow)],
-        [row for row in rows if isinstance(row, LeftOut)],
-    )
+    return Loaded.of(configuration.function(reader)(**arguments))
 
 
 def _split_and_select(loaded: Loaded, handling: Handling, reader: dict[str, Any]) -> Loaded:
@@ -78,7 +111,7 @@ def _split_and_select(loaded: Loaded, handling: Handling, reader: dict[str, Any]
         loaded = _selected(loaded, split, f"left out by data.split={handling.split}")
     if handling.questions != "all":
         closed = handling.questions == "closed"
-        of_kind = [s for s in loaded.samples if bool(s.options) == closed]
+        of_kind = [s for s in loaded.samples if s.closed == closed]
         loaded = _selected(loaded, of_kind, f"left out by data.questions={handling.questions}")
     samples = [replace(s, window=handling.ct_window) for s in loaded.samples]
     return replace(loaded, samples=[_with_options(s, handling) for s in samples])
@@ -172,6 +205,7 @@ def digest(samples: Iterable[Sample], image_digests: Mapping[Path, str]) -> str:
     state = hashlib.sha256()
     for s in samples:
         row = (s.id, s.problem, s.answer, s.explanation, *s.cell, s.patient, s.split)
+        row = (*row, s.alternatives, s.answer_type) if s.alternatives or s.answer_type else row
         state.update(repr((row, image_digests[s.image])).encode())
     return state.hexdigest()[:16]
 

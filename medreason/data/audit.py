@@ -9,10 +9,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from medreason.data.checks import CONTRADICTING
 from medreason.data.pictures import Picture
 from medreason.data.rows import Loaded
 from medreason.option_prior import fit_option_prior
-from medreason.samples import MODALITIES, TASKS, Sample, letter_at
+from medreason.samples import MODALITY_NAMES, TASK_NAMES, Sample, letter_at
+from medreason.stats import wilson
 
 LOWER_CASE = "only option that starts in lower case"
 PERIOD = "only option with or without a trailing period"
@@ -43,11 +45,20 @@ def audit(
         "left_out": [
             {"file": row.file, "row": row.row, "reason": row.reason} for row in loaded.left_out
         ],
+        "remarks": [
+            {"file": remark.file, "row": remark.row, "remark": remark.text}
+            for remark in loaded.remarks
+        ],
+        "answer_types": _counts(
+            f"{s.split} {'closed' if s.closed else 'open'}" for s in samples if s.split in _SPLITS
+        ),
         "duplicates": _duplicates(samples),
         "leakage": leakage(samples),
         "cross_family_leakage": _cross_family_leakage(samples),
-        "option_prior": _priors(samples, "modality", list(MODALITIES)),
-        "option_prior_task": _priors(samples, "task", list(TASKS)),
+        "option_prior": _priors(samples, "modality", list(MODALITY_NAMES)),
+        "option_prior_task": _priors(samples, "task", list(TASK_NAMES)),
+        "guessing": _guessing(samples, "modality"),
+        "guessing_task": _guessing(samples, "task"),
         "typography": _typography(samples),
         "images": _images(samples, pictures),
         "digest": digest,
@@ -55,11 +66,15 @@ def audit(
 
 
 def audit_run(
-    train: Sequence[Sample], test: Sequence[Sample], digest: str, row_counts: Mapping[str, int]
+    train: Sequence[Sample],
+    test: Sequence[Sample],
+    digest: str,
+    row_counts: Mapping[str, int],
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """`data.json` of a run: counts of what it trains and tests on, with the audit's warnings.
 
-    `row_counts` are those of the whole data set.
+    `row_counts` and `notes` are those of the whole data set.
     """
     report = audit(Loaded([*train, *test], []), digest)
     images = {str(s.image) for s in train}
@@ -67,6 +82,7 @@ def audit_run(
         "digest": digest,
         "cells": report["cells"],
         "row_counts": row_counts,
+        "notes": list(notes),
         "test_rows": len(test),
         "test_rows_on_trained_images": sum(str(s.image) in images for s in test),
         "warnings": warnings(report),
@@ -77,8 +93,8 @@ def cells(samples: Iterable[Sample]) -> dict[str, dict[str, dict[str, int]]]:
     """{modality: {task: {train, test}}} in the order of the matrix, "unknown" last."""
     counts = Counter((s.modality, s.task, s.split) for s in samples)
     cells: dict[str, dict[str, dict[str, int]]] = {}
-    for modality in (*MODALITIES, "unknown"):
-        for task in (*TASKS, "unknown"):
+    for modality in MODALITY_NAMES:
+        for task in TASK_NAMES:
             cell = {split: counts[modality, task, split] for split in _SPLITS}
             if any(cell.values()):
                 cells.setdefault(modality, {})[task] = cell
@@ -88,36 +104,39 @@ def cells(samples: Iterable[Sample]) -> dict[str, dict[str, dict[str, int]]]:
 def leakage(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
     """{modality: {shared_images, test_rows}}: images in train and test, test rows about them.
 
-    Where rows name patients also `shared_patients`. Modalities without train or test are left out.
+    Where rows name patients also `shared_patients`. The modality is that of the test rows, whatever
+    that of the training rows is; `all` counts each image once. Modalities without test rows are
+    left out, and so is everything where there is no training.
     """
+    rows = {split: [] for split in _SPLITS}
+    for sample in samples:
+        rows.setdefault(sample.split, []).append(sample)
+    if not rows["train"]:
+        return {}
+    images, patients = {s.image for s in rows["train"]}, {s.patient for s in rows["train"]} - {None}
+    groups = {"all": rows["test"], **_by(rows["test"], "modality")}
     leaks = {}
-    groups = _by(samples, "modality")
-    for modality in (name for name in MODALITIES if name in groups):
-        train, test = ([s for s in groups[modality] if s.split == split] for split in _SPLITS)
-        if not train or not test:
-            continue
-        train_images = {s.image for s in train}
+    for modality in (name for name in ("all", *MODALITY_NAMES) if groups.get(name)):
+        test = groups[modality]
         leaks[modality] = {
-            "shared_images": len(train_images & {s.image for s in test}),
-            "test_rows": sum(s.image in train_images for s in test),
+            "shared_images": len(images & {s.image for s in test}),
+            "test_rows": sum(s.image in images for s in test),
         }
-        patients = [{s.patient for s in rows if s.patient} for rows in (train, test)]
-        if all(patients):
-            leaks[modality]["shared_patients"] = len(patients[0] & patients[1])
+        if patients and any(s.patient for s in test):
+            leaks[modality]["shared_patients"] = len(patients & {s.patient for s in test})
     return leaks
 
 
 def warnings(report: Mapping[str, Any]) -> list[str]:
     """What a reader has to know before believing a result, a sentence each."""
     sentences = []
-    leaks = report["leakage"].values()
-    if rows := sum(leak["test_rows"] for leak in leaks):
-        images = sum(leak["shared_images"] for leak in leaks)
+    leak = report["leakage"].get("all", {})
+    if rows := leak.get("test_rows"):
         sentences.append(
-            f"{rows:,} test questions are about {images:,} images that are in train, too; "
-            "data.split=by_image or by_patient has no such leak"
+            f"{rows:,} test questions are about {leak['shared_images']:,} images that are in "
+            "train, too; data.split=by_image or by_patient has no such leak"
         )
-    if patients := sum(leak["shared_patients"] for leak in leaks if "shared_patients" in leak):
+    if patients := leak.get("shared_patients"):
         sentences.append(
             f"{patients:,} patients are in train and in test; see data.split=by_patient"
         )
@@ -125,6 +144,10 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"{crossed:,} test rows of one family of files are in the train files of the other: "
             "use one family, or data.split=joint"
+        )
+    if contradicting := report["row_counts"].get(CONTRADICTING):
+        sentences.append(
+            f"{contradicting:,} rows are left out: their questions have two answers about one image"
         )
     if unparsed := len(report["unparsed"]):
         sentences.append(f"{unparsed:,} rows cannot be used; audit.json lists them")
@@ -140,18 +163,33 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
 
 def _prior_warnings(report: Mapping[str, Any]) -> list[str]:
     """The options-only baseline in-domain, where it is far above guessing between the options."""
-    n = sum(report["options"].values())
-    guess = sum(100 / int(k) * v for k, v in report["options"].items() if int(k)) / n if n else 0
-    high = {
-        name: table[name]
-        for key in ("option_prior", "option_prior_task")
-        for name, table in report[key].items()
-        if name in table and table[name] > 1.5 * guess
+    high = [
+        f"{name} {table[name]:.0f} % (guessing {guess['percent']:.0f} %)"
+        for key in ("", "_task")
+        for name, table in report[f"option_prior{key}"].items()
+        if name in table and _is_far_above(table[name], guess := report[f"guessing{key}"][name])
+    ]
+    return [f"option strings alone answer tests: {', '.join(high)}"] if high else []
+
+
+def _is_far_above(percent: float, guess: Mapping[str, float]) -> bool:
+    """Half as much again, and more than chance on so few questions."""
+    n = int(guess["n"])
+    low, _ = wilson(round(percent / 100 * n), n)
+    return percent > 1.5 * guess["percent"] and 100 * low > guess["percent"]
+
+
+def _guessing(samples: Sequence[Sample], key: str) -> dict[str, dict[str, float]]:
+    """{modality or task: {n, percent}}: closed test questions, and how many of them guessing
+    between their options answers right."""
+    tests = _by((s for s in samples if s.options and s.split == "test"), key)
+    return {
+        name: {
+            "n": len(rows),
+            "percent": round(sum(100 / len(s.options) for s in rows) / len(rows), 4),
+        }
+        for name, rows in sorted(tests.items())
     }
-    if not high:
-        return []
-    listed = ", ".join(f"{name} {value:.0f} %" for name, value in high.items())
-    return [f"option strings alone answer tests (guessing {guess:.0f} %): {listed}"]
 
 
 def _duplicates(samples: Sequence[Sample]) -> dict[str, int]:
@@ -222,8 +260,6 @@ def _typography(samples: Sequence[Sample]) -> dict[str, dict[str, dict[str, floa
     }
     habits: dict[str, dict[str, dict[str, float | None]]] = {}
     for modality, rows in _by((s for s in samples if s.options), "modality").items():
-        if modality not in MODALITIES:
-            continue
         for name, rule in rules.items():
             picks = [(rule(s.options), s) for s in rows]
             right = [letter_at(index) == s.answer for index, s in picks if index is not None]
@@ -231,7 +267,7 @@ def _typography(samples: Sequence[Sample]) -> dict[str, dict[str, dict[str, floa
                 "share": round(len(right) / len(rows), 6),
                 "right": round(sum(right) / len(right), 6) if right else None,
             }
-    return {name: habits[name] for name in MODALITIES if name in habits}
+    return {name: habits[name] for name in MODALITY_NAMES if name in habits}
 
 
 def _odd_one(marks: Iterable[bool]) -> int | None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from medreason.data import image_cache
 from medreason.data.names import task_of
-from medreason.data.rows import BadRow, Loaded
+from medreason.data.rows import BadRow, LeftOut, Loaded
 from medreason.samples import Sample
 
 UNREADABLE = "unreadable image"
 """What rows are counted as whose image cannot be used."""
+CONTRADICTING = "contradicting"
+"""What rows are counted as that give one question about one image different answers."""
 
 
 def with_readable_images(loaded: Loaded, root: Path | None, cache: Path) -> Loaded:
@@ -57,7 +60,52 @@ def refuse_same_ids(samples: Sequence[Sample]) -> None:
 
 
 def refuse_contradictions(samples: Sequence[Sample]) -> None:
-    """Raise ValueError for a closed question with two answers, or split by two families.
+    """Raise ValueError for a closed question with two answers about one image."""
+    contradictions = _contradictions(samples)
+    if contradictions:
+        first, *others = contradictions[0]
+        other = next(s for s in others if s.answer_text != first.answer_text)
+        raise ValueError(
+            f"{len(contradictions)} questions have two answers about one image: "
+            f"{_location(first)} and {_location(other)} disagree on {first.problem!r} about "
+            f"{first.image.name}: {first.answer_text!r} and {other.answer_text!r}; correct one of "
+            "them, or set data.contradictions=leave_out"
+        )
+
+
+def without_contradictions(loaded: Loaded) -> Loaded:
+    """All rows of closed questions with two answers about one image are left out.
+
+    Where those of the test agree with each other they stay, so that the published test is whole.
+    """
+    left_out: list[Sample] = []
+    for rows in _contradictions(loaded.samples):
+        test = [s for s in rows if s.split == "test"]
+        agree = len({s.answer_text for s in test}) == 1
+        left_out += [s for s in rows if s not in test] if agree else rows
+    ids = {sample.id for sample in left_out}
+    reason = "another row gives this question about this image another answer"
+    return replace(
+        loaded,
+        samples=[s for s in loaded.samples if s.id not in ids],
+        left_out=[
+            *loaded.left_out,
+            *(LeftOut(*file_and_row(s), reason, CONTRADICTING) for s in left_out),
+        ],
+    )
+
+
+def _contradictions(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """The rows of each closed question that has two answers, whatever the order of its options."""
+    asked: dict[tuple[str, str, tuple[str, ...]], list[Sample]] = defaultdict(list)
+    for s in samples:
+        if s.options:
+            asked[str(s.image), s.question, tuple(sorted(s.options))].append(s)
+    return [rows for rows in asked.values() if len({s.answer_text for s in rows}) > 1]
+
+
+def refuse_mixed_families(samples: Sequence[Sample]) -> None:
+    """Raise ValueError for a question that two families of files put in train and in test.
 
     A question that one family has in train and test is a leak, which the audit counts.
     """
@@ -65,11 +113,6 @@ def refuse_contradictions(samples: Sequence[Sample]) -> None:
     split_apart: list[tuple[Sample, Sample]] = []
     for sample in samples:
         other = first.setdefault((str(sample.image), sample.question, sample.options), sample)
-        if other.answer != sample.answer and sample.options:
-            raise ValueError(
-                f"{_location(other)} and {_location(sample)} disagree on {sample.problem!r} about "
-                f"{sample.image.name}: {other.answer!r} and {sample.answer!r}; correct one of them"
-            )
         if other.split != sample.split and _is_of_tasks(other) != _is_of_tasks(sample):
             split_apart.append((other, sample))
     if split_apart:

@@ -1,83 +1,265 @@
-"""Sets of image, question and answer on the Hugging Face hub; `datasets` downloads them once."""
+"""Sets of image, question and answer on the Hugging Face hub; `datasets` downloads them once.
+
+Sets differ in their columns: `data.columns` names them, and those of the usual names need no key.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from medreason.data import rows
-from medreason.data.rows import Record, Row
+from medreason.data.names import modality_of, task_of
+from medreason.data.rows import Record, Remark, Row
+from medreason.replies import parse
 from medreason.runs.files import atomic
-from medreason.samples import Sample
+from medreason.samples import LETTERS, MODALITY_NAMES, TASK_NAMES, Sample, lettered
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_USUAL = {
+    "image": ("image", "images"),
+    "question": ("question",),
+    "answer": ("answer",),
+    "options": ("options", "choices"),
+    "answer_type": ("answer_type",),
+}
+"""Names that a column has where `data.columns` names none."""
+_CELLS = {"path-vqa": ("microscopy", "attributes")}
+"""Modality and task of all rows, by the name of a known set."""
+_OR_PATHS = ", or its path, which starts from data.image_folder"
+_REQUIRED = ("image", "question", "answer")
+_OPTION_PREFIXES = ("option_", "Option ", "Choice ", "")
+"""Before the letters that name columns of one option each."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What the rows of a set have in common."""
+
+    columns: Mapping[str, str]
+    options: Sequence[str]
+    """Columns of one option each, where no column holds all of them."""
+    cell: tuple[str, str]
+    """Modality and task of rows that have none of their own."""
+    source: str
+    images: Path
+    """Folder that paths of images start from."""
+    cache: Path
 
 
 def read(
     hub: str,
     cache: Path,
     *,
-    modality: str = "unknown",
-    task: str = "unknown",
+    columns: Mapping[str, str | None] | None = None,
+    modality: str | None = None,
+    task: str | None = None,
     revision: str | None = None,
+    subset: str | None = None,
+    image_folder: str | None = None,
     validation: str | None = None,
 ) -> Iterator[Row]:
     """Rows of a hub id, or of a folder that holds its files.
 
-    All rows get the same `modality` and `task`, since they have none of their own. Validation rows
+    `columns` maps our names (image, question, answer, options, explanation, modality, task,
+    answer_type, patient) to the set's; null takes the usual name, where there is one. Rows without
+    modality and task of their own get those given, else those known of the set. Validation rows
     belong to the split `validation`; None leaves them out. Images are written to `cache` under the
-    hash of their content, so that an image in train and test is known to be the same.
+    hash of their content, so that an image in train and test is known to be the same; where a
+    column holds paths, they start from `image_folder`.
 
     Raises:
-        ValueError: the hub cannot be reached and the set is not in the local cache.
+        ValueError: the hub cannot be reached and the set is not in the local cache, or it has no
+            column of images, questions or answers.
     """
-    # datasets, seconds
-    from datasets import DatasetDict, Image, load_dataset
-
-    try:
-        dataset = load_dataset(hub, revision=revision)
-    except (OSError, ValueError) as error:  # what `datasets` raises where it does not find one
-        raise ValueError(
-            f"data.hub={hub!r} cannot be loaded ({error}); with a network it is downloaded once, "
-            "without one give a folder that holds its files"
-        ) from error
-    assert isinstance(dataset, DatasetDict)
+    for key, value, known in (("modality", modality, MODALITY_NAMES), ("task", task, TASK_NAMES)):
+        if value not in (None, *known):
+            raise ValueError(f"data.{key}={value!r}; known: {', '.join(known)}")
+    source = hub.rstrip("/").rpartition("/")[2]
+    known_cell = _CELLS.get(source.lower(), ("unknown", "unknown"))
     splits = {"train": "train", "test": "test"} | ({"validation": validation} if validation else {})
     folder = cache / "hub" / hub.strip("/").replace("/", "--")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, part in dataset.items():
-        if name in splits:
-            records = part.cast_column("image", Image(decode=False))
-            yield from rows.each(
-                str(name),
-                cast(Iterable[Record], records),
-                lambda id, row, split=splits[str(name)]: _sample(
-                    folder, id, row, hub, (modality, task), split
-                ),
-            )
+    parts = _parts(hub, revision, subset)
+    if not splits.keys() & parts.keys():
+        raise ValueError(
+            f"data.hub={hub!r} has the splits {list(parts)}, none of {', '.join(splits)}; "
+            "set data.validation=test where it has validation rows alone"
+        )
+    for name, part in parts.items():
+        if name not in splits:
+            yield Remark(name, -1, f"{len(part):,} rows of this split are not read")
+            continue
+        layout = _Layout(
+            *_columns(hub, part.column_names, columns or {}),
+            cell=(modality or known_cell[0], task or known_cell[1]),
+            source=source,
+            images=Path(image_folder or (hub if Path(hub).is_dir() else ".")),
+            cache=folder,
+        )
+        _refuse_lost_options(hub, part, layout)
+        yield from rows.each(
+            name,
+            cast(Iterable[Record], _undecoded(part, layout.columns["image"])),
+            lambda id, row, layout=layout, split=splits[name]: _sample(layout, id, row, split),
+        )
 
 
-def _sample(
-    folder: Path, name: str, row: Record, hub: str, cell: tuple[str, str], split: str
-) -> Sample:
-    options, answer = rows.yes_or_no(rows.text(row, "answer"))
+def _parts(hub: str, revision: str | None, subset: str | None) -> dict[str, Dataset]:
+    """The splits of the set."""
+    # datasets, seconds
+    from datasets import DatasetDict, load_dataset
+
+    try:
+        dataset = load_dataset(hub, subset, revision=revision)
+    except (OSError, ValueError) as error:  # what `datasets` raises where it does not find one
+        raise ValueError(
+            f"data.hub={hub!r} cannot be loaded ({error}); with a network it is downloaded once, "
+            "without one give a folder that holds its files. Of a set with several, data.subset "
+            "names one"
+        ) from error
+    assert isinstance(dataset, DatasetDict)
+    return {str(name): part for name, part in dataset.items()}
+
+
+def _undecoded(part: Dataset, column: str) -> Dataset:
+    """The rows with images as bytes and paths, whether a row has one or a list of them."""
+    from datasets import Image, List
+
+    match part.features[column]:
+        case Image():
+            return part.cast_column(column, Image(decode=False))
+        case List(feature=Image()):
+            return part.cast_column(column, List(Image(decode=False)))
+        case _:
+            return part
+
+
+def _columns(
+    hub: str, names: Sequence[str], given: Mapping[str, str | None]
+) -> tuple[dict[str, str], list[str]]:
+    """The column of each of our names, and columns of one option each."""
+    usual = {key: next((n for n in known if n in names), None) for key, known in _USUAL.items()}
+    chosen = usual | {key: name for key, name in given.items() if name}
+    columns = {key: name for key, name in chosen.items() if name}
+    absent = {key: name for key, name in columns.items() if name not in names}
+    absent |= {key: _USUAL[key][0] for key in _REQUIRED if key not in columns}
+    if absent:
+        key, name = next(iter(absent.items()))
+        raise ValueError(
+            f"data.hub={hub!r}: no column {name!r}; columns are {list(names)}: set "
+            f"data.columns.{key} to the one that holds the {key}"
+            f"{_OR_PATHS if key == 'image' else ''}"
+        )
+    by_letter = [[f"{prefix}{letter}" for letter in LETTERS] for prefix in _OPTION_PREFIXES]
+    options = [[name for name in of_prefix if name in names] for of_prefix in by_letter]
+    of_one = max(options, key=len) if "options" not in columns else []
+    return columns, of_one if len(of_one) > 1 else []
+
+
+def _refuse_lost_options(hub: str, part: Dataset, layout: _Layout) -> None:
+    """Refuse a set whose answers are all letters while no column holds options."""
+    if "options" in layout.columns or layout.options:
+        return
+    answers = {str(answer).strip() for answer in part[layout.columns["answer"]]}
+    if len(answers) > 1 and answers <= set(LETTERS[:8]):
+        raise ValueError(
+            f"data.hub={hub!r}: the answers are letters ({', '.join(sorted(answers))}), and no "
+            f"column of options is known; columns are {part.column_names}: set data.columns.options"
+        )
+
+
+def _sample(layout: _Layout, name: str, row: Record, split: str) -> Sample:
+    columns = layout.columns
+    kind = rows.answer_type(row, columns["answer_type"]) if "answer_type" in columns else ""
+    options = _options(row, layout)
+    answer = rows.text_or_number(row, columns["answer"])
+    if options:
+        answer = _letter(row[columns["answer"]], options)
+    else:
+        options, answer = rows.yes_or_no(answer, kind)
     return Sample(
         id=name,
-        image=_stored(row["image"]["bytes"], row["image"]["path"], folder),
-        question=rows.text(row, "question").strip(),
+        image=_image(row[columns["image"]], layout),
+        question=rows.text(row, columns["question"]).strip(),
         options=options,
         answer=answer,
-        explanation=None,
-        modality=cell[0],
-        task=cell[1],
-        source=hub.rstrip("/").rpartition("/")[2],
-        patient=None,
+        explanation=_own(row, columns, "explanation"),
+        modality=_facet(row, columns, "modality", layout.cell[0]),
+        task=_facet(row, columns, "task", layout.cell[1]),
+        source=layout.source,
+        patient=_own(row, columns, "patient"),
         split=split,
+        answer_type=kind,
     )
+
+
+def _own(row: Record, columns: Mapping[str, str], key: str) -> str | None:
+    """The text of an optional column; None where there is no column or no text."""
+    if key not in columns or row[columns[key]] is None:
+        return None
+    return rows.text_or_number(row, columns[key])
+
+
+def _facet(row: Record, columns: Mapping[str, str], key: str, of_all: str) -> str:
+    """Modality or task: of the row where it says one, else of all rows."""
+    name = _own(row, columns, key)
+    if name is None:
+        return of_all
+    value = modality_of(name) if key == "modality" else task_of(name)
+    if not value:
+        known = MODALITY_NAMES if key == "modality" else TASK_NAMES
+        raise ValueError(f'"{columns[key]}" is {name!r}; known: {", ".join(known)}')
+    return value
+
+
+def _options(row: Record, layout: _Layout) -> tuple[str, ...]:
+    """The texts of a row's options, in the order of their letters; empty where it has none."""
+    if "options" in layout.columns:
+        values = row[layout.columns["options"]] or ()
+        values = list(values.values()) if isinstance(values, Mapping) else values
+        if isinstance(values, str):
+            raise ValueError(f'"{layout.columns["options"]}" is {values!r}; needs a list of texts')
+    else:
+        values = [row[name] for name in layout.options]
+    return tuple(str(value).strip() for value in values if value is not None)
+
+
+def _letter(answer: object, options: Sequence[str]) -> str:
+    """The letter of the right option, given as its letter, its text, or its place from 0."""
+    texts = lettered(options)
+    if isinstance(answer, int) and str(answer) not in options:
+        if not 0 <= answer < len(options):
+            raise ValueError(f"answer {answer} is no place of {len(options)} options, from 0")
+        return texts[answer][0]
+    letter = parse(f"<answer>{answer}</answer>", options).answer
+    if letter is None:
+        raise ValueError(f"answer {answer!r} is none of the options {list(options)}")
+    return letter
+
+
+def _image(value: object, layout: _Layout) -> Path:
+    """The one image of a row, as a file. Raises ValueError where there is none or several."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != 1:
+            raise ValueError(f"has {len(value)} images; a question is about one")
+        return _image(value[0], layout)
+    if isinstance(value, str):
+        return layout.images / rows.inside(value)
+    if not isinstance(value, Mapping) or value.get("bytes") is value.get("path") is None:
+        raise ValueError(f"image is {value!r}; needs an image or a path")
+    return _stored(value.get("bytes"), value.get("path"), layout.cache)
 
 
 def _stored(content: bytes | None, path: str | None, folder: Path) -> Path:
     """The image as a file of the folder."""
+    if content is None and not Path(str(path)).is_file():
+        raise ValueError(f"image {path} is not there; data.image_folder is where paths start from")
     content = content if content is not None else Path(str(path)).read_bytes()
     target = folder / f"{hashlib.sha256(content).hexdigest()[:20]}{Path(path or '').suffix}"
     if not target.exists():

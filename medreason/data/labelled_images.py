@@ -19,7 +19,7 @@ from typing import NotRequired, TypedDict
 from medreason.data import checks, rows, splits
 from medreason.data.names import modality_of
 from medreason.data.rows import BadRow, LeftOut, Row
-from medreason.samples import MODALITIES, Sample, letter_at
+from medreason.samples import LETTERS, MODALITIES, Sample, letter_at
 
 
 class Group(TypedDict):
@@ -69,7 +69,11 @@ def read(
     """
     root = rows.folder(root)
     columns = {key: column for key, column in columns.items() if column}
-    records = rows.table(root / table, columns.values(), separator=separator, encoding=encoding)
+    if not 2 <= choices <= len(LETTERS):
+        raise ValueError(f"data.choices={choices}; a question has from 2 to {len(LETTERS)} options")
+    records = rows.table(
+        root / table, columns.values(), separator=separator, encoding=encoding, has_keys=True
+    )
     labelled, others = _labelled_rows(root, table, records, columns, ask)
     yield from others
     if images == "decode":
@@ -164,7 +168,7 @@ def _labelled(
     sample = Sample(
         id=name,
         image=root / rows.inside(image),
-        question=asked["question"].format(modality=MODALITIES[modality]),
+        question=asked["question"].replace("{modality}", MODALITIES[modality]),
         options=(),
         answer=label.replace("_", " "),
         explanation=None,

@@ -11,9 +11,17 @@ from pathlib import Path
 
 from medreason.data import rows
 from medreason.data.names import modality_of, task_of
-from medreason.data.rows import Record, Row
+from medreason.data.rows import Record, Remark, Row
 from medreason.replies import published_answer
-from medreason.samples import MODALITIES, TASKS, Sample, letter_at, lettered, split_problem
+from medreason.samples import (
+    MODALITIES,
+    TASKS,
+    Sample,
+    letter_at,
+    lettered,
+    refuse_glued,
+    split_problem,
+)
 
 
 def read(
@@ -33,6 +41,8 @@ def read(
     root = rows.folder(root)
     cells = _cells(root, labels_from)
     patient_of = _patients(root, patients)
+    for copy in sorted(root.rglob("._*.json")):
+        yield Remark(copy.relative_to(root).as_posix(), -1, "written by macOS, holds no rows")
     for path in paths(root, files):
         file = path.relative_to(root).as_posix()
         yield from rows.each(
@@ -43,9 +53,12 @@ def read(
 
 
 def paths(root: Path, files: Sequence[str]) -> list[Path]:
-    """The files that paths or glob patterns below the root name; without any, those published."""
+    """The files that paths or glob patterns below the root name; without any, those published.
+
+    Those that macOS writes beside others (`._CT_train.json`) are no files of a release.
+    """
     if not files:
-        all_files = sorted(root.rglob("*.json"))
+        all_files = _matches(root, "**/*.json")
         if not all_files:
             raise ValueError(f"data.root={root} holds no *.json; set data.root to the annotations")
         return [path for path in all_files if _split_of(path.name)] or all_files
@@ -53,12 +66,16 @@ def paths(root: Path, files: Sequence[str]) -> list[Path]:
     for entry in files:
         if entry.startswith("/") or ".." in entry.split("/"):
             raise ValueError(f"data.files: {entry!r} leaves {root}; give a path below it")
-        matches = [root / entry] if (root / entry).is_file() else sorted(root.glob(entry))
+        matches = [root / entry] if (root / entry).is_file() else _matches(root, entry)
         if not matches:
-            others = ", ".join(path.name for path in sorted(root.rglob("*.json"))[:5])
+            others = ", ".join(path.name for path in _matches(root, "**/*.json")[:5])
             raise ValueError(f"data.files: no file {entry!r} below {root}; there are: {others}")
         selected.update(dict.fromkeys(matches))
     return list(selected)
+
+
+def _matches(root: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in root.glob(pattern) if not path.name.startswith("._"))
 
 
 def _sample(
@@ -73,6 +90,7 @@ def _sample(
     question, options = split_problem(problem)
     if len(options) < 2 or not all(options):
         raise ValueError(f"no options of the form ' A).., B)..' in problem {problem!r}")
+    refuse_glued(options)
     file = name.rpartition(":")[0]
     cell = {**cells.get((image, problem), {}), **_cell(row, file)}
     return Sample(
@@ -84,7 +102,7 @@ def _sample(
         explanation=None,
         modality=cell.get("modality", "unknown"),
         task=cell.get("task", "unknown"),
-        source=_source(row.get("source") or image),
+        source=_source(rows.text(row, "source") if row.get("source") else image),
         patient=patient_of.get(image),
         split=_split_of(file),
     )

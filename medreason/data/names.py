@@ -27,8 +27,22 @@ _TASKS = {
 }
 
 
+# How questions name what an image is.
+_IN_QUESTIONS = {
+    "ct": r"cta?\b|cat scan|computed tomography",
+    "mri": r"mr[ia]?\b|magnetic|t[12]\b|flair\b|dwi\b|adc\b",
+    "xray": r"xr\b|x-?rays?\b|plain film|radiograph|mammogra|angiogram|barium",
+    "ultrasound": r"ultrasound",
+}
+_SUBJECT = r"\b(?:this|these|that|the)\b(?: [\w-]+){0,2} "
+_ASKS_WHETHER = re.compile(r"(?:is|was|are) (?:this|it|that|(?:this|the) (?:image|picture|scan)) ")
+
+
 def modality_of(name: str) -> str:
-    """The key of MODALITIES a published name stands for, "unknown", or "" for none of them."""
+    """The key of MODALITIES a published name stands for, or "" for none of them.
+
+    "unknown" where it says so or names several (`OCT & X-Ray`).
+    """
     return _key(name, _MODALITIES)
 
 
@@ -37,6 +51,27 @@ def task_of(name: str) -> str:
     return _key(name, _TASKS)
 
 
+def modality_in_question(question: str) -> str:
+    """The key of the one modality that a question takes for granted, or "".
+
+    `What is wrong in this CT?` does, `Is this a CT?` does not: its answer says so, and a facet must
+    not come from an answer.
+    """
+    text = " ".join(question.lower().split())
+    if _ASKS_WHETHER.match(text) and " or " not in text:
+        return ""
+    named = {key for key, words in _IN_QUESTIONS.items() if re.search(rf"\b(?:{words})", text)}
+    said = {key for key in named if re.search(rf"{_SUBJECT}(?:{_IN_QUESTIONS[key]})", text)}
+    return named.pop() if len(named) == 1 and named == said else ""
+
+
 def _key(name: str, names: dict[str, tuple[str, ...]]) -> str:
+    """By the start of the name; more than one modality named by its words make it unknown."""
+    starts = [match.start() for match in re.finditer(r"(?<![^\W_])[^\W\d_]", name)]
+    first, *others = [_start(name[start:], names) for start in starts] or [""]
+    return "unknown" if first and {*others} - {first, ""} else first
+
+
+def _start(name: str, names: dict[str, tuple[str, ...]]) -> str:
     plain = re.sub(r"[\W_]", "", name).lower()
     return next((key for key, starts in names.items() if plain.startswith(starts)), "")

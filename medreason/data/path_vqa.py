@@ -17,12 +17,17 @@ from medreason.samples import Sample
 
 
 def read(root: Path | str | None, *, validation: str | None = None) -> Iterator[Row]:
-    """Rows of train and test; rows of val go to the split `validation`, or nowhere if None."""
+    """Rows of train and test; rows of val go to the split `validation`, or nowhere if None.
+
+    Without those of train the set can be evaluated on.
+    """
     root = rows.folder(root)
     splits = {"train": "train", "test": "test"} | ({"val": validation} if validation else {})
     files = {f"qas/{name}/{name}_qa.pkl": name for name in splits}
-    rows.release_files(root, files)
+    yield from rows.without_train(root, files, ["qas/train/train_qa.pkl"])
     for file, name in files.items():
+        if not (root / file).is_file():
+            continue
         yield from rows.each(
             file,
             _pickled(root / file),
@@ -32,7 +37,7 @@ def read(root: Path | str | None, *, validation: str | None = None) -> Iterator[
 
 def _sample(root: Path, id: str, row: Record, name: str, split: str) -> Sample:
     image = rows.inside(rows.text(row, "image"))
-    options, answer = rows.yes_or_no(rows.text(row, "answer"))
+    options, answer = rows.yes_or_no(rows.text_or_number(row, "answer"))
     return Sample(
         id=id,
         image=root / "images" / name / f"{image}.jpg",

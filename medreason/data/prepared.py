@@ -26,6 +26,8 @@ _SCHEMA = pa.schema(
         ("options", pa.list_(pa.string())),
         *[(name, pa.string()) for name in ("answer", "explanation", "modality", "task")],
         *[(name, pa.string()) for name in ("source", "patient", "split")],
+        ("alternatives", pa.list_(pa.string())),
+        ("answer_type", pa.string()),
     ]
 )
 
@@ -42,8 +44,8 @@ def read(root: Path | str | None) -> Iterator[Row]:
             "did not finish; re-run the same command to resume"
         )
     for row in read_parquet(root / TABLE).to_pylist():
-        image, options = root / row["image"], tuple(row["options"])
-        yield Sample(**{**row, "image": image, "options": options})
+        texts = {key: tuple(row[key]) for key in ("options", "alternatives") if key in row}
+        yield Sample(**{**row, "image": root / row["image"], **texts})
 
 
 def begin(folder: Path, settings: dict[str, Any]) -> None:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from medreason.samples import Sample, letter_at
+from medreason.samples import ANSWER_TYPES, Sample, letter_at
 
-YES_NO = ("Yes", "No")
-"""Options of a question that is answered by yes or no and comes without any."""
+_YES_NO = {
+    ("Yes", "No"): ({"yes"}, {"no"}),
+    ("是", "否"): (
+        {"是", "是的", "有", "包含", "包括", "存在", "可以", "对"},
+        {"否", "不是", "没有", "不包含", "不包括", "不存在", "不可以", "不对"},
+    ),
+}
+"""Options of a question that is answered by yes or no, and the words that mean either. Those of
+Chinese are the answers of SLAKE's closed questions."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,22 @@ class LeftOut:
     """What it is counted as."""
 
 
-Row = Sample | BadRow | LeftOut
-"""What the function at a data set's `_target_` yields for each row of its files.
+@dataclass(frozen=True)
+class Remark:
+    """What a reader did about a blemish of a release; the row, if any, counts as what it is."""
+
+    file: str
+    row: int
+    """-1 for the file as a whole."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}{'' if self.row < 0 else f', row {self.row}'}: {self.text}"
+
+
+Row = Sample | BadRow | LeftOut | Remark
+"""What the function at a data set's `_target_` yields: one of the first three for each row of its
+files, and a Remark where it has something to say.
 
 The sample's id is `<file>:<row>`, so that later errors can name the row.
 """
@@ -64,12 +86,23 @@ class Loaded:
     samples: list[Sample]
     bad_rows: list[BadRow]
     left_out: list[LeftOut] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> Self:
+        """What a reader yields, sorted by kind."""
+        kinds: dict[type, list[Any]] = {kind: [] for kind in (Sample, BadRow, LeftOut, Remark)}
+        for row in rows:
+            kinds[type(row)].append(row)
+        return cls(*kinds.values())
 
     @property
     def counts(self) -> dict[str, int]:
         """Each row that was read in one count: `train`, `test`, and why others are in neither."""
-        asked = {split: sum(s.split == split for s in self.samples) for split in ("train", "test")}
-        return asked | Counter(row.count for row in (*self.left_out, *self.bad_rows))
+        splits = Counter(s.split for s in self.samples)
+        asked = {split: splits.pop(split, 0) for split in ("train", "test")}
+        others = Counter({f"of the split {split!r}": n for split, n in splits.items()})
+        return asked | others | Counter(row.count for row in (*self.left_out, *self.bad_rows))
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
@@ -79,21 +112,25 @@ def counts_text(counts: Mapping[str, int]) -> str:
     return f"{sum(counts.values()):,} rows: {'; '.join([asked, *others])}"
 
 
-def each(file: str, rows: Iterable[T], build: Callable[[str, T], Sample | None]) -> Iterator[Row]:
+def each(file: str, rows: Iterable[T], build: Callable[[str, T], Row | None]) -> Iterator[Row]:
     """`build(id, row)` of each row.
 
-    A row for which it raises ValueError or KeyError becomes a BadRow, one for which it returns None
-    a LeftOut.
+    A row that it cannot read (ValueError, KeyError, TypeError, AttributeError, IndexError) becomes
+    a BadRow, one for which it returns None a LeftOut.
     """
     for index, row in enumerate(rows):
         try:
-            sample = build(f"{file}:{index}", row)
-            yield sample or LeftOut(file, index, "the reader does not select it", "not selected")
+            built = build(f"{file}:{index}", row)
+            yield built or LeftOut(file, index, "the reader does not select it", "not selected")
         except ValueError as error:
             yield BadRow(file, index, str(error))
         except KeyError as error:
             keys = list(row) if isinstance(row, Mapping) else []
             yield BadRow(file, index, f"no {error}; keys are {keys}")
+        except (TypeError, AttributeError, IndexError) as error:  # a value of another type
+            yield BadRow(
+                file, index, f"{type(error).__name__} ({error}) while it was read: {row!r}"
+            )
 
 
 def folder(root: Path | str | None) -> Path:
@@ -103,46 +140,97 @@ def folder(root: Path | str | None) -> Path:
     return Path(root)
 
 
-def release_files(root: Path, names: Iterable[str]) -> list[Path]:
-    """Paths of a release's files. Raises ValueError with the names of those that are missing."""
+def release_files(
+    root: Path, names: Iterable[str], *, else_do: str = "", optional: Collection[str] = ()
+) -> list[Path]:
+    """Paths of a release's files; those that are optional only where they are.
+
+    Raises ValueError with the names of those that are missing; `else_do` is a remedy besides
+    unpacking all of the release.
+    """
     paths = [root / name for name in names]
-    if missing := [str(path.relative_to(root)) for path in paths if not path.is_file()]:
+    missing = [str(path.relative_to(root)) for path in paths if not path.is_file()]
+    if required := [name for name in missing if name not in optional]:
         raise ValueError(
             f"{root} has {len(paths) - len(missing)} of the {len(paths)} files of the release; "
-            f"missing: {', '.join(missing)}. Unpack all of it, or name in data.files those to read"
+            f"missing: {', '.join(required)}. Unpack all of it{else_do and f', or {else_do}'}"
         )
-    return paths
+    return [path for path in paths if path.is_file()]
+
+
+def without_train(root: Path, files: Mapping[str, T], train: Collection[str]) -> Iterator[Remark]:
+    """Refuse missing files other than all of those of `train`: an evaluation needs none of them.
+
+    Raises ValueError with the names of missing files.
+    """
+    there = [name for name in train if (root / name).is_file()]
+    release_files(root, files, optional=() if there else train)
+    if not there:
+        names = ", ".join(sorted(train))
+        yield Remark(names, -1, "not there, so that there is nothing to train on")
 
 
 def json_array(path: Path) -> list[Record]:
     """The objects of a JSON array. Raises ValueError where the file holds no such thing."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+        rows = json.loads(decoded(path, "utf-8-sig", what="broken JSON, "))
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path}: broken JSON ({error}); download the file again") from error
     if not isinstance(rows, list):
         raise ValueError(f"{path}: holds {type(rows).__name__}, not an array of objects")
     if not rows:
-        raise ValueError(f"{path}: holds no rows; remove it from data.files")
+        raise ValueError(f"{path}: holds no rows; download the file again, or take it away")
     return rows
 
 
-def table(
-    path: Path, columns: Iterable[str], *, separator: str = ",", encoding: str = "utf-8-sig"
-) -> list[dict[str, str]]:
-    """The rows of a CSV file as text. Raises ValueError where it lacks a column or rows."""
+def decoded(path: Path, encoding: str, key: str = "", what: str = "") -> str:
+    """The text of a file. `key` is that of the configuration that names the encoding, if any, and
+    `what` is put before the problem.
+
+    Raises ValueError where it has another encoding, with the one it is likely to have.
+    """
+    content = path.read_bytes()
     try:
-        with path.open(encoding=encoding, newline="") as stream:
-            reader = csv.DictReader(stream, delimiter=separator)
-            rows = list(reader)
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
+        likely = _likely_encoding(content)
+        remedy = f"set {key}={likely}" if likely and key else _CONVERT.format(likely, path.name)
         raise ValueError(
-            f"{path}: not {encoding} ({error}); set data.encoding, e.g. data.encoding=latin-1"
+            f"{path}: {what}not {encoding} ({error}); {remedy if likely else _CONVERT_ANY}"
         ) from error
+
+
+_CONVERT = "convert it to UTF-8: iconv -f {0} -t utf-8 '{1}' > new && mv new '{1}'"
+_CONVERT_ANY = "save it as UTF-8 in the program that wrote it"
+
+
+def _likely_encoding(content: bytes) -> str:
+    """UTF-16 by its mark, else cp1252, which has the signs of latin-1 and those of Windows."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    return "" if re.search(rb"[\x81\x8d\x8f\x90\x9d]", content) else "cp1252"
+
+
+def table(
+    path: Path,
+    columns: Iterable[str],
+    *,
+    separator: str = ",",
+    encoding: str = "utf-8-sig",
+    has_keys: bool = False,
+) -> list[dict[str, str]]:
+    """The rows of a CSV file as text. Raises ValueError where it lacks a column or rows.
+
+    `has_keys`: data.encoding and data.separator are keys of the data set.
+    """
+    content = decoded(path, encoding, "data.encoding" if has_keys else "")
+    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=separator)
+    rows = list(reader)
     names = reader.fieldnames or ()
     if missing := sorted(set(columns) - set(names)):
         likely = [sign for sign in (";", "\t", "|", ",") if len(names) == 1 and sign in names[0]]
-        hint = f"; is its separator {likely[0]!r}? set data.separator" if likely else ""
+        remedy = "set data.separator" if has_keys else f"save it with {separator!r}"
+        hint = f"; is its separator {likely[0]!r}? {remedy}" if likely else ""
         raise ValueError(f"{path}: no column {missing}; columns are {list(names)}{hint}")
     if not rows:
         raise ValueError(f"{path}: holds no rows below the names of its columns")
@@ -160,17 +248,49 @@ def text(row: Record, key: str) -> str:
     return row[key]
 
 
+def text_or_number(row: Record, key: str) -> str:
+    """The text at a key of a row, or its number (of "how many?") as text."""
+    if isinstance(row, Mapping):
+        value = row.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
+            return f"{value:g}" if abs(value) < 1e6 else str(value)
+    return text(row, key)
+
+
 def inside(image: str) -> str:
-    """The image's path unchanged. Raises ValueError where it leads out of the root."""
+    """The image's path unchanged. Raises ValueError where it leads out of the root or is none."""
+    if not isinstance(image, str) or not image.strip():
+        raise ValueError(f"image is {image!r}; needs a path below the data root")
     if image.startswith("/") or ".." in re.split(r"[/\\]", image):
         raise ValueError(f"image {image!r} leaves the data root; give a path below it")
     return image
 
 
-def yes_or_no(answer: str) -> tuple[tuple[str, ...], str]:
-    """(options, answer): Yes and No with a letter for `yes` or `no`, else none with the answer."""
-    plain = answer.strip().rstrip(".").lower()
-    names = [option.lower() for option in YES_NO]
-    if plain in names:
-        return YES_NO, letter_at(names.index(plain))
+def yes_or_no(answer: str, answer_type: str = "") -> tuple[tuple[str, ...], str]:
+    """(options, answer): Yes and No with a letter for `yes` or `no`, else none with the answer.
+
+    A question that the release calls open stays open, whatever its answer.
+    """
+    plain = answer.strip().rstrip(".。").lower()
+    for options, words in _YES_NO.items() if answer_type != "open" else ():
+        for index, meaning in enumerate(words):
+            if plain in meaning:
+                return options, letter_at(index)
     return (), answer.strip()
+
+
+def answer_type(row: Record, key: str = "answer_type") -> str:
+    """`closed` or `open` as the release says, empty where it says neither."""
+    word = str(row.get(key) or "").strip().lower()
+    return word if word in ANSWER_TYPES else ""
+
+
+def references(text: str) -> tuple[str, tuple[str, ...]]:
+    """(answer, alternatives) of a reference: `#` separates texts of which any is right, what stands
+    in parentheses may be left out. The answer is the first as it is written."""
+    texts: dict[str, None] = {}
+    for part in text.split("#"):
+        texts |= dict.fromkeys((part.strip(), " ".join(re.sub(r"\([^()]*\)", " ", part).split())))
+    texts.pop("", None)
+    answer, *alternatives = texts
+    return answer, tuple(alternatives)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medreason.data import rows
 from medreason.data.names import modality_of
-from medreason.data.rows import Record, Row
+from medreason.data.rows import LeftOut, Record, Row
 from medreason.samples import Sample
 
 _TASKS = {  # [ours]; types without a column in the matrix are attributes
@@ -35,7 +35,8 @@ def read(
 
     Validation rows belong to the split `validation`; None leaves them out. Rows about images that
     the file `images_not_in` names (as xmlab12) are left out, too: Silvar-Med is made of SLAKE
-    images, so a model that was trained on it has seen them.
+    images, so a model that was trained on it has seen them. So are rows without an answer. Without
+    train.json the set can be evaluated on.
     """
     root = rows.folder(root)
     if language not in _LANGUAGES:
@@ -44,31 +45,38 @@ def read(
     if validation:
         released = "validate.json" if (root / "validate.json").is_file() else "validation.json"
         files[released] = validation
-    rows.release_files(root, files)
+    yield from rows.without_train(root, files, ["train.json"])
     names = Path(images_not_in).read_text() if images_not_in else ""
     left_out = set(re.findall(r"xmlab\d+", names))
     for file, split in files.items():
-        yield from rows.each(
-            file,
-            rows.json_array(root / file),
-            lambda name, row, split=split: _sample(
-                root, name, row, _LANGUAGES[language], left_out, split
-            ),
-        )
+        if (root / file).is_file():
+            yield from rows.each(
+                file,
+                rows.json_array(root / file),
+                lambda name, row, split=split: _row(
+                    root, name, row, _LANGUAGES[language], left_out, split
+                ),
+            )
 
 
-def _sample(
+def _row(
     root: Path,
     name: str,
     row: Record,
     languages: Sequence[str],
     left_out: Collection[str],
     split: str,
-) -> Sample | None:
-    image = rows.inside(rows.text(row, "img_name"))
-    if rows.text(row, "q_lang") not in languages or image.split("/")[0] in left_out:
-        return None
-    options, answer = rows.yes_or_no(rows.text(row, "answer"))
+) -> Sample | LeftOut:
+    image, language = rows.inside(rows.text(row, "img_name")), rows.text(row, "q_lang")
+    file, _, index = name.rpartition(":")
+    if language not in languages:
+        return LeftOut(file, int(index), f"is in {language!r}", "of another data.language")
+    if image.split("/")[0] in left_out:
+        return LeftOut(file, int(index), f"about {image}", "about images of data.images_not_in")
+    if row.get("answer") == "":
+        return LeftOut(file, int(index), "its answer is empty", "released without an answer")
+    kind = rows.answer_type(row)
+    options, answer = rows.yes_or_no(rows.text_or_number(row, "answer"), kind)
     modality = modality_of(rows.text(row, "modality"))
     if not modality:
         raise ValueError(f'"modality" is {row["modality"]!r}; SLAKE has CT, MRI and X-Ray')
@@ -84,4 +92,5 @@ def _sample(
         source="SLAKE",
         patient=None,
         split=split,
+        answer_type=kind,
     )

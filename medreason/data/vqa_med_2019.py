@@ -1,17 +1,17 @@
 """VQA-Med 2019 as released: lines of `image|question|answer` by category, and JPEG files.
 
 Layout: github.com/abachaa/VQA-Med-2019. The modality of an image is not released: it is read from
-the questions and answers about it, else it is "unknown".
+the questions that take one for granted, never from answers, else it is "unknown".
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from medreason.data import rows
+from medreason.data.names import modality_in_question
 from medreason.data.rows import Row
 from medreason.samples import Sample
 
@@ -27,18 +27,16 @@ _TASKS = {  # [ours]: a plane is a property of the image
     "organ": "anatomy",
     "abnormality": "disease",
 }
-_MODALITIES = {
-    "ct": r"\b(ct|cta|computed tomography)\b",
-    "mri": r"\b(mri?|mra|t1|t2|flair|dwi|adc)\b|magnetic",
-    "xray": r"\b(xr|x-?rays?|plain film|radiograph|mammogra\w*|angiogram|barium)\b",
-    "ultrasound": r"\b(us|ultrasound)\b",
-}
 
 
 def read(
     root: Path | str | None, *, validation: str | None = None, encoding: str = "utf-8-sig"
 ) -> Iterator[Row]:
-    """Training and test rows; validation rows go to the split `validation`, or nowhere if None."""
+    """Training and test rows; validation rows go to the split `validation`, or nowhere if None.
+
+    `#` separates references of which any is right, and what stands in parentheses may be left out
+    of an answer. Without training files the set can be evaluated on.
+    """
     root = rows.folder(root)
     parts = [(_TRAINING, "train", "Train_images", "train")]
     if validation:
@@ -49,7 +47,9 @@ def read(
         for name, category in _CATEGORIES.items()
     }
     files[_TEST] = ("VQAMed2019Test/VQAMed2019_Test_Images", "", "test")
-    rows.release_files(root, files)
+    train = [name for name in files if name.startswith(_TRAINING)]
+    yield from rows.without_train(root, files, train)
+    files = {file: facts for file, facts in files.items() if (root / file).is_file()}
     lines = {file: _lines(root / file, encoding) for file in files}
     modalities = _modalities(itertools.chain.from_iterable(lines.values()))
     for file, (images, category, split) in files.items():
@@ -74,6 +74,7 @@ def _sample(
     if kind not in _TASKS:
         raise ValueError(f"category {parts[1]!r}; known: {', '.join(_TASKS)}")
     options, answer = rows.yes_or_no(answer)
+    answer, alternatives = (answer, ()) if options else rows.references(answer)
     return Sample(
         id=name,
         image=images / f"{rows.inside(image)}.jpg",
@@ -86,29 +87,19 @@ def _sample(
         source="VQA-Med 2019",
         patient=None,
         split=split,
+        alternatives=alternatives,
     )
 
 
 def _modalities(lines: Iterable[str]) -> dict[str, str]:
-    """The modality of each image whose questions and answers name exactly one."""
+    """The modality of each image whose questions take exactly one for granted."""
     named: dict[str, set[str]] = {}
-    for line in lines:
-        image, *words = line.split("|")
-        answer = words[-1].strip().lower() if words else ""
-        # A question that is answered by `no` or offers two modalities names none.
-        text = answer if answer not in ("yes", "no") else ""
-        if len(words) > 1 and answer != "no" and " or " not in words[-2]:
-            text += " " + words[-2].lower()
-        for modality, pattern in _MODALITIES.items():
-            if re.search(pattern, text):
-                named.setdefault(image, set()).add(modality)
+    for image, *words in (line.split("|") for line in lines):
+        if len(words) > 1 and (modality := modality_in_question(words[-2])):
+            named.setdefault(image, set()).add(modality)
     return {image: names.pop() for image, names in named.items() if len(names) == 1}
 
 
 def _lines(path: Path, encoding: str) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding=encoding).splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: not {encoding} ({error}); set data.encoding, e.g. data.encoding=latin-1"
-        ) from error
+    text = rows.decoded(path, encoding, "data.encoding")
+    return [line for line in text.split("\n") if line.strip()]

@@ -102,7 +102,7 @@ def _option_likelihood(rows: Sequence[Prediction]) -> Metrics:
     original = [row for row in scored if row.control == "original"]
     if not original:
         return {}
-    correct = sum(row.likeliest_option == row.gold for row in original)
+    correct = sum(bool(row.option_likelihood_correct) for row in original)
     low, high = wilson(correct, len(original))
     metrics: Metrics = {
         Metric.OPTION_LIKELIHOOD: correct / len(original),
@@ -111,17 +111,21 @@ def _option_likelihood(rows: Sequence[Prediction]) -> Metrics:
         Metric.OPTION_LIKELIHOOD_CI_HIGH: high,
     }
     if blank := [row for row in scored if row.control == Metric.BLANK_IMAGE]:
-        correct_blank = [row.likeliest_option == row.gold for row in blank]
+        correct_blank = [bool(row.option_likelihood_correct) for row in blank]
         metrics[Metric.OPTION_LIKELIHOOD_BLANK_IMAGE] = statistics.fmean(correct_blank)
     return metrics
 
 
 def _open_questions(original: Sequence[Prediction]) -> Metrics:
-    """Exact match and token F1 of questions without options; empty where there is none."""
-    rows = [row for row in original if not row.options]
+    """Exact match and token F1 of open questions, and accuracy of the closed ones beside them, as
+    the literature counts both; empty where all are closed."""
+    rows = [row for row in original if not row.closed]
     if not rows:
         return {}
+    closed = [row.correct for row in original if row.closed]
     metrics: Metrics = {
+        Metric.CLOSED_N: len(closed),
+        Metric.CLOSED_ACCURACY: _mean(closed),
         Metric.OPEN_N: len(rows),
         Metric.EXACT_MATCH: statistics.fmean(row.correct for row in rows),
         Metric.OPEN_TOKEN_F1: statistics.fmean(row.token_f1 for row in rows),

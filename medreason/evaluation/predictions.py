@@ -42,6 +42,7 @@ class Prediction:
     question: str
     options: list[str]
     gold: str
+    """The right letter, or the reference text."""
     prompt: str
     completion: str
     reasoning: str | None
@@ -67,6 +68,12 @@ class Prediction:
     """The same by `embeddings.reasoning_embedding`; none without `evaluation.encoder`, too."""
     bertscore: float | None = None
     """Of the answer to an open question; none without `evaluation.encoder`."""
+    alternatives: list[str] = field(default_factory=list)
+    """Texts that are as right as `gold`."""
+    closed: bool = False
+    """`Sample.closed`: as the literature counts the question."""
+    option_likelihood_correct: bool | None = None
+    """Whether `likeliest_option` is right; none where there is none."""
 
 
 _SCHEMA = pa.schema(
@@ -88,6 +95,9 @@ _SCHEMA = pa.schema(
         ("reasoning_similarity", pa.float64()),
         ("reasoning_embedding", pa.float64()),
         ("bertscore", pa.float64()),
+        ("alternatives", pa.list_(pa.string())),
+        ("closed", pa.bool_()),
+        ("option_likelihood_correct", pa.bool_()),
     ]
 )
 
@@ -134,6 +144,11 @@ def predict(
         bertscore=embeddings.bertscore(reply, sample, encoder=encoder)
         if encoder and not sample.options
         else None,
+        alternatives=list(sample.alternatives),
+        closed=sample.closed,
+        option_likelihood_correct=sample.is_right(likeliest(option_likelihoods) or "")
+        if option_likelihoods
+        else None,
     )
 
 
@@ -146,7 +161,7 @@ def settle(
     return replace(
         predict(sample, control, nothing, option_likelihoods),
         answer=letter,
-        correct=letter == sample.answer,
+        correct=letter is not None and sample.is_right(letter),
         parse_status="parsed",
         reasoning_similarity=None,
     )

@@ -16,7 +16,6 @@ from medreason import config as configuration
 from medreason import data
 from medreason.config import Config, machine
 from medreason.data import audit
-from medreason.data.rows import counts_text
 from medreason.execution import gpu_slots, slurm, worker_process
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.slurm import Rendezvous
@@ -175,10 +174,11 @@ def _record_start(config: Config, request: RunRequest, state: State, display: Di
     train, test = data.trained_on(config, samples), data.tested_on(config, samples)
     digests = data.image_digests(config.data, config.folder / "cache", [*train, *test])
     counts = data.row_counts(config.data, config.folder / "cache")
-    if len(counts) > 2:
-        display.line(counts_text(counts))
+    notes = data.reading_notes(config)
+    for note in notes:
+        display.line(note)
     digest = data.digest([*train, *test], digests)
-    write_json(evaluation.data, audit.audit_run(train, test, digest, counts))
+    write_json(evaluation.data, audit.audit_run(train, test, digest, counts, notes))
     folder.update(
         state="running",
         evaluating=request.evaluation_key,

@@ -17,7 +17,7 @@ from medreason.rewards import embeddings
 from medreason.runs import integrity, keys
 from medreason.runs.outcomes import NoDataError
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, State, find_run_folder
-from medreason.samples import Sample
+from medreason.samples import UNKNOWN, Sample
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,9 @@ def _refuse_unusable(
     """Refuse what is known to fail before a model is loaded."""
     if not test_samples:
         raise NoDataError(
-            f"no test samples in evaluation.modalities={config.evaluation.modalities} and "
-            f"evaluation.tasks={config.evaluation.tasks}{_hint(samples)}"
+            _without_side("test", samples)
+            or f"no test samples in evaluation.modalities={config.evaluation.modalities} and "
+            f"evaluation.tasks={config.evaluation.tasks}{_hint(config, samples)}"
         )
     if config.evaluation.encoder:
         embeddings.check(config.evaluation.encoder)
@@ -127,10 +128,11 @@ def _refuse_unusable(
         return
     if len(training_samples) < config.method.prompts_per_step:
         raise NoDataError(
-            f"modality={config.modality.name} task={config.task.name}: {len(training_samples)} "
+            _without_side("train", samples)
+            or f"modality={config.modality.name} task={config.task.name}: {len(training_samples)} "
             "training samples, fewer than method.prompts_per_step="
             f"{config.method.prompts_per_step}; "
-            f"choose another cell or a smaller step{_hint(samples)}"
+            f"choose another cell or a smaller step{_hint(config, samples)}"
         )
     if model_folder.is_adapter(config.model.path):
         raise ValueError(
@@ -141,8 +143,19 @@ def _refuse_unusable(
         _try_rewards(config, training_samples)
 
 
-def _hint(samples: Sequence[Sample]) -> str:
-    half_known = any("unknown" in sample.cell for sample in samples)
+def _without_side(side: str, samples: Sequence[Sample]) -> str:
+    """Why there is nothing to train or test on, whatever the cells; empty where there is."""
+    if not samples or any(sample.split == side for sample in samples):
+        return ""
+    return (
+        f"the data set has {len(samples):,} rows and none in {side}; bring its {side} files, or "
+        "set data.split=by_image to split those there are"
+    )
+
+
+def _hint(config: Config, samples: Sequence[Sample]) -> str:
+    """`data.labels_from` where the data set has that key and needs it."""
+    half_known = "labels_from" in config.data and any(UNKNOWN in s.cell for s in samples)
     return "; data.labels_from finds the other half of a cell" if half_known else ""
 
 

@@ -58,7 +58,7 @@ def item(scale: Scale, sample: Sample, given: str) -> Item:
     text = scale.question
     for name, value in {
         "{question}": sample.problem,
-        "{answer}": sample.answer_text,
+        "{answer}": " or ".join(sample.references),
         "{explanation}": sample.explanation or "none is known",
         "{given}": given,  # last, so that fields in a model's text stay text
     }.items():

@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from medreason.data.audit import LOWER_CASE, PERIOD, warnings
-from medreason.samples import MODALITIES, TASKS
+from medreason.samples import MODALITY_NAMES, TASK_NAMES, TASKS
 
-_NAMES = {**MODALITIES, **TASKS, "unknown": "not said"}
+_NAMES = {**MODALITY_NAMES, **TASKS}
+_LEAK_NAMES = {**MODALITY_NAMES, "all": "all"}
 
 
 def show(report: Mapping[str, Any]) -> None:
@@ -32,6 +33,9 @@ def show(report: Mapping[str, Any]) -> None:
     if report["typography"] or report["leakage"]:
         console.print(_by_modality(report))
     console.print(_counts(report))
+    for remark in report["remarks"][:10]:
+        row = "" if remark["row"] < 0 else f", row {remark['row']}"
+        console.print(Text(f"{remark['file']}{row}: {remark['remark']}"))
     for bad in report["unparsed"][:10]:
         console.print(Text(f"{bad['file']}, row {bad['row']}: {bad['reason']}"))
     for warning in warnings(report):
@@ -40,7 +44,7 @@ def show(report: Mapping[str, Any]) -> None:
 
 
 def _cells(cells: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table:
-    tasks = [t for t in (*TASKS, "unknown") if any(t in row for row in cells.values())]
+    tasks = [t for t in TASK_NAMES if any(t in row for row in cells.values())]
     table = _table("Rows, train/test", ["", *[_NAMES[t] for t in tasks], "all"])
     for modality, row in cells.items():
         shown = [_sides([row[task]]) if task in row else "" for task in tasks]
@@ -64,12 +68,12 @@ def _by_modality(report: Mapping[str, Any]) -> Table:
     rules = {LOWER_CASE: "the only small\ninitial is right", PERIOD: "the only other\nend is right"}
     names = ["", "images in\ntrain and test", "test rows\nabout them", *rules.values()]
     table = _table("Leaks, and typing habits that give answers away", names)
-    for modality in MODALITIES:
+    for modality in _LEAK_NAMES:
         leak = report["leakage"].get(modality)
         habits = [report["typography"].get(modality, {}).get(rule) for rule in rules]
         if leak or any(habits):
             leaks = [f"{leak[key]:,}" if leak else "" for key in ("shared_images", "test_rows")]
-            table.add_row(_NAMES[modality], *leaks, *[_habit(habit) for habit in habits])
+            table.add_row(_LEAK_NAMES[modality], *leaks, *[_habit(habit) for habit in habits])
     return table
 
 
@@ -85,6 +89,8 @@ def _counts(report: Mapping[str, Any]) -> Table:
     table.add_row("rows by number of options", _listed(report["options"]))
     for split, letters in report["letters"].items():
         table.add_row(f"right letters in {split}", _listed(letters))
+    for name, count in report["answer_types"].items():
+        table.add_row(f"questions in {name}", f"{count:,}")
     for name, count in report["row_counts"].items():
         table.add_row(f"rows {name}", f"{count:,}")
     for key, value in {**report["duplicates"], **report["cross_family_leakage"]}.items():

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medreason.report.matrices import CELLS, TABLES, Arm, addresses, by_place, key
+from medreason.report.matrices import EVERY_CELL, TABLES, Arm, addresses, by_place, key
 from medreason.report.runs import Run, by_cell, changes, unlike_ground
 from medreason.runs import keys
-from medreason.samples import MODALITIES, TASKS
+from medreason.samples import MODALITY_NAMES, TASK_NAMES
 from medreason.stats import Difference, holm, mcnemar, mean_over_strata, sign_flip
 
 MEANS = "8x5-means"
@@ -124,9 +124,10 @@ def _all_pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
 
 
 def margins(cells: Mapping[str, np.ndarray]) -> dict[str, Strata]:
-    """The cells below each mean of an 8 x 5 table: `ct/all`, `all/disease`, `all/all`."""
-    lines = {f"{m}/all": [f"{m}/{t}" for t in TASKS] for m in MODALITIES}
-    lines |= {f"all/{t}": [f"{m}/{t}" for m in MODALITIES] for t in TASKS} | {"all/all": CELLS}
+    """The cells below each mean: `ct/all`, `all/disease`, `all/all`."""
+    lines = {f"{m}/all": [f"{m}/{t}" for t in TASK_NAMES] for m in MODALITY_NAMES}
+    lines |= {f"all/{t}": [f"{m}/{t}" for m in MODALITY_NAMES] for t in TASK_NAMES}
+    lines |= {"all/all": EVERY_CELL}
     strata = {line: [cells[c] for c in members if c in cells] for line, members in lines.items()}
     return {line: values for line, values in strata.items() if values}
 

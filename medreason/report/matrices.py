@@ -23,10 +23,12 @@ import pyarrow.parquet as pq
 from medreason.metrics import Metric
 from medreason.report import names
 from medreason.report.runs import Cell, Run
-from medreason.samples import MODALITIES, TASKS
+from medreason.samples import MODALITIES, MODALITY_NAMES, TASK_NAMES, TASKS
 from medreason.stats import mean_over_strata, wilson
 
 CELLS: list[Cell] = [f"{modality}/{task}" for modality in MODALITIES for task in TASKS]
+EVERY_CELL: list[Cell] = [f"{m}/{task}" for m in MODALITY_NAMES for task in TASK_NAMES]
+"""With the cells whose modality or task is not said, which no table has."""
 TABLES: dict[str, tuple[list[str], list[str]]] = {
     "8x5": (list(MODALITIES), list(TASKS)),
     "8x8": (list(MODALITIES), list(MODALITIES)),

@@ -10,7 +10,7 @@ from typing import Any
 from medreason.config import Config, Selection
 from medreason.runs import keys
 from medreason.runs.run_folder import EvaluationFolder
-from medreason.samples import MODALITIES, TASKS
+from medreason.samples import MODALITY_NAMES, TASK_NAMES
 
 _LONGEST_VALUE = 24  # characters; whole prompts are longer
 _SCIENCE = ("method", "model", "data", "prompt", "reward", "adapter", "rollout", "rubric")
@@ -126,7 +126,7 @@ def cell_name(config: Config) -> str:
     """ "CT/Disease", "CT+X-ray/all"; empty for a run of everything and for a start model."""
     if config.method.algorithm == "none":
         return ""
-    cell = _selected(config.modality, MODALITIES), _selected(config.task, TASKS)
+    cell = _selected(config.modality, MODALITY_NAMES), _selected(config.task, TASK_NAMES)
     return "" if cell == ("all", "all") else "/".join(cell)
 
 

@@ -74,6 +74,8 @@ function choice(parent, entries, current, select) {
   if (focused !== null) [...parent.children].find((button) => button.value === focused)?.focus();
 }
 
+// Cells whose modality or task is not said belong to a run, not to the tables of the paper.
+const known = (names) => names.filter(([key]) => key !== "unknown");
 const tableOf = (view, arm) => data.arms[arm]?.tables[view];
 const armOf = (run) => data.arms.findIndex((arm) => arm.runs.some(([i]) => i === run));
 const partOf = (run) => data.arms[armOf(run)].runs.find(([i]) => i === run)[1];
@@ -145,8 +147,9 @@ function grid() {
         marked: run.restricted && run.cells[`${m}/${t}`]?.in_domain }) };
   }
   const own = chosen.view === "8x5";
-  const every = data.modalities.flatMap(([m, name]) => data.tasks.map(([t, task]) => [`${m}/${t}`, `${name}, ${task}`]));
-  const axis = { "8x8": data.modalities, "5x5": data.tasks, "40x40": every }[chosen.view];
+  const [modalities, tasks] = [known(data.modalities), known(data.tasks)];
+  const every = modalities.flatMap(([m, name]) => tasks.map(([t, task]) => [`${m}/${t}`, `${name}, ${task}`]));
+  const axis = { "8x8": modalities, "5x5": tasks, "40x40": every }[chosen.view];
   const table = tableOf(chosen.view, chosen.arm);
   const at = (row, column) => {
     const place = own ? `${row}/${column}|${row}/${column}` : `${row}|${column}`;
@@ -154,7 +157,7 @@ function grid() {
     return { cell: table[place], run: table[place]?.run, test: test.includes("/") ? test : null,
       marked: !own && row === column };
   };
-  return { rows: own ? data.modalities : axis, columns: own ? data.tasks : axis, means: own, at,
+  return { rows: own ? modalities : axis, columns: own ? tasks : axis, means: own, at,
     changes: (key) => data.arms[chosen.arm].means[key]?.[against()],
     dense: chosen.view === "40x40", crossed: !own, visible: Object.values(table),
     cells: data.arms.flatMap((_, i) => Object.values(tableOf(chosen.view, i) ?? {})) };

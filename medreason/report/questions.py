@@ -18,9 +18,9 @@ from medreason.evaluation import predictions
 from medreason.evaluation.predictions import Prediction
 from medreason.metrics import HEADLINE, Metric, Shown
 from medreason.report import comparisons
-from medreason.report.matrices import CELLS
+from medreason.report.matrices import EVERY_CELL
 from medreason.report.runs import NO_ANSWERS, Cell, Run, base_of, changes
-from medreason.samples import MODALITIES, SOFT_TISSUE, TASKS, Window
+from medreason.samples import MODALITY_NAMES, SOFT_TISSUE, TASK_NAMES, UNKNOWN, Window
 
 _THUMBNAIL = 160  # pixels of the longer side
 _REPLIES = 12_000  # different ones embedded at most; beyond it a browser gets slow
@@ -51,8 +51,8 @@ def embedded(runs: Sequence[Run], per_cell: int) -> dict[str, Any]:
     samples, answers = _read(evaluated, {s for members in chosen.values() for s in members})
     chosen = _within_limit(chosen, answers)
     return {
-        "modalities": list(MODALITIES.items()),
-        "tasks": list(TASKS.items()),
+        "modalities": _in_use(MODALITY_NAMES, evaluated, 0),
+        "tasks": _in_use(TASK_NAMES, evaluated, 1),
         "metrics": {
             metric: {
                 "name": metric.column_title,
@@ -67,10 +67,16 @@ def embedded(runs: Sequence[Run], per_cell: int) -> dict[str, Any]:
                 "total": int((questions["cell"] == cell).sum()),
                 "items": [_item(*samples[s], answers[s], images) for s in chosen[cell]],
             }
-            for cell in sorted(chosen, key=CELLS.index)
+            for cell in sorted(chosen, key=EVERY_CELL.index)
         },
         "images": images.uris,
     }
+
+
+def _in_use(names: Mapping[str, str], runs: Sequence[Run], part: int) -> list[tuple[str, str]]:
+    """Keys and names of an axis; "unknown" only where a run was tested on such questions."""
+    tested = {cell.split("/")[part] for run in runs for cell in run.cells}
+    return [(key, name) for key, name in names.items() if key != UNKNOWN or key in tested]
 
 
 def _run(run: Run, evaluated: Sequence[Run], counts: Counts) -> dict[str, Any]:

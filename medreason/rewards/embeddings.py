@@ -39,21 +39,15 @@ def reasoning_embedding(reply: Reply, sample: Sample, *, encoder: str) -> float:
 
 
 def bertscore(reply: Reply, sample: Sample, *, encoder: str) -> float:
-    """0 to 1: BERTScore F1 of the answer's text and the reference answer, at least 0.
+    """0 to 1: BERTScore F1 of the answer's text and the nearest reference, at least 0.
 
     0 where the reply has no answer. Raises ValueError where the encoder cannot be loaded.
     Source: arXiv:1904.09675, section 3, without idf weights and rescaling, of the last layer.
     """
     if reply.answer is None:
         return 0.0
-    answer, reference = (
-        _tokens(encoder, text) for text in (sample.text_of(reply.answer), sample.answer_text)
-    )
-    if not (len(answer) and len(reference)):
-        return 0.0
-    cosine = answer @ reference.T  # (tokens of the answer, tokens of the reference)
-    precision, recall = float(cosine.max(1).values.mean()), float(cosine.max(0).values.mean())
-    return _clip(2 * precision * recall / (precision + recall)) if precision + recall > 0 else 0.0
+    answer = _tokens(encoder, sample.text_of(reply.answer))
+    return max(_f1(answer, _tokens(encoder, text)) for text in sample.references)
 
 
 def check(encoder: str) -> None:
@@ -64,6 +58,15 @@ def check(encoder: str) -> None:
         raise ValueError(
             f"encoder={encoder!r}: no folder with a config.json, and not a hub id (owner/name)"
         )
+
+
+def _f1(answer: Tensor, reference: Tensor) -> float:
+    """Of (tokens, width) and (tokens, width); 0 where one of them has no tokens."""
+    if not (len(answer) and len(reference)):
+        return 0.0
+    cosine = answer @ reference.T  # (tokens of the answer, tokens of the reference)
+    precision, recall = float(cosine.max(1).values.mean()), float(cosine.max(0).values.mean())
+    return _clip(2 * precision * recall / (precision + recall)) if precision + recall > 0 else 0.0
 
 
 def _clip(value: float) -> float:

@@ -80,6 +80,6 @@ def hollow_reasoning(reply: Reply, sample: Sample, *, new_words: int) -> float:
     """
     if new_words < 1:
         raise ValueError(f"new_words={new_words}; give at least 1, or remove the score")
-    copied = set(words(f"{sample.problem} {sample.answer_text}"))
+    copied = set(words(f"{sample.problem} {' '.join(sample.references)}"))
     own = set(words(reply.reasoning or "")) - copied
     return -float(len(own) < new_words)

@@ -20,8 +20,9 @@ from medreason.samples import Sample
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 KEYS = (
-    "rows row_counts cells options letters unparsed left_out duplicates leakage "
-    "cross_family_leakage option_prior option_prior_task typography images digest"
+    "rows row_counts cells options letters unparsed left_out remarks answer_types duplicates "
+    "leakage cross_family_leakage option_prior option_prior_task guessing guessing_task typography "
+    "images digest"
 )
 # experiments/med_r1/README.md, "Data": train and test rows of each published file.
 SIZES = {
@@ -71,7 +72,8 @@ def test_an_image_and_a_patient_in_train_and_test_are_found() -> None:
         sample("b", "test", patient="q"),
         sample("c", "train", cell=("mri", "disease")),
     )
-    assert report["leakage"] == {"ct": {"shared_images": 1, "test_rows": 2, "shared_patients": 1}}
+    leak = {"shared_images": 1, "test_rows": 2, "shared_patients": 1}
+    assert report["leakage"] == {"all": leak, "ct": leak}
     assert report["duplicates"]["questions_with_two_answers"] == 1
     assert any("2 test questions are about 1 images" in text for text in warnings(report))
 
@@ -79,11 +81,12 @@ def test_an_image_and_a_patient_in_train_and_test_are_found() -> None:
 def test_a_run_knows_how_many_of_its_test_questions_it_saw_the_image_of() -> None:
     train = [sample("a", "train"), sample("b", "train", cell=("mri", "disease"))]
     test = [sample("b", "test"), sample("c", "test"), sample("a", "test")]
-    facts = audit_run(train, test, "digest", {"train": 2, "test": 3})
+    facts = audit_run(train, test, "digest", {"train": 2, "test": 3}, ["a note"])
     assert (facts["test_rows"], facts["test_rows_on_trained_images"]) == (3, 2)
     assert facts["cells"]["ct"] == {"disease": {"train": 1, "test": 3}}
     assert facts["digest"]
-    assert any("1 test questions are about 1 images" in text for text in facts["warnings"])
+    assert any("2 test questions are about 2 images" in text for text in facts["warnings"])
+    assert facts["notes"] == ["a note"]
 
 
 def test_families_that_were_split_apart_leak_into_each_other() -> None:

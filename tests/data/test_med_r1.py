@@ -269,7 +269,12 @@ def test_two_files_that_disagree_on_one_question_are_named(tmp_path: Path) -> No
     with pytest.raises(
         ValueError, match=r"CT_test.json, row 0 and .*sis_test.json, row 0 disagree"
     ):
-        load(tmp_path, images="none")
+        load(tmp_path, images="none", contradictions="error")
+    write(tmp_path, [row(image="b.png")], "modality/MRI_test.json")
+    assert len(load(tmp_path, images="none")) == 1
+    assert data.row_counts(spec(tmp_path, [], {"images": "none"}), tmp_path / ".cache") == {
+        "train": 0, "test": 1, "contradicting": 2,
+    }  # fmt: skip
 
 
 def test_patients_come_from_a_table(tmp_path: Path) -> None:

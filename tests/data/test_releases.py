@@ -142,12 +142,25 @@ def test_vqa_rad(tmp_path: Path) -> None:
     rows = [
         row(0),
         row(1, phrase_type="test_freeform", answer="No "),
-        row(2, phrase_type="test_para", question_type="POS, PRES", answer="left lung"),
-        row(3, image_organ="ABD", question_type="SIZE", answer=3),
+        row(
+            2,
+            phrase_type="test_para",
+            question_type="POS, PRES",
+            answer="left lung",
+            answer_type="OPEN",
+        ),
+        row(3, image_organ="ABD", question_type="SIZE", answer=3, answer_type="OPEN"),
         row(4, **head, question_type="MODALITY", question="Is this an MRI?"),
-        row(5, **head, question_type="ORGAN", answer="brain"),
+        row(
+            5,
+            **head,
+            question="Which organ does this MRI show?",
+            question_type="ORGAN",
+            answer="brain",
+            answer_type="OPEN",
+        ),
         row(6, image_organ="HEAD"),
-        row(7, question_type="PLANE", answer="PA"),
+        row(7, question_type="PLANE", answer="PA", answer_type="CLOSED"),
         row(8, answer=None),
         row(9, question=" "),
     ]
@@ -167,8 +180,8 @@ def test_vqa_rad(tmp_path: Path) -> None:
         (("Yes", "No"), "A"), (("Yes", "No"), "B"), ((), "left lung"), ((), "3"),
     ]  # fmt: skip
     assert samples[0].image == tmp_path / "VQA_RAD Image Folder/synpic0.jpg"
-    assert len(read("vqa_rad", tmp_path, questions="closed").samples) == 4
-    assert len(read("vqa_rad", tmp_path, questions="open").samples) == 4
+    assert len(read("vqa_rad", tmp_path, questions="closed").samples) == 5
+    assert len(read("vqa_rad", tmp_path, questions="open").samples) == 3
 
 
 def test_slake(tmp_path: Path) -> None:
@@ -225,7 +238,7 @@ def test_path_vqa(tmp_path: Path) -> None:
 def test_vqa_med_2019(tmp_path: Path) -> None:
     training = tmp_path / "ImageClef-2019-VQA-Med-Training/QAPairsByCategory"
     pairs = {
-        "C1_Modality": "synpic1|is this an mri or a ct?|ct with iv contrast\n"
+        "C1_Modality": "synpic1|was the ct taken with contrast?|no\n"
         "synpic2|what type of image is this?|us - ultrasound\nsynpic3|is this an mri?|no\n",
         "C2_Plane": "synpic1|what plane is shown?|axial\nsynpic4|what plane is the x-ray?|pa\n",
         "C3_Organ": "synpic1|what organ is this?|skull and contents\n",
@@ -233,7 +246,10 @@ def test_vqa_med_2019(tmp_path: Path) -> None:
     }
     for name, text in pairs.items():
         write(training / f"{name}_train.txt", text)
-    tests = "synpic5|modality|what is the modality?|mr - flair\nsynpic6|organ|what organ?|lung\n"
+    tests = (
+        "synpic5|modality|is this a t1, t2 or flair image?|mr - flair\n"
+        "synpic6|organ|what organ?|(left) lung#chest\n"
+    )
     write(tmp_path / "VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt", tests)
     loaded = read("vqa_med_2019", tmp_path)
     samples = loaded.samples
@@ -245,7 +261,7 @@ def test_vqa_med_2019(tmp_path: Path) -> None:
     ]  # fmt: skip
     modalities = {s.image.stem: s.modality for s in samples}
     assert modalities == {
-        "synpic1": "ct", "synpic2": "ultrasound", "synpic3": "unknown", "synpic4": "xray",
+        "synpic1": "ct", "synpic2": "unknown", "synpic3": "unknown", "synpic4": "xray",
         "synpic5": "mri", "synpic6": "unknown",
     }  # fmt: skip
     folder = tmp_path / "ImageClef-2019-VQA-Med-Training/Train_images"
@@ -254,7 +270,8 @@ def test_vqa_med_2019(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"missing: .*C1_Modality_val\.txt"):
         read("vqa_med_2019", tmp_path, validation="train")
     write(training / "C3_Organ_train.txt", "synpic1|où?|foie\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"C3_Organ_train\.txt: not utf-8.*data\.encoding"):
+    assert (samples[-1].answer, samples[-1].alternatives) == ("(left) lung", ("lung", "chest"))
+    with pytest.raises(ValueError, match=r"C3_Organ_train\.txt: not utf-8.*data\.encoding=cp1252"):
         read("vqa_med_2019", tmp_path)
     assert read("vqa_med_2019", tmp_path, encoding="latin-1").samples[5].question == "où?"
 
