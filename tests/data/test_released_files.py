@@ -93,7 +93,7 @@ def test_chinese_yes_and_no_are_options() -> None:
     loaded = released("slake", language="zh")
     closed = [s for s in loaded.samples if s.closed and s.split == "test"]
     assert len(closed) == 420
-    assert sum(s.options == ("是", "否") for s in closed) == 346
+    assert sum(s.options == ("是", "否") for s in closed) == 347
 
 
 def test_no_yes_no_set_is_called_answered_by_its_options() -> None:
@@ -203,10 +203,10 @@ def hub(root: Path, answers: list[str]) -> dict[str, Any]:
         for i, a in enumerate(answers)
     ]
     for side, members in (("train", rows[:4]), ("test", rows[4:])):
-        (root / "data").mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(members), root / f"data/{side}-00000-of-00001.parquet")
+        (root / "set").mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(members), root / f"set/{side}-00000-of-00001.parquet")
     return {
-        "_target_": "medreason.data.hub.read", "hub": str(root), "images": "none",
+        "_target_": "medreason.data.hub.read", "hub": str(root / "set"), "images": "none",
         "columns": {"modality": "kind"},
     }  # fmt: skip
 
@@ -216,7 +216,7 @@ def labelled_images(root: Path, answers: list[str]) -> dict[str, Any]:
     write(root / "labels.csv", "image,modality,label,group,patient\n" + "\n".join(lines))
     columns = {key: key for key in ("image", "modality", "label", "group", "patient")}
     ask = {"disease": {"task": "disease", "question": "Which?"}}
-    return spec("labelled_images", root, table="labels.csv", columns=columns, ask=ask)
+    return spec("labelled_images", root, table="labels.csv", columns=columns, ask=ask, min_images=1)
 
 
 READERS = [
