@@ -212,11 +212,16 @@ def hub(root: Path, answers: list[str]) -> dict[str, Any]:
 
 
 def labelled_images(root: Path, answers: list[str]) -> dict[str, Any]:
-    lines = [f"{i}.png,{('CT', 'MRI')[i % 2]},{a},disease,p{i}" for i, a in enumerate(answers)]
-    write(root / "labels.csv", "image,modality,label,group,patient\n" + "\n".join(lines))
-    columns = {key: key for key in ("image", "modality", "label", "group", "patient")}
-    ask = {"disease": {"task": "disease", "question": "Which?"}}
-    return spec("labelled_images", root, table="labels.csv", columns=columns, ask=ask, min_images=1)
+    names = ("image", "modality", "label", "group", "patient", "split")
+    rows = [
+        (f"{i}.png", ("CT", "MRI")[i % 2], answer, "disease", f"p{i}", "train" if i < 4 else "test")
+        for i, answer in enumerate(answers)
+    ]
+    write(root / "labels.csv", "\n".join(map(",".join, (names, *rows))))
+    return spec(
+        "labelled_images", root, table="labels.csv", columns={name: name for name in names},
+        ask={"disease": {"task": "disease", "question": "Which?"}}, min_images=1,
+    )  # fmt: skip
 
 
 READERS = [
