@@ -17,7 +17,7 @@ from medreason import config as configuration
 from medreason.config import CONF, Config
 from medreason.config.schema import Modalities, Tasks
 from medreason.report.names import cell_name
-from medreason.samples import MODALITIES, TASKS
+from medreason.samples import MODALITIES, MODALITY_NAMES, TASK_NAMES, TASKS, UNKNOWN
 
 GROUPS = {
     path.name: sorted(file.stem for file in path.glob("*.yaml"))
@@ -158,9 +158,10 @@ def test_bad_value_is_refused_with_key_value_and_remedy(
         (["modality=[xray,ct]"], ["ct", "xray"], "ct+xray"),
         (["modality=ct", "modality.oct=true"], ["ct", "oct"], "ct+oct"),
         (["modality=[ct,mri]", "modality.ct=false"], ["mri"], "mri"),
-        (["modality=all"], list(MODALITIES), "all"),
-        (["~modality.ct"], list(MODALITIES)[1:], "+".join(list(MODALITIES)[1:])),
-        ([f"modality=[{','.join(MODALITIES)}]"], list(MODALITIES), "all"),
+        (["modality=all"], list(MODALITY_NAMES), "all"),
+        (["~modality.ct"], list(MODALITY_NAMES)[1:], "+".join(list(MODALITY_NAMES)[1:])),
+        ([f"modality=[{','.join(MODALITY_NAMES)}]"], list(MODALITY_NAMES), "all"),
+        ([f"modality=[{','.join(MODALITIES)}]"], list(MODALITIES), "+".join(MODALITIES)),
     ],
 )
 def test_options_of_modality_add_up(
@@ -174,11 +175,13 @@ def test_options_of_modality_add_up(
 
 
 def test_matrix_is_the_same_in_schema_options_and_samples() -> None:
-    assert list(MODALITIES) == [field.name for field in fields(Modalities)]
-    assert list(TASKS) == [field.name for field in fields(Tasks)]
-    assert GROUPS["modality"] == sorted(["all", *MODALITIES])
-    assert GROUPS["task"] == sorted(["all", *TASKS])
-    for group, names in {"modality": MODALITIES, "task": TASKS}.items():
+    assert list(MODALITY_NAMES) == [*MODALITIES, UNKNOWN]
+    assert list(TASK_NAMES) == [*TASKS, UNKNOWN]
+    assert list(MODALITY_NAMES) == [field.name for field in fields(Modalities)]
+    assert list(TASK_NAMES) == [field.name for field in fields(Tasks)]
+    assert GROUPS["modality"] == sorted(["all", *MODALITY_NAMES])
+    assert GROUPS["task"] == sorted(["all", *TASK_NAMES])
+    for group, names in {"modality": MODALITY_NAMES, "task": TASK_NAMES}.items():
         for option in GROUPS[group]:
             values = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
             assert values == dict.fromkeys(names if option == "all" else [option], True)
