@@ -110,12 +110,14 @@ def _sample(question: _Question, root: Path, fetched: Path, window: Window) -> S
     text, options = split_problem(question.text)
     try:
         refuse_glued(options)
-        return _unanswered(question.key, image, text, options)
+        return _unanswered(question.key, image, text, options, window)
     except ValueError as error:
         raise ValueError(f"{question.key}: {error}") from error
 
 
-def _unanswered(key: str, image: Path, text: str, options: tuple[str, ...]) -> Sample:
+def _unanswered(
+    key: str, image: Path, text: str, options: tuple[str, ...], window: Window
+) -> Sample:
     return Sample(
         id=key,
         image=image,
