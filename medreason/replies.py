@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medreason.samples import LETTERS, lettered, letters_of
+from medreason.samples import LETTERS, YES_NO, lettered, letters_of
 
 STYLES = ("think", "no_think", "think_after")
 """Reasoning then answer, answer alone, answer then reasoning."""
@@ -55,7 +55,7 @@ class Reply:
 _Reading = tuple[str | None, str]
 """(answer, "") or (None, reason)."""
 
-_TAG = re.compile(r"<(/?) ?(think|answer) ?>", re.IGNORECASE)
+_TAG = re.compile(r"<(/?) ?(think|answer)(?: ?| \w+=[^<>]*)>", re.IGNORECASE)
 _FORMS = {
     "think": re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL),
     "no_think": re.compile(r"\s*<answer>.*?</answer>", re.DOTALL),
@@ -65,19 +65,56 @@ _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence)\b,? )?"
     r"(?:(?:my|the|final|correct|right|best|most|likely) )*"
     r"(?:answer|option|choice)\b(?: (?:is|would be|must be|should be)\b)?"
-    r"\s?[-:=]?\s?(?:(?:option|choice)\b ?)?",
+    r"\s?[-:=]?\s?(?:(?:option|choice)\b ?)?"
+    r"|(?:正确)?(?:答案|选项)(?:是|为)?\s?:?\s?|(?:die )?(?:richtige )?antwort(?: ist)?\s?:?\s"
+    r"|(?:la )?(?:bonne )?r[ée]ponse(?: est)?\s?:?\s"
+    r"|(?:la )?respuesta(?: correcta)?(?: es)?\s?:?\s",
     re.IGNORECASE,
 )
+_OPENING = re.compile(
+    r"(?:i|we)(?: would| will|'d|'ll)? (?:choose|select|pick|say|go with|answer)(?: that)? "
+    r"|(?:i think |i believe )?(?:it|this|that|the image|the picture)(?: is|'s| shows)"
+    r"(?: an?| the)? ",
+    re.IGNORECASE,
+)
+"""Words before an answer that name none; read in an answer tag only, where all else is it."""
 _LETTER = re.compile(
-    r"[(\[{]?\s?([A-Za-z])\s?(?:$|\n|[)\]}.:,;=]+|[-\u2013\u2014](?= ))\s*(.*)", re.DOTALL
+    r"[(\[{]?\s?([A-Za-z])\s?"
+    r"(?:$|\n|[)\]}.:,;=。、]+|[-\u2013\u2014](?= )|(?= (?:because|since|due to)\b))\s*(.*)",
+    re.DOTALL,
 )
 _VERDICT = re.compile(
     r"\(?([A-Za-z])\)? is (?:the )?(?:correct|right|best)(?: (?:answer|option|choice))?",
     re.IGNORECASE,
 )
-_ANOTHER_LETTER = re.compile(
-    rf"(?<!\w)(?:(?:and |or |/ ?|& ?)\(?([{LETTERS}])(?!\w)|([{LETTERS}])(?=[):/]|[.,;]?$))"
+_TEXT_AND_LETTER = re.compile(
+    r"(.+?)(?: ?[,:;] ?| [-\u2013\u2014] | ?(?=[(\[]))"
+    r"[(\[]?(?:(?:option|choice|answer) )?([A-Za-z])[)\]]?\.?",
+    re.DOTALL | re.IGNORECASE,
 )
+_ANOTHER_LETTER = re.compile(
+    r"(?<!\w)(?:(?:and |or |/ ?|& ?)\(?([A-H])(?!\w)|([A-H])(?=[):/]|[.,;]?$))"
+)
+_REASON = re.compile(r" ?[,;:.]| (?:because|since|due to)\b", re.IGNORECASE)
+"""What may follow the text of an option that an explanation follows."""
+_FIRST_WORD = re.compile(
+    r"(yes|no)(?=[,.;:!\n]| ?[-\u2013\u2014] | (?:it|there|this|the|because|since|they)\b)",
+    re.IGNORECASE,
+)
+_WRAPPER = re.compile(
+    r"\$+([^$]+)\$+|\\\((.+)\\\)|\\\[(.+)\\\]"
+    r"|\\(?:boxed|fbox|text\w*|math\w+) ?\{(.*)\}"
+    r"|<\|begin_of_box\|>(.*)<\|end_of_box\|>|<final_answer>(.*)</final_answer>"
+    r"|\{ ?[\"']?(?:final_)?(?:answer|option|choice)[\"']? ?: ?(.*)\}",
+    re.DOTALL | re.IGNORECASE,
+)
+"""LaTeX, the box of GLM, JSON, and a tag beside ours, around a whole answer."""
+_BOX_AT_END = re.compile(
+    r"(?:\$|\\\(|\\\[)? ?(\\boxed ?\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}"
+    r"|<\|begin_of_box\|>[^<]*<\|end_of_box\|>)(?: ?(?:\$|\\\)|\\\]))?\.?$"
+)
+_DEEPEST = 6  # wrappers around one answer
+_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))
 _LONGEST_BARE_ANSWER = 100  # characters; an untagged reply to an open question beyond it is prose
 
 
@@ -196,17 +233,32 @@ def _tagged(
 
 
 def _bare(text: str, options: Sequence[str], *, cut: bool) -> _Reading:
-    """An answer without a tag: all of the text, or its last line when that starts `Answer:`."""
+    """An answer without a tag: all of the text, or its last line or sentence when that states it:
+    by `Answer:`, `The answer is` or a box."""
     if cut:
         return None, TRUNCATED
     lines = [line.lstrip("#>-\u2022 ") for line in _tidy(text).split("\n")]
     whole, reason = _read(text, options, loose=False)
     if whole is not None and (options or (len(lines) == 1 and len(text) <= _LONGEST_BARE_ANSWER)):
         return whole, ""
-    stated = [_read(line, options, loose=False) for line in lines if _behind_lead(line, options)]
-    if stated and _behind_lead(lines[-1], options) and stated[-1][0] is not None:
-        return stated[-1] if len(set(stated)) == 1 else (None, TWO_ANSWERS)
+    stated = [_stated(line, options) for line in lines]
+    if stated[-1] is None and options:  # not for open questions, whose answers can hold sentences
+        sentences = re.split(r"(?<=[.!?]) ", lines[-1])
+        stated += [_stated(sentence, options) for sentence in sentences]
+    if (last := stated[-1]) is not None and last[0] is not None:
+        return last if len({*stated} - {None}) == 1 else (None, TWO_ANSWERS)
     return None, NO_ANSWER_TAG if reason in ("", EMPTY_ANSWER, NOT_AN_OPTION) else reason
+
+
+def _stated(line: str, options: Sequence[str]) -> _Reading | None:
+    """What a line or sentence states as the answer; None where it states none."""
+    if _behind_lead(line, options):
+        return _read(line, options, loose=False)
+    box = _BOX_AT_END.search(line) if options else None
+    if box is None:
+        return None
+    boxes = len(re.findall(r"\\boxed|<\|begin_of_box", line))
+    return _read(box[1], options, loose=False) if boxes == 1 else (None, TWO_ANSWERS)
 
 
 def _read(text: str, options: Sequence[str], *, loose: bool) -> _Reading:
@@ -214,12 +266,14 @@ def _read(text: str, options: Sequence[str], *, loose: bool) -> _Reading:
     tidy = _tidy(text)
     if not tidy:
         return None, EMPTY_ANSWER
-    rest = _behind_lead(tidy, options)
+    rest = _unwrapped(_behind_lead(tidy, options))
     if not options:
         return (rest or tidy), ""
     reading = _closed(tidy, options, loose)
     if reading[1] == NOT_AN_OPTION and rest:
         return _closed(rest, options, loose)
+    if reading[1] == NOT_AN_OPTION and loose and (opening := _OPENING.match(tidy)):
+        return _closed(tidy[opening.end() :], options, loose=False)
     return reading
 
 
@@ -233,18 +287,55 @@ def _behind_lead(text: str, options: Sequence[str]) -> str:
 
 def _closed(text: str, options: Sequence[str], loose: bool) -> _Reading:
     letters = letters_of(options)
-    bare = text.strip("()[]{}.:;,* ").upper()
+    bare = text.strip("()[]{}.:;,*。、 ").upper()
     if len(bare) == 1 and bare in letters:
         return bare, ""
-    named = _options_with_text(text, options)
-    if named:
-        return (named, "") if len(named) == 1 else (None, SAME_OPTIONS)
-    if len(bare) == 1 and bare.isalpha():
+    if named := _options_with_text(text, options):
+        return _one_of(named, options)
+    if len(bare) == 1 and bare in LETTERS:
         return None, BEYOND_OPTIONS
     tokens = {t.upper() for t in re.findall(r"\w+", text)} - {"AND", "OR", "BOTH"}
     if len(tokens) > 1 and all(len(token) == 1 and token in LETTERS for token in tokens):
         return None, SEVERAL_LETTERS
-    return _letter_and_tail(text, options, loose)
+    if pair := _TEXT_AND_LETTER.fullmatch(text):
+        letter, named = pair[2].upper(), _options_with_text(pair[1], options)
+        if named and letter in letters:
+            return (letter, "") if letter in named else (None, CONTRADICTION)
+    reading = _letter_and_tail(text, options, loose)
+    return _text_and_reason(text, options) if loose and reading[1] == NOT_AN_OPTION else reading
+
+
+def _core(tail: str) -> str:
+    """What follows a letter without a conjunction and brackets: `or (CT)`."""
+    return re.sub(r"^[ (]*(?:(?:and|or)\b|[/&])", "", tail, flags=re.IGNORECASE).strip(" ()[]")
+
+
+def _one_of(named: str, options: Sequence[str]) -> _Reading:
+    """The option named; the first of several with one text, which are one answer."""
+    texts = {text.strip() for letter, text in lettered(options) if letter in named}
+    return (named[0], "") if len(texts) == 1 else (None, SAME_OPTIONS)
+
+
+def _text_and_reason(text: str, options: Sequence[str]) -> _Reading:
+    """Read `CT, because it is bright` where no other option is named."""
+    written = _normalised(text)
+    starts = {
+        letter: name
+        for letter, option in lettered(options)
+        if (name := _normalised(option))
+        and written.startswith(name)
+        and _REASON.match(written, len(name))
+    }
+    longest = max(starts.values(), key=len, default="")
+    named = "".join(letter for letter, name in starts.items() if name == longest)
+    if not named:
+        return None, NOT_AN_OPTION
+    tail = written[len(longest) :]
+    others = [name for _, o in lettered(options) if (name := _normalised(o)) and name != longest]
+    letters = {first or second for first, second in _ANOTHER_LETTER.findall(text)} - {*named}
+    if letters or any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", tail) for name in others):
+        return None, SEVERAL_LETTERS
+    return _one_of(named, options)
 
 
 def _letter_and_tail(text: str, options: Sequence[str], loose: bool) -> _Reading:
@@ -260,7 +351,7 @@ def _letter_and_tail(text: str, options: Sequence[str], loose: bool) -> _Reading
     if len(letter) == 1 and letter in LETTERS:
         if marked and letter not in letters:
             return None, BEYOND_OPTIONS
-        named = _options_with_text(tail, options)
+        named = _options_with_text(tail, options) or _options_with_text(_core(tail), options)
         if letter in letters and (letter in named or (marked and not tail)):
             return letter, ""
         if named:
@@ -269,7 +360,7 @@ def _letter_and_tail(text: str, options: Sequence[str], loose: bool) -> _Reading
             return None, SEVERAL_LETTERS
         if marked and loose:
             return letter, ""
-    first = re.match(r"(yes|no)(?=[,.;:\n])", text, re.IGNORECASE)
+    first = _FIRST_WORD.match(text)
     if loose and first and sorted(map(_normalised, options)) == ["no", "yes"]:
         return _options_with_text(first[1], options), ""
     return None, NOT_AN_OPTION
@@ -280,18 +371,45 @@ def _options_with_text(text: str, options: Sequence[str]) -> str:
     exact = [letter for letter, option in lettered(options) if option.strip() == text.strip() != ""]
     wanted = _normalised(text)
     alike = [letter for letter, option in lettered(options) if _normalised(option) == wanted != ""]
+    if not alike:  # another word for yes or no
+        words = YES_NO.get(tuple(options), ())
+        alike = [LETTERS[i] for i, meaning in enumerate(words) if wanted.rstrip("。") in meaning]
     return "".join(exact if len(exact) == 1 else alike)
 
 
 def _tidy(text: str) -> str:
-    """Without markdown, quotes around it, blank lines and runs of spaces."""
-    text = unicodedata.normalize("NFKC", text).replace("**", "").replace("`", "")
+    """Without markdown, quotes and boxes around it, invisible signs, and runs of spaces."""
+    text = unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
+    text = text.replace("**", "").replace("`", "")
     text = "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
-    text = text.strip(" \n*_\"'")
-    boxed = re.fullmatch(r"\$?\\boxed\{(.*)\}\$?", text, re.DOTALL)
-    return boxed[1].strip() if boxed else text
+    return _unwrapped(text.strip(_AROUND))
+
+
+_AROUND = " \n*_\"'\u201c\u201d\u2018\u2019"
+
+
+def _unwrapped(text: str) -> str:
+    """The text within boxes and the like that are around all of it."""
+    for _ in range(_DEEPEST):
+        wrapper = _WRAPPER.fullmatch(text.removesuffix(".").strip(_AROUND))
+        inner = wrapper and wrapper[wrapper.lastindex or 0].strip(_AROUND)
+        if inner is None or not _is_balanced(inner):
+            break
+        text = inner
+    return text
+
+
+def _is_balanced(text: str) -> bool:
+    """Whether no brace closes before it opens: `A} or \\boxed{B` are two boxes."""
+    depth = 0
+    for brace in re.findall(r"[{}]", text):
+        depth += 1 if brace == "{" else -1
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def _normalised(text: str) -> str:
-    """The form in which option texts are compared."""
-    return " ".join(_tidy(text).casefold().split()).rstrip(". ")
+    """The form in which option texts are compared: no case, no end, hyphens in words as spaces."""
+    plain = re.sub(r"(?<=\w)[-\u2010-\u2015](?=\w)", " ", _tidy(text).casefold())
+    return " ".join(plain.split()).rstrip(". ")

@@ -39,6 +39,16 @@ TASK_NAMES = {**TASKS, UNKNOWN: "Unknown"}
 LETTERS = string.ascii_uppercase
 """The letters of options in their order; no sample has more options than this."""
 
+YES_NO = {
+    ("Yes", "No"): ({"yes"}, {"no"}),
+    ("是", "否"): (
+        {"是", "是的", "有", "包含", "包括", "存在", "可以", "对"},
+        {"否", "不是", "没有", "不包含", "不包括", "不存在", "不可以", "不对"},
+    ),
+}
+"""Options of a question that is answered by yes or no, and the words that mean either. Those of
+Chinese are the answers of SLAKE's closed questions."""
+
 ANSWER_TYPES = ("closed", "open")
 
 _TOKEN = re.compile(r"<\|[a-z_0-9]+\|>|<(?:image|video|audio)>", re.IGNORECASE)

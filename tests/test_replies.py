@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -151,7 +152,15 @@ def test_a_truncated_reply_has_only_answers_in_closed_tags(text: str, letter: st
         (("I", "II", "III"), "I", "A", ""),
         (("CT", "ct."), "ct.", "B", ""),
         (("CT", "ct."), "Ct", None, replies.SAME_OPTIONS),
-        (("CT", "CT"), "CT", None, replies.SAME_OPTIONS),
+        (("CT", "CT"), "CT", "A", ""),  # options of one text are one answer
+        (("MRI", "CT", "CT"), "ct.", "B", ""),
+        (("Malignant", "Benign"), "Benign (A)", None, replies.CONTRADICTION),
+        (("CT", "MRI"), "CT, or MRI", None, replies.SEVERAL_LETTERS),
+        (("CT", "MRI"), "CT, or B", None, replies.SEVERAL_LETTERS),
+        (("CT", "MRI"), "CT, since MRI is darker", None, replies.SEVERAL_LETTERS),
+        (("CT", "MRI"), "\\boxed{A} or \\boxed{B}", None, replies.NOT_AN_OPTION),
+        (("是", "否"), "不是。", "B", ""),
+        (("是", "否"), "是的", "A", ""),
         (("CT", "CT"), "B) CT", "B", ""),
         (("Yes", "No"), "yes", "A", ""),
         (("Yes", "No"), "No.", "B", ""),
@@ -313,6 +322,59 @@ def test_no_string_makes_parse_raise_or_leaves_the_options(
 def test_no_cut_of_a_reply_gives_another_answer(cut: int, letter: str) -> None:
     text = format_reply("Between A) MRI and B) I take the first.", letter, "think")
     assert parse(text[:cut], OPTIONS, truncated=cut < len(text)).answer in (None, letter)
+
+
+FORMS = Path(__file__).parent / "replies/forms.csv"
+"""Forms of replies that models write and users report, with the right reading; none where a reply
+names no option or several. The last columns are what three other parsers read, of what stands in
+the answer tag where there is one: VLMEvalKit's `can_infer` (commit 18fc37a), lmms-eval's
+`parse_multi_choice_response` of MMMU (02bc1c0; `guess` where it takes a random letter), and
+Med-R1's, which is exactly one letter in the tag. 2026-11-28."""
+
+
+def _forms() -> list[dict[str, str]]:
+    with FORMS.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("form", _forms(), ids=lambda form: form["reply"][:40])
+def test_every_form_that_names_one_option_is_read(form: dict[str, str]) -> None:
+    reply = parse(form["reply"], form["options"].split("|"))
+    assert (reply.answer or "") == form["reading"]
+
+
+def test_other_parsers_read_fewer_of_the_forms() -> None:
+    forms = _forms()
+    assert len(forms) > 250
+    assert sum(not form["reading"] for form in forms) > 40
+    right = {
+        parser: round(100 * sum(form[parser] == form["reading"] for form in forms) / len(forms))
+        for parser in ("vlmevalkit", "lmms_eval", "med_r1")
+    }
+    assert right == {"vlmevalkit": 79, "lmms_eval": 34, "med_r1": 19}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    pair=st.permutations(["CT", "MRI", "PET", "X-ray"]),
+    form=st.sampled_from(
+        ["{0}, {1}", "{0} or {1}", "{0}/{1}", "({0}) ({1})", "{0}; {1}", "{0}, or {1}",
+         "\\boxed{{{0}}}\\boxed{{{1}}}",
+         "Answer: {0}, {1}", "I choose {0} and {1}", "It is {0} or {1}", "{0}. {1}", "{0} ({1})"]
+    ),
+    letters=st.tuples(st.booleans(), st.booleans()),
+    tagged=st.booleans(),
+)  # fmt: skip
+def test_a_reply_that_names_two_options_earns_nothing(
+    pair: list[str], form: str, letters: tuple[bool, bool], tagged: bool
+) -> None:
+    options = ("CT", "MRI", "PET", "X-ray")
+    names = [
+        "ABCD"[options.index(text)] if letter else text
+        for text, letter in zip(pair, letters, strict=False)
+    ]
+    text = form.format(*names)
+    assert parse(f"<answer>{text}</answer>" if tagged else text, options).answer is None
 
 
 def test_long_hostile_replies_are_read_in_linear_time() -> None:

@@ -12,17 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from medreason.samples import ANSWER_TYPES, Sample, letter_at
-
-_YES_NO = {
-    ("Yes", "No"): ({"yes"}, {"no"}),
-    ("是", "否"): (
-        {"是", "是的", "有", "包含", "包括", "存在", "可以", "对"},
-        {"否", "不是", "没有", "不包含", "不包括", "不存在", "不可以", "不对"},
-    ),
-}
-"""Options of a question that is answered by yes or no, and the words that mean either. Those of
-Chinese are the answers of SLAKE's closed questions."""
+from medreason.samples import ANSWER_TYPES, YES_NO, Sample, letter_at
 
 
 @dataclass(frozen=True)
@@ -272,7 +262,7 @@ def yes_or_no(answer: str, answer_type: str = "") -> tuple[tuple[str, ...], str]
     A question that the release calls open stays open, whatever its answer.
     """
     plain = answer.strip().rstrip(".。").lower()
-    for options, words in _YES_NO.items() if answer_type != "open" else ():
+    for options, words in YES_NO.items() if answer_type != "open" else ():
         for index, meaning in enumerate(words):
             if plain in meaning:
                 return options, letter_at(index)
