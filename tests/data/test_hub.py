@@ -1,0 +1,148 @@
+"""Sets of the hub in the columns that users have, and what is said of other columns."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from medreason import data
+from medreason.config import Config
+from medreason.execution.request import run_request
+from medreason.runs.outcomes import NoDataError
+from medreason.samples import Sample
+
+
+def image(number: int) -> dict[str, Any]:
+    content = io.BytesIO()
+    Image.new("L", (16, 16), number).save(content, "PNG")
+    return {"bytes": content.getvalue(), "path": f"{number}.png"}
+
+
+def write(root: Path, **sides: list[dict[str, Any]]) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for side, rows in sides.items():
+        pq.write_table(pa.Table.from_pylist(rows), root / f"{side}-00000-of-00001.parquet")
+    return root
+
+
+def load(root: Path, **more: object) -> tuple[Sample, ...]:
+    data._load.cache_clear()
+    spec = {"_target_": "medreason.data.hub.read", "hub": str(root), "images": "none"}
+    return data.load(spec | more, root.parent / "cache")
+
+
+def row(number: int, **changes: object) -> dict[str, Any]:
+    return {"image": image(number), "question": f"is it {number}?", "answer": "yes", **changes}
+
+
+OPTIONS = ["CT", "MRI", "X-ray", "PET"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "answer"),
+    [
+        ({"options": OPTIONS}, "B"),
+        ({"choices": OPTIONS}, "MRI"),
+        ({"options": OPTIONS}, "B) MRI"),
+        ({"options": OPTIONS}, 1),
+        ({f"option_{letter}": text for letter, text in zip("ABCD", OPTIONS, strict=True)}, "B"),
+        (dict(zip("ABCD", OPTIONS, strict=True)), "MRI"),
+    ],
+)
+def test_columns_of_options_make_multiple_choice(
+    columns: dict[str, Any], answer: object, tmp_path: Path
+) -> None:
+    root = write(tmp_path / "set", train=[row(0, **columns, answer=answer)] * 2)
+    first = load(root)[0]
+    assert (first.options, first.answer) == (tuple(OPTIONS), "B")
+
+
+def test_answers_that_are_letters_without_options_are_refused(tmp_path: Path) -> None:
+    rows = [row(i, answer="ABC"[i], variants=OPTIONS) for i in range(3)]
+    root = write(tmp_path / "set", train=rows)
+    with pytest.raises(
+        ValueError, match=r"answers are letters \(A, B, C\).*data\.columns\.options"
+    ):
+        load(root)
+    assert [s.answer for s in load(root, columns={"options": "variants"})] == ["A", "B", "C"]
+
+
+def test_an_unknown_column_is_named_with_those_there_are_and_the_remedy_works(
+    tmp_path: Path,
+) -> None:
+    rows = [row(i, picture=image(i)) for i in range(3)]
+    for member in rows:
+        del member["image"]
+    root = write(tmp_path / "set", train=rows)
+    with pytest.raises(
+        ValueError, match=r"no column 'image'; columns are .*'picture'.*set data\.columns\.image"
+    ):
+        load(root)
+    assert len(load(root, columns={"image": "picture"})) == 3
+
+
+def test_paths_lists_numbers_and_missing_images(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    paths = write(tmp_path / "paths", test=[row(0, image="a.png", answer=3)])
+    (sample,) = load(paths, image_folder=str(tmp_path))
+    assert (sample.image, sample.answer, sample.options) == (tmp_path / "a.png", "3", ())
+    lists = write(tmp_path / "lists", train=[{**row(0), "images": [image(0)]}])
+    assert len(load(lists, columns={"image": "images"})) == 1
+    two = write(
+        tmp_path / "two", train=[row(0, image=[image(0), image(1)]), row(1, image=[image(1)])]
+    )
+    with pytest.raises(ValueError, match="train, row 0: has 2 images"):
+        load(two)
+    none = write(tmp_path / "none", train=[row(0), row(1, image=None), row(2)])
+    with pytest.raises(ValueError, match="train, row 1: image is None"):
+        load(none)
+    assert len(load(none, bad_rows="skip")) == 2
+
+
+def test_rows_name_their_own_modality_and_answer_type(tmp_path: Path) -> None:
+    rows = [
+        row(0, kind="X-Ray", answer_type="OPEN"), row(1, kind=None), row(2, kind="CT"),
+    ]  # fmt: skip
+    root = write(tmp_path / "set", train=rows)
+    samples = load(root, columns={"modality": "kind"}, modality="mri", task="disease")
+    assert [s.cell for s in samples] == [("xray", "disease"), ("mri", "disease"), ("ct", "disease")]
+    assert [s.closed for s in samples] == [False, True, True]
+    assert {s.modality for s in load(root)} == {"unknown"}
+    assert {s.cell for s in load(write(tmp_path / "path-vqa", train=[row(0)]))} == {
+        ("microscopy", "attributes")
+    }
+    with pytest.raises(ValueError, match=r"data\.modality='mr'; known: ct, mri"):
+        load(root, modality="mr")
+
+
+def test_contradicting_rows_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [row(0), row(0, answer="no"), row(1)]
+    root = write(tmp_path / "set", train=rows, test=[row(2)])
+    assert len(load(root)) == 2
+    with pytest.raises(ValueError, match=r"train, row 0 and train, row 1 disagree"):
+        load(root, contradictions="error")
+
+
+def test_a_set_of_one_side_is_evaluated_on_or_split(
+    composed: Callable[..., Config], tmp_path: Path
+) -> None:
+    def config(root: Path, *words: str) -> Config:
+        return composed(f"data.hub={root}", "data=hub", "data.images=none", *words)
+
+    rows = [row(i) for i in range(12)]
+    test = config(write(tmp_path / "test", test=rows), "method=base")
+    assert run_request(test).test_samples == 12
+    with pytest.raises(NoDataError, match="12 rows and none in train; bring its train files"):
+        run_request(config(tmp_path / "test", "method=sft"))
+    train = write(tmp_path / "train", train=rows)
+    with pytest.raises(NoDataError, match=r"none in test; .*data\.split=by_image"):
+        run_request(config(train, "method=base"))
+    split = run_request(config(train, "method=base", "data.split=by_image"))
+    assert split.test_samples == 4
