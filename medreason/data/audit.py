@@ -174,18 +174,18 @@ def _prior_warnings(report: Mapping[str, Any]) -> list[str]:
 
 def _is_far_above(percent: float, guess: Mapping[str, float]) -> bool:
     """Half as much again, and more than chance on so few questions."""
-    n = int(guess["n"])
+    n = int(guess["questions"])
     low, _ = wilson(round(percent / 100 * n), n)
     return percent > 1.5 * guess["percent"] and 100 * low > guess["percent"]
 
 
 def _guessing(samples: Sequence[Sample], key: str) -> dict[str, dict[str, float]]:
-    """{modality or task: {n, percent}}: closed test questions, and how many of them guessing
-    between their options answers right."""
+    """{modality or task: {questions, percent}}: closed test questions, and how many of them
+    guessing between their options answers right."""
     tests = _by((s for s in samples if s.options and s.split == "test"), key)
     return {
         name: {
-            "n": len(rows),
+            "questions": len(rows),
             "percent": round(sum(100 / len(s.options) for s in rows) / len(rows), 4),
         }
         for name, rows in sorted(tests.items())

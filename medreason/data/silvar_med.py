@@ -21,7 +21,7 @@ FILES = {"train.json": "train", "test.json": "test"}
 
 def read(
     root: Path | str | None,
-    files: Mapping[str, str],
+    files: Mapping[str, str] | None,
     keys: Mapping[str, str],
     *,
     image_folder: str = "images",

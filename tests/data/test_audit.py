@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,34 @@ def test_a_run_knows_how_many_of_its_test_questions_it_saw_the_image_of() -> Non
     assert facts["digest"]
     assert any("2 test questions are about 2 images" in text for text in facts["warnings"])
     assert facts["notes"] == ["a note"]
+
+
+def test_leaks_are_counted_whatever_the_modality_of_the_training_row() -> None:
+    report = audit_of(
+        sample("a", "train", cell=("unknown", "disease")),
+        sample("a", "test", cell=("unknown", "disease")),
+        sample("b", "train", cell=("unknown", "disease")),
+        sample("b", "test", cell=("ct", "disease")),
+        sample("c", "test", cell=("ct", "disease")),
+    )
+    assert report["leakage"] == {
+        "all": {"shared_images": 2, "test_rows": 2},
+        "ct": {"shared_images": 1, "test_rows": 1},
+        "unknown": {"shared_images": 1, "test_rows": 1},
+    }
+    assert audit_of(sample("a", "test"))["leakage"] == {}
+
+
+def test_open_rows_do_not_lower_what_guessing_gives() -> None:
+    closed = [sample(f"{i}", split, ("Yes", "No"), "AB"[i % 2]) for i in range(20) for split in
+              ("train", "test")]  # fmt: skip
+    open_rows = [replace(s, id=f"{s.id}:open", options=(), answer="lung") for s in closed] * 2
+    report = audit_of(*closed, *open_rows)
+    assert report["guessing"] == {"ct": {"questions": 20, "percent": 50.0}}
+    assert not any("option strings" in text for text in warnings(report))
+    always_yes = [replace(s, answer="A") for s in closed]
+    (warning,) = [w for w in warnings(audit_of(*always_yes, *open_rows)) if "option strings" in w]
+    assert "ct 100 % (guessing 50 %)" in warning
 
 
 def test_families_that_were_split_apart_leak_into_each_other() -> None:

@@ -277,6 +277,55 @@ def test_two_files_that_disagree_on_one_question_are_named(tmp_path: Path) -> No
     }  # fmt: skip
 
 
+LETTERED = ", ".join(f"{letter})stage {i}" for i, letter in enumerate("ABCDEFGHIJ"))
+
+
+def test_more_than_eight_options_are_as_many_options(tmp_path: Path) -> None:
+    write(tmp_path, [row(problem=f"Which? {LETTERED}", solution="J")])
+    (sample,) = load(tmp_path, images="none")
+    assert (len(sample.options), sample.options[7], sample.answer) == (10, "stage 7", "J")
+    assert sample.problem == f"Which? {LETTERED}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"problem": "Which? A)CT, B)MRI, D)PET"}, "not lettered in sequence: 'D' stands in"),
+        (
+            {"problem": "Which <|image_pad|> is it? A)CT, B)MRI"},
+            r"question holds '<\|image_pad\|>'",
+        ),
+        ({"problem": "<image>\nWhich is it? A)CT, B)MRI"}, "question holds '<image>'"),
+        ({"problem": "Which? A)CT<|im_end|>, B)MRI"}, r"option 1 holds '<\|im_end\|>'"),
+        ({"source": 7}, '"source" is 7; needs a text'),
+        ({"source": ["SLAKE"]}, r"\"source\" is \['SLAKE'\]; needs a text"),
+        ({"image": ["a.png", "b.png"]}, "needs a text"),
+        ({"image": None}, '"image" is None; needs a text'),
+        ({"modality": 3}, '"modality" is 3; needs a text'),
+    ],
+)
+def test_texts_that_fail_in_the_middle_of_a_training_are_bad_rows(
+    changes: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    write(tmp_path, [row(), row(**changes)])
+    with pytest.raises(ValueError, match=rf"1 bad rows(?s:.*)_test\.json, row 1: .*{problem}"):
+        load(tmp_path, images="none")
+    assert len(load(tmp_path, images="none", bad_rows="skip")) == 1
+
+
+def test_files_of_macos_and_names_of_two_modalities_decide_nothing(tmp_path: Path) -> None:
+    write(tmp_path, [row()])
+    write(tmp_path, "\0\5\26\7 no JSON", f"._{CT}")
+    loaded = read(tmp_path)
+    assert len(loaded.samples) == 1
+    assert [str(r) for r in loaded.remarks] == [f"._{CT}: written by macOS, holds no rows"]
+    assert len(load(tmp_path, ["*_test.json"], images="none")) == 1
+    both = write(tmp_path / "both", [row()], "OCT & X-Ray 2017_filtered_test.json")
+    assert [s.cell for s in load(both, images="none")] == [("unknown", "unknown")]
+    write(both, [row(modality="X-Ray")], "OCT & X-Ray 2017_filtered_test.json")
+    assert [s.cell for s in load(both, images="none")] == [("xray", "unknown")]
+
+
 def test_patients_come_from_a_table(tmp_path: Path) -> None:
     write(tmp_path, [row(image="a.png"), row(image="b.png"), row(image="c.png")])
     table = tmp_path / "labels.csv"

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from medreason import data
+from medreason.config import Config
 from medreason.data import omnimedvqa
 from medreason.data.rows import Loaded
 
@@ -322,3 +324,122 @@ def test_a_set_of_the_hub_is_read_from_its_parquet_files(tmp_path: Path) -> None
     }
     with pytest.raises(ValueError, match=r"data\.hub='nobody/nothing' cannot be loaded"):
         data.load(spec | {"hub": "nobody/nothing"}, tmp_path / "cache")
+
+
+def mevf_row(qid: int, **changes: object) -> dict[str, Any]:
+    return {
+        "qid": qid, "phrase_type": "freeform", "image_name": f"synpic{qid}.jpg",
+        "image_organ": "CHEST", "question_type": "PRES", "answer_type": "CLOSED",
+        "question": "Is there a nodule?", "answer": "yes",
+    } | changes  # fmt: skip
+
+
+def test_vqa_rad_as_mevf_splits_it(tmp_path: Path) -> None:
+    write(tmp_path / "testset.json", [mevf_row(1)])
+    write(tmp_path / "trainset.json", [mevf_row(2), mevf_row(3, phrase_type="frame")])
+    (tmp_path / "images").mkdir()
+    samples = read("vqa_rad", tmp_path).samples
+    assert [s.split for s in samples] == ["train", "train", "test"]
+    assert samples[-1].image == tmp_path / "images/synpic1.jpg"
+    (tmp_path / "trainset.json").unlink()
+    alone = read("vqa_rad", tmp_path)
+    assert [s.split for s in alone.samples] == ["test"]
+    assert "nothing to train on" in str(alone.remarks[0])
+    (tmp_path / "testset.json").rename(tmp_path / "VQA_RAD Dataset Public.json")
+    with pytest.raises(ValueError, match=r"no row is of the test .*testset\.json: rename it"):
+        read("vqa_rad", tmp_path)
+
+
+def test_misspelt_types_are_read_and_unknown_ones_named(tmp_path: Path) -> None:
+    rows = [mevf_row(1, question_type="PRSE, POS", phrase_type="test_para"), mevf_row(2)]
+    write(tmp_path / "VQA_RAD Dataset Public.json", [*rows, mevf_row(3, question_type="XYZ")])
+    loaded = read("vqa_rad", tmp_path)
+    assert [s.task for s in loaded.samples] == ["disease", "disease"]
+    assert [str(r) for r in loaded.remarks] == [
+        "VQA_RAD Dataset Public.json, row 0: question_type PRSE read as PRES"
+    ]
+    assert "is 'XYZ'; known: PRES" in loaded.bad_rows[0].problem
+
+
+def test_slake_without_training_file_or_answer(tmp_path: Path) -> None:
+    row = {
+        "img_name": "xmlab1/source.jpg", "q_lang": "zh", "question": "图里有脾脏吗?",
+        "answer": "有", "modality": "CT", "answer_type": "CLOSED", "content_type": "Organ",
+    }  # fmt: skip
+    write(tmp_path / "test.json", [row, row | {"answer": ""}, row | {"q_lang": "en"}])
+    loaded = read("slake", tmp_path, language="zh")
+    assert (loaded.samples[0].options, loaded.samples[0].answer) == (("是", "否"), "A")
+    assert loaded.counts == {
+        "train": 0, "test": 1, "released without an answer": 1, "of another data.language": 1,
+    }  # fmt: skip
+    open_row = row | {"answer": "无", "answer_type": "OPEN"}
+    write(tmp_path / "train.json", [open_row])
+    assert read("slake", tmp_path, language="zh").samples[0].options == ()
+
+
+def test_contradicting_questions_are_left_out_before_images_are_read(tmp_path: Path) -> None:
+    def row(name: str, answer: str) -> dict[str, str]:
+        return {"image": name, "question": "Is tonsil present?", "answer": answer}
+
+    train = [row("a", "yes"), row("a", "no"), row("b", "yes"), row("c", "yes")]
+    write(tmp_path / "qas/train/train_qa.pkl", pickle.dumps(train))
+    write(tmp_path / "qas/test/test_qa.pkl", pickle.dumps([row("d", "no")]))
+    spec = {"_target_": "medreason.data.path_vqa.read", "root": str(tmp_path), "images": "none"}
+    data._load.cache_clear()
+    assert len(data.load(spec, tmp_path / "cache")) == 3
+    assert data.row_counts(spec, tmp_path / "cache") == {"train": 2, "test": 1, "contradicting": 2}
+    assert data.read(spec, tmp_path / "cache").counts["contradicting"] == 2
+    # There are no images at all: the error comes first.
+    strict = spec | {"contradictions": "error", "images": "decode"}
+    with pytest.raises(ValueError, match=r"row 0 and .*row 1 disagree on 'Is tonsil present\?"):
+        data.load(strict, tmp_path / "cache")
+
+
+def test_the_published_test_stays_whole_where_training_contradicts_it(tmp_path: Path) -> None:
+    write(tmp_path / "trainset.json", [mevf_row(1), mevf_row(2)])
+    write(tmp_path / "testset.json", [mevf_row(1, answer="no")])
+    spec = {"_target_": "medreason.data.vqa_rad.read", "root": str(tmp_path), "images": "none"}
+    data._load.cache_clear()
+    samples = data.load(spec, tmp_path / "cache")
+    assert [(s.split, s.answer_text) for s in samples] == [("train", "Yes"), ("test", "No")]
+
+
+def test_silvar_med_from_the_command_line(composed: Callable[..., Config], tmp_path: Path) -> None:
+    rows = [
+        {"img_name": "xmlab7_1.jpg", "question": "Is it normal?", "answer": "No. It is opaque."},
+        {
+            "img_name": "xmlab8.jpg", "question": ["What?", "Where?"],
+            "answer": ["A mass. It is bright.", "Left lobe."],
+        },
+        {"img_name": "xmlab8.jpg", "question": ["What?"], "answer": ["a", "b"]},
+    ]  # fmt: skip
+    write(tmp_path / "all.json", rows)
+    write(tmp_path / "images/xmlab7.jpg", b"")
+    words = ["data=silvar_med", f"data.root={tmp_path}", "data.images=none"]
+    words += ["data.files={all.json: train}", "data.split=by_image", "data.bad_rows=skip"]
+    data._load.cache_clear()
+    with pytest.raises(ValueError, match=r'no "image"; keys are .*set data\.keys\.image to one'):
+        data.load(composed(*words).data, tmp_path / "cache")
+    samples = data.load(composed(*words, "data.keys.image=img_name").data, tmp_path / "cache")
+    assert [(s.answer_text, s.explanation) for s in samples] == [
+        ("No", "It is opaque."), ("A mass.", "It is bright."), ("Left lobe.", None),
+    ]  # fmt: skip
+    assert samples[0].image == tmp_path / "images/xmlab7.jpg"
+    assert len({s.id for s in samples}) == 3
+
+
+def test_encodings_are_named_and_the_remedy_works(tmp_path: Path) -> None:
+    training = tmp_path / "ImageClef-2019-VQA-Med-Training/QAPairsByCategory"
+    for name in ("C1_Modality", "C2_Plane", "C3_Organ", "C4_Abnormality"):
+        line = "synpic1|what is wrong?|hodgkin\u2019s disease\u2026 of the neck\n"
+        write(training / f"{name}_train.txt", line.encode("cp1252"))
+    tests = tmp_path / "VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt"
+    write(tests, "synpic2|organ|what is it?|heart#lungs\n")
+    with pytest.raises(ValueError, match=r"not utf-8.*; set data\.encoding=cp1252$"):
+        read("vqa_med_2019", tmp_path)
+    samples = read("vqa_med_2019", tmp_path, encoding="cp1252").samples
+    assert samples[0].answer == "hodgkin\u2019s disease\u2026 of the neck"
+    assert samples[-1].references == ("heart", "lungs")
+    write(tmp_path / "json/CT_test.json", '[{"image": "\u2019"}]'.encode("cp1252"))
+    with pytest.raises(ValueError, match=r"convert it to UTF-8: iconv -f cp1252 -t utf-8 'CT_test"):
+        read("med_r1", tmp_path / "json")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from medreason.option_prior import fit_option_prior
 from medreason.replies import Reply, parse
 from medreason.rewards import answer
 from medreason.rewards.format import follows_format, med_r1_format
@@ -172,3 +174,30 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         overlong(reply, closed(), free=200, limit=200)
     with pytest.raises(ValueError, match="new_words=0"):
         hollow_reasoning(reply, closed(), new_words=0)
+
+
+SEVERAL = replace(opened("(seronegative) heart"), alternatives=("heart", "left lung"))
+
+
+@pytest.mark.parametrize(
+    ("reply", "correct", "f1"),
+    [
+        ("seronegative heart", 1.0, 1.0),
+        ("Heart.", 1.0, 1.0),
+        ("the left lung", 1.0, 1.0),
+        ("lung", 0.0, 2 / 3),
+        ("liver", 0.0, 0.0),
+    ],
+)
+def test_any_reference_is_right_for_every_score(reply: str, correct: float, f1: float) -> None:
+    parsed = read(f"<answer>{reply}</answer>", SEVERAL)
+    assert answer.correct(parsed, SEVERAL) == correct
+    assert answer.token_f1(parsed, SEVERAL) == pytest.approx(f1)
+    assert answer.answer(parsed, SEVERAL) == pytest.approx(f1)
+
+
+def test_options_of_one_text_are_one_answer() -> None:
+    sample = replace(closed(), options=("Normal", "Pneumonia", "Normal"), answer="C")
+    for text, score in (("A", 1.0), ("C", 1.0), ("Normal", 1.0), ("A) Normal", 1.0), ("B", 0.0)):
+        assert answer.correct(read(f"<answer>{text}</answer>", sample), sample) == score
+    assert fit_option_prior([sample]).accuracy([sample]) == 1.0
