@@ -39,7 +39,7 @@ TASK_NAMES = {**TASKS, UNKNOWN: "Unknown"}
 LETTERS = string.ascii_uppercase
 """The letters of options in their order; no sample has more options than this."""
 
-YES_NO = {
+YES_NO: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
     ("Yes", "No"): ({"yes"}, {"no"}),
     ("是", "否"): (
         {"是", "是的", "有", "包含", "包括", "存在", "可以", "对"},

@@ -16,7 +16,7 @@ from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from medreason.samples import MODALITIES, TASKS
+from medreason.samples import MODALITIES, TASKS, UNKNOWN
 
 _GAP = 0.18  # cell widths between the matrix and its means
 _INK, _FAINT, _EMPTY, _HATCH = "#10151c", "#5b6675", "#f4f5f7", "#d9dde3"
@@ -47,12 +47,15 @@ def heat_map(
 ) -> Figure:
     """Draw values keyed `modality/task`; a cell without one stays empty and is in no mean.
 
+    Cells whose modality or task is not said (`unknown/disease`) are left out, as in the paper.
+
     With `center` the colours diverge from it: for differences. `vmin` and `vmax` are the ends of
     the colours, not of the numbers.
 
     Raises:
         ValueError: a key is no cell of the matrix.
     """
+    values = {cell: v for cell, v in values.items() if UNKNOWN not in cell.split("/")}
     _refuse_unknown_cells(values)
     norm, colours = _colours(vmin, vmax, center)
     figure = Figure(figsize=(6.6, 5.2), dpi=160, facecolor="white", layout="constrained")

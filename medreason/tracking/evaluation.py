@@ -21,7 +21,7 @@ from medreason.evaluation import predictions
 from medreason.metrics import Metric as EvaluationMetric
 from medreason.runs import keys
 from medreason.runs.run_folder import EvaluationFolder
-from medreason.samples import UNKNOWN, Window
+from medreason.samples import Window
 from medreason.tracking.store import safe_name
 
 
@@ -99,9 +99,7 @@ def _send_heat_map(client: MlflowClient, run_id: str, metrics: dict[str, Any], t
     from medreason.report.heatmap import heat_map  # matplotlib, half a second
 
     accuracy = {
-        cell: 100 * values[EvaluationMetric.ACCURACY]
-        for cell, values in metrics["cells"].items()
-        if UNKNOWN not in cell.split("/")  # the map has the 40 cells of the paper
+        cell: 100 * values[EvaluationMetric.ACCURACY] for cell, values in metrics["cells"].items()
     }
     client.log_figure(run_id, heat_map(accuracy, title=title), "accuracy.png")
 

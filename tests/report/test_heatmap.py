@@ -82,6 +82,15 @@ def test_map_too_dense_for_numbers_has_a_scale_and_dots() -> None:
     assert "here there is none" in none.axes[0].texts[-1].get_text()
 
 
+def test_cells_that_are_not_said_are_left_out() -> None:
+    values = {"ct/disease": 40.0, "unknown/disease": 80.0, "ct/unknown": 80.0}
+    shown = sorted(text.get_text() for text in heat_map(values, title="a").axes[0].texts)
+    assert shown == sorted(
+        text.get_text() for text in heat_map({"ct/disease": 40.0}, title="a").axes[0].texts
+    )
+    assert heat_map({"unknown/unknown": 1.0}, title="a")
+
+
 def test_unknown_cell_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'pet/disease' is no cell; modalities are"):
         heat_map({"pet/disease": 1.0}, title="x")
