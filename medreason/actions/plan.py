@@ -124,7 +124,7 @@ def _with_training(
         seconds=seconds,
         disk=cell.disk + (0 if config.adapter else weights),
         peak=8 * weights,
-        reason=(request.state.error or "") if failed else "",
+        reason=(request.state.error or "") if failed else _left_out(config, request),
     )
 
 
@@ -135,6 +135,12 @@ def _updates(config: Config, samples: int) -> int:
     steps = samples / config.method.prompts_per_step
     whole = math.ceil(steps) if config.method.algorithm == "sft" else math.floor(steps)
     return math.ceil(whole * config.method.trl["num_train_epochs"])
+
+
+def _left_out(config: Config, request: RunRequest) -> str:
+    questions = request.training_samples
+    count = config.left_out_of_epoch(questions)
+    return f"each epoch leaves out {count} of {questions} questions" if count else ""
 
 
 def _print(cells: Sequence[Cell], config: Config) -> None:

@@ -396,6 +396,17 @@ class Config:
             )
         return prompts // share
 
+    def left_out_of_epoch(self, questions: int) -> int:
+        """How many of the training questions an epoch of GRPO leaves out, others in each epoch.
+
+        TRL's sampler drops the last ones, which do not fill a batch of rollouts; SFT trains on all.
+        """
+        if self.method.algorithm != "grpo":
+            return 0
+        micro_batches = self.method.trl.get("steps_per_generation") or self.accumulation
+        hardware = self.hardware
+        return questions % (hardware.processes * hardware.per_device_prompts * micro_batches)
+
     @property
     def run_name(self) -> str:
         """A name for readers; the train key after it tells runs apart."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from medreason.config.annotations import accepts, fields_of, form, words_of
 from medreason.config.key_names import hint
-from medreason.config.upstream import DERIVED, LIMITS, TRL_CLASSES, WORDS
+from medreason.config.upstream import DERIVED, LIMITS, SAME_STEPS, TRL_CLASSES, WORDS
 
 
 def check(values: Mapping[str, Any]) -> None:
@@ -51,6 +51,11 @@ def _problem(key: str, value: object, package: str, class_: str) -> str:
         found = f"; it is one of {other}: leave it out" if other else hint(key)
         return f"{key} is not a field of {owner}{found}"
     annotation = fields_of(class_)[name]
+    if package == "trl" and value not in SAME_STEPS.get(name, (value,)):
+        return (
+            f"{key}={value!r}: the rows of a step or their weights would depend on the number of "
+            "processes, on hardware.per_device_prompts or on a resume; leave it out"
+        )
     words = WORDS.get(f"{class_}.{name}") or words_of(annotation)
     if words and value not in words:
         return f"{key}={value!r}: {owner} knows {', '.join(words)}"

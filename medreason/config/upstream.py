@@ -30,6 +30,17 @@ DERIVED = {
 """Field of TRL that medreason always sets -> the key it follows from, empty where there is none;
 `training.arguments` sets more for some hardware."""
 
+SAME_STEPS = {
+    "dataloader_drop_last": (False,),
+    "train_sampling_strategy": ("random", "sequential"),
+    "accelerator_config": (None,),
+    "average_tokens_across_devices": (True,),
+    "auto_find_batch_size": (False,),
+    "ignore_data_skip": (False,),
+}
+"""Field of TRL -> the values with which a step has the same rows, and each token the same weight,
+however hardware splits it and wherever a run is resumed."""
+
 TRL_CLASSES = {"sft": ("SFTConfig",), "grpo": ("GRPOConfig",), "none": ("SFTConfig", "GRPOConfig")}
 """TRL's class for each algorithm; method=base takes the keys of both, without effect."""
 

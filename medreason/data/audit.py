@@ -71,10 +71,12 @@ def audit_run(
     digest: str,
     row_counts: Mapping[str, int],
     notes: Sequence[str] = (),
+    *,
+    left_out_of_epoch: int = 0,
 ) -> dict[str, Any]:
     """`data.json` of a run: counts of what it trains and tests on, with the audit's warnings.
 
-    `row_counts` and `notes` are those of the whole data set.
+    `row_counts` and `notes` are those of the whole data set; `left_out_of_epoch`: see `Config`.
     """
     report = audit(Loaded([*train, *test], []), digest)
     images = {str(s.image) for s in train}
@@ -83,6 +85,7 @@ def audit_run(
         "cells": report["cells"],
         "row_counts": row_counts,
         "notes": list(notes),
+        "left_out_of_epoch": left_out_of_epoch,
         "test_rows": len(test),
         "test_rows_on_trained_images": sum(str(s.image) in images for s in test),
         "warnings": warnings(report),

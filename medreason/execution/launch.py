@@ -178,7 +178,9 @@ def _record_start(config: Config, request: RunRequest, state: State, display: Di
     for note in notes:
         display.line(note)
     digest = data.digest([*train, *test], digests)
-    write_json(evaluation.data, audit.audit_run(train, test, digest, counts, notes))
+    left_out = config.left_out_of_epoch(len(train))
+    facts = audit.audit_run(train, test, digest, counts, notes, left_out_of_epoch=left_out)
+    write_json(evaluation.data, facts)
     folder.update(
         state="running",
         evaluating=request.evaluation_key,

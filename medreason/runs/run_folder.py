@@ -40,6 +40,9 @@ class State:
     trainable_parameters: int = 0
     parameters: int = 0
     """All of the model, an adapter's too."""
+    first_update: dict[str, int] = field(default_factory=dict)
+    """`step` of the first update that moved a tensor, and of the `trained` tensors how many
+    `moved`, were `without_gradient`, or moved less than their precision (`below_precision`)."""
     train_seconds: float = 0.0
     """Of the last attempt alone, where a run was resumed."""
     evaluate_seconds: float = 0.0

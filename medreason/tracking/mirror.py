@@ -141,6 +141,8 @@ class Mirror:
         if state.trainable_parameters:
             count = str(state.trainable_parameters)
             self._client.log_param(self.run_id, f"{PREFIX}trainable_parameters", count)
+        for name, count in state.first_update.items():
+            self._client.log_metric(self.run_id, f"first_update/{name}", count)
         for path in (self._folder.config, self._folder.log):
             if path.exists():
                 self._client.log_artifact(self.run_id, str(path))

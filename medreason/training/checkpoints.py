@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import shutil
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -304,9 +305,10 @@ def _score(state: TrainerState) -> float | None:
     """Mean reward, else minus the mean loss, of the steps since the checkpoint before."""
     steps = max(int(state.save_steps or 1), 1)
     rows = [row for row in state.log_history if "loss" in row][-steps:]
-    if not rows:
-        return None
-    return sum(row["reward"] if "reward" in row else -row["loss"] for row in rows) / len(rows)
+    name, sign = ("reward", 1) if any("reward" in row for row in rows) else ("loss", -1)
+    # TRL 1.16 logs None for the mean of nothing.
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return sign * statistics.fmean(values) if values else None
 
 
 def _fingerprint(path: Path) -> str:

@@ -77,11 +77,11 @@ def explained(trainer: Trainer) -> Iterator[None]:
 def _refuse_weights(args: TrainingArguments, state: TrainerState, model: nn.Module | None) -> None:
     assert model is not None
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not torch.isfinite(_of_this_rank(parameter)).all():
+        if parameter.requires_grad and not torch.isfinite(of_this_rank(parameter)).all():
             raise ValueError(_diverged(args, state, f"{name} has values that are not finite"))
 
 
-def _of_this_rank(parameter: torch.Tensor) -> torch.Tensor:
+def of_this_rank(parameter: torch.Tensor) -> torch.Tensor:
     """The part of a parameter that this rank holds, where FSDP or ZeRO-3 shards it."""
     if hasattr(parameter, "to_local"):
         return parameter.to_local()  # pyright: ignore[reportAttributeAccessIssue]

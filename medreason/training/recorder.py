@@ -57,7 +57,7 @@ class Recorder(TrainerCallback):
             stream.write(json.dumps(row) + "\n")
         name = "reward" if "reward" in logs else "loss"
         digits = 2 if name == "reward" else 3
-        note = "" if row[name] is None else f"{name} {row[name]:.{digits}f}"
+        note = "" if row.get(name) is None else f"{name} {row[name]:.{digits}f}"
         self._progress("training", state.global_step, state.max_steps, note)
         if self.rollout_logs and state.global_step % ROLLOUT_STEPS == 1:
             path = self._folder.rollouts / f"step-{state.global_step:06d}.parquet"

@@ -23,6 +23,7 @@ from medreason.samples import Sample
 from medreason.training import adapter, checkpoints, grpo, memory_check, sft
 from medreason.training.divergence import DivergenceCheck, explained
 from medreason.training.recorder import Recorder
+from medreason.training.update_check import UpdateCheck
 
 
 def train(
@@ -31,11 +32,18 @@ def train(
     """Train, save the weights to `folder.model`, and delete the checkpoints."""
     began = time.monotonic()
     recorder = Recorder(folder, progress)
-    trainer = build(config, samples, folder, [recorder, DivergenceCheck()])
+    update_check = UpdateCheck(folder)
+    trainer = build(config, samples, folder, [recorder, DivergenceCheck(), update_check])
     _log_parameters(trainer, folder)
+    left_out = config.left_out_of_epoch(len(samples))
+    if left_out and trainer.accelerator.is_main_process:
+        notice(
+            f"each epoch leaves out {left_out} of {len(samples)} questions, every time others: "
+            f"they do not fill a step of method.prompts_per_step={config.method.prompts_per_step}"
+        )
     if config.hardware.memory_check:
         _check_memory(config, trainer, samples)
-    recorder.rollout_logs = getattr(trainer, "_logs", None)
+    recorder.rollout_logs = update_check.rollout_logs = getattr(trainer, "_logs", None)
     checkpoint = checkpoints.newest(
         folder,
         processes=config.hardware.processes,

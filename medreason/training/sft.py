@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.processing_utils import ProcessorMixin
@@ -25,9 +27,37 @@ from medreason.training.arguments import (
 )
 from medreason.training.checkpoints import PortableCheckpoints
 
+Batch = dict[str, torch.Tensor]
+"""What TRL's collator makes of rows: `input_ids`, `labels` and others, each (rows, tokens)."""
+
 
 class PortableSFTTrainer(PortableCheckpoints, SFTTrainer):
-    """TRL's trainer with checkpoints that any number of processes reads."""
+    """TRL's trainer with checkpoints that any number of processes reads, and the same steps.
+
+    - `get_batch_samples`: where the last micro-batches of an epoch have fewer rows than the
+      processes take, accelerate 1.15 fills them with rows from the epoch's start. They are
+      computed, since all processes must take part, and here get no weight: neither in the loss
+      nor in the number of tokens by which transformers divides it.
+    """
+
+    accelerator: Accelerator  # Trainer assigns it without a type
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], torch.Tensor | int | None]:
+        batches = map(self._without_filled_rows, epoch_iterator)
+        return super().get_batch_samples(batches, num_batches, device)
+
+    def _without_filled_rows(self, batch: Batch) -> Batch:
+        """The batch that the data loader has just yielded; filled rows get labels of -100."""
+        if not self.accelerator.gradient_state.end_of_dataloader:
+            return batch
+        assert isinstance(self.train_dataset, Dataset)
+        size, processes = self.args.per_device_train_batch_size, self.accelerator.num_processes
+        in_last_round = (len(self.train_dataset) - 1) % (size * processes) + 1
+        own = in_last_round - size * self.accelerator.process_index
+        batch["labels"][max(own, 0) :] = -100
+        return batch
 
 
 def trainer(

@@ -15,7 +15,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from medreason.config import Config
 from medreason.config.annotations import accepts, fields_of
-from medreason.config.upstream import DERIVED, LIMITS, WORDS
+from medreason.config.upstream import DERIVED, LIMITS, SAME_STEPS, WORDS
 from medreason.models.load import meta_model
 from medreason.runs.run_folder import RunFolder
 from medreason.training import adapter
@@ -36,7 +36,7 @@ def test_fields_read_from_source_are_those_of_the_class(class_: type) -> None:
 
 def test_what_is_known_of_fields_is_true_of_this_trl() -> None:
     known = {name for class_ in CLASSES for name in fields_of(class_.__name__)}
-    assert DERIVED.keys() | LIMITS.keys() <= known
+    assert DERIVED.keys() | LIMITS.keys() | SAME_STEPS.keys() <= known
     sources = {"GRPOConfig": grpo_trainer, "SFTConfig": sft_trainer}
     for field, words in WORDS.items():
         source = inspect.getsource(sources[field.partition(".")[0]]).replace("'", '"')
@@ -52,6 +52,9 @@ def test_what_is_known_of_fields_is_true_of_this_trl() -> None:
         ("method=sft +method.trl.beta=0.1", "field of trl.SFTConfig; it is one of GRPOConfig"),
         ("+method.trl.bf16=true", "bf16 is derived .*leave it out and set hardware.precision"),
         ("+method.trl.logging_steps=2", "logging_steps is derived by medreason; leave it out$"),
+        ("+hardware.trl.dataloader_drop_last=true", "=True: the rows of a step .*leave it out"),
+        ("+method.trl.train_sampling_strategy=group_by_length", "rows of a step .*leave it out"),
+        ("+method.trl.accelerator_config={split_batches:true}", "rows of a step .*leave it out"),
         ("+adapter.use_dorra=true", "adapter.use_dorra is not a field of peft.* adapter.use_dora"),
         ("method.trl.learning_rate=abc", "learning_rate='abc': trl.GRPOConfig takes float"),
         ("method.trl.learning_rate='1e-5'", "='1e-5': .*takes float; write it without quotes"),

@@ -82,7 +82,9 @@ def test_an_image_and_a_patient_in_train_and_test_are_found() -> None:
 def test_a_run_knows_how_many_of_its_test_questions_it_saw_the_image_of() -> None:
     train = [sample("a", "train"), sample("b", "train", cell=("mri", "disease"))]
     test = [sample("b", "test"), sample("c", "test"), sample("a", "test")]
-    facts = audit_run(train, test, "digest", {"train": 2, "test": 3}, ["a note"])
+    counts = {"train": 2, "test": 3}
+    facts = audit_run(train, test, "digest", counts, ["a note"], left_out_of_epoch=1)
+    assert facts["left_out_of_epoch"] == 1
     assert (facts["test_rows"], facts["test_rows_on_trained_images"]) == (3, 2)
     assert facts["cells"]["ct"] == {"disease": {"train": 1, "test": 3}}
     assert facts["digest"]

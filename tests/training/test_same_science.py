@@ -92,6 +92,39 @@ def test_split_of_the_batch_changes_nothing(
     assert_same(train("-".join(split), *split), whole)
 
 
+UNEVEN = (
+    *("method=sft", "task=disease", "data.train_images=10", "method.trl.max_steps=4"),
+    "runs.checkpoint_steps=2",
+)
+"""Ten rows, four a step: an epoch's third step has two."""
+
+
+@pytest.fixture(scope="module")
+def uneven(folder: Path) -> RunFolder:
+    return science.trained(folder, "uneven", *UNEVEN, "runs.checkpoint_steps=100")
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        ("hardware=cpu_x2", "hardware.per_device_prompts=2"),
+        ("hardware=cpu_x2", "hardware.per_device_prompts=2", "hardware.parallel=fsdp"),
+        pytest.param(("hardware.per_device_prompts=4",), marks=pytest.mark.slow),
+    ],
+    ids=["two processes", "fsdp", "one micro-batch"],
+)
+def test_incomplete_step_of_sft_has_the_same_rows_on_any_number_of_processes(
+    folder: Path, uneven: RunFolder, split: tuple[str, ...]
+) -> None:
+    assert_same(science.trained(folder, f"uneven {split}", *UNEVEN, *split), uneven)
+
+
+def test_incomplete_step_of_sft_is_the_same_after_a_resume(folder: Path, uneven: RunFolder) -> None:
+    two = ("hardware=cpu_x2", "hardware.per_device_prompts=2")
+    science.trained(folder, "uneven resumed", *UNEVEN, *two, dies_at=3)
+    assert_same(science.trained(folder, "uneven resumed", *UNEVEN, *two), uneven)
+
+
 @pytest.mark.parametrize("method", ["sft", *SLOWER], indirect=True)
 @pytest.mark.parametrize(
     "parallel", ["fsdp", *(pytest.param(kind, marks=DEEPSPEED) for kind in ("zero2", "zero3"))]
