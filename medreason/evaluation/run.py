@@ -17,6 +17,7 @@ from medreason.evaluation.controls import samples_under
 from medreason.evaluation.metrics import compute_metrics
 from medreason.evaluation.option_likelihood import option_likelihoods
 from medreason.evaluation.predictions import Prediction, predict, settle
+from medreason.generation.context_length import Question, refuse_longer_than_context
 from medreason.generation.rows import EvaluationRow
 from medreason.models.load import load_model, load_processor
 from medreason.option_prior import fit_option_prior
@@ -67,6 +68,26 @@ def evaluation_row(config: Config, sample: Sample, control: str = "original") ->
     return EvaluationRow(control, sample, prompt)
 
 
+def refuse_long_questions(config: Config, rows: Sequence[EvaluationRow]) -> None:
+    """Raise ValueError for questions that the model's context cannot hold with their answers."""
+    generated = "generated" in config.evaluation.answers
+    tokens, key = (config.evaluation.max_new_tokens, "evaluation.max_new_tokens")
+    refuse_longer_than_context(
+        config.model,
+        [
+            Question(row.sample, row.prompt, tokens if generated else 1)
+            for row in rows
+            if row.control == "original"
+        ],
+        key if generated else "",
+    )
+
+
+def refuse_long_tests(config: Config, samples: Sequence[Sample]) -> None:
+    """`refuse_long_questions` for the test questions, before hours of training."""
+    refuse_long_questions(config, _test_rows(config, data.tested_on(config, samples)))
+
+
 def predict_rows(
     config: Config, rows: Sequence[EvaluationRow], progress: Progress
 ) -> list[Prediction]:
@@ -74,6 +95,7 @@ def predict_rows(
 
     `action=predict` calls this too, so that it answers as evaluation does.
     """
+    refuse_long_questions(config, rows)
     model = load_model(config.model, config.hardware).to(PartialState().device)  # pyright: ignore[reportArgumentType]
     processor = load_processor(config.model)
     likelihoods: list[list[float]] = [[] for _ in rows]

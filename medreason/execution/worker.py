@@ -19,7 +19,7 @@ from accelerate import PartialState
 from medreason import config as configuration
 from medreason import data, tracking
 from medreason.config import Config
-from medreason.evaluation.run import evaluate
+from medreason.evaluation.run import evaluate, refuse_long_tests
 from medreason.runs import environment, parent_watch
 from medreason.runs.process_memory import return_freed_blocks
 from medreason.runs.progress import Reporter
@@ -46,6 +46,7 @@ def main() -> None:
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         environment.write(folder, gpus, torch.version.cuda if gpus else None)
     with tracking.mirrored(config, folder, evaluation_key, active=state.is_main_process):
+        refuse_long_tests(config, samples)
         if config.method.algorithm != "none" and not folder.state().trained:
             train(config, data.trained_on(config, samples), folder, report)
         evaluate(trained_model(config, folder), samples, folder, evaluation_key, report)

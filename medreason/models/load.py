@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -173,6 +174,23 @@ def _keep_4bit_weights(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def context_length(model: Model) -> int | None:
+    """Most tokens of prompt and completion; None where the checkpoint names no limit."""
+    path = model_folder.resolve(model.path)
+    if model_folder.is_adapter(path):
+        adapter = PeftConfig.from_pretrained(path)
+        base = str(adapter.base_model_name_or_path)
+        model = replace(model, path=base, revision=adapter.revision)
+    config = _model_config(model).get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    # YaRN and its like stretch the positions that were trained first.
+    rope = getattr(config, "rope_parameters", None) or {}
+    if limit and (factor := rope.get("factor")):
+        trained = rope.get("original_max_position_embeddings") or limit
+        limit = max(limit, int(factor * trained))
+    return limit
 
 
 def meta_model(model: Model) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from medreason import config as configuration
 from medreason.config import Config, Hardware
 from medreason.data import options
 from medreason.data.images import open_rgb
-from medreason.prompts import TrainingPrompt, training_prompt
+from medreason.prompts import TrainingPrompt, fill, training_prompt
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 
@@ -141,6 +142,14 @@ def prompt_in_epoch(config: Config, sample: Sample, epoch: EpochCounter) -> Trai
         epoch=epoch.number,
         open_template=config.prompt.open,
     )
+
+
+def longest_prompt(config: Config, sample: Sample) -> str:
+    """The longest of the prompts that the epochs can show."""
+    if config.prompt.open and not sample.options:
+        return fill(config.prompt.open, sample)
+    wordings = itertools.chain.from_iterable(config.prompt.training.values())
+    return fill(max(wordings, key=len), sample)
 
 
 def lazy_rows(samples: Sequence[Sample], columns: Callable[[Sample], dict[str, Any]]) -> Dataset:

@@ -16,11 +16,13 @@ from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUs
 
 from medreason.config import Config
 from medreason.console import notice
+from medreason.generation.context_length import Question, refuse_longer_than_context
 from medreason.models.load import load_model, load_processor
 from medreason.runs.files import atomic_folder
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 from medreason.training import adapter, checkpoints, grpo, memory_check, sft
+from medreason.training.arguments import longest_prompt
 from medreason.training.divergence import DivergenceCheck, explained
 from medreason.training.recorder import Recorder
 from medreason.training.update_check import UpdateCheck
@@ -31,6 +33,7 @@ def train(
 ) -> None:
     """Train, save the weights to `folder.model`, and delete the checkpoints."""
     began = time.monotonic()
+    _refuse_long_questions(config, samples)
     recorder = Recorder(folder, progress)
     update_check = UpdateCheck(folder)
     trainer = build(config, samples, folder, [recorder, DivergenceCheck(), update_check])
@@ -91,6 +94,17 @@ def build(
         assert trainer.model is not None
         adapter.train_in_float32(trainer.model)
     return trainer
+
+
+def _refuse_long_questions(config: Config, samples: Sequence[Sample]) -> None:
+    """Raise ValueError for samples that the model's context cannot hold with their completions."""
+    if config.method.algorithm == "sft":
+        questions = [Question(s, longest_prompt(config, s), sft.target(config, s)) for s in samples]
+        refuse_longer_than_context(config.model, questions)
+        return
+    tokens = config.method.trl["max_completion_length"]
+    questions = [Question(s, longest_prompt(config, s), tokens) for s in samples]
+    refuse_longer_than_context(config.model, questions, "method.trl.max_completion_length")
 
 
 def _log_parameters(trainer: SFTTrainer | GRPOTrainer, folder: RunFolder) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import science
 import torch
-from server import serving
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
@@ -17,6 +17,9 @@ from medreason.config import Config
 from medreason.runs.run_folder import RunFolder
 from medreason.training.run import train
 from medreason.training.update_check import UpdateCheck, _digest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "judging"))
+from server import serving
 
 Compose = Callable[..., Config]
 SMALL = (
