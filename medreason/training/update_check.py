@@ -171,7 +171,7 @@ class UpdateCheck(TrainerCallback):
         if args.learning_rate == 0:
             problem, remedy = "the rate is 0", "set method.trl.learning_rate above 0"
         elif not self._rate:
-            problem = f"the rate was 0 in all {update.step} updates, as it is while it warms up"
+            problem = "the rate was 0 up to here, since it warms up from 0"
             remedy = "set method.trl.warmup_steps=0, or train longer"
         elif update.has_gradient:
             problem = f"the rate of {self._rate:g} is too small for the precision of the weights"

@@ -50,10 +50,10 @@ def long(tmp_path: Path) -> list[Sample]:
     ("overrides", "remedy"),
     [
         (("method=sft",), "model.max_pixels"),
+        (("method=sft", "prompt.train=['{question}', 'Now: {question}']"), "model.max_pixels"),
         (("method=grpo",), "method.trl.max_completion_length or model.max_pixels"),
-        (("method=sft", "prompt.train=['{question}', 'Now: {question}']"), "model.max"),
     ],
-    ids=["sft", "grpo", "wordings"],
+    ids=["sft", "wordings", "grpo"],
 )
 def test_long_training_question_is_refused_with_file_row_tokens_and_limit(
     composed: Compose, tmp_path: Path, long: list[Sample], overrides: Sequence[str], remedy: str
