@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainerState
 
 from medreason.runs.files import read_json, write_json
 from medreason.runs.run_folder import RunFolder
@@ -108,3 +109,19 @@ def test_checkpoint_of_deepspeed_needs_deepspeed_and_its_number_of_processes(
 def test_checkpoint_is_read_by_any_number_of_processes(tmp_path: Path) -> None:
     path = write(RunFolder(tmp_path), 1, processes=2)
     assert newest(RunFolder(tmp_path), processes=8) == path
+
+
+@pytest.mark.parametrize(
+    ("rows", "score"),
+    [
+        ([{"loss": 0.5}, {"loss": 0.25}], -0.375),
+        ([{"loss": 0.0, "reward": 1.0}, {"loss": 0.0, "reward": None}], 1.0),
+        ([{"loss": None, "reward": None}], None),  # as TRL logs the mean of nothing
+        ([], None),
+    ],
+)
+def test_score_leaves_out_metrics_that_are_none(
+    rows: list[dict[str, float | None]], score: float | None
+) -> None:
+    state = TrainerState(save_steps=2, log_history=rows)  # pyright: ignore[reportArgumentType]
+    assert checkpoints._score(state) == score

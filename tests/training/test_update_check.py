@@ -147,7 +147,7 @@ def test_reward_that_no_judge_graded_is_left_out(composed: Compose, tmp_path: Pa
         run = trained(
             composed,
             tmp_path,
-            *(*SAMPLED, "runs.checkpoint_steps=1", "+reward.judged={judge:answer}"),
+            *(*SAMPLED, "runs.checkpoint_steps=1", "+reward.judged.judge=answer"),
             *("judge=openai", f"judge.base_url={server.url}", "judge.attempts=1"),
             "rubric.answer.question='text {question} {answer} {given}'",
         )
