@@ -21,8 +21,13 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 1 << 22
 """Elements whose bits are summed at once: 32 MiB on the device."""
 
-_GRPO_REMEDIES = (
-    "choose another reward, or a larger method.num_generations, method.trl.temperature or "
+_WARMING_UP = (
+    "the rate warms up from 0 and was 0 in every update; set method.trl.warmup_steps=0 or train "
+    "longer"
+)
+_NOTHING_TO_TEACH = (
+    "no update had a gradient, since in each group all rewards were equal or all completions were "
+    "cut off; choose another reward, or a larger method.num_generations, method.trl.temperature or "
     "method.trl.max_completion_length, or start from weights that SFT has trained"
 )
 
@@ -56,8 +61,8 @@ class UpdateCheck(TrainerCallback):
 
     Tensors are compared by digests, so no second copy of them is held. Between the processes of
     FSDP and ZeRO-3, which hold parts of a tensor, it moved where any part did. DeepSpeed frees
-    gradients before they can be read: there a tensor that stays as it was counts as below
-    precision.
+    gradients before they can be read: there a tensor that changed had one, and the others
+    count as below precision where the loss had something to teach.
 
     Raises:
         ValueError: no tensor moved, though the loss had something to teach.
@@ -100,7 +105,7 @@ class UpdateCheck(TrainerCallback):
         assert optimizer is not None
         self._rate = max(group["lr"] for group in optimizer.param_groups)
         gradients = torch.stack([_has_gradient(parameter) for parameter in _trained(model)])
-        self._gradients = gradients.cpu() | bool(args.deepspeed)
+        self._gradients = gradients.cpu()
 
     def on_step_end(
         self,
@@ -114,10 +119,13 @@ class UpdateCheck(TrainerCallback):
             return
         assert self._before is not None
         assert self._gradients is not None
-        gradients = _on_any_rank(self._gradients)
         after = _digests(model)
-        moved = gradients & _on_any_rank(after != self._before)
+        changed = _on_any_rank(after != self._before)
         self._before = after
+        gradients = _on_any_rank(self._gradients)
+        if args.deepspeed:
+            gradients = changed | self._has_something_to_teach(args)
+        moved = gradients & changed
         update = Update(
             state.global_step,
             trained=len(moved),
@@ -137,7 +145,8 @@ class UpdateCheck(TrainerCallback):
         """Whether later updates can move no more than this one."""
         if state.global_step <= args.get_warmup_steps(state.max_steps):
             return False
-        return not self._rate or update.has_gradient or self._has_something_to_teach(args)
+        zero_rate = args.learning_rate == 0
+        return zero_rate or update.has_gradient or self._has_something_to_teach(args)
 
     def _has_something_to_teach(self, args: TrainingArguments) -> bool:
         """Whether the loss must have a gradient: that of GRPO is 0 where all advantages are."""
@@ -152,15 +161,13 @@ class UpdateCheck(TrainerCallback):
         # A resumed run may have made its first update before.
         if self._done or self._last is None or self._folder.state().first_update:
             return
-        if not self._rate or self._last.has_gradient or self.rollout_logs is None:
+        warming_up = not self._rate and args.learning_rate > 0
+        if not warming_up and (self._last.has_gradient or self.rollout_logs is None):
             self._refuse(args, self._last)
         self._record(state, self._last)
         if state.is_world_process_zero:
-            notice(
-                "no update had a gradient, so the weights are those of the start model: in each "
-                "group all rewards were equal, or all completions were cut off; "
-                f"{_GRPO_REMEDIES}"
-            )
+            reason = _WARMING_UP if warming_up else _NOTHING_TO_TEACH
+            notice(f"no weight moved, so they are those of the start model: {reason}")
 
     def _record(self, state: TrainerState, update: Update) -> None:
         if state.is_world_process_zero:
@@ -170,9 +177,6 @@ class UpdateCheck(TrainerCallback):
     def _refuse(self, args: TrainingArguments, update: Update) -> None:
         if args.learning_rate == 0:
             problem, remedy = "the rate is 0", "set method.trl.learning_rate above 0"
-        elif not self._rate:
-            problem = "the rate was 0 up to here, since it warms up from 0"
-            remedy = "set method.trl.warmup_steps=0, or train longer"
         elif update.has_gradient:
             problem = f"the rate of {self._rate:g} is too small for the precision of the weights"
             remedy = (
