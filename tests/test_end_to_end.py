@@ -102,6 +102,7 @@ def test_training_logs_each_step_and_moves_the_weights(place: Path, method: str)
     rows = run.logged()
     assert [row["step"] for row in rows] == [1, 2]
     assert all(row["loss"] is not None for row in rows)
+    assert run.state().first_update["trained"] > 0
     if method != "sft":
         names = {"grpo": ("correct", "format"), "rarl": ("format", "answer", "reasoning")}[method]
         assert all(f"rewards/{name}/mean" in rows[0] for name in names)
@@ -200,6 +201,8 @@ def test_mlflow_shows_parent_and_children_with_params_metrics_and_tables(place: 
         assert run.data.params["medreason.modality.ct"] == "True"
         assert run.data.tags["medreason.modality"] == ("none" if method == "base" else "ct")
         assert "test/accuracy/ct/disease" in run.data.metrics
+        update = only_run(place, method).state().first_update
+        assert run.data.metrics.get("first_update/trained") == update.get("trained")
         assert run.inputs.dataset_inputs
         names = {item.path for item in client.list_artifacts(run.info.run_id)}
         assert {"accuracy.png", "config.yaml", "environment.json"} <= names
