@@ -11,6 +11,7 @@ from pathlib import Path
 from medreason import config as configuration
 from medreason.config import Config, machine
 from medreason.console import show
+from medreason.data.rows import parsed
 from medreason.generation.message_images import image_file
 from medreason.models import adapters, model_folder
 from medreason.runs.files import write_json
@@ -86,7 +87,7 @@ def _questions(config: Config) -> tuple[Path, list[_Question]]:
 
 def _questions_of_file(path: Path) -> list[_Question]:
     try:
-        rows = json.loads(path.read_text())
+        rows = parsed(path.read_text(encoding="utf-8-sig"), path)
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"predict.questions={path}: not a readable JSON file ({error})") from error
     if not isinstance(rows, list) or not rows:

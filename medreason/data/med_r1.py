@@ -58,20 +58,27 @@ def paths(root: Path, files: Sequence[str]) -> list[Path]:
     Those that macOS writes beside others (`._CT_train.json`) are no files of a release.
     """
     if not files:
-        all_files = _matches(root, "**/*.json")
+        all_files = _annotations(root)
         if not all_files:
             raise ValueError(f"data.root={root} holds no *.json; set data.root to the annotations")
-        return [path for path in all_files if _split_of(path.name)] or all_files
+        arrays = [path for path in all_files if path.suffix == ".json"]
+        return [path for path in all_files if _split_of(path.name)] or arrays or all_files
     selected: dict[Path, None] = {}
     for entry in files:
         if entry.startswith("/") or ".." in entry.split("/"):
             raise ValueError(f"data.files: {entry!r} leaves {root}; give a path below it")
         matches = [root / entry] if (root / entry).is_file() else _matches(root, entry)
         if not matches:
-            others = ", ".join(path.name for path in _matches(root, "**/*.json")[:5])
+            others = ", ".join(path.name for path in _annotations(root)[:5])
             raise ValueError(f"data.files: no file {entry!r} below {root}; there are: {others}")
         selected.update(dict.fromkeys(matches))
     return list(selected)
+
+
+def _annotations(root: Path) -> list[Path]:
+    """Files of JSON arrays and of JSON lines."""
+    suffixes = (".json", *rows.JSON_LINES)
+    return sorted(path for suffix in suffixes for path in _matches(root, f"**/*{suffix}"))
 
 
 def _matches(root: Path, pattern: str) -> list[Path]:
@@ -150,7 +157,7 @@ def _source(text: str) -> str:
 
 
 def _split_of(file: str) -> str:
-    match = re.search(r"_(train|test)\.json$", file)
+    match = re.search(r"_(train|test)\.(json|jsonl|ndjson)$", file)
     return match[1] if match else ""
 
 

@@ -63,6 +63,9 @@ files, and a Remark where it has something to say.
 The sample's id is `<file>:<row>`, so that later errors can name the row.
 """
 
+JSON_LINES = (".jsonl", ".ndjson")
+"""Suffixes of files that hold one JSON value a line."""
+
 Record = Mapping[str, Any]
 """One object of a JSON array or one row of a table; `text` checks that it is one."""
 
@@ -161,9 +164,12 @@ def without_train(root: Path, files: Mapping[str, T], train: Collection[str]) ->
 
 
 def json_array(path: Path) -> list[Record]:
-    """The objects of a JSON array. Raises ValueError where the file holds no such thing."""
+    """The objects of a JSON array, or of JSON lines, one a line.
+
+    Raises ValueError where the file holds no such thing.
+    """
     try:
-        rows = json.loads(decoded(path, "utf-8-sig", what="broken JSON, "))
+        rows = parsed(decoded(path, "utf-8-sig", what="broken JSON, "), path)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: broken JSON ({error}); download the file again") from error
     if not isinstance(rows, list):
@@ -171,6 +177,27 @@ def json_array(path: Path) -> list[Record]:
     if not rows:
         raise ValueError(f"{path}: holds no rows; download the file again, or take it away")
     return rows
+
+
+def parsed(text: str, path: Path) -> object:
+    """The JSON value of a file's text, or the list of the objects of JSON lines.
+
+    Raises json.JSONDecodeError.
+    """
+    if path.suffix not in JSON_LINES:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            if error.msg != "Extra data" or not text.startswith("{"):
+                raise
+    # Not line by line: a text may hold characters that break lines, such as U+2028.
+    objects, place, end = [], 0, len(text.rstrip())
+    while place < end:
+        value, place = json.JSONDecoder().raw_decode(text, place)
+        objects.append(value)
+        while place < end and text[place].isspace():
+            place += 1
+    return objects
 
 
 def decoded(path: Path, encoding: str, key: str = "", what: str = "") -> str:

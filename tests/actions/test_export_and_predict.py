@@ -281,6 +281,14 @@ def test_predict_gives_the_same_for_a_path_a_file_url_and_a_data_url(
     assert max(map(len, shown.splitlines())) < 200
 
 
+def test_questions_may_be_json_lines(tmp_path: Path) -> None:
+    rows = [{"image": f"{i}.png", "question": "Which? A)CT, B)MRI"} for i in range(2)]
+    for name in ("questions.jsonl", "questions.json"):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+        questions = predict._questions_of_file(tmp_path / name)
+        assert [question.image for question in questions] == ["0.png", "1.png"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

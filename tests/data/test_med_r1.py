@@ -227,6 +227,23 @@ def test_no_files_given_takes_the_published_ones_and_patterns_take_each_once(
     assert len(load(tmp_path, ["**/*_test.json", f"Splits/modality/test/{CT}"], images="none")) == 1
 
 
+def test_json_lines_are_read_and_a_broken_line_is_named(tmp_path: Path) -> None:
+    """`CT_train.jsonl` beside `CT_test.json` was no training file, without a word."""
+    write(tmp_path, [row()], "CT_test.json")
+    lines = [row(problem=f"Which {i}\u2028? A)x, B)y") for i in range(3)]
+    text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n"
+    for name in ("CT_train.jsonl", "CT_train.ndjson", "X-Ray_train.json"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        samples = load(tmp_path, images="none")
+        assert [s.id for s in samples if s.split == "train"] == [f"{name}:{i}" for i in range(3)]
+        (tmp_path / name).write_text(text[:-4], encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"{name}: broken JSON .*line 3 column"):
+            load(tmp_path, images="none")
+        (tmp_path / name).unlink()
+    (tmp_path / "CT_train.jsonl").write_text(json.dumps(row()))
+    assert [s.id for s in load(tmp_path, images="none")] == ["CT_test.json:0", "CT_train.jsonl:0"]
+
+
 def test_files_without_a_split_are_split_and_never_mixed_with_published_ones(
     tmp_path: Path,
 ) -> None:
