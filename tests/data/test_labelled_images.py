@@ -299,6 +299,31 @@ def test_an_optional_group_need_not_be_there(tmp_path: Path) -> None:
     assert read(write(tmp_path, uneven()), ask=ask).samples
 
 
+def test_braces_in_a_question_and_more_than_eight_choices(tmp_path: Path) -> None:
+    labels = [f"stage {letter}" for letter in "abcdefghij"]
+    rows = [
+        (f"{i}.png", "CT", label, "disease", f"p{i}")
+        for i, label in enumerate(label for label in labels for _ in range(6))
+    ]
+    ask = {"disease": {"task": "grading", "question": "Which {I-IV} has this {modality}?"}}
+    samples = read(write(tmp_path, rows), ask=ask, choices=10).samples
+    assert {s.question for s in samples} == {"Which {I-IV} has this CT?"}
+    assert max(len(s.options) for s in samples) == 10
+    for choices in (1, 27):
+        with pytest.raises(ValueError, match=rf"data\.choices={choices}; .* 2 to 26 options"):
+            read(tmp_path, ask=ask, choices=choices)
+
+
+def test_a_table_of_another_encoding_is_read_with_the_one_that_is_named(tmp_path: Path) -> None:
+    rows = [(f"{i}.png", "CT", "a\u2026" if i % 2 else "b", "disease", f"p{i}") for i in range(12)]
+    text = (write(tmp_path, rows) / "labels.csv").read_text()
+    (tmp_path / "labels.csv").write_bytes(text.encode("cp1252"))
+    with pytest.raises(ValueError, match=r"set data\.encoding=cp1252"):
+        read(tmp_path, ask={"disease": ASKED})
+    samples = read(tmp_path, ask={"disease": ASKED}, encoding="cp1252").samples
+    assert "a\u2026" in {s.answer_text for s in samples}
+
+
 def test_the_real_pack_gives_questions_at_chance(tmp_path: Path) -> None:
     root = SHARED / "medvqa_mini"
     if not root.is_dir():

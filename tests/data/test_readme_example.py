@@ -24,7 +24,8 @@ def test_one_module_and_one_yaml_file_are_a_data_set(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     row = {"text": "Fracture?", "choices": ["Yes", "No"], "right": 1}
     rows = [row | {"file": f"{i}.png"} for i in range(10)]
-    lines = [*rows, {"file": "1.png", "text": "Fracture?"}]
+    wrong = [{"file": None}, {"right": "x"}, {"choices": [1, 2]}, {"text": None}, {"right": 9}]
+    lines = [*rows, {"file": "1.png", "text": "Fracture?"}, *[rows[0] | w for w in wrong], 7]
     (tmp_path / "images/questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
     for i in range(10):
         Image.effect_noise((40, 40), 20 + i).save(tmp_path / f"images/{i}.png")
@@ -43,5 +44,9 @@ def test_one_module_and_one_yaml_file_are_a_data_set(tmp_path: Path) -> None:
     report = json.loads(written.read_text())
     assert report["cells"] == {"xray": {"disease": {"train": 7, "test": 3}}}
     assert report["images"]["read"] == 10
-    (bad,) = report["unparsed"]
+    bad, *others = report["unparsed"]
     assert (bad["row"], "no 'choices'" in bad["reason"]) == (10, True)
+    assert [other["row"] for other in others] == list(range(11, 17))
+    reasons = ("image is None; needs", "TypeError", "option 1 is 1; needs a text")
+    reasons += ("question is None", "is no letter of its 2 options", "TypeError")
+    assert all(r in other["reason"] for r, other in zip(reasons, others, strict=True))
