@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,10 @@ class RunFolder:
         if not path.exists():
             return State()
         try:
-            return State(**json.loads(path.read_text()))
+            values = json.loads(path.read_text())
+            if others := {*values} ^ {known.name for known in fields(State)}:
+                raise TypeError(f"unknown or missing: {', '.join(sorted(others))}")
+            return State(**values)
         except (json.JSONDecodeError, TypeError) as error:
             raise ValueError(
                 f"{path}: not a state that medreason wrote ({error}); "

@@ -9,15 +9,13 @@ import pytest
 
 from medreason.runs.run_folder import RunFolder
 
-MISSING = pytest.mark.xfail(reason="State fills a missing key with its default")
-
 
 @pytest.mark.parametrize(
     ("removed", "added"),
     [
         ("", "colour"),
         ("trainable_weights", "trainable"),
-        pytest.param("trained", "", marks=MISSING),
+        ("trained", ""),
     ],
 )
 def test_state_with_other_keys_is_refused_by_name(tmp_path: Path, removed: str, added: str) -> None:
