@@ -21,9 +21,9 @@ FILES = {"train.json": "train", "test.json": "test"}
 
 def read(
     root: Path | str | None,
-    files: Mapping[str, str] | None,
     keys: Mapping[str, str],
     *,
+    files: Mapping[str, str] | None = None,
     image_folder: str = "images",
 ) -> Iterator[Row]:
     """Rows of JSON arrays; `files` maps each to its split, `keys` our names of keys to theirs.

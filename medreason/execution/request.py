@@ -118,7 +118,7 @@ def _refuse_unusable(
     """Refuse what is known to fail before a model is loaded."""
     if not test_samples:
         raise NoDataError(
-            _without_side("test", samples)
+            _without_side("test", config, samples)
             or f"no test samples in evaluation.modalities={config.evaluation.modalities} and "
             f"evaluation.tasks={config.evaluation.tasks}{_hint(config, samples)}"
         )
@@ -128,7 +128,7 @@ def _refuse_unusable(
         return
     if len(training_samples) < config.method.prompts_per_step:
         raise NoDataError(
-            _without_side("train", samples)
+            _without_side("train", config, samples)
             or f"modality={config.modality.name} task={config.task.name}: {len(training_samples)} "
             "training samples, fewer than method.prompts_per_step="
             f"{config.method.prompts_per_step}; "
@@ -143,14 +143,17 @@ def _refuse_unusable(
         _try_rewards(config, training_samples)
 
 
-def _without_side(side: str, samples: Sequence[Sample]) -> str:
+def _without_side(side: str, config: Config, samples: Sequence[Sample]) -> str:
     """Why there is nothing to train or test on, whatever the cells; empty where there is."""
     if not samples or any(sample.split == side for sample in samples):
         return ""
-    return (
-        f"the data set has {len(samples):,} rows and none in {side}; bring its {side} files, or "
-        "set data.split=by_image to split those there are"
+    drawn = f"{side}_images"  # phantoms are drawn, not split
+    remedy = (
+        f"set data.{drawn} to 1 or more"
+        if drawn in config.data
+        else f"bring its {side} files, or set data.split=by_image to split those there are"
     )
+    return f"the data set has {len(samples):,} rows and none in {side}; {remedy}"
 
 
 def _hint(config: Config, samples: Sequence[Sample]) -> str:

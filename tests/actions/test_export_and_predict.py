@@ -22,6 +22,7 @@ from PIL import Image
 from run_folders import draw_samples, reply, write_run
 from transformers import Qwen2VLForConditionalGeneration
 
+from medreason import config as configuration
 from medreason import phantom
 from medreason.actions import export, predict
 from medreason.config import Config
@@ -33,7 +34,8 @@ from medreason.evaluation.run import evaluate
 from medreason.models import adapters
 from medreason.models.load import load_model, load_processor
 from medreason.models.model_folder import EMBEDDED
-from medreason.runs.run_folder import RunFolder
+from medreason.runs.files import write_json
+from medreason.runs.run_folder import EvaluationFolder, RunFolder
 
 Compose = Callable[..., Config]
 
@@ -163,7 +165,7 @@ def test_example_of_the_card_shows_the_model_the_picture_of_an_evaluation(
 
 
 @pytest.fixture
-def adapted(composed: Compose, tmp_path: Path) -> RunFolder:
+def adapted(composed: Compose, tmp_path: Path) -> EvaluationFolder:
     """A finished run with an adapter that changes the model."""
     config = composed("method=sft", "adapter=lora_r8", "modality=ct")
     folder = write_run(config, draw_samples(tmp_path / "images"), lambda _, s: reply(s.answer))
@@ -181,11 +183,11 @@ def adapted(composed: Compose, tmp_path: Path) -> RunFolder:
 def test_adapter_is_merged_or_exported_alone_with_the_metrics_of_its_run(
     composed: Compose,
     tmp_path: Path,
-    adapted: RunFolder,
+    adapted: EvaluationFolder,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    overrides = ("action=export", f"model.path={adapted.path}", "export.precision=float32")
+    overrides = ("action=export", f"model.path={adapted.run.path}", "export.precision=float32")
     merged, alone = tmp_path / "merged", tmp_path / "alone"
     export.run(composed(*overrides, f"export.to={merged}"))
     export.run(composed(*overrides, f"export.to={alone}", "export.adapter_only=true"))
@@ -242,8 +244,12 @@ def test_predict_gives_what_an_evaluation_of_the_model_gives(
         "evaluation.max_new_tokens=32",
     )
     folder = RunFolder(tmp_path / "run")
+    path = folder.evaluation("evaluation0")
+    path.mkdir(parents=True)
+    configuration.write(config, path / "config.yaml")
+    write_json(path / "data.json", {})
     evaluate(config, samples, folder, "evaluation0", lambda *_: None)
-    rows = predictions.read(folder.path / "predictions.parquet")
+    rows = predictions.read(path / "predictions.parquet")
     evaluated = {row.sample: row for row in rows if row.control == "original"}
     answers = predicted(
         composed, tmp_path, [{"image": str(s.image), "question": s.problem} for s in samples]

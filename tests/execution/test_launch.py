@@ -67,7 +67,7 @@ def test_more_training_images_are_another_run_and_another_prior(composed: Compos
     ("overrides", "words"),
     [
         (["modality=ct", "task=disease", "data.train_images=1"], "1 training samples, fewer than"),
-        (["data.test_images=0"], "no test samples"),
+        (["data.test_images=0"], "none in test; set data.test_images to 1 or more"),
         (["model.path=./nothing"], "no such folder"),
     ],
 )
