@@ -36,7 +36,7 @@ class Metric(StrEnum):
     heading: str
     """Of a column, in two lines at most."""
     unit: str
-    """share, count, words or tokens"""
+    """share, count, factor, words or tokens"""
 
     def __new__(
         cls, key: str, shown: Shown, explanation: str, heading: str = "", unit: str = "share"
@@ -48,11 +48,18 @@ class Metric(StrEnum):
         return metric
 
     N = "n", _NARROW, "test questions", "n", "count"
+    CLUSTERS = "clusters", _NARROW, "independent clusters of them: statistics.clusters", "", "count"
+    DESIGN_EFFECT = (
+        "design_effect",
+        _CSV,
+        "variance by clusters, of independent questions 1",
+        "",
+        "factor",
+    )
     CORRECT = "correct", _MLFLOW, "questions answered right", "correct", "count"
     ACCURACY = "accuracy", _ALL, "questions answered right"
     CI_LOW = "ci_low", _ALL, "lower end of the accuracy's 95 % interval"
     CI_HIGH = "ci_high", _ALL, "upper end of the accuracy's 95 % interval"
-    MACRO_ACCURACY = "macro_accuracy", _MLFLOW, "mean of the accuracies of the cells"
     PRIOR = (
         "prior",
         _ALL,
@@ -109,5 +116,7 @@ class Metric(StrEnum):
         return [metric for metric in cls if place in metric.shown]
 
 
-HEADLINE = (Metric.N, Metric.ACCURACY, Metric.CI_LOW, Metric.CI_HIGH)
-"""Tables write these as `n` and `accuracy [low, high]`; every other metric has its own column."""
+ACCURACY = (Metric.ACCURACY, Metric.CI_LOW, Metric.CI_HIGH)
+HEADLINE = (Metric.N, Metric.CLUSTERS, *ACCURACY)
+"""Tables write these as `n`, `clusters` and `accuracy [low, high]`; every other metric has its own
+column."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich.box import SIMPLE_HEAD
@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medreason import data
-from medreason.config import Config
+from medreason import data, stats
+from medreason.config import Config, Statistics
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.throughput import Throughput
 from medreason.models import model_folder
@@ -22,6 +22,7 @@ from medreason.runs.progress import duration
 from medreason.training.memory_limits import memory_lines
 
 _ANSWER_BYTES = 2_000  # a row of predictions.parquet with its prompt, compressed
+_IMPOSSIBLE = ("empty", "refused")
 _FINISHED = ("done", "same run", "empty", "refused")
 
 
@@ -60,6 +61,8 @@ def run_all(configs: Sequence[Config], labels: Sequence[str]) -> None:
     for i, (config, label) in enumerate(zip(configs, labels, strict=True)):
         cells.append(_cell(config, label or config.run_name, throughput, seen, i))
     _print(cells, configs[0])
+    possible = [c for c, cell in zip(configs, cells, strict=True) if cell.state not in _IMPOSSIBLE]
+    _print_power(possible)
     ahead = [c for c, cell in zip(configs, cells, strict=True) if cell.updates]
     for line in _memory(ahead):  # last, since it loads torch
         Console().print(line, highlight=False, soft_wrap=True)
@@ -156,6 +159,71 @@ def _print(cells: Sequence[Cell], config: Config) -> None:
     console.print(table)
     for line in _totals(cells, config):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _print_power(configs: Sequence[Config]) -> None:
+    """What a paired test of two models can show in each cell; once for the same questions."""
+    tests = {_test_selection(config): config for config in configs}
+    for config in tests.values():
+        Console().print(_power_table(config, _test_questions(config)), soft_wrap=True)
+
+
+def _test_selection(config: Config) -> str:
+    """The same for as many test questions of the same cells; which of them is up to the seed."""
+    cells = config.evaluation.modalities, config.evaluation.tasks
+    return repr((config.data, *cells, config.evaluation.samples_per_cell))
+
+
+def _test_questions(config: Config) -> dict[str, list[str]]:
+    """The cluster of each test question, by cell, and of all."""
+    cache = config.folder / "cache"
+    samples = data.tested_on(config, data.load(config.data, cache))
+    images = data.image_digests(config.data, cache, samples)
+    cells: dict[str, list[str]] = {}
+    for sample in samples:
+        image = images[sample.image]
+        cluster = data.cluster(
+            config.statistics.clusters, sample.patient, image, data.question_digest(sample, image)
+        )
+        cells.setdefault("/".join(sample.cell), []).append(cluster)
+    return cells | {"all": [cluster for members in cells.values() for cluster in members]}
+
+
+def _power_table(config: Config, cells: Mapping[str, Sequence[str]]) -> Table:
+    settings = config.statistics
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in ("test", "n", "clusters", "can show", f"n for {settings.difference:g} points"):
+        table.add_column(head, justify="left" if head == "test" else "right", no_wrap=True)
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for cell, clusters in cells.items():
+        alike.setdefault(_power_row(settings, clusters), []).append(cell)
+    for row, names in alike.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        table.add_row(f"{names[0]}{more}", *row)
+    table.caption, table.caption_justify = _POWER_NOTE.format(settings), "left"
+    return table
+
+
+def _power_row(settings: Statistics, clusters: Sequence[str]) -> tuple[str, ...]:
+    count = len(set(clusters))
+    power = stats.power(
+        len(clusters),
+        count,
+        discordance=settings.discordance,
+        wanted=settings.difference,
+        design_effect=stats.design_effect(clusters, settings.correlation),
+    )
+    smallest = power.smallest_difference
+    shown = "nothing" if smallest is None else f"{smallest:.1f}"
+    return f"{len(clusters):,}", f"{count:,}", shown, f"{power.questions_needed:,}"
+
+
+_POWER_NOTE = (
+    "can show: percent points between two models on the same questions, 80 % power, two-sided 5 %, "
+    "before Holm's\nadjustment, if they answer {0.discordance:g} of the questions unlike "
+    "(statistics.discordance) and the answers of a\n{0.clusters} correlate by {0.correlation:g} "
+    "(statistics.correlation)"
+)
 
 
 def _columns(cell: Cell) -> tuple[str, str, str, str]:

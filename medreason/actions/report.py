@@ -13,6 +13,7 @@ from medreason.report import runs as reading
 from medreason.report.runs import Run
 from medreason.report.tables import Tables
 from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep
+from medreason.stats import LEVEL, Difference
 
 
 def run(config: Config) -> None:
@@ -25,7 +26,7 @@ def run(config: Config) -> None:
             config.tracking, config.folder, config.sweep, evaluations, all_=True
         ):
             raise ValueError(f"tracking.uri={config.tracking.uri} is not up to date; see above")
-    runs = reading.load(evaluations)
+    runs = reading.load(evaluations, config.statistics)
     target = config.folder / "reports" / config.sweep
     target.mkdir(parents=True, exist_ok=True)
     gathered = tables.gather(runs)
@@ -90,22 +91,26 @@ def _write_heat_maps(runs: list[Run], target: Path) -> Iterator[Path]:
     """Accuracy of each run, and its difference from the base model; one scale for all runs."""
     from medreason.report.heatmap import Marks, heat_map  # matplotlib, half a second
 
-    changes = {run.file_name: change for run in runs if (change := _changes(run, runs))[0]}
-    limit = max([10.0, *(abs(v) for values, _ in changes.values() for v in values.values())])
+    changes = {run.file_name: change for run in runs if (change := _changes(run, runs))}
+    points = [change.mean for cells in changes.values() for change, _ in cells.values()]
+    limit = max([10.0, *map(abs, points)])
     for run in (run for run in runs if run.metrics):
         accuracy = {cell: 100 * metrics[Metric.ACCURACY] for cell, metrics in run.cells.items()}
+        weights = _weights(run, {cell: metrics[Metric.N] for cell, metrics in run.cells.items()})
         path = target / f"accuracy-{run.file_name}.png"
-        heat_map(accuracy, title=f"{run.label}: accuracy").savefig(path)
+        heat_map(accuracy, title=f"{run.label}: accuracy", weights=weights).savefig(path)
         yield path
         if run.file_name in changes:
-            values, clear = changes[run.file_name]
+            cells = {c: each for c, each in changes[run.file_name].items() if c in run.cells}
+            clear = {c for c, (_, p) in changes[run.file_name].items() if p < LEVEL}
             figure = heat_map(
-                values,
+                {cell: change.mean for cell, (change, _) in cells.items()},
                 title=f"{run.label}: accuracy minus base",
                 unit="percent points",
                 vmin=-limit,
                 vmax=limit,
                 center=0,
+                weights=_weights(run, {cell: change.n for cell, (change, _) in cells.items()}),
                 marks=Marks(clear, comparisons.MAY_BE_CHANCE),
             )
             path = target / f"difference-{run.file_name}.png"
@@ -113,11 +118,14 @@ def _write_heat_maps(runs: list[Run], target: Path) -> Iterator[Path]:
             yield path
 
 
-def _changes(run: Run, runs: list[Run]) -> tuple[dict[str, float], set[str]]:
-    """Percent points by cell, on questions of both run and base; and the significant cells."""
-    changes = comparisons.of_cells(run, reading.base_of(run, runs))
-    cells = {key: change.mean for key, (change, _) in changes.items() if key in run.cells}
-    return cells, {key for key, (_, p) in changes.items() if p < comparisons.LEVEL}
+def _changes(run: Run, runs: list[Run]) -> dict[str, tuple[Difference, float]]:
+    """By cell and mean, on questions of both run and base."""
+    return comparisons.of_cells(run, reading.base_of(run, runs))
+
+
+def _weights(run: Run, questions: dict[str, int]) -> dict[str, int] | None:
+    """Of the cells in a mean over questions; none where it is over cells."""
+    return questions if run.statistics.average == "questions" else None
 
 
 def _track(config: Config, files: list[Path]) -> None:

@@ -22,7 +22,7 @@ def run(config: Config, label: str = "") -> Outcome:
             from medreason import tracking  # MLflow, seconds
 
             tracking.catch_up(config.tracking, config.folder, config.sweep, [request.evaluation])
-        table.show([request.evaluation])
+        table.show([request.evaluation], config.statistics)
         show(request.folder.path)
     state = "done" if worked else "skipped"
     return Outcome(state, run=request.folder.path.name, evaluation=request.evaluation_key)

@@ -20,6 +20,7 @@ from medreason.config.schema import (
     Prompt,
     Reward,
     Selection,
+    Statistics,
     Tracking,
 )
 from medreason.config.targets import function, target
@@ -41,6 +42,7 @@ __all__ = [
     "Rollout",
     "Rubric",
     "Selection",
+    "Statistics",
     "Tracking",
     "function",
     "handling",

@@ -291,6 +291,41 @@ class Runs:
 
 
 @dataclass
+class Statistics:
+    """How results are averaged and tested, wherever they are shown. In no key: it changes no run,
+    and the same answers are shown anew under other values."""
+
+    clusters: str = "patient"
+    """What is independent of each other: patient (where a row names none, its image by content),
+    image or question."""
+    average: str = "questions"
+    """A mean is over questions, each with the same weight, or over cells, each with the same."""
+    difference: float = 5.0
+    """Percent points: for which plan and report say how many questions a paired test needs."""
+    discordance: float = 0.3
+    """Share of questions that two models answer unlike, assumed where no answers were seen."""
+    correlation: float = 0.2
+    """Of the answers within a cluster, assumed where no answers were seen."""
+
+    def __post_init__(self) -> None:
+        one_of("statistics.clusters", self.clusters, ("patient", "image", "question"))
+        one_of("statistics.average", self.average, ("questions", "cells"))
+        if not 0 < self.difference <= 100:
+            raise ValueError(
+                f"statistics.difference={self.difference}; needs percent points, above 0 and at "
+                "most 100"
+            )
+        if not 0 < self.discordance <= 1:
+            raise ValueError(
+                f"statistics.discordance={self.discordance}; needs a share above 0, at most 1"
+            )
+        if not 0 <= self.correlation <= 1:
+            raise ValueError(
+                f"statistics.correlation={self.correlation}; needs a number from 0 to 1"
+            )
+
+
+@dataclass
 class Bench:
     """What action=bench measures."""
 
@@ -360,6 +395,7 @@ class Config:
     evaluation: Evaluation = MISSING
     tracking: Tracking = MISSING
     runs: Runs = field(default_factory=Runs)
+    statistics: Statistics = field(default_factory=Statistics)
     prepare: Prepare = field(default_factory=Prepare)
     bench: Bench = field(default_factory=Bench)
     judge: Judge = field(default_factory=Judge)

@@ -17,7 +17,7 @@ from medreason import config as configuration
 from medreason.config import Config, Handling
 from medreason.data import checks, image_cache, options, splits
 from medreason.data.rows import LeftOut, Loaded, counts_text
-from medreason.samples import Sample
+from medreason.samples import MODALITIES, TASKS, Sample
 
 
 def load(spec: dict[str, Any], cache: Path) -> tuple[Sample, ...]:
@@ -161,10 +161,10 @@ def tested_on(config: Config, samples: Iterable[Sample]) -> list[Sample]:
 def read_for_prior(config: Config, samples: Iterable[Sample]) -> list[Sample]:
     """The samples that the options-only baseline is fitted to: those that the run trains on.
 
-    For the base model, which is not trained, all training samples.
+    For the base model, which is not trained, those of all cells: as many as a run of all trains on.
     """
     if config.method.algorithm == "none":
-        return [sample for sample in samples if sample.split == "train"]
+        return select(samples, "train", [*MODALITIES], [*TASKS])
     return trained_on(config, samples)
 
 
@@ -214,3 +214,10 @@ def question_digest(sample: Sample, image_digest: str) -> str:
     """A hash of image content, question, options and gold answer, 16 digits; whatever its id."""
     parts = (image_digest, sample.question, sample.options, sample.answer)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def cluster(clusters: str, patient: str | None, image_digest: str, question_digest: str) -> str:
+    """What `statistics.clusters` counts: questions of different clusters are independent."""
+    if clusters == "question":
+        return question_digest
+    return f"patient {patient}" if clusters == "patient" and patient else image_digest

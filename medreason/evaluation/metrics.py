@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medreason.metrics import Metric
 from medreason.rewards.words import words
 from medreason.samples import LETTERS
-from medreason.stats import wilson
+from medreason.stats import Estimate, accuracy
 
 if TYPE_CHECKING:
     from medreason.evaluation.predictions import Prediction
@@ -18,57 +18,105 @@ Metrics = dict[str, Any]
 """A number for each `Metric`; None where it applies and has no value."""
 
 
+Cell = tuple[str, str]
+Priors = Mapping[Cell, float | None]
+
+
 def compute_metrics(
     predictions: Iterable[Prediction],
-    priors: Mapping[tuple[str, str], float | None],
+    priors: Priors,
     controls: Sequence[str],
+    clusters: str = "patient",
 ) -> dict[str, Any]:
-    """The content of `metrics.json`: overall, macro over cells, and each cell as `modality/task`.
+    """The content of `metrics.json`: `overall` over questions, `over_cells`, and each cell as
+    `modality/task`.
 
     `priors` has the options-only baseline (0 to 1) of each cell on the same samples. All accuracies
     are shares of all rows: a reply that could not be parsed is wrong, and counted in `parsed`.
+    Intervals count the `clusters` of `config.Statistics`.
     """
     rows = list(predictions)
-    cells: dict[tuple[str, str], list[Prediction]] = {}
+    cells: dict[Cell, list[Prediction]] = {}
     for row in rows:
         cells.setdefault((row.modality, row.task), []).append(row)
     by_cell = {
-        "/".join(cell): _summary(members, {cell: priors.get(cell)}, controls)
+        "/".join(cell): _summary(members, {cell: priors.get(cell)}, controls, clusters)
         for cell, members in sorted(cells.items())
     }
-    return {
-        "overall": _summary(rows, priors, controls),
-        Metric.MACRO_ACCURACY: statistics.fmean(m[Metric.ACCURACY] for m in by_cell.values()),
-        "cells": by_cell,
-    }
+    overall = _summary(rows, priors, controls, clusters)
+    over_cells = _mean_of_cells([*by_cell.values()], overall)
+    over_cells |= _intervals(rows, clusters, over_cells=True)
+    return {"overall": overall, "over_cells": over_cells, "cells": by_cell, "clusters": clusters}
+
+
+def _mean_of_cells(cells: Sequence[Metrics], overall: Metrics) -> Metrics:
+    """Each metric's mean over the cells that have it, the options-only baseline's only where all
+    have one; counts are those of all questions."""
+    metrics: Metrics = {}
+    for name in dict.fromkeys(name for cell in cells for name in cell):
+        values = [cell[name] for cell in cells if cell.get(name) is not None]
+        partial = name in (Metric.PRIOR, Metric.ABOVE_PRIOR) and len(values) < len(cells)
+        metrics[name] = statistics.fmean(values) if values and not partial else None
+    return metrics | {n: v for n, v in overall.items() if Metric(n).unit == "count"}
 
 
 def _summary(
-    rows: Sequence[Prediction],
-    priors: Mapping[tuple[str, str], float | None],
-    controls: Sequence[str],
+    rows: Sequence[Prediction], priors: Priors, controls: Sequence[str], clusters: str
 ) -> Metrics:
     original = [row for row in rows if row.control == "original"]
-    correct = sum(row.correct for row in original)
-    low, high = wilson(correct, len(original))
     cell_priors = [priors.get((row.modality, row.task)) for row in original]
     known = [prior for prior in cell_priors if prior is not None]
     prior = statistics.fmean(known) if len(known) == len(original) else None
-    accuracy = correct / len(original)
+    correct = sum(row.correct for row in original)
     metrics: Metrics = {
         Metric.N: len(original),
         Metric.CORRECT: correct,
-        Metric.ACCURACY: accuracy,
-        Metric.CI_LOW: low,
-        Metric.CI_HIGH: high,
         Metric.PARSED: statistics.fmean(row.parse_status == "parsed" for row in original),
         Metric.CUT_OFF: statistics.fmean(row.finish_reason == "length" for row in original),
         Metric.PRIOR: prior,
-        Metric.ABOVE_PRIOR: accuracy - prior if prior is not None else None,
+        Metric.ABOVE_PRIOR: correct / len(original) - prior if prior is not None else None,
         Metric.COMPLETION_TOKENS: statistics.fmean(row.completion_tokens for row in original),
     }
     metrics |= _open_questions(original) | _reasoning(original)
-    return metrics | _option_likelihood(rows) | _controls(rows, controls)
+    metrics |= _option_likelihood(rows) | _controls(rows, controls)
+    return metrics | _intervals(rows, clusters)
+
+
+def _intervals(rows: Sequence[Prediction], clusters: str, *, over_cells: bool = False) -> Metrics:
+    """Accuracy and option likelihood with their intervals, over questions or over cells."""
+
+    def estimate(members: Sequence[Prediction], hits: Sequence[bool]) -> Estimate:
+        labels = [row.cluster(clusters) for row in members]
+        names = [f"{row.modality}/{row.task}" for row in members] if over_cells else None
+        return accuracy(hits, labels, names)
+
+    original = [row for row in rows if row.control == "original"]
+    metrics = interval_metrics(estimate(original, [row.correct for row in original]))
+    if scored := [row for row in original if row.likeliest_option]:
+        likely = estimate(scored, [row.likeliest_option == row.gold for row in scored])
+        metrics |= likelihood_metrics(likely)
+    return metrics
+
+
+def interval_metrics(estimate: Estimate) -> Metrics:
+    """The metrics that an estimate of the accuracy gives."""
+    return {
+        Metric.CLUSTERS: estimate.clusters,
+        Metric.DESIGN_EFFECT: estimate.design_effect,
+        Metric.ACCURACY: estimate.mean,
+        Metric.CI_LOW: estimate.low,
+        Metric.CI_HIGH: estimate.high,
+    }
+
+
+def likelihood_metrics(estimate: Estimate) -> Metrics:
+    """The metrics that an estimate of the accuracy by option likelihood gives."""
+    return {
+        Metric.OPTION_LIKELIHOOD: estimate.mean,
+        Metric.OPTION_LIKELIHOOD_N: estimate.n,
+        Metric.OPTION_LIKELIHOOD_CI_LOW: estimate.low,
+        Metric.OPTION_LIKELIHOOD_CI_HIGH: estimate.high,
+    }
 
 
 def _controls(rows: Sequence[Prediction], controls: Sequence[str]) -> Metrics:
@@ -97,23 +145,12 @@ def _option_invariance(rows: Sequence[Prediction]) -> float | None:
 
 
 def _option_likelihood(rows: Sequence[Prediction]) -> Metrics:
-    """Accuracy of the likeliest letters, where there are any; else empty."""
-    scored = [row for row in rows if row.likeliest_option]
-    original = [row for row in scored if row.control == "original"]
-    if not original:
+    """Accuracy of the likeliest letters with a blank image, where there are any; else empty."""
+    blank = [row for row in rows if row.control == Metric.BLANK_IMAGE and row.likeliest_option]
+    if not blank:
         return {}
-    correct = sum(bool(row.option_likelihood_correct) for row in original)
-    low, high = wilson(correct, len(original))
-    metrics: Metrics = {
-        Metric.OPTION_LIKELIHOOD: correct / len(original),
-        Metric.OPTION_LIKELIHOOD_N: len(original),
-        Metric.OPTION_LIKELIHOOD_CI_LOW: low,
-        Metric.OPTION_LIKELIHOOD_CI_HIGH: high,
-    }
-    if blank := [row for row in scored if row.control == Metric.BLANK_IMAGE]:
-        correct_blank = [bool(row.option_likelihood_correct) for row in blank]
-        metrics[Metric.OPTION_LIKELIHOOD_BLANK_IMAGE] = statistics.fmean(correct_blank)
-    return metrics
+    correct_blank = [bool(row.option_likelihood_correct) for row in blank]
+    return {Metric.OPTION_LIKELIHOOD_BLANK_IMAGE: statistics.fmean(correct_blank)}
 
 
 def _open_questions(original: Sequence[Prediction]) -> Metrics:

@@ -75,6 +75,23 @@ class Prediction:
     option_likelihood_correct: bool | None = None
     """Whether `likeliest_option` is right; none where there is none."""
 
+    def cluster(self, clusters: str) -> str:
+        """What `statistics.clusters` counts: questions of different clusters are independent."""
+        return data.cluster(clusters, self.patient, self.image_digest, self.question_digest)
+
+
+CLUSTER_COLUMNS = ("patient", "image_digest", "question_digest")
+
+
+def clusters_of(frame: pd.DataFrame, clusters: str) -> pd.Series:
+    """`Prediction.cluster` of each row of a frame with CLUSTER_COLUMNS."""
+    if clusters == "question":
+        return frame["question_digest"]
+    if clusters == "image":
+        return frame["image_digest"]
+    patients = "patient " + frame["patient"].astype("string")
+    return patients.where(frame["patient"].fillna("") != "", frame["image_digest"])
+
 
 _SCHEMA = pa.schema(
     [

@@ -51,7 +51,8 @@ def evaluate(
         key=lambda row: (row.control != "original", row.control, row.sample, row.options),
     )
     priors = option_prior_accuracies(config, samples)
-    metrics = compute_metrics(answered, priors, config.evaluation.controls)
+    controls, clusters = config.evaluation.controls, config.statistics.clusters
+    metrics = compute_metrics(answered, priors, controls, clusters)
     metrics["answers"] = config.evaluation.answers
     predictions.save(folder.evaluation(key), answered, metrics)
     integrity.seal(folder, key)

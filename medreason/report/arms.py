@@ -19,13 +19,12 @@ from medreason.report.table import (
     Row,
     columns,
     filled,
-    interval,
+    method_note,
     percent,
     show_table,
     unfinished,
 )
 from medreason.report.tables import Tables
-from medreason.stats import Difference
 
 MOST_RUNS = 12
 """Runs with a row, a line or a picture each; beyond it those of the arms say more."""
@@ -58,13 +57,17 @@ def gain(tables: Tables, arm: str, distance: str) -> Comparison | None:
     return tables.domains.change(arm, start(tables, arm), distance)
 
 
-def _change(row: Comparison | None) -> str:
-    return interval(Difference(row.difference, row.low, row.high) if row else None)
+def _change(row: Comparison | None, total: Total | None) -> str:
+    if row is None:
+        return "-"
+    fewer = f" of {row.n}" if total and row.n != total.n else ""
+    return f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]{fewer}"
 
 
 def _table(rows: Sequence[Row], tables: Tables, compact: bool) -> Table:
     totals = {arm.name: _totals(tables, arm.name) for arm in tables.arms}
     inside = [total for total, _ in totals.values()]
+    average = tables.arms[0].statistics.average
     metrics = [
         metric
         for metric in columns(Shown.TERMINAL, [t.metrics for t in inside if t], *_ALWAYS)
@@ -73,15 +76,19 @@ def _table(rows: Sequence[Row], tables: Tables, compact: bool) -> Table:
     cells = {
         "arm": list(totals),
         "models": [str(len(arm.runs)) for arm in tables.arms],
-        "n": [str(t.n) if t else "-" for t in inside],
-        "in-domain %": [_accuracy(t, compact) for t in inside],
+        "n in\nclusters": [f"{t.n} in {t.clusters}" if t else "-" for t in inside],
+        f"in-domain %\nover {average}": [_accuracy(t, compact) for t in inside],
         **{
             metric.heading: [percent(t.metrics.get(metric) if t else None) for t in inside]
             for metric in metrics
         },
-        "vs base\nin-domain": [_change(gain(tables, a, IN_DOMAIN)) for a in totals],
+        "vs base\nin-domain": [
+            _change(gain(tables, a, IN_DOMAIN), t[0]) for a, t in totals.items()
+        ],
         "else-\nwhere %": [percent(t.accuracy if t else None) for _, t in totals.values()],
-        "vs base\nelsewhere": [_change(gain(tables, a, ELSEWHERE)) for a in totals],
+        "vs base\nelsewhere": [
+            _change(gain(tables, a, ELSEWHERE), t[1]) for a, t in totals.items()
+        ],
     }
     if not any(other for _, other in totals.values()):  # every run was trained on all there is
         cells = {name: column for name, column in cells.items() if "where" not in name}
@@ -106,12 +113,23 @@ def _notes(rows: Sequence[Row], tables: Tables) -> Text:
     if len(cells) > 1:
         notes.append("arms were trained on different numbers of cells: read the differences alone")
     notes += [
-        "means over cells, in each over an arm's models; n: questions; in-domain: on what a model "
-        "was trained on",
-        "vs base: percent points, paired by question; [95 % intervals, bootstrap over questions]",
+        f"{method_note(tables.arms[0].statistics)}; a question counts as the share of an arm's "
+        "models that answer it right; in-domain: on what a model was trained on",
+        *baseline_note(rows),
+        "vs base: percent points, paired by question; [95 % intervals]",
         f"all {len(rows)} runs, one by one: the page and table.csv below",
     ]
     return Text("\n".join(notes))
+
+
+def baseline_note(rows: Sequence[Row]) -> list[str]:
+    """Which training questions the options-only baselines count, where models differ in that."""
+    if len({row.baseline for row in rows if row.metrics}) < 2:
+        return []
+    return [
+        "options only counts the training questions of the cells a model was trained on, of a "
+        "start model those of all cells"
+    ]
 
 
 def _warnings(arm: Arm, rows: Sequence[Row]) -> list[str]:

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
+import pandas as pd
 
+from medreason.config import Statistics
 from medreason.report.matrices import EVERY_CELL, TABLES, Arm, addresses, by_place, key
-from medreason.report.runs import Run, by_cell, changes, unlike_ground
+from medreason.report.runs import Run, changes, paired, power, unlike_ground
 from medreason.runs import keys
 from medreason.samples import MODALITY_NAMES, TASK_NAMES
-from medreason.stats import Difference, holm, mcnemar, mean_over_strata, sign_flip
+from medreason.stats import LEVEL, Difference, holm
 
 MEANS = "8x5-means"
 """The table of 8x5's means over rows (`ct/all`), columns (`all/disease`) and all (`all/all`)."""
-LEVEL = 0.05
 MAY_BE_CHANCE = "may be chance (paired test, Holm over the places, 5 % level)"
-
-Strata = Sequence[np.ndarray]
-"""The difference at each question, an array for each cell."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +28,24 @@ class Comparison:
     b: str
     train: str
     test: str
+    average: str
+    """The mean is over questions or over cells."""
     n: int
+    """Questions."""
+    clusters: int
     difference: float
     """Percent points."""
     low: float
     high: float
     p: float
-    """Exact McNemar; a sign-flip test where several models or seeds answered a question."""
+    """Of the same test as the interval."""
     p_holm: float
     """Adjusted over the places of the table."""
+    discordance: float
+    design_effect: float
+    smallest_difference: float | None
+    """`stats.Power`, at the discordance and design effect seen."""
+    questions_needed: int
 
     @property
     def clear(self) -> bool:
@@ -53,31 +59,38 @@ def compare(a: Arm, b: Arm) -> list[Comparison]:
     for table in TABLES:
         keys = ["test", "question", *(["train"] if a.untrained == b.untrained else [])]
         both = a.shares[table].merge(b.shares[table], on=keys, suffixes=("", "_b"))
-        strata = by_place(both.assign(difference=both["share"] - both["share_b"]), "difference")
+        rows = by_place(both.assign(change=both["share"] - both["share_b"]))
         ordered = {
-            (train, test): strata[place]
+            (train, test): rows[place]
             for train, test in addresses(table)
-            if (place := key(a, train, test)) in strata
+            if (place := key(a, train, test)) in rows
         }
         comparisons += with_holm(
-            [comparison(table, a, b, *place, [values]) for place, values in ordered.items()]
+            [comparison(table, a, b, *place, changed) for place, changed in ordered.items()]
         )
         if table == "8x5":
-            cells = {test: values for (_, test), values in ordered.items()}
+            cells = {test: changed for (_, test), changed in ordered.items()}
             comparisons += with_holm(
                 [
-                    comparison(MEANS, a, b, line, line, values)
-                    for line, values in margins(cells).items()
+                    comparison(MEANS, a, b, line, line, changed)
+                    for line, changed in margins(cells).items()
                 ]
             )
     return comparisons
 
 
-def comparison(table: str, a: Arm, b: Arm, train: str, test: str, strata: Strata) -> Comparison:
-    """Before Holm's adjustment."""
-    change, p = paired_test(strata)
-    ends, n = (change.mean, change.low, change.high), sum(map(len, strata))
-    return Comparison(table, a.name, b.name, train, test, n, *ends, p, p)
+def comparison(
+    table: str, a: Arm, b: Arm, train: str, test: str, changed: pd.DataFrame
+) -> Comparison:
+    """Before Holm's adjustment. `changed` has the change of each question, its cluster and cell."""
+    change = paired(changed, changed["change"], a.statistics)
+    able = power(change, a.statistics)
+    return Comparison(
+        *(table, a.name, b.name, train, test, a.statistics.average, change.n, change.clusters),
+        *(change.mean, change.low, change.high, change.p, change.p),
+        *(change.discordance, change.design_effect),
+        *(able.smallest_difference, able.questions_needed),
+    )
 
 
 def with_holm(family: Sequence[Comparison]) -> list[Comparison]:
@@ -87,17 +100,18 @@ def with_holm(family: Sequence[Comparison]) -> list[Comparison]:
 
 def of_cells(run: Run, base: Run | None) -> dict[str, tuple[Difference, float]]:
     """Run minus base with p by Holm: each cell, and the means of rows, columns and all."""
-    changed = by_cell(run, changes(run, base))
-    cells = {cell: changed[cell].to_numpy() for cell in run.cells if cell in changed}
-    return _tested({cell: [values] for cell, values in cells.items()}) | _tested(margins(cells))
+    answers = run.answers[["cell", "cluster"]].assign(change=changes(run, base)).dropna()
+    changed = dict(iter(answers.groupby("cell")))
+    cells = {cell: changed[cell] for cell in run.cells if cell in changed}
+    return _tested(cells, run.statistics) | _tested(margins(cells), run.statistics)
 
 
-def _tested(family: Mapping[str, Strata]) -> dict[str, tuple[Difference, float]]:
-    tests = {place: paired_test(strata) for place, strata in family.items()}
-    adjusted = holm([p for _, p in tests.values()])
-    return {
-        place: (change, p) for (place, (change, _)), p in zip(tests.items(), adjusted, strict=True)
-    }
+def _tested(
+    family: Mapping[str, pd.DataFrame], statistics: Statistics
+) -> dict[str, tuple[Difference, float]]:
+    tests = {place: paired(rows, rows["change"], statistics) for place, rows in family.items()}
+    adjusted = holm([change.p for change in tests.values()])
+    return {place: (change, p) for (place, change), p in zip(tests.items(), adjusted, strict=True)}
 
 
 def pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
@@ -123,20 +137,10 @@ def _all_pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
     return ((a, b) for i, a in enumerate(arms) for b in arms[:i])
 
 
-def margins(cells: Mapping[str, np.ndarray]) -> dict[str, Strata]:
-    """The cells below each mean: `ct/all`, `all/disease`, `all/all`."""
+def margins(cells: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The rows below each mean: `ct/all`, `all/disease`, `all/all`."""
     lines = {f"{m}/all": [f"{m}/{t}" for t in TASK_NAMES] for m in MODALITY_NAMES}
     lines |= {f"all/{t}": [f"{m}/{t}" for m in MODALITY_NAMES] for t in TASK_NAMES}
     lines |= {"all/all": EVERY_CELL}
-    strata = {line: [cells[c] for c in members if c in cells] for line, members in lines.items()}
-    return {line: values for line, values in strata.items() if values}
-
-
-def paired_test(strata: Strata) -> tuple[Difference, float]:
-    """Mean over the cells of the mean difference in each, in percent points, and its p."""
-    change = mean_over_strata(strata, seed=0)
-    # Rounded, since sums differ in their last digits: 13.75 is to read the same in every table.
-    points = Difference(*(round(100 * end, 9) for end in (change.mean, change.low, change.high)))
-    if len(strata) == 1 and np.isin(strata[0], (-1.0, 0.0, 1.0)).all():
-        return points, mcnemar(strata[0] > 0, strata[0] < 0)
-    return points, sign_flip(np.concatenate([d / len(d) for d in strata]), seed=0)
+    members = {line: [cells[c] for c in below if c in cells] for line, below in lines.items()}
+    return {line: pd.concat(rows) for line, rows in members.items() if rows}

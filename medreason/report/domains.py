@@ -1,7 +1,7 @@
 """Each arm over all of its models, by how far a test lies from what a model was trained on.
 
-Metrics are means over the cells tested, in each over the models at that distance, so that no cell
-counts for more because it has more questions.
+A question counts once: as the share of the models at that distance that answer it right. Means are
+over questions or over cells, as `statistics.average` says.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from medreason.metrics import HEADLINE, Metric, Shown
 from medreason.report import comparisons
 from medreason.report.comparisons import Comparison
 from medreason.report.matrices import Arm, trained_key
-from medreason.report.runs import Cell
-from medreason.stats import mean_over_strata, wilson
+from medreason.report.runs import Cell, estimate
 
 IN_DOMAIN, ELSEWHERE = "in-domain", "out of domain"
 DISTANCES = (IN_DOMAIN, ELSEWHERE, "same modality", "same task", "neither")
@@ -36,9 +34,12 @@ class Total:
     arm: str
     distance: str
     models: int
+    average: str
+    """Means are over questions or over cells."""
     cells: int
     n: int
     """Questions, each counted once."""
+    clusters: int
     accuracy: float
     ci_low: float
     ci_high: float
@@ -66,7 +67,7 @@ def gather(arms: Sequence[Arm]) -> Domains:
     shares = {arm.name: _shares(arm, distances) for arm in arms}
     totals = [total for arm in arms for total in _totals(arm, shares[arm.name], distances)]
     differences = {
-        (a, b): _strata(_differences(shares[a.name], shares[b.name], b))
+        (a, b): _by_distance(_differences(shares[a.name], shares[b.name], b))
         for a, b in comparisons.pairs(arms)
         if not a.untrained
     }
@@ -74,9 +75,9 @@ def gather(arms: Sequence[Arm]) -> Domains:
     for distance in DISTANCES:
         compared += comparisons.with_holm(
             [
-                comparisons.comparison("domains", a, b, distance, distance, strata[distance])
-                for (a, b), strata in differences.items()
-                if distance in strata
+                comparisons.comparison("domains", a, b, distance, distance, changed[distance])
+                for (a, b), changed in differences.items()
+                if distance in changed
             ]
         )
     return Domains(totals, compared)
@@ -120,11 +121,14 @@ def _distance(trained: Collection[Cell], cell: Cell) -> tuple[str, ...]:
     return ELSEWHERE, "same task" if same_task else "neither"
 
 
+_QUESTION = ["cell", "question", "cluster"]
+
+
 def _shares(arm: Arm, distances: pd.DataFrame) -> pd.DataFrame:
     """Of each question the share of right answers over the seeds of a model, in the order of the
-    answers: distance, trained, cell, sample, share."""
+    answers: distance, trained, cell, question, cluster, share."""
     answers = arm.answers.merge(distances, on=["trained", "cell"])
-    groups = answers.groupby(["distance", "trained", "cell", "question"], sort=False)
+    groups = answers.groupby(["distance", "trained", *_QUESTION], sort=False)
     return groups["correct"].mean().rename("share").reset_index()
 
 
@@ -132,38 +136,42 @@ def _differences(a: pd.DataFrame, b: pd.DataFrame, arm_b: Arm) -> pd.DataFrame:
     """Shares of arm a minus those of b, which is trained on the same or a start model."""
     keys = ["distance", "cell", "question", *([] if arm_b.untrained else ["trained"])]
     both = a.merge(b, on=keys, suffixes=("", "_b"))
-    return both.assign(share=both["share"] - both["share_b"])
+    return both.assign(change=both["share"] - both["share_b"])
 
 
-def _strata(shares: pd.DataFrame) -> dict[str, list[np.ndarray]]:
-    """At each distance the means over models of each question, an array for each cell."""
-    groups = shares.groupby(["distance", "cell", "question"], sort=False)["share"]
-    return {
-        str(distance): [values.to_numpy() for _, values in means.groupby("cell", sort=False)]
-        for distance, means in groups.mean().groupby("distance", sort=False)
-    }
+def _by_distance(shares: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """At each distance the means over models of each question's share, and change if it has one."""
+    columns = [name for name in ("share", "change") if name in shares]
+    means = shares.groupby(["distance", *_QUESTION], sort=False)[columns].mean().reset_index()
+    return {str(distance): rows for distance, rows in means.groupby("distance", sort=False)}
 
 
 def _totals(arm: Arm, shares: pd.DataFrame, distances: pd.DataFrame) -> list[Total]:
     metrics = arm.metrics.merge(distances, on=["trained", "cell"])
-    at_distance = dict(iter(metrics.groupby("distance")))
-    strata = _strata(shares)
+    metrics_at = dict(iter(metrics.groupby("distance")))
+    questions_at = _by_distance(shares)
     return [
-        _total(arm, distance, strata[distance], at_distance[distance])
+        _total(arm, distance, questions_at[distance], metrics_at[distance])
         for distance in DISTANCES
-        if distance in strata
+        if distance in questions_at
     ]
 
 
-def _total(arm: Arm, distance: str, strata: Sequence[np.ndarray], metrics: pd.DataFrame) -> Total:
-    flat = np.concatenate(strata)
-    mean = mean_over_strata(strata, seed=0)
-    low, high = mean.low, mean.high
-    if len({len(cell) for cell in strata}) == 1 and np.isin(flat, (0.0, 1.0)).all():
-        low, high = wilson(int(flat.sum()), len(flat))
+def _total(arm: Arm, distance: str, questions: pd.DataFrame, metrics: pd.DataFrame) -> Total:
+    accuracy = estimate(questions, arm.statistics, "share")
     known = [name for name in _METRICS if name in metrics and metrics[name].notna().all()]
-    by_cell = metrics.groupby("cell")
-    means: dict[str, float] = {name: float(by_cell[name].mean().mean()) for name in known}
-    models = metrics["run"].nunique()
-    ends = (mean.mean, low, high)
-    return Total(arm.name, distance, models, len(strata), len(flat), *ends, means)
+    cells = metrics.groupby("cell")[[Metric.N, *known]].mean()
+    weight = cells[Metric.N] if arm.statistics.average == "questions" else cells[Metric.N] ** 0
+    return Total(
+        arm=arm.name,
+        distance=distance,
+        models=metrics["run"].nunique(),
+        average=arm.statistics.average,
+        cells=len(cells),
+        n=accuracy.n,
+        clusters=accuracy.clusters,
+        accuracy=accuracy.mean,
+        ci_low=accuracy.low,
+        ci_high=accuracy.high,
+        metrics={name: float(cells[name] @ weight / weight.sum()) for name in known},
+    )

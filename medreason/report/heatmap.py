@@ -1,4 +1,4 @@
-"""Heat maps as pictures: 8 modalities x 5 question types, with the means of rows and columns."""
+"""Heat maps as pictures: 8 modalities x 5 question types, with means of rows and columns."""
 
 from __future__ import annotations
 
@@ -43,14 +43,16 @@ def heat_map(
     vmin: float = 0,
     vmax: float = 100,
     center: float | None = None,
+    weights: Mapping[str, float] | None = None,
     marks: Marks | None = None,
 ) -> Figure:
     """Draw values keyed `modality/task`; a cell without one stays empty and is in no mean.
 
     Cells whose modality or task is not said (`unknown/disease`) are left out, as in the paper.
 
-    With `center` the colours diverge from it: for differences. `vmin` and `vmax` are the ends of
-    the colours, not of the numbers.
+    Means are over questions where `weights` has the number of questions of each cell, else over
+    cells. With `center` the colours diverge from it: for differences. `vmin` and `vmax` are the
+    ends of the colours, not of the numbers.
 
     Raises:
         ValueError: a key is no cell of the matrix.
@@ -69,14 +71,19 @@ def heat_map(
         signed = center is not None
         _cell(axes, x, y, value, norm, colours, signed=signed, pale=pale, strong=strong)
 
+    def mean(cells: Iterable[str]) -> float | None:
+        members = [cell for cell in cells if cell in known]
+        factors = [weights[cell] for cell in members] if weights else None
+        return statistics.fmean([known[cell] for cell in members], factors) if members else None
+
     for i, m in enumerate(MODALITIES):
         for j, t in enumerate(TASKS):
             draw(j, i, f"{m}/{t}", known.get(f"{m}/{t}"))
-        draw(columns + _GAP, i, f"{m}/all", _mean(known.get(f"{m}/{t}") for t in TASKS))
+        draw(columns + _GAP, i, f"{m}/all", mean(f"{m}/{t}" for t in TASKS))
     for j, t in enumerate(TASKS):
-        draw(j, rows + _GAP, f"all/{t}", _mean(known.get(f"{m}/{t}") for m in MODALITIES))
-    draw(columns + _GAP, rows + _GAP, "all/all", _mean(known.values()))
-    _frame(axes, title, unit)
+        draw(j, rows + _GAP, f"all/{t}", mean(f"{m}/{t}" for m in MODALITIES))
+    draw(columns + _GAP, rows + _GAP, "all/all", mean(known))
+    _frame(axes, title, unit, "Over questions" if weights else "Over cells")
     _explain(axes, marks)
     return figure
 
@@ -220,23 +227,18 @@ def _headline(axes: Axes, text: str) -> None:
     axes.set_title(text, loc="left", fontsize=size, color=_INK, pad=12)
 
 
-def _frame(axes: Axes, title: str, unit: str) -> None:
+def _frame(axes: Axes, title: str, unit: str, mean: str) -> None:
     rows, columns = len(MODALITIES), len(TASKS)
     axes.set(xlim=(0, columns + 1 + _GAP), ylim=(rows + 1 + _GAP, 0))
     middles = [*(j + 0.5 for j in range(columns)), columns + _GAP + 0.5]
-    axes.set_xticks(middles, [*TASKS.values(), "Mean"])
+    axes.set_xticks(middles, [*TASKS.values(), mean.replace(" ", "\n")])
     axes.set_yticks(
-        [*(i + 0.5 for i in range(rows)), rows + _GAP + 0.5], [*MODALITIES.values(), "Mean"]
+        [*(i + 0.5 for i in range(rows)), rows + _GAP + 0.5], [*MODALITIES.values(), mean]
     )
     axes.tick_params(length=0, labelsize=9.5, labelcolor=_INK, pad=5)
     axes.xaxis.tick_top()
     axes.spines[:].set_visible(False)
     _headline(axes, f"{title} ({unit})")
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
 
 
 def _luminance(red: float, green: float, blue: float) -> float:

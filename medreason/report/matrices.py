@@ -14,17 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from medreason.config import Statistics
 from medreason.metrics import Metric
 from medreason.report import names
-from medreason.report.runs import Cell, Run
+from medreason.report.runs import Cell, Run, estimate
 from medreason.samples import MODALITIES, MODALITY_NAMES, TASK_NAMES, TASKS
-from medreason.stats import mean_over_strata, wilson
 
 CELLS: list[Cell] = [f"{modality}/{task}" for modality in MODALITIES for task in TASKS]
 EVERY_CELL: list[Cell] = [f"{m}/{task}" for m in MODALITY_NAMES for task in TASK_NAMES]
@@ -54,6 +53,10 @@ class Arm:
         return {run.name for run in self.runs}
 
     @property
+    def statistics(self) -> Statistics:
+        return self.runs[0].statistics
+
+    @property
     def seeds(self) -> list[int]:
         return sorted({run.config.seed for run in self.runs if run.config})
 
@@ -74,10 +77,12 @@ class Arm:
 
     @functools.cached_property
     def shares(self) -> dict[str, pd.DataFrame]:
-        """By table, the `share` of right answers over models and seeds: train, test, sample."""
+        """By table, the `share` of right answers over models and seeds: train, test, question, its
+        cluster and cell."""
+        question = ["question", "cluster", "cell"]
         return {
-            table: _placed(self, self.answers, table, ["question", "correct"])
-            .groupby([*_PLACE, "question"], sort=False)["correct"]
+            table: _placed(self, self.answers, table, [*question, "correct"])
+            .groupby([*_PLACE, *question], sort=False)["correct"]
             .mean()
             .rename("share")
             .reset_index()
@@ -97,13 +102,16 @@ class Place:
     models: int
     """Runs of the row: cells times seeds."""
     seeds: int
+    average: str
+    """Means are over questions or over cells."""
     n: int
     """Questions, each counted once."""
+    clusters: int
     accuracy: float
-    """Mean over seeds, 0 to 1."""
+    """0 to 1; of a question the share of models and seeds that answer it right."""
     ci_low: float
     ci_high: float
-    """95 % over questions: Wilson's, or a bootstrap where several models answered each."""
+    """95 %; a question counts once, however many models answered it."""
     spread: float | None
     """Standard deviation over seeds; none of one seed."""
     prior: float | None
@@ -134,10 +142,10 @@ def places(arm: Arm) -> list[Place]:
     return [place for table in TABLES for place in _places(arm, table)]
 
 
-def by_place(frame: pd.DataFrame, column: str) -> dict[tuple[str, str], np.ndarray]:
-    """The values of a column in each place (train, test)."""
-    groups = frame.groupby(_PLACE, sort=False)[column]
-    return {(str(train), str(test)): values.to_numpy() for (train, test), values in groups}
+def by_place(frame: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """The rows of each place (train, test)."""
+    groups = frame.groupby(_PLACE, sort=False)
+    return {(str(train), str(test)): rows for (train, test), rows in groups}
 
 
 def key(arm: Arm, train: str, test: str) -> tuple[str, str]:
@@ -185,14 +193,6 @@ def members_of(arm: Arm, table: str, train: str) -> list[Run]:
     return [run for run in arm.runs if arm.untrained or _row(run, table) == train]
 
 
-def interval(shares: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean of the questions' shares, 0 to 1."""
-    if np.isin(shares, (0.0, 1.0)).all():
-        return wilson(int(shares.sum()), len(shares))
-    mean = mean_over_strata([shares], seed=0)
-    return mean.low, mean.high
-
-
 def _facts(run: Run) -> dict[str, Any]:
     assert run.config
     return {
@@ -229,19 +229,15 @@ def _placed(arm: Arm, frame: pd.DataFrame, table: str, columns: list[str]) -> pd
 
 
 def _places(arm: Arm, table: str) -> list[Place]:
-    answers = _placed(arm, arm.answers, table, ["seed", "correct"])
-    by_seed = answers.groupby([*_PLACE, "seed"])["correct"].mean().groupby(_PLACE)
-    summary = by_seed.agg(["mean", "std", "size"]).to_dict("index")
-    shares = by_place(arm.shares[table], "share")
-    intervals = {place: (len(values), interval(values)) for place, values in shares.items()}
-    priors = _priors(arm, table)
+    spreads, priors = _spreads(arm, table), _priors(arm, table)
+    rows = by_place(arm.shares[table])
     models = Counter(_row(run, table) for run in arm.runs)
     places = []
     for train, test in addresses(table):
-        if (place := key(arm, train, test)) not in summary:
+        if (place := key(arm, train, test)) not in rows:
             continue
-        accuracy, spread, seeds = summary[place].values()
-        n, (low, high) = intervals[place]
+        accuracy = estimate(rows[place], arm.statistics, "share")
+        seeds, spread = spreads[place]
         prior = priors.get(place)
         places.append(
             Place(
@@ -251,23 +247,38 @@ def _places(arm: Arm, table: str) -> list[Place]:
                 test=test,
                 in_domain=not arm.untrained and train == test,
                 models=len(arm.runs) if arm.untrained else models[train],
-                seeds=int(seeds),
-                n=n,
-                accuracy=accuracy,
-                ci_low=low,
-                ci_high=high,
-                spread=None if math.isnan(spread) else spread,
+                seeds=seeds,
+                average=arm.statistics.average,
+                n=accuracy.n,
+                clusters=accuracy.clusters,
+                accuracy=accuracy.mean,
+                ci_low=accuracy.low,
+                ci_high=accuracy.high,
+                spread=spread,
                 prior=prior,
-                above_prior=None if prior is None else accuracy - prior,
+                above_prior=None if prior is None else accuracy.mean - prior,
             )
         )
     return places
+
+
+def _spreads(arm: Arm, table: str) -> dict[Any, tuple[int, float | None]]:
+    """By place the number of seeds and the standard deviation of their accuracies."""
+    answers = _placed(arm, arm.answers, table, ["seed", "cell", "correct"])
+    if arm.statistics.average == "cells":
+        answers = answers.groupby([*_PLACE, "seed", "cell"])["correct"].mean().reset_index()
+    by_seed = answers.groupby([*_PLACE, "seed"])["correct"].mean().groupby(_PLACE)
+    return {
+        place: (int(row["size"]), None if math.isnan(row["std"]) else row["std"])
+        for place, row in by_seed.agg(["std", "size"]).to_dict("index").items()
+    }
 
 
 def _priors(arm: Arm, table: str) -> dict[Any, float]:
     """By place the options-only baseline on its questions; none where a cell has none."""
     metrics = _placed(arm, arm.metrics, table, [Metric.PRIOR, Metric.N])
     prior = metrics[Metric.PRIOR].astype(float)
-    weighted = metrics.assign(weighted=prior * metrics[Metric.N], unknown=prior.isna())
-    sums = weighted.groupby(_PLACE)[["weighted", Metric.N, "unknown"]].sum()
-    return (sums["weighted"] / sums[Metric.N])[sums["unknown"] == 0].to_dict()
+    weight = metrics[Metric.N] if arm.statistics.average == "questions" else 1
+    weighted = metrics.assign(weight=weight, weighted=prior * weight, unknown=prior.isna())
+    sums = weighted.groupby(_PLACE)[["weighted", "weight", "unknown"]].sum()
+    return (sums["weighted"] / sums["weight"])[sums["unknown"] == 0].to_dict()

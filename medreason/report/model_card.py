@@ -8,7 +8,7 @@ from typing import Any
 from medreason import config as configuration
 from medreason.config import Config
 from medreason.evaluation import predictions
-from medreason.metrics import HEADLINE, Metric, Shown
+from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown
 from medreason.runs.run_folder import RunFolder
 
 _EXAMPLE = """\
@@ -95,9 +95,10 @@ def _results(folder: RunFolder) -> list[str]:
     metrics: dict[str, Any] = predictions.load_metrics(folder.evaluation(evaluations[-1]))[
         "overall"
     ]
-    accuracy, low, high = (f"{100 * metrics[metric]:.1f}" for metric in HEADLINE[1:])
+    accuracy, low, high = (f"{100 * metrics[metric]:.1f}" for metric in ACCURACY)
     shown = {
-        f"accuracy, {metrics[Metric.N]} questions, 95 % interval": f"{accuracy} [{low}, {high}]",
+        f"accuracy over {metrics[Metric.N]} questions in {metrics[Metric.CLUSTERS]} clusters, "
+        "95 % interval": f"{accuracy} [{low}, {high}]",
         **{
             metric.explanation: f"{100 * metrics[metric]:.1f}"
             for metric in Metric.shown_in(Shown.CARD)

@@ -8,6 +8,7 @@ const byId = (id) => document.getElementById(id);
 const letterAt = (i) => String.fromCharCode(65 + i);
 const MOST_SIDE_BY_SIDE = 6;
 const LEVEL = 0.05;
+const OVER = `Over ${data.average}`;
 
 const VIRIDIS = [[68, 1, 84], [71, 45, 123], [59, 82, 139], [44, 114, 142], [33, 145, 140],
   [40, 174, 128], [94, 201, 98], [173, 220, 48], [253, 231, 37]];
@@ -48,9 +49,11 @@ function make(tag, properties = {}, ...children) {
 const swatch = (run) => make("span", { className: `swatch s${run.colour}` });
 const sign = (value, signed, digits = 1) =>
   ((signed && value >= 0 ? "+" : "") + value.toFixed(digits)).replace("-", "−");
-const mean = (values) => {
-  const known = values.filter((value) => value !== null);
-  return known.length ? known.reduce((a, b) => a + b, 0) / known.length : null;
+// Of [value, questions] pairs: over questions or over cells, as the whole report.
+const mean = (pairs) => {
+  const known = pairs.filter(([value]) => value !== null).map(([value, n]) => [value, data.average === "cells" ? 1 : n]);
+  const weight = known.reduce((sum, [, n]) => sum + n, 0);
+  return weight ? known.reduce((sum, [value, n]) => sum + value * n, 0) / weight : null;
 };
 
 function colour(value, metric, limit) {
@@ -87,7 +90,7 @@ function others() {
   return [...arms].sort((a, b) => a - b);
 }
 const against = () => (others().includes(chosen.against) ? chosen.against : others()[0]);
-const spread = ([, low, high]) => (low < high ? [low, high] : []); // none where no question differs
+const spread = ([, low, high]) => [low, high];
 const changeOf = (cell) => cell.against?.[against()];
 
 function drawControls() {
@@ -168,7 +171,8 @@ function drawMatrix() {
   const shown = grid();
   const value = (row, column) => {
     const { cell } = shown.at(row, column);
-    return cell ? metric.value(cell) : null;
+    if (!cell) return [null, 0];
+    return [metric.value(cell), chosen.metric === "difference" ? changeOf(cell)?.[4] : cell.n];
   };
   // One scale for all runs and methods, so that switching between them compares colours too.
   const limit = Math.max(10, ...shown.cells.map(metric.value).filter((v) => v !== null).map(Math.abs));
@@ -176,13 +180,13 @@ function drawMatrix() {
   const averaged = (values, key) => meanCell(mean(values), chosen.metric === "difference" && shown.changes(key), metric, limit);
   const head = make("tr", {}, make("td", { className: "corner" }, shown.crossed ? "trained on ↓ tested on →" : ""),
     ...shown.columns.map(([, name]) => make("th", { scope: "col" }, make("span", {}, name))),
-    ...beside(make("th", { scope: "col" }, "Mean")));
+    ...beside(make("th", { scope: "col" }, OVER)));
   const rows = shown.rows.map(([row, name]) => make("tr", {}, make("th", { scope: "row" }, name),
     ...shown.columns.map(([column, other]) => drawCell(shown, row, column, `${name}, ${other}`, metric, limit)),
     ...beside(averaged(shown.columns.map(([column]) => value(row, column)), `${row}/all`))));
   if (shown.means) {
     const columns = shown.columns.map(([column]) => [shown.rows.map(([row]) => value(row, column)), `all/${column}`]);
-    rows.push(make("tr", { className: "gap" }, make("td")), make("tr", {}, make("th", { scope: "row" }, "Mean"),
+    rows.push(make("tr", { className: "gap" }, make("td")), make("tr", {}, make("th", { scope: "row" }, OVER),
       ...columns.map(([values, key]) => averaged(values, key)),
       ...beside(averaged(columns.flatMap(([values]) => values), "all/all"))));
   }
@@ -238,7 +242,7 @@ function drawScale(shown, metric, limit) {
   const [low, high] = metric.signed ? [sign(-limit, true, 0), sign(limit, true, 0)] : ["0", "100"];
   const notes = [metric.signed ? "percent points" : "%",
     metric.ends ? "; below each number its 95 % interval. " : ". ",
-    shown.means ? "Means are over cells. " : "", `Hatched: ${shown.crossed ? "not trained or not tested" : "no test questions"}. `,
+    shown.means ? `Means are over ${data.average}. ` : "", `Hatched: ${shown.crossed ? "not trained or not tested" : "no test questions"}. `,
     !metric.clear ? "" : `${shown.dense ? "Dot" : "*"}: more than chance; ${shown.dense ? "without" : "pale"}: may be chance `
       + `(${metric.rule}${shown.visible.some((c) => metric.value(c) !== null && metric.clear(c)) ? "" : "; here every place"}). `,
     shown.crossed ? "Dashed outline: trained and tested on the same. "
@@ -247,18 +251,24 @@ function drawScale(shown, metric, limit) {
   byId("matrix-note").replaceChildren(low, bar, high, " ", ...notes);
 }
 
+// What a paired test shows with 80 % power, before Holm's adjustment.
+const able = ([smallest, needed]) => (smallest === null ? "can show no difference with so few clusters"
+  : `can show ${smallest.toFixed(1)} points; ${data.wanted} need ${needed} questions`);
+
 function numbers(cell) {
   const parts = [`accuracy ${percent(cell.accuracy).toFixed(1)} % [${percent(cell.ci_low).toFixed(1)}, `
-    + `${percent(cell.ci_high).toFixed(1)}] of ${cell.n}`];
+    + `${percent(cell.ci_high).toFixed(1)}] of ${cell.n} in ${cell.clusters} clusters`];
   if (cell.models > 1) parts.push(`mean of ${cell.models} models`);
   for (const [key, { label }] of Object.entries(data.metrics).filter(([, metric]) => metric.beside)) {
     if ((cell[key] ?? null) !== null) parts.push(`${label} ${percent(cell[key]).toFixed(1)} %`);
   }
-  for (const [key, [middle, low, high, p]] of Object.entries(cell.against ?? {})) {
+  for (const [key, [middle, low, high, p, n, clusters, ...power]] of Object.entries(cell.against ?? {})) {
     const other = data.arms[key]?.label ?? key;
-    parts.push(`vs ${other} ${sign(middle, true)} [${sign(low, true)}, ${sign(high, true)}], `
-      + `p ${p < 0.001 ? "< 0.001" : p.toFixed(3)} (Holm)`);
+    const paired = n === cell.n ? "" : ` of ${n} in ${clusters} clusters`;
+    parts.push(`vs ${other} ${sign(middle, true)} [${sign(low, true)}, ${sign(high, true)}]${paired}, `
+      + `p ${p < 0.001 ? "< 0.001" : p.toFixed(3)} (Holm), ${able(power)}`);
   }
+  if (cell.power) parts.push(`a paired test ${able(cell.power)} (assumed)`);
   if (cell.counts?.gained !== undefined) parts.push(`${cell.counts.gained} gained, ${cell.counts.lost} lost`);
   return parts.join(" · ");
 }

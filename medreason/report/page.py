@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from medreason.config import Statistics
 from medreason.metrics import Metric, Shown
 from medreason.report import arms, summary, views
 from medreason.report import tables as gathering
@@ -19,7 +20,17 @@ from medreason.report.curves import Line, charts
 from medreason.report.domains import DISTANCES, ELSEWHERE, IN_DOMAIN, Total
 from medreason.report.questions import embedded
 from medreason.report.runs import Run
-from medreason.report.table import NO_BASE, RUN_METRICS, Row, columns, percent, rows_of, value_text
+from medreason.report.table import (
+    NO_BASE,
+    RUN_METRICS,
+    Row,
+    baseline_note,
+    columns,
+    method_note,
+    percent,
+    rows_of,
+    value_text,
+)
 from medreason.report.tables import Tables
 
 _HERE = Path(__file__).parent
@@ -32,6 +43,8 @@ class Table:
     rows: Sequence[Any]
     metrics: Sequence[Metric]
     """Those with a column of their own."""
+    over: str
+    """`over questions` or `over cells`: its means."""
     restricted: bool = False
     """Some run was tested on cells it was not trained on."""
 
@@ -135,7 +148,11 @@ def _method_table(tables: Tables) -> Table:
         for arm in tables.arms
     ]
     known = [row.total.metrics for row in rows if row.total]
-    return Table(rows, columns(Shown.PAGE, known, *RUN_METRICS))
+    return Table(rows, columns(Shown.PAGE, known, *RUN_METRICS), _over(tables.arms[0].statistics))
+
+
+def _over(statistics: Statistics) -> str:
+    return f"over {statistics.average}"
 
 
 def _run_table(rows: Sequence[Row], *, colour: int | None = None) -> Table:
@@ -143,6 +160,7 @@ def _run_table(rows: Sequence[Row], *, colour: int | None = None) -> Table:
     return Table(
         [(row, i if colour is None else colour) for i, row in enumerate(rows)],
         columns(Shown.PAGE, [row.metrics for row in rows], *RUN_METRICS),
+        _over(rows[0].statistics) if rows else "",
         restricted=any(row.restricted for row in rows),
     )
 
@@ -159,6 +177,8 @@ def _data(
     best = summary.best(runs)
     data |= {
         "shown": evaluated.index(best) if best else 0,
+        "average": evaluated[0].statistics.average if evaluated else "",
+        "wanted": evaluated[0].statistics.difference if evaluated else 0,
         "arms": views.embedded(tables, evaluated),
         "grouped": arms.grouped(runs, tables),
     }
@@ -217,16 +237,19 @@ def _notes(rows: Sequence[Row], grouped: bool) -> str:
     ]
     if any(row.restricted for row in rows):
         notes.append("In-domain: only the cells a run was trained on.")
+    if evaluated := [row for row in rows if row.metrics]:
+        notes.append(f"All numbers: {method_note(evaluated[0].statistics)}.")
     if grouped:
         notes.append(
-            "Numbers of a method: mean over cells, in each over its models, so that no cell counts "
-            "for more; n: questions. Intervals: bootstrap over questions. * more than chance "
-            "(sign-flip test paired by question, Holm over the column, 5 % level)."
+            "Numbers of a method: a question counts as the share of its models that answer it "
+            "right. * more than chance (paired by question, Holm over the column, 5 % level)."
         )
     elif any(row.difference for row in rows):
-        notes.append("vs base: percent points, paired by question, bootstrap 95 % interval.")
+        notes.append("vs base: percent points, paired by question, 95 % interval.")
     unlike = Counter(row.no_base for row in rows if row.no_base)
     notes += [f"{NO_BASE.capitalize()}, {reason}: {runs} runs." for reason, runs in unlike.items()]
+    baselines = arms.baseline_note(rows) if grouped else baseline_note(evaluated)
+    notes += [f"{note[0].upper()}{note[1:]}." for note in baselines]
     if any(row.metrics.get(Metric.OPTION_LIKELIHOOD) is not None for row in rows):
         notes.append("Option likelihood: accuracy of the likeliest letter right after the prompt.")
     if labels := ", ".join(row.label for row in rows if row.by_option_likelihood):

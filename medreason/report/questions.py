@@ -19,8 +19,9 @@ from medreason.evaluation.predictions import Prediction
 from medreason.metrics import HEADLINE, Metric, Shown
 from medreason.report import comparisons
 from medreason.report.matrices import EVERY_CELL
-from medreason.report.runs import NO_ANSWERS, Cell, Run, base_of, changes
+from medreason.report.runs import NO_ANSWERS, Cell, Run, base_of, changes, power
 from medreason.samples import MODALITY_NAMES, SOFT_TISSUE, TASK_NAMES, UNKNOWN, Window
+from medreason.stats import Difference, Power
 
 _THUMBNAIL = 160  # pixels of the longer side
 _REPLIES = 12_000  # different ones embedded at most; beyond it a browser gets slow
@@ -82,7 +83,7 @@ def _in_use(names: Mapping[str, str], runs: Sequence[Run], part: int) -> list[tu
 def _run(run: Run, evaluated: Sequence[Run], counts: Counts) -> dict[str, Any]:
     base = base_of(run, evaluated)
     changes = {
-        place: [change.mean, change.low, change.high, p]
+        place: compared(change, p, power(change, run.statistics))
         for place, (change, p) in comparisons.of_cells(run, base).items()
     }
     return {
@@ -93,10 +94,27 @@ def _run(run: Run, evaluated: Sequence[Run], counts: Counts) -> dict[str, Any]:
         "cells": {
             cell: {m: v for m in Metric.shown_in(Shown.PAGE) if (v := metrics.get(m)) is not None}
             | {"counts": counts[run.name, cell], "in_domain": cell in run.trained_on}
-            | ({"against": {"base": changes[cell]}} if cell in changes else {})
+            | (
+                {"against": {"base": changes[cell]}}
+                if cell in changes
+                else {"power": shown_power(power(metrics, run.statistics))}
+            )
             for cell, metrics in run.cells.items()
         },
     }
+
+
+def compared(change: Difference, p: float, able: Power) -> list[float | None]:
+    """A difference as the page's script reads it, in percent points: mean, low, high, p, n,
+    clusters, and its `Power`."""
+    size = change.n, change.clusters
+    return [change.mean, change.low, change.high, p, *size, *shown_power(able)]
+
+
+def shown_power(able: Power) -> list[float | None]:
+    """The smallest difference that a test shows, and the questions that the wanted one needs."""
+    smallest = able.smallest_difference
+    return [None if smallest is None else round(smallest, 1), able.questions_needed]
 
 
 Counts = dict[Any, dict[Any, int]]

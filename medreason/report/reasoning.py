@@ -16,21 +16,29 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
+from medreason.config import Statistics
 from medreason.evaluation import predictions
 from medreason.metrics import Metric
 from medreason.report import comparisons, matrices
 from medreason.report.matrices import Arm
-from medreason.report.runs import Run, name_questions
-from medreason.stats import Difference, holm, paired_difference, sign_flip
+from medreason.report.runs import Run, estimate, name_questions, paired
+from medreason.stats import Estimate, holm
 
 _SCORES = {"correct": "accuracy", "reasoning_similarity": "reasoning"}
 _WHERE = ("in-domain", "held-out")
 _WIDTH = 1000  # characters: no cell of a Markdown table is cut
-_LEVELS = "Right answers and overlap of the reasoning with the reference explanation, in percent"
-_CHANGES = "a minus b in percent points, paired by question; p_holm: by Holm over all rows"
+_LEVELS = (
+    "Right answers and overlap of the reasoning with the reference explanation, in percent, mean "
+    "over {}"
+)
+_CHANGES = (
+    "a minus b in percent points, paired by question, mean over {}; p_holm: by Holm over all rows"
+)
 
 Scores = pd.DataFrame
-"""A row a sample, a column a seed, NaN where a seed has no score."""
+"""A row a question, its cluster and cell in the index; a column a seed, NaN where it has no
+score."""
+_INDEX = ["question", "cluster", "cell"]
 
 
 def write(runs: Sequence[Run], target: Path) -> list[Path]:
@@ -45,9 +53,11 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
         for arm in arms
         for key, values in _scores(arm, set(next(iter(trained)))).items()
     }
-    levels = [_level(*key, values) for key, values in scores.items()]
+    statistics = runs[0].statistics
+    levels = [_level(*key, values, statistics) for key, values in scores.items()]
     changes = [
-        _change(a.name, b.name, where, score, values, scores[b.name, where, score])
+        {"a": a.name, "b": b.name, "where": where, "score": score}
+        | _change(values, scores[b.name, where, score], statistics)
         for a, b in comparisons.pairs(arms)
         for (name, where, score), values in scores.items()
         if name == a.name and (b.name, where, score) in scores
@@ -57,7 +67,7 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
     page = target / "reasoning.md"
     with page.open("w", encoding="utf-8") as file:
         for title, rows in ((_LEVELS, levels), *([(_CHANGES, changes)] if changes else [])):
-            print(f"{title}\n", file=file)
+            print(f"{title.format(statistics.average)}\n", file=file)
             Console(file=file, width=_WIDTH).print(_table(rows))
     files = matrices.write(levels, target / "reasoning")
     return [page, *files, *matrices.write(changes, target / "reasoning-differences")]
@@ -70,43 +80,43 @@ def _has_reasoning(run: Run) -> bool:
 
 def _scores(arm: Arm, cells: set[str]) -> dict[tuple[str, str], Scores]:
     """In-domain and held-out, each score."""
-    columns = ["question_digest", "modality", "task", *_SCORES]
+    columns = ["modality", "task", *predictions.CLUSTER_COLUMNS, *_SCORES]
     rows = predictions.read_frame([run.evaluation.path for run in arm.runs], columns)
     seeds = {run.name: run.config.seed for run in arm.runs if run.config}
     rows["seed"] = (rows["run"] + "/" + rows["evaluation"]).map(seeds)
     rows["question"] = name_questions(rows, "run", "evaluation")
-    in_domain = (rows["modality"] + "/" + rows["task"]).isin(cells)
+    rows["cell"] = rows["modality"] + "/" + rows["task"]
+    rows["cluster"] = predictions.clusters_of(rows, arm.statistics.clusters).to_numpy(object)
+    in_domain = rows["cell"].isin(cells)
     scores = {}
     for where, chosen in zip(_WHERE, (rows[in_domain], rows[~in_domain]), strict=True):
         for column, score in _SCORES.items():
-            table = chosen.pivot(index="question", columns="seed", values=column).astype(float)
+            table = chosen.pivot(index=_INDEX, columns="seed", values=column).astype(float)
             table = table[chosen["seed"].unique()].dropna(axis=1, how="all")
             if not table.empty:
                 scores[where, score] = table
     return scores
 
 
-def _level(arm: str, where: str, score: str, scores: Scores) -> dict[str, Any]:
-    means = _over_seeds(scores)
-    change = paired_difference(means, [0.0] * len(means), seed=0)
-    row = {"arm": arm, "where": where, "score": score, "n": len(means)}
-    return row | _ends(change, 100 * scores.mean())
-
-
-def _change(
-    a: str, b: str, where: str, score: str, scores_a: Scores, scores_b: Scores
+def _level(
+    arm: str, where: str, score: str, scores: Scores, statistics: Statistics
 ) -> dict[str, Any]:
-    """Arm a minus arm b: means over seeds, paired by question, p by flipped signs; and seed by seed
-    where both have it (a start model has one seed, which then counts for each)."""
-    both = pd.concat([_over_seeds(scores_a), _over_seeds(scores_b)], axis=1, join="inner")
-    change = paired_difference(both[0], both[1], seed=0)
-    p = sign_flip(both[0] - both[1], seed=0)
-    a_of, b_of = scores_a.loc[both.index], scores_b.loc[both.index]
+    means = _over_seeds(scores).rename("score").reset_index()
+    level = estimate(means, statistics, "score")
+    row = {"arm": arm, "where": where, "score": score}
+    return row | _row(level, 100, 100 * scores.mean())
+
+
+def _change(a: Scores, b: Scores, statistics: Statistics) -> dict[str, Any]:
+    """Arm a minus arm b: means over seeds, paired by question; and seed by seed where both have it
+    (a start model has one seed, which then counts for each)."""
+    both = pd.concat([_over_seeds(a), _over_seeds(b)], axis=1, join="inner")
+    change = paired(both.index.to_frame(), both[0] - both[1], statistics)
+    a_of, b_of = a.loc[both.index], b.loc[both.index]
     each = [
         100 * (a_of[seed] - b_of[seed if seed in b_of else b_of.columns[0]]).mean() for seed in a_of
     ]
-    row = {"a": a, "b": b, "where": where, "score": score, "n": len(both)}
-    return row | _ends(change, each) | {"p": p}
+    return _row(change, 1, each) | {"p": change.p}
 
 
 def _over_seeds(scores: Scores) -> pd.Series:
@@ -114,12 +124,14 @@ def _over_seeds(scores: Scores) -> pd.Series:
     return scores.dropna().mean(axis=1)
 
 
-def _ends(change: Difference, each: Sequence[float] | pd.Series) -> dict[str, Any]:
-    """In percent: mean, its 95 % interval by a bootstrap over questions, and each seed's value."""
+def _row(mean: Estimate, percent: int, each: Sequence[float] | pd.Series) -> dict[str, Any]:
+    """The mean and its 95 % interval by `percent`, and each seed's mean over questions."""
     return {
-        "mean": 100 * change.mean,
-        "low": 100 * change.low,
-        "high": 100 * change.high,
+        "n": mean.n,
+        "clusters": mean.clusters,
+        "mean": percent * mean.mean,
+        "low": percent * mean.low,
+        "high": percent * mean.high,
         "seeds": " ".join(f"{value:.1f}" for value in each),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,24 @@ from typing import Any
 import pandas as pd
 
 from medreason import config as configuration
-from medreason.config import METHODS, Config
+from medreason import stats
+from medreason.config import METHODS, Config, Statistics
 from medreason.evaluation import predictions
+from medreason.evaluation.metrics import interval_metrics, likelihood_metrics
+from medreason.metrics import Metric
 from medreason.report.names import file_name, run_names
 from medreason.runs import keys
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, State
-from medreason.stats import Difference, mean_over_strata
+from medreason.stats import Difference, Estimate, Power
 
 Cell = str
 """`modality/task`"""
 
 NO_ANSWERS = pd.DataFrame(
-    columns=["run", "sample", "question", "modality", "task", "cell", "correct", "parsed", "change"]
+    columns=[
+        *("run", "sample", "question", "cluster", "modality", "task", "cell", "correct"),
+        *("parsed", "change"),
+    ]
 ).astype({"parsed": bool})
 
 
@@ -37,12 +43,15 @@ class Run:
     state: State
     """Of the run."""
     metrics: dict[str, Any] | None
-    """metrics.json; None where it is not finished."""
+    """metrics.json, with the mean and the intervals of `statistics`; None where it is not
+    finished."""
     label: str
+    statistics: Statistics = field(default_factory=Statistics)
     answers: pd.DataFrame = field(repr=False, default_factory=NO_ANSWERS.copy)
     """A row for each question under the original image, in the order of the file; `correct` is 1
     for right and 0 for wrong; `question` is the same for the same question, image and options in
-    any evaluation, whatever id the sample has there."""
+    any evaluation, whatever id the sample has there; `cluster` is a number for each of what
+    `statistics.clusters` counts, the same in any evaluation."""
 
     @property
     def folder(self) -> RunFolder:
@@ -64,7 +73,8 @@ class Run:
 
     @property
     def overall(self) -> dict[str, Any]:
-        """Metrics over all tested cells; empty where nothing is evaluated yet."""
+        """Metrics over all questions or, with `statistics.average=cells`, over all tested cells;
+        empty where nothing is evaluated yet."""
         return self.metrics["overall"] if self.metrics else {}
 
     @property
@@ -92,13 +102,15 @@ class Run:
         return set(self.answers["cell"].unique())
 
 
-def load(evaluations: Iterable[EvaluationFolder]) -> list[Run]:
+def load(
+    evaluations: Iterable[EvaluationFolder], statistics: Statistics | None = None
+) -> list[Run]:
     """The rows in the order of the tables: base, sft, grpo, rarl, then others by name."""
     evaluations = list(evaluations)
     configs = [_config(evaluation) for evaluation in evaluations]
     labels = run_names(evaluations, configs)
     runs = [
-        _load(evaluation, config, label)
+        _load(evaluation, config, label, statistics or Statistics())
         for evaluation, config, label in zip(evaluations, configs, labels, strict=True)
     ]
     order = {name: place for place, name in enumerate(METHODS)}
@@ -199,13 +211,36 @@ def by_cell(run: Run, changes: pd.Series) -> dict[Cell, pd.Series]:
     return {str(cell): values for cell, values in groups}
 
 
-def difference(changes: pd.Series) -> Difference | None:
-    """Accuracy minus that of the base run, in percent points, on the questions both answered."""
+def difference(run: Run, changes: pd.Series) -> Difference | None:
+    """Accuracy minus that of the base run, in percent points, on the questions both answered, of
+    all or some of the run's answers."""
     known = changes.dropna()
-    if known.empty:
-        return None
-    mean = mean_over_strata([known], seed=0)
-    return Difference(100 * mean.mean, 100 * mean.low, 100 * mean.high)
+    return None if known.empty else paired(run.answers.loc[known.index], known, run.statistics)
+
+
+def paired(rows: pd.DataFrame, changes: pd.Series, statistics: Statistics) -> Difference:
+    """The mean of changes, in percent points, by the clusters and cells of their rows."""
+    cells = rows["cell"] if statistics.average == "cells" else None
+    return stats.difference(changes, rows["cluster"], cells).in_points
+
+
+def estimate(rows: pd.DataFrame, statistics: Statistics, column: str = "correct") -> Estimate:
+    """The mean of a column of scores from 0 to 1, by the clusters and cells of the rows."""
+    cells = rows["cell"] if statistics.average == "cells" else None
+    return stats.accuracy(rows[column], rows["cluster"], cells)
+
+
+def power(seen: Difference | Mapping[str, Any], statistics: Statistics) -> Power:
+    """What the test of a difference can show; from metrics alone that of one with the discordance
+    assumed, on the same questions."""
+    if isinstance(seen, Difference):
+        size, effect = (seen.n, seen.clusters), seen.design_effect
+        discordance = seen.discordance
+    else:
+        size = seen[Metric.N], seen[Metric.CLUSTERS]
+        discordance, effect = statistics.discordance, seen[Metric.DESIGN_EFFECT]
+    wanted = statistics.difference
+    return stats.power(*size, discordance=discordance, wanted=wanted, design_effect=effect)
 
 
 def _config(evaluation: EvaluationFolder) -> Config | None:
@@ -213,21 +248,50 @@ def _config(evaluation: EvaluationFolder) -> Config | None:
     return configuration.read(path) if path.exists() else None
 
 
-def _load(evaluation: EvaluationFolder, config: Config | None, label: str) -> Run:
+def _load(
+    evaluation: EvaluationFolder, config: Config | None, label: str, statistics: Statistics
+) -> Run:
     state = evaluation.run.state()
     if evaluation.key not in state.evaluations:
-        return Run(evaluation, config, state, None, label)
-    metrics = predictions.load_metrics(evaluation.path)
-    return Run(evaluation, config, state, metrics, label, _answers(evaluation.path))
+        return Run(evaluation, config, state, None, label, statistics)
+    answers = _answers(evaluation.path, statistics)
+    metrics = _with_statistics(predictions.load_metrics(evaluation.path), answers, statistics)
+    return Run(evaluation, config, state, metrics, label, statistics, answers)
 
 
-def _answers(evaluation: Path) -> pd.DataFrame:
-    columns = ["sample", "question_digest", "modality", "task", "correct", "parse_status"]
+def _with_statistics(
+    metrics: dict[str, Any], answers: pd.DataFrame, statistics: Statistics
+) -> dict[str, Any]:
+    """metrics.json with the mean that `statistics` asks for as `overall`, and its intervals, which
+    may have been computed with other clusters."""
+    overall = metrics["over_cells" if statistics.average == "cells" else "overall"]
+    cells = {
+        cell: values | _intervals(answers[answers["cell"] == cell], statistics)
+        for cell, values in metrics["cells"].items()
+    }
+    return metrics | {"overall": overall | _intervals(answers, statistics), "cells": cells}
+
+
+def _intervals(answers: pd.DataFrame, statistics: Statistics) -> dict[str, Any]:
+    metrics = interval_metrics(estimate(answers, statistics))
+    scored = answers[answers["likely"].notna()]
+    if not scored.empty:
+        metrics |= likelihood_metrics(estimate(scored, statistics, "likely"))
+    return metrics
+
+
+def _answers(evaluation: Path, statistics: Statistics) -> pd.DataFrame:
+    columns = ["sample", "modality", "task", "correct", "parse_status", "likeliest_option", "gold"]
+    columns += predictions.CLUSTER_COLUMNS
     answers = predictions.read_frame([evaluation], columns)
+    clusters = predictions.clusters_of(answers, statistics.clusters)
+    likely = (answers["likeliest_option"] == answers["gold"]).astype(float)
     return answers.assign(
         run=answers["run"] + "/" + answers["evaluation"],
         question=name_questions(answers),
+        cluster=pd.util.hash_array(clusters.to_numpy(object)),  # numbers sort faster than texts
         cell=answers["modality"] + "/" + answers["task"],
         correct=answers["correct"].astype(float),
+        likely=likely.where(answers["likeliest_option"].notna()),
         parsed=answers.pop("parse_status") == "parsed",
-    )
+    ).drop(columns=["likeliest_option", "gold", "patient", "image_digest"])

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from medreason.metrics import Metric
 from medreason.report.arms import gain
 from medreason.report.domains import IN_DOMAIN, Total
-from medreason.report.runs import Cell, Run, base_of, changes, difference
+from medreason.report.runs import Cell, Run, base_of, changes, difference, estimate
 from medreason.report.table import percent
 from medreason.report.tables import Tables
-from medreason.stats import wilson
+from medreason.stats import Estimate
 
 _BASELINES = {
     Metric.PRIOR: "the options-only baseline gives",
@@ -37,7 +36,7 @@ def best(runs: Sequence[Run]) -> Run | None:
     trained = [run for run in evaluated if run.trained_on]
     return max(
         trained or evaluated,
-        key=lambda run: _over(run, _counting(run))[Metric.ACCURACY],
+        key=lambda run: _accuracy(run, _counting(run)).mean,
         default=None,
     )
 
@@ -53,6 +52,7 @@ def _of_arms(tables: Tables) -> str:
         return "No trained run of this sweep was tested on what it was trained on."
     parts = [_of_arm(total, tables, first=i == 0) for i, total in enumerate(totals)]
     text = f"On what they were trained on, models answer {', '.join(parts)}"
+    text += ", in the mean over cells" if totals[0].average == "cells" else ""
     if len({t.n for t in totals}) > 1:
         text += " (not all on the same questions: compare the differences alone)"
     baselines = {
@@ -102,34 +102,35 @@ def _counting(run: Run) -> set[Cell]:
 
 
 def _of_run(run: Run, cells: set[Cell], base: Run | None) -> str:
-    metrics = _over(run, cells)
+    accuracy = _accuracy(run, cells)
     trained = run.trained_on and not run.tested_on <= cells
     which = "in-domain questions" if trained else "questions"
-    accuracy, n = percent(metrics[Metric.ACCURACY]), metrics[Metric.N]
-    text = f"{_title(run)} answers {accuracy} % of {n} {which} right"
-    if change := difference(changes(run, base)[run.answers["cell"].isin(cells)]):
+    mean = " in the mean over cells" if run.statistics.average == "cells" else ""
+    text = f"{_title(run)} answers {percent(accuracy.mean)} % of {accuracy.n} {which} right{mean}"
+    if change := difference(run, changes(run, base)[run.answers["cell"].isin(cells)]):
         more = "more" if change.mean >= 0 else "less"
         text += f", {abs(change.mean):.1f} points {more} than the start model "
         text += f"({_ends(change.low, change.high)})"
     else:
-        low, high = wilson(metrics[Metric.CORRECT], n)
-        text += f" (95 % interval {percent(low)} to {percent(high)})"
-    known = [metric for metric in _BASELINES if metrics[metric] is not None]
-    return text + _beside({metric: f"{percent(metrics[metric])} %" for metric in known})
+        text += f" (95 % interval {percent(accuracy.low)} to {percent(accuracy.high)})"
+    baselines = {metric: _mean(run, cells, metric) for metric in _BASELINES}
+    return text + _beside({m: f"{percent(v)} %" for m, v in baselines.items() if v is not None})
 
 
-def _over(run: Run, cells: set[Cell]) -> dict[str, Any]:
-    """Metrics of the questions in some cells, from the metrics of each."""
+def _accuracy(run: Run, cells: set[Cell]) -> Estimate:
+    return estimate(run.answers[run.answers["cell"].isin(cells)], run.statistics)
+
+
+def _mean(run: Run, cells: set[Cell], metric: Metric) -> float | None:
+    """Over questions or over cells; None where a cell has none."""
     members = [metrics for key, metrics in run.cells.items() if key in cells]
+    values = [metrics.get(metric) for metrics in members]
     weights = [metrics[Metric.N] for metrics in members]
-
-    def mean(metric: Metric) -> float | None:
-        values = [metrics.get(metric) for metrics in members]
-        return None if None in values else statistics.fmean(values, weights)  # pyright: ignore[reportArgumentType]
-
-    n, correct = sum(weights), sum(metrics[Metric.CORRECT] for metrics in members)
-    baselines = {metric: mean(metric) for metric in _BASELINES}
-    return {Metric.N: n, Metric.CORRECT: correct, Metric.ACCURACY: correct / n, **baselines}
+    over_cells = run.statistics.average == "cells"
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    return statistics.fmean(known, None if over_cells else weights)
 
 
 def _title(run: Run) -> str:

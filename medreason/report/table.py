@@ -5,38 +5,46 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from medreason.config import Statistics
 from medreason.config.schema import CONTROLS
-from medreason.metrics import HEADLINE, Metric, Shown
+from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown
+from medreason.report.names import cell_name
 from medreason.report.runs import (
     Run,
     base_of,
     by_cell,
     changes,
     difference,
+    estimate,
     in_domain_cells,
     load,
+    power,
     why_no_base,
 )
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.run_folder import EvaluationFolder
-from medreason.stats import Difference, wilson
+from medreason.stats import Difference, Estimate
 
 _PIPE_WIDTH = 100  # characters in pipes and logs; wider tables are printed wider, never wrapped
 _MANY = 0.5
 NO_BASE = "not compared with a start model"
 CUT_OFF = "cut off at evaluation.max_new_tokens"
-_DIFFERENCE = ("difference", "difference_low", "difference_high")  # percent points, to the base run
+_DIFFERENCE = (  # to the base run, in percent points
+    *("difference", "difference_low", "difference_high", "difference_p"),
+    *("difference_n", "difference_clusters"),
+)
+_POWER = ("smallest_difference", "questions_needed")
+ALL_CELLS = "all cells"
 
 
 @dataclass(frozen=True)
@@ -50,18 +58,18 @@ class Row:
     method: str
     state: str
     metrics: Mapping[str, float | None] = field(default_factory=dict)
-    """Over all questions, by `Metric`; empty where nothing is evaluated yet."""
+    """Of all tested cells, by `Metric`; empty where nothing is evaluated yet."""
+    statistics: Statistics = field(default_factory=Statistics)
+    baseline: str = ALL_CELLS
+    """The cells whose training questions its options-only baseline counts."""
     max_new_tokens: int = 0
     """At which a reply is cut off."""
     by_option_likelihood: bool = False
     """Nothing was generated: the answers are the likeliest letters."""
     difference: Difference | None = None
     """To the base run of the same sweep, over all questions both answered."""
-    in_domain_n: int | None = None
-    """Questions of the cells trained on; for a base run of those the others have in common."""
-    in_domain: float | None = None
-    in_domain_low: float | None = None
-    in_domain_high: float | None = None
+    in_domain: Estimate | None = None
+    """Of the cells trained on; for a base run of those the others have in common."""
     in_domain_difference: Difference | None = None
     tested_on_trained_images: int = 0
     """Test questions about images the run was trained on."""
@@ -87,18 +95,20 @@ class Row:
         return self.cut_off >= _MANY
 
 
-def rows(evaluations: Iterable[EvaluationFolder]) -> list[Row]:
+def rows(
+    evaluations: Iterable[EvaluationFolder], statistics: Statistics | None = None
+) -> list[Row]:
     """One row an evaluation, those that failed or are not finished included."""
-    return rows_of(load(evaluations))
+    return rows_of(load(evaluations, statistics))
 
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
     return [_row(run, runs) for run in runs]
 
 
-def show(evaluations: Iterable[EvaluationFolder]) -> None:
+def show(evaluations: Iterable[EvaluationFolder], statistics: Statistics | None = None) -> None:
     """Print the table to stdout."""
-    show_rows(rows(evaluations))
+    show_rows(rows(evaluations, statistics))
 
 
 def show_rows(rows: Sequence[Row]) -> None:
@@ -119,20 +129,35 @@ def show_table(table_of: Callable[[bool], Table]) -> None:
 def write_csv(runs: Sequence[Run], path: Path) -> None:
     """Tidy: a row for each run over all its cells (`all`, `all`) and one for each of its cells."""
     names = Metric.shown_in(Shown.CSV)
+    keys = ["run", "modality", "task", "average", *names, *_DIFFERENCE, *_POWER]
     with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["run", "modality", "task", *names, *_DIFFERENCE])
+        writer = csv.DictWriter(stream, keys)
         writer.writeheader()
         for run in runs:
             change = changes(run, base_of(run, runs))
             places = {"all/all": change, **by_cell(run, change)}
             for place, metrics in {"all/all": run.overall, **run.cells}.items():
                 modality, task = place.split("/")
-                mean = difference(places[place]) if place in places else None
-                writer.writerow(
-                    {"run": run.label, "modality": modality, "task": task}
-                    | {name: metrics.get(name) for name in names}
-                    | (dict(zip(_DIFFERENCE, astuple(mean), strict=True)) if mean else {})
-                )
+                values = {"run": run.label, "modality": modality, "task": task}
+                values |= {"average": f"over {run.statistics.average}"} if metrics else {}
+                values |= {name: metrics.get(name) for name in names}
+                paired = difference(run, places[place]) if place in places else None
+                writer.writerow(values | _comparison(run, metrics, paired))
+
+
+def _comparison(
+    run: Run, metrics: Mapping[str, Any], paired: Difference | None
+) -> Mapping[str, Any]:
+    """The difference to the base run and what its test can show: at the discordance assumed where
+    there is none."""
+    if not metrics:
+        return {}
+    able = power(paired or metrics, run.statistics)
+    values = dict(zip(_POWER, (able.smallest_difference, able.questions_needed), strict=True))
+    if paired is None:
+        return values
+    ends = paired.mean, paired.low, paired.high, paired.p, paired.n, paired.clusters
+    return values | dict(zip(_DIFFERENCE, ends, strict=True))
 
 
 def columns(
@@ -172,25 +197,15 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
     return Row(
         **row,
         metrics=run.overall,
+        statistics=run.statistics,
+        baseline=(cell_name(run.config) if run.config else "") or ALL_CELLS,
         max_new_tokens=run.config.evaluation.max_new_tokens if run.config else 0,
         by_option_likelihood=run.metrics.get("answers") == [Metric.OPTION_LIKELIHOOD],
-        difference=difference(change),
-        in_domain_difference=difference(change[in_domain]),
+        difference=difference(run, change),
+        in_domain=estimate(run.answers[in_domain], run.statistics) if in_domain.any() else None,
+        in_domain_difference=difference(run, change[in_domain]),
         restricted=bool(run.trained_on) and not run.tested_on <= run.trained_on,
-        **_in_domain(run.answers["correct"][in_domain]),
     )
-
-
-def _in_domain(correct: pd.Series) -> Mapping[str, Any]:
-    if correct.empty:
-        return {}
-    low, high = wilson(int(correct.sum()), len(correct))
-    return {
-        "in_domain_n": len(correct),
-        "in_domain": float(correct.mean()),
-        "in_domain_low": low,
-        "in_domain_high": high,
-    }
 
 
 RUN_METRICS = (Metric.PRIOR, Metric.ABOVE_PRIOR, Metric.BLANK_IMAGE, Metric.PARSED)
@@ -205,14 +220,20 @@ def _table(rows: Sequence[Row], *, compact: bool) -> Table:
         for metric in columns(Shown.TERMINAL, [row.metrics for row in rows], *RUN_METRICS)
         if not compact or Shown.NARROW in metric.shown or metric in CONTROLS
     ]
+    average = rows[0].statistics.average if rows else ""
+    short = compact and restricted
     cells = {
         "run": [row.label for row in rows],
-        "n": [_count(row, restricted) for row in rows],
-        "accuracy %": [_accuracy(row, interval=not (compact and restricted)) for row in rows],
-        "in-domain": [_in_domain_text(row) for row in rows] if restricted else [],
+        "n in\nclusters": [_size(row, restricted, short) for row in rows],
+        "all %" if short else f"accuracy %\nover {average}": [
+            _accuracy(row, interval=not short) for row in rows
+        ],
+        f"in-domain %\nover {average}": [estimate_text(row.in_domain) for row in rows]
+        if restricted
+        else [],
         **{metric.heading: [value_text(metric, row.metrics) for row in rows] for metric in metrics},
         "vs base\nin-domain" if restricted else "vs base": [
-            interval(row.in_domain_difference if restricted else row.difference) for row in rows
+            _paired_text(row, restricted) for row in rows
         ],
         "train s": []
         if compact
@@ -263,11 +284,35 @@ def _notes(rows: Sequence[Row]) -> Text:
     if labels := ", ".join(row.label for row in rows if row.by_option_likelihood):
         notes.append(f"{labels}: answered by the likeliest letter, nothing generated or parsed")
     if any(row.restricted for row in rows):
-        notes.append("in-domain: the cells a run was trained on; n as in-domain/all tested")
+        notes.append("in-domain: the cells a run was trained on; n of those, or in-domain/all")
     notes += [f"{row.label}: {NO_BASE}, {row.no_base}" for row in rows if row.no_base]
+    if evaluated := [row for row in rows if row.metrics]:
+        notes += [*baseline_note(evaluated), method_note(evaluated[0].statistics)]
     if any(row.difference for row in rows):
         notes.append("vs base: percent points, paired by question; [95 % intervals]")
     return Text("\n".join(notes))
+
+
+_CLUSTERS = {
+    "patient": "patients (images where no patient is known)",
+    "image": "images",
+    "question": "questions",
+}
+
+
+def method_note(statistics: Statistics) -> str:
+    """What is averaged and what is taken as independent."""
+    return f"means over {statistics.average}; clusters: {_CLUSTERS[statistics.clusters]}"
+
+
+def baseline_note(rows: Sequence[Row]) -> list[str]:
+    """Which training questions the options-only baselines count, where rows differ in that."""
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        labels.setdefault(row.baseline, []).append(row.label)
+    parts = [f"{cells} ({', '.join(names)})" for cells, names in labels.items()]
+    text = f"options only counts training questions of: {', '.join(parts)}"
+    return [text] if len(parts) > 1 else []
 
 
 def value_text(metric: Metric, metrics: Mapping[str, float | None]) -> str:
@@ -281,25 +326,36 @@ def percent(share: float | None, *, signed: bool = False) -> str:
     return f"{100 * share:+.1f}" if signed else f"{100 * share:.1f}"
 
 
-def interval(change: Difference | None) -> str:
-    """+12.1 [+8.0, +16.2]; a dash where there is none."""
+def _interval(change: Difference | None) -> str:
     return f"{change.mean:+.1f} [{change.low:+.1f}, {change.high:+.1f}]" if change else "-"
 
 
-def _count(row: Row, restricted: bool) -> str:
-    n = row.metrics.get(Metric.N)
-    if n is None:
+def _paired_text(row: Row, restricted: bool) -> str:
+    change = row.in_domain_difference if restricted else row.difference
+    n = row.in_domain.n if restricted and row.in_domain else row.metrics.get(Metric.N)
+    return _interval(change) + (f" of {change.n}" if change and change.n != n else "")
+
+
+def _size(row: Row, restricted: bool, short: bool) -> str:
+    """`36 in 24`; of in-domain and all `12/36 in 12/24`, or in short those in-domain."""
+    if not row.metrics:
         return "-"
-    return f"{row.in_domain_n or 0}/{n}" if restricted and row.in_domain_n != n else str(n)
+    counts = [str(row.metrics[metric]) for metric in (Metric.N, Metric.CLUSTERS)]
+    inside = [row.in_domain.n, row.in_domain.clusters] if row.in_domain else [0, 0]
+    if restricted and inside[0] != row.metrics[Metric.N]:
+        pairs = zip(inside, counts, strict=True)
+        counts = [str(few) if short else f"{few}/{count}" for few, count in pairs]
+    return " in ".join(counts)
 
 
 def _accuracy(row: Row, *, interval: bool) -> str:
-    accuracy, low, high = (row.metrics.get(metric) for metric in HEADLINE[1:])
+    accuracy, low, high = (row.metrics.get(metric) for metric in ACCURACY)
     return _with_interval(accuracy, low, high) if interval else percent(accuracy)
 
 
-def _in_domain_text(row: Row) -> str:
-    return _with_interval(row.in_domain, row.in_domain_low, row.in_domain_high)
+def estimate_text(estimate: Estimate | None) -> str:
+    """50.0 [34.5, 65.5]; a dash where there is none."""
+    return _with_interval(estimate.mean, estimate.low, estimate.high) if estimate else "-"
 
 
 def _with_interval(share: float | None, low: float | None, high: float | None) -> str:

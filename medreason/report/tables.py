@@ -12,9 +12,8 @@ from medreason.report.comparisons import MAY_BE_CHANCE, MEANS, Comparison
 from medreason.report.domains import Domains
 from medreason.report.matrices import CELLS, TABLES, Arm, Place
 from medreason.report.names import file_name
-from medreason.report.runs import Run
+from medreason.report.runs import Run, estimate
 from medreason.samples import MODALITIES, TASKS
-from medreason.stats import mean_over_strata
 
 _LEAST = 2  # places that make a table worth a file of its own
 
@@ -81,33 +80,45 @@ def _draw(tables: Tables, folder: Path) -> None:
         for a, b in comparisons.pairs(tables.arms):
             chosen = [c for c in compared if (c.a, c.b) == (a.name, b.name)]
             values = {(c.train, c.test): c.difference for c in chosen if c.table == table}
+            counts = {c.test: c.n for c in chosen if c.table == table}
             if len(values) >= _LEAST:
                 clear = {(c.train, c.test) for c in chosen if c.clear}
                 path = folder / f"{table}-{file_name(a.name)}-minus-{file_name(b.name)}.png"
                 title = f"{a.name} minus {b.name}"
-                _save(table, values, title, path, limit=limit, clear=clear, rule=MAY_BE_CHANCE)
+                marks = Marked(clear, MAY_BE_CHANCE, limit)
+                _save(table, values, title, path, _weights(a, counts), marks)
 
 
 def _draw_places(arm: Arm, table: str, places: Sequence[Place], folder: Path) -> None:
     name = f"{table}-{file_name(arm.name)}"
+    weights = _weights(arm, {p.test: p.n for p in places})
     shares = {(p.train, p.test): 100 * p.accuracy for p in places}
-    _save(table, shares, f"{arm.name}: accuracy", folder / f"{name}.png")
+    _save(table, shares, f"{arm.name}: accuracy", folder / f"{name}.png", weights)
     above = {(p.train, p.test): 100 * v for p in places if (v := p.above_prior) is not None}
     if len(above) == len(places):
         clear = {(p.train, p.test) for p in places if p.off_prior}
         clear |= {(m, m) for m in _means_off_prior(arm, places)} if table == "8x5" else set()
         title, path = f"{arm.name}: above the options-only baseline", f"{name}-above-prior.png"
-        limit = _limit(above.values())
-        _save(table, above, title, folder / path, limit=limit, clear=clear, rule=_INTERVAL)
+        marks = Marked(clear, _INTERVAL, _limit(above.values()))
+        _save(table, above, title, folder / path, weights, marks)
+
+
+def _weights(arm: Arm, questions: dict[str, int]) -> dict[str, int] | None:
+    """Of the cells in a mean over questions; none where it is over cells."""
+    return questions if arm.statistics.average == "questions" else None
 
 
 def _means_off_prior(arm: Arm, places: Sequence[Place]) -> set[str]:
     """Means of 8x5 (`ct/all`, `all/all`) whose interval does not include the baseline."""
-    shares = matrices.by_place(arm.shares["8x5"], "share")
-    above = {p.test: shares[p.train, p.test] - (p.prior or 0) for p in places}
-    margins = comparisons.margins(above)
-    means = {line: mean_over_strata(strata, seed=0) for line, strata in margins.items()}
-    return {line for line, mean in means.items() if mean.low > 0 or mean.high < 0}
+    rows = matrices.by_place(arm.shares["8x5"])
+    own = {p.test: rows[p.train, p.test].assign(prior=p.prior) for p in places}
+    off = set()
+    for line, questions in comparisons.margins(own).items():
+        accuracy = estimate(questions, arm.statistics, "share")
+        prior = estimate(questions, arm.statistics, "prior").mean
+        if not accuracy.low <= prior <= accuracy.high:
+            off.add(line)
+    return off
 
 
 _INTERVAL = "may be chance (95 % interval includes 0)"
@@ -117,39 +128,48 @@ def _limit(values: Iterable[float]) -> float:
     return max([10.0, *map(abs, values)])
 
 
+@dataclass(frozen=True)
+class Marked:
+    """A picture of differences."""
+
+    clear: set[tuple[str, str]]
+    """Places beyond chance."""
+    rule: str
+    """By which they are."""
+    limit: float
+    """End of the scale, which diverges from 0."""
+
+
 def _save(
     table: str,
     values: dict[tuple[str, str], float],
     title: str,
     path: Path,
-    *,
-    limit: float | None = None,
-    clear: set[tuple[str, str]] | None = None,
-    rule: str = "",
+    weights: dict[str, int] | None,
+    marked: Marked | None = None,
 ) -> None:
-    """`limit` is the end of a scale that diverges from 0; `clear` are places beyond chance."""
     from medreason.report.heatmap import Marks, heat_map, square  # matplotlib, half a second
 
-    scale: dict[str, Any] = (
-        {"unit": "percent points", "vmin": -limit, "vmax": limit, "center": 0} if limit else {}
-    )
-    names = {**MODALITIES, **TASKS, **{cell: _cell_name(cell) for cell in CELLS}}
+    scale: dict[str, Any] = {}
+    if marked:
+        scale = {"unit": "percent points", "vmin": -marked.limit, "vmax": marked.limit, "center": 0}
     if table == "8x5":
         own = {test: value for (_, test), value in values.items()}
-        marks = Marks({test for _, test in clear}, rule) if clear is not None else None
-        heat_map(own, title=f"{title}, 8x5", marks=marks, **scale).savefig(path)
-        return
-    rows, columns = TABLES[table]
-    named = {(names[a], names[b]): value for (a, b), value in values.items()}
-    marks = Marks({(names[a], names[b]) for a, b in clear}, rule) if clear is not None else None
-    figure = square(
-        [names[row] for row in rows],
-        [names[column] for column in columns],
-        named,
-        title=f"{title}, {table}",
-        marks=marks,
-        **scale,
-    )
+        marks = Marks({test for _, test in marked.clear}, marked.rule) if marked else None
+        figure = heat_map(own, title=f"{title}, 8x5", weights=weights, marks=marks, **scale)
+    else:
+        names = {**MODALITIES, **TASKS, **{cell: _cell_name(cell) for cell in CELLS}}
+        rows, columns = TABLES[table]
+        figure = square(
+            [names[row] for row in rows],
+            [names[column] for column in columns],
+            {(names[a], names[b]): value for (a, b), value in values.items()},
+            title=f"{title}, {table}",
+            marks=Marks({(names[a], names[b]) for a, b in marked.clear}, marked.rule)
+            if marked
+            else None,
+            **scale,
+        )
     figure.savefig(path)
 
 

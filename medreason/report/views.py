@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medreason.metrics import HEADLINE, Metric
+from medreason.metrics import ACCURACY, Metric
 from medreason.report import matrices
-from medreason.report.comparisons import LEVEL, MEANS, Comparison
+from medreason.report.comparisons import MEANS, Comparison
 from medreason.report.matrices import TABLES, Arm, Place
 from medreason.report.names import cell_name
+from medreason.report.questions import shown_power
 from medreason.report.runs import Run
 from medreason.report.tables import Tables, in_table
+from medreason.stats import LEVEL, Power
 
-Changes = Mapping[tuple[str, str, str, str], dict[str, list[float]]]
-"""(arm, table, train, test) -> index of the other arm -> [difference, low, high, p], points."""
+Numbers = list[float | None]
+"""As `questions.compared` has them."""
+Changes = Mapping[tuple[str, str, str, str], dict[str, Numbers]]
+"""(arm, table, train, test) -> index of the other arm -> the difference."""
 
 
 def embedded(tables: Tables, evaluated: Sequence[Run]) -> list[dict[str, Any]]:
@@ -56,7 +60,7 @@ def _part(arm: Arm, run: Run) -> str:
 def _changes(tables: Tables) -> Changes:
     """Each arm minus each other, both ways."""
     index = {arm.name: str(i) for i, arm in enumerate(tables.arms)}
-    changes: dict[tuple[str, str, str, str], dict[str, list[float]]] = {}
+    changes: dict[tuple[str, str, str, str], dict[str, Numbers]] = {}
     for c in tables.compared:
         a_minus_b = _numbers(c, c.difference, c.low, c.high)
         b_minus_a = _numbers(c, -c.difference, -c.high, -c.low)
@@ -65,8 +69,10 @@ def _changes(tables: Tables) -> Changes:
     return changes
 
 
-def _numbers(row: Comparison, middle: float, low: float, high: float) -> list[float]:
-    return [round(middle, 2), round(low, 2), round(high, 2), _short(row.p_holm)]
+def _numbers(row: Comparison, middle: float, low: float, high: float) -> Numbers:
+    ends = round(middle, 2), round(low, 2), round(high, 2)
+    able = Power(row.smallest_difference, row.questions_needed)
+    return [*ends, _short(row.p_holm), row.n, row.clusters, *shown_power(able)]
 
 
 def _short(p: float) -> float:
@@ -79,10 +85,11 @@ def _place(place: Place, arm: Arm, evaluated: Sequence[Run], changes: Changes) -
     members = matrices.members_of(arm, place.table, place.train)
     numbers: dict[str, Any] = {
         metric: None if (value := getattr(place, metric)) is None else round(value, 4)
-        for metric in (*HEADLINE[1:], Metric.PRIOR, Metric.ABOVE_PRIOR)
+        for metric in (*ACCURACY, Metric.PRIOR, Metric.ABOVE_PRIOR)
     }
     return numbers | {
         Metric.N: place.n,
+        Metric.CLUSTERS: place.clusters,
         "models": place.models,
         "run": evaluated.index(members[0]),
         "against": changes.get((arm.name, place.table, place.train, place.test), {}),

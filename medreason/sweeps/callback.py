@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from medreason.config import Config, Tracking
+from medreason.config import Config, Statistics, Tracking
 from medreason.console import notice
 from medreason.runs import lock, parent_watch
 from medreason.runs.files import read_json, write_json
@@ -120,7 +120,7 @@ class Sweep(Callback):
         if config.action.name in ("train", "evaluate"):
             _send_to_mlflow(config, evaluations)
             if config.runs.show_table and len(evaluations) <= _MOST_ROWS:
-                _show_table(evaluations)
+                _show_table(evaluations, config)
         return self._show_summary(config)
 
     def _show_summary(self, config: DictConfig) -> bool:
@@ -214,11 +214,13 @@ def _mark_shared(outcomes: list[Outcome]) -> list[Outcome]:
     ]
 
 
-def _show_table(evaluations: list[EvaluationFolder]) -> None:
+def _show_table(evaluations: list[EvaluationFolder], config: DictConfig) -> None:
+    statistics = OmegaConf.to_object(config.statistics)
+    assert isinstance(statistics, Statistics)
     try:
         from medreason.report import table  # pandas, half a second
 
-        table.show(evaluations)
+        table.show(evaluations, statistics)
     except ValueError as error:  # a damaged folder; the summary is still to come
         notice(error)
 

@@ -30,13 +30,15 @@ def send(client: MlflowClient, run_id: str, config: Config, evaluation: Evaluati
     path, key = evaluation.path, evaluation.key
     metrics = predictions.load_metrics(path)
     written = int(1000 * (path / "metrics.json").stat().st_mtime)
-    batch = [Metric(safe_name(n), value, written, 0) for n, value in _test_metrics(metrics)]
+    average = config.statistics.average
+    metrics_of_test = _test_metrics(metrics, average)
+    batch = [Metric(safe_name(name), value, written, 0) for name, value in metrics_of_test]
     client.log_batch(run_id, metrics=batch)
     client.log_artifacts(run_id, str(path), f"evaluations/{key}")
     rows = predictions.read(path / "predictions.parquet")
     _send_inputs(client, run_id, config, evaluation, rows)
     _send_table(client, run_id, rows, f"predictions-{key}.json", config)
-    _send_heat_map(client, run_id, metrics, evaluation.run.path.name)
+    _send_heat_map(client, run_id, metrics, evaluation.run.path.name, average)
 
 
 def _send_inputs(
@@ -95,23 +97,33 @@ def _send_table(
     client.log_table(run_id, table, name)
 
 
-def _send_heat_map(client: MlflowClient, run_id: str, metrics: dict[str, Any], title: str) -> None:
+def _send_heat_map(
+    client: MlflowClient, run_id: str, metrics: dict[str, Any], title: str, average: str
+) -> None:
     from medreason.report.heatmap import heat_map  # matplotlib, half a second
 
-    accuracy = {
-        cell: 100 * values[EvaluationMetric.ACCURACY] for cell, values in metrics["cells"].items()
-    }
-    client.log_figure(run_id, heat_map(accuracy, title=title), "accuracy.png")
+    cells = metrics["cells"]
+    accuracy = {cell: 100 * values[EvaluationMetric.ACCURACY] for cell, values in cells.items()}
+    questions = {cell: values[EvaluationMetric.N] for cell, values in cells.items()}
+    weights = questions if average == "questions" else None
+    client.log_figure(run_id, heat_map(accuracy, title=title, weights=weights), "accuracy.png")
 
 
-def _test_metrics(metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """`test/accuracy`, `test/accuracy/<modality>/<task>`, and so on for every metric."""
+def _test_metrics(metrics: dict[str, Any], average: str) -> Iterator[tuple[str, float]]:
+    """`test/accuracy`, `test/accuracy/<modality>/<task>`, and so on for every metric; the first is
+    over questions or over cells, as `statistics.average` says, and both have the accuracy of
+    their own."""
+    overall, over_cells = metrics["overall"], metrics["over_cells"]
     cells = {f"/{cell}": values for cell, values in metrics["cells"].items()}
-    for suffix, values in {"": metrics["overall"], **cells}.items():
+    # What a judge gave is over questions alone.
+    chosen = overall | (over_cells if average == "cells" else {})
+    for suffix, values in {"": chosen, **cells}.items():
         for name, value in values.items():
             if value is not None:
                 yield f"test/{name}{suffix}", float(value)
-    yield f"test/{EvaluationMetric.MACRO_ACCURACY}", metrics[EvaluationMetric.MACRO_ACCURACY]
+    accuracy = EvaluationMetric.ACCURACY
+    yield f"test/{accuracy}_over_questions", overall[accuracy]
+    yield f"test/{accuracy}_over_cells", over_cells[accuracy]
 
 
 def _take_in_turn(rows: list[predictions.Prediction], count: int) -> list[predictions.Prediction]:

@@ -24,8 +24,17 @@ def test_full_matrix_shows_every_number_and_the_means() -> None:
     assert shown[-1] == "19.5"  # the mean of all
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
         *MODALITIES.values(),
-        "Mean",
+        "Over cells",
     ]
+
+
+def test_means_are_over_questions_where_their_numbers_are_given() -> None:
+    values = {"ct/anatomy": 40.0, "ct/disease": 80.0, "mri/disease": 20.0}
+    weights = {"ct/anatomy": 30, "ct/disease": 10, "mri/disease": 60}
+    figure = heat_map(values, title="sft", weights=weights)
+    shown = [text for text in texts(figure) if text != "\u2013"]
+    assert shown == ["40.0", "80.0", "50.0", "20.0", "20.0", "40.0", "28.6", "32.0"]
+    assert figure.axes[0].get_xticklabels()[-1].get_text() == "Over\nquestions"
 
 
 def test_empty_cells_are_dashes_and_in_no_mean() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from run_folders import draw_samples, reply, write_run
 
-from medreason.config import Config
+from medreason import stats
+from medreason.config import Config, Statistics
 from medreason.report import comparisons, domains, matrices, tables
 from medreason.report.runs import load
 from medreason.runs.run_folder import EvaluationFolder
@@ -75,10 +77,12 @@ def test_start_model_stands_beside_every_row(composed: Compose, samples: list[Sa
     found = {(c.table, c.train, c.test): c for c in comparisons.compare(sft, base)}
     gain = found["40x40", "ct/disease", "ct/disease"]
     assert (gain.n, gain.difference) == (12, 100.0)
-    assert gain.p == pytest.approx(2 / 2**12)
+    p = math.erfc(12 / math.sqrt(12 + 1) / math.sqrt(2))
+    assert (gain.p, gain.clusters, gain.average) == (pytest.approx(p), 12, "questions")
     # Nine places of the 40 x 40 table were tested, so Holm multiplies the smallest by nine.
-    assert gain.p_holm == pytest.approx(9 * 2 / 2**12)
-    # Several models answered each question, so their mean is tested by flipping signs.
+    assert gain.p_holm == pytest.approx(9 * p)
+    # Several models answered each question; two questions about an image are one cluster.
+    assert (found["8x8", "ct", "ct"].n, found["8x8", "ct", "ct"].clusters) == (24, 12)
     assert found["8x8", "ct", "ct"].difference == 50.0
     assert found["8x8", "ct", "ct"].p < 1e-3
     assert found["8x8", "ct", "ct"].clear
@@ -176,7 +180,9 @@ def test_domains_tell_near_from_far(composed: Compose, samples: list[Sample]) ->
     assert inside
     assert (inside.models, inside.cells, inside.n) == (3, 3, 36)
     assert inside.metrics == {"prior": 0.25, "blank_image": 0.25, "parsed": 1.0}
-    assert (inside.ci_low, inside.ci_high) == (pytest.approx(0.904, abs=1e-3), 1.0)
+    assert (inside.clusters, inside.average) == (24, "questions")
+    effective = 36 / (1 + stats.CORRELATION * (60 / 36 - 1))  # of 12 pairs and 12 alone
+    assert (inside.ci_low, inside.ci_high) == (pytest.approx(stats.wilson(1, effective)[0]), 1.0)
     start = found.total("base", "in-domain")
     assert start
     assert (start.n, start.accuracy) == (36, 0.0)
@@ -188,16 +194,24 @@ def test_domains_tell_near_from_far(composed: Compose, samples: list[Sample]) ->
     assert (far.difference, far.clear) == (0.0, False)
 
 
-def test_no_cell_counts_for_more_because_it_has_more_questions(
-    composed: Compose, samples: list[Sample]
+@pytest.mark.parametrize(("average", "accuracy"), [("questions", 0.2), ("cells", 0.5)])
+def test_means_are_over_questions_or_over_cells(
+    composed: Compose, samples: list[Sample], average: str, accuracy: float
 ) -> None:
     asked = [s for s in samples if s.cell == ("ct", "disease")]
     asked += [s for s in samples if s.cell == ("mri", "disease")][:3]
     folder = write_run(composed("method=sft"), asked, right_on(("mri", "disease")))
-    found = domains.gather(matrices.arms(load([folder])))
+    base = write_run(composed("method=base"), asked, right_on())
+    arms = matrices.arms(load([base, folder], Statistics(average=average)))
+    found = domains.gather(arms)
     total = found.total("sft", "in-domain")
     assert total
-    assert (total.n, total.accuracy) == (15, 0.5)
+    assert (total.n, total.accuracy, total.average) == (15, pytest.approx(accuracy), average)
+    gain = found.change("sft", "base", "in-domain")
+    assert gain
+    assert (gain.difference, gain.average) == (pytest.approx(100 * accuracy), average)
+    means = [c for c in comparisons.compare(*arms[::-1]) if c.table == comparisons.MEANS]
+    assert means == []  # one model of all cells has no cell of its own
 
 
 def test_runs_that_differ_in_a_value_are_arms_of_their_own(

@@ -58,7 +58,7 @@ def test_first_sentence_says_what_training_bought(composed: Compose, samples: li
     grpo = write_run(composed("method=grpo"), samples, right)
     assert re.fullmatch(
         r"GRPO answers 100\.0 % of 36 questions right, 50\.0 points more than the start model "
-        r"\(95 % interval 3\d\.\d to 6\d\.\d\); the options-only baseline gives 25\.0 %, "
+        r"\(95 % interval 2\d\.\d to 7\d\.\d\); the options-only baseline gives 25\.0 %, "
         r"a blank image 25\.0 %\.",
         lead(load([base, grpo])),
     )
@@ -95,7 +95,7 @@ def test_first_sentence_speaks_of_methods_where_they_have_several_models(
     text = lead(load(folders))
     assert text.startswith(
         "On what they were trained on, models answer 75.0 % right after SFT, 25.0 points more "
-        "than the start model (95 % interval 1"
+        "than the start model (95 % interval 4"
     )
     assert "the options-only baseline gives 25.0" in text
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from run_folders import draw_samples, reply, write_failed, write_run
 
-from medreason.config import Config
+from medreason.config import Config, Statistics
 from medreason.report import table
 from medreason.report.runs import load
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
@@ -41,15 +41,95 @@ def test_runs_come_as_base_sft_grpo_rarl(composed: Compose, samples: list[Sample
 def test_accuracy_comes_with_interval_prior_and_control(
     composed: Compose, samples: list[Sample]
 ) -> None:
-    [row] = table.rows([write_run(composed("method=base"), samples, half_right)])
+    asked = [replace(s, question=f"{s.question} ({s.task})") for s in samples]
+    folder = write_run(composed("method=base"), asked, half_right)
+    [row] = table.rows([folder])
     metrics = row.metrics
-    assert (metrics["n"], metrics["accuracy"]) == (36, 0.5)
+    assert (metrics["n"], metrics["clusters"], metrics["accuracy"]) == (36, 24, 0.5)
     assert (metrics["prior"], metrics["above_prior"]) == (0.25, 0.25)
-    assert metrics["ci_low"] == pytest.approx(0.3447, abs=1e-4)
-    assert metrics["ci_high"] == pytest.approx(0.6553, abs=1e-4)
+    # The two questions about an image of CT are answered alike: 12 pairs and 12 alone.
+    assert metrics["design_effect"] == pytest.approx(60 / 36, rel=0.1)
+    assert 0.25 < metrics["ci_low"] < 0.31
+    assert 0.69 < metrics["ci_high"] < 0.75
+    [alone] = table.rows([folder], Statistics(clusters="question"))
+    assert alone.metrics["clusters"] == 36
+    assert alone.metrics["ci_low"] == pytest.approx(0.3447, abs=1e-4)
+    assert alone.metrics["ci_high"] == pytest.approx(0.6553, abs=1e-4)
     assert metrics["blank_image"] == pytest.approx(0.25)
     assert metrics["parsed"] == 1.0
     assert row.difference is None
+
+
+def test_patients_are_clusters_where_they_are_known(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    of_patients = [
+        replace(s, question=f"({s.task})", patient=f"p{i % 8}" if i < 24 else None)
+        for i, s in enumerate(samples)
+    ]
+    folder = write_run(composed("method=base"), of_patients, half_right)
+    counts = {
+        clusters: table.rows([folder], Statistics(clusters=clusters))[0].metrics["clusters"]
+        for clusters in ("patient", "image", "question")
+    }
+    assert counts == {"patient": 8 + 12, "image": 24, "question": 36}
+
+
+def test_table_averages_as_it_says(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """12, 12 and 3 questions; the start model is right on the last cell alone."""
+    asked = samples[:27]
+    priors = {("ct", "disease"): 0.2, ("ct", "anatomy"): 0.2, ("mri", "disease"): 0.8}
+
+    def right_on_mri(i: int, sample: Sample) -> str:
+        return reply(sample.answer if sample.modality == "mri" else "?")
+
+    folders = [
+        write_run(composed("method=base"), asked, right_on_mri, priors=priors),
+        write_run(composed("method=grpo"), asked, right, priors=priors),
+    ]
+    for average, accuracy, prior in (("questions", 3 / 27, 7.2 / 27), ("cells", 1 / 3, 0.4)):
+        statistics = Statistics(average=average)
+        base, grpo = table.rows(folders, statistics)
+        assert base.metrics["accuracy"] == pytest.approx(accuracy)
+        assert base.metrics["prior"] == pytest.approx(prior)
+        assert base.metrics["above_prior"] == pytest.approx(accuracy - prior)
+        assert grpo.difference
+        assert grpo.difference.mean == pytest.approx(100 * (1 - accuracy))
+        table.show(folders, statistics)
+        shown = capsys.readouterr().out
+        assert f"over {average}" in shown
+        assert f"means over {average}; clusters: patients (images where no" in shown
+        assert "27 in 15" in shown
+
+
+def test_fewer_paired_questions_than_the_row_has_are_counted(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [
+        write_run(composed("method=base"), samples[:24], half_right),
+        write_run(composed("method=grpo"), samples, right),
+    ]
+    table.show(folders)
+    line = next(ln for ln in capsys.readouterr().out.splitlines() if ln.startswith("grpo"))
+    assert "36 in 24" in line
+    assert "] of 24" in line
+
+
+def test_rows_say_which_questions_their_options_only_baseline_counts(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [
+        write_run(composed("method=base"), samples, half_right),
+        write_run(composed("method=grpo"), samples, right),
+    ]
+    table.show(folders)
+    assert "options only counts" not in capsys.readouterr().out  # all the same
+    one_cell = composed("method=sft", "modality=ct", "task=disease")
+    table.show([*folders, write_run(one_cell, samples, right)])
+    shown = capsys.readouterr().out
+    assert "options only counts training questions of: all cells (base, grpo), CT/Disease" in shown
 
 
 def test_difference_to_base_is_paired_and_in_percent_points(
@@ -151,14 +231,17 @@ def test_run_of_one_cell_is_compared_on_that_cell(composed: Compose, samples: li
     cell = ("modality=ct", "task=disease")
     trained = write_run(composed("method=sft", *cell), samples, right_on_ct_disease)
     start, row = table.rows([base, trained])
-    assert (row.restricted, row.in_domain_n, row.in_domain) == (True, 12, 1.0)
+    assert row.restricted
+    assert row.in_domain
+    assert (row.in_domain.n, row.in_domain.mean) == (12, 1.0)
     assert row.metrics["accuracy"] == pytest.approx(1 / 3)
     assert row.metrics["parsed"] == pytest.approx(1 / 3)
     assert row.difference is not None
     assert row.difference.mean < 0
     assert row.in_domain_difference is not None
     assert row.in_domain_difference.mean == pytest.approx(50)
-    assert (start.in_domain_n, start.in_domain) == (12, 0.5)
+    assert start.in_domain
+    assert (start.in_domain.n, start.in_domain.mean) == (12, 0.5)
 
 
 def test_failed_and_unfinished_runs_are_shown_with_their_error(
@@ -287,6 +370,10 @@ def test_csv_has_a_row_for_each_run_and_cell(
         ("sft", "all", "all", ""),
     ]
     assert float(found[1]["accuracy"]) == 0.5
+    assert [r["average"] for r in found] == [*["over questions"] * 4, ""]
+    # Nothing to compare with: what a paired test of 12 questions shows at the discordance assumed.
+    assert float(found[1]["smallest_difference"]) == pytest.approx(57, abs=1)
+    assert found[1]["difference"] == ""
 
 
 def test_replies_that_are_cut_off_are_named_with_share_and_key(
