@@ -275,12 +275,16 @@ def power(
 
 
 def _smallest_difference(n: float, discordance: float) -> float | None:
-    from scipy.optimize import brentq
-
-    def lacking(change: float) -> float:
-        return _connor(change, max(discordance, change)) - n
-
-    return 100 * float(brentq(lacking, 1e-9, 1.0)) if lacking(1.0) <= 0 else None
+    """Connor's n, solved for the difference: two quadratic equations."""
+    quadratic = n + _Z80**2
+    root = math.sqrt(max(_Z95**2 * n - quadratic * (_Z95**2 - _Z80**2), 0.0))
+    change = math.sqrt(discordance) * (_Z95 * math.sqrt(n) + root) / quadratic
+    if change > discordance:  # then all that is unlike is the difference; in sqrt(1 - change)
+        if n < _Z95**2:
+            return None
+        root = math.sqrt((_Z95 * _Z80) ** 2 + quadratic * (n - _Z95**2))
+        change = 1 - ((root - _Z95 * _Z80) / quadratic) ** 2
+    return 100 * change
 
 
 def _connor(difference: float, discordance: float) -> float:

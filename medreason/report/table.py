@@ -138,7 +138,7 @@ def write_csv(runs: Sequence[Run], path: Path) -> None:
             places = {"all/all": change, **by_cell(run, change)}
             for place, metrics in {"all/all": run.overall, **run.cells}.items():
                 modality, task = place.split("/")
-                values = {"run": run.label, "modality": modality, "task": task}
+                values: dict[str, Any] = {"run": run.label, "modality": modality, "task": task}
                 values |= {"average": f"over {run.statistics.average}"} if metrics else {}
                 values |= {name: metrics.get(name) for name in names}
                 paired = difference(run, places[place]) if place in places else None
@@ -153,11 +153,11 @@ def _comparison(
     if not metrics:
         return {}
     able = power(paired or metrics, run.statistics)
-    values = dict(zip(_POWER, (able.smallest_difference, able.questions_needed), strict=True))
-    if paired is None:
-        return values
-    ends = paired.mean, paired.low, paired.high, paired.p, paired.n, paired.clusters
-    return values | dict(zip(_DIFFERENCE, ends, strict=True))
+    names, values = [*_POWER], [able.smallest_difference, able.questions_needed]
+    if paired:
+        names += _DIFFERENCE
+        values += [paired.mean, paired.low, paired.high, paired.p, paired.n, paired.clusters]
+    return dict(zip(names, values, strict=True))
 
 
 def columns(
