@@ -17,7 +17,7 @@ from medreason import config as configuration
 from medreason.config import Config, Handling
 from medreason.data import checks, image_cache, options, splits
 from medreason.data.rows import LeftOut, Loaded, counts_text
-from medreason.samples import MODALITIES, TASKS, Sample
+from medreason.samples import Sample
 
 
 def load(spec: dict[str, Any], cache: Path) -> tuple[Sample, ...]:
@@ -164,7 +164,7 @@ def read_for_prior(config: Config, samples: Iterable[Sample]) -> list[Sample]:
     For the base model, which is not trained, those of all cells: as many as a run of all trains on.
     """
     if config.method.algorithm == "none":
-        return select(samples, "train", [*MODALITIES], [*TASKS])
+        return [sample for sample in samples if sample.split == "train"]
     return trained_on(config, samples)
 
 

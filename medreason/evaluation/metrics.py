@@ -93,7 +93,7 @@ def _intervals(rows: Sequence[Prediction], clusters: str, *, over_cells: bool = 
     original = [row for row in rows if row.control == "original"]
     metrics = interval_metrics(estimate(original, [row.correct for row in original]))
     if scored := [row for row in original if row.likeliest_option]:
-        likely = estimate(scored, [row.likeliest_option == row.gold for row in scored])
+        likely = estimate(scored, [bool(row.option_likelihood_correct) for row in scored])
         metrics |= likelihood_metrics(likely)
     return metrics
 

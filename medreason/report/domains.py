@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from medreason.metrics import HEADLINE, Metric, Shown
@@ -173,5 +174,5 @@ def _total(arm: Arm, distance: str, questions: pd.DataFrame, metrics: pd.DataFra
         accuracy=accuracy.mean,
         ci_low=accuracy.low,
         ci_high=accuracy.high,
-        metrics={name: float(cells[name] @ weight / weight.sum()) for name in known},
+        metrics={name: float(np.average(cells[name], weights=weight)) for name in known},
     )

@@ -55,7 +55,7 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
     }
     statistics = runs[0].statistics
     levels = [_level(*key, values, statistics) for key, values in scores.items()]
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"a": a.name, "b": b.name, "where": where, "score": score}
         | _change(values, scores[b.name, where, score], statistics)
         for a, b in comparisons.pairs(arms)

@@ -142,7 +142,7 @@ def write_csv(runs: Sequence[Run], path: Path) -> None:
                 values |= {"average": f"over {run.statistics.average}"} if metrics else {}
                 values |= {name: metrics.get(name) for name in names}
                 paired = difference(run, places[place]) if place in places else None
-                writer.writerow(values | _comparison(run, metrics, paired))
+                writer.writerow({**values, **_comparison(run, metrics, paired)})
 
 
 def _comparison(
