@@ -64,7 +64,8 @@ def test_arms_stand_in_domain_and_held_out_with_every_seed(
     assert levels["sft", "held-out", "reasoning"]["mean"] == pytest.approx(100 * 4 / 6)
     changes = rows(tmp_path / "reasoning-differences.parquet")
     gain = changes["rarl", "sft", "in-domain", "accuracy"]
-    assert (gain["mean"], gain["low"], gain["high"]) == (50.0, 50.0, 50.0)
+    assert gain["mean"] == 50.0
+    assert 0 < gain["low"] < 50 < gain["high"] < 100  # twelve equal changes are no certainty
     assert gain["seeds"] == "0.0 100.0"
     assert changes["rarl", "base", "in-domain", "accuracy"]["seeds"] == "100.0 100.0"
     assert "| rarl | sft  | in-domain | accuracy" in (tmp_path / "reasoning.md").read_text()
