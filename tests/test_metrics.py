@@ -32,6 +32,7 @@ OTHER_WORDS = {
     "evaluation/run.py": {Metric.OPTION_LIKELIHOOD},
     "runs/keys.py": {Metric.OPTION_LIKELIHOOD},
     "actions/predict.py": {Metric.OPTION_LIKELIHOOD},
+    "actions/plan.py": {Metric.N, Metric.CLUSTERS},  # headings of tables
     "actions/judge.py": {Metric.N, Metric.COMPLETION_TOKENS},  # of the judge's own summary
     "execution/request.py": {Metric.PRIOR},  # options that decide the options-only baseline
     "moved.py": {Metric.OPTION_LIKELIHOOD},
@@ -39,7 +40,10 @@ OTHER_WORDS = {
     "report/page.js": {Metric.PARSED},
     "report/arms.py": {Metric.N},  # headings of tables
     "report/table.py": {Metric.N},
-    "report/reasoning.py": {Metric.N, Metric.ACCURACY, Metric.REASONING_SIMILARITY},
+    "report/reasoning.py": {
+        *(Metric.N, Metric.CLUSTERS, Metric.ACCURACY, Metric.CORRECT),
+        Metric.REASONING_SIMILARITY,
+    },
     "report/runs.py": {Metric.PARSED},
     "report/questions.py": {Metric.PARSED},
     "tracking/evaluation.py": {Metric.CORRECT},
@@ -81,8 +85,8 @@ def test_all_that_is_computed_is_in_the_table(tmp_path: Path) -> None:
         for sample in samples_under(control, samples)
     ]
     metrics = compute_metrics(rows, {}, CONTROLS)
-    assert set(metrics) - {"overall", "cells"} <= set(Metric)
-    for group in (metrics["overall"], *metrics["cells"].values()):
+    assert set(metrics) == {"overall", "over_cells", "cells"}
+    for group in (metrics["overall"], metrics["over_cells"], *metrics["cells"].values()):
         assert set(CONTROLS) < set(group) <= set(Metric)
     judged = {f"{kind}_{aspect}" for kind in ("judged", "judge_failed") for aspect in ASPECTS}
     assert judged <= set(Metric)
@@ -92,5 +96,5 @@ def test_all_that_is_computed_is_in_the_table(tmp_path: Path) -> None:
 def test_metric_says_what_it_is(metric: Metric) -> None:
     assert metric.explanation
     assert metric.heading.count("\n") < 2 or Shown.TERMINAL not in metric.shown
-    assert metric.unit in ("share", "count", "words", "tokens")
+    assert metric.unit in ("share", "count", "factor", "words", "tokens")
     assert Shown.TERMINAL not in metric.shown or Shown.CSV in metric.shown

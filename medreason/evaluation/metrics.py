@@ -46,7 +46,7 @@ def compute_metrics(
     overall = _summary(rows, priors, controls, clusters)
     over_cells = _mean_of_cells([*by_cell.values()], overall)
     over_cells |= _intervals(rows, clusters, over_cells=True)
-    return {"overall": overall, "over_cells": over_cells, "cells": by_cell, "clusters": clusters}
+    return {"overall": overall, "over_cells": over_cells, "cells": by_cell}
 
 
 def _mean_of_cells(cells: Sequence[Metrics], overall: Metrics) -> Metrics:

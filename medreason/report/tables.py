@@ -111,11 +111,11 @@ def _weights(arm: Arm, questions: dict[str, int]) -> dict[str, int] | None:
 def _means_off_prior(arm: Arm, places: Sequence[Place]) -> set[str]:
     """Means of 8x5 (`ct/all`, `all/all`) whose interval does not include the baseline."""
     rows = matrices.by_place(arm.shares["8x5"])
-    own = {p.test: rows[p.train, p.test].assign(prior=p.prior) for p in places}
+    own = {p.test: rows[p.train, p.test].assign(baseline=p.prior) for p in places}
     off = set()
     for line, questions in comparisons.margins(own).items():
         accuracy = estimate(questions, arm.statistics, "share")
-        prior = estimate(questions, arm.statistics, "prior").mean
+        prior = estimate(questions, arm.statistics, "baseline").mean
         if not accuracy.low <= prior <= accuracy.high:
             off.add(line)
     return off

@@ -115,8 +115,7 @@ def _test_metrics(metrics: dict[str, Any], average: str) -> Iterator[tuple[str, 
     their own."""
     overall, over_cells = metrics["overall"], metrics["over_cells"]
     cells = {f"/{cell}": values for cell, values in metrics["cells"].items()}
-    # What a judge gave is over questions alone.
-    chosen = overall | (over_cells if average == "cells" else {})
+    chosen = over_cells if average == "cells" else overall
     for suffix, values in {"": chosen, **cells}.items():
         for name, value in values.items():
             if value is not None:
