@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from run_folders import draw_samples, reply, write_failed, write_run
 
-from medreason.config import Config
+from medreason.config import Config, Statistics
 from medreason.report import summary
 from medreason.report.page import page
 from medreason.report.runs import Run, load
+from medreason.report.table import rows_of
 from medreason.report.tables import gather
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
 from medreason.samples import Sample
@@ -98,6 +99,44 @@ def test_first_sentence_speaks_of_methods_where_they_have_several_models(
         "than the start model (95 % interval 4"
     )
     assert "the options-only baseline gives 25.0" in text
+
+
+@pytest.mark.parametrize(
+    ("average", "start", "trained"), [("questions", 12 / 27, 24 / 27), ("cells", 1 / 3, 2 / 3)]
+)
+def test_all_numbers_of_a_report_are_averaged_in_one_way(
+    composed: Compose, samples: list[Sample], average: str, start: float, trained: float
+) -> None:
+    """12, 12 and 3 questions: the start model is right on the first cell, SFT on both of CT."""
+
+    def right_on(*cells: tuple[str, str]) -> Callable[[int, Sample], str]:
+        return lambda i, s: reply(s.answer if s.cell in cells else "?")
+
+    first, second = ("ct", "disease"), ("ct", "anatomy")
+    asked = samples[:27]
+    folders = [
+        write_run(composed("method=base"), asked, right_on(first)),
+        write_run(composed("method=sft"), asked, right_on(first, second)),
+    ]
+    runs = load(folders, Statistics(average=average))
+    tables = gather(runs)
+    rows = rows_of(runs)
+    gain = 100 * (trained - start)
+    assert [row.metrics["accuracy"] for row in rows] == pytest.approx([start, trained])
+    totals = [tables.domains.total(name, "in-domain") for name in ("base", "sft")]
+    assert [total.accuracy for total in totals if total] == pytest.approx([start, trained])
+    assert rows[1].difference
+    assert rows[1].difference.mean == pytest.approx(gain)
+    change = tables.domains.change("sft", "base", "in-domain")
+    assert change
+    assert (change.difference, change.p) == pytest.approx((gain, rows[1].difference.p))
+    assert (change.low, change.high) == (rows[1].difference.low, rows[1].difference.high)
+    assert f"{100 * trained:.1f} % of 27 questions" in lead(runs)
+    data = embedded(page(runs, sweep="s", tables=tables))
+    assert data["average"] == average
+    assert data["runs"][1]["means"]["all/all"][0] == pytest.approx(gain)
+    [power] = {tuple(c["power"]) for c in data["runs"][0]["cells"].values() if c["n"] == 12}
+    assert power == (57.3, 708)  # of 12 questions at the discordance assumed
 
 
 def many(composed: Compose, samples: list[Sample]) -> list[Run]:

@@ -204,6 +204,27 @@ def test_folder_of_two_sweeps_is_a_run_in_each_with_the_evaluation_it_asked_for(
     assert names == {"one", "two"}
 
 
+@pytest.mark.parametrize("average", ["questions", "cells"])
+def test_metrics_are_averaged_as_the_configuration_says(
+    composed: Compose, tmp_path: Path, average: str
+) -> None:
+    samples = draw_samples(tmp_path / "images")[:27]  # 12, 12 and 3 of a cell
+    config = composed("method=base", "sweep=one", f"statistics.average={average}")
+    folder = write_run(
+        config, samples, lambda i, s: reply(s.answer if s.modality == "mri" else "?")
+    )
+    tracking.catch_up(config.tracking, config.folder, "one", [folder])
+    (run_id,) = folder.run.state().mlflow_runs.values()
+    run = store.connect(config.tracking, config.folder).get_run(run_id)
+    metrics = run.data.metrics
+    assert metrics["test/accuracy_over_questions"] == pytest.approx(3 / 27)
+    assert metrics["test/accuracy_over_cells"] == pytest.approx(1 / 3)
+    assert metrics["test/accuracy"] == metrics[f"test/accuracy_over_{average}"]
+    assert metrics["test/ci_low"] < metrics["test/accuracy"] < metrics["test/ci_high"]
+    assert (metrics["test/n"], metrics["test/clusters"]) == (27, 15)
+    assert run.data.params["medreason.statistics.average"] == average
+
+
 def test_run_left_running_by_a_kill_is_found_again_and_ended(
     composed: Compose, tmp_path: Path
 ) -> None:
