@@ -30,12 +30,12 @@ def test_plan_says_what_a_paired_test_can_show_in_each_cell(
     rows = power_rows(shown)
     assert list(rows) == ["ct/disease and 3 more", "all"]
     n, clusters, smallest, needed = rows["ct/disease and 3 more"]
-    assert (n, clusters) == ("24", "12")  # two questions of each cell about a drawn patient
-    able = stats.power(24, 12, discordance=0.3, wanted=5, design_effect=1.2)
+    assert (n, clusters) == ("12", "6")  # two images of each drawn patient
+    able = stats.power(12, 6, discordance=0.3, wanted=5, design_effect=1.2)
     assert able.smallest_difference
     assert smallest == f"{able.smallest_difference:.1f}"
     assert needed == f"{able.questions_needed:,}"
-    assert rows["all"][:2] == ["96", "24"]
+    assert rows["all"][:2] == ["48", "12"]
     assert "n for 5 points" in shown
     assert "0.3 of the questions unlike (statistics.discordance)" in " ".join(shown.split())
 
@@ -52,7 +52,7 @@ def test_plan_takes_what_is_assumed_from_the_configuration(
     plan.run(composed(*SMALL, *cell, *settings))
     shown = capsys.readouterr().out
     assert "n for 10 points" in shown
-    needed = stats.power(24, 12, discordance=0.1, wanted=10).questions_needed
+    needed = stats.power(12, 6, discordance=0.1, wanted=10).questions_needed
     assert power_rows(shown)["ct/disease and 1 more"][3] == f"{needed:,}"
 
 
