@@ -75,7 +75,7 @@ def _table(rows: Sequence[Row], tables: Tables, compact: bool) -> Table:
     ]
     cells = {
         "arm": list(totals),
-        "models": [str(len(arm.runs)) for arm in tables.arms],
+        "models": [str(arm.models) for arm in tables.arms],
         "n in\nclusters": [f"{t.n} in {t.clusters}" if t else "-" for t in inside],
         f"in-domain %\nover {average}": [_accuracy(t, compact) for t in inside],
         **{

@@ -42,7 +42,7 @@ _EVERY_ROW = ""  # `train` of a start model
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """Runs that differ in cell and seed alone."""
+    """Evaluations that differ in cell, seed and the questions asked alone."""
 
     name: str
     runs: tuple[Run, ...]
@@ -51,6 +51,11 @@ class Arm:
     @property
     def run_names(self) -> set[str]:
         return {run.name for run in self.runs}
+
+    @property
+    def models(self) -> int:
+        """Trainings; two evaluations of one are one model."""
+        return len({run.folder.path for run in self.runs})
 
     @property
     def statistics(self) -> Statistics:
@@ -62,8 +67,13 @@ class Arm:
 
     @functools.cached_property
     def answers(self) -> pd.DataFrame:
-        """The answers of all its runs, with the seed and the cells trained on of each."""
-        return pd.concat([run.answers.assign(**_facts(run)) for run in self.runs])
+        """The answers of all its runs, with the seed and the cells trained on of each. A question
+        that two evaluations of one model asked counts once."""
+        answers = pd.concat([run.answers.assign(**_facts(run)) for run in self.runs])
+        folders = {run.name: run.folder.path.name for run in self.runs}
+        return answers[
+            ~answers.assign(run=answers["run"].map(folders)).duplicated(["run", "question"])
+        ]
 
     @functools.cached_property
     def metrics(self) -> pd.DataFrame:
@@ -231,7 +241,7 @@ def _placed(arm: Arm, frame: pd.DataFrame, table: str, columns: list[str]) -> pd
 def _places(arm: Arm, table: str) -> list[Place]:
     spreads, priors = _spreads(arm, table), _priors(arm, table)
     rows = by_place(arm.shares[table])
-    models = Counter(_row(run, table) for run in arm.runs)
+    models = Counter({run.folder.path: _row(run, table) for run in arm.runs}.values())
     places = []
     for train, test in addresses(table):
         if (place := key(arm, train, test)) not in rows:
@@ -246,7 +256,7 @@ def _places(arm: Arm, table: str) -> list[Place]:
                 train=train,
                 test=test,
                 in_domain=not arm.untrained and train == test,
-                models=len(arm.runs) if arm.untrained else models[train],
+                models=arm.models if arm.untrained else models[train],
                 seeds=seeds,
                 average=arm.statistics.average,
                 n=accuracy.n,

@@ -139,7 +139,7 @@ def _method_table(tables: Tables) -> Table:
     rows = [
         MethodRow(
             name=arm.name,
-            models=len(arm.runs),
+            models=arm.models,
             total=tables.domains.total(arm.name, IN_DOMAIN),
             gain=arms.gain(tables, arm.name, IN_DOMAIN),
             elsewhere=far.accuracy if (far := tables.domains.total(arm.name, ELSEWHERE)) else None,
@@ -194,7 +194,7 @@ def _facts(runs: Sequence[Run], tables: Tables) -> list[str]:
         for run in runs
         if run.folder.environment.exists()
     }
-    counts = [f"{len(arm.runs)} {arm.name}" for arm in tables.arms]
+    counts = [f"{arm.models} {arm.name}" for arm in tables.arms]
     by_arm = f": {', '.join(counts)}" if len(tables.arms) < len(runs) else ""
     return [
         f"{len(runs)} runs{by_arm}" if len(runs) != 1 else "1 run",

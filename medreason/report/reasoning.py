@@ -85,6 +85,7 @@ def _scores(arm: Arm, cells: set[str]) -> dict[tuple[str, str], Scores]:
     seeds = {run.name: run.config.seed for run in arm.runs if run.config}
     rows["seed"] = (rows["run"] + "/" + rows["evaluation"]).map(seeds)
     rows["question"] = name_questions(rows, "run", "evaluation")
+    rows = rows.drop_duplicates(["run", "question"])  # asked in two evaluations of one model
     rows["cell"] = rows["modality"] + "/" + rows["task"]
     rows["cluster"] = predictions.clusters_of(rows, arm.statistics.clusters).to_numpy(object)
     in_domain = rows["cell"].isin(cells)

@@ -25,7 +25,7 @@ def lead(runs: Sequence[Run], tables: Tables) -> str:
     chosen = best(runs)
     if chosen is None:
         return "No run of this sweep has been evaluated yet."
-    if any(len(arm.runs) > 1 for arm in tables.arms):
+    if any(arm.models > 1 for arm in tables.arms):
         return _of_arms(tables)
     return _of_run(chosen, _counting(chosen), base_of(chosen, runs))
 

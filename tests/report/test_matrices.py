@@ -165,6 +165,21 @@ def test_seeds_give_mean_and_spread(composed: Compose, samples: list[Sample]) ->
     assert own.spread == pytest.approx(0.5**0.5)
 
 
+def test_question_of_two_evaluations_of_one_model_counts_once(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    config = composed("method=sft", "modality=ct", "task=disease")
+    cell = right_on(("ct", "disease"))
+    folders = [
+        write_run(config, asked, cell, evaluation_key=f"evaluation{i}")
+        for i, asked in enumerate((samples[:12], samples))
+    ]
+    [arm] = matrices.arms(load(folders))
+    assert (len(arm.runs), arm.models, len(arm.answers)) == (2, 1, len(samples))
+    own = next(c for c in matrices.places(arm) if (c.table, c.in_domain) == ("8x5", True))
+    assert (own.n, own.models, own.accuracy) == (12, 1, 1.0)
+
+
 def test_domains_tell_near_from_far(composed: Compose, samples: list[Sample]) -> None:
     base, sft = sweep(composed, samples)
     found = domains.gather([base, sft])

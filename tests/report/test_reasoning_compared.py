@@ -41,6 +41,17 @@ def rows(path: Path) -> dict[tuple[str, ...], dict]:
     return {tuple(row[name] for name in names): row for row in found}
 
 
+def test_question_of_two_evaluations_of_one_model_counts_once(
+    composed: Compose, samples: list[Sample], tmp_path: Path
+) -> None:
+    sft = composed("method=sft", *CT)
+    for i, asked in enumerate((samples[:12], samples)):
+        write_run(sft, asked, says("It is bright.", right_in="ct"), evaluation_key=f"evaluation{i}")
+    reasoning.write(load(folders(composed)), tmp_path)
+    levels = rows(tmp_path / "reasoning.parquet")
+    assert (levels["sft", "in-domain", "accuracy"]["n"], len(levels)) == (12, 4)
+
+
 def test_arms_stand_in_domain_and_held_out_with_every_seed(
     composed: Compose, samples: list[Sample], tmp_path: Path
 ) -> None:
