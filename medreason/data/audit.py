@@ -178,7 +178,7 @@ def _prior_warnings(report: Mapping[str, Any]) -> list[str]:
 def _is_far_above(percent: float, guess: Mapping[str, float]) -> bool:
     """Half as much again, and more than chance on so few questions."""
     n = int(guess["questions"])
-    low, _ = wilson(round(percent / 100 * n), n)
+    low, _ = wilson(percent / 100, n)
     return percent > 1.5 * guess["percent"] and 100 * low > guess["percent"]
 
 
