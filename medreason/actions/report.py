@@ -35,6 +35,7 @@ def run(config: Config) -> None:
         arms.show(rows, gathered)
     else:
         table.show_rows(rows)
+    arms.show_differences(gathered.domains)
     files = []
     for path in _write(config, runs, gathered, target):
         show(path)
@@ -51,8 +52,7 @@ def _write(config: Config, runs: list[Run], gathered: Tables, target: Path) -> I
     yield _write_csv(runs, target)
     if len(runs) <= arms.MOST_RUNS:
         yield from _write_heat_maps(runs, target)
-    if gathered.crossed:
-        yield tables.write(gathered, target)
+    yield tables.write(gathered, target)
     yield from reasoning.write(runs, target)
 
 

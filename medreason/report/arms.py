@@ -1,17 +1,19 @@
-"""The terminal's table of arms, where a sweep has more runs than anyone reads."""
+"""Arms on the terminal: their differences, and a table of them where there are too many runs."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
 
 from medreason.metrics import Metric, Shown
 from medreason.report.comparisons import Comparison
-from medreason.report.domains import ELSEWHERE, IN_DOMAIN, Total
+from medreason.report.domains import ALL, ELSEWHERE, IN_DOMAIN, Domains, NotCompared, Total
 from medreason.report.matrices import Arm
+from medreason.report.names import difference_name
 from medreason.report.runs import Run, base_of
 from medreason.report.table import (
     CUT_OFF,
@@ -25,11 +27,12 @@ from medreason.report.table import (
     unfinished,
 )
 from medreason.report.tables import Tables
+from medreason.stats import LEVEL
 
 MOST_RUNS = 12
 """Runs with a row, a line or a picture each; beyond it those of the arms say more."""
-
-
+MOST_DIFFERENCES = 15
+"""Differences between arms with a row each; and as many pairs that are not compared."""
 _ALWAYS = (Metric.PRIOR, Metric.BLANK_IMAGE, Metric.PARSED)
 """Columns with a dash where there is no value."""
 
@@ -42,6 +45,89 @@ def grouped(runs: Sequence[Run], tables: Tables) -> bool:
 def show(rows: Sequence[Row], tables: Tables) -> None:
     """Print the table of arms to stdout, with the warnings about its runs."""
     show_table(lambda compact: _table(rows, tables, compact))
+
+
+@dataclass(frozen=True)
+class Differences:
+    """The differences between arms that are shown, and those that cannot be made."""
+
+    compared: Sequence[Comparison]
+    not_compared: Sequence[NotCompared]
+    left_out: Sequence[str]
+    """Sentences about those that have no row, and where they are."""
+    several: bool
+    """In-domain and out of domain."""
+    tests: int
+    """Over which Holm's adjustment is, those without a row included."""
+
+    @property
+    def note(self) -> str:
+        family = f"{self.tests} differences" + " of a column" * self.several
+        return f"p by Holm: over the {family}; *: below {LEVEL:g}"
+
+
+def differences(domains: Domains) -> Differences:
+    """Those in-domain and out of domain; of too many those of the smallest p."""
+    near = [c for c in domains.compared if c.test in (ALL, IN_DOMAIN, ELSEWHERE)]
+    counts = Counter(c.test for c in near)
+    shown, left_out = near, []
+    if len(near) > MOST_DIFFERENCES:
+        shown = sorted(near, key=lambda c: c.p)[:MOST_DIFFERENCES]
+        left_out.append(
+            f"{len(shown)} of {len(near)} differences, those of the smallest p; all are in "
+            "tables/comparisons.csv of the report"
+        )
+    unlike = domains.not_compared[:MOST_DIFFERENCES]
+    if len(unlike) < len(domains.not_compared):
+        left_out.append(
+            f"{len(unlike)} of {len(domains.not_compared)} pairs that are not compared; all are in "
+            "tables/not-compared.csv of the report"
+        )
+    return Differences(shown, unlike, left_out, len(counts) > 1, max(counts.values(), default=0))
+
+
+def show_differences(domains: Domains) -> None:
+    """Print the differences between arms to stdout; nothing where there is one arm."""
+    if domains.compared or domains.not_compared:
+        show_table(lambda compact: _difference_table(differences(domains)))
+
+
+def _difference_table(shown: Differences) -> Table:
+    rows, dashes = shown.compared, ["-"] * len(shown.not_compared)
+    pairs = [*rows, *shown.not_compared]
+    cells = {"difference": [difference_name(pair.a, pair.b) for pair in pairs]}
+    if shown.several:
+        cells["where"] = [row.test for row in rows] + dashes
+    cells |= {
+        "points [95 % interval]": [points(row) for row in rows] + dashes,
+        "p": [p_text(row.p) for row in rows] + dashes,
+        "p by\nHolm": [p_text(row.p_holm) for row in rows] + dashes,
+        "n in\nclusters": [f"{row.n} in {row.clusters}" for row in rows] + dashes,
+    }
+    notes = [f"paired by question; {shown.note}"] if rows else []
+    by_reason: dict[str, list[str]] = {}
+    for pair in shown.not_compared:
+        reason = pair.reason.partition(": ")[0]  # the names have the values
+        by_reason.setdefault(reason, []).append(difference_name(pair.a, pair.b))
+    notes += [
+        f"-: {why}" + (f" ({'; '.join(names)})" if len(by_reason) > 1 else "")
+        for why, names in by_reason.items()
+    ]
+    return filled(cells, Text("\n".join([*notes, *shown.left_out])))
+
+
+def points(row: Comparison) -> str:
+    """+16.7* [+10.1, +23.3]"""
+    star = "*" * row.clear
+    return f"{row.difference:+.1f}{star} [{row.low:+.1f}, {row.high:+.1f}]"
+
+
+def p_text(p: float) -> str:
+    """Two digits, on the same side of the level."""
+    if p < 0.0001:
+        return "<0.0001"
+    text = f"{p:.2g}"
+    return text if (float(text) < LEVEL) == (p < LEVEL) else f"{p:.4g}"
 
 
 def start(tables: Tables, arm: str) -> str | None:

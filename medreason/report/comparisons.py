@@ -56,7 +56,8 @@ class Comparison:
 def compare(a: Arm, b: Arm) -> list[Comparison]:
     """Arm a against arm b wherever both answered the same questions."""
     comparisons = []
-    for table in TABLES:
+    # Start models have no row of their own: with one another they fill the cells of 8x5 alone.
+    for table in ("8x5",) if a.untrained and b.untrained else TABLES:
         keys = ["test", "question", *(["train"] if a.untrained == b.untrained else [])]
         both = a.shares[table].merge(b.shares[table], on=keys, suffixes=("", "_b"))
         rows = by_place(both.assign(change=both["share"] - both["share_b"]))
@@ -116,25 +117,25 @@ def _tested(
 
 def pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
     """Each later arm against each earlier one it can be compared with: base comes first."""
-    return ((a, b) for a, b in _all_pairs(arms) if not why_not(a, b))
+    return ((a, b) for a, b in all_pairs(arms) if not why_not(a, b))
 
 
-def not_compared(arms: Sequence[Arm]) -> list[dict[str, str]]:
-    """The other pairs, with the reason."""
-    reasons = [(a.name, b.name, why_not(a, b)) for a, b in _all_pairs(arms)]
-    return [{"a": a, "b": b, "reason": reason} for a, b, reason in reasons if reason]
+def all_pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
+    return ((a, b) for i, a in enumerate(arms) for b in arms[:i])
 
 
 def why_not(a: Arm, b: Arm) -> str:
-    """Why a difference of two arms would be neither one of training nor one of the prompt or other
-    settings of evaluation, but of both at once; empty where it would."""
-    configs = [arm.runs[0].config for arm in (a, b)]
-    trainings = [{**keys.training_parts(config), "prompt": None} for config in configs if config]
-    return "" if trainings[0] == trainings[1] else unlike_ground(*configs)
-
-
-def _all_pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
-    return ((a, b) for i, a in enumerate(arms) for b in arms[:i])
+    """Why a difference of two arms would be neither one of training nor one of evaluation, but of
+    both at once; empty where it would. Another prompt option, in training and evaluation, is one
+    change: think against no_think."""
+    mine, other = a.runs[0].config, b.runs[0].config
+    assert mine
+    assert other
+    trainings = [keys.training_parts(config) for config in (mine, other)]
+    if mine.prompt.name != other.prompt.name:
+        trainings = [parts | {"prompt": None} for parts in trainings]
+    unlike = unlike_ground(mine, other)
+    return f"trained differently and {unlike}" if unlike and trainings[0] != trainings[1] else ""
 
 
 def margins(cells: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

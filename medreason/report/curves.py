@@ -25,6 +25,8 @@ class Line:
 
     label: str
     runs: tuple[Run, ...]
+    colour: int
+    """Of the eight of the page."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def _chart(title: str, series: dict[int, list[Points]], lines: Sequence[Line]) -
 
     chart.ticks.extend((place((0, tick)).split(",")[1], f"{tick:g}") for tick in ticks)
     for index, spread in spreads.items():
-        colour, runs = f"s{index % 8}", len(series[index])
+        colour, runs = f"s{lines[index].colour}", len(series[index])
         points = [(step, mean) for step, _, mean, _ in spread]
         smooth = _smoothed(points)
         if runs > 1:
@@ -122,8 +124,8 @@ def _chart(title: str, series: dict[int, list[Points]], lines: Sequence[Line]) -
         elif smooth is not points:
             chart.marks.append(Mark(False, f"raw {colour}", [*map(place, points)]))
         chart.marks.append(Mark(False, colour, [*map(place, smooth)]))
-        label = lines[index].label
-        chart.legend.append((label if runs == 1 else f"{label}, mean of {runs}", index % 8))
+        label = lines[index].label + (f", mean of {runs}" if runs > 1 else "")
+        chart.legend.append((label, lines[index].colour))
     return chart
 
 

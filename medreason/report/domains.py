@@ -19,8 +19,9 @@ from medreason.report.comparisons import Comparison
 from medreason.report.matrices import Arm, trained_key
 from medreason.report.runs import Cell, estimate
 
-IN_DOMAIN, ELSEWHERE = "in-domain", "out of domain"
-DISTANCES = (IN_DOMAIN, ELSEWHERE, "same modality", "same task", "neither")
+ALL, IN_DOMAIN, ELSEWHERE = "all questions", "in-domain", "out of domain"
+DISTANCES = (ALL, IN_DOMAIN, ELSEWHERE, "same modality", "same task", "neither")
+"""`ALL` where the sweep has start models alone, else the others."""
 _METRICS = [
     metric
     for metric in Metric.shown_in(Shown.TERMINAL)
@@ -49,10 +50,20 @@ class Total:
 
 
 @dataclass(frozen=True)
+class NotCompared:
+    """Arm a and an arm b before it, between which no difference is shown."""
+
+    a: str
+    b: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Domains:
     totals: Sequence[Total]
     compared: Sequence[Comparison]
     """Each arm with those before it: table `domains`, train = test = the distance."""
+    not_compared: Sequence[NotCompared] = ()
 
     def total(self, arm: str, distance: str) -> Total | None:
         return next((t for t in self.totals if (t.arm, t.distance) == (arm, distance)), None)
@@ -68,9 +79,7 @@ def gather(arms: Sequence[Arm]) -> Domains:
     shares = {arm.name: _shares(arm, distances) for arm in arms}
     totals = [total for arm in arms for total in _totals(arm, shares[arm.name], distances)]
     differences = {
-        (a, b): _by_distance(_differences(shares[a.name], shares[b.name], b))
-        for a, b in comparisons.pairs(arms)
-        if not a.untrained
+        (a, b): _changes(a, b, shares[a.name], shares[b.name]) for a, b in comparisons.pairs(arms)
     }
     compared = []
     for distance in DISTANCES:
@@ -81,7 +90,21 @@ def gather(arms: Sequence[Arm]) -> Domains:
                 if distance in changed
             ]
         )
-    return Domains(totals, compared)
+    return Domains(totals, compared, _not_compared(arms, {k for k, v in differences.items() if v}))
+
+
+def _not_compared(arms: Sequence[Arm], compared: Collection[tuple[Arm, Arm]]) -> list[NotCompared]:
+    """The pairs of arms that are not `compared`, with the reason."""
+    return [
+        NotCompared(a.name, b.name, comparisons.why_not(a, b) or _nothing_shared(a, b))
+        for a, b in comparisons.all_pairs(arms)
+        if (a, b) not in compared
+    ]
+
+
+def _nothing_shared(a: Arm, b: Arm) -> str:
+    common = {*a.answers["question"]} & {*b.answers["question"]}
+    return "trained on different cells" if common else "no question in common"
 
 
 def written(domains: Domains) -> list[dict[str, Any]]:
@@ -100,6 +123,9 @@ def _distances(arms: Sequence[Arm]) -> pd.DataFrame:
     A start model, whose `trained` is empty, is compared with the models at every distance, on the
     cells they were tested on.
     """
+    if all(arm.untrained for arm in arms):
+        cells = sorted({cell for arm in arms for run in arm.runs for cell in run.tested_on})
+        return pd.DataFrame({"trained": "", "cell": cells, "distance": ALL})
     rows = {
         (trained, cell, distance)
         for arm in arms
@@ -131,6 +157,15 @@ def _shares(arm: Arm, distances: pd.DataFrame) -> pd.DataFrame:
     answers = arm.answers.merge(distances, on=["trained", "cell"])
     groups = answers.groupby(["distance", "trained", *_QUESTION], sort=False)
     return groups["correct"].mean().rename("share").reset_index()
+
+
+def _changes(a: Arm, b: Arm, of_a: pd.DataFrame, of_b: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The changes from arm b to arm a at each distance; of two start models once, since distances
+    are those of trained models."""
+    changed = _by_distance(_differences(of_a, of_b, b))
+    if a.untrained:
+        return {d: changed[d] for d in (ALL, IN_DOMAIN) if d in changed}
+    return changed
 
 
 def _differences(a: pd.DataFrame, b: pd.DataFrame, arm_b: Arm) -> pd.DataFrame:

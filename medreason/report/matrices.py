@@ -163,11 +163,12 @@ def key(arm: Arm, train: str, test: str) -> tuple[str, str]:
     return (_EVERY_ROW if arm.untrained else train), test
 
 
-def write(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
-    """The same rows as CSV and Parquet; nothing where there are none."""
-    if not rows:
+def write(rows: Sequence[Mapping[str, Any]], path: Path, columns: Sequence[str] = ()) -> list[Path]:
+    """The same rows as CSV and Parquet; where there are none, `columns` alone, or nothing."""
+    if not rows and not columns:
         return []
-    table = pa.Table.from_pylist([dict(row) for row in rows])
+    empty = {name: pa.array([], pa.string()) for name in columns}
+    table = pa.Table.from_pylist([dict(row) for row in rows]) if rows else pa.table(empty)
     paths = [path.with_suffix(".csv"), path.with_suffix(".parquet")]
     pyarrow.csv.write_csv(table, paths[0])
     pq.write_table(table, paths[1])

@@ -57,6 +57,25 @@ def run_names(
     return names
 
 
+def difference_name(a: str, b: str) -> str:
+    """`a minus b`, with the words that both names have in front: `sft: think minus no_think`."""
+    shared = common(a, b)
+    if not shared:
+        return f"{a} minus {b}"
+    unlike = [pair for pair in zip(a.split(), b.split(), strict=True) if len({*pair}) > 1]
+    mine = " ".join(word for word, _ in unlike)
+    other = " ".join(word.removeprefix(f"{same.partition('=')[0]}=") for same, word in unlike)
+    return f"{shared}: {mine} minus {other}"
+
+
+def common(*names: str) -> str:
+    """The words that stand in the same place of all names; empty where names differ in length."""
+    words = [name.split() for name in names]
+    if len({*map(len, words)}) > 1:
+        return ""
+    return " ".join(same[0] for same in zip(*words, strict=True) if len({*same}) == 1)
+
+
 def _tell_apart(
     names: Sequence[str],
     facets: Sequence[Mapping[str, str]],

@@ -18,6 +18,7 @@ from medreason.report import tables as gathering
 from medreason.report.comparisons import Comparison
 from medreason.report.curves import Line, charts
 from medreason.report.domains import DISTANCES, ELSEWHERE, IN_DOMAIN, Total
+from medreason.report.names import common, difference_name
 from medreason.report.questions import embedded
 from medreason.report.runs import Run
 from medreason.report.table import (
@@ -80,9 +81,9 @@ def page(
     """The page of a sweep's runs, as `runs.load` gives them, and of the tables of their arms."""
     tables = tables or gathering.gather(runs)
     rows, grouped = rows_of(runs), arms.grouped(runs, tables)
-    lines = [Line(run.label, (run,)) for run in runs]
-    if grouped:
-        lines = [Line(arm.name, arm.runs) for arm in tables.arms]
+    colours = {
+        run.name: i % 8 for i, (_, members) in enumerate(_groups(runs, tables)) for run in members
+    }
     return (
         _environment()
         .get_template("page.html")
@@ -91,13 +92,39 @@ def page(
             lead=summary.lead(runs, tables).replace(" %", "\u00a0%"),  # none begins a line
             facts=_facts(runs, tables),
             **(_by_method(rows, tables) if grouped else {"runs": _run_table(rows)}),
+            differences=arms.differences(tables.domains),
+            by_distance=_by_distance(tables) if grouped else None,
+            difference_notes=_difference_notes(tables),
             notes=_notes(rows, grouped),
-            charts=charts(lines),
+            charts=charts(_lines(runs, tables, colours)),
             style=(_HERE / "page.css").read_text(),
             script=(_HERE / "page.js").read_text(),
-            data=_data(runs, tables, lines, questions_per_cell),
+            data=_data(runs, tables, colours, questions_per_cell),
         )
     )
+
+
+def _groups(runs: Sequence[Run], tables: Tables) -> list[tuple[str, tuple[Run, ...]]]:
+    """What has a colour of its own, with its name: a run or, of too many, an arm."""
+    if arms.grouped(runs, tables):
+        return [(arm.name, arm.runs) for arm in tables.arms]
+    return [(run.label, (run,)) for run in runs]
+
+
+def _lines(runs: Sequence[Run], tables: Tables, colours: Mapping[str, int]) -> list[Line]:
+    """One for each training, or for the trainings of an arm, however often they were evaluated: in
+    the colour of the first evaluation, named by the words that all of them share."""
+    evaluations: dict[frozenset[Path], list[tuple[str, tuple[Run, ...]]]] = {}
+    for name, members in _groups(runs, tables):
+        trainings = {run.folder.path: run for run in members}
+        same = evaluations.setdefault(frozenset(trainings), [])
+        same.append((name, tuple(trainings.values())))
+    shared = [common(*(name for name, _ in same)) for same in evaluations.values()]
+    return [
+        Line(words if shared.count(words) == 1 and words else name, members, colours[first.name])
+        for words, ((name, members), *_) in zip(shared, evaluations.values(), strict=True)
+        for first in members[:1]
+    ]
 
 
 def _environment() -> Environment:
@@ -110,27 +137,39 @@ def _environment() -> Environment:
         "value": lambda value, metric: _typeset(value_text(metric, {metric: value})),
         "place": lambda share: f"{5 + 90 * share:.1f}",
         "duration": _duration,
+        "p": arms.p_text,
+        "minus": lambda pair: difference_name(pair.a, pair.b),
     }
     return environment
 
 
 def _by_method(rows: Sequence[Row], tables: Tables) -> dict[str, Any]:
-    """The methods and their differences, then the runs of each, folded."""
-    compared = tables.domains.compared
-    distances = [d for d in DISTANCES if any(c.test == d for c in compared)]
+    """The methods, then the runs of each, folded."""
     evaluated = {run.name for arm in tables.arms for run in arm.runs}
     unevaluated = [row for row in rows if row.name not in evaluated]
     return {
         "methods": _method_table(tables),
-        "distances": distances,
-        "differences": [
-            (f"{a} minus {b}", [tables.domains.change(a, b, d) for d in distances])
-            for a, b in dict.fromkeys((c.a, c.b) for c in compared)
-        ],
         "unevaluated": _run_table(unevaluated) if unevaluated else None,
         "runs_of_methods": [
             (arm.name, _run_table([row for row in rows if row.name in arm.run_names], colour=i))
             for i, arm in enumerate(tables.arms)
+        ],
+    }
+
+
+def _by_distance(tables: Tables) -> dict[str, Any]:
+    """The differences between methods at every distance; of too many those of the smallest p."""
+    compared = tables.domains.compared
+    distances = [d for d in DISTANCES if any(c.test == d for c in compared)]
+    pairs = list(dict.fromkeys((c.a, c.b) for c in compared))
+    if len(pairs) > arms.MOST_DIFFERENCES:
+        by_p = sorted(compared, key=lambda c: c.p)
+        pairs = list(dict.fromkeys((c.a, c.b) for c in by_p))[: arms.MOST_DIFFERENCES]
+    return {
+        "distances": distances,
+        "rows": [
+            (difference_name(a, b), [tables.domains.change(a, b, d) for d in distances])
+            for a, b in pairs
         ],
     }
 
@@ -166,11 +205,10 @@ def _run_table(rows: Sequence[Row], *, colour: int | None = None) -> Table:
 
 
 def _data(
-    runs: Sequence[Run], tables: Tables, lines: Sequence[Line], questions_per_cell: int
+    runs: Sequence[Run], tables: Tables, colours: Mapping[str, int], questions_per_cell: int
 ) -> str:
     """The script's data as JSON, in which no text can close the script element it is in."""
     evaluated = [run for run in runs if run.metrics]
-    colours = {run.name: i % 8 for i, line in enumerate(lines) for run in line.runs}
     data = embedded(runs, questions_per_cell)
     for run, entry in zip(evaluated, data["runs"], strict=True):
         entry["colour"] = colours[run.name]
@@ -196,8 +234,12 @@ def _facts(runs: Sequence[Run], tables: Tables) -> list[str]:
     }
     counts = [f"{arm.models} {arm.name}" for arm in tables.arms]
     by_arm = f": {', '.join(counts)}" if len(tables.arms) < len(runs) else ""
+    folders = len({run.folder.path for run in runs})
+    counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs{by_arm}"
+    if folders < len(runs):
+        counted = f"{len(runs)} evaluations of {folders} models{by_arm}"
     return [
-        f"{len(runs)} runs{by_arm}" if len(runs) != 1 else "1 run",
+        counted,
         f"model {', '.join(models)}",
         f"data {', '.join(sources)}",
         *_counts(tables),
@@ -242,7 +284,7 @@ def _notes(rows: Sequence[Row], grouped: bool) -> str:
     if grouped:
         notes.append(
             "Numbers of a method: a question counts as the share of its models that answer it "
-            "right. * more than chance (paired by question, Holm over the column, 5 % level)."
+            "right."
         )
     elif any(row.difference for row in rows):
         notes.append("vs base: percent points, paired by question, 95 % interval.")
@@ -254,4 +296,13 @@ def _notes(rows: Sequence[Row], grouped: bool) -> str:
         notes.append("Option likelihood: accuracy of the likeliest letter right after the prompt.")
     if labels := ", ".join(row.label for row in rows if row.by_option_likelihood):
         notes.append(f"Nothing was generated for {labels}: the answers are those letters.")
+    return " ".join(notes)
+
+
+def _difference_notes(tables: Tables) -> str:
+    shown = arms.differences(tables.domains)
+    notes = (
+        [f"Differences: paired by question, 95 % interval; {shown.note}."] if shown.tests else []
+    )
+    notes += [f"{sentence}." for sentence in shown.left_out]
     return " ".join(notes)

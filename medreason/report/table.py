@@ -77,6 +77,9 @@ class Row:
     """Tested on cells it was not trained on."""
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
+    """Of all evaluations of the run together."""
+    evaluations: int = 1
+    """Of the run, this one included."""
     error: str | None = None
     """First line."""
     no_base: str = ""
@@ -184,6 +187,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "state": run.progress,
         "train_seconds": state.train_seconds,
         "evaluate_seconds": state.evaluate_seconds,
+        "evaluations": len(state.evaluations),
         "error": error.splitlines()[0] if error else None,
         "collapsed": collapsed_rewards(run.folder.logged()),
     }

@@ -1,15 +1,15 @@
-"""The matrices as files: tidy and wide tables as CSV and Parquet, and a picture of each."""
+"""Arms compared and their train x test tables as files: CSV and Parquet, and pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from medreason.report import comparisons, domains, matrices
 from medreason.report.comparisons import MAY_BE_CHANCE, MEANS, Comparison
-from medreason.report.domains import Domains
+from medreason.report.domains import Domains, NotCompared, Total
 from medreason.report.matrices import CELLS, TABLES, Arm, Place
 from medreason.report.names import file_name
 from medreason.report.runs import Run, estimate
@@ -48,22 +48,32 @@ def in_table(arm: Arm, places: Sequence[Place], table: str) -> list[Place]:
 
 
 def write(tables: Tables, target: Path) -> Path:
-    """`tables/` below the report's folder."""
+    """`tables/` below the report's folder; train x test tables where there are any."""
     folder = target / "tables"
     folder.mkdir(exist_ok=True)
+    compared = [asdict(row) for row in (*tables.compared, *tables.domains.compared)]
+    matrices.write(compared, folder / "comparisons", _names(Comparison))
+    not_compared = [asdict(pair) for pair in tables.domains.not_compared]
+    matrices.write(not_compared, folder / "not-compared", _names(NotCompared))
+    matrices.write(domains.written(tables.domains), folder / "domains", _names(Total))
+    if tables.crossed:
+        _write_places(tables, folder)
+    return folder
+
+
+def _names(kind: type[Comparison | NotCompared | Total]) -> list[str]:
+    return [field.name for field in fields(kind) if field.name != "metrics"]
+
+
+def _write_places(tables: Tables, folder: Path) -> None:
     every_place = [asdict(place) for places in tables.places.values() for place in places]
     matrices.write(every_place, folder / "places")
-    compared = [*tables.compared, *tables.domains.compared]
-    matrices.write([asdict(row) for row in compared], folder / "comparisons")
-    matrices.write(comparisons.not_compared(tables.arms), folder / "not-compared")
-    matrices.write(domains.written(tables.domains), folder / "domains")
     for arm in tables.arms:
         for table in TABLES:
             if places := in_table(arm, tables.places[arm.name], table):
                 name = f"{table}-{file_name(arm.name)}"
                 matrices.write(matrices.wide(places, table), folder / name)
     _draw(tables, folder)
-    return folder
 
 
 def _draw(tables: Tables, folder: Path) -> None:

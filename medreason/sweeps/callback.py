@@ -218,9 +218,11 @@ def _show_table(evaluations: list[EvaluationFolder], config: DictConfig) -> None
     statistics = OmegaConf.to_object(config.statistics)
     assert isinstance(statistics, Statistics)
     try:
-        from medreason.report import table  # pandas, half a second
+        from medreason.report import arms, domains, matrices, runs, table  # pandas, half a second
 
-        table.show(evaluations, statistics)
+        rows = runs.load(evaluations, statistics)
+        table.show_rows(table.rows_of(rows))
+        arms.show_differences(domains.gather(matrices.arms(rows)))
     except ValueError as error:  # a damaged folder; the summary is still to come
         notice(error)
 
