@@ -13,12 +13,14 @@ from rich.text import Text
 
 from medreason import data, stats
 from medreason.config import Config, Statistics
+from medreason.evaluation.controls import questions_of
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.throughput import Throughput
 from medreason.models import model_folder
 from medreason.runs.files import free_bytes
 from medreason.runs.outcomes import NoDataError
 from medreason.runs.progress import duration
+from medreason.samples import Sample
 from medreason.training.memory_limits import memory_lines
 
 _ANSWER_BYTES = 2_000  # a row of predictions.parquet with its prompt, compressed
@@ -57,9 +59,10 @@ def run_all(configs: Sequence[Config], labels: Sequence[str]) -> None:
     """
     throughput = Throughput(configs[0].folder / "runs")
     seen: dict[tuple[str, str], int] = {}
+    questions = _Questions()
     cells: list[Cell] = []
     for i, (config, label) in enumerate(zip(configs, labels, strict=True)):
-        cells.append(_cell(config, label or config.run_name, throughput, seen, i))
+        cells.append(_cell(config, label or config.run_name, throughput, questions, seen, i))
     _print(cells, configs[0])
     possible = [c for c, cell in zip(configs, cells, strict=True) if cell.state not in _IMPOSSIBLE]
     _print_power(possible)
@@ -80,8 +83,28 @@ def _memory(configs: Sequence[Config]) -> list[str]:
     return lines
 
 
+class _Questions:
+    """The questions of evaluations, counted once for the cells of a sweep that ask the same."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[int, str], int] = {}
+
+    def count(self, config: Config, test: Sequence[Sample]) -> int:
+        """Those of the controls included, as evaluation asks them."""
+        controls, answers = config.evaluation.controls, config.evaluation.answers
+        key = id(test), f"{controls} {answers}"
+        if key not in self._counts:
+            self._counts[key] = len(questions_of(test, controls, answers))
+        return self._counts[key]
+
+
 def _cell(
-    config: Config, name: str, throughput: Throughput, seen: dict[tuple[str, str], int], index: int
+    config: Config,
+    name: str,
+    throughput: Throughput,
+    questions: _Questions,
+    seen: dict[tuple[str, str], int],
+    index: int,
 ) -> Cell:
     try:
         request = run_request(config)
@@ -94,7 +117,7 @@ def _cell(
         return Cell(name, "same run", reason=f"as #{first}")
     if request.finished:
         return Cell(name, "done")
-    answers = request.test_samples * (1 + len(config.evaluation.controls))
+    answers = questions.count(config, request.test_samples)
     evaluation = throughput.evaluation(config)
     cell = Cell(
         name,

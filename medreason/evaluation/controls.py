@@ -14,6 +14,22 @@ import numpy as np
 from medreason.samples import Sample
 
 
+def questions_of(
+    test: Sequence[Sample], controls: Sequence[str], answers: Sequence[str]
+) -> list[tuple[str, Sample]]:
+    """(`original` or a control, sample) of every question of an evaluation.
+
+    `answers` are those of `evaluation.answers`: option likelihoods alone leave out questions
+    without options.
+    """
+    asked = test if "generated" in answers else [sample for sample in test if sample.options]
+    return [
+        (control, sample)
+        for control in ("original", *controls)
+        for sample in samples_under(control, asked)
+    ]
+
+
 def samples_under(control: str, samples: Sequence[Sample]) -> list[Sample]:
     """The samples as a control asks them, in their order."""
     match control:

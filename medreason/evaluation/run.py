@@ -13,7 +13,7 @@ from medreason import data
 from medreason.config import Config
 from medreason.evaluation import predictions
 from medreason.evaluation.answers import answer_rows
-from medreason.evaluation.controls import samples_under
+from medreason.evaluation.controls import questions_of
 from medreason.evaluation.metrics import compute_metrics
 from medreason.evaluation.option_likelihood import option_likelihoods
 from medreason.evaluation.predictions import Prediction, predict, settle
@@ -138,21 +138,15 @@ def _test_rows(config: Config, test: Sequence[Sample]) -> list[EvaluationRow]:
     Raises:
         ValueError: option likelihoods alone are to answer, and no question has options.
     """
-    if "generated" not in config.evaluation.answers:
-        closed = [sample for sample in test if sample.options]
-        if not closed:
-            raise ValueError(
-                f"evaluation.answers={config.evaluation.answers}: none of {len(test)} test "
-                "questions has options whose letters could be scored; set evaluation=full"
-            )
-        if len(closed) < len(test):
-            _log.warning("%d questions without options are left out", len(test) - len(closed))
-        test = closed
-    rows = [
-        evaluation_row(config, sample, control)
-        for control in ("original", *config.evaluation.controls)
-        for sample in samples_under(control, test)
-    ]
+    questions = questions_of(test, config.evaluation.controls, config.evaluation.answers)
+    if not questions:
+        raise ValueError(
+            f"evaluation.answers={config.evaluation.answers}: none of {len(test)} test "
+            "questions has options whose letters could be scored; set evaluation=full"
+        )
+    if left_out := len(test) - sum(control == "original" for control, _ in questions):
+        _log.warning("%d questions without options are left out", left_out)
+    rows = [evaluation_row(config, sample, control) for control, sample in questions]
     return sorted(rows, key=lambda row: str(row.sample.image))
 
 

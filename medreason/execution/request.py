@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from medreason import config as configuration
@@ -32,7 +32,8 @@ class RunRequest:
     train_key: str
     evaluation_key: str
     training_samples: int
-    test_samples: int
+    test_samples: Sequence[Sample] = field(repr=False)
+    """The same object for the same selection."""
 
     @property
     def evaluation(self) -> EvaluationFolder:
@@ -61,8 +62,8 @@ def run_request(config: Config) -> RunRequest:
     folder = find_run_folder(config.folder / "runs", config.run_name, train_key)
     state = folder.state()
     integrity.refuse_other_state(folder, state, parts)
-    counts = len(training_samples), len(test_samples)
-    return RunRequest(folder, state, parts, train_key, evaluation_key, *counts)
+    selected = len(training_samples), test_samples
+    return RunRequest(folder, state, parts, train_key, evaluation_key, *selected)
 
 
 Selection = tuple[list[Sample], str]

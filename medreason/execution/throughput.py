@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medreason import config as configuration
-from medreason.config import CONTROLS, Config
-from medreason.metrics import Metric
-from medreason.runs.files import read_json
+from medreason.config import Config
+from medreason.runs.files import read_json, read_parquet
 from medreason.runs.run_folder import RunFolder, run_folders
 
 _RUNS = 5  # of each method and model are read; more change nothing
@@ -79,8 +78,9 @@ def _measure(folder: RunFolder) -> _Measured | None:
         if state.state != "done":
             return None
         config = configuration.read(folder.config)
-        metrics = [read_json(folder.evaluation(key) / "metrics.json") for key in state.evaluations]
-        answers = sum(_count_answers(evaluation["overall"]) for evaluation in metrics)
+        evaluations = [folder.evaluation(key) for key in state.evaluations]
+        metrics = [read_json(evaluation / "metrics.json") for evaluation in evaluations]
+        answers = sum(_count_answers(evaluation) for evaluation in evaluations)
         forms = [list(form) for form in {tuple(sorted(m["answers"])) for m in metrics}]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -94,10 +94,9 @@ def _measure(folder: RunFolder) -> _Measured | None:
     )
 
 
-def _count_answers(overall: dict[str, float | None]) -> float:
-    """To the questions and, once more, in each control."""
-    controls = sum(overall.get(control) is not None for control in CONTROLS)
-    return (overall[Metric.N] or 0) * (1 + controls)
+def _count_answers(evaluation: Path) -> int:
+    """To the questions and to those of the controls, of which turned options are several each."""
+    return read_parquet(evaluation / "predictions.parquet", ["control"]).num_rows
 
 
 def _training_kind(config: Config) -> TrainingKind:

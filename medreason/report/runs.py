@@ -165,23 +165,23 @@ def unlike_ground(a: Config | None, b: Config | None) -> str:
     assert b
     for key, mine, other in keys.differences(keys.evaluation_ground(a), keys.evaluation_ground(b)):
         if key.startswith("prompt."):
-            key, mine, other = _prompt_difference(key, a, b) or (
-                *(key, _shortened(mine), _shortened(other)),
-            )
+            key, mine, other = _prompt_difference(key, mine, other, (a, b))
         return f"evaluated with another {key}: {mine}, {other}"
     return ""
 
 
-def _prompt_difference(key: str, a: Config, b: Config) -> tuple[str, str, str] | None:
-    """The option or the switch by which two evaluation prompts differ, with both values; None
-    where their texts alone do."""
-    options = [config.choices.get("prompt", "") for config in (a, b)]
-    if len({*options}) > 1 and all(options):
-        return "prompt", *options
-    switches = [str(config.prompt.reasoning_prompting).lower() for config in (a, b)]
-    if key == "prompt.evaluate" and len({*switches}) > 1:
-        return "prompt.reasoning_prompting", *switches
-    return None
+def _prompt_difference(
+    key: str, mine: object, other: object, configs: Sequence[Config]
+) -> tuple[str, str, str]:
+    """The option or the switch by which two evaluation prompts differ, with both values; else the
+    key and the texts."""
+    a, b = (config.choices.get("prompt", "") for config in configs)
+    if a and b and a != b:
+        return "prompt", a, b
+    a, b = (config.prompt.reasoning_prompting for config in configs)
+    if a != b and key == "prompt.evaluate":
+        return "prompt.reasoning_prompting", str(a).lower(), str(b).lower()
+    return key, _shortened(mine), _shortened(other)
 
 
 def _shortened(text: object) -> str:

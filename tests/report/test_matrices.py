@@ -115,19 +115,21 @@ def test_arms_differ_in_training_or_in_evaluation_where_they_are_compared(
         *(("base think", "base no_think"), ("sft no_think", "base no_think")),
         *(("sft think", "base think"), ("sft think", "sft no_think")),
     ]
-    assert {(row["a"], row["b"]) for row in comparisons.not_compared(gathered.arms)} == {
+    assert {(pair.a, pair.b) for pair in gathered.domains.not_compared} == {
         ("sft no_think", "base think"),
         ("sft think", "base no_think"),
     }
     folder = tables.write(gathered, tmp_path)
     reasons = (folder / "not-compared.csv").read_text()
     assert "evaluated with another prompt: think, no_think" in reasons
+    starts = [c for c in gathered.domains.compared if c.a == "base think"]
+    assert [(c.b, c.test, c.n) for c in starts] == [("base no_think", "in-domain", 36)]
 
 
 def test_two_by_two_of_prompts_in_training_and_evaluation(
     composed: Compose, samples: list[Sample]
 ) -> None:
-    """`experiment=rarl/prompting`: four arms, each difference one of training, prompt or both."""
+    """`experiment=rarl/prompting`: four arms, each difference one of training or of the prompt."""
     switches = [(d, r) for d in ("false", "true") for r in ("false", "true")]
     runs = []
     for i, (diversity, reasoning) in enumerate(switches):
@@ -141,11 +143,15 @@ def test_two_by_two_of_prompts_in_training_and_evaluation(
     assert [arm.name for arm in gathered.arms] == [
         f"rarl diversity={d.title()} reasoning_prompting={r.title()}" for d, r in switches
     ]
-    changes = {
-        (gathered.arms.index(a), gathered.arms.index(b)): comparisons.compare(a, b)
-        for a, b in comparisons.pairs(gathered.arms)
-    }
-    assert {*changes} == {(1, 0), (2, 0), (3, 0), (2, 1), (3, 1), (3, 2)}
+    place = [arm.name for arm in gathered.arms].index
+    changes = {(place(c.a), place(c.b)): c.difference for c in gathered.domains.compared}
+    third = 100 / 3  # of the questions
+    assert changes == pytest.approx(
+        {(1, 0): third, (2, 0): 2 * third, (3, 1): 2 * third, (3, 2): third}
+    )
+    reasons = {(place(p.a), place(p.b)): p.reason for p in gathered.domains.not_compared}
+    unlike = "trained differently and evaluated with another prompt.reasoning_prompting: "
+    assert reasons == {(2, 1): f"{unlike}false, true", (3, 0): f"{unlike}true, false"}
 
 
 def test_seeds_give_mean_and_spread(composed: Compose, samples: list[Sample]) -> None:
