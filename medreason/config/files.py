@@ -26,9 +26,9 @@ CONF = next(p / "conf" for p in (_PACKAGE, _PACKAGE.parent) if (p / "conf").exis
 """The configuration folder: in the package when installed, beside it in a checkout."""
 
 _schema = OmegaConf.structured(Config)
-for _group in ("modality", "task"):
-    # OmegaConf deletes no key of a typed group, which `~modality.ct` asks for; `load` refuses
-    # unknown keys in its place.
+for _group in ("modality", "task", "data", "reward"):
+    # OmegaConf deletes no key of a typed group, which `~modality.ct` asks for, and Hydra recommends
+    # `+data.key=...` for a key that no data set has; `load` refuses unknown keys in their place.
     OmegaConf.set_struct(_schema[_group], False)
 ConfigStore.instance().store(name="schema", node=_schema)
 

@@ -5,10 +5,11 @@ Hydra silently leaves out a misspelt option of an optional group, and it knows n
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 
 from medreason import moved
 from medreason.config import key_names
+from medreason.config.files import CONF
 from medreason.config.rules import one_of
 
 _MERGED = ("modality", "task")
@@ -55,8 +57,35 @@ def check(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     Raises:
         ValueError: with the known options, or the new name of the key.
     """
-    known = options(folders)
-    _check(_of_overrides(overrides, known), known, folders, set())
+    known, read = options(folders), set()
+    choices = list(_of_overrides(overrides, known))
+    _check(choices, known, folders, read)
+    _refuse_other_rewards(overrides, {str(c.option) for c in choices if c.group == "reward"}, read)
+
+
+def _refuse_other_rewards(
+    overrides: Iterable[str], chosen: Collection[str], read: Iterable[Path]
+) -> None:
+    """Refuse values of rewards that are not there, where Hydra's own error has no remedy.
+
+    `chosen` are options of the command line, `read` all files that it chooses.
+    """
+    keys = [parsed.key_or_group for _, parsed in _parsed(overrides) if not parsed.is_add()]
+    keys = [key for key in keys if key.startswith("reward.")]
+    if not keys:
+        return
+    files = [f for f in read if f.parent.name == "reward" and (not chosen or f.stem in chosen)]
+    files = files or [CONF / f"reward/{_default('reward')}.yaml"]
+    names = {name for file in files for name in _content(file)} - {"defaults"}
+    names |= {name for file in read for name in _content(file).get("reward") or {}}
+    for key in keys:
+        if (name := key.split(".")[1]) not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean reward.{near[0]}?" if near else ""
+            raise ValueError(
+                f"reward.{name} is not in reward={', '.join(sorted(f.stem for f in files))}, which "
+                f"has {', '.join(sorted(names))}{hint}"
+            )
 
 
 def refuse_sweep(overrides: Iterable[str]) -> None:
@@ -190,19 +219,28 @@ def _text(value: object) -> object:
     return value.text if isinstance(value, QuotedString) else value
 
 
+def _default(group: str) -> str:
+    """The option of a group that no command line changes."""
+    entries = _content(CONF / "config.yaml")["defaults"]
+    return next(entry[group] for entry in entries if isinstance(entry, dict) and group in entry)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """Of a file of options; empty where it is no mapping."""
+    content = OmegaConf.to_container(OmegaConf.load(file))  # numbers as Hydra reads them
+    return {str(k): v for k, v in content.items()} if isinstance(content, dict) else {}
+
+
 def _of_file(file: Path, choice: _Choice, known: Mapping[str, object]) -> Iterator[_Choice]:
     """What the defaults list and the sweep of a chosen file choose; its keys are checked here."""
-    text = file.read_text()
-    content = OmegaConf.to_container(OmegaConf.load(file))  # numbers as Hydra reads them
-    if not isinstance(content, dict):
-        return
+    text, content = file.read_text(), _content(file)
     for entry in content.pop("defaults", None) or []:
         yield from _of_defaults(entry, choice.group)
     header = _PACKAGE.match(text)
     package = choice.package or (header[1] if header else choice.group)
     above = {"_global_": "", "_group_": choice.group}.get(package, package)
     values = dict(leaves(content, above))
-    words = dict(leaves(yaml.load(text, yaml.BaseLoader), above))
+    words = dict(leaves(yaml.load(text, yaml.BaseLoader), above)) if content else {}
     for key, value in values.items():
         moved.refuse_old_key(key)
         if key.startswith(_HYDRA):

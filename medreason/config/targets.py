@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -45,6 +46,16 @@ def _annotation(parameter: inspect.Parameter) -> str:
     return inspect.formatannotation(parameter.annotation)
 
 
+def _known(key: str, name: str, parameters: Iterable[str]) -> str:
+    """The end of a refusal: the nearest key and all there are."""
+    names = [parameter for parameter in parameters if (key, parameter) != ("data", "cache")]
+    names += [field.name for field in fields(Handling) if key == "data" and field.name not in names]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {key}.{near[0]}?" if near else ""
+    other = "; for another data set, add data=NAME" if key == "data" and not near else ""
+    return f"{hint}; it takes {', '.join(names) or 'no settings'}{other}"
+
+
 def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
     """Refuse settings that the function at `_target_` does not take, or lacks.
 
@@ -60,7 +71,7 @@ def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
             continue
         if name not in known:
             raise ValueError(
-                f"{key}.{name} is unknown to {spec['_target_']}; it takes {list(known)}"
+                f"{key}.{name} is unknown to {spec['_target_']}{_known(key, name, known)}"
             )
         annotation = _annotation(known[name])
         if value is not None and not accepts(annotation, value):

@@ -69,3 +69,13 @@ def test_same_test_questions_are_counted_once(
     configs = [composed(*SMALL, f"method={method}") for method in ("base", "sft")]
     plan.run_all(configs, ["base", "sft"])
     assert capsys.readouterr().out.count("can show: percent points") == 1
+
+
+def test_plan_counts_every_question_of_the_controls(
+    composed: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """12 questions of four options: as they are, on a blank image, and turned three times."""
+    one_cell = ("evaluation.modalities=[ct]", "evaluation.tasks=[disease]")
+    controls = "evaluation.controls=[blank_image,permuted_options]"
+    plan.run(composed(*SMALL, *one_cell, controls))
+    assert "0 updates, 60 generations" in capsys.readouterr().out

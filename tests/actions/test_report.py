@@ -29,10 +29,19 @@ def test_report_writes_page_table_and_heat_maps(
     written = tmp_path / "outputs" / "reports" / "demo"
     assert {path.name for path in written.iterdir()} == {
         *("index.html", "table.csv", "accuracy-base.png", "accuracy-grpo.png"),
-        "difference-grpo.png",
+        *("difference-grpo.png", "tables"),
     }
+    assert {path.name for path in (written / "tables").glob("*.csv")} == {
+        *("comparisons.csv", "not-compared.csv", "domains.csv"),  # and none of train x test
+    }
+    with (written / "tables" / "comparisons.csv").open() as stream:
+        [row] = csv.DictReader(stream)
+    assert (row["a"], row["b"], row["n"]) == ("grpo", "base", "36")
+    assert float(row["difference"]) == 75
+    assert (written / "tables" / "not-compared.csv").read_text() == '"a","b","reason"\n'
     printed = capsys.readouterr().out
     assert "rarl: failed, OutOfMemoryError: no" in printed
+    assert "grpo minus base" in printed
     assert "sft" not in printed
     for path in written.iterdir():
         assert str(path) in printed

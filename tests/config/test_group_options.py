@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from medreason import config as configuration
 from medreason.config import CONF, options
 
 
@@ -184,3 +186,54 @@ def test_files_of_groups_are_read_where_their_values_go(tmp_path: Path) -> None:
 )
 def test_every_file_of_ours_passes(group: str, option: str) -> None:
     options.check([f"{group}={option}"], [CONF])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["reward.corect.weight=1"], "reward.corect is not in reward=med_r1, which has correct, "),
+        (["reward.corect.weight=1"], "did you mean reward.correct?"),
+        (["reward=rarl", "reward.overlong.weight=1"], "is not in reward=rarl, which has answer, "),
+        (["method=rarl", "reward.overlong.weight=1"], "is not in reward=rarl, which has answer, "),
+    ],
+)
+def test_value_of_a_reward_that_is_not_there_is_refused_without_a_plus(
+    overrides: list[str], words: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        options.check(overrides, [CONF])
+    assert "+" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["reward.correct.weight=1"], ["method=rarl", "reward.reasoning.weight=1"], ["~reward.format"]],
+)
+def test_value_of_a_reward_that_is_there_passes(overrides: list[str]) -> None:
+    options.check(overrides, [CONF])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.root=/x"], "data.root is unknown to medreason.phantom.load; it takes train_images"),
+        (["data.root=/x"], "contradictions; for another data set, add data=NAME"),
+        (["data.test_image=3"], "did you mean data.test_images?; it takes train_images, "),
+        (["data.balence=true", "data=slake", "data.root=/x"], "data.balence is unknown to medr"),
+        (["data.splitt=by_image"], "did you mean data.split?"),
+        (
+            ["reward.correct.score.wieght=2"],
+            "unknown to medreason.rewards.answer.correct; it takes",
+        ),
+    ],
+)
+def test_unknown_key_of_a_function_is_refused_with_those_it_takes(
+    overrides: list[str], words: str
+) -> None:
+    """Hydra would recommend a `+`, which is refused, too."""
+    options.check(overrides, [CONF])
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        composed = compose("config", overrides=overrides)
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        configuration.load(composed)
+    assert "+" not in str(caught.value)

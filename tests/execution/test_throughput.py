@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def finished(
     run = run.run
     keys = [f"evaluation{i}" for i in range(len(forms))]
     for name, answers in zip(keys, forms, strict=True):
-        run.evaluation(name).mkdir(exist_ok=True)
+        if not run.evaluation(name).exists():
+            shutil.copytree(run.evaluation(keys[0]), run.evaluation(name))
         write_json(run.evaluation(name) / "metrics.json", metrics | {"answers": answers})
     run.update(evaluations=keys)
 

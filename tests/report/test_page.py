@@ -12,7 +12,7 @@ import pytest
 from run_folders import draw_samples, reply, write_failed, write_run
 
 from medreason.config import Config, Statistics
-from medreason.report import summary
+from medreason.report import arms, summary
 from medreason.report.page import page
 from medreason.report.runs import Run, load
 from medreason.report.table import rows_of
@@ -173,6 +173,75 @@ def test_curves_of_many_runs_are_one_line_a_method_with_a_band(
     assert html.count("sft, mean of 12</li>") == 2  # loss and reward
     assert html.count('class="band') == 2
     assert html.count("<polyline") == 2
+
+
+def prompts(composed: Compose, samples: list[Sample]) -> list[Run]:
+    """Start model and one SFT model, each evaluated with two prompts."""
+    evaluations = []
+    for method, key in (("base", "0" * 12), ("sft", "1" * 12)):
+        for prompt, answers in (("think", half_right), ("no_think", right)):
+            config = composed(f"method={method}", f"prompt={prompt}")
+            config = replace(config, choices={"prompt": prompt})
+            if method == "sft":  # trained once
+                config.prompt.train, config.prompt.style = ["{question}"], "think"
+            made = write_run(config, samples, answers, key=key, evaluation_key=prompt, logs=LOGS)
+            evaluations.append(made)
+    return load(evaluations)
+
+
+def test_arms_are_compared_on_page_and_terminal_or_say_why_not(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = prompts(composed, samples)
+    tables = gather(runs)
+    arms.show_differences(tables.domains)
+    printed = capsys.readouterr().out
+    line = (
+        r"base: think minus no_think +-50\.0\* \[-7\d\.\d, -2\d\.\d\] +0\.0\d+ +0\.0\d+ +36 in 24"
+    )
+    assert re.search(line, printed)
+    assert re.search(
+        r"think: sft minus base +\+0\.0 \[-\d+\.\d, \+\d+\.\d\] +1 +1 +36 in 24", printed
+    )
+    assert (
+        len(re.findall(r"^sft (?:no_)?think minus base (?:no_)?think( +-){4}$", printed, re.M)) == 2
+    )
+    assert "-: trained differently and evaluated with another prompt" in printed
+    html = page(runs, sweep="s", tables=tables)
+    assert '<th scope="row">base: think minus no_think</th>' in html
+    assert html.count("trained differently and evaluated with another prompt: ") == 2
+    assert "p by Holm: over the 4 differences; *: below 0.05." in html
+
+
+def test_curves_are_once_a_training_however_often_it_was_evaluated(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    html = page(prompts(composed, samples), sweep="s")
+    legends = re.findall(r'<li><span class="swatch s\d"></span>(.*)</li>', html)
+    assert sorted(legends) == ["base", "base", "sft", "sft"]  # loss and reward
+
+
+def test_of_many_differences_those_of_the_smallest_p_are_shown_and_the_rest_is_named(
+    composed: Compose, tmp_path: Path
+) -> None:
+    few = draw_samples(tmp_path / "few", per_cell=2)
+    folders = [
+        write_run(
+            composed("method=sft", f"method.trl.learning_rate=1e-{i}"),
+            few,
+            half_right,
+            key=f"{i:012d}",
+        )
+        for i in range(2, 9)
+    ]
+    runs = load(folders)
+    tables = gather(runs)
+    shown = arms.differences(tables.domains)
+    assert (len(shown.compared), shown.tests) == (15, 21)
+    html = page(load(folders), sweep="s", tables=tables)
+    assert (
+        "15 of 21 differences, those of the smallest p; all are in tables/comparisons.csv" in html
+    )
 
 
 def test_same_reply_of_many_models_is_held_once(composed: Compose, samples: list[Sample]) -> None:
