@@ -238,7 +238,7 @@ def test_of_many_differences_those_of_the_smallest_p_are_shown_and_the_rest_is_n
     tables = gather(runs)
     shown = arms.differences(tables.domains)
     assert (len(shown.compared), shown.tests) == (15, 21)
-    html = page(load(folders), sweep="s", tables=tables)
+    html = page(runs, sweep="s", tables=tables)
     assert (
         "15 of 21 differences, those of the smallest p; all are in tables/comparisons.csv" in html
     )
