@@ -279,7 +279,7 @@ def _smallest_difference(n: float, discordance: float) -> float | None:
     quadratic = n + _Z80**2
     root = math.sqrt(max(_Z95**2 * n - quadratic * (_Z95**2 - _Z80**2), 0.0))
     change = math.sqrt(discordance) * (_Z95 * math.sqrt(n) + root) / quadratic
-    if change > discordance:  # then all that is unlike is the difference; in sqrt(1 - change)
+    if change >= discordance:  # then all that is unlike is the difference; in sqrt(1 - change)
         if n < _Z95**2:
             return None
         root = math.sqrt((_Z95 * _Z80) ** 2 + quadratic * (n - _Z95**2))

@@ -200,6 +200,10 @@ def test_power_is_that_of_connor() -> None:
 def test_too_few_clusters_can_show_nothing() -> None:
     assert stats.power(500, 5, discordance=0.3, wanted=5).smallest_difference is None
     assert stats.power(3, 6, discordance=0.3, wanted=5).smallest_difference is None
+    alike = stats.power(80, 8, discordance=0, wanted=5).smallest_difference
+    assert alike == stats.power(80, 8, discordance=0.01, wanted=5).smallest_difference
+    assert alike
+    assert alike > 9
     able = stats.power(8, 8, discordance=0.1, wanted=5).smallest_difference
     assert able
     assert able > 10  # more than the discordance assumed: that of the difference itself

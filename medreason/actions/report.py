@@ -12,7 +12,7 @@ from medreason.report import arms, comparisons, reasoning, table, tables
 from medreason.report import runs as reading
 from medreason.report.runs import Run
 from medreason.report.tables import Tables
-from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep
+from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, unreadable
 from medreason.stats import LEVEL, Difference
 
 
@@ -58,9 +58,14 @@ def _write(config: Config, runs: list[Run], gathered: Tables, target: Path) -> I
 
 def _evaluations_of_sweep(config: Config) -> list[EvaluationFolder]:
     by_sweep = evaluations_by_sweep(config.folder / "runs")
+    where = f"no runs of sweep={config.sweep} below {config.folder / 'runs'}"
+    if errors := unreadable(config.folder / "runs"):
+        more = f"\nand {len(errors) - 1} more that cannot be read" if len(errors) > 1 else ""
+        if config.sweep not in by_sweep:
+            raise ValueError(f"{where} that can be read; {errors[0]}{more}")
+        notice(f"left out, whatever its sweep: {errors[0]}{more}")
     if config.sweep in by_sweep:
         return by_sweep[config.sweep]
-    where = f"no runs of sweep={config.sweep} below {config.folder / 'runs'}"
     if names := sorted(by_sweep):
         raise ValueError(
             f"{where}; there are {', '.join(names)}: "

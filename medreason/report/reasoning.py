@@ -7,7 +7,7 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from medreason.config import Statistics
 from medreason.evaluation import predictions
 from medreason.metrics import Metric
 from medreason.report import comparisons, matrices
+from medreason.report.domains import ALL, IN_DOMAIN
 from medreason.report.matrices import Arm
 from medreason.report.runs import Run, estimate, name_questions, paired
 from medreason.stats import Estimate, holm
 
 _SCORES = {"correct": "accuracy", "reasoning_similarity": "reasoning"}
-_WHERE = ("in-domain", "held-out")
 _WIDTH = 1000  # characters: no cell of a Markdown table is cut
 _LEVELS = (
     "Right answers and overlap of the reasoning with the reference explanation, in percent, mean "
@@ -46,12 +46,12 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
     score, or were trained on different cells, for which there are the matrices."""
     arms = matrices.arms(runs)
     trained = {frozenset(run.trained_on) for arm in arms if not arm.untrained for run in arm.runs}
-    if len(trained) != 1 or not all(_has_reasoning(run) for arm in arms for run in arm.runs):
+    explained = all(_has_reasoning(run) for arm in arms for run in arm.runs)
+    if len(trained) > 1 or not arms or not explained:
         return []
+    cells = next(iter(trained), None)
     scores = {
-        (arm.name, *key): values
-        for arm in arms
-        for key, values in _scores(arm, set(next(iter(trained)))).items()
+        (arm.name, *key): values for arm in arms for key, values in _scores(arm, cells).items()
     }
     statistics = runs[0].statistics
     levels = [_level(*key, values, statistics) for key, values in scores.items()]
@@ -60,7 +60,7 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
         | _change(values, scores[b.name, where, score], statistics)
         for a, b in comparisons.pairs(arms)
         for (name, where, score), values in scores.items()
-        if name == a.name and (b.name, where, score) in scores
+        if name == a.name and _shares_questions(values, scores.get((b.name, where, score)))
     ]
     adjusted = holm([row["p"] for row in changes])
     changes = [row | {"p_holm": p} for row, p in zip(changes, adjusted, strict=True)]
@@ -73,13 +73,18 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
     return [page, *files, *matrices.write(changes, target / "reasoning-differences")]
 
 
+def _shares_questions(a: Scores, b: Scores | None) -> bool:
+    return b is not None and not a.index.intersection(b.index).empty
+
+
 def _has_reasoning(run: Run) -> bool:
     """Whether its questions have reference explanations."""
     return run.overall.get(Metric.REASONING_SIMILARITY) is not None
 
 
-def _scores(arm: Arm, cells: set[str]) -> dict[tuple[str, str], Scores]:
-    """In-domain and held-out, each score."""
+def _scores(arm: Arm, cells: Collection[str] | None) -> dict[tuple[str, str], Scores]:
+    """In-domain, on the cells trained on, and held-out, each score; without cells of all
+    questions."""
     columns = ["modality", "task", *predictions.CLUSTER_COLUMNS, *_SCORES]
     rows = predictions.read_frame([run.evaluation.path for run in arm.runs], columns)
     seeds = {run.name: run.config.seed for run in arm.runs if run.config}
@@ -88,9 +93,12 @@ def _scores(arm: Arm, cells: set[str]) -> dict[tuple[str, str], Scores]:
     rows = rows.drop_duplicates(["run", "question"])  # asked in two evaluations of one model
     rows["cell"] = rows["modality"] + "/" + rows["task"]
     rows["cluster"] = predictions.clusters_of(rows, arm.statistics.clusters).to_numpy(object)
-    in_domain = rows["cell"].isin(cells)
+    places = {ALL: rows}
+    if cells is not None:
+        in_domain = rows["cell"].isin(cells)
+        places = {IN_DOMAIN: rows[in_domain], "held-out": rows[~in_domain]}
     scores = {}
-    for where, chosen in zip(_WHERE, (rows[in_domain], rows[~in_domain]), strict=True):
+    for where, chosen in places.items():
         for column, score in _SCORES.items():
             table = chosen.pivot(index=_INDEX, columns="seed", values=column).astype(float)
             table = table[chosen["seed"].unique()].dropna(axis=1, how="all")

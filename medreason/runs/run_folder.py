@@ -204,8 +204,8 @@ def run_folders(runs: Path) -> list[RunFolder]:
 def evaluations_by_sweep(runs: Path) -> dict[str, list[EvaluationFolder]]:
     """Sweep -> the evaluations it asked for, finished or not, in the order of the run folders.
 
-    This is the only list of what belongs to a sweep. A folder whose state is damaged has none; the
-    command that needs it names it.
+    This is the only list of what belongs to a sweep. A folder whose state is damaged has none;
+    `unreadable` names it.
     """
     found: dict[str, list[EvaluationFolder]] = {}
     for folder in run_folders(runs):
@@ -216,6 +216,17 @@ def evaluations_by_sweep(runs: Path) -> dict[str, list[EvaluationFolder]]:
         for sweep, keys in sweeps.items():
             found.setdefault(sweep, []).extend(EvaluationFolder(folder, key) for key in keys)
     return found
+
+
+def unreadable(runs: Path) -> list[str]:
+    """Of each folder whose state is damaged or of another version, the error with the remedy."""
+    errors = []
+    for folder in run_folders(runs):
+        try:
+            folder.state()
+        except ValueError as error:
+            errors.append(str(error))
+    return errors
 
 
 def unsynced(evaluation: EvaluationFolder, sweep: str) -> bool:

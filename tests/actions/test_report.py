@@ -72,6 +72,22 @@ def test_unknown_sweep_names_those_there_are(composed: Compose, tmp_path: Path) 
         report.run(composed("action=report", "sweep=dmeo"))
 
 
+def test_run_folder_of_another_version_is_named_with_what_evaluates_it_again(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    demo = ("sweep=demo", "tracking=none")
+    old = write_run(composed("method=sft", *demo), samples, lambda i, s: reply("A")).run
+    state = old.path / "state.json"
+    state.write_text(state.read_text().replace('"attempts"', '"tries"'))
+    words = rf"no runs of sweep=demo .*{old.path.name}/state.json: .*action=evaluate model.path="
+    with pytest.raises(ValueError, match=words):
+        report.run(composed("action=report", *demo))
+    write_run(composed("method=base", *demo), samples, lambda i, s: reply("A"))
+    report.run(composed("action=report", *demo))
+    assert f"{old.path.name}/state.json: " in capsys.readouterr().err
+
+
 def test_no_runs_at_all_say_how_to_make_some(composed: Compose) -> None:
     with pytest.raises(ValueError, match="prompt=think method=base,sft,grpo,rarl sweep=runs"):
         report.run(composed("action=report"))

@@ -97,6 +97,18 @@ def test_runs_without_explanations_or_on_different_cells_have_no_such_table(
     assert reasoning.write(load(explained), tmp_path) == []
 
 
+def test_start_models_alone_are_compared_on_all_questions(
+    composed: Compose, samples: list[Sample], tmp_path: Path
+) -> None:
+    for key, prompt, cell in (("b0", "think", "ct"), ("b1", "think_after", "mri")):
+        config = composed("method=base", f"prompt={prompt}")
+        write_run(config, samples, says("It is.", right_in=cell), evaluation_key=key)
+    reasoning.write(load(folders(composed)), tmp_path)
+    (change, *_) = rows(tmp_path / "reasoning-differences.parquet").items()
+    assert change[0][2:] == ("all questions", "accuracy")
+    assert (change[1]["n"], abs(change[1]["mean"])) == (36, pytest.approx(100 / 3))
+
+
 def test_a_single_arm_has_no_differences(
     composed: Compose, samples: list[Sample], tmp_path: Path
 ) -> None:
