@@ -51,7 +51,7 @@ class Difference(Estimate):
     def in_points(self) -> Difference:
         """Mean and interval in percent points."""
         # Rounded, since sums differ in their last digits: 13.75 is to read the same in every table.
-        mean = round(100 * self.mean, 9)
+        mean = round(100 * self.mean, 9) + 0.0  # and never -0.0
         return replace(self, mean=mean, low=100 * self.low, high=100 * self.high)
 
 

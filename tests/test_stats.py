@@ -180,6 +180,11 @@ def test_how_unlike_cells_are_is_no_uncertainty_of_their_mean() -> None:
     assert widths[1] < 0.85 * widths[0]
 
 
+def test_no_difference_has_no_sign() -> None:
+    change = stats.difference([1 / 3, -1 / 3, -1e-18], range(3)).in_points
+    assert f"{change.mean:+.1f}" == "+0.0"
+
+
 def test_power_is_that_of_connor() -> None:
     # Connor 1987: n = (1.96 sqrt(psi) + 0.8416 sqrt(psi - d^2))^2 / d^2
     able = stats.power(100, 100, discordance=0.3, wanted=10)

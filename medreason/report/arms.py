@@ -53,8 +53,10 @@ class Differences:
 
     compared: Sequence[Comparison]
     not_compared: Sequence[NotCompared]
-    left_out: Sequence[str]
-    """Sentences about those that have no row, and where they are."""
+    left_out: str
+    """Where the differences are that have no row; empty where all have one."""
+    left_out_pairs: str
+    """The same of pairs that are not compared."""
     several: bool
     """In-domain and out of domain."""
     tests: int
@@ -63,33 +65,34 @@ class Differences:
     @property
     def note(self) -> str:
         family = f"{self.tests} differences" + " of a column" * self.several
-        return f"p by Holm: over the {family}; *: below {LEVEL:g}"
+        return f"*: p by Holm, over the {family}, is below {LEVEL:g}"
+
+
+def left_out(shown: int, count: int, what: str = "differences") -> str:
+    return f"{shown} of {count} {what}, those of the smallest p; all: tables/comparisons.csv"
 
 
 def differences(domains: Domains) -> Differences:
     """Those in-domain and out of domain; of too many those of the smallest p."""
     near = [c for c in domains.compared if c.test in (ALL, IN_DOMAIN, ELSEWHERE)]
     counts = Counter(c.test for c in near)
-    shown, left_out = near, []
+    rows, without_row, pairs_without = near, "", ""
     if len(near) > MOST_DIFFERENCES:
-        shown = sorted(near, key=lambda c: c.p)[:MOST_DIFFERENCES]
-        left_out.append(
-            f"{len(shown)} of {len(near)} differences, those of the smallest p; all are in "
-            "tables/comparisons.csv of the report"
-        )
-    unlike = domains.not_compared[:MOST_DIFFERENCES]
-    if len(unlike) < len(domains.not_compared):
-        left_out.append(
-            f"{len(unlike)} of {len(domains.not_compared)} pairs that are not compared; all are in "
-            "tables/not-compared.csv of the report"
-        )
-    return Differences(shown, unlike, left_out, len(counts) > 1, max(counts.values(), default=0))
+        rows = sorted(near, key=lambda c: c.p)[:MOST_DIFFERENCES]
+        without_row = left_out(len(rows), len(near))
+    pairs = domains.not_compared[:MOST_DIFFERENCES]
+    if len(pairs) < len(domains.not_compared):
+        total = len(domains.not_compared)
+        pairs_without = f"{len(pairs)} of {total} pairs not compared; all: tables/not-compared.csv"
+    several, tests = len(counts) > 1, max(counts.values(), default=0)
+    return Differences(rows, pairs, without_row, pairs_without, several, tests)
 
 
 def show_differences(domains: Domains) -> None:
     """Print the differences between arms to stdout; nothing where there is one arm."""
     if domains.compared or domains.not_compared:
-        show_table(lambda compact: _difference_table(differences(domains)))
+        table = _difference_table(differences(domains))
+        show_table(lambda compact: table)
 
 
 def _difference_table(shown: Differences) -> Table:
@@ -113,7 +116,8 @@ def _difference_table(shown: Differences) -> Table:
         f"-: {why}" + (f" ({'; '.join(names)})" if len(by_reason) > 1 else "")
         for why, names in by_reason.items()
     ]
-    return filled(cells, Text("\n".join([*notes, *shown.left_out])))
+    notes += filter(None, (shown.left_out, shown.left_out_pairs))
+    return filled(cells, Text("\n".join(notes)))
 
 
 def points(row: Comparison) -> str:

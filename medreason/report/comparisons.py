@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
-from medreason.config import Statistics
+from medreason.config import Config, Statistics
 from medreason.report.matrices import EVERY_CELL, TABLES, Arm, addresses, by_place, key
 from medreason.report.runs import Run, changes, paired, power, unlike_ground
 from medreason.runs import keys
@@ -131,11 +132,20 @@ def why_not(a: Arm, b: Arm) -> str:
     mine, other = a.runs[0].config, b.runs[0].config
     assert mine
     assert other
-    trainings = [keys.training_parts(config) for config in (mine, other)]
-    if mine.prompt.name != other.prompt.name:
-        trainings = [parts | {"prompt": None} for parts in trainings]
+    parts = _without_prompt if mine.prompt.name != other.prompt.name else keys.training_parts
     unlike = unlike_ground(mine, other)
-    return f"trained differently and {unlike}" if unlike and trainings[0] != trainings[1] else ""
+    return f"trained differently and {unlike}" if unlike and parts(mine) != parts(other) else ""
+
+
+def _without_prompt(config: Config) -> dict[str, Any]:
+    """What decides the training apart from the prompt option and the form it asks for, which
+    rewards of the format have as `${prompt.style}`."""
+    parts, style = keys.training_parts(config), config.prompt.style
+    rewards = {
+        name: reward | {"score": {k: v for k, v in reward["score"].items() if v != style}}
+        for name, reward in (parts.get("reward") or {}).items()
+    }
+    return parts | {"prompt": None, "reward": rewards}
 
 
 def margins(cells: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

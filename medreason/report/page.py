@@ -92,9 +92,7 @@ def page(
             lead=summary.lead(runs, tables).replace(" %", "\u00a0%"),  # none begins a line
             facts=_facts(runs, tables),
             **(_by_method(rows, tables) if grouped else {"runs": _run_table(rows)}),
-            differences=arms.differences(tables.domains),
-            by_distance=_by_distance(tables) if grouped else None,
-            difference_notes=_difference_notes(tables),
+            **_differences(tables, grouped=grouped),
             notes=_notes(rows, grouped),
             charts=charts(_lines(runs, tables, colours)),
             style=(_HERE / "page.css").read_text(),
@@ -120,11 +118,11 @@ def _lines(runs: Sequence[Run], tables: Tables, colours: Mapping[str, int]) -> l
         same = evaluations.setdefault(frozenset(trainings), [])
         same.append((name, tuple(trainings.values())))
     shared = [common(*(name for name, _ in same)) for same in evaluations.values()]
-    return [
-        Line(words if shared.count(words) == 1 and words else name, members, colours[first.name])
-        for words, ((name, members), *_) in zip(shared, evaluations.values(), strict=True)
-        for first in members[:1]
-    ]
+    lines = []
+    for words, ((name, members), *_) in zip(shared, evaluations.values(), strict=True):
+        label = words if words and shared.count(words) == 1 else name
+        lines.append(Line(label, members, colours[members[0].name]))
+    return lines
 
 
 def _environment() -> Environment:
@@ -157,21 +155,33 @@ def _by_method(rows: Sequence[Row], tables: Tables) -> dict[str, Any]:
     }
 
 
-def _by_distance(tables: Tables) -> dict[str, Any]:
-    """The differences between methods at every distance; of too many those of the smallest p."""
+def _differences(tables: Tables, *, grouped: bool) -> dict[str, Any]:
+    """The differences between arms; of methods with several models at every distance."""
+    shown = arms.differences(tables.domains)
+    parts: dict[str, Any] = {"differences": shown}
+    notes = [f"Differences: paired by question, 95 % interval; {shown.note}."] * (shown.tests > 0)
+    sentences = [shown.left_out, shown.left_out_pairs]
+    if grouped and shown.several:
+        parts["by_distance"], sentences[0] = _by_distance(tables)
+    notes += [f"{sentence}." for sentence in sentences if sentence]
+    return parts | {"difference_notes": " ".join(notes)}
+
+
+def _by_distance(tables: Tables) -> tuple[dict[str, Any], str]:
+    """The differences at every distance, and where the pairs of arms are that have no row."""
     compared = tables.domains.compared
     distances = [d for d in DISTANCES if any(c.test == d for c in compared)]
     pairs = list(dict.fromkeys((c.a, c.b) for c in compared))
+    shown, sentence = pairs, ""
     if len(pairs) > arms.MOST_DIFFERENCES:
         by_p = sorted(compared, key=lambda c: c.p)
-        pairs = list(dict.fromkeys((c.a, c.b) for c in by_p))[: arms.MOST_DIFFERENCES]
-    return {
-        "distances": distances,
-        "rows": [
-            (difference_name(a, b), [tables.domains.change(a, b, d) for d in distances])
-            for a, b in pairs
-        ],
-    }
+        shown = list(dict.fromkeys((c.a, c.b) for c in by_p))[: arms.MOST_DIFFERENCES]
+        sentence = arms.left_out(len(shown), len(pairs), "pairs of methods")
+    rows = [
+        (difference_name(a, b), [tables.domains.change(a, b, d) for d in distances])
+        for a, b in shown
+    ]
+    return {"distances": distances, "rows": rows}, sentence
 
 
 def _method_table(tables: Tables) -> Table:
@@ -296,13 +306,4 @@ def _notes(rows: Sequence[Row], grouped: bool) -> str:
         notes.append("Option likelihood: accuracy of the likeliest letter right after the prompt.")
     if labels := ", ".join(row.label for row in rows if row.by_option_likelihood):
         notes.append(f"Nothing was generated for {labels}: the answers are those letters.")
-    return " ".join(notes)
-
-
-def _difference_notes(tables: Tables) -> str:
-    shown = arms.differences(tables.domains)
-    notes = (
-        [f"Differences: paired by question, 95 % interval; {shown.note}."] if shown.tests else []
-    )
-    notes += [f"{sentence}." for sentence in shown.left_out]
     return " ".join(notes)

@@ -126,6 +126,24 @@ def test_arms_differ_in_training_or_in_evaluation_where_they_are_compared(
     assert [(c.b, c.test, c.n) for c in starts] == [("base no_think", "in-domain", 36)]
 
 
+def test_another_prompt_in_training_and_evaluation_is_one_change(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    """Med-R1's think against no_think: the reward of the format follows the prompt."""
+    runs = []
+    for method in ("grpo", "rarl"):
+        for prompt in ("think", "no_think"):
+            config = composed(f"method={method}", f"prompt={prompt}")
+            config = replace(config, choices={"prompt": prompt})
+            runs.append(write_run(config, samples, right_on(), key=f"{method}{prompt}0000"[:12]))
+    gathered = tables.gather(load(runs))
+    assert {(c.a, c.b) for c in gathered.domains.compared} == {
+        *(("grpo think", "grpo no_think"), ("rarl think", "rarl no_think")),
+        *(("rarl think", "grpo think"), ("rarl no_think", "grpo no_think")),
+    }
+    assert len(gathered.domains.not_compared) == 2
+
+
 def test_two_by_two_of_prompts_in_training_and_evaluation(
     composed: Compose, samples: list[Sample]
 ) -> None:
