@@ -60,7 +60,8 @@ def test_many_runs_are_printed_as_arms(
         write_run(config, samples, lambda i, s: reply(s.answer), key=f"{seed:012d}")
     report.run(composed("action=report", *seeds))
     printed = capsys.readouterr().out
-    assert sum(line.startswith("sft") for line in printed.splitlines()) == 1
+    rows = [line.split() for line in printed.splitlines() if line.startswith("sft")]
+    assert [row[1] for row in rows] == ["12", "minus"]  # models of the arm, and its difference
     assert "all 13 runs, one by one: the page and table.csv below" in printed
     assert "seed 3" not in printed
 
