@@ -1,7 +1,7 @@
 """With another version of transformers and peft: make small models and adapters, or open exports.
 
-python other_version.py make FOLDER            # models, adapters, inputs and logits
-python other_version.py open EXPORT INPUTS     # greatest difference to the logits in INPUTS
+python other_version.py make FOLDER PROCESSOR   # models, adapters, inputs and logits
+python other_version.py open EXPORT INPUTS      # greatest difference to the logits in INPUTS
 """
 
 from __future__ import annotations
@@ -9,22 +9,32 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
+import peft
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 TEXT = {
-    **{"vocab_size": 400, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
+    **{"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
     **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512},
-    **{"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}, "tie_word_embeddings": False},
-    **{"bos_token_id": 390, "eos_token_id": 391, "vision_start_token_id": 392},
-    **{"vision_end_token_id": 393, "image_token_id": 394, "video_token_id": 395},
+    **{"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}, "rope_theta": 500_000.0},
+}
+"""Where a value is not the default, an export has to carry it."""
+TOKENS = {
+    "bos_token_id": "<|endoftext|>",
+    "eos_token_id": "<|im_end|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
 }
 FAMILIES = {
     "qwen2_vl": (
         "Qwen2VL",
         {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2},
+        {"tie_word_embeddings": True},
     ),
     "qwen2_5_vl": (
         "Qwen2_5_VL",
@@ -32,66 +42,86 @@ FAMILIES = {
             **{"depth": 2, "hidden_size": 32, "out_hidden_size": 64, "num_heads": 2},
             **{"intermediate_size": 64, "fullatt_block_indexes": [1], "window_size": 56},
         },
+        {"tie_word_embeddings": False},
     ),
 }
+ADAPTER = {"r": 4, "target_modules": ["q_proj", "v_proj", "qkv"]}
 
 
-def inputs() -> dict[str, torch.Tensor]:
-    """A prompt with one image of 8 x 8 patches, 16 tokens."""
-    draw = torch.Generator().manual_seed(0)
-    words = torch.randint(0, 380, (12,), generator=draw)
-    tokens = torch.cat([words[:4], torch.tensor([392]), torch.full((16,), 394), words[4:]])[None]
-    return {
-        "input_ids": tokens,
-        "attention_mask": torch.ones_like(tokens),
-        "pixel_values": torch.randn(64, 1176, generator=draw),
-        "image_grid_thw": torch.tensor([[1, 8, 8]]),
-    }
+def inputs(processor: transformers.ProcessorMixin) -> dict[str, torch.Tensor]:
+    """A question about an image of 90 x 120 pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    content = [{"type": "image"}, {"type": "text", "text": "Which? A)CT, B)MRI"}]
+    turns = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return dict(processor(text=[text], images=[Image.fromarray(pixels)], return_tensors="pt"))
 
 
 @torch.no_grad()
-def logits(model: torch.nn.Module, **tensors: torch.Tensor) -> torch.Tensor:
+def logits(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     return model.eval()(**tensors).logits
 
 
-def make(folder: Path) -> None:
-    for name, (prefix, vision) in FAMILIES.items():
+def make(folder: Path, processor_folder: str) -> None:
+    for name, (prefix, vision, more) in FAMILIES.items():
         torch.manual_seed(0)
-        config_class = getattr(transformers, f"{prefix}Config")
-        config = config_class(**TEXT, vision_config=vision)
+        processor = getattr(transformers, f"{prefix}Processor").from_pretrained(processor_folder)
+        ids = {key: processor.tokenizer.convert_tokens_to_ids(t) for key, t in TOKENS.items()}
+        config = getattr(transformers, f"{prefix}Config")(
+            **TEXT, **ids, **more, vision_config=vision
+        )
         model = getattr(transformers, f"{prefix}ForConditionalGeneration")(config)
-        target = folder / name
+        target, tensors = folder / name, inputs(processor)
         model.save_pretrained(target / "model")
-        plain = logits(model, **inputs())
+        processor.save_pretrained(target / "model")
+        plain = logits(model, tensors)
         model.name_or_path = str(target / "model")
-        model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "qkv"]))
+        model = peft.get_peft_model(model, peft.LoraConfig(**ADAPTER))
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.05 * torch.randn_like(parameter)
-        model.peft_config["default"].base_model_name_or_path = str(target / "model")
         model.save_pretrained(target / "adapter")
-        adapted = logits(model, **inputs())
-        save_file({**inputs(), "model": plain, "adapter": adapted}, target / "logits.safetensors")
+        processor.save_pretrained(target / "adapter")
+        adapted = logits(model, tensors)
+        tensors.pop("mm_token_type_ids", None)
+        save_file({**tensors, "model": plain, "adapter": adapted}, target / "logits.safetensors")
 
 
-def opened(export: Path, expected: Path) -> None:
+def difference(export: Path, expected: Path) -> None:
+    """Of logits of one input, and of those of the image as this version's processor reads it."""
     tensors = load_file(expected)
     answer = tensors.pop("logits")
-    tensors.pop("mm_token_type_ids", None)
-    loader = getattr(transformers, "AutoModelForImageTextToText", None)
-    model, info = loader.from_pretrained(
-        export, torch_dtype=torch.float32, output_loading_info=True
-    )
+    processor = transformers.AutoProcessor.from_pretrained(export)
+    from_image = inputs(processor)
+    assert torch.equal(from_image["input_ids"], tensors["input_ids"]), "other tokens"
+    if (export / "adapter_config.json").exists():
+        base = peft.PeftConfig.from_pretrained(export).base_model_name_or_path
+        model, info = whole(base)
+        model = peft.PeftModel.from_pretrained(model, export)
+        names = peft.utils.get_peft_model_state_dict(model).keys()
+        info["unexpected_keys"] = names ^ load_file(export / "adapter_model.safetensors").keys()
+    else:
+        model, info = whole(export)
     lost = [*info["missing_keys"], *info["unexpected_keys"]]
-    difference = (logits(model, **tensors) - answer).abs().max().item()
-    print(f"{export.name}: {len(lost)} tensors lost, greatest difference {difference:.1e}")
-    if lost or difference > 1e-4:
-        sys.exit(1)
+    same_pixels, own_pixels = (
+        (logits(model, rows) - answer).abs().max().item() for rows in (tensors, from_image)
+    )
+    sys.stdout.write(
+        f"| {transformers.__version__} / {peft.__version__} | {'/'.join(export.parts[-3:])} | "
+        f"{len(lost)} | {same_pixels:.1e} | {own_pixels:.1e} |\n"
+    )
+    sys.exit(bool(lost) or same_pixels > 1e-4)
+
+
+def whole(path: str | Path) -> tuple[torch.nn.Module, dict[str, object]]:
+    return transformers.AutoModelForImageTextToText.from_pretrained(
+        path, torch_dtype=torch.float32, output_loading_info=True
+    )
 
 
 if __name__ == "__main__":
-    print(f"transformers {transformers.__version__}")
+    transformers.utils.logging.set_verbosity_error()
     if sys.argv[1] == "make":
-        make(Path(sys.argv[2]))
+        make(Path(sys.argv[2]).resolve(), sys.argv[3])
     else:
-        opened(Path(sys.argv[2]), Path(sys.argv[3]))
+        difference(Path(sys.argv[2]), Path(sys.argv[3]))

@@ -1,63 +1,94 @@
-"""With medreason: load what another version made, and export a model for it to open.
+"""With medreason: load what another version made, and export models for it to open.
 
 python this_version.py load FOLDER             # what other_version.py made
-python this_version.py export FOLDER TARGET    # logits.safetensors beside the exported model
+python this_version.py export FOLDER TARGET    # each export, and NAME.safetensors beside it
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from hydra import compose, initialize_config_dir
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from medreason.config import Hardware, Model
-from medreason.models.load import load_model
+from medreason import config as configuration
+from medreason.actions import export
+from medreason.config import CONF, Config
+from medreason.console import show
+from medreason.models.load import load_model, load_processor
 
-CPU = Hardware(
-    name="cpu",
-    accelerator="cpu",
-    devices=1,
-    precision="float32",
-    attention="sdpa",
-    per_device_prompts=1,
-    per_device_evaluation=1,
-)
+EXPORTS = {
+    "model": ("model", ()),
+    "merged": ("adapter", ()),
+    "adapter_since_4_52": ("adapter", ("export.adapter_only=true",)),
+    "adapter_before_4_52": ("adapter", ("export.adapter_only=true", "export.layout=before_4_52")),
+    "own_since_4_52": ("own", ("export.adapter_only=true",)),
+    "own_before_4_52": ("own", ("export.adapter_only=true", "export.layout=before_4_52")),
+}
+"""Name -> (which folder is exported, overrides); "own" is an adapter that is made here."""
+
+
+def composed(*overrides: str) -> Config:
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        return configuration.load(compose("config", overrides=list(overrides)))
+
+
+def logits(path: Path, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    config = composed(f"model.path={path}")
+    return logits_of(load_model(config.model, config.hardware).eval(), tensors)
 
 
 @torch.no_grad()
-def logits(path: Path, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    kinds = (tensors["input_ids"] == 394).int()  # 1 where a token is of the image
-    model = load_model(Model(name=path.name, path=str(path)), CPU).eval()
+def logits_of(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    kinds = (tensors["input_ids"] == model.config.image_token_id).int()
     return model(**tensors, mm_token_type_ids=kinds).logits
 
 
-def load(folder: Path) -> None:
+def load(folder: Path) -> bool:
+    """Whether every model and adapter has the logits of the version that made it."""
     worst = 0.0
     for family in sorted(folder.iterdir()):
         tensors = load_file(family / "logits.safetensors")
         expected = {name: tensors.pop(name) for name in ("model", "adapter")}
         for name, answer in expected.items():
             difference = (logits(family / name, tensors) - answer).abs().max().item()
-            print(f"{family.name} {name}: greatest difference {difference:.1e}")
+            show(f"| {folder.name} | {family.name}/{name} | {difference:.1e} |")
             worst = max(worst, difference)
-    sys.exit(worst > 1e-4)
+    return worst <= 1e-4
 
 
-def export(folder: Path, target: Path, *overrides: str) -> None:
+def make_adapter(base: Path, target: Path, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Save an adapter with the options of `adapter=lora_all`, and return its logits."""
+    config = composed("adapter=lora_all", f"model.path={base}")
+    torch.manual_seed(0)
+    model = load_model(config.model, config.hardware)
+    adapted = get_peft_model(model, LoraConfig(**config.adapter)).eval()
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.05)
+    adapted.save_pretrained(target)
+    load_processor(config.model).save_pretrained(target)
+    return logits_of(adapted, tensors)
+
+
+def export_all(folder: Path, target: Path) -> None:
     for family in sorted(folder.iterdir()):
         tensors = load_file(family / "logits.safetensors")
-        answer = tensors.pop("adapter")
-        tensors.pop("model")
-        to = target / family.name
-        command = [sys.executable, "-m", "medreason", "action=export", f"export.to={to}"]
-        chosen = [f"model.path={family / 'adapter'}", "export.precision=float32", *overrides]
-        subprocess.run([*command, *chosen], check=True)
-        save_file({**tensors, "logits": answer}, target / f"{family.name}.safetensors")
+        answers = {name: tensors.pop(name) for name in ("model", "adapter")}
+        answers["own"] = make_adapter(family / "model", family / "own", tensors)
+        for name, (exported, overrides) in EXPORTS.items():
+            to = target / family.name / name
+            precision = "export.precision=float32"
+            paths = (f"model.path={family / exported}", f"export.to={to}")
+            export.run(composed("action=export", *paths, precision, *overrides))
+            save_file({**tensors, "logits": answers[exported]}, f"{to}.safetensors")
 
 
 if __name__ == "__main__":
-    given = [Path(argument) for argument in sys.argv[2:4]]
-    load(*given) if sys.argv[1] == "load" else export(*given, *sys.argv[4:])
+    folders = [Path(argument).resolve() for argument in sys.argv[2:]]
+    if sys.argv[1] == "load":
+        sys.exit(not load(*folders))
+    export_all(*folders)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from medreason.config import Config
-from medreason.console import show
-from medreason.models import adapters, model_folder
+from medreason.console import notice, show
+from medreason.models import adapters, layout, model_folder
 from medreason.report import model_card
 from medreason.runs.files import atomic_folder
 
@@ -39,10 +39,18 @@ def run(config: Config) -> None:
             # peft writes a card of its own; *.bin and optimizer states are of the training.
             unused = shutil.ignore_patterns("*.bin", "optimizer*", "README.md")
             shutil.copytree(path, unfinished, ignore=unused)
+            layout.rename_adapter(unfinished, config.export.layout)
         else:
             _save_merged(config, unfinished)
-        (unfinished / "README.md").write_text(model_card.card(config, Path(path)), encoding="utf-8")
+        needed = layout.versions(
+            published=layout.write_published(unfinished),
+            adapter=config.export.adapter_only,
+            layout=config.export.layout,
+        )
+        card = model_card.card(config, Path(path), needed)
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
     show(target)
+    notice(f"opens with {needed}")
 
 
 def _with_model_of_run(config: Config) -> Config:

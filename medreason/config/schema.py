@@ -372,9 +372,14 @@ class Export:
     """Write the adapter alone, not merged into its base."""
     precision: str = "bfloat16"
     """Of the merged weights: float32 or bfloat16."""
+    layout: str = "since_4_52"
+    """Names of an adapter's layers: those of transformers since 4.52 or `before_4_52`. Merged
+    weights are laid out as the published checkpoints are, which 4.49 and every later version opens.
+    """
 
     def __post_init__(self) -> None:
         one_of("export.precision", self.precision, ("float32", "bfloat16"))
+        one_of("export.layout", self.layout, ("since_4_52", "before_4_52"))
 
 
 @dataclass

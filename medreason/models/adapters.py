@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from medreason.models import model_folder
-
-RENAMED = {
-    r"^visual": "model.visual",
-    r"^model(?!\.(language_model|visual))": "model.language_model",
-}
-"""Names of Qwen2-VL's and Qwen2.5-VL's layers before transformers 4.52 -> names since then, as
-patterns for PEFT's `key_mapping`."""
 
 KEEPING_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 """Values of `init_lora_weights` that leave the base model's weights as they are. The others (pissa,
@@ -45,15 +38,6 @@ def refuse_tied(names: Iterable[str], tied: bool, where: str) -> None:
                 f"{where}: {name} is on a layer whose weights are those of another "
                 "(tie_word_embeddings): merged, it would change both; leave it out"
             )
-
-
-def renamed_targets(targets: str | Collection[str] | None) -> str | list[str] | None:
-    """`target_modules` of an adapter with the names of layers since transformers 4.52."""
-    if targets is None or isinstance(targets, str):
-        return targets and re.sub(
-            r"\bmodel(\\?\.)layers", r"model\1language_model\1layers", targets
-        )
-    return [re.sub(r"^model\.layers", "model.language_model.layers", name) for name in targets]
 
 
 def check(path: str) -> None:

@@ -22,7 +22,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from medreason.config import Hardware, Model
 from medreason.console import notice
-from medreason.models import adapters, model_folder
+from medreason.models import layout, model_folder
 
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 """Either ends a completion."""
@@ -139,10 +139,10 @@ def with_adapter(base: PreTrainedModel, path: str) -> PeftModel:
     config = PeftConfig.from_pretrained(path)
     assert isinstance(config, LoraConfig)
     config.inference_mode = True
-    config.target_modules = adapters.renamed_targets(config.target_modules)
+    config.target_modules = layout.renamed_targets(config.target_modules)
     try:
         model = PeftModel(base, config)
-        result = model.load_adapter(path, "default", key_mapping=adapters.RENAMED)
+        result = model.load_adapter(path, "default", key_mapping=layout.RENAMED)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: the adapter does not fit its base model: {error}") from error
     lost, empty = result.unexpected_keys, result.missing_keys

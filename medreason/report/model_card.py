@@ -44,8 +44,9 @@ output = model.generate(**inputs, max_new_tokens={max_new_tokens}, do_sample=Fal
 print(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
 
 
-def card(config: Config, model: Path) -> str:
-    """The card in Markdown. A model outside a run folder has neither origin nor metrics to show."""
+def card(config: Config, model: Path, versions: str) -> str:
+    """The card in Markdown; `versions` says what opens the folder. A model outside a run folder has
+    neither origin nor metrics to show."""
     folder = RunFolder(model.parent)
     of_run = folder.config.exists()
     trained = configuration.read(folder.config) if of_run else config
@@ -67,7 +68,8 @@ def card(config: Config, model: Path) -> str:
         lines += [*_origin(trained, folder, base_model), *_results(folder)]
     else:
         lines += [f"Exported from model `{base_model}`; no run folder came with it.", ""]
-    return "\n".join([*lines, *_example(trained, adapter=config.export.adapter_only)])
+    example = _example(trained, versions, adapter=config.export.adapter_only)
+    return "\n".join([*lines, *example])
 
 
 def _origin(config: Config, folder: RunFolder, base_model: str) -> list[str]:
@@ -109,13 +111,16 @@ def _results(folder: RunFolder) -> list[str]:
     return ["| measured | % |", "|---|---:|", *rows, ""]
 
 
-def _example(config: Config, *, adapter: bool) -> list[str]:
+def _example(config: Config, versions: str, *, adapter: bool) -> list[str]:
     """Code that asks the model about an image of 8 bits as evaluation does."""
     code = _EXAMPLE.format(
         prompt=config.prompt.evaluation, max_new_tokens=config.evaluation.max_new_tokens
     )
     packages = ("torch", "torchvision", "transformers", "accelerate", *(["peft"] * adapter))
-    installed = f"With `pip install {' '.join(packages)}`, in the folder of this file:"
+    installed = (
+        f"Opens with {versions}. With `pip install {' '.join(packages)}`, in the folder of this "
+        "file (before transformers 4.56 `dtype` is `torch_dtype`):"
+    )
     window = configuration.handling(config.data)[0].ct_window
     deep = (
         "It reads pictures of 8 bits; `action=prepare` of medreason writes DICOM and deeper ones "

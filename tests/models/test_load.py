@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from medreason.config import Config
-from medreason.models import adapters
+from medreason.models import adapters, layout
 from medreason.models.load import load_model, load_processor
 from medreason.models.model_folder import EMBEDDED
 from medreason.training.adapter import lora_config
@@ -69,7 +69,7 @@ def rename(folder: Path, change: Callable[[str], str]) -> None:
 def test_adapter_with_the_names_of_transformers_before_4_52_lands(
     composed: Compose, tmp_path: Path, targets: list[str] | str
 ) -> None:
-    expected = trained(tmp_path, PLAIN | {"target_modules": adapters.renamed_targets(targets)})
+    expected = trained(tmp_path, PLAIN | {"target_modules": layout.renamed_targets(targets)})
     rename(
         tmp_path,
         lambda name: name.replace("model.language_model.", "model.").replace(
