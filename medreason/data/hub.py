@@ -6,17 +6,27 @@ Sets differ in their columns: `data.columns` names them, and those of the usual 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from medreason.data import rows
 from medreason.data.names import modality_of, task_of
 from medreason.data.rows import Record, Remark, Row
 from medreason.replies import parse
 from medreason.runs.files import atomic
-from medreason.samples import LETTERS, MODALITY_NAMES, TASK_NAMES, Sample, lettered
+from medreason.samples import (
+    LETTERS,
+    MODALITY_NAMES,
+    TASK_NAMES,
+    Sample,
+    letter_at,
+    letters_of,
+    refuse_glued,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,6 +39,8 @@ _USUAL = {
     "answer_type": ("answer_type",),
 }
 """Names that a column has where `data.columns` names none."""
+_KNOWN = (*_USUAL, "explanation", "modality", "task", "patient")
+"""Keys of `data.columns`."""
 _CELLS = {"path-vqa": ("microscopy", "attributes")}
 """Modality and task of all rows, by the name of a known set."""
 _OR_PATHS = ", or its path, which starts from data.image_folder"
@@ -103,9 +115,10 @@ def read(
             cache=folder,
         )
         _refuse_lost_options(hub, part, layout)
+        _refuse_places_from_1(hub, part, layout)
         yield from rows.each(
             name,
-            cast(Iterable[Record], _undecoded(part, layout.columns["image"])),
+            _records(_undecoded(part, layout.columns["image"])),
             lambda id, row, layout=layout, split=splits[name]: _sample(layout, id, row, split),
         )
 
@@ -140,6 +153,20 @@ def _undecoded(part: Dataset, column: str) -> Dataset:
             return part
 
 
+def _records(part: Dataset) -> Iterator[Record]:
+    """The rows, with the names of classes in place of their numbers."""
+    from datasets import ClassLabel
+
+    classes = {name: kind for name, kind in part.features.items() if isinstance(kind, ClassLabel)}
+    for row in cast(Iterable[dict[str, Any]], part):
+        named = {
+            name: kind.int2str(row[name])
+            for name, kind in classes.items()
+            if row[name] is not None and row[name] >= 0
+        }
+        yield row | named
+
+
 def _columns(
     hub: str, names: Sequence[str], given: Mapping[str, str | None]
 ) -> tuple[dict[str, str], list[str]]:
@@ -147,6 +174,8 @@ def _columns(
     usual = {key: next((n for n in known if n in names), None) for key, known in _USUAL.items()}
     chosen = usual | {key: name for key, name in given.items() if name}
     columns = {key: name for key, name in chosen.items() if name}
+    if unknown := [key for key in columns if key not in _KNOWN]:
+        raise ValueError(f"data.columns.{unknown[0]} is unknown; known: {', '.join(_KNOWN)}")
     absent = {key: name for key, name in columns.items() if name not in names}
     absent |= {key: _USUAL[key][0] for key in _REQUIRED if key not in columns}
     if absent:
@@ -157,7 +186,7 @@ def _columns(
             f"{_OR_PATHS if key == 'image' else ''}"
         )
     by_letter = [[f"{prefix}{letter}" for letter in LETTERS] for prefix in _OPTION_PREFIXES]
-    options = [[name for name in of_prefix if name in names] for of_prefix in by_letter]
+    options = [[*takewhile(names.__contains__, of_prefix)] for of_prefix in by_letter]
     of_one = max(options, key=len) if "options" not in columns else []
     return columns, of_one if len(of_one) > 1 else []
 
@@ -171,6 +200,23 @@ def _refuse_lost_options(hub: str, part: Dataset, layout: _Layout) -> None:
         raise ValueError(
             f"data.hub={hub!r}: the answers are letters ({', '.join(sorted(answers))}), and no "
             f"column of options is known; columns are {part.column_names}: set data.columns.options"
+        )
+
+
+def _refuse_places_from_1(hub: str, part: Dataset, layout: _Layout) -> None:
+    """Refuse a set whose answers are places of options that are counted from 1: most would pass
+    as those of the next option."""
+    answer, options = layout.columns["answer"], layout.columns.get("options")
+    columns = [answer, *filter(None, [options]), *layout.options]
+    records = cast(Iterable[Record], part.select_columns(columns))
+    rows_read = [(_place(row[answer]), _texts(row, layout)) for row in records]
+    places = [(place, texts) for place, texts in rows_read if texts]
+    if not places or any(place is None or place < 1 or str(place) in t for place, t in places):
+        return
+    if any(place == len(texts) for place, texts in places):
+        raise ValueError(
+            f"data.hub={hub!r}: column {answer!r} counts options from 1, and is read from 0; "
+            "subtract 1 in the set, or put letters there"
         )
 
 
@@ -218,29 +264,89 @@ def _facet(row: Record, columns: Mapping[str, str], key: str, of_all: str) -> st
     return value
 
 
-def _options(row: Record, layout: _Layout) -> tuple[str, ...]:
-    """The texts of a row's options, in the order of their letters; empty where it has none."""
+def _texts(row: Record, layout: _Layout) -> list[str]:
+    """The texts of a row's options, in the order of their letters, empty for those without."""
     if "options" in layout.columns:
         values = row[layout.columns["options"]] or ()
-        values = list(values.values()) if isinstance(values, Mapping) else values
-        if isinstance(values, str):
-            raise ValueError(f'"{layout.columns["options"]}" is {values!r}; needs a list of texts')
+        if isinstance(values, Mapping):
+            values = _in_order(values)
     else:
         values = [row[name] for name in layout.options]
-    return tuple(str(value).strip() for value in values if value is not None)
+    texts = ["" if value is None else str(value).strip() for value in values]
+    while texts and not texts[-1]:
+        texts.pop()
+    return texts
+
+
+def _options(row: Record, layout: _Layout) -> tuple[str, ...]:
+    """The texts of a row's options; empty where it has none.
+
+    Raises ValueError where one is missing before another, which would move the letters.
+    """
+    column = layout.columns.get("options")
+    if column and isinstance(row[column], str):
+        raise ValueError(f'"{column}" is {row[column]!r}; needs a list of texts')
+    texts = _texts(row, layout)
+    if "" in texts:
+        raise ValueError(f"option {letter_at(texts.index(''))} has no text, others behind it have")
+    if len(texts) == 1:
+        raise ValueError(f"has one option ({texts[0]!r}), so nothing to choose; give two or more")
+    options = _without_letters(texts)
+    refuse_glued(options)
+    return options
+
+
+def _in_order(options: Mapping[str, object]) -> list[object]:
+    """The values of options by letter (`A`, `option_b`) or by number, from the first to the last;
+    those of other keys in their own order."""
+    ends = {re.split(r"[^A-Za-z0-9]+", str(key))[-1].upper(): key for key in options}
+    if all(len(end) == 1 and end in LETTERS for end in ends):
+        return [options[ends[letter]] if letter in ends else None for letter in LETTERS]
+    if all(end.isdecimal() for end in ends):
+        return [options[ends[end]] for end in sorted(ends, key=int)]
+    return list(options.values())
+
+
+def _without_letters(options: Sequence[str]) -> tuple[str, ...]:
+    """Options that bring their own letters, `A. CT` or `(B) MRI`, without them.
+
+    Raises ValueError where these are not in sequence.
+    """
+    parts = [re.match(r"\(?([A-Z])[.):]\s*(?=\S)", text) for text in options]
+    letters = "".join(part[1] for part in parts if part)
+    if sorted(letters) != sorted(letters_of(options)):
+        return tuple(options)
+    if letters != letters_of(options):
+        raise ValueError(f"options have the letters {', '.join(letters)}; give them in sequence")
+    return tuple(text[part.end() :] for text, part in zip(options, parts, strict=True) if part)
 
 
 def _letter(answer: object, options: Sequence[str]) -> str:
     """The letter of the right option, given as its letter, its text, or its place from 0."""
-    texts = lettered(options)
-    if isinstance(answer, int) and str(answer) not in options:
-        if not 0 <= answer < len(options):
+    place = _place(answer)
+    text = str(answer) if place is None else str(place)
+    if place is not None and text not in options:
+        if not 0 <= place < len(options):
             raise ValueError(f"answer {answer} is no place of {len(options)} options, from 0")
-        return texts[answer][0]
-    letter = parse(f"<answer>{answer}</answer>", options).answer
+        return letter_at(place)
+    if place is not None and 0 <= place < len(options) and options[place] != text:
+        raise ValueError(
+            f"answer {answer} is the text of one option and the place of another in "
+            f"{list(options)}; give its letter"
+        )
+    letter = parse(f"<answer>{text}</answer>", options).answer
     if letter is None:
         raise ValueError(f"answer {answer!r} is none of the options {list(options)}")
     return letter
+
+
+def _place(answer: object) -> int | None:
+    """A whole number, whatever its type: a column that lacks some has floats, CSV has texts."""
+    if isinstance(answer, float) and answer.is_integer():
+        return int(answer)
+    if isinstance(answer, str) and answer.strip().isdecimal():
+        return int(answer)
+    return answer if isinstance(answer, int) else None
 
 
 def _image(value: object, layout: _Layout) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import random
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,14 @@ from typing import NotRequired, TypedDict
 from medreason.data import checks, rows, splits
 from medreason.data.names import modality_of
 from medreason.data.rows import BadRow, LeftOut, Row
-from medreason.samples import LETTERS, MODALITIES, Sample, letter_at
+from medreason.samples import (
+    LETTERS,
+    MODALITIES,
+    TASK_NAMES,
+    Sample,
+    letter_at,
+    refuse_glued,
+)
 
 
 class Group(TypedDict):
@@ -69,6 +77,7 @@ def read(
     """
     root = rows.folder(root)
     columns = {key: column for key, column in columns.items() if column}
+    _refuse_settings(columns, ask)
     if not 2 <= choices <= len(LETTERS):
         raise ValueError(f"data.choices={choices}; a question has from 2 to {len(LETTERS)} options")
     records = rows.table(
@@ -87,6 +96,24 @@ def read(
     yield from _surplus(usable, questions)
 
 
+def _refuse_settings(columns: Mapping[str, str], ask: Mapping[str, Group]) -> None:
+    """Raise ValueError for columns and groups of `data.ask` that are not said in full."""
+    required = ("image", "modality", "label", "group")
+    known = (*required, "patient", "split")
+    for name in required:
+        if name not in columns:
+            raise ValueError(f"data.columns.{name} has no value; name the column of the {name}")
+    if unknown := [name for name in columns if name not in known]:
+        raise ValueError(f"data.columns.{unknown[0]} is unknown; known: {', '.join(known)}")
+    for name, group in ask.items():
+        if not isinstance(group, Mapping) or not group.get("question"):
+            raise ValueError(f"data.ask.{name}={group!r}; needs a task and a question")
+        if group.get("task") not in TASK_NAMES:
+            raise ValueError(
+                f"data.ask.{name}.task={group.get('task')!r}; known: {', '.join(TASK_NAMES)}"
+            )
+
+
 def _labelled_rows(
     root: Path,
     table: str,
@@ -95,11 +122,14 @@ def _labelled_rows(
     ask: Mapping[str, Group],
 ) -> tuple[list[_Labelled], list[BadRow | LeftOut]]:
     """Rows of the groups to ask about, and the other rows."""
-    groups = [(row[columns["group"]] or "").strip() for row in records]
+    groups = [row[columns["group"]] for row in records]
     _refuse_unknown_groups(root / table, ask, sorted(set(groups)))
     labelled: list[_Labelled] = []
     others: list[BadRow | LeftOut] = []
     for index, (row, group) in enumerate(zip(records, groups, strict=True)):
+        if problem := rows.extra_problem(row):
+            others.append(BadRow(table, index, problem))
+            continue
         if group not in ask:
             reason = f"group {group!r} is not in data.ask"
             others.append(LeftOut(table, index, reason, "of a group not in data.ask"))
@@ -155,14 +185,14 @@ def _labelled(
     group: str,
     asked: Group,
 ) -> _Labelled:
-    image, label = (rows.text(row, columns[key]).strip() for key in ("image", "label"))
+    image, label = rows.text(row, columns["image"]), _label(rows.text(row, columns["label"]))
     modality = modality_of(rows.text(row, columns["modality"]))
     if modality not in MODALITIES:
         raise ValueError(
             f"{columns['modality']!r} is {row[columns['modality']]!r}; known: "
             f"{', '.join(MODALITIES)}"
         )
-    split = (row[columns["split"]] or "").strip() if "split" in columns else ""
+    split = row[columns["split"]] if "split" in columns else ""
     if split not in ("", "train", "test"):
         raise ValueError(f"{columns['split']!r} is {split!r}; known: 'train', 'test', ''")
     sample = Sample(
@@ -170,15 +200,26 @@ def _labelled(
         image=root / rows.inside(image),
         question=asked["question"].replace("{modality}", MODALITIES[modality]),
         options=(),
-        answer=label.replace("_", " "),
+        answer=label,
         explanation=None,
         modality=modality,
         task=asked["task"],
         source=Path(name.rpartition(":")[0]).stem,
-        patient=(row[columns["patient"]] or "").strip() or None if "patient" in columns else None,
+        patient=row[columns["patient"]] or None if "patient" in columns else None,
         split=split,
     )
     return _Labelled(sample, group, sample.answer.lower())
+
+
+def _label(written: str) -> str:
+    """A label without what no reader sees: two that look alike are one label, not two options.
+
+    Raises ValueError where it would read as several options.
+    """
+    seen = unicodedata.normalize("NFC", written.replace("_", " "))
+    label = " ".join("".join(c for c in seen if unicodedata.category(c) != "Cf").split())
+    refuse_glued([label])
+    return label
 
 
 def _usable(labelled: Sequence[_Labelled], min_images: int) -> tuple[list[_Labelled], list[BadRow]]:

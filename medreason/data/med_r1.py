@@ -93,7 +93,6 @@ def _sample(
     patient_of: Mapping[str, str],
 ) -> Sample:
     image, problem, solution = (rows.text(row, key) for key in ("image", "problem", "solution"))
-    rows.inside(image)
     question, options = split_problem(problem)
     if len(options) < 2 or not all(options):
         raise ValueError(f"no options of the form ' A).., B)..' in problem {problem!r}")
@@ -102,7 +101,7 @@ def _sample(
     cell = {**cells.get((image, problem), {}), **_cell(row, file)}
     return Sample(
         id=name,
-        image=root / image,
+        image=root / rows.inside(image),
         question=question,
         options=options,
         answer=_gold(solution, options),
@@ -179,7 +178,9 @@ def _patients(root: Path, file: str | None) -> dict[str, str]:
     if not path.is_file():
         raise ValueError(f"data.patients: no file {path}; give its path below {root}")
     patient_of: dict[str, str] = {}
-    for row in rows.table(path, ("image", "patient_or_source_id")):
+    for index, row in enumerate(rows.table(path, ("image", "patient_or_source_id"))):
+        if problem := rows.extra_problem(row):
+            raise ValueError(f"{path}, row {index}: {problem}")
         patient = (row["patient_or_source_id"] or "").strip()
         if patient and patient_of.setdefault(row["image"], patient) != patient:
             raise ValueError(

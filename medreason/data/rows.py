@@ -7,8 +7,9 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -204,11 +205,21 @@ def decoded(path: Path, encoding: str, key: str = "", what: str = "") -> str:
     """The text of a file. `key` is that of the configuration that names the encoding, if any, and
     `what` is put before the problem.
 
-    Raises ValueError where it has another encoding, with the one it is likely to have.
+    Raises ValueError where it is no text, or has another encoding, with the one it is likely to
+    have.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; correct its name, or put it there")
     content = path.read_bytes()
+    for signature, words in _NO_TEXT.items():
+        if content.startswith(signature):
+            raise ValueError(f"{path}: {words}")
     try:
         return content.decode(encoding)
+    except (LookupError, TypeError) as error:
+        raise ValueError(
+            f"{key}={encoding!r} is no encoding that Python knows; e.g. cp1252"
+        ) from error
     except UnicodeDecodeError as error:
         likely = _likely_encoding(content)
         remedy = f"set {key}={likely}" if likely and key else _CONVERT.format(likely, path.name)
@@ -217,6 +228,15 @@ def decoded(path: Path, encoding: str, key: str = "", what: str = "") -> str:
         ) from error
 
 
+_NO_TEXT = {
+    b"PK\x03\x04": "a workbook of Excel or a zip archive; save it as CSV, or unpack it",
+    b"\xd0\xcf\x11\xe0": "a workbook of Excel; save it as CSV",
+    b"\x1f\x8b": "a gzip archive; unpack it (gunzip)",
+    b"PAR1": "a Parquet file, not text; data=hub reads a folder of them",
+    b"SQLite": "a database; export the table as CSV",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file; fetch it with git lfs pull",
+}
+"""First bytes of files that are taken for annotation files -> what they are, and what to do."""
 _CONVERT = "convert it to UTF-8: iconv -f {0} -t utf-8 '{1}' > new && mv new '{1}'"
 _CONVERT_ANY = "save it as UTF-8 in the program that wrote it"
 
@@ -236,22 +256,62 @@ def table(
     encoding: str = "utf-8-sig",
     has_keys: bool = False,
 ) -> list[dict[str, str]]:
-    """The rows of a CSV file as text. Raises ValueError where it lacks a column or rows.
+    """The rows of a CSV file as text; cells that a row lacks are empty, those beyond the last
+    column are at EXTRA. `has_keys`: data.encoding and data.separator are keys of the data set.
 
-    `has_keys`: data.encoding and data.separator are keys of the data set.
+    Raises:
+        ValueError: the file lacks a column or rows, has one column twice, or is no proper CSV.
     """
     content = decoded(path, encoding, "data.encoding" if has_keys else "")
-    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=separator)
-    rows = list(reader)
-    names = reader.fieldnames or ()
-    if missing := sorted(set(columns) - set(names)):
-        likely = [sign for sign in (";", "\t", "|", ",") if len(names) == 1 and sign in names[0]]
-        remedy = "set data.separator" if has_keys else f"save it with {separator!r}"
-        hint = f"; is its separator {likely[0]!r}? {remedy}" if likely else ""
-        raise ValueError(f"{path}: no column {missing}; columns are {list(names)}{hint}")
+    separator = "\t" if separator in ("\\t", "tab") else separator
+    if len(separator) != 1:
+        raise ValueError(f"data.separator={separator!r}; needs one character, such as ',', or tab")
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+    try:
+        names, *rows = [[cell.strip() for cell in row] for row in reader if row] or [[]]
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, up to line {reader.line_num}: {error}; is a quotation mark in a cell? Put "
+            'the cell in "..." and write the mark twice'
+        ) from error
+    _refuse_columns(path, names, columns, separator, has_keys)
     if not rows:
         raise ValueError(f"{path}: holds no rows below the names of its columns")
-    return rows
+    records = [dict(zip_longest(names, row[: len(names)], fillvalue="")) for row in rows]
+    for record, row in zip(records, rows, strict=True):
+        if any(extra := row[len(names) :]):
+            record[EXTRA] = ", ".join(extra)
+    return records
+
+
+EXTRA = "cells beyond the last column"
+"""Key of a row of `table` that has such."""
+_SEPARATORS = {";": ";", "\t": "tab", "|": "|", ",": ","}
+"""What may separate cells, and how it is named."""
+
+
+def _refuse_columns(
+    path: Path, names: Sequence[str], required: Iterable[str], separator: str, has_keys: bool
+) -> None:
+    """Raise ValueError for a column that is missing or there twice."""
+    if missing := sorted(str(name) for name in {*required} - {*names}):
+        alone = names[0] if len(names) == 1 else ""
+        likely = next((word for sign, word in _SEPARATORS.items() if sign in alone), "")
+        remedy = f"set \"data.separator='{likely}'\"" if has_keys else f"save it with {separator!r}"
+        hint = f"; is its separator {likely}? {remedy}" if likely else ""
+        raise ValueError(f"{path}: no column {missing}; columns are {list(names)}{hint}")
+    if twice := [name for name in required if names.count(name) > 1]:
+        raise ValueError(
+            f"{path}: {names.count(twice[0])} columns {twice[0]!r}; rename all but one"
+        )
+
+
+def extra_problem(row: Record) -> str:
+    """What is wrong with a table's row that has more cells than the table has columns."""
+    if EXTRA not in row:
+        return ""
+    cells = f"has cells beyond the last column ({row[EXTRA]})"
+    return f'{cells}: is a separator in a cell? Put that cell in "..."'
 
 
 def text(row: Record, key: str) -> str:
@@ -266,21 +326,27 @@ def text(row: Record, key: str) -> str:
 
 
 def text_or_number(row: Record, key: str) -> str:
-    """The text at a key of a row, or its number (of "how many?") as text."""
+    """The text at a key of a row, its number (of "how many?") as text, or yes or no."""
     if isinstance(row, Mapping):
         value = row.get(key)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, (int, float)) and value == value:
             return f"{value:g}" if abs(value) < 1e6 else str(value)
     return text(row, key)
 
 
 def inside(image: str) -> str:
-    """The image's path unchanged. Raises ValueError where it leads out of the root or is none."""
+    """The image's path, with slashes where Windows has backslashes. Raises ValueError where it
+    leads out of the root or is none."""
     if not isinstance(image, str) or not image.strip():
         raise ValueError(f"image is {image!r}; needs a path below the data root")
-    if image.startswith("/") or ".." in re.split(r"[/\\]", image):
+    path = image.replace("\\", "/")
+    if re.match(r"\w{2,}://|data:", path):
+        raise ValueError(f"image {image[:80]!r} is an address; download it, and give its path")
+    if path.startswith("/") or re.match(r"\w:", path) or ".." in path.split("/"):
         raise ValueError(f"image {image!r} leaves the data root; give a path below it")
-    return image
+    return path
 
 
 def yes_or_no(answer: str, answer_type: str = "") -> tuple[tuple[str, ...], str]:

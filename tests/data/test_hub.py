@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Dataset
 from PIL import Image
 
 from medreason import data
@@ -138,7 +139,7 @@ def test_a_set_of_one_side_is_evaluated_on_or_split(
 
     rows = [row(i) for i in range(12)]
     test = config(write(tmp_path / "test", test=rows), "method=base")
-    assert run_request(test).test_samples == 12
+    assert len(run_request(test).test_samples) == 12
     with pytest.raises(NoDataError, match="12 rows and none in train; bring its train files"):
         run_request(config(tmp_path / "test", "method=sft"))
     train = write(tmp_path / "train", train=rows)
@@ -146,3 +147,66 @@ def test_a_set_of_one_side_is_evaluated_on_or_split(
         run_request(config(train, "method=base"))
     split = run_request(config(train, "method=base", "data.split=by_image"))
     assert split.test_samples == 4
+
+
+@pytest.mark.parametrize(
+    ("columns", "answer", "right"),
+    [
+        ({"options": {"C": "US", "A": "CT", "B": "MRI"}}, "B", "MRI"),
+        ({"options": {"2": "MRI", "10": "US", "1": "CT"}}, "US", "US"),
+        ({"option_A": "CT", "option_B": "MRI", "option_C": "US", "option_D": None}, "C", "US"),
+        ({"options": ["A. CT", "B. MRI"]}, "B. MRI", "MRI"),
+        ({"options": ["C. elegans", "E. coli"]}, "E. coli", "E. coli"),
+        ({"options": OPTIONS}, 1.0, "MRI"),
+        ({"options": OPTIONS}, "0", "CT"),
+        ({"options": ["0", "1", "2"]}, 1, "1"),
+        ({}, True, "Yes"),
+    ],
+)
+def test_the_answer_is_the_text_that_the_set_means(
+    tmp_path: Path, columns: dict[str, Any], answer: object, right: str
+) -> None:
+    (sample,) = load(write(tmp_path / "set", test=[row(0, answer=answer, **columns)]))
+    assert sample.answer_text == right
+
+
+@pytest.mark.parametrize(
+    ("columns", "answer", "words"),
+    [
+        ({"options": {"A": "CT", "B": None, "C": "US"}}, "C", "option B has no text"),
+        ({"A": "CT", "B": None, "C": "US"}, "C", "option B has no text"),
+        ({"options": ["B. MRI", "A. CT"]}, "B", "have the letters B, A; give them in sequence"),
+        ({"options": ["CT, B)MRI", "US"]}, "A", "not lettered in sequence"),
+        ({"options": ["CT"]}, "A", "has one option"),
+        ({"options": ["3", "2", "1"]}, 1, "the text of one option and the place of another"),
+    ],
+)
+def test_an_answer_that_could_be_another_option_is_a_bad_row(
+    tmp_path: Path, columns: dict[str, Any], answer: object, words: str
+) -> None:
+    root = write(tmp_path / "set", train=[row(0, answer=answer, **columns)])
+    with pytest.raises(ValueError, match=f"train, row 0: .*{words}"):
+        load(root)
+
+
+def test_places_from_1_are_refused_whatever_is_done_about_bad_rows(tmp_path: Path) -> None:
+    rows = [row(i, answer=i + 1, options=OPTIONS) for i in range(4)]
+    with pytest.raises(ValueError, match=r"'answer' counts options from 1, .* subtract 1"):
+        load(write(tmp_path / "set", train=rows), bad_rows="skip")
+
+
+def test_classes_are_read_by_their_names(tmp_path: Path) -> None:
+    rows = [row(i, answer=i, kind=i) for i in range(2)]
+    part = Dataset.from_list(rows)
+    for column, names in {"answer": ["no", "yes"], "kind": ["CT", "MRI"]}.items():
+        part = part.cast_column(column, ClassLabel(names=names))
+    (tmp_path / "set").mkdir()
+    part.to_parquet(tmp_path / "set/train.parquet")
+    samples = load(tmp_path / "set", columns={"modality": "kind"})
+    assert [(s.answer_text, s.modality) for s in samples] == [("No", "ct"), ("Yes", "mri")]
+
+
+def test_an_unknown_key_of_columns_is_refused(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", train=[row(0)])
+    with pytest.raises(ValueError, match=r"data\.columns\.img is unknown; known: image"):
+        load(root, columns={"img": "image"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import random
 import re
 import uuid
@@ -134,7 +135,11 @@ def test_bad_rows_are_named(rows: list[tuple[str, ...]], problem: str, tmp_path:
 @pytest.mark.parametrize(
     ("content", "more", "message"),
     [
-        ("image;modality;label;label_group\n", {}, r"is its separator ';'\? set data\.separator"),
+        (
+            "image;modality;label;label_group\n",
+            {},
+            r"is its separator ;\? set \"data\.separator=';'\"",
+        ),
         (
             "image,label\na,b\n",
             {},
@@ -337,3 +342,88 @@ def test_the_real_pack_gives_questions_at_chance(tmp_path: Path) -> None:
     assert fit_option_prior(train).accuracy(test) == pytest.approx(chance, abs=0.03)
     assert not {s.patient for s in train if s.patient} & {s.patient for s in test if s.patient}
     assert not {s.image for s in train} & {s.image for s in test}
+
+
+def balanced(**changes: str) -> str:
+    """A table of twelve images; `changes` are texts of its fourth row and what they become."""
+    rows = [f"{i}.png,CT,{'cyst' if i % 2 else 'tumor'},disease,p{i}" for i in range(12)]
+    for old, new in changes.items():
+        rows[3] = rows[3].replace(old, new)
+    return "\n".join([",".join(COLUMNS), *rows]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (balanced().replace("modality,label", "label,label", 1), "no column"),
+        (balanced().replace("patient_or_source_id", "label", 1), "no column"),
+        (balanced().replace(",label,", ",label,label,", 1), "2 columns 'label'; rename"),
+        (balanced(cyst='"cyst'), "up to line 13: .*is a quotation mark in a cell"),
+        (balanced(cyst='"' + "x" * 140_000 + '"'), "up to line .*field larger"),
+        (gzip.compress(balanced().encode()), "a gzip archive; unpack it"),
+        (b"PK\x03\x04\x14\0", "a workbook of Excel or a zip archive; save it as CSV"),
+        (b"PAR1\x15", "a Parquet file, not text"),
+    ],
+)
+def test_a_file_that_is_no_proper_table_is_named(
+    tmp_path: Path, table: str | bytes, words: str
+) -> None:
+    (tmp_path / "labels.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
+    with pytest.raises(ValueError, match=words):
+        read(tmp_path, ask={"disease": ASKED})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cyst": "cyst, left"}, r"cells beyond the last column \(p3\).* Put that cell in"),
+        ({"3.png": "https://host/3.png"}, "is an address; download it"),
+        ({"3.png": "C:\\3.png"}, "leaves the data root"),
+        ({"cyst": '"cyst, B)tumor"'}, "not lettered in sequence"),
+    ],
+)
+def test_a_row_that_would_be_read_as_another_is_bad(
+    tmp_path: Path, changes: dict[str, str], words: str
+) -> None:
+    (tmp_path / "labels.csv").write_text(balanced(**changes))
+    (bad,) = read(tmp_path, ask={"disease": ASKED}).bad_rows
+    assert bad.row == 3
+    assert re.search(words, bad.problem)
+
+
+def test_what_no_reader_sees_makes_no_other_label_column_or_path(tmp_path: Path) -> None:
+    table = balanced(cyst="cyst\N{ZERO WIDTH SPACE}").replace("image,mod", "image , mod", 1)
+    table = table.replace("tumor", "o\N{COMBINING DIAERESIS}dem", 2).replace("tumor", "ödem")
+    (tmp_path / "labels.csv").write_text(table.replace("5.png", "sub\\5.png").replace(",p7", ""))
+    loaded = read(tmp_path, ask={"disease": ASKED})
+    assert {s.answer_text for s in loaded.samples} == {"cyst", "ödem"}
+    assert len(loaded.samples) == 12
+    assert tmp_path / "sub/5.png" in {s.image for s in loaded.samples}
+
+
+@pytest.mark.parametrize("separator", ["tab", "\\t", "\t"])
+def test_a_table_with_tabs_is_read_as_it_can_be_typed(tmp_path: Path, separator: str) -> None:
+    (tmp_path / "labels.csv").write_text(balanced().replace(",", "\t"))
+    with pytest.raises(ValueError, match=r"is its separator tab\? set \"data\.separator='tab'\""):
+        read(tmp_path, ask={"disease": ASKED})
+    assert len(read(tmp_path, ask={"disease": ASKED}, separator=separator).samples) == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"columns": {"image": "image"}}, r"data\.columns\.modality has no value"),
+        ({"columns": SPEC["columns"] | {"img": "x"}}, r"data\.columns\.img is unknown; known"),
+        ({"ask": {"disease": None}}, r"data\.ask\.disease=None; needs a task and a question"),
+        ({"ask": {"disease": ASKED | {"task": "sick"}}}, r"data\.ask\.disease\.task='sick'; known"),
+        ({"separator": ";;"}, r"data\.separator=';;'; needs one character"),
+        ({"encoding": "utf-9"}, r"data\.encoding='utf-9' is no encoding"),
+        ({"table": "none.csv"}, r"none\.csv: no such file"),
+    ],
+)
+def test_settings_of_a_table_that_cannot_be_are_named(
+    tmp_path: Path, settings: dict[str, object], words: str
+) -> None:
+    (tmp_path / "labels.csv").write_text(balanced())
+    with pytest.raises(ValueError, match=words):
+        read(tmp_path, **{"ask": {"disease": ASKED}, **settings})  # pyright: ignore
