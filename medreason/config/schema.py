@@ -353,7 +353,8 @@ class Predict:
 
     image: str | None = None
     """One image (path, file://, data URL or http(s) URL), or the folder that `questions` names
-    images below; a questions file may name them in any of these forms, too."""
+    images below; a questions file may name them in any of these forms, too. CT in DICOM is shown
+    in `data.window`, which has to be that of the model's training."""
     question: str | None = None
     """With its options, as in `Which? A)CT, B)MRI`, or an open question without."""
     questions: str | None = None

@@ -208,11 +208,11 @@ def test_a_change_right_after_reading_is_seen(tmp_path: Path) -> None:
     assert len(seen) == 20
 
 
-def test_eighty_thousand_known_images_take_a_second(tmp_path: Path) -> None:
+def test_eighty_thousand_known_images_take_a_second_of_a_core(tmp_path: Path) -> None:
     """The file is read, and compared, not the images."""
     entries = {f"/images/{k}": {f"{i}.png": [9, 1, 2, "0" * 16, True] for i in range(1000)}
                for k in range(82)}  # fmt: skip
     image_cache._keep(entries, tmp_path)
-    began = time.perf_counter()
+    began = time.process_time()  # of this process alone, whatever else the machine does
     assert sum(map(len, image_cache._entries(tmp_path / image_cache.FILE).values())) == 82_000
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

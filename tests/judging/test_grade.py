@@ -15,6 +15,7 @@ import pytest
 from medreason.config.judge import Judge
 from medreason.judging.grade import grade
 from medreason.judging.rubric import Item, NoVerdictError, read
+from medreason.models.model_folder import EMBEDDED
 
 sys.path.insert(0, str(Path(__file__).parent))
 from server import Server, serving
@@ -185,3 +186,14 @@ def test_reply_without_a_score_of_the_scale_is_no_verdict(text: str) -> None:
 
 def test_first_json_object_of_a_reply_counts() -> None:
     assert read('```json\n{"evaluation": "ok", "score": 3.0}\n```', 3) == (3, "ok")
+
+
+def test_what_a_local_judge_cannot_hold_is_counted_and_left_out(tmp_path: Path) -> None:
+    local = Judge("local", "local", str(EMBEDDED), max_tokens=2)
+    long = items(*(" ".join(f"word{i}" for i in range(count)) for count in (3, 4000, 5000)))
+    graded = grade(local, long, tmp_path)
+    assert graded.verdicts == [None] * 3
+    assert dict(graded.failures) == {
+        "no verdict in the reply": 1,
+        "longer than the judge's context of 4,096 tokens with judge.max_tokens=2": 2,
+    }
