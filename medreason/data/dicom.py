@@ -33,8 +33,8 @@ class _Values(NamedTuple):
 
     values: np.ndarray
     declared: tuple[float, float] | None
-    """Range of the bits that the file declares; None where these fill their word and so say
-    nothing of the values."""
+    """Range of the bits that the file declares, or where these fill their word and so say nothing
+    of the values, that of its series; None where it names neither."""
 
 
 def is_dicom(path: Path, start: bytes) -> bool:
@@ -188,7 +188,7 @@ class _Table(NamedTuple):
 
 def _brightness(pixels: np.ndarray, data: Dataset, window: Window) -> np.ndarray:
     """0 to 1 of each grey value, by the first that applies: the file's table or window, the window
-    of CT, the range of the declared bits, the range of the values."""
+    of CT, the range of the declared bits, that of the series, the range of the values."""
     transformed = _after_modality(pixels, data)
     values = transformed.values
     of_ct = _is_in_hounsfield_units(data)
@@ -218,11 +218,19 @@ def _after_modality(pixels: np.ndarray, data: Dataset) -> _Values:
     intercept = float(group.get("RescaleIntercept") or 0)
     values = pixels * slope + intercept
     bits = int(data.get("BitsStored") or 0)
-    if not 0 < bits <= 8 and not 0 < bits < int(data.BitsAllocated):
+    if 0 < bits <= 8 or 0 < bits < int(data.BitsAllocated):
+        ends = grey.range_of_bits(bits, signed=bool(data.get("PixelRepresentation")))
+    elif not (ends := _range_of_series(data)):
         return _Values(values, None)
-    ends = grey.range_of_bits(bits, signed=bool(data.get("PixelRepresentation")))
     low, high = sorted(slope * end + intercept for end in ends)
     return _Values(values, (low, high))
+
+
+def _range_of_series(data: Dataset) -> tuple[int, int] | None:
+    """Least and greatest stored value of all images of its series, where the file names them."""
+    low, high = data.get("SmallestPixelValueInSeries"), data.get("LargestPixelValueInSeries")
+    named = isinstance(low, int) and isinstance(high, int) and low < high
+    return (low, high) if named else None
 
 
 def _is_in_hounsfield_units(data: Dataset) -> bool:

@@ -175,6 +175,9 @@ def test_a_voi_table_of_signed_values(tmp_path: Path) -> None:
     assert grey_row(path) == [0, 78, 128, 155, 255]
 
 
+SERIES = {"SmallestPixelValueInSeries": 0, "LargestPixelValueInSeries": 1000}
+
+
 @pytest.mark.parametrize(
     ("pixels", "more", "seen"),
     [
@@ -185,6 +188,8 @@ def test_a_voi_table_of_signed_values(tmp_path: Path) -> None:
         (np.array([[-48, 952]], np.int16), {"BitsStored": 12, "HighBit": 11}, [125, 187]),
         (np.array([[100, 150]], np.uint16), {"BitsStored": 8, "HighBit": 7}, [100, 150]),
         (np.array([[300, 300, 800]], np.uint16), {}, [0, 0, 255]),
+        (np.array([[300, 300, 800]], np.uint16), SERIES, [77, 77, 204]),
+        (np.array([[300, 800, 2000]], np.uint16), SERIES, [77, 204, 255]),
         (np.array([[-999, 300, 800]], np.int16), {"PixelPaddingValue": -999}, [0, 0, 255]),
         (np.array([[1000, 2000]], np.uint16), {"WindowCenter": 1500, "WindowWidth": 0}, [0, 255]),
     ],
@@ -192,7 +197,7 @@ def test_a_voi_table_of_signed_values(tmp_path: Path) -> None:
 def test_grey_values_without_a_window_have_the_range_of_their_declared_bits(
     tmp_path: Path, pixels: np.ndarray, more: dict[str, Any], seen: list[int]
 ) -> None:
-    """Where these fill their word, as 16 of 16 do, the range of the image."""
+    """Where these fill their word, as 16 of 16 do, that of the series, else that of the image."""
     assert grey_row(written(tmp_path / "a.dcm", pixels, "MONOCHROME2", **more)) == seen
     more |= {"RescaleSlope": 2, "RescaleIntercept": -1024} if "Modality" not in more else {}
     assert grey_row(written(tmp_path / "a.dcm", pixels, "MONOCHROME2", **more)) == seen
