@@ -135,6 +135,7 @@ def _refuse_unusable(
             f"{config.method.prompts_per_step}; "
             f"choose another cell or a smaller step{_hint(config, samples)}"
         )
+    model_folder.refuse_quantized(config.model.path)
     if model_folder.is_adapter(config.model.path):
         raise ValueError(
             f"model.path={config.model.path!r} is an adapter: training starts from a full model; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,15 +48,10 @@ def check(path: str) -> None:
     """
     folder = Path(model_folder.resolve(path))
     if not model_folder.is_adapter(path):
+        if folder.exists():
+            model_folder.refuse_text_only(path)
         return
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    name, init = settings["base_model_name_or_path"], settings.get("init_lora_weights", True)
-    if init not in KEEPING_THE_BASE:
-        raise ValueError(
-            f"model.path={path!r}: init_lora_weights={init!r} of its adapter_config.json changed "
-            "the base model, which is not in the folder; save it with PEFT's "
-            "path_initial_model_for_weight_conversion, or merge it where it was trained"
-        )
+    name = _base(path, model_folder.read_json(folder / "adapter_config.json"))
     base = Path(model_folder.resolve(name))
     if not base.exists():
         if Path(name).is_absolute() or name.count("/") != 1:
@@ -66,7 +60,13 @@ def check(path: str) -> None:
                 "model back, or name it in base_model_name_or_path of adapter_config.json"
             )
         return
-    config = json.loads((base / "config.json").read_text())
+    key = f"model.path={path!r}: base_model_name_or_path"
+    model_folder.check(name, key)
+    if model_folder.is_adapter(name):
+        raise ValueError(f"{key}={name!r} is an adapter itself; merge it into its base first")
+    model_folder.refuse_text_only(name, key)
+    model_folder.refuse_quantized(name, key)
+    config = model_folder.read_json(base / "config.json")
     text = config.get("text_config", config)
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     refuse_tied([tensor for tensor, _ in _tensor_shapes(folder)], tied, f"model.path={path!r}")
@@ -84,13 +84,31 @@ def check(path: str) -> None:
         )
 
 
+def _base(path: str, settings: dict[str, Any]) -> str:
+    """The base model that an adapter names. Raises ValueError unless it can be merged into it."""
+    kind, init = settings.get("peft_type"), settings.get("init_lora_weights", True)
+    if kind != "LORA":
+        raise ValueError(
+            f"model.path={path!r}: peft_type={kind!r} of its adapter_config.json; LORA is read "
+            "here (with DoRA and rsLoRA): merge another into its base with PEFT's "
+            "merge_and_unload, where it can be, and save that"
+        )
+    if init not in KEEPING_THE_BASE:
+        raise ValueError(
+            f"model.path={path!r}: init_lora_weights={init!r} of its adapter_config.json changed "
+            "the base model, which is not in the folder; save it with PEFT's "
+            "path_initial_model_for_weight_conversion, or merge it where it was trained"
+        )
+    name = settings.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise ValueError(
+            f"model.path={path!r}: base_model_name_or_path of its adapter_config.json is {name!r}; "
+            "write there the folder or hub id of the model that it was trained on"
+        )
+    return name
+
+
 def _tensor_shapes(folder: Path) -> list[tuple[str, list[int]]]:
     """(tensor, shape) from the headers of the safetensors files."""
-    shapes: list[tuple[str, list[int]]] = []
-    for file in folder.glob("*.safetensors"):
-        with file.open("rb") as stream:
-            header: dict[str, Any] = json.loads(
-                stream.read(int.from_bytes(stream.read(8), "little"))
-            )
-        shapes += [(k, v["shape"]) for k, v in header.items() if k != "__metadata__"]
-    return shapes
+    files = folder.glob("*.safetensors")
+    return [shape for file in files for shape in model_folder.tensors(file).items()]

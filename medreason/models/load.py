@@ -114,7 +114,9 @@ def load_whole(
     Raises:
         ValueError: with how many and which.
     """
-    both: Any = auto_class.from_pretrained(path, output_loading_info=True, **settings)
+    both: Any = auto_class.from_pretrained(
+        path, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+    )
     loaded, info = both
     for kind, words in (
         ("unexpected_keys", "tensors that the model has no place for"),

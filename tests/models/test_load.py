@@ -104,6 +104,7 @@ def test_adapter_that_does_not_land_is_refused_with_counts(
     [
         (lambda t: t | {"model.extra.weight": torch.zeros(2)}, "has no place for: 1, .*extra"),
         (lambda t: dict(list(t.items())[:-1]), "no tensor for weights of the model: 1, the first"),
+        (lambda t: t | {min(t): torch.zeros(2)}, "of another shape than the model's: 1, the first"),
     ],
 )
 def test_checkpoint_with_other_tensors_than_the_model_is_refused(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from medreason.models import model_folder
+from medreason.models import adapters, model_folder
 from medreason.models.model_folder import EMBEDDED
 
 
@@ -58,3 +59,93 @@ def test_fingerprint_is_that_of_the_weights_wherever_they_lie(copy: Path) -> Non
     weights.write_bytes(changed)
     assert model_folder.fingerprint(str(copy)) != model_folder.fingerprint("tiny")
     assert model_folder.fingerprint("Qwen/Qwen2-VL-2B-Instruct") == ""
+
+
+def changed(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", b"{broken", r"config\.json: broken JSON"),
+        ("config.json", b"[]", r"config\.json: holds list, not an object"),
+        ("model.safetensors.index.json", b"{}", "has no weight_map"),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1", "run git lfs pull"),
+        ("model.safetensors", b"<html>not found</html>", "no safetensors; copy the weights"),
+        ("model.safetensors", b"\x02" + bytes(7) + b"{}" + b"?", r"11 bytes of 10; copy"),
+    ],
+)
+def test_a_damaged_file_is_named(copy: Path, file: str, content: bytes, words: str) -> None:
+    (copy / file).write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        model_folder.check(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pytorch_model.bin", "pytorch_model.bin is not read: load it where it opens"),
+        ("model-Q4.gguf", "model-Q4.gguf is not read"),
+        ("consolidated.safetensors", r"rename a single file to model\.safetensors"),
+        ("model-00001-of-00002.safetensors", r"is not loaded without model\.safetensors\.index"),
+    ],
+)
+def test_weights_under_a_name_that_is_not_loaded_are_named(
+    copy: Path, name: str, words: str
+) -> None:
+    (copy / "model.safetensors").rename(copy / name)
+    with pytest.raises(ValueError, match=words):
+        model_folder.check(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("Qwen/Qwen2-VL-2B-Instruct@main", r"name a revision by model\.revision"),
+        ("https://huggingface.co/Qwen/Qwen2-VL-2B", "not a hub id"),
+        (" Qwen/Qwen2-VL-2B", "not a hub id"),
+    ],
+)
+def test_what_is_no_hub_id_is_refused(path: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        model_folder.check(path)
+
+
+def test_a_model_of_text_alone_and_quantized_weights_are_refused(copy: Path) -> None:
+    (copy / "config.json").write_text('{"model_type": "qwen2", "hidden_size": 8}')
+    with pytest.raises(ValueError, match="a model of text alone \\('qwen2'\\)"):
+        adapters.check(str(copy))
+    changed(copy / "config.json", quantization_config={"quant_method": "awq"})
+    with pytest.raises(ValueError, match=r"quantized \(awq\).*adapter=qlora"):
+        model_folder.refuse_quantized(str(copy))
+    model_folder.refuse_quantized("tiny")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"peft_type": "IA3"}, "peft_type='IA3' .* merge another into its base"),
+        ({"peft_type": "PROMPT_TUNING"}, "peft_type='PROMPT_TUNING'"),
+        ({"base_model_name_or_path": None}, "base_model_name_or_path .* is None; write there"),
+        ({"base_model_name_or_path": "adapter"}, "is an adapter itself; merge it"),
+        ({"base_model_name_or_path": "empty"}, "base_model_name_or_path='empty': neither config"),
+        ({"base_model_name_or_path": "four_bit"}, r"quantized \(bitsandbytes\)"),
+    ],
+)
+def test_an_adapter_of_another_kind_or_without_its_base_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    four_bit = Path(shutil.copytree(EMBEDDED, tmp_path / "four_bit"))
+    changed(four_bit / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+    values = {"peft_type": "LORA", "base_model_name_or_path": str(EMBEDDED)}
+    (adapter / "adapter_config.json").write_text(json.dumps(values))
+    adapters.check("adapter")
+    changed(adapter / "adapter_config.json", **settings)
+    with pytest.raises(ValueError, match=words):
+        adapters.check("adapter")
