@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -63,10 +64,14 @@ class Handling:
         one_of("data.contradictions", self.contradictions, ("leave_out", "error"))
         if not 0 <= self.test_share <= 1:
             raise ValueError(f"data.test_share={self.test_share}; needs a number from 0 to 1")
+        if self.seed < 0:
+            raise ValueError(f"data.seed={self.seed}; give 0 or more")
         one_of("data.window_from", self.window_from, ("file", "data"))
         if isinstance(self.window, str):
             one_of("data.window", self.window, tuple(WINDOWS))
-        elif len(self.window) != 2 or self.window[1] < 1:
+        elif len(self.window) != 2 or not (
+            all(map(math.isfinite, self.window)) and self.window[1] >= 1
+        ):
             raise ValueError(
                 f"data.window={self.window}; needs {', '.join(WINDOWS)} or [center, width] with a "
                 "width of 1 or more"

@@ -57,6 +57,7 @@ def check(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     Raises:
         ValueError: with the known options, or the new name of the key.
     """
+    _refuse_unquoted(overrides)
     known, read = options(folders), set()
     choices = list(_of_overrides(overrides, known))
     _check(choices, known, folders, read)
@@ -86,6 +87,25 @@ def _refuse_other_rewards(
                 f"reward.{name} is not in reward={', '.join(sorted(f.stem for f in files))}, which "
                 f"has {', '.join(sorted(names))}{hint}"
             )
+
+
+def _refuse_unquoted(overrides: Iterable[str]) -> None:
+    """Raise ValueError for a text with signs that Hydra reads in quotes alone, such as `~`, `;` and
+    letters with accents."""
+    parser = OverridesParser.create()
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or re.search(r"[\[\]{}()'\"]", value):
+            continue
+        quoted = f"{key}='{value}'"
+        try:
+            parser.parse_override(override)
+        except HydraException:
+            if next(_parsed([quoted]), None):
+                home = ", with $HOME in place of ~" if value.startswith("~") else ""
+                raise ValueError(
+                    f'{override}: Hydra takes such signs in quotes alone; type "{quoted}"{home}'
+                ) from None
 
 
 def refuse_sweep(overrides: Iterable[str]) -> None:

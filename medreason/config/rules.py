@@ -23,6 +23,8 @@ def subset(key: str, values: list[str], known: Iterable[str]) -> None:
         raise ValueError(f"{key} is empty; known: {', '.join(map(repr, known))}")
     for value in values:
         one_of(key, value, known)
+        if values.count(value) > 1:
+            raise ValueError(f"{key} names {value!r} {values.count(value)} times; name it once")
 
 
 def positive(key: str, value: int) -> None:

@@ -258,6 +258,10 @@ class Tracking:
     resync: bool = False
     """action=report: send all run folders of the sweep to MLflow again first."""
 
+    def __post_init__(self) -> None:
+        if self.images < 0:
+            raise ValueError(f"tracking.images={self.images}; give 0 or more")
+
 
 @dataclass
 class Prepare:
@@ -419,6 +423,8 @@ class Config:
     """Group -> option that Hydra composed: labels for readers, in no key."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed}; give a number from 0 to {2**32 - 1}")
         for check in checks.ALL:
             check(self)
 

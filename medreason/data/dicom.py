@@ -39,7 +39,8 @@ class _Values(NamedTuple):
 
 def is_dicom(path: Path, start: bytes) -> bool:
     """Whether a file that begins with these 132 bytes is DICOM, by its suffix or its header."""
-    return path.suffix.lower() in SUFFIXES or start[128:132] == b"DICM"
+    other = start.startswith((b"\xff\xd8\xff", b"\x89PNG"))  # a JPEG or PNG under that name
+    return start[128:132] == b"DICM" or (path.suffix.lower() in SUFFIXES and not other)
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -87,7 +88,12 @@ def _read(path: Path, content: bytes, *, pixels: bool = True) -> Dataset:
             data.file_meta.TransferSyntaxUID = (
                 ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
             )
-    except (InvalidDicomError, AttributeError, RuntimeError, NotImplementedError) as error:
+    except InvalidDicomError as error:
+        raise ValueError(
+            f"{path}: is no DICOM, whatever its name says; copy the image again, or give it the "
+            "suffix of what it is"
+        ) from error
+    except (AttributeError, RuntimeError, NotImplementedError) as error:
         raise ValueError(_DAMAGED.format(path, error)) from error
     if "Rows" not in data or "Columns" not in data:
         kind = data.file_meta.get("MediaStorageSOPClassUID")

@@ -39,7 +39,6 @@ _UNREADABLE = (
     OverflowError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 _PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 _PLAIN_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
@@ -58,6 +57,7 @@ _UNREAD_FORMATS = (
     (0, rb"\x89HDF", "HDF5"),
     (0, rb"\x93NUMPY", "an array of NumPy"),
     (0, rb"%PDF", "PDF"),
+    (0, rb"%!PS", "PostScript"),
     (0, rb"\s*<(svg|\?xml)", "SVG or XML"),
 )
 """(place, signature, name) of files that come as images and that nothing here reads."""
@@ -81,6 +81,7 @@ def size_of(path: Path) -> tuple[int, int]:
     Raises ValueError where that cannot be read.
     """
     with _errors_with_remedy(path):
+        _refuse_absent(path)
         with path.open("rb") as file:
             start = file.read(132)
         if dicom.is_dicom(path, start):
@@ -213,9 +214,14 @@ def _decoded(content: bytes) -> Image.Image:
         return rgb.from_16_bits(image, low, is_grey=rgb.rawmode(low_bytes[0]) == "RGBA")
 
 
-def _content(path: Path) -> bytes:
+def _refuse_absent(path: Path) -> None:
+    """Whatever is no file: a folder, a link to itself, a pipe, which would be waited for."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; check the data root, or copy the image there")
+
+
+def _content(path: Path) -> bytes:
+    _refuse_absent(path)
     content = path.read_bytes()
     if not content:
         raise ValueError(f"{path}: 0 bytes; copy or download the image again")
@@ -239,6 +245,8 @@ def _errors_with_remedy(path: Path) -> Iterator[None]:
         yield
     except _RefusedError as error:
         raise ValueError(f"{path}: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: {error}; scale a slide down first") from error
     except _UNREADABLE as error:
         if str(error).startswith(f"{path}: "):  # raised by us, with its own remedy
             raise
@@ -251,6 +259,10 @@ def _remedy(path: Path, error: BaseException) -> str:
     for place, signature, name in _UNREAD_FORMATS:
         if re.match(signature, start[place:]):
             return f"is {name}, which nothing here reads; save it as PNG"
+    if re.match(rb"\s*<(!doctype html|html)", start, re.IGNORECASE):
+        return (
+            "is a web page in place of the image; download it again, logged in where that needs it"
+        )
     if start.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the image; fetch the images with git lfs pull"
     if start[:4] in TiffImagePlugin.PREFIXES and (kind := _unread_kind_of_tiff(path)):

@@ -64,6 +64,9 @@ def load(cache: Path, *, train_images: int, test_images: int, seed: int) -> list
 
     `train_images` and `test_images` are per modality; every image has one question of each task.
     """
+    for key, images in (("train_images", train_images), ("test_images", test_images)):
+        if images < 0:
+            raise ValueError(f"data.{key}={images}; give 0 or more images of each modality")
     folder = cache / f"phantom-v{VERSION}-seed{seed}"
     pictures = {
         (modality, split): plan(modality, split, images, seed)

@@ -43,6 +43,28 @@ def test_option_without_a_file_is_refused(override: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("outputs=~/runs", "type \"outputs='~/runs'\", with $HOME in place of ~"),
+        ("sweep=名", "type \"sweep='名'\""),
+        ("data.root=/Bilder/Schädel", "type \"data.root='/Bilder/Schädel'\""),
+        ("data.separator=;", "type \"data.separator=';'\""),
+        ("outputs=/a=b", "type \"outputs='/a=b'\""),
+        ("outputs=/a b", None),
+    ],
+)
+def test_a_text_that_needs_quotes_is_refused_with_them(override: str, words: str | None) -> None:
+    if words is None:
+        options.check([override], [CONF])
+        return
+    with pytest.raises(ValueError, match=re.escape(words)):
+        options._refuse_unquoted([override])
+    typed = re.search(r'type "(.*)"', words)
+    assert typed
+    options._refuse_unquoted([typed[1]])
+
+
+@pytest.mark.parametrize(
     "override",
     [
         *("method=sft,grpo", "method=glob(*)", "experiment=smoke/demo.yaml", "model='${other}'"),

@@ -90,6 +90,13 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
     [
         (["method.prompts_per_step=10"], ["method.prompts_per_step=10", "1 * 4 = 4", "8 or 12"]),
         (["hardware.devices=0"], ["hardware.devices=0", "at least 1"]),
+        (["seed=-1"], ["seed=-1", "from 0 to 4294967295"]),
+        (["seed=99999999999"], ["seed=99999999999", "from 0 to 4294967295"]),
+        (["data.seed=-1"], ["data.seed=-1", "0 or more"]),
+        (["+data.window=[nan,400]"], ["data.window=[nan, 400]", "[center, width]"]),
+        (["+data.window=[40,inf]"], ["data.window=[40, inf]", "[center, width]"]),
+        (["evaluation.controls=[no_image,no_image]"], ["names 'no_image' 2 times; name it once"]),
+        (["tracking.images=-3"], ["tracking.images=-3", "0 or more"]),
         (["hardware.precision=float16"], ["hardware.precision='float16'", "'bfloat16'"]),
         (["evaluation.modalities=[ct,pet]"], ["evaluation.modalities='pet'", "'mri'"]),
         (["modality=ct", "modality.ct=false"], ["modality: none is chosen", "modality=all"]),

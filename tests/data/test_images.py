@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -314,6 +315,7 @@ def test_a_stack_of_imagej_in_one_page_is_refused(tmp_path: Path) -> None:
         ("a.nii.gz", b"\x1f\x8b" + bytes(40), "is a gzip archive"),
         ("a.svs2", b"something else", "is no format that is read here"),
         ("a.pdf", b"%PDF-1.7", "is PDF, which nothing here reads; save it as PNG"),
+        ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0", "PostScript, which nothing here reads|PNG"),
     ],
 )
 def test_a_file_that_nothing_reads_is_not_to_be_copied_again(
@@ -445,6 +447,39 @@ def test_a_png_whose_header_lies_about_its_size_is_named(
             images.check(path)
 
 
+def test_a_web_page_in_place_of_an_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("\n<!DOCTYPE html><html>Log in</html>")
+    with pytest.raises(ValueError, match="is a web page in place of the image"):
+        images.check(tmp_path / "a.jpg")
+
+
+def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("folder.png", "loop.png", "pipe.png"):
+        for function in (images.check, images.size_of, images.open_rgb):
+            with pytest.raises(ValueError, match=f"{name}: no such file"):
+                function(tmp_path / name)
+
+
+def test_a_jpeg_named_dcm_is_read(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 2), "red").save(tmp_path / "a.dcm", "JPEG")
+    images.check(tmp_path / "a.dcm")
+    assert images.size_of(tmp_path / "a.dcm") == images.open_rgb(tmp_path / "a.dcm").size == (4, 2)
+
+
+def test_a_slide_beyond_pillows_own_limit_is_to_be_scaled_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("1", (64, 48)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for function in (images.check, images.size_of, images.open_rgb):
+        with pytest.raises(ValueError, match="scale a slide down first") as caught:
+            function(tmp_path / "a.png")
+        assert "again" not in str(caught.value)
+
+
 def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("1", (64, 48)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
@@ -457,6 +492,6 @@ def test_dicom_needs_its_extra_and_is_read_with_it(tmp_path: Path) -> None:
     path = tmp_path / "a.dcm"
     path.write_bytes(b"no dicom")
     installed = importlib.util.find_spec("pydicom") is not None
-    message = "cannot be decoded" if installed else r"pip install -e '\.\[dicom\]'"
+    message = "a.dcm: is no DICOM, whatever" if installed else r"pip install -e '\.\[dicom\]'"
     with pytest.raises(ValueError, match=message):
         images.open_rgb(path)

@@ -121,3 +121,8 @@ def test_killed_program_leaves_nobody_drawing(tmp_path: Path) -> None:
     program.wait()
     _, alive = psutil.wait_procs(drawing, timeout=20)
     assert not alive
+
+
+def test_fewer_images_than_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.test_images=-5; give 0 or more"):
+        phantom.load(tmp_path, train_images=1, test_images=-5, seed=0)
