@@ -19,12 +19,15 @@ from medreason.samples import Sample
 def read(root: Path | str | None, *, validation: str | None = None) -> Iterator[Row]:
     """Rows of train and test; rows of val go to the split `validation`, or nowhere if None.
 
-    Without those of train the set can be evaluated on.
+    Without those of train the set can be evaluated on, without those of test trained on by
+    data.split=by_image.
     """
     root = rows.folder(root)
     splits = {"train": "train", "test": "test"} | ({"val": validation} if validation else {})
     files = {f"qas/{name}/{name}_qa.pkl": name for name in splits}
-    yield from rows.without_train(root, files, ["qas/train/train_qa.pkl"])
+    yield from rows.of_one_side(
+        root, files, {name: [f"qas/{name}/{name}_qa.pkl"] for name in ("train", "test")}
+    )
     for file, name in files.items():
         if not (root / file).is_file():
             continue

@@ -152,16 +152,26 @@ def release_files(
     return [path for path in paths if path.is_file()]
 
 
-def without_train(root: Path, files: Mapping[str, T], train: Collection[str]) -> Iterator[Remark]:
-    """Refuse missing files other than all of those of `train`: an evaluation needs none of them.
+def of_one_side(
+    root: Path, files: Iterable[str], sides: Mapping[str, Collection[str]]
+) -> Iterator[Remark]:
+    """Refuse missing files other than all of those of one side: an evaluation needs none of train,
+    and with a split of one's own the others make both.
 
-    Raises ValueError with the names of missing files.
+    `sides` has the files of train and of test. Raises ValueError with the names of missing files.
     """
-    there = [name for name in train if (root / name).is_file()]
-    release_files(root, files, optional=() if there else train)
-    if not there:
-        names = ", ".join(sorted(train))
-        yield Remark(names, -1, "not there, so that there is nothing to train on")
+    absent = {
+        side: names
+        for side, names in sides.items()
+        if not any((root / name).is_file() for name in names)
+    }
+    one = len(absent) < len(sides)
+    optional = [name for names in absent.values() for name in names] if one else ()
+    release_files(root, files, optional=optional)
+    for side, names in absent.items():
+        yield Remark(
+            ", ".join(sorted(names)), -1, f"not there, so that there is nothing to {side} on"
+        )
 
 
 def json_array(path: Path) -> list[Record]:

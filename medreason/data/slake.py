@@ -36,7 +36,7 @@ def read(
     Validation rows belong to the split `validation`; None leaves them out. Rows about images that
     the file `images_not_in` names (as xmlab12) are left out, too: Silvar-Med is made of SLAKE
     images, so a model that was trained on it has seen them. So are rows without an answer. Without
-    train.json the set can be evaluated on.
+    train.json the set can be evaluated on, without test.json trained on by data.split=by_image.
     """
     root = rows.folder(root)
     if language not in _LANGUAGES:
@@ -45,7 +45,7 @@ def read(
     if validation:
         released = "validate.json" if (root / "validate.json").is_file() else "validation.json"
         files[released] = validation
-    yield from rows.without_train(root, files, ["train.json"])
+    yield from rows.of_one_side(root, files, {"train": ["train.json"], "test": ["test.json"]})
     names = Path(images_not_in).read_text() if images_not_in else ""
     left_out = set(re.findall(r"xmlab\d+", names))
     for file, split in files.items():

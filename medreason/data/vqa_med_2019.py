@@ -35,7 +35,8 @@ def read(
     """Training and test rows; validation rows go to the split `validation`, or nowhere if None.
 
     `#` separates references of which any is right, and what stands in parentheses may be left out
-    of an answer. Without training files the set can be evaluated on.
+    of an answer. Without training files the set can be evaluated on, without the test's file
+    trained on by data.split=by_image.
     """
     root = rows.folder(root)
     parts = [(_TRAINING, "train", "Train_images", "train")]
@@ -48,7 +49,7 @@ def read(
     }
     files[_TEST] = ("VQAMed2019Test/VQAMed2019_Test_Images", "", "test")
     train = [name for name in files if name.startswith(_TRAINING)]
-    yield from rows.without_train(root, files, train)
+    yield from rows.of_one_side(root, files, {"train": train, "test": [_TEST]})
     files = {file: facts for file, facts in files.items() if (root / file).is_file()}
     lines = {file: _lines(root / file, encoding) for file in files}
     modalities = _modalities(itertools.chain.from_iterable(lines.values()))

@@ -37,12 +37,14 @@ def read(root: Path | str | None) -> Iterator[Row]:
     """All rows; those of `test_freeform` and `test_para` are the published test.
 
     Where the released file is not there, those of MEVF are read. Without training rows a set can be
-    evaluated on, not trained on.
+    evaluated on, without test rows trained on by data.split=by_image.
     """
     root = rows.folder(root)
     files: dict[str, str | None] = {FILE: None}
     if not (root / FILE).is_file() and any((root / name).is_file() for name in MEVF_FILES):
-        yield from rows.without_train(root, MEVF_FILES, ["trainset.json"])
+        yield from rows.of_one_side(
+            root, MEVF_FILES, {side: [name] for name, side in MEVF_FILES.items()}
+        )
         files = {name: side for name, side in MEVF_FILES.items() if (root / name).is_file()}
     rows.release_files(root, files)
     records = {file: rows.json_array(root / file) for file in files}

@@ -20,6 +20,8 @@ from medreason import data
 from medreason.config import Config
 from medreason.data.audit import audit, warnings
 from medreason.data.rows import Loaded
+from medreason.execution.request import RunRequest, run_request
+from medreason.runs.outcomes import NoDataError
 from medreason.samples import Sample
 
 RELEASED = Path(__file__).parents[2].parent / "shared/data/released"
@@ -158,6 +160,42 @@ def vqa_med_2019(root: Path, answers: list[str]) -> dict[str, Any]:
     lines = [f"synpic{i}|modality|{questions[i % 4]}|{answers[i]}\n" for i in range(4, 8)]
     write(root / "VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt", "".join(lines))
     return spec("vqa_med_2019", root)
+
+
+def mevf(root: Path, answers: list[str]) -> dict[str, Any]:
+    vqa_rad(root, answers)
+    rows = json.loads((root / "VQA_RAD Dataset Public.json").read_text())
+    (root / "VQA_RAD Dataset Public.json").unlink()
+    write(root / "trainset.json", rows[:4])
+    write(root / "testset.json", rows[4:])
+    return spec("vqa_rad", root)
+
+
+@pytest.mark.parametrize("reader", [mevf, slake, path_vqa, vqa_med_2019])
+def test_a_release_of_one_side_is_evaluated_on_or_split(
+    reader: Callable[[Path, list[str]], dict[str, Any]],
+    composed: Callable[..., Config],
+    tmp_path: Path,
+) -> None:
+    def request(side: str, *words: str) -> RunRequest:
+        values = reader(tmp_path / side, ANSWERS)
+        for file in (tmp_path / side).rglob("*"):
+            if file.is_file() and side not in file.relative_to(tmp_path / side).as_posix().lower():
+                file.unlink()
+        name = values["_target_"].split(".")[2]
+        root = f"data.root={tmp_path / side}"
+        return run_request(composed(f"data={name}", root, "data.images=none", *words))
+
+    assert len(request("test", "method=base").test_samples) == 4
+    with pytest.raises(NoDataError, match="4 rows and none in train; bring its train files"):
+        request("test", "method=sft")
+    remedy = r"4 rows and none in test; bring its test files, or set data\.split=by_image"
+    with pytest.raises(NoDataError, match=remedy):
+        request("train", "method=sft")
+    if reader in (slake, path_vqa):  # of the others, four rows are about two or three images
+        steps = ("method.prompts_per_step=1", "hardware.per_device_prompts=1")
+        split = request("train", "method=sft", "data.split=by_image", *steps)
+        assert 0 < len(split.test_samples) < 4
 
 
 def silvar_med(root: Path, answers: list[str]) -> dict[str, Any]:

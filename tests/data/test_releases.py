@@ -215,7 +215,11 @@ def test_slake(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.language='fr'; known: en, zh, both"):
         read("slake", tmp_path, language="fr")
     (tmp_path / "test.json").unlink()
-    with pytest.raises(ValueError, match=r"1 of the 2 files of the release; missing: test\.json"):
+    (tmp_path / "validate.json").unlink()
+    with pytest.raises(ValueError, match=r"1 of the 3 files of the release; missing: validation"):
+        read("slake", tmp_path, validation="train")
+    (tmp_path / "train.json").unlink()
+    with pytest.raises(ValueError, match=r"0 of the 2 files .*missing: train\.json, test\.json"):
         read("slake", tmp_path)
 
 
