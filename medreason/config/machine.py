@@ -7,7 +7,9 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,19 @@ def gpus() -> list[Gpu]:
     installed = _installed_gpus()
     if visible is None:
         return installed
-    names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     by_index = {gpu.index: gpu for gpu in installed}
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    # As in CUDA, the first name of no GPU hides those behind it.
+    usable = takewhile(lambda name: _may_be_gpu(name, by_index), names)
     # nvidia-smi's list has no UUIDs or MIG slices; such a GPU passes every check of memory.
-    return [by_index.get(n, Gpu(n, n, float("inf"), float("inf"))) for n in names]
+    return [by_index.get(n, Gpu(n, n, float("inf"), float("inf"))) for n in usable]
+
+
+def _may_be_gpu(name: str, installed: Collection[str]) -> bool:
+    """Whether a name in CUDA_VISIBLE_DEVICES is that of a GPU, as far as that is known."""
+    if name.startswith(("GPU-", "MIG-")) or name in installed:
+        return True
+    return name.isdecimal() and not installed
 
 
 def _installed_gpus() -> list[Gpu]:

@@ -5,6 +5,7 @@ Estimates need torch, which is imported for the first one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -64,14 +65,15 @@ def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
 
 
 def device_limit_bytes(config: Config) -> int | None:
-    """What a process may take of its device; None where this machine has no such device."""
+    """What a process may take of its device; None where this machine has no such device, or one
+    whose memory is not known (named by UUID, or a MIG slice)."""
     hardware = config.hardware
     if gigabytes := hardware.memory_limit_gb or hardware.device_gb:
         return int(gigabytes * 1e9)
     if hardware.accelerator == "cpu":
         return psutil.virtual_memory().total // hardware.devices
-    gpus = machine.gpus()
-    return int(min(gpu.gib for gpu in gpus) * 2**30) if gpus else None
+    gib = min((gpu.gib for gpu in machine.gpus()), default=math.inf)
+    return int(gib * 2**30) if math.isfinite(gib) else None
 
 
 def remedies(config: Config) -> list[str]:

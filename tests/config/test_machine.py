@@ -112,5 +112,12 @@ def test_gpus_are_read_from_the_driver_and_narrowed_by_the_environment(
     assert [gpu.name for gpu in machine.gpus()] == ["NVIDIA H200", "Tesla T4"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert machine.gpus() == [Gpu("1", "Tesla T4", 15.0, 7.5)]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert machine.gpus() == []
+    for visible, names in {
+        "": [],
+        "foo": [],
+        "0,9,1": ["NVIDIA H200"],
+        "-1,0": [],
+        "GPU-1a2b,0": ["GPU-1a2b", "NVIDIA H200"],
+    }.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert [gpu.name for gpu in machine.gpus()] == names

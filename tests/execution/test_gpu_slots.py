@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from medreason.config import Config, Hardware
+from medreason.config import Config, Hardware, machine
 from medreason.execution import gpu_slots
 
 TAKE = """
@@ -31,6 +31,7 @@ with gpu_slots.hold(hardware) as slots:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], Hardware]:
     """Three devices, and hardware that takes some of them."""
+    monkeypatch.setattr(machine, "_installed_gpus", list)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -95,6 +96,7 @@ def test_cpu_takes_none(composed: Callable[..., Config]) -> None:
 def test_slurm_jobs_whose_devices_all_count_from_zero_do_not_wait_for_each_other(
     gpu: Callable[[int], Hardware], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(machine, "_installed_gpus", list)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     with gpu_slots.hold(gpu(1)):

@@ -113,3 +113,10 @@ def test_memory_of_a_cpu_is_shared_by_its_processes(composed: Compose) -> None:
     one, two = (device_limit_bytes(composed(f"hardware={name}")) for name in ("cpu", "cpu_x2"))
     assert one
     assert two == one // 2
+
+
+def test_a_gpu_of_unknown_memory_sets_no_limit(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1a2b")
+    assert device_limit_bytes(composed("hardware=gpu")) is None
