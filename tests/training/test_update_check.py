@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import science
 import torch
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -76,16 +75,6 @@ def test_first_update_is_in_log_and_state(
     }
     words = f"{trained_tensors} trained tensors, {moved} moved, {still} without a gradient, 0 moved"
     assert f"first update, step {step}: {words} less than" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_first_update_on_two_processes_counts_each_tensor_once(
-    tmp_path: Path, parallel: str
-) -> None:
-    two = ("hardware=cpu_x2", f"hardware.parallel={parallel}")
-    run = science.trained(tmp_path, "two", "method=sft", "method.trl.max_steps=2", *two)
-    update = run.state().first_update
-    assert (update["trained"], update["moved"]) == (93, 93)
 
 
 @pytest.mark.parametrize(
