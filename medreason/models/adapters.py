@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medreason.models import model_folder
+from medreason.runs.files import read_json
 
 KEEPING_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 """Values of `init_lora_weights` that leave the base model's weights as they are. The others (pissa,
@@ -51,7 +52,7 @@ def check(path: str) -> None:
         if folder.exists():
             model_folder.refuse_text_only(path)
         return
-    name = _base(path, model_folder.read_json(folder / "adapter_config.json"))
+    name = _base(path, read_json(folder / "adapter_config.json"))
     base = Path(model_folder.resolve(name))
     if not base.exists():
         if Path(name).is_absolute() or name.count("/") != 1:
@@ -66,7 +67,7 @@ def check(path: str) -> None:
         raise ValueError(f"{key}={name!r} is an adapter itself; merge it into its base first")
     model_folder.refuse_text_only(name, key)
     model_folder.refuse_quantized(name, key)
-    config = model_folder.read_json(base / "config.json")
+    config = read_json(base / "config.json")
     text = config.get("text_config", config)
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     refuse_tied([tensor for tensor, _ in _tensor_shapes(folder)], tied, f"model.path={path!r}")

@@ -7,14 +7,13 @@ other names, by which PEFT finds the tensors of an adapter.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from medreason.runs.files import write_json
+from medreason.runs.files import read_json, write_json
 
 BEFORE_4_52 = "before_4_52"
 SINCE_4_52 = "since_4_52"
@@ -199,4 +198,4 @@ def versions(*, published: bool, adapter: bool, layout: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path) if path.exists() else {}

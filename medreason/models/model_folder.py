@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+
+from medreason.runs.files import read_json
 
 EMBEDDED = Path(__file__).parent / "tiny" / "weights"
 """The tiny model that ships with the package."""
@@ -70,17 +71,6 @@ def _refuse_missing_weights(folder: Path, name: str, key: str, path: str) -> Non
             f"{name}.safetensors.index.json; copy that and all files that it names, or rename a "
             f"single file to {name}.safetensors"
         )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ValueError with the path where there is none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: broken JSON ({error}); copy the file again") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: holds {type(values).__name__}, not an object")
-    return values
 
 
 def tensors(file: Path) -> dict[str, list[int]]:

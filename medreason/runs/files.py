@@ -89,17 +89,17 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file with a mapping.
+    """The object in a JSON file.
 
     Raises:
         ValueError: it is cut off, or holds anything else.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: cut off or not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: cut off or not JSON of ours ({str(value)[:40]!r})")
+        raise ValueError(f"{path}: holds {type(value).__name__}, not an object")
     return value
 
 

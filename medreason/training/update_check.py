@@ -158,7 +158,6 @@ class UpdateCheck(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        # A resumed run may have made its first update before.
         if self._done or self._last is None or self._folder.state().first_update:
             return
         warming_up = not self._rate and args.learning_rate > 0
@@ -172,7 +171,8 @@ class UpdateCheck(TrainerCallback):
     def _record(self, state: TrainerState, update: Update) -> None:
         if state.is_world_process_zero:
             notice(f"first update, step {update.step}: {update}")
-            self._folder.update(first_update=asdict(update))
+            if not self._folder.state().first_update:  # a resume does not replace it
+                self._folder.update(first_update=asdict(update))
 
     def _refuse(self, args: TrainingArguments, update: Update) -> None:
         if args.learning_rate == 0:

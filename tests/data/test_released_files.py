@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_releases import write
 
 from medreason import data
 from medreason.config import Config
@@ -105,14 +106,6 @@ def test_no_yes_no_set_is_called_answered_by_its_options() -> None:
 
 # A small release of each reader, with these answers in the order of its rows.
 ANSWERS = ["Yes", "no", "left lung", "CT", "mr - flair", "xr - plain film", "5", "yes"]
-
-
-def write(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
 def vqa_rad(root: Path, answers: list[str]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def changed(path: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
-        ("config.json", b"{broken", r"config\.json: broken JSON"),
+        ("config.json", b"{broken", r"config\.json: cut off or not JSON"),
         ("config.json", b"[]", r"config\.json: holds list, not an object"),
         ("model.safetensors.index.json", b"{}", "has no weight_map"),
         ("model.safetensors", b"version https://git-lfs.github.com/spec/v1", "run git lfs pull"),

@@ -74,10 +74,18 @@ def test_writers_of_the_same_file_do_not_meet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("text", ["", '{"a":', "[1]", "7"])
-def test_file_that_holds_no_mapping_is_named(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "cut off or not JSON"),
+        ('{"a":', "cut off or not JSON"),
+        ("[1]", "holds list, not an object"),
+        ("7", "holds int, not an object"),
+    ],
+)
+def test_file_that_holds_no_mapping_is_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(ValueError, match=r"a\.json: cut off or not JSON"):
+    with pytest.raises(ValueError, match=rf"a\.json: {words}"):
         read_json(tmp_path / "a.json")
 
 
