@@ -213,7 +213,14 @@ def test_lost_tracking_database_is_rebuilt_from_the_folders(place: Path) -> None
     experiment = client.get_experiment_by_name("medreason")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    assert len(runs) == 5
+    names = [run.info.run_name for run in runs]
+    pairs = [
+        f"{f.path.name}/{key}"
+        for f in run_folders(place / "outputs/runs")
+        for key in f.state().evaluations
+    ]
+    assert sorted(names) == sorted(["runs", *pairs])
+    assert len(pairs) == 5  # SFT was evaluated twice
     assert all(run.info.status == "FINISHED" for run in runs)
     (grpo,) = (run for run in runs if run.data.tags.get("medreason.method") == "grpo")
     assert grpo.data.metrics["train/step"] == 2

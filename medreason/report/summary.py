@@ -18,14 +18,16 @@ _BASELINES = {
     Metric.BLANK_IMAGE: "a blank image",
 }
 
+_MOST_NAMED = 4
+"""Arms in the sentence."""
+
 
 def lead(runs: Sequence[Run], tables: Tables) -> str:
-    """The sentence; of methods with several models about their means, since the best of many models
-    is best by luck."""
+    """The sentence; of several models about every arm, since the best of many is best by luck."""
     chosen = best(runs)
     if chosen is None:
         return "No run of this sweep has been evaluated yet."
-    if any(arm.models > 1 for arm in tables.arms):
+    if sum(arm.models for arm in tables.arms if not arm.untrained) > 1:
         return _of_arms(tables)
     return _of_run(chosen, _counting(chosen), base_of(chosen, runs))
 
@@ -50,7 +52,11 @@ def _of_arms(tables: Tables) -> str:
     ]
     if not totals:
         return "No trained run of this sweep was tested on what it was trained on."
-    parts = [_of_arm(total, tables, first=i == 0) for i, total in enumerate(totals)]
+    if len(totals) > _MOST_NAMED:
+        range_of_all = _range([total.accuracy for total in totals])
+        parts = [f"{range_of_all}\u00a0% right, in {len(totals)} arms"]
+    else:
+        parts = [_of_arm(total, tables, first=i == 0) for i, total in enumerate(totals)]
     text = f"On what they were trained on, models answer {', '.join(parts)}"
     text += ", in the mean over cells" if totals[0].average == "cells" else ""
     if len({t.n for t in totals}) > 1:

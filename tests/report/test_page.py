@@ -101,6 +101,23 @@ def test_first_sentence_speaks_of_methods_where_they_have_several_models(
     assert "the options-only baseline gives 25.0" in text
 
 
+def test_first_sentence_names_every_method_or_their_range(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    """The best of several methods on the questions it was chosen by is best by luck."""
+    folders = [write_run(composed("method=base"), samples, half_right)]
+    for method, answers in (("sft", right), ("grpo", half_right)):
+        folders.append(write_run(composed(f"method={method}"), samples, answers))
+    text = lead(load(folders))
+    assert "answer 100.0 % right after SFT, 50.0 points more than the start model" in text
+    assert "50.0 % after GRPO, 0.0 more (" in text
+    for rate in range(3):
+        config = composed("method=sft", f"method.trl.learning_rate={rate + 1}e-7")
+        folders.append(write_run(config, samples, right, key=str(rate) * 12))
+    text = lead(load(folders))
+    assert "models answer 50.0 to 100.0\u00a0% right, in 5 arms; the options-only" in text
+
+
 @pytest.mark.parametrize(
     ("average", "start", "trained"), [("questions", 12 / 27, 24 / 27), ("cells", 1 / 3, 2 / 3)]
 )
