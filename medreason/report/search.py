@@ -1,0 +1,188 @@
+"""The trials of a search: what was tried, what validation said of it, and which was chosen."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+from medreason.config import Config
+from medreason.metrics import Metric
+from medreason.report.curves import Frame, height_at, ticks_around
+from medreason.report.names import science_values, short
+from medreason.report.runs import Run
+from medreason.report.table import filled, percent
+from medreason.training import selection
+
+_INSET = 24  # room for half a label at either end of the x-axis
+_WIDE = 20  # ratio of the largest to the smallest value from which an axis is logarithmic
+_MOST_VALUES = 6  # searched values with a column and a picture each
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run that was trained to be compared by validation alone. Shares are of 1."""
+
+    run: Run
+    values: dict[str, str]
+    """Of what differs between the trials, by its key."""
+    score: float | None
+    """Accuracy on validation questions of the weights it kept; None where it is not trained."""
+    low: float | None
+    high: float | None
+    chosen: bool
+
+    @property
+    def name(self) -> str:
+        """The run's label, its numbers with four digits."""
+        return re.sub(r"\d+\.\d{4,}(e-?\d+)?", lambda m: short(m[0]), self.run.label)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trial in a picture, in the units of its SVG."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    """Ends of its interval."""
+    chosen: bool
+    title: str
+
+
+@dataclass(frozen=True)
+class Picture(Frame):
+    """Scores over the values of one key."""
+
+    labels: list[tuple[str, str]]
+    """(x, label)"""
+    points: list[Point]
+
+
+def split(runs: Sequence[Run]) -> tuple[list[Trial], list[Run]]:
+    """The trials of a sweep, the best first, and its runs without those that were not tested."""
+    validated = [run for run in runs if run.config and run.config.validation.every]
+    members = [run for run in validated if selection.is_trial(run.folder)]
+    if len({run.folder.path for run in members}) < 2:
+        return [], list(runs)  # such as a trial that another sweep asks for, too
+    best = selection.best_run(run.folder for run in members)
+    values = _values([run.config for run in members if run.config])
+    trials = [
+        Trial(run, of_run, *_score(run), chosen=run.folder == best)
+        for run, of_run in zip(members, values, strict=True)
+    ]
+    trials.sort(key=lambda t: (t.score is None, -(t.score or 0), not t.chosen, t.run.name))
+    untested = {run.name for run in members if not run.metrics}
+    # Where none is tested yet, the page has their curves.
+    return trials, [run for run in runs if run.name not in untested] or list(runs)
+
+
+def _score(run: Run) -> tuple[float | None, float | None, float | None]:
+    kept = (row for row in run.folder.logged() if row["step"] == run.state.chosen_step)
+    row = next(kept, {}) if run.state.trained else {}
+    low, high = (row.get(f"validation/{end}") for end in (Metric.CI_LOW, Metric.CI_HIGH))
+    return row.get(selection.SCORE), low, high
+
+
+def _values(configs: Sequence[Config]) -> list[dict[str, str]]:
+    """Of each configuration the values in which they differ, few and short ones."""
+    leaves = [science_values(config) for config in configs]
+    keys = dict.fromkeys(key for values in leaves for key in values)
+    varying = [key for key in keys if len({values.get(key) for values in leaves}) > 1]
+    shown = varying[:_MOST_VALUES]
+    return [{key: values.get(key, "-") for key in shown} for values in leaves]
+
+
+def table(trials: Sequence[Trial]) -> Table:
+    """The trials, the best first."""
+    columns: dict[str, list[str]] = {"trial": [trial.name for trial in trials]}
+    for key in trials[0].values:
+        columns[key.rpartition(".")[2]] = [short(trial.values[key]) for trial in trials]
+    columns["validation %"] = [score_text(trial) for trial in trials]
+    columns["step"] = [str(trial.run.state.chosen_step or "-") for trial in trials]
+    columns["tested"] = [tested_text(trial) for trial in trials]
+    return filled(columns, Text(note(trials)))
+
+
+def note(trials: Sequence[Trial]) -> str:
+    """How the chosen one was chosen."""
+    done = sum(trial.score is not None for trial in trials)
+    return (
+        f"{done} of {len(trials)} trials are trained; the best by validation, of equal ones the "
+        "first by name, is chosen, and it alone is tested"
+    )
+
+
+def score_text(trial: Trial) -> str:
+    """61.2 [50.1, 71.3]; a dash where it is not trained."""
+    if trial.score is None:
+        return "-"
+    ends = f" [{percent(trial.low)}, {percent(trial.high)}]" if trial.low is not None else ""
+    return f"{percent(trial.score)}{ends}"
+
+
+def tested_text(trial: Trial) -> str:
+    """The accuracy on the test of the chosen one."""
+    if trial.run.metrics:
+        return f"{percent(trial.run.overall[Metric.ACCURACY])} %"
+    return "chosen, not tested yet" if trial.chosen else "no"
+
+
+def pictures(trials: Sequence[Trial]) -> list[Picture]:
+    """Scores over the values of each searched key; none where fewer than two trials are trained."""
+    trained = [trial for trial in trials if trial.score is not None]
+    if len(trained) < 2:
+        return []
+    keys = list(trained[0].values)
+    return [_picture(key, trained) for key in keys if len({t.values[key] for t in trained}) > 1]
+
+
+def _picture(key: str, trials: Sequence[Trial]) -> Picture:
+    places, labels = _places([trial.values[key] for trial in trials])
+    ends = [(100 * (t.low or t.score or 0), 100 * (t.high or t.score or 0)) for t in trials]
+    ticks = ticks_around(min(low for low, _ in ends), max(high for _, high in ends))
+
+    def x(share: float) -> float:
+        width = Frame.right - Frame.left - 2 * _INSET
+        return round(Frame.left + _INSET + share * width, 1)
+
+    def y(value: float) -> float:
+        return height_at(ticks, value)
+
+    return Picture(
+        f"Validation accuracy % by {key}",
+        [(f"{y(tick)}", f"{tick:g}") for tick in ticks],
+        [(f"{x(share)}", label) for share, label in labels],
+        [
+            Point(x(place), y(100 * (t.score or 0)), y(low), y(high), t.chosen,
+                  f"{key}={short(t.values[key])}: {score_text(t)}")
+            for t, place, (low, high) in zip(trials, places, ends, strict=True)
+        ],
+    )  # fmt: skip
+
+
+def _places(values: Sequence[str]) -> tuple[list[float], list[tuple[float, str]]]:
+    """Of each value its share of the axis; and (share, label) of the axis."""
+    numbers = [number for value in values if (number := _number(value)) is not None]
+    if len(numbers) < len(values):
+        names = sorted(set(values))
+        share = {name: i / max(len(names) - 1, 1) for i, name in enumerate(names)}
+        return [share[value] for value in values], [(share[name], name) for name in names]
+    low, high = min(numbers), max(numbers)
+    scale = math.log if low > 0 and high / low >= _WIDE else float
+    span = scale(high) - scale(low)
+    places = [(scale(number) - scale(low)) / span for number in numbers]
+    return places, [(0.0, f"{low:.3g}"), (1.0, f"{high:.3g}")]
+
+
+def _number(value: str) -> float | None:
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
