@@ -11,11 +11,12 @@ from typing import Any
 
 from medreason import config as configuration
 from medreason import data
-from medreason.config import Config
+from medreason.config import Config, Hardware, machine
 from medreason.config.judge import ASPECTS, Judge, Scale
-from medreason.console import show
+from medreason.console import notice, show
 from medreason.evaluation import predictions
 from medreason.evaluation.predictions import Prediction
+from medreason.execution import gpu_slots
 from medreason.judging import rubric
 from medreason.judging.grade import Graded, Grader, grade, grader
 from medreason.judging.rubric import Item
@@ -39,6 +40,8 @@ def run(config: Config) -> None:
     evaluations = _evaluations(config)
     for evaluation in evaluations:
         _refuse_judge_of_reward(config, evaluation)
+    if any(judge.kind == "local" for judge in judges):
+        _take_device(config.hardware)
     graders = [grader(judge) for judge in judges] or [grader(config.judge)]  # which raises
     for evaluation in evaluations:
         path, run = evaluation.path, evaluation.run
@@ -50,6 +53,19 @@ def run(config: Config) -> None:
             integrity.seal(run, evaluation.key)
         run.update(synced=[])
         show(f"{evaluation.name} {json.dumps(judgements['summary'])}")
+
+
+def _take_device(hardware: Hardware) -> None:
+    """The one device that local judges are loaded on: a GPU of its own, or the CPU."""
+    hardware = gpu_slots.hold_one(hardware)
+    if hardware.accelerator == "cpu" and (gpus := machine.gpus()):
+        notice(
+            f"judge=local runs on the CPU, as hardware={hardware.name} says; hardware=gpu takes "
+            f"{gpus[0].name}, many times faster"
+        )
+    from medreason.models import device  # torch
+
+    device.join(hardware)
 
 
 def _evaluations(config: Config) -> list[EvaluationFolder]:
@@ -161,7 +177,7 @@ def _summary(
             "calls": result.calls,
             "prompt_tokens": result.prompt_tokens,
             "completion_tokens": result.completion_tokens,
-            "cost_usd": result.cost(judge) if judge.price_in or judge.price_out else None,
+            "cost_usd": result.cost(judge),
         }
     if len(graded) > 1:
         pairs = zip(*(result.verdicts for result in graded), strict=True)

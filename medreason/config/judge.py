@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import urllib.parse
 from dataclasses import dataclass, field
 
+from medreason.config.endpoint import Endpoint
 from medreason.config.rules import one_of, positive
 
 KINDS = ("none", "openai", "local")
@@ -12,51 +12,29 @@ ASPECTS = ("reasoning", "answer")
 
 
 @dataclass
-class Judge:
-    """A model that grades replies. Its API key comes from the environment, never from here."""
+class Judge(Endpoint):
+    """A model that grades replies: of an endpoint, or loaded here, with `model` a hub id or a
+    folder."""
 
     name: str = "none"
     kind: str = "none"
     """none, openai (any endpoint with OpenAI's chat protocol) or local (a model loaded here)."""
-    model: str = ""
-    """The endpoint's name for the model; for a local judge a hub id or a folder."""
-    base_url: str = ""
-    """Address of the endpoint; it usually ends with `/v1`."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the API key."""
     temperature: float = 0.0
+    """0 to 2; above 0 the cached grade of an item is one random sample."""
     max_tokens: int = 256
-    concurrency: int = 16
-    """Requests at the same time."""
-    attempts: int = 5
-    """Requests for one item before it counts as failed; a failed item is left out of the scores."""
-    timeout_s: float = 60.0
-    """Seconds for one request."""
-    price_in: float = 0.0
-    """US dollars for a million prompt tokens; with both prices 0 no cost is reported."""
-    price_out: float = 0.0
-    """US dollars for a million completion tokens."""
     allow_reward_judge: bool = False
     """Let the judge whose grades a run was trained on grade its replies too."""
 
     def __post_init__(self) -> None:
         one_of("judge.kind", self.kind, KINDS)
-        for key in ("max_tokens", "concurrency", "attempts"):
-            positive(f"judge.{key}", getattr(self, key))
-        if not self.timeout_s > 0:
-            raise ValueError(f"judge.timeout_s={self.timeout_s}; give seconds, more than 0")
-        address = urllib.parse.urlsplit(self.base_url)
-        if address.password or address.username:
-            raise ValueError(
-                "judge.base_url holds a user name or a password, which would be written to every "
-                "run folder; put the key into the variable that judge.api_key_env names"
-            )
+        positive("judge.max_tokens", self.max_tokens)
+        if not 0 <= self.temperature <= 2:
+            raise ValueError(f"judge.temperature={self.temperature}; give a number from 0 to 2")
+        self.check("judge")
         if self.kind != "none" and not self.model:
             raise ValueError("judge.model has no value; set judge.model=... on the command line")
-        if self.kind == "openai" and address.scheme not in ("http", "https"):
-            raise ValueError(
-                f"judge.base_url={self.base_url!r}; give an address such as http://127.0.0.1:8000/v1"
-            )
+        if self.kind == "openai":
+            self.check_address("judge")
 
     @property
     def identity(self) -> tuple[str, str, str]:

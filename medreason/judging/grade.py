@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from medreason.config.judge import Judge, Scale
-from medreason.judging.rubric import FailedError, Item, Verdict
+from medreason.generation.parallel_requests import FailedError, parallel_requests
+from medreason.judging.rubric import Item, Verdict
 from medreason.runs.files import atomic
 
 Grader = Callable[[Item], Verdict]
@@ -29,10 +29,9 @@ class Graded:
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
-    def cost(self, judge: Judge) -> float:
-        """US dollars for these calls."""
-        price = self.prompt_tokens * judge.price_in + self.completion_tokens * judge.price_out
-        return price / 1e6
+    def cost(self, judge: Judge) -> float | None:
+        """US dollars for these calls; None where no price is known."""
+        return judge.cost(self.prompt_tokens, self.completion_tokens)
 
 
 def grader(judge: Judge) -> Grader:
@@ -91,7 +90,13 @@ def grade(
     failures: dict[str, str] = {}
     if ungraded:
         cache.mkdir(parents=True, exist_ok=True)
-        for key, outcome in _outcomes(judge, ask or grader(judge), ungraded):
+        outcomes = parallel_requests(
+            ask or grader(judge),
+            ungraded,
+            concurrency=judge.concurrency,
+            unreached=lambda error: _unreached(judge, error),
+        )
+        for key, outcome in outcomes:
             if isinstance(outcome, Verdict):
                 _save(cache, key, outcome)
                 verdicts[key] = outcome
@@ -103,34 +108,6 @@ def grade(
     graded.verdicts = [verdicts.get(key) for key in keys]
     graded.failures.update(failures[key] for key in keys if key in failures)
     return graded
-
-
-def _outcomes(
-    judge: Judge, ask: Grader, items: dict[str, Item]
-) -> Iterator[tuple[str, Verdict | FailedError]]:
-    """(key, verdict or failure) of each item, in the order in which the judge replies."""
-    waiting = list(items.items())[::-1]
-    running: dict[Future[Verdict], str] = {}
-    lost, reached = 0, False  # `lost`: calls in a row without a reply of a judge
-    executor = ThreadPoolExecutor(judge.concurrency)
-    try:
-        while waiting or running:
-            while waiting and len(running) < (judge.concurrency if reached else 1):
-                key, item = waiting.pop()
-                running[executor.submit(ask, item)] = key
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                key = running.pop(future)
-                try:
-                    yield key, future.result()
-                    lost = 0
-                except FailedError as error:
-                    lost = lost + 1 if error.lost else 0
-                    if error.lost and (not reached or lost > judge.concurrency):
-                        raise ValueError(_unreached(judge, error)) from None
-                    yield key, error
-                reached = True
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _unreached(judge: Judge, error: FailedError) -> str:

@@ -7,18 +7,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers import AutoTokenizer as Tokenizer
 
 from medreason.config import Model
 from medreason.config.judge import Judge
-from medreason.judging.rubric import FailedError, Item, Verdict, read
+from medreason.generation.parallel_requests import FailedError
+from medreason.judging.rubric import Item, Verdict, read
 from medreason.models import model_folder
 from medreason.models.load import context_length, load_whole
 
 
 def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
-    """A function that grades one item by greedy decoding, on the GPU where there is one.
+    """A function that grades one item by greedy decoding, on the device of this process.
 
     The function raises FailedError for an item that does not fit the model's context with a reply
     of `judge.max_tokens`.
@@ -27,10 +29,11 @@ def judge_of(judge: Judge) -> Callable[[Item], Verdict]:
         ValueError: the model's folder cannot be loaded.
     """
     model_folder.check(judge.model, "judge.model")
+    model_folder.check_hub(judge.model, key="judge.model")
     path = model_folder.resolve(judge.model)
     has_vision = "vision_config" in AutoConfig.from_pretrained(path).to_dict()
     auto_class = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = PartialState().device  # which `models.device.join` has chosen
     model: Any = load_whole(auto_class, path, dtype="auto").to(device).eval()  # pyright: ignore[reportArgumentType]
     tokenizer: Any = Tokenizer.from_pretrained(path)
     context = context_length(Model(name=judge.name, path=path))

@@ -7,15 +7,8 @@ import json
 from dataclasses import dataclass
 
 from medreason.config.judge import Judge, Scale
+from medreason.generation.parallel_requests import FailedError
 from medreason.samples import Sample
-
-
-class FailedError(Exception):
-    """One item could not be graded. `lost`: no reply of a judge came back from the last attempt."""
-
-    def __init__(self, reason: str, *, lost: bool = False) -> None:
-        super().__init__(reason)
-        self.lost = lost
 
 
 class NoVerdictError(FailedError):

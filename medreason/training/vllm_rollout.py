@@ -1,0 +1,257 @@
+"""rollout=vllm: vLLM draws the completions from the model whose log-probabilities the update takes.
+
+TRL 1.16 with vLLM 0.30 alone draws from another one, which its importance weights hide (figures in
+`experiments/vllm/README.md`):
+
+- An image's placeholders reach vLLM expanded, and vLLM expands the first one again (trl#6294).
+- vLLM keeps the features of images that it has seen. A weight sync resets its prefix cache and
+  leaves them, so that a trained vision tower changes nothing until they are dropped (trl#7198).
+- vLLM reads pixel limits from the checkpoint, not from the processor of the run.
+- vLLM computes in the checkpoint's precision, float32 in bfloat16.
+- An adapter is merged into the base and subtracted again at each sync, which rounds the base away
+  in bfloat16 (trl#6688). Here vLLM gets it as an adapter, where it takes it.
+- The log-probabilities that are compared with vLLM's are computed with dropout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers.processing_utils import ProcessorMixin
+from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
+from trl.generation import vllm_generation
+from trl.generation.vllm_generation import VLLMGeneration
+from trl.trainer import grpo_trainer
+
+from medreason.generation.vllm_settings import adapter_problem, adapter_settings, image_settings
+from medreason.models import merging
+
+LIMITS = {"float32": 1e-3, "bfloat16": 0.05}
+"""Largest mean difference of a completion token's log-probability between vLLM and the update that
+rounding explains, by `hardware.precision`."""
+
+
+class VllmGRPOTrainer(GRPOTrainer):
+    """TRL's trainer with the engine of this module, and a check of its log-probabilities."""
+
+    def __init__(self, *args: Any, precision: str, **settings: Any) -> None:
+        """`precision` is `hardware.precision`; the rest goes to TRL."""
+        self._precision = precision
+        with _replaced(grpo_trainer, "VLLMGeneration", self._engine):
+            super().__init__(*args, **settings)
+
+    def _engine(self, **settings: Any) -> Engine:
+        def step() -> int:
+            return self.state.global_step
+
+        return Engine(precision=self._precision, seed=self.args.seed, step=step, **settings)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        with _without_dropout(self.model):  # vLLM draws without
+            batch = super()._generate_and_score_completions(inputs)
+        if _draws_from_the_whole_distribution(self):
+            differences = batch["old_per_token_logps"] - batch["sampling_per_token_logps"]
+            refuse_other_model(differences, batch["completion_mask"], self._precision)
+        return batch
+
+
+def refuse_other_model(differences: Tensor, mask: Tensor, precision: str) -> None:
+    """Compare the log-probabilities of drawing and update, (completions, tokens) each.
+
+    Raises:
+        RuntimeError: they differ by more than the precision explains, with the likely causes.
+    """
+    # vLLM gives NaN for a token whose log-probability it has not.
+    known = differences[mask.bool()].abs()
+    known = known[~known.isnan()]
+    if not known.numel():
+        return
+    mean, most = known.mean().item(), known.max().item()
+    if mean <= LIMITS[precision]:
+        return
+    raise RuntimeError(
+        f"rollout=vllm draws from another model than the update: the log-probabilities of "
+        f"{known.numel():,} tokens differ by {mean:.2g} on average (at most {LIMITS[precision]:g} "
+        f"with hardware.precision={precision}) and {most:.2g} at most. Likely causes: another "
+        "version of vLLM or TRL that treats images, their cache or their scale otherwise, weights "
+        "that changed on a server, or an adapter that vLLM does not apply; choose rollout=grouped"
+    )
+
+
+def _draws_from_the_whole_distribution(trainer: GRPOTrainer) -> bool:
+    """Whether vLLM's log-probabilities are those of all tokens, which TRL's update takes."""
+    return (
+        trainer.top_p == 1.0
+        and not trainer.top_k
+        and not trainer.min_p
+        and trainer.repetition_penalty == 1.0
+        and trainer.vllm_importance_sampling_correction
+    )
+
+
+class Engine(VLLMGeneration):
+    """TRL's engine without what the head of this module lists, and the same on every resume."""
+
+    def __init__(
+        self,
+        *,
+        precision: str,
+        seed: int,
+        step: Callable[[], int],
+        processing_class: ProcessorMixin,
+        **settings: Any,
+    ) -> None:
+        """`step` gives the number of the optimizer step, from which and `seed` completions are
+        drawn."""
+        self._precision, self._seed, self._step = precision, seed, step
+        self._processor: Any = processing_class
+        self._adapter: tempfile.TemporaryDirectory[str] | None = None
+        if isinstance(settings["model"], PeftModel) and takes_as_adapter(settings["model"]):
+            self._adapter = tempfile.TemporaryDirectory(prefix="adapter-for-vllm-")
+        self._syncs = 0
+        super().__init__(processing_class=processing_class, **settings)
+
+    def _init_vllm(self) -> None:
+        def llm(**settings: Any) -> object:
+            from vllm import LLM  # pyright: ignore[reportMissingImports]
+
+            if not torch.cuda.is_available():
+                _keep_weights_plain()
+            built = LLM(
+                **settings,
+                dtype=self._dtype(),
+                **self._image_settings(),
+                **self._adapter_settings(),
+            )
+            built.generate = self._with_seeds(built.generate)
+            return built
+
+        with _replaced(vllm_generation, "LLM", llm):
+            super()._init_vllm()
+
+    def _dtype(self) -> str:
+        return self._precision
+
+    def _image_settings(self) -> dict[str, Any]:
+        return image_settings(self._processor)
+
+    def _with_seeds(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """vLLM's `generate` with a seed for each prompt: by the engine's own, completions after a
+        resume would be others."""
+
+        def seeded(prompts: Sequence[object], **settings: Any) -> object:
+            if self._adapter:
+                settings["lora_request"] = self._adapter_request()
+            each = [settings["sampling_params"].clone() for _ in prompts]
+            for row, parameters in enumerate(each):
+                parameters.seed = self._row_seed(row)
+            return generate(prompts, **settings | {"sampling_params": each})
+
+        return seeded
+
+    def _row_seed(self, row: int) -> int:
+        place = f"{self._seed} {self._step()} {self.accelerator.process_index} {row}"
+        return int.from_bytes(hashlib.sha256(place.encode()).digest()[:4])
+
+    def generate(
+        self, prompts: list[list[int]], images: list[list | None] | None, *args: Any, **more: Any
+    ) -> tuple:
+        if self.mode == "colocate" and images is not None:
+            image = self._processor.image_token_id
+            prompts = [once_an_image(ids, image) for ids in prompts]
+        return super().generate(prompts, images, *args, **more)
+
+    def _adapter_settings(self) -> dict[str, Any]:
+        if not self._adapter:
+            return {}
+        configs: list[Any] = [*self.model.peft_config.values()]
+        return adapter_settings(max(config.r for config in configs))
+
+    def _adapter_request(self) -> object:
+        """The adapter as it was last saved, under a number that vLLM has not seen."""
+        from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
+
+        assert self._adapter
+        return LoRARequest(f"sync {self._syncs}", self._syncs, self._adapter.name)
+
+    def sync_weights(self) -> None:
+        if self._adapter:  # its base is vLLM's already, and stays
+            self.model.save_pretrained(self._adapter.name)
+            self._syncs += 1
+            self.llm.reset_prefix_cache()
+            return
+        super().sync_weights()
+        if self.mode == "colocate":
+            engine = self.llm.llm_engine
+            engine.engine_core.reset_encoder_cache()
+        elif self.accelerator.is_main_process:
+            client = self.vllm_client
+            client.session.post(f"{client.base_url}/reset_encoder_cache").raise_for_status()
+
+    def _iter_named_params(self) -> Generator[tuple[str, Tensor], Any, None]:
+        if isinstance(self.model, PeftModel):  # never sharded: see `config.checks`
+            yield from merging.merged_weights(self.model)
+        else:
+            yield from super()._iter_named_params()
+
+
+def takes_as_adapter(model: PeftModel) -> bool:
+    """Whether vLLM applies the adapter as it is.
+
+    Any other is merged beside the base, whose weights in half precision keep less of it.
+    """
+    layers = [f"{name}." for name, m in model.named_modules() if isinstance(m, LoraLayer)]
+    return not any(adapter_problem(config, layers) for config in model.peft_config.values())
+
+
+def once_an_image(prompt_ids: Sequence[int], image: int) -> list[int]:
+    """Token ids with one placeholder for each run of them, which vLLM expands itself."""
+    before = [None, *prompt_ids]
+    return [
+        token for token, last in zip(prompt_ids, before, strict=False) if not token == last == image
+    ]
+
+
+def _keep_weights_plain() -> None:
+    """Have vLLM for CPUs multiply by the weights themselves: its packed copies can't be loaded
+    again, and a weight sync ends in an AssertionError."""
+    from vllm.model_executor.layers import utils  # pyright: ignore[reportMissingImports]
+
+    def plain(layer: nn.Module, remove_weight: bool) -> None:
+        layer.cpu_linear = nn.functional.linear  # pyright: ignore[reportArgumentType]
+
+    utils.dispatch_cpu_unquantized_gemm = plain
+
+
+@contextmanager
+def _without_dropout(model: nn.Module | None) -> Iterator[None]:
+    """The rest of the model stays in training, by which TRL tells training and evaluation apart."""
+    modules = model.modules() if model else ()
+    active = [m for m in modules if isinstance(m, nn.Dropout) and m.training]
+    for module in active:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in active:
+            module.train()
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    """A module's attribute replaced while the block runs: TRL takes no other engine."""
+    before = getattr(module, name, None)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)

