@@ -9,7 +9,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from medreason.config import Model
 from medreason.data.checks import file_and_row
-from medreason.data.images import open_rgb, size_of
+from medreason.data.images import blank, open_rgb, size_of
 from medreason.generation.generate import prompt_texts
 from medreason.models.load import context_length, load_processor
 from medreason.samples import Sample
@@ -75,6 +75,16 @@ def refuse_longer_than_context(
         f"or remove its row, set a smaller {smaller}, or choose a model with a longer context"
         f"{others}"
     )
+
+
+def prompt_tokens(
+    processor: ProcessorMixin, prompt: str, image_size: tuple[int, int] | None
+) -> int:
+    """Tokens of a prompt in the chat template, about an image of (width, height) or about none."""
+    any_processor: Any = processor
+    (text,) = prompt_texts(processor, [prompt], [image_size is not None])
+    images = [blank(image_size)] if image_size else None
+    return len(any_processor(text=[text], images=images)["input_ids"][0])
 
 
 class _Counter:

@@ -19,6 +19,9 @@ _log = logging.getLogger(__name__)
 WINDOW = 128
 """Tokens that one graph decodes. The next one attends to more keys, without the rows that ended."""
 
+KEPT_SHARE = 0.9
+"""Rows that have ended leave an eager batch once no more than this share of it is active."""
+
 _WARM_UP_STEPS = 2
 """Steps before one is captured: libraries choose kernels and allocate workspaces in them."""
 
@@ -35,7 +38,7 @@ class EagerStep:
     def should_drop_rows(self, active: int, rows: int) -> bool:
         """Whether rows that have ended leave now. Each time the KV cache is copied, so a few that
         have ended are carried along until they are a tenth of the batch."""
-        return 0 < active <= 0.9 * rows
+        return 0 < active <= KEPT_SHARE * rows
 
     def keep_rows(self, rows: Tensor) -> None:
         self._cache.batch_select_indices(rows)
@@ -129,7 +132,7 @@ class CudaGraphStep:
         return logits
 
     def _capture(self) -> None:
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # thread_local: another thread, such as MLflow's, may call CUDA meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -137,6 +140,8 @@ class CudaGraphStep:
         except RuntimeError as error:
             _log.warning("decoding goes on without CUDA graphs: %s", error)
             self._captures = False
+            # torch leaves the stream of a capture only where the capture begins and ends well.
+            torch.cuda.set_stream(stream)
         else:
             # Capturing records kernels without running them: the step is still to be done.
             self._graph = graph

@@ -3,7 +3,7 @@ prompt once a completion, and what both paths need of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,8 +28,10 @@ def generate(
     batch_size: int,
     max_new_tokens: int,
     on_batch: Callable[[int], None] = lambda done: None,
+    on_answers: Callable[[Mapping[int, Completion]], None] = lambda batch: None,
 ) -> list[Completion]:
-    """A completion of each sample, in their order. `on_batch` hears how many are finished."""
+    """A completion of each sample, in their order. `on_batch` hears how many are finished,
+    `on_answers` the completions of each batch by their place."""
     tokenizer = processor.tokenizer
     settings = greedy_settings(tokenizer, max_new_tokens)
     model.eval()
@@ -44,6 +46,7 @@ def generate(
         for i, count, ids in zip(batch, prompt_tokens, new_ids, strict=True):
             completions[i] = completion_from_ids(prompts[i], count, ids, settings, tokenizer)
         on_batch(len(completions))
+        on_answers({i: completions[i] for i in batch})
     return [completions[i] for i in range(len(samples))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -17,22 +18,29 @@ class PreallocatedLayer(DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor, entries: Tensor, room: int) -> None:
         """Of keys and values (entries, heads, tokens, width); row i repeats `entries[i]`."""
         super().__init__()
-        self.lazy_initialization(keys, values)
         _, heads, length, width = keys.shape
+        dtype = _stored_dtype(keys)
+        self.lazy_initialization(*[keys.new_empty(0, dtype=dtype)] * 2)
         # Zeros, not uninitialized memory: what a mask hides is still multiplied by a weight of 0,
         # and 0 times NaN is NaN.
-        self._buffers = keys.new_zeros(2, len(entries), heads, length + room, width)
+        self._buffers = keys.new_zeros(2, len(entries), heads, length + room, width, dtype=dtype)
         self._buffers[0, :, :, :length] = keys[entries]
         self._buffers[1, :, :, :length] = values[entries]
         self._write_position: Tensor | None = None
+        self._places: tuple[Tensor, Tensor] | None = None
         self._expose(length)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
     ) -> tuple[Tensor, Tensor]:
+        if self._places is not None:
+            rows, slots = self._places
+            for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+                buffer[rows, :, slots] = states[0].transpose(0, 1).to(buffer.dtype)
+            return self.keys, self.values  # pyright: ignore[reportReturnType]
         if self._write_position is not None:
             for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-                # Autocast makes keys of float32 and values of bfloat16.
+                # Autocast makes keys of float32 and values of bfloat16; see `_stored_dtype`.
                 buffer.index_copy_(2, self._write_position, states.to(buffer.dtype))
             return self.keys, self.values  # pyright: ignore[reportReturnType]
         end = self._length + key_states.shape[-2]
@@ -46,6 +54,12 @@ class PreallocatedLayer(DynamicLayer):
         self._write_position = write_position
         self._expose(length)
 
+    def write_at(self, rows: Tensor, slots: Tensor, length: int) -> None:
+        """The next tokens come as one sequence: token i is written at `slots[i]` of row `rows[i]`.
+        Attention sees `length` tokens of each row, written or not."""
+        self._places = rows, slots
+        self._expose(length)
+
     def batch_select_indices(self, indices: Tensor) -> None:
         self._buffers = self._buffers[:, indices]
         self._expose(self._length)
@@ -56,6 +70,14 @@ class PreallocatedLayer(DynamicLayer):
         keys, values = self._buffers[:, :, :, :length].unbind(0)
         self.keys, self.values = keys, values
         return keys, values
+
+
+def _stored_dtype(keys: Tensor) -> torch.dtype:
+    """That in which attention reads them. Under autocast, rotation leaves keys in float32 and
+    attention rounds them in each step: rounded once, they take half the memory."""
+    device = keys.device.type
+    autocast = torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if autocast else keys.dtype
 
 
 def repeat_kv_cache(cache: DynamicCache, entries: Tensor, room: int) -> DynamicCache:

@@ -9,6 +9,7 @@ the others.
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
 import torch
@@ -74,12 +75,52 @@ def _attention(
     attention_mask: Tensor | None,
     *,
     blocks: CompletionBlocks | None = None,
+    draft_layout: DraftLayout | None = None,
     **settings: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """What transformers calls in each layer; `blocks` comes down from the model's forward."""
+    """What transformers calls in each layer; `blocks` and `draft_layout` come down from the
+    model's forward."""
+    if draft_layout is not None:
+        attended = _attention_of_drafts(query, key, value, attention_mask, draft_layout, **settings)
+        return attended, None
     if blocks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     return _attention_by_blocks(query, key, value, attention_mask, blocks, **settings), None
+
+
+@dataclass(frozen=True)
+class DraftLayout:
+    """Where the tokens of a pass over drafts, which is one sequence, are in their rows."""
+
+    width: int
+    """Positions of the row that has the most in this pass."""
+    token_of_place: Tensor
+    """(rows x width) -> token of the sequence; any where the row has fewer."""
+    place_of_token: Tensor
+    """(tokens) -> rows x width."""
+
+
+def _attention_of_drafts(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    layout: DraftLayout,
+    *,
+    scaling: float | None = None,
+    **_: Any,
+) -> Tensor:
+    """(1, tokens, heads, width) of queries (1, heads, tokens, width), and keys and values
+    (rows, key heads, slots, width)."""
+    by_row = query[0].transpose(0, 1).index_select(0, layout.token_of_place)
+    # As in the blocks: query heads that read the same keys become further queries of one head.
+    queries = by_row.view(len(key), layout.width, key.shape[1], -1, query.shape[-1])
+    queries = queries.permute(0, 2, 3, 1, 4)  # (rows, key heads, heads of each, positions, width)
+    attended = scaled_dot_product_attention(
+        queries.flatten(2, 3), key, value, attn_mask=mask, scale=scaling
+    )
+    by_row = attended.view(queries.shape).permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)
+    return by_row.index_select(0, layout.place_of_token)[None]
 
 
 def _attention_by_blocks(

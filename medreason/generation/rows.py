@@ -27,6 +27,9 @@ SHOWN_IMAGES: Mapping[str, ImageOf] = {"blank_image": blank_image, "no_image": l
 """The image that a control shows; the other controls show that of the sample they ask."""
 
 
+FAILED = "failed"
+
+
 @dataclass(frozen=True)
 class EvaluationRow:
     """One row of an evaluation."""
@@ -50,4 +53,5 @@ class Completion:
     completion_tokens: int
     """The end token included."""
     finish_reason: str
-    """stop, or length where the token limit was hit."""
+    """stop, length where the token limit was hit, or FAILED where no reply came and the text says
+    why."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from medreason.generation.decoding import CompletionTokens, decode
+from medreason.generation.drafts import RowDrafts
 from medreason.generation.prefill import prefill_prompts
 
 _SUPPORTED = {
@@ -53,10 +54,11 @@ def sample_completions(
     seeds: Sequence[str],
     total_over_ranks: Callable[[int], int] = int,
     graphs: bool = False,
+    drafts: RowDrafts | None = None,
 ) -> list[list[CompletionTokens]]:
     """`completions` of each question, in the order of the questions, each question by its seed.
 
-    `inputs`: see `prefill_prompts`; `total_over_ranks`, `graphs`: see `decode`. Without
+    `inputs`: see `prefill_prompts`; `total_over_ranks`, `graphs`, `drafts`: see `decode`. Without
     `settings.do_sample` the likeliest token is taken. The model is run as it stands: `eval()` is
     the caller's.
     """
@@ -67,7 +69,13 @@ def sample_completions(
     if settings.do_sample:
         numbers = _uniform_numbers(seeds, completions, steps).to(prefill.logits.device)
     rows = decode(
-        model, prefill, settings, numbers, total_over_ranks=total_over_ranks, graphs=graphs
+        model,
+        prefill,
+        settings,
+        numbers,
+        total_over_ranks=total_over_ranks,
+        graphs=graphs,
+        drafts=drafts,
     )
     return [rows[i : i + completions] for i in range(0, len(rows), completions)]
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from medreason.runs.files import atomic
+from medreason.runs.files import atomic, remove_unfinished
 
 _IN_MEMORY = 64
 """Images whose features are held in memory: those of a few steps, each read in several passes."""
@@ -106,12 +106,14 @@ class VisionCache:
     def _make_room(self) -> None:
         """Where all files, of any tower, are over the limit, remove those not used for longest."""
         assert self._root is not None
+        remove_unfinished(self._root)
         files = []
-        for path in self._root.rglob("*"):
+        # Not what others are writing, whose names end otherwise: the oldest by the clock of a
+        # network drive may be the newest.
+        for path in self._root.rglob("*.safetensors"):
             with contextlib.suppress(FileNotFoundError):  # another process removed it
-                if path.is_file():
-                    stat = path.stat()
-                    files.append((stat.st_mtime, stat.st_size, path))
+                stat = path.stat()
+                files.append((stat.st_mtime, stat.st_size, path))
         total = sum(size for _, size, _ in files)
         if total <= self._limit:
             return

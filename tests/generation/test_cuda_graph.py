@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from medreason.config import Hardware, Model
-from medreason.generation import cuda_graph
+from medreason.generation import cuda_graph, kv_cache
 from medreason.generation.cuda_graph import CudaGraphStep
 from medreason.generation.decoding import CompletionTokens, decode
-from medreason.generation.kv_cache import repeat_kv_cache
+from medreason.generation.kv_cache import PreallocatedLayer, repeat_kv_cache
 from medreason.generation.prefill import Prefill
 from medreason.models import model_folder
 from medreason.models.load import load_model
@@ -131,3 +131,59 @@ def test_step_reads_nothing_back_from_the_device() -> None:
         step = CudaGraphStep(model, rows, torch.ones(2, 5, dtype=torch.long), 4)
         logits: Tensor = step.run()
     assert logits.shape == (2, config.text_config.vocab_size)
+
+
+def test_failed_capture_goes_on_in_the_stream_it_began_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = ["of the model"]
+
+    class FailingCapture:
+        """As torch.cuda.graph, which enters its stream before the capture begins."""
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __enter__(self) -> None:
+            streams.append("of the capture")
+            raise RuntimeError("cannot capture")
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", FailingCapture)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+    begin = CudaGraphStep._open_window
+
+    def capture_all(step: CudaGraphStep) -> None:
+        step._captures = True
+        begin(step)
+
+    monkeypatch.setattr(CudaGraphStep, "_open_window", capture_all)
+    model = tiny()
+    graphed = decoded(model, graphs=True)
+    assert streams == ["of the model", "of the capture", "of the model"]
+    monkeypatch.undo()
+    assert [row.ids for row in graphed] == [row.ids for row in decoded(model, graphs=False)]
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["eager", "fixed shapes"])
+def test_kv_cache_under_autocast_is_half_as_large_with_the_same_completions(
+    graphs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny()
+    stored: list[torch.dtype] = []
+    expose = PreallocatedLayer._expose
+
+    def record(layer: PreallocatedLayer, length: int) -> tuple[Tensor, Tensor]:
+        stored.append(layer._buffers.dtype)
+        return expose(layer, length)
+
+    monkeypatch.setattr(PreallocatedLayer, "_expose", record)
+    completions = []
+    for dtype in (torch.bfloat16, torch.float32):
+        if dtype == torch.float32:  # that of the keys, without autocast's
+            monkeypatch.setattr(kv_cache, "_stored_dtype", lambda keys: keys.dtype)
+        with torch.autocast("cpu", torch.bfloat16):
+            completions.append(decoded(model, graphs=graphs, temperature=1.0))
+        assert set(stored) == {dtype}
+        stored.clear()
+    assert completions[0] == completions[1]

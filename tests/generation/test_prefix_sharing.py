@@ -23,6 +23,7 @@ from medreason.evaluation.option_likelihood import (
     option_likelihoods_unshared,
 )
 from medreason.generation import prefix_sharing
+from medreason.generation.drafts import DraftHistory
 from medreason.generation.prefix_sharing import PrefilledPrefixes
 from medreason.generation.rows import Completion, EvaluationRow
 from medreason.models.load import load_model, load_processor
@@ -57,9 +58,12 @@ def unshared(tiny: PreTrainedModel, rows: Sequence[EvaluationRow]) -> list[Compl
 
 
 def shared(
-    tiny: PreTrainedModel, rows: Sequence[EvaluationRow], size: int = 64
+    tiny: PreTrainedModel,
+    rows: Sequence[EvaluationRow],
+    size: int = 64,
+    drafts: DraftHistory | None = None,
 ) -> list[Completion]:
-    return answer_rows(tiny, PROCESSOR, rows, batch_size=size, max_new_tokens=LIMIT)
+    return answer_rows(tiny, PROCESSOR, rows, batch_size=size, max_new_tokens=LIMIT, drafts=drafts)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -68,6 +72,15 @@ def test_completions_are_those_of_generate(rows: list[EvaluationRow], attention:
     expected = unshared(tiny, subset)
     assert shared(tiny, subset) == expected
     assert shared(tiny, subset[::-1], size=16)[::-1] == expected
+    # The second time with the first's replies as drafts.
+    drafts = DraftHistory()
+    for _ in range(2):
+        drafts.take_counts()
+        assert shared(tiny, subset[::2], drafts=drafts) == expected[::2]
+    if attention == "sdpa":
+        assert drafts.counts.metrics()["tokens_per_pass"] > 3
+    else:
+        assert drafts.counts.passes == 0
     assert len({completion.text for completion in expected}) > 5
 
 

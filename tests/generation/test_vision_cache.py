@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from medreason.generation.vision_cache import (
     vision_tower_is_frozen,
 )
 from medreason.models.load import load_model
+from medreason.runs.files import atomic
 
 GRID = torch.tensor([[1, 4, 4]])
 
@@ -112,6 +115,14 @@ def test_two_at_once_lose_nothing_under_a_limit_that_is_always_met(tmp_path: Pat
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))
     assert not list(tmp_path.rglob(".*.unfinished"))
+
+
+def test_a_file_that_another_process_writes_is_not_removed(tmp_path: Path) -> None:
+    with atomic(tmp_path / "others.safetensors") as unfinished:
+        unfinished.write_bytes(bytes(10_000))
+        os.utime(unfinished, (time.time() - 60,) * 2)
+        features_of(cache_in(tmp_path, limit=2000), images(1))
+        assert unfinished.exists()
 
 
 def test_tiny_model_takes_features_and_knows_when_its_tower_is_frozen() -> None:

@@ -1,0 +1,279 @@
+"""Drafts: guesses of a completion's next tokens, which `decode` then checks several in one pass.
+
+A guess is the token that followed the same last tokens before: in replies to the same question (of
+an earlier model, epoch or validation, or of its other completions), else in other questions'
+replies. A wrong guess costs time and changes no token, so nothing here decides what is decoded.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+AUTO_LIMIT = 7
+"""Tokens of a draft at most, where `auto` chooses."""
+
+_START = -1
+"""Stands before a completion's first token."""
+
+_OF_QUESTION = (6, 3, 2, 1)
+_OF_OTHERS = (8, 4, 2)
+"""How many last tokens are looked up, the most first."""
+
+_LONGEST = 8
+_BYTES = 4
+"""Of a token."""
+_LEAD_BITS = 2
+_MOST_LEAD = (1 << _LEAD_BITS) - 1
+_LEAST = 0.2
+"""Likelihood of a drafted token where `auto` chooses, however cheap positions may be."""
+
+_REMEMBERED = 4
+"""Replies of a question; the oldest is forgotten."""
+
+
+class SuffixTable:
+    """Last tokens -> the token that followed them most often, with its lead over the others."""
+
+    def __init__(self, lengths: Sequence[int], limit: int) -> None:
+        """Of contexts of `lengths` tokens, of which the last `limit` to twice as many are kept."""
+        self._sizes = sorted(length * _BYTES for length in lengths)
+        self._limit = limit
+        # Bytes and integers: a hundred thousand tuples and lists would keep Python's garbage
+        # collector busy. A value is a token and its lead.
+        self._entries: dict[bytes, int] = {}
+        self._older: dict[bytes, int] = {}
+
+    def add(self, tokens: list[int], begin: int) -> None:
+        """Take in the tokens from place `begin` on, behind those before them."""
+        begin = max(begin, 1)
+        first = max(begin - _LONGEST, 0)
+        text = as_bytes(tokens[first:])
+        entries = self._entries
+        for place in range(begin, len(tokens)):
+            token, end = tokens[place], (place - first) * _BYTES
+            for size in self._sizes:
+                context = text[end - size : end] if size < end else text[:end]
+                entry = entries.get(context, -1)
+                # Source: the majority vote of Boyer and Moore, which counts in a single number.
+                if entry >> _LEAD_BITS == token:
+                    entries[context] = entry + (entry & _MOST_LEAD < _MOST_LEAD)
+                elif entry & _MOST_LEAD > 1 and entry >= 0:
+                    entries[context] = entry - 1
+                else:
+                    entries[context] = (token << _LEAD_BITS) + 1
+                if size >= end:
+                    break
+        if len(entries) > self._limit:
+            self._older, self._entries = entries, {}
+
+    def lookup(self, context: bytes) -> tuple[int, int] | None:
+        """(token, lead) behind a context."""
+        entry = self._entries.get(context) or self._older.get(context)
+        return (entry >> _LEAD_BITS, entry & _MOST_LEAD) if entry else None
+
+
+def as_bytes(tokens: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(tokens)}i", *tokens)
+
+
+@dataclass
+class DraftCounts:
+    """What drafts brought."""
+
+    passes: int = 0
+    """Each row of each pass through the model."""
+    tokens: int = 0
+    """Decoded in these passes."""
+    drafted: int = 0
+    accepted: int = 0
+
+    def metrics(self) -> dict[str, float]:
+        """tokens_per_pass (1 without drafts) and draft_acceptance, of those there are."""
+        metrics = {}
+        if self.passes:
+            metrics["tokens_per_pass"] = self.tokens / self.passes
+        if self.drafted:
+            metrics["draft_acceptance"] = self.accepted / self.drafted
+        return metrics
+
+
+def draft_history(draft_tokens: str, accelerator: str) -> DraftHistory | None:
+    """The history of a setting `draft_tokens`; None where nothing is to be drafted."""
+    # On CUDA a plain step is one CUDA graph, which a step with drafts is not yet: experimental.
+    if draft_tokens == "0" or (draft_tokens == "auto" and accelerator == "cuda"):
+        return None
+    return DraftHistory(None if draft_tokens == "auto" else int(draft_tokens))
+
+
+class DraftHistory:
+    """Earlier replies, in memory alone, and how often guesses from them were right."""
+
+    def __init__(
+        self,
+        most: int | None = None,
+        *,
+        contexts: int = 200_000,
+        reply_tokens: int = 10_000_000,
+    ) -> None:
+        """Drafts have `most` tokens wherever there is a guess; None lets the expected gain decide.
+        A table keeps at most twice as many `contexts`, of 100 bytes each; a token takes four."""
+        self.most = most
+        self.counts = DraftCounts()
+        self.table = SuffixTable(_OF_OTHERS, contexts)
+        self._contexts, self._most_tokens = contexts, reply_tokens
+        self._replies: OrderedDict[str, list[array[int]]] = OrderedDict()
+        self._tokens = 0
+        self.rates: dict[tuple[int, int, int], list[float]] = {}
+        """By kind of guess [right, made], both fading."""
+
+    def take_counts(self) -> dict[str, float]:
+        """The metrics since the last call."""
+        metrics, self.counts = self.counts.metrics(), DraftCounts()
+        return metrics
+
+    def add(self, question: str, replies: Iterable[Sequence[int]]) -> None:
+        """Remember replies (token ids) to a question."""
+        remembered = self._replies.setdefault(question, [])
+        self._replies.move_to_end(question)
+        for reply in replies:
+            tokens = array("i", reply)
+            if tokens in remembered:  # the newest are kept
+                remembered.remove(tokens)
+                self._tokens -= len(tokens)
+            remembered.append(tokens)
+            self._tokens += len(tokens)
+        while len(remembered) > _REMEMBERED:
+            self._tokens -= len(remembered.pop(0))
+        while self._tokens > self._most_tokens and len(self._replies) > 1:
+            _, oldest = self._replies.popitem(last=False)
+            self._tokens -= sum(map(len, oldest))
+
+    def of_rows(self, questions: Sequence[str]) -> RowDrafts:
+        """The drafts of rows that answer `questions`; rows of one question help each other."""
+        own: dict[str, SuffixTable] = {}
+        for question in questions:
+            if question not in own:
+                own[question] = SuffixTable(_OF_QUESTION, self._contexts)
+                for reply in self._replies.get(question, ()):
+                    own[question].add([_START, *reply], 0)
+        return RowDrafts(self, questions, own)
+
+
+class RowDrafts:
+    """Drafts of the rows of one call of `decode`."""
+
+    def __init__(
+        self, history: DraftHistory, questions: Sequence[str], own: Mapping[str, SuffixTable]
+    ) -> None:
+        self._history = history
+        self._questions = questions
+        self._own = own
+        self._texts = [[_START] for _ in questions]
+        self._guesses: dict[int, list[tuple[int, tuple[int, int, int]]]] = {}
+        """Of each row that is being decoded (token, kind) of its next tokens."""
+
+    def propose(
+        self, room: Mapping[int, int], positions_of_pass: float, ends: frozenset[int]
+    ) -> dict[int, list[int]]:
+        """A draft of each row in `room`, of at most so many tokens; it may be empty.
+
+        `positions_of_pass`: a pass costs as much as so many further positions of one.
+        """
+        most = self._history.most
+        least = 0.0
+        if most is None:
+            # No draft token that is less likely raises the tokens a second of this pass.
+            least = max(len(room) / (len(room) + positions_of_pass), _LEAST)
+        likelihoods = [
+            (likelihood, row)
+            for row, tokens in room.items()
+            for likelihood in self._guess(row, min(tokens, most or AUTO_LIMIT), least, ends)
+        ]
+        lengths = dict.fromkeys(room, 0)
+        if most is None:
+            likelihoods.sort(key=lambda pair: -pair[0])
+        expected, cost = float(len(room)), len(room) + positions_of_pass
+        for likelihood, row in likelihoods:
+            # Tokens a cost grow only by a position that brings more than the mean.
+            if most is None and likelihood * cost <= expected:
+                break
+            lengths[row] += 1
+            expected, cost = expected + likelihood, cost + 1
+        return {
+            row: [token for token, _ in self._guesses[row][:length]]
+            for row, length in lengths.items()
+        }
+
+    def _guess(self, row: int, most: int, least: float, ends: frozenset[int]) -> list[float]:
+        """The likelihoods that all of the first 1, 2, ... guesses are right, while above `least`.
+
+        One guess more is made, so that its kind is seen to be right or wrong without a position of
+        its own.
+        """
+        own, others = self._own[self._questions[row]], self._history.table
+        rates, tail = self._history.rates, as_bytes(self._texts[row][-_LONGEST:])
+        guesses: list[tuple[int, tuple[int, int, int]]] = []
+        self._guesses[row] = guesses
+        likelihoods: list[float] = []
+        likelihood = 1.0
+        while len(guesses) <= most:
+            entry, source, length = None, 0, 0
+            for source, length in _ORDER:
+                entry = (others if source else own).lookup(tail[-length * _BYTES :])
+                if entry is not None:
+                    break
+            if entry is None:
+                break
+            token, lead = entry
+            kind = (source, length, lead)
+            right, made = rates.get(kind) or rates.setdefault(kind, [1.5, 2.0])
+            likelihood *= right / made
+            guesses.append((token, kind))
+            if likelihood <= least or len(guesses) > most:
+                break
+            likelihoods.append(likelihood)
+            if token in ends:
+                break
+            tail = tail[(1 - _LONGEST) * _BYTES :] + as_bytes([token])
+        return likelihoods
+
+    def observe(self, row: int, tokens: Sequence[int], drafted: int) -> None:
+        """A pass over a draft of so many tokens decoded these tokens of the row."""
+        counts = self._history.counts
+        counts.passes += 1
+        counts.tokens += len(tokens)
+        counts.drafted += drafted
+        counts.accepted += len(tokens) - 1
+        for (guess, kind), token in zip(self._guesses.pop(row, ()), tokens, strict=False):
+            rate = self._history.rates[kind]
+            if rate[1] > _FADES_AFTER:
+                rate[0], rate[1] = rate[0] / 2, rate[1] / 2
+            rate[1] += 1.0
+            if guess != token:
+                break
+            rate[0] += 1.0
+        text = self._texts[row]
+        text += tokens
+        self._own[self._questions[row]].add(text, len(text) - len(tokens))
+
+    def finish(self) -> None:
+        """Remember the completions for later calls."""
+        replies: dict[str, list[list[int]]] = {}
+        for question, text in zip(self._questions, self._texts, strict=True):
+            self._history.table.add(text, 1)
+            replies.setdefault(question, []).append(text[1:])
+        for question, texts in replies.items():
+            self._history.add(question, texts)
+
+
+_FADES_AFTER = 400.0
+
+_ORDER = sorted(
+    [(0, length) for length in _OF_QUESTION] + [(1, length) for length in _OF_OTHERS],
+    key=lambda kind: (-kind[1], kind[0]),
+)
+"""(source, length) of guesses: the longest context first, and the question's own before others'."""
