@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from medreason.config import Config
+from medreason.models import device
 from medreason.runs.process_memory import private_bytes, return_freed_blocks
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
@@ -25,7 +25,7 @@ def compare(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str
     model was loaded.
     """
     on_cpu = config.hardware.accelerator == "cpu"
-    PartialState(cpu=on_cpu)
+    device.join(config.hardware)
     if on_cpu and config.hardware.gradient_checkpointing:  # as the worker does
         return_freed_blocks()
     if config.hardware.threads:

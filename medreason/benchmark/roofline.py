@@ -10,6 +10,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from medreason.models.vision_tower import vision_tower
+
 Result = TypeVar("Result")
 
 
@@ -73,7 +75,7 @@ def roofline_seconds(
     `prompts` and `patches` are the numbers of each question, `tokens` those of each completion;
     products are computed in `dtype`. All parameters are trained.
     """
-    config, vision = model.config.get_text_config(), model.config.vision_config
+    config, tower = model.config.get_text_config(), vision_tower(model.config)
     layers = sum(p.numel() for name, p in model.named_parameters() if ".layers." in name)
     visual = sum(p.numel() for name, p in model.named_parameters() if ".visual." in name)
     head = config.vocab_size * config.hidden_size
@@ -82,9 +84,7 @@ def roofline_seconds(
     # Causal: a prompt's tokens attend to half of it on average, a completion's to all of the
     # prompt and half of the completion.
     pairs = sum(p * p / 2 + completions * tokens * (p + tokens / 2) for p in prompts)
-    vision_flops = sum(
-        2 * visual * n + 4 * n * n * vision.embed_dim * vision.depth for n in patches
-    )
+    vision_flops = sum(2 * visual * n + 4 * tower.attended_pairs(n) * tower.width for n in patches)
     text_flops = 2 * layers * (sum(prompts) + count * tokens)
     text_flops += 4 * pairs * config.hidden_size * config.num_hidden_layers
     head_flops = 2 * head * count * tokens

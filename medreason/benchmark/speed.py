@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from medreason.data.images import open_rgb, resize_square
 from medreason.evaluation.answers import answer_rows, answer_rows_unshared
 from medreason.evaluation.controls import samples_under
 from medreason.generation.rows import Completion, EvaluationRow
+from medreason.models import device
 from medreason.models.load import load_model, load_processor, without_adapter
 from medreason.prompts import evaluation_prompt
 from medreason.runs import environment
@@ -97,6 +99,7 @@ def measure(
     logps; evaluation: batches of rows by `generate` against rows that share their images.
     `on_round` hears of each round of measurements before it begins.
     """
+    device.join(config.hardware)
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
     torch.set_flush_denormal(config.hardware.accelerator == "cpu")  # as the worker does
@@ -132,12 +135,15 @@ def measure(
 
 
 def _comparable(config: Config) -> Config:
-    """Without a reference model and dropout."""
+    """Without a reference model, dropout and drafts."""
     # Random weights have no folder from which TRL could load a reference model, and the engines
     # draw different dropout masks.
     trl = {**config.method.trl, "beta": 0.0}
     adapter = {**config.adapter, "lora_dropout": 0.0} if config.adapter else {}
-    return replace(config, method=replace(config.method, trl=trl), adapter=adapter)
+    # Every round asks the same questions: drafts would be the completions of the round before.
+    rollout = replace(config.rollout, draft_tokens="0")
+    method = replace(config.method, trl=trl)
+    return replace(config, method=method, adapter=adapter, rollout=rollout)
 
 
 def _measure_round(
@@ -155,9 +161,12 @@ def _measure_round(
     # In each round anew: other programs and the clock change a machine's speed within minutes.
     measured.rates[tokens].append(measured_rates(model.device, _dtype(trainers["baseline"])))
     for name, trainer in trainers.items():
-        with PeakMemory(model.device) as peak:
-            times = _time_step(trainer, rows, tokens)
-        answers[name], times["evaluation"] = _time_evaluation(config, trainer, evaluated, tokens)
+        with _computing_in(_dtype(trainer), trainer):
+            with PeakMemory(model.device) as peak:
+                times = _time_step(trainer, rows, tokens)
+            answers[name], times["evaluation"] = _time_evaluation(
+                config, trainer, evaluated, tokens
+            )
         measured.peak_bytes[name] = max(measured.peak_bytes[name], peak.bytes)
         for stage, seconds in times.items() if not warm_up else ():
             measured.seconds[f"{stage}_{tokens}"][name].append(seconds)
@@ -167,6 +176,22 @@ def _measure_round(
         f"rollout_{tokens}": len(rows) * tokens,
         f"evaluation_{tokens}": decoded,
     }
+
+
+@contextmanager
+def _computing_in(dtype: torch.dtype, trainer: GRPOTrainer) -> Iterator[None]:
+    """Within, every product of the language model's last layer must be of `dtype`: an engine timed
+    in another precision than the other would be compared with nothing."""
+    computed: set[torch.dtype] = set()
+    base: Any = without_adapter(_model(trainer))
+    hook = base.model.language_model.layers[-1].mlp.up_proj.register_forward_hook(
+        lambda _module, _inputs, output: computed.add(output.dtype)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+    assert computed == {dtype}, f"{type(trainer).__name__} computed in {computed}, not in {dtype}"
 
 
 def _setup(config: Config, model: PreTrainedModel | PeftModel) -> dict[str, Any]:
@@ -245,16 +270,18 @@ def _time_evaluation(
         if isinstance(trainer, GroupedGRPOTrainer)
         else answer_rows_unshared
     )
-    answers, seconds = timed(
-        model.device,
-        lambda: answer(
-            base,
-            processor,
-            rows,
-            batch_size=config.hardware.per_device_evaluation,
-            max_new_tokens=tokens,
-        ),
-    )
+    # One context for all steps casts the weights once. An evaluation loads them in its precision.
+    with trainer.accelerator.autocast():
+        answers, seconds = timed(
+            model.device,
+            lambda: answer(
+                base,
+                processor,
+                rows,
+                batch_size=config.hardware.per_device_evaluation,
+                max_new_tokens=tokens,
+            ),
+        )
     model.train()
     return answers, seconds
 
@@ -275,7 +302,10 @@ def _batch(
         if completion_ids is not None:
             return completion_ids, None
         sample = type(trainer)._generate_single_turn
-        completions, spent = timed(device, lambda: sample(trainer, *args, **kwargs))
+        # Autocast that is entered once casts the weights once. TRL's own way, which casts them in
+        # each step and encodes images in float32, would make the baseline look slower.
+        with trainer.accelerator.autocast():
+            completions, spent = timed(device, lambda: sample(trainer, *args, **kwargs))
         return completions
 
     vars(trainer)["_generate_single_turn"] = generate

@@ -8,26 +8,33 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 
 from medreason import config as configuration
 from medreason import data
-from medreason.config import Config, machine
-from medreason.data import audit
-from medreason.execution import gpu_slots, slurm, worker_process
+from medreason.config import Config, Hardware, machine
+from medreason.data import audit, images, validation
+from medreason.execution import disk, gpu_slots, slurm, worker_process
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.slurm import Rendezvous
 from medreason.judging import grade
 from medreason.models import model_folder
-from medreason.runs import integrity
-from medreason.runs.files import atomic, free_bytes, remove_unfinished, write_json
+from medreason.report.names import arm_key
+from medreason.runs import integrity, openings
+from medreason.runs.files import atomic, read_json, remove_unfinished, write_json
+from medreason.runs.openings import Opening
 from medreason.runs.outcomes import BusyError
 from medreason.runs.progress import Display
 from medreason.runs.run_folder import State
+from medreason.samples import Sample
 
 _POLL_SECONDS = 1.0
+_MUCH_LARGER = 16
+_RETRY_AFTER_SECONDS = 120.0
+"""The longest that a server may ask to wait before an attempt."""
 
 
 def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
@@ -41,11 +48,13 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
         ValueError: bad input, refused before any training.
         RuntimeError: the worker process failed; the first line of its error and its log are named.
     """
+    config = _without_device(config)
     request = run_request(config)
     display = Display(request.folder.path.name, label)
     done = request.state.state == "done"
     if done and decide(config, request, request.state) is Decision.FINISHED:
         _join_sweep(config, request)
+        _record_opening(config, request)
         display.end(Decision.FINISHED.value)
         return request, False
     rendezvous = slurm.rendezvous(config.hardware)
@@ -57,15 +66,37 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
         decision = decide(config, request, state)
         if decision is Decision.FINISHED:  # by that process, or killed on its last line
             request.folder.update(state="done", error=None)
+            _record_opening(config, request)
             return request, False
-        _check(config, state)
+        _check(config, request, state)
         if decision is not Decision.START:
             display.line(decision.value)
         with gpu_slots.hold(config.hardware, lambda: display.line("waits for a GPU")) as slots:
             _record_start(config, request, state, display)
             _start_and_wait(config, request, display, slots, rendezvous, descriptor)
-        display.done(request.folder.evaluation(request.evaluation_key))
+        _record_opening(config, request)
+        if config.runs.test:
+            display.done(request.folder.evaluation(request.evaluation_key))
+        else:
+            display.end(f"trained, not tested; {request.folder.state().chosen_because}")
     return request, True
+
+
+def _without_device(config: Config) -> Config:
+    """The configuration as it is, but for a served model on one process of the CPU, whatever the
+    profile: it waits for the server alone, and for as long as a request may be repeated."""
+    if not config.model.is_served:
+        return config
+    endpoint = config.model.endpoint
+    minutes = endpoint.attempts * (endpoint.timeout_s + _RETRY_AFTER_SECONDS) / 60
+    profile = Hardware(
+        *("cpu", "cpu"),
+        *(1, 1, 1),
+        precision="float32",
+        threads=config.hardware.threads,
+        hang_timeout_minutes=max(config.hardware.hang_timeout_minutes, 2 * minutes),
+    )
+    return replace(config, hardware=profile)
 
 
 @contextmanager
@@ -108,6 +139,8 @@ def decide(config: Config, request: RunRequest, state: State) -> Decision:
     folder, evaluation_key = request.folder, request.evaluation_key
     if state.trained and folder.config.exists():
         integrity.refuse_other_config(folder, request.parts)
+    if state.trained and not config.runs.test:
+        return Decision.FINISHED
     evaluated = state.trained and evaluation_key in state.evaluations
     if evaluated and integrity.is_whole(folder, evaluation_key):
         return Decision.FINISHED
@@ -131,25 +164,38 @@ def _join_sweep(config: Config, request: RunRequest) -> State:
     return request.folder.update(sweeps={config.sweep: [request.evaluation_key]})
 
 
-def _check(config: Config, state: State) -> None:
-    """Refuse what this machine, its disk or the judge's endpoint does not allow."""
-    machine.check(config)
-    _refuse_full_disk(config)
-    if not state.trained:
-        _try_reward_judge(config)
-
-
-def _refuse_full_disk(config: Config) -> None:
-    """Weights, two checkpoints with optimizer states, and room for the rest."""
-    if config.method.algorithm == "none":
+def _record_opening(config: Config, request: RunRequest) -> None:
+    """Count that this sweep has seen the test results of this arm."""
+    if not config.runs.test:
         return
-    needed = 100 * 2**20 + 8 * model_folder.size_on_disk(config.model.path)
-    free = free_bytes(config.folder)
-    if free < needed:
-        raise ValueError(
-            f"outputs={config.outputs}: {free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} "
-            "GiB needed for checkpoints; free some space or set outputs=... to another disk"
-        )
+    openings.record(
+        config.folder,
+        Opening(
+            sweep=config.sweep,
+            data=config.choices.get("data") or config.data["_target_"],
+            questions=request.test_digest,
+            arm=arm_key(config),
+            method=config.method.name,
+            run=request.folder.path.name,
+            evaluation=request.evaluation_key,
+            trained=config.method.algorithm != "none",
+            validated=bool(request.validation_samples),
+        ),
+    )
+
+
+def _check(config: Config, request: RunRequest, state: State) -> None:
+    """Refuse what this machine, its disk, a server or the judge's endpoint does not allow."""
+    machine.check(config)
+    if config.model.is_served:
+        from medreason.generation import served_model  # openai, an extra, and a second to import
+
+        served_model.probe(config.model)
+    elif not state.trained:
+        model_folder.check_hub(config.model.path, config.model.revision)
+        files = request.folder.checkpoints.rglob("*")
+        disk.refuse_full(config, present=sum(file.stat().st_size for file in files))
+        _try_reward_judge(config)
 
 
 def _try_reward_judge(config: Config) -> None:
@@ -170,16 +216,19 @@ def _record_start(config: Config, request: RunRequest, state: State, display: Di
         with atomic(path) as unfinished:
             configuration.write(config, unfinished)
     # With the audit's warnings, for the run's table and MLflow.
-    samples = data.load(config.data, config.folder / "cache")
+    samples = data.samples_of(config)
     train, test = data.trained_on(config, samples), data.tested_on(config, samples)
+    held_back = validation.in_domain(config, samples) if train else []
     digests = data.image_digests(config.data, config.folder / "cache", [*train, *test])
-    counts = data.row_counts(config.data, config.folder / "cache")
-    notes = data.reading_notes(config)
-    for note in notes:
+    counts = data.row_counts(config.data, config.folder / "cache", config.validation)
+    notes = [*data.reading_notes(config), *validation.notes(config, samples)]
+    for note in [*notes, *_size_note(config, [*train, *test])]:
         display.line(note)
     digest = data.digest([*train, *test], digests)
     left_out = config.left_out_of_epoch(len(train))
-    facts = audit.audit_run(train, test, digest, counts, notes, left_out_of_epoch=left_out)
+    facts = audit.audit_run(
+        *(train, test, digest, counts, notes), validation=held_back, left_out_of_epoch=left_out
+    )
     write_json(evaluation.data, facts)
     folder.update(
         state="running",
@@ -190,6 +239,21 @@ def _record_start(config: Config, request: RunRequest, state: State, display: Di
         attempts=state.attempts + 1,
         error=None,
     )
+
+
+def _size_note(config: Config, samples: Sequence[Sample]) -> list[str]:
+    """That the images are far larger than what the tiny model sees of them, where they are."""
+    if model_folder.resolve(config.model.path) != str(model_folder.EMBEDDED) or not samples:
+        return []
+    image = samples[0].image
+    processor = read_json(model_folder.EMBEDDED / "processor_config.json")["image_processor"]
+    width, height = images.size_of(image) if image.is_file() else (0, 0)
+    if width * height < _MUCH_LARGER * processor["size"]["longest_edge"]:
+        return []
+    return [
+        f"images such as {image.name} have {width} x {height} pixels, model=tiny sees 112 x 112: "
+        "action=prepare prepare.size=112 makes them small once, data=prepared reads them"
+    ]
 
 
 def _start_and_wait(
@@ -204,17 +268,32 @@ def _start_and_wait(
 
     Raises:
         RuntimeError: with the first line of the error and the last lines of the log.
+        KeyboardInterrupt: with what the folder keeps.
     """
     log = request.folder.log
     start = log.stat().st_size if log.exists() else 0
     try:
         worker_process.run(config, request, display, slots, rendezvous, descriptor)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"{request.folder.path} {_kept(config, request)}") from interrupt
     except RuntimeError as error:
         request.folder.update(state="failed", error=next(iter(str(error).splitlines()), ""))
         raise RuntimeError(
             f"{request.folder.path.name}: {error} (see {log})"
             f"\n{worker_process.last_lines(log, start)}"
         ) from error
+
+
+def _kept(config: Config, request: RunRequest) -> str:
+    """What an interrupted run does not do again."""
+    if config.method.algorithm == "none":
+        return "keeps the answers so far"
+    if (request.folder.model / "config.json").exists() or request.folder.state().trained:
+        return "keeps its weights and the answers so far"
+    steps = [
+        int(p.name.rpartition("-")[2]) for p in request.folder.checkpoints.glob("checkpoint-*")
+    ]
+    return f"keeps the checkpoint of step {max(steps)}" if steps else "has no checkpoint yet"
 
 
 def _join_first_node(

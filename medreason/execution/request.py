@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medreason import config as configuration
 from medreason import data
 from medreason.config import Config
+from medreason.data import validation
 from medreason.models import adapters, model_folder
 from medreason.replies import parse
 from medreason.rewards import embeddings
+from medreason.rewards.named_score import NamedScore
 from medreason.runs import integrity, keys
 from medreason.runs.outcomes import NoDataError
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, State, find_run_folder
@@ -34,6 +35,10 @@ class RunRequest:
     training_samples: int
     test_samples: Sequence[Sample] = field(repr=False)
     """The same object for the same selection."""
+    test_digest: str = ""
+    """Of the test questions alone."""
+    validation_samples: Sequence[Sample] = field(repr=False, default=())
+    """Asked at each validation while it trains."""
 
     @property
     def evaluation(self) -> EvaluationFolder:
@@ -51,18 +56,22 @@ def run_request(config: Config) -> RunRequest:
         NoDataError: no training or test samples.
         ValueError: data or model cannot be used, or the folder records another run.
     """
-    fingerprint = _fingerprint(config.model.path)
-    samples = data.load(config.data, config.folder / "cache")
+    fingerprint = "" if config.model.is_served else _fingerprint(config.model.path)
+    model_folder.refuse_other_option(config.model.path, config.choices.get("model", ""))
+    samples = data.samples_of(config)
     training_samples, training_digest = _training_samples(config, samples)
     test_samples, test_digest = _test_samples(config, samples)
     _refuse_unusable(config, samples, training_samples, test_samples)
-    parts = keys.train_parts(config, training_digest, fingerprint)
+    questions = validation.questions(config, samples)
+    asked = validation.digest(config, questions)
+    parts = keys.train_parts(config, training_digest, fingerprint, asked)
     train_key = keys.digest(parts)
     evaluation_key = keys.digest(keys.evaluation_parts(config, train_key, test_digest))
     folder = find_run_folder(config.folder / "runs", config.run_name, train_key)
     state = folder.state()
     integrity.refuse_other_state(folder, state, parts)
-    selected = len(training_samples), test_samples
+    validated = [sample for side in questions.values() for sample in side]
+    selected = len(training_samples), test_samples, test_digest.partition("-")[0], validated
     return RunRequest(folder, state, parts, train_key, evaluation_key, *selected)
 
 
@@ -100,7 +109,8 @@ def _select(config: Config, key: str, select: Callable[[], list[Sample]]) -> Sel
 
 def _selection_key(purpose: str, config: Config, *more: object) -> str:
     untrained = config.method.algorithm == "none"
-    return json.dumps([purpose, config.outputs, config.data, untrained, more], sort_keys=True)
+    rows = config.data, asdict(config.validation)
+    return json.dumps([purpose, config.outputs, *rows, untrained, more], sort_keys=True)
 
 
 @functools.cache  # start models do not change while a process runs
@@ -127,6 +137,7 @@ def _refuse_unusable(
         embeddings.check(config.evaluation.encoder)
     if config.method.algorithm == "none":
         return
+    validation.refuse_unusable(config, samples)
     if len(training_samples) < config.method.prompts_per_step:
         raise NoDataError(
             _without_side("train", config, samples)
@@ -139,7 +150,8 @@ def _refuse_unusable(
     if model_folder.is_adapter(config.model.path):
         raise ValueError(
             f"model.path={config.model.path!r} is an adapter: training starts from a full model; "
-            "merge it with PEFT's merge_and_unload and save that"
+            "merge it without rounding (action=export export.precision=float32 export.to=...) and "
+            "start from that folder"
         )
     if config.method.algorithm == "grpo":
         _try_rewards(config, training_samples)
@@ -165,13 +177,18 @@ def _hint(config: Config, samples: Sequence[Sample]) -> str:
 
 
 def _try_rewards(config: Config, samples: Sequence[Sample]) -> None:
-    """Score one reply, so that a reward that cannot be computed fails here and not in step 1."""
+    """Score replies that are right, wrong and unreadable, so that a reward that cannot be computed
+    fails here and not in step 1."""
     poorest = min(samples, key=lambda sample: sample.explanation is not None)
-    reply = parse("<think>?</think><answer>A</answer>", poorest.options)
+    wrong = next((letter for letter in poorest.letters if letter != poorest.answer), "?")
+    answers = [f"<answer>{answer}</answer>" for answer in (poorest.answer, wrong)]
+    texts = [*(f"<think>?</think>{answer}" for answer in answers), ""]
+    replies = [parse(text, poorest.options) for text in texts]
     if poorest.explanation is None and any(r.judge == "reasoning" for r in config.reward.values()):
         raise ValueError(
             f"sample {poorest.id} of {poorest.source} has no explanation, which a judge of its "
             "reasoning needs; use a data set with explanations, or another reward"
         )
-    for reward in (reward for reward in config.reward.values() if reward.score):
-        configuration.function(reward.score)(reply, poorest)
+    for name, reward in config.reward.items():
+        for reply in replies if reward.score else ():
+            NamedScore(name, reward.score)(reply, poorest)

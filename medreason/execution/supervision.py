@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from medreason.execution.fork_server import ForkedWorker
+
 _POLL_SECONDS = 0.1
 _STACK_SECONDS = 2.0  # a rank needs to write its stacks
 _LAST_LINES = 15
@@ -22,7 +24,7 @@ class HungError(RuntimeError):
 
 
 def wait(
-    process: subprocess.Popen[bytes],
+    process: subprocess.Popen[bytes] | ForkedWorker,
     progress: Path,
     minutes: float,
     on_poll: Callable[[], None] = lambda: None,
@@ -57,14 +59,18 @@ def dump_stacks(pid: int) -> None:
 
 
 def ranks(pid: int) -> list[psutil.Process]:
-    """The worker processes at or below `pid`, without torchrun, which starts them."""
+    """The worker processes: `pid`, or what it started where it is torchrun."""
     try:
         root = psutil.Process(pid)
         processes = [root, *root.children(recursive=True)]
         commands = [(process, process.cmdline()) for process in processes]
     except psutil.NoSuchProcess:
         return []
-    return [p for p, command in commands if _WORKER in command and _LAUNCHER not in command]
+    return [
+        process
+        for process, command in commands
+        if _LAUNCHER not in command and (process == root or _WORKER in command)
+    ]
 
 
 def how_it_died(returncode: int, output: str) -> str:

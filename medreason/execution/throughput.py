@@ -39,6 +39,11 @@ class Throughput:
         self._read()
         return self._evaluation.get(_evaluation_kind(config, config.evaluation.answers))
 
+    def validation(self, config: Config) -> float | None:
+        """Seconds an answer of a validation, which is generated."""
+        self._read()
+        return self._evaluation.get(_evaluation_kind(config, ["generated"]))
+
     def _read(self) -> None:
         if self._training is not None:
             return
@@ -86,9 +91,10 @@ def _measure(folder: RunFolder) -> _Measured | None:
         return None
     # A resumed run's seconds are those of its last attempt, its steps are all.
     logged = folder.logged() if state.train_seconds and state.attempts == 1 else []
+    updating = state.train_seconds - sum(row.get("validation/seconds") or 0.0 for row in logged)
     return _Measured(
         config,
-        state.train_seconds / logged[-1]["step"] if logged else None,
+        updating / logged[-1]["step"] if logged else None,
         state.evaluate_seconds / answers if answers else None,
         forms,
     )
@@ -104,4 +110,4 @@ def _training_kind(config: Config) -> TrainingKind:
 
 
 def _evaluation_kind(config: Config, answers: list[str]) -> EvaluationKind:
-    return config.model.name, config.hardware.name, tuple(sorted(answers))
+    return config.model.label, config.hardware.name, tuple(sorted(answers))

@@ -1,4 +1,5 @@
-"""The worker: `python -m medreason.execution.worker FOLDER EVALUATION_KEY`, one process a device.
+"""The worker: `python -m medreason.execution.worker FOLDER EVALUATION_KEY`, one process a device,
+or for a run on a CPU a fork of a process that has imported this module (`fork_server`).
 
 Trains what is not trained and evaluates what is not evaluated. Its output goes to train.log.
 """
@@ -19,7 +20,10 @@ from accelerate import PartialState
 from medreason import config as configuration
 from medreason import data, tracking
 from medreason.config import Config
+from medreason.console import quiet_libraries
+from medreason.data import validation
 from medreason.evaluation.run import evaluate, refuse_long_tests
+from medreason.models import device
 from medreason.runs import environment, parent_watch
 from medreason.runs.process_memory import return_freed_blocks
 from medreason.runs.progress import Reporter
@@ -29,41 +33,49 @@ from medreason.training.run import train, trained_model
 ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], None]
 
 
-def main() -> None:
-    folder, evaluation_key = RunFolder(Path(sys.argv[1])), sys.argv[2]
+def main(path: Path, evaluation_key: str) -> None:
+    folder = RunFolder(path)
+    quiet_libraries()
     sys.excepthook = _record_error_in(folder)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     faulthandler.register(signal.SIGUSR1)  # the launcher sends it when no step comes
     if parent := os.environ.get("MEDREASON_PARENT"):
         parent_watch.end_with(int(parent))
-        parent_watch.end_with(os.getppid())  # torchrun, where there are several ranks
+        parent_watch.end_with(os.getppid())  # torchrun, or the server that forked this process
     config = configuration.read(EvaluationFolder(folder, evaluation_key).config)
     state = processes(config)
-    samples = data.load(config.data, config.folder / "cache")
+    samples = data.samples_of(config)
     reporter = Reporter(folder.progress)
     report = reporter if state.is_main_process else lambda *_: None
     if state.is_main_process:
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         environment.write(folder, gpus, torch.version.cuda if gpus else None)
     with tracking.mirrored(config, folder, evaluation_key, active=state.is_main_process):
-        refuse_long_tests(config, samples)
+        if config.runs.test:
+            refuse_long_tests(config, samples)
         if config.method.algorithm != "none" and not folder.state().trained:
-            train(config, data.trained_on(config, samples), folder, report)
-        evaluate(trained_model(config, folder), samples, folder, evaluation_key, report)
+            questions = validation.questions(config, samples)
+            train(config, data.trained_on(config, samples), folder, report, questions)
+        if config.runs.test:
+            evaluate(trained_model(config, folder), samples, folder, evaluation_key, report)
         if state.is_main_process:
             folder.update(state="done", trained=True)
     state.destroy_process_group()
 
 
 def processes(config: Config) -> PartialState:
-    """Join the other ranks, if there are any."""
+    """Join the other ranks, if there are any.
+
+    Raises:
+        ValueError: torch finds no GPU, or the ranks are not as many as the profile says.
+    """
     cpu = config.hardware.accelerator == "cpu"
     # Before any thread of torch starts. Gradients of tokens with probability near 1 are denormal
     # numbers, with which a CPU computes several times slower.
     torch.set_flush_denormal(cpu)
     if cpu and config.hardware.gradient_checkpointing:  # memory before speed
         return_freed_blocks()
-    state = PartialState(cpu=cpu)
+    state = device.join(config.hardware)
     if state.num_processes != config.hardware.processes:
         raise ValueError(
             f"{state.num_processes} processes were started (WORLD_SIZE), and hardware="
@@ -76,9 +88,6 @@ def processes(config: Config) -> PartialState:
 
         # Else it assumes one process when a reference model is loaded.
         deepspeed.init_distributed()
-    if limit := config.hardware.memory_limit_gb:
-        total = torch.cuda.get_device_properties(state.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(limit * 1e9 / total, state.device)
     return state
 
 
@@ -99,4 +108,4 @@ def _record_error_in(folder: RunFolder) -> ExceptHook:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]), sys.argv[2])

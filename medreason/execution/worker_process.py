@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from medreason.config import Config
-from medreason.execution import supervision
+from medreason.execution import fork_server, gpu_slots, supervision
+from medreason.execution.fork_server import ForkedWorker
 from medreason.execution.gpu_slots import GpuSlots
 from medreason.execution.request import RunRequest
 from medreason.execution.slurm import Rendezvous
@@ -35,16 +36,9 @@ def run(
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.log.open("a") as log:
         start = log.tell()
-        process = subprocess.Popen(
-            _command(config, request, rendezvous),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=_environment(config, slots),
-            start_new_session=True,
-            # Run and GPUs stay held until the worker is gone, even if its parent is killed.
-            pass_fds=(*descriptors, *slots.descriptors),
-        )
+        # Run and GPUs stay held until the worker is gone, even if its parent is killed.
+        held = (*descriptors, *slots.descriptors)
+        process = _start(config, request, rendezvous, slots, log.fileno(), held)
         try:
             supervision.wait(
                 process,
@@ -63,6 +57,32 @@ def run(
         # A rank that was killed wrote no error, and those of the others are its echo.
         error = None if supervision.was_killed(output) else folder.state().error
         raise RuntimeError(error or supervision.how_it_died(process.returncode, output))
+
+
+def _start(
+    config: Config,
+    request: RunRequest,
+    rendezvous: Rendezvous | None,
+    slots: GpuSlots,
+    log: int,
+    held: tuple[int, ...],
+) -> subprocess.Popen[bytes] | ForkedWorker:
+    """Start the worker, or torchrun with one for each rank; it inherits the descriptors `held`."""
+    environment = _environment(config, slots)
+    alone = config.hardware.accelerator == "cpu" and config.hardware.processes == 1
+    if alone and sys.platform == "linux":
+        return fork_server.start(
+            request.folder.path, request.evaluation_key, environment, log, held
+        )
+    return subprocess.Popen(
+        _command(config, request, rendezvous),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+        pass_fds=held,
+    )
 
 
 def _command(config: Config, request: RunRequest, rendezvous: Rendezvous | None) -> list[str]:
@@ -84,16 +104,18 @@ def _command(config: Config, request: RunRequest, rendezvous: Rendezvous | None)
 
 def _environment(config: Config, slots: GpuSlots) -> dict[str, str]:
     threads = config.hardware.threads or max((os.cpu_count() or 1) // config.hardware.devices, 1)
-    return os.environ | {
+    cuda = gpu_slots.cuda_environment(slots.devices, expandable=config.rollout.name != "vllm")
+    return {
+        **os.environ,
+        **cuda,
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "MEDREASON_PARENT": str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
-        "CUDA_VISIBLE_DEVICES": ",".join(slots.devices),  # none on a CPU
     }
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes] | ForkedWorker) -> None:
     """End the worker and all its ranks."""
     for stop_signal in (signal.SIGTERM, signal.SIGKILL):
         try:

@@ -13,7 +13,7 @@ from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUs
 
 from medreason.config import Config
 from medreason.samples import Sample
-from medreason.training.memory_estimate import DeviceBatch
+from medreason.training.memory_estimate import DeviceBatch, bucket_bytes
 from medreason.training.memory_limits import longest_samples, remedies
 from medreason.training.peak_memory import PeakMemory
 
@@ -63,12 +63,9 @@ def _run_step(
     rows: list[dict[str, Any]],
 ) -> DeviceBatch:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    # The optimizer allocates its states in the first real step. A CPU gives memory only for pages
-    # that are written, hence the addition.
-    states = torch.zeros(
-        trained * _STATE_BYTES[config.hardware.optimizer_states],
-        dtype=torch.uint8,
-        device=trainer.accelerator.device,
+    # A CPU gives memory only for pages that are written, hence the addition.
+    later = torch.zeros(
+        _allocated_later(config, trained), dtype=torch.uint8, device=trainer.accelerator.device
     ).add_(1)
     model.train()
     if config.hardware.gradient_checkpointing:  # transformers enables it when training begins
@@ -80,16 +77,24 @@ def _run_step(
         batch = trainer._prepare_inputs(trainer.data_collator(rows))
     trainer.current_gradient_accumulation_steps = 1
     # Twice, since the second pass meets what the first leaves: gradients, and on a CPU the blocks
-    # that malloc keeps.
+    # that malloc keeps. Under autocast, which SFT gets from the model that accelerate prepares when
+    # training begins.
     for _ in range(2):
-        if config.accumulation == 1:  # then the second pass is a step of its own
+        # Then the second pass is a step of its own; but DDP's gradients stay, in its buckets.
+        if config.accumulation == 1 and config.hardware.processes == 1:
             model.zero_grad(set_to_none=True)
-        with trainer.compute_loss_context_manager():
+        with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
             loss = trainer.compute_loss(model, batch)
         trainer.accelerator.backward(loss)
         del loss
-    del states
+    del later
     return _batch_size(config, batch)
+
+
+def _allocated_later(config: Config, trained: int) -> int:
+    """Bytes that training adds: the optimizer's states in the first step, and DDP's buckets."""
+    states = trained * _STATE_BYTES[config.hardware.optimizer_states]
+    return states + (bucket_bytes(config, trained) if config.accumulation > 1 else 0)
 
 
 def _batch_size(config: Config, batch: dict[str, Any]) -> DeviceBatch:

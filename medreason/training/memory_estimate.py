@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from medreason.config import Config
 from medreason.models.load import meta_model
+from medreason.models.vision_tower import vision_tower
 
 _HEAD_TOKENS, _HEAD_VOCABULARY = 4096, 32768
 """The tile of logits in TRL 1.16's head (trl/kernels/chunked_logprob.py)."""
@@ -152,19 +153,20 @@ def estimate(config: Config, batch: DeviceBatch) -> MemoryEstimate:
     activations, recomputed = _activations(config, model, batch, adapter_bytes)
     logits = _logits(config, model, batch)
     gradients = 4 * trained // shards.get("gradients", 1)
-    if config.accumulation == 1:
+    buckets = bucket_bytes(config, trained)
+    if config.accumulation == 1 and not buckets:
         # Gradients appear as activations are freed, layer by layer. From the second micro-batch on
         # they are there before the forward pass.
         gradients = max(gradients - activations, 0)
-    if hardware.processes > 1 and hardware.parallel == "ddp":
-        gradients += 4 * trained  # DDP's buckets, in which gradients are reduced
+    elif config.accumulation > 1:
+        gradients += buckets
     on_cpu = hardware.accelerator == "cpu"
     # With checkpointing a CPU worker calls `return_freed_blocks`.
     keeps_blocks = on_cpu and not hardware.gradient_checkpointing
     share = _HEAP_OF_ONE if config.accumulation == 1 else _HEAP
     return MemoryEstimate(
         weights=_weights(config, full_model, total, trained) // shards.get("weights", 1),
-        reference=4 * total // shards.get("weights", 1) if with_reference else 0,
+        reference=_reference(config, model) // shards.get("weights", 1) if with_reference else 0,
         gradients=gradients,
         states=_states(config, model, trained) // shards.get("states", 1),
         activations=activations,
@@ -174,6 +176,14 @@ def estimate(config: Config, batch: DeviceBatch) -> MemoryEstimate:
         heap=round(share * (activations + logits)) if keeps_blocks else 0,
         libraries=IMPORTED + _FIRST_USE if on_cpu else 0,
     )
+
+
+def bucket_bytes(config: Config, trained: int) -> int:
+    """DDP's buckets, in which the gradients of `trained` parameters are reduced; there from its
+    start. They are the gradients themselves (`gradient_as_bucket_view`) where a step is one
+    micro-batch; else micro-batches add up gradients beside them, until the last is reduced."""
+    several = config.hardware.processes > 1 and config.hardware.parallel == "ddp"
+    return 4 * trained if several else 0
 
 
 def _bytes(config: Config) -> int:
@@ -195,6 +205,18 @@ def _weights(config: Config, model: PreTrainedModel | PeftModel, total: int, tra
     return int(_bytes(config) * unquantized + _NF4_BYTES * quantized + 4 * trained)
 
 
+def _reference(config: Config, model: PreTrainedModel) -> int:
+    """In float32, save the weights of products that `grpo` rounds."""
+    total = sum(p.numel() for p in model.parameters())
+    if _bytes(config) == 4 or config.hardware.parallel != "ddp":
+        return 4 * total
+    head = model.get_output_embeddings()
+    products = (
+        m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv3d) and m is not head
+    )
+    return 4 * total - 2 * sum(p.numel() for module in products for p in module.parameters())
+
+
 def _states(config: Config, model: PreTrainedModel, trained: int) -> int:
     if config.hardware.optimizer_states == "float32":
         return 8 * trained
@@ -209,20 +231,21 @@ def _activations(
 ) -> tuple[int, int]:
     """(bytes the forward pass saves, with checkpointing the bytes of one recomputed layer).
 
-    Counted over the layers of transformers' Qwen2-VL: each tensor that a matrix product, a norm, an
-    activation function or the attention saves for backward, once; `adapter_bytes` a token besides.
+    Counted over the layers of transformers' Qwen2-VL and Qwen2.5-VL: each tensor that a matrix
+    product, a norm, an activation function or the attention saves for backward, once;
+    `adapter_bytes` a token besides.
     """
-    text, vision = model.config.get_text_config(), model.config.vision_config
+    text, tower = model.config.get_text_config(), vision_tower(model.config)
     width, inner, size = text.hidden_size, text.intermediate_size, _bytes(config)
     # Each of a layer's two norms saves its float32 input and its normalised value, and the product
     # after it saves its input. Attention saves 4 widths, the MLP 4 inner widths.
     norms = 2 * (2 * 4 + size)
     layer = batch.tokens * ((norms + 4 * size) * width + 4 * size * inner)
     patches = batch.images * batch.patches
-    block = patches * (10 * size + 3 * size * vision.mlp_ratio) * vision.embed_dim
+    block = patches * tower.layer_bytes(size)
     # `ends` are outside the layers: pixels, the merger's norm and product, and below the language
     # model's last norm and the input of its head.
-    ends = patches * (_VALUES_PER_PATCH * size + (8 + 3 * size) * vision.embed_dim)
+    ends = patches * (_VALUES_PER_PATCH * size + (8 + 3 * size) * tower.width)
     if config.adapter:
         # A frozen product needs no gradient of its weights and saves no input. The vision tower
         # saves nothing, since no gradient reaches it.
@@ -244,9 +267,9 @@ def _activations(
     elif config.hardware.attention != "flash_attention_2":
         # From a bool mask torch makes one of numbers in each layer, and saves it.
         layer += size * rows * batch.row_tokens**2
-    depth, visual = text.num_hidden_layers, 0 if config.adapter else vision.depth
+    depth, visual = text.num_hidden_layers, 0 if config.adapter else tower.layers
     if config.hardware.gradient_checkpointing:  # of each layer its input alone, in float32
-        inputs = 4 * batch.tokens * width * depth + 4 * patches * vision.embed_dim * visual
+        inputs = 4 * batch.tokens * width * depth + 4 * patches * tower.width * visual
         return inputs + ends, max(layer + _layer_gradients(config, model, batch), block)
     return layer * depth + block * visual + ends, 0
 
@@ -287,8 +310,8 @@ def _layer_gradients(config: Config, model: PreTrainedModel, batch: DeviceBatch)
 
 
 def _kv_cache(config: Config, model: PreTrainedModel, batch: DeviceBatch) -> int:
-    if config.method.algorithm != "grpo":
-        return 0
+    if config.method.algorithm != "grpo" or config.rollout.name == "vllm":
+        return 0  # vLLM has its own, in its share of the device
     text = model.config.get_text_config()
     heads = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
     # TRL samples a whole optimizer step at once, the update cuts it into micro-batches.

@@ -18,10 +18,12 @@ from medreason.data.images import size_of
 from medreason.samples import Sample
 
 if TYPE_CHECKING:
-    from medreason.training.memory_estimate import MemoryEstimate
+    from medreason.training.memory_estimate import DeviceBatch, MemoryEstimate
 
 _MEASURED_SAMPLES = 2000  # those with the longest texts; of these the headers of images are read
 _CHARACTERS_PER_TOKEN, _PIXELS_PER_TOKEN = 3.5, 784
+_USUAL_CHARACTERS, _USUAL_SIZE = 180, (1024, 1024)
+"""Of a question with its options, and of its image, where none is downloaded: OmniMedVQA's."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,22 @@ class Remedy:
 
 
 def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
-    """Lines for a plan: peak memory of a device, and what to change where it does not fit."""
+    """Lines for a plan: peak memory of a device, and what to change where it does not fit.
+
+    Without samples, which are not downloaded yet, questions of usual length are assumed.
+    """
     try:
         estimate = _estimate(config, samples)
-    except OSError as error:  # a model on the hub whose config.json was never downloaded
+    # A model on the hub whose config.json was never downloaded, or of a family not known here.
+    except (OSError, ValueError) as error:
         first = next(iter(str(error).splitlines()), "")
         return [f"memory of {config.model.name} unknown: {first}"]
     limit = device_limit_bytes(config)
     lines = [f"memory of {config.method.name}, {config.model.name}: {estimate.summary()}"]
     if limit is None or estimate.peak <= limit:
         return lines
-    misfit = f"does not fit into {limit / 2**30:.1f} GiB (hardware={config.hardware.name})"
+    beside = f", beside vLLM's {share:.0%}" if (share := _vllm_share(config)) else ""
+    misfit = f"does not fit into {limit / 2**30:.1f} GiB (hardware={config.hardware.name}{beside})"
     overrides: list[str] = []
     for remedy in _remedies(config):  # each on top of those before it
         config = remedy.applied(config)
@@ -65,15 +72,28 @@ def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
 
 
 def device_limit_bytes(config: Config) -> int | None:
-    """What a process may take of its device; None where this machine has no such device, or one
+    """What training may take of its device; None where this machine has no such device, or one
     whose memory is not known (named by UUID, or a MIG slice)."""
     hardware = config.hardware
-    if gigabytes := hardware.memory_limit_gb or hardware.device_gb:
-        return int(gigabytes * 1e9)
-    if hardware.accelerator == "cpu":
-        return psutil.virtual_memory().total // hardware.devices
-    gib = min((gpu.gib for gpu in machine.gpus()), default=math.inf)
-    return int(gib * 2**30) if math.isfinite(gib) else None
+    if hardware.device_gb:
+        whole = hardware.device_gb * 1e9
+    elif hardware.accelerator == "cpu":
+        whole = psutil.virtual_memory().total // hardware.devices
+    else:
+        whole = min((gpu.gib for gpu in machine.gpus()), default=math.inf) * 2**30
+    limit = hardware.memory_limit_gb * 1e9 if hardware.memory_limit_gb else whole
+    if math.isfinite(whole):
+        limit -= _vllm_share(config) * whole
+    return int(limit) if math.isfinite(limit) else None
+
+
+def _vllm_share(config: Config) -> float:
+    """Of the device: what vLLM takes beside the training, for its weights and KV cache."""
+    rollout = config.rollout
+    if config.method.algorithm != "grpo" or rollout.name != "vllm":
+        return 0.0
+    beside = rollout.vllm.get("vllm_mode") == "colocate"
+    return rollout.vllm["vllm_gpu_memory_utilization"] if beside else 0.0
 
 
 def remedies(config: Config) -> list[str]:
@@ -100,28 +120,38 @@ def longest_samples(config: Config, samples: Sequence[Sample]) -> list[int]:
 def _estimate(config: Config, samples: Sequence[Sample]) -> MemoryEstimate:
     from medreason.training import memory_estimate  # torch and transformers, seconds
 
-    sample = samples[longest_samples(config, samples)[0]]
+    return memory_estimate.estimate(config, largest_batch(config, samples))
+
+
+def largest_batch(config: Config, samples: Sequence[Sample]) -> DeviceBatch:
+    """The micro-batch of the sample with most tokens, or of a usual one where there are none."""
+    from medreason.training import memory_estimate
+
+    sample = samples[longest_samples(config, samples)[0]] if samples else None
     prompt_tokens, target_tokens = _text_tokens(config, sample)
-    batch = memory_estimate.largest_batch(
+    return memory_estimate.largest_batch(
         config,
         text_tokens=round(prompt_tokens),
         target_tokens=round(target_tokens),
         pixels=round(_pixels(config, sample)),
     )
-    return memory_estimate.estimate(config, batch)
 
 
-def _text_tokens(config: Config, sample: Sample) -> tuple[float, float]:
+def _text_tokens(config: Config, sample: Sample | None) -> tuple[float, float]:
     """About how many tokens (prompt, target) have; a tokenizer would need the model's files."""
     wordings = (text for family in config.prompt.training.values() for text in family)
-    prompt = max(map(len, wordings), default=0) + len(sample.question)
-    prompt += sum(map(len, sample.options))
-    target = len(sample.explanation or "") if config.method.algorithm == "sft" else 0
+    texts = (sample.question, *sample.options) if sample else ("x" * _USUAL_CHARACTERS,)
+    prompt = max(map(len, wordings), default=0) + sum(map(len, texts))
+    explanation = (sample and sample.explanation) or ""
+    target = len(explanation) if config.method.algorithm == "sft" else 0
     return prompt / _CHARACTERS_PER_TOKEN, target / _CHARACTERS_PER_TOKEN + 16
 
 
-def _pixels(config: Config, sample: Sample) -> float:
-    width, height = size_of(sample.image)
+def _pixels(config: Config, sample: Sample | None) -> float:
+    unread = not sample or config.data.get("images") == "none"
+    if unread and config.model.max_pixels:
+        return config.model.max_pixels
+    width, height = size_of(sample.image) if sample else _USUAL_SIZE
     return min(width * height, config.model.max_pixels or 1 << 40)
 
 

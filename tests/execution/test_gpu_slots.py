@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from medreason.config import Config, Hardware, machine
-from medreason.execution import gpu_slots
+from medreason.execution import gpu_slots, worker_process
 
 TAKE = """
 import sys, time, tempfile
 tempfile.tempdir = sys.argv[1]
 from medreason.config import Hardware
-from medreason.execution import gpu_slots
+from medreason.execution import gpu_slots, worker_process
 hardware = Hardware("gpu", "cuda", int(sys.argv[2]), 1, 1, "bfloat16")
 with gpu_slots.hold(hardware) as slots:
     print(",".join(slots.devices), time.monotonic(), flush=True)
@@ -103,3 +104,47 @@ def test_slurm_jobs_whose_devices_all_count_from_zero_do_not_wait_for_each_other
         monkeypatch.setenv("SLURM_JOB_ID", "18")
         with gpu_slots.hold(gpu(1)) as slots:
             assert slots.devices == ("0",)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_action_in_this_process_holds_one_device_and_hides_the_others(
+    gpu: Callable[[int], Hardware], monkeypatch: pytest.MonkeyPatch, devices: int
+) -> None:
+    monkeypatch.setattr(gpu_slots, "_HELD_ALONE", [])
+    for name in ("CUDA_DEVICE_ORDER", "PYTORCH_CUDA_ALLOC_CONF"):  # removed again behind the test
+        monkeypatch.setenv(name, "")
+    with gpu_slots.hold(gpu(1)):  # another job
+        alone = gpu_slots.hold_one(gpu(devices))
+    assert alone.processes == 1
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert gpu_slots.hold_one(gpu(devices)) == alone  # the next job of a sweep has the same
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    with gpu_slots.hold(gpu(2)) as others:
+        assert others.devices == ("0", "2")
+    gpu_slots._HELD_ALONE.pop().__exit__(None, None, None)
+
+
+def test_action_on_a_cpu_holds_no_device(
+    composed: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_slots, "_HELD_ALONE", [])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert gpu_slots.hold_one(composed("hardware=cpu_x2").hardware).processes == 1
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert not gpu_slots._HELD_ALONE
+
+
+def test_worker_counts_devices_as_nvidia_smi_does_and_lets_memory_blocks_grow(
+    composed: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    slots = gpu_slots.GpuSlots(("1", "0"))
+    environment = worker_process._environment(composed(), slots)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1,0"
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert environment["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    with_vllm = composed("method=grpo", "hardware=gpu", "rollout=vllm")
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in worker_process._environment(with_vllm, slots)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:128")
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in worker_process._environment(composed(), slots)

@@ -8,12 +8,14 @@ import sys
 import threading
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from medreason import data
 from medreason.config import Config
 from medreason.execution import launch
 from medreason.execution.launch import Decision
@@ -208,3 +210,17 @@ def test_a_start_says_which_rows_of_the_table_are_not_asked_about(
         f"sft  26 rows: {counts['train']} asked about in train, {counts['test']} in test" in shown
     )
     assert "; 4 surplus for balance; 1 of a label too rare" in shown
+
+
+def test_large_images_into_the_tiny_model_are_told_of_prepare(
+    composed: Compose, tmp_path: Path
+) -> None:
+    image = tmp_path / "large.png"
+    Image.new("L", (1200, 900)).save(image)
+    sample = replace(data.samples_of(composed(*SMALL))[0], image=image)
+    (line,) = launch._size_note(composed(*SMALL), [sample])
+    assert "1200 x 900 pixels" in line
+    assert "action=prepare prepare.size=112" in line
+    Image.new("L", (300, 300)).save(image)
+    assert not launch._size_note(composed(*SMALL), [sample])
+    assert not launch._size_note(composed(*SMALL, "model=qwen2_vl_2b"), [sample])

@@ -25,8 +25,8 @@ def finished(
         draw_samples(folder),
         lambda *_: reply("A"),
         key=key,
-        logs=[{"step": 10, "loss": 1.0}],
-        train_seconds=20.0,
+        logs=[{"step": 10, "loss": 1.0, "validation/seconds": 5.0}],
+        train_seconds=25.0,
         attempts=1,
         evaluate_seconds=seconds,
     )
@@ -48,7 +48,8 @@ def test_letters_and_replies_have_a_rate_each(composed: Compose, tmp_path: Path)
     rates = Throughput(replies.folder / "runs")
     assert rates.evaluation(replies) == pytest.approx(2.0)
     assert rates.evaluation(letters) == pytest.approx(0.1)
-    assert rates.training(replies) == 2.0
+    assert rates.validation(letters) == pytest.approx(2.0)
+    assert rates.training(replies) == 2.0  # without the seconds of its validation
 
 
 def test_seconds_of_several_forms_together_are_of_none(composed: Compose, tmp_path: Path) -> None:

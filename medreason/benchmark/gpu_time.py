@@ -1,0 +1,102 @@
+"""Hours on GPUs from their data sheets, for plans: an estimate, since no GPU has been measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from medreason.benchmark.roofline import Rates, roofline_seconds
+from medreason.config import Config
+from medreason.models.load import meta_model
+from medreason.samples import Sample
+from medreason.training.memory_estimate import DeviceBatch, estimate
+from medreason.training.memory_limits import largest_batch
+
+LEAST, MOST = 2, 8
+"""Times the roofline of the data sheet. On CPUs 1.6 to 3.1 times the roofline of the rates that the
+machine reaches was measured (experiments/benchmarks/README.md); products of a GPU reach about half
+of its data sheet, and small ones less."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One device; dense products in bfloat16. Source: NVIDIA's data sheets."""
+
+    name: str
+    memory: float
+    """Bytes."""
+    rates: Rates
+
+
+GPUS = (
+    Gpu("RTX 4090", 24e9, Rates(165e12, 1.008e12)),
+    Gpu("A100 40 GB", 40e9, Rates(312e12, 1.555e12)),
+    Gpu("L40S", 48e9, Rates(362e12, 0.864e12)),
+    Gpu("A100 80 GB", 80e9, Rates(312e12, 2.039e12)),
+    Gpu("H100", 80e9, Rates(989e12, 3.35e12)),
+    Gpu("H200", 141e9, Rates(989e12, 4.8e12)),
+)
+_ROWS = 64
+"""Questions of an evaluation that are decoded together."""
+
+
+def time_line(config: Config, samples: Sequence[Sample], updates: int, answers: int) -> str:
+    """The hours of so many updates and answers on each kind of GPU, those with too little memory
+    named as such.
+
+    Raises:
+        OSError: the model's architecture is not known without the hub.
+        ValueError: it is of another family.
+    """
+    batch = largest_batch(config, samples)
+    peak = estimate(config, batch).peak if updates else 0
+    times = [
+        f"{gpu.name} {_shown(config, batch, gpu, updates, answers)}"
+        if peak <= gpu.memory
+        else f"{gpu.name} too small"
+        for gpu in GPUS
+    ]
+    devices = f", {config.hardware.processes} of each" if config.hardware.processes > 1 else ""
+    kind = f"{config.method.name}, {config.model.name}{devices}"
+    return f"estimated time of {kind}: {'; '.join(times)}"
+
+
+def _shown(config: Config, batch: DeviceBatch, gpu: Gpu, updates: int, answers: int) -> str:
+    half = replace(batch, completion_tokens=max(batch.completion_tokens // 2, 1))
+    least = LEAST * sum(_seconds(config, half, gpu, updates, answers)) / 3600
+    most = MOST * sum(_seconds(config, batch, gpu, updates, answers)) / 3600
+    return f"{_hours(least)} to {_hours(most)} h"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 0.1 else f"{hours:.2f}"
+
+
+def _seconds(
+    config: Config, batch: DeviceBatch, gpu: Gpu, updates: int, answers: int
+) -> Iterator[float]:
+    """The rooflines of all updates and of all answers."""
+    model = meta_model(config.model)
+    sampled = config.method.algorithm == "grpo"
+    prompts = config.method.prompts_per_step if updates else 0
+
+    def seconds(questions: int, completions: int, tokens: int) -> dict[str, float]:
+        return roofline_seconds(
+            model,
+            prompts=[batch.prompt_tokens] * questions,
+            patches=[batch.patches] * questions,
+            completions=completions,
+            tokens=tokens,
+            dtype=torch.bfloat16,
+            rates=gpu.rates,
+        )
+
+    if updates:
+        step = seconds(prompts, batch.completions, batch.completion_tokens)
+        # A frozen weight needs no gradient: two thirds of the products.
+        update = step["update"] * (2 / 3 if config.adapter else 1)
+        yield updates * (update + (step["rollout"] if sampled else 0)) / config.hardware.processes
+    tokens = config.evaluation.max_new_tokens
+    yield answers * seconds(_ROWS, 1, tokens)["rollout"] / _ROWS / config.hardware.processes
