@@ -1,11 +1,14 @@
 """With another version of transformers and peft: make small models and adapters, or open exports.
 
-python other_version.py make FOLDER PROCESSOR   # models, adapters, inputs and logits
-python other_version.py open EXPORT INPUTS      # greatest difference to the logits in INPUTS
+python other_version.py make FOLDER PROCESSOR PROMPT   # models, adapters, inputs, logits, answers
+python other_version.py open EXPORT INPUTS PROMPT      # greatest difference to the logits in INPUTS
+
+PROMPT has {question}: that of Med-R1's own evaluation.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -45,16 +48,21 @@ FAMILIES = {
         {"tie_word_embeddings": False},
     ),
 }
+QUESTION = "Which? A)CT, B)MRI"
+PIXELS = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+NEW_TOKENS = 12
+SHARD = "600KB"
+"""So that a model is several files, as the released ones are."""
 ADAPTER = {"r": 4, "target_modules": ["q_proj", "v_proj", "qkv"]}
 
 
-def inputs(processor: transformers.ProcessorMixin) -> dict[str, torch.Tensor]:
+def inputs(processor: transformers.ProcessorMixin, prompt: str) -> dict[str, torch.Tensor]:
     """A question about an image of 90 x 120 pixels."""
-    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    content = [{"type": "image"}, {"type": "text", "text": "Which? A)CT, B)MRI"}]
+    question = prompt.replace("{question}", QUESTION)
+    content = [{"type": "image"}, {"type": "text", "text": question}]
     turns = [{"role": "user", "content": content}]
     text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return dict(processor(text=[text], images=[Image.fromarray(pixels)], return_tensors="pt"))
+    return dict(processor(text=[text], images=[Image.fromarray(PIXELS)], return_tensors="pt"))
 
 
 @torch.no_grad()
@@ -62,7 +70,24 @@ def logits(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> torch.Te
     return model.eval()(**tensors).logits
 
 
-def make(folder: Path, processor_folder: str) -> None:
+def answer(
+    model: torch.nn.Module, processor: transformers.ProcessorMixin, tensors: dict[str, torch.Tensor]
+) -> str:
+    """The greedy completion, without the tokens that medreason bans, ended by either end token."""
+    tokens = processor.tokenizer.convert_tokens_to_ids
+    settings = {
+        "max_new_tokens": NEW_TOKENS,
+        "do_sample": False,
+        "eos_token_id": [tokens("<|im_end|>"), tokens("<|endoftext|>")],
+        "pad_token_id": tokens("<|endoftext|>"),
+        "suppress_tokens": [i for name, i in processor.tokenizer.get_added_vocab().items()
+                            if name.startswith("<|vision") or name.endswith("_pad|>")],
+    }  # fmt: skip
+    ids = model.eval().generate(**tensors, **settings)[0, tensors["input_ids"].shape[1] :]
+    return processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def make(folder: Path, processor_folder: str, prompt: str) -> None:
     for name, (prefix, vision, more) in FAMILIES.items():
         torch.manual_seed(0)
         processor = getattr(transformers, f"{prefix}Processor").from_pretrained(processor_folder)
@@ -71,10 +96,11 @@ def make(folder: Path, processor_folder: str) -> None:
             **TEXT, **ids, **more, vision_config=vision
         )
         model = getattr(transformers, f"{prefix}ForConditionalGeneration")(config)
-        target, tensors = folder / name, inputs(processor)
-        model.save_pretrained(target / "model")
+        target, tensors = folder / name, inputs(processor, prompt)
+        model.save_pretrained(target / "model", max_shard_size=SHARD)
         processor.save_pretrained(target / "model")
         plain = logits(model, tensors)
+        answers = {"model": answer(model, processor, tensors)}
         model.name_or_path = str(target / "model")
         model = peft.get_peft_model(model, peft.LoraConfig(**ADAPTER))
         for parameter in model.parameters():
@@ -83,16 +109,19 @@ def make(folder: Path, processor_folder: str) -> None:
         model.save_pretrained(target / "adapter")
         processor.save_pretrained(target / "adapter")
         adapted = logits(model, tensors)
+        answers["adapter"] = answer(model, processor, tensors)
+        (target / "answers.json").write_text(json.dumps(answers))
+        Image.fromarray(PIXELS).save(target / "image.png")
         tensors.pop("mm_token_type_ids", None)
         save_file({**tensors, "model": plain, "adapter": adapted}, target / "logits.safetensors")
 
 
-def difference(export: Path, expected: Path) -> None:
+def difference(export: Path, expected: Path, prompt: str) -> None:
     """Of logits of one input, and of those of the image as this version's processor reads it."""
     tensors = load_file(expected)
     answer = tensors.pop("logits")
     processor = transformers.AutoProcessor.from_pretrained(export)
-    from_image = inputs(processor)
+    from_image = inputs(processor, prompt)
     assert torch.equal(from_image["input_ids"], tensors["input_ids"]), "other tokens"
     if (export / "adapter_config.json").exists():
         base = peft.PeftConfig.from_pretrained(export).base_model_name_or_path
@@ -122,6 +151,6 @@ def whole(path: str | Path) -> tuple[torch.nn.Module, dict[str, object]]:
 if __name__ == "__main__":
     transformers.utils.logging.set_verbosity_error()
     if sys.argv[1] == "make":
-        make(Path(sys.argv[2]).resolve(), sys.argv[3])
+        make(Path(sys.argv[2]).resolve(), *sys.argv[3:])
     else:
-        difference(Path(sys.argv[2]), Path(sys.argv[3]))
+        difference(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

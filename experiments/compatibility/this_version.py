@@ -6,6 +6,7 @@ python this_version.py export FOLDER TARGET    # each export, and NAME.safetenso
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from medreason import config as configuration
-from medreason.actions import export
+from medreason.actions import export, predict
 from medreason.config import CONF, Config
 from medreason.console import show
 from medreason.models.load import load_model, load_processor
@@ -47,16 +48,27 @@ def logits_of(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> torch
     return model(**tensors, mm_token_type_ids=kinds).logits
 
 
+def completion(path: Path, image: Path, output: Path) -> str:
+    """The answer of `action=predict` with Med-R1's own prompt of evaluation."""
+    asked = (f"predict.image={image}", "predict.question='Which? A)CT, B)MRI'")
+    words = ("action=predict", "prompt=think_parity", "evaluation.max_new_tokens=12")
+    predict.run(composed(*words, *asked, f"model.path={path}", f"predict.output={output}"))
+    return json.loads(output.read_text())[0]["completion"]
+
+
 def load(folder: Path) -> bool:
-    """Whether every model and adapter has the logits of the version that made it."""
+    """Whether every model and adapter has the logits and the answer of the version that made it."""
     worst = 0.0
     for family in sorted(folder.iterdir()):
         tensors = load_file(family / "logits.safetensors")
         expected = {name: tensors.pop(name) for name in ("model", "adapter")}
         for name, answer in expected.items():
             difference = (logits(family / name, tensors) - answer).abs().max().item()
-            show(f"| {folder.name} | {family.name}/{name} | {difference:.1e} |")
-            worst = max(worst, difference)
+            theirs = json.loads((family / "answers.json").read_text())[name]
+            ours = completion(family / name, family / "image.png", family / "answer.json")
+            same = "the same" if ours == theirs else f"{ours!r} for {theirs!r}"
+            show(f"| {folder.name} | {family.name}/{name} | {difference:.1e} | {same} |")
+            worst = max(worst, difference if ours == theirs else 1)
     return worst <= 1e-4
 
 

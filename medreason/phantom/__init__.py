@@ -170,7 +170,7 @@ def draw_missing(pictures: Sequence[Picture], folder: Path) -> None:
 
 
 def _start_worker(parent: int) -> None:
-    parent_watch.end_with(parent)  # a killed parent cannot stop its workers
+    parent_watch.start_in_pool(parent)  # a killed parent cannot stop its workers
     threadpool_limits(1)
 
 

@@ -8,15 +8,22 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import drawn_phantoms
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from processes import wait_until_dead
 
 from medreason import phantom
 from medreason.option_prior import fit_option_prior
 from medreason.phantom.contact_sheet import contact_sheet
 from medreason.samples import MODALITIES, TASKS, Sample
+
+
+@pytest.fixture(autouse=True)
+def drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phantom, "draw_missing", drawn_phantoms.draw_missing)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +126,7 @@ def test_killed_program_leaves_nobody_drawing(tmp_path: Path) -> None:
         time.sleep(0.01)
     program.kill()
     program.wait()
-    _, alive = psutil.wait_procs(drawing, timeout=20)
-    assert not alive
+    wait_until_dead(drawing)
 
 
 def test_fewer_images_than_none_are_refused(tmp_path: Path) -> None:
