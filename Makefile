@@ -3,7 +3,7 @@ PYTHON ?= >=3.11
 RUN = .venv/bin/python -m medreason
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint layers smoke matrix bench sft grpo rarl report ui tiny clean
+.PHONY: help setup demo test lint layers smoke matrix rehearse bench sft grpo rarl report ui tiny clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -41,6 +41,9 @@ matrix: setup  ## all 40 cells and methods, then the report; EXPERIMENT=smoke/ma
 	$(RUN) experiment=$(or $(EXPERIMENT),smoke/matrix) $(ARGS)
 	$(RUN) experiment=$(or $(EXPERIMENT),smoke/matrix) $(ARGS) action=report
 
+rehearse: setup  ## every recipe of Med-R1 and RARL to its end, small, on drawn images; which table is which: experiments/README.md
+	$(RUN) action=rehearse $(ARGS)
+
 bench: setup  ## grouped GRPO against stock TRL on CPU: seconds, equality, memory
 	$(RUN) action=bench model=random_33m method=grpo prompt=no_think data.train_images=4 data.test_images=1 \
 	    hardware.per_device_prompts=1 method.prompts_per_step=1 method.trl.num_generations=8 $(ARGS)
@@ -51,11 +54,11 @@ sft grpo rarl: setup  ## one method; ARGS="model=qwen2_vl_2b hardware=gpu ..."
 report: setup  ## tables, heat maps and one HTML page of a sweep; SWEEP=demo
 	$(RUN) action=report sweep=$(or $(SWEEP),runs) $(ARGS)
 
-ui: setup  ## MLflow's pages for outputs/mlflow.db
-	.venv/bin/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db
+ui: setup  ## MLflow pages for outputs/mlflow.db; prints the address of the newest sweep
+	.venv/bin/python -m medreason.tracking.pages
 
 tiny: setup  ## rebuild the embedded model
 	.venv/bin/python -m medreason.models.tiny.build
 
-clean:  ## remove outputs/ and .venv/
-	rm -rf outputs .venv
+clean:  ## remove .venv/; and outputs/ with all trained models, with OUTPUTS=remove
+	rm -rf .venv $(if $(filter remove,$(OUTPUTS)),outputs)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import os
+import shlex
+import signal
 import sys
-import warnings
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +18,38 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
-from medreason.config import CONF, Config, options, steps
-from medreason.console import notice, show
+from medreason.config import CONF, Config, composing, options, steps
+from medreason.console import notice, quiet_libraries, show
 from medreason.runs.outcomes import Outcome, explained
-from medreason.sweeps.callback import EXPECTED, job_label
+from medreason.sweeps.callback import EXPECTED, as_job, job_label
 from medreason.sweeps.jobs import first_value
+
+_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MPI_LOCALRANKID")
+_LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
+"""What torchrun, MPI and `accelerate launch` tell their processes, as accelerate reads it."""
 
 
 def main() -> None:
-    """Check the command line and hand it to Hydra, which calls `job`."""
-    arguments, _ = get_args_parser().parse_known_args()
+    """Run the command line; Ctrl-C ends it in one line, with what to type to go on."""
+    typed = shlex.join(sys.argv[1:])
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        _run_command_line()
+    except KeyboardInterrupt as interrupt:
+        kept = str(interrupt) or "what was finished is kept"
+        after = "\n" if sys.stderr.isatty() else ""  # the terminal's ^C
+        notice(f"{after}medreason: interrupted; {kept}; to go on: python -m medreason {typed}")
+        sys.exit(128 + signal.SIGINT)
+
+
+def _interrupt(*_: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends this process at once
+    raise KeyboardInterrupt
+
+
+def _run_command_line() -> None:
+    """Check it and hand it to Hydra, which calls `job`."""
+    arguments, _ = get_args_parser().parse_known_intermixed_args()
     if not _has_other_folders(arguments):
         folders = [CONF, *map(Path, filter(None, [arguments.config_dir]))]
         if arguments.help:
@@ -36,12 +59,20 @@ def main() -> None:
             options.check(arguments.overrides, folders)
             if not _may_sweep(arguments):
                 options.refuse_sweep(arguments.overrides)
+            if "action=rehearse" in arguments.overrides:  # it starts commands of its own
+                from medreason.actions import rehearse
+
+                rehearse.run([o for o in arguments.overrides if o != "action=rehearse"])
+                return
         except ValueError as error:
             sys.exit(f"medreason: {error}")
+    elif "action=rehearse" in arguments.overrides:
+        sys.exit(
+            "medreason: action=rehearse knows the recipes of the package alone; leave out "
+            "hydra.searchpath=..., --config-path and --config-name"
+        )
     sys.argv[1:] = _for_hydra(sys.argv[1:], arguments)
-    # No command line changes these: names to be renamed, a kernel that has a substitute.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    quiet_libraries()
     job()
 
 
@@ -68,6 +99,7 @@ def _may_sweep(arguments: Namespace) -> bool:
 def _for_hydra(typed: list[str], arguments: Namespace) -> list[str]:
     """The command line for Hydra, changed where it would complain of something else."""
     overrides = arguments.overrides
+    typed = [*(word for word in typed if word not in overrides), *overrides]  # a=1 -m b=2
     if arguments.cfg is not None or arguments.info is not None:
         # It shows one configuration: that of the first job.
         single = [word for word in typed if word not in ("-m", "--multirun")]
@@ -87,14 +119,11 @@ def job(composed: DictConfig) -> Outcome | None:
     What a job of a sweep raises is recorded by `sweeps.callback`, and the others go on.
     """
     hydra_config = HydraConfig.get()
-    choices = {
-        group.rpartition("@")[2]: option  # judge@second_judge: MLflow takes no @ in a name
-        for group, option in hydra_config.runtime.choices.items()
-        if not group.startswith(("hydra/", "model/")) and isinstance(option, str)
-    }
     in_sweep = hydra_config.mode is RunMode.MULTIRUN
     try:
-        config = configuration.load(composed, choices)
+        _leave_other_launchers()
+        chosen = composing.choices(hydra_config.runtime.choices)
+        config = as_job(configuration.load(composed, chosen))
         if not in_sweep and (line := steps.line(composed, hydra_config.runtime)):
             notice(line)
         return _run(config)
@@ -102,6 +131,32 @@ def job(composed: DictConfig) -> Outcome | None:
         if in_sweep:
             raise
         sys.exit(f"medreason: {explained(error, composed.outputs)}")
+
+
+def _leave_other_launchers() -> None:
+    """Remove from the environment what other launchers left there.
+
+    Ranks, precision and sharding are those of the hardware profile. A worker would else take itself
+    for a rank, and two runs at once would listen on one port.
+
+    Raises:
+        ValueError: torchrun or `accelerate launch` started this process among several.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            f"torchrun or accelerate started this as one of {os.environ['WORLD_SIZE']} processes; "
+            "medreason starts its own, as many as the profile says: python -m medreason "
+            "hardware=gpu_x2"
+        )
+    others = [
+        name
+        for name in os.environ
+        if name in _RANK_VARIABLES or name.startswith(_LAUNCHER_PREFIXES)
+    ]
+    for name in others:
+        del os.environ[name]
+    if others:
+        notice(f"ignored, since hardware= decides: {', '.join(sorted(others))} of the environment")
 
 
 def _run(config: Config) -> Outcome | None:

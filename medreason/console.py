@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 
 
 def show(text: object) -> None:
@@ -15,3 +17,15 @@ def notice(text: object, *, end: str = "\n") -> None:
     """Print progress or a warning beside the results."""
     sys.stderr.write(f"{text}{end}")
     sys.stderr.flush()
+
+
+def quiet_libraries() -> None:
+    """Leave out what libraries print that no command line changes: names to be renamed, a kernel
+    that has a substitute, the start and end of a monitor."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+    # They are for the reference model, which TRL loads by itself.
+    logging.getLogger("trl.trainer.grpo_trainer").addFilter(
+        lambda record: "`model_init_kwargs`" not in record.getMessage()
+    )

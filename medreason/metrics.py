@@ -36,7 +36,7 @@ class Metric(StrEnum):
     heading: str
     """Of a column, in two lines at most."""
     unit: str
-    """share, count, factor, words or tokens"""
+    """share, count, factor, words, tokens or dollars"""
 
     def __new__(
         cls, key: str, shown: Shown, explanation: str, heading: str = "", unit: str = "share"
@@ -84,6 +84,13 @@ class Metric(StrEnum):
     JUDGED_ANSWER = "judged_answer", _TABLES, "mean grade of open answers", "judge:\nanswer"
     PARSED = "parsed", _ALL, "replies with an answer that could be read"
     CUT_OFF = "cut_off", _CSV, "replies cut off at evaluation.max_new_tokens"
+    UNANSWERED = (
+        "unanswered",
+        _NARROW,
+        "questions that a server gave no reply to, left out of n",
+        "no\nreply",
+    )
+    COST_USD = "cost_usd", _CSV, "price of all replies of a server", "", "dollars"
     OPTION_LIKELIHOOD_N = "option_likelihood_n", _CSV, "questions with likelihoods", "", "count"
     OPTION_LIKELIHOOD_CI_LOW = "option_likelihood_ci_low", _CSV, "lower end of its 95 % interval"
     OPTION_LIKELIHOOD_CI_HIGH = "option_likelihood_ci_high", _CSV, "upper end of its 95 % interval"

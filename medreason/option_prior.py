@@ -30,6 +30,13 @@ class OptionPrior:
         hits = [s.is_right(self.predict(s.options)) for s in test if s.options]
         return sum(hits) / len(hits) if hits else None
 
+    def accuracies(self, test: Iterable[Sample]) -> dict[tuple[str, str], float | None]:
+        """`accuracy` in each cell."""
+        cells: dict[tuple[str, str], list[Sample]] = {}
+        for sample in test:
+            cells.setdefault(sample.cell, []).append(sample)
+        return {cell: self.accuracy(members) for cell, members in cells.items()}
+
 
 def fit_option_prior(train: Iterable[Sample]) -> OptionPrior:
     """Count the option strings of the closed samples once, for any number of test sets."""

@@ -155,7 +155,7 @@ class Sample:
     patient: str | None
     """Equal for all images of a patient, None where that is not known."""
     split: str
-    """ "train" or "test"; empty until `data.splits` decides."""
+    """ "train", "validation" or "test"; empty until `data.splits` decides."""
     window: Window = SOFT_TISSUE
     """Of its image; loading sets it to `data.window`."""
     alternatives: tuple[str, ...] = ()

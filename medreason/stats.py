@@ -106,6 +106,15 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     return low, high
 
 
+def half_width(change: float, n: int, discordance: float) -> float:
+    """Half of the 95 % interval of a paired difference of two shares, of which nothing is known but
+    the number of independent questions; `discordance` of them are taken as answered unlike.
+
+    Source: the Wald interval of McNemar's difference, e.g. Agresti 2013, Categorical Data Analysis.
+    """
+    return _Z95 * math.sqrt((max(discordance, abs(change)) - change**2) / n)
+
+
 def difference(
     changes: ArrayLike, clusters: ArrayLike, cells: ArrayLike | None = None
 ) -> Difference:

@@ -11,11 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 from mlflow import MlflowClient
 from peft import PeftModel
 from PIL import Image
+from processes import wait_until_gone
 from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
@@ -41,13 +43,7 @@ SAMPLED = (
 
 def medreason(folder: Path, *arguments: str, status: int = 0) -> str:
     """What the command prints, run in `folder`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "medreason", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = commands.medreason(*arguments, cwd=folder)
     assert done.returncode == status, done.stdout + done.stderr + logs(folder)
     return done.stdout + done.stderr
 
@@ -65,7 +61,8 @@ def only_run(folder: Path, method: str) -> RunFolder:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which base, SFT, GRPO and RARL were run for two steps, as one sweep."""
     folder = tmp_path_factory.mktemp("runs")
-    medreason(folder, "-m", "method=base,sft", *TRAINED)
+    typed = [sys.executable, "-m", "medreason", "-m", "method=base,sft", *TRAINED]
+    subprocess.run(typed, cwd=folder, check=True, capture_output=True)
     medreason(folder, "-m", "method=grpo,rarl", *TRAINED, *SAMPLED)
     return folder
 
@@ -256,22 +253,9 @@ def test_killed_training_resumes_from_its_checkpoint_in_the_same_mlflow_run(tmp_
     run = only_run(tmp_path, "sft")
     first = run.state().mlflow_runs
     assert run.state().state == "running"
-    wait_for_worker_to_end(run)
+    wait_until_gone(tmp_path)
     printed = medreason(tmp_path, *arguments)
     assert "resumed" in printed
     state = run.state()
     assert (state.state, state.attempts, state.mlflow_runs) == ("done", 2, first)
     assert [row["step"] for row in run.logged()] == list(range(1, 17))
-
-
-def wait_for_worker_to_end(run: RunFolder) -> None:
-    """The worker notices within a second or two that its parent is gone."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        found = subprocess.run(
-            ["pgrep", "-f", str(run.path)], capture_output=True, text=True, check=False
-        )
-        if not found.stdout.strip():
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"worker {found.stdout} outlived its parent")

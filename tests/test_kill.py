@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
+from processes import wait_until_gone, working_in
 
 from medreason.runs.run_folder import run_folders
 
@@ -38,25 +38,6 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "medreason", *SWEEP], cwd=folder, stdout=output, stderr=output
         )
-
-
-def processes(folder: Path) -> list[psutil.Process]:
-    """All processes in the folder: launcher, jobs, workers."""
-    living = []
-    for process in psutil.process_iter(["cwd", "pid", "status"]):
-        alive = process.info["status"] != psutil.STATUS_ZOMBIE
-        if process.info["cwd"] == str(folder) and process.info["pid"] != os.getpid() and alive:
-            living.append(process)
-    return living
-
-
-def wait_until_gone(folder: Path, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not processes(folder):
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"still there: {[p.cmdline() for p in processes(folder)]}")
 
 
 def tables(folder: Path) -> dict[str, Any]:
@@ -96,8 +77,8 @@ def test_kills_change_nothing(tmp_path: Path, untouched: dict[str, Any], victim:
         deadline = time.monotonic() + rng.uniform(1, 45)
         while time.monotonic() < deadline and launcher.poll() is None:
             time.sleep(0.05)
-        living = processes(tmp_path)
-        workers = [p for p in living if "medreason.execution.worker" in p.cmdline()]
+        living = working_in(tmp_path)
+        workers = [p for p in living if "medreason.execution.fork_server" in p.cmdline()]
         targets = {"launcher": [launcher], "worker": workers or living, "any": living}[victim]
         if launcher.poll() is None and targets:
             os.kill(rng.choice(targets).pid, signal.SIGKILL)

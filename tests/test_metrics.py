@@ -19,6 +19,8 @@ from medreason.metrics import Metric, Shown
 
 PACKAGE = Path(__file__).parents[1] / "medreason"
 OTHER_WORDS = {
+    "config/checks.py": {Metric.OPTION_LIKELIHOOD},
+    "config/endpoint.py": {Metric.N},  # a field of a request
     "config/schema.py": {*CONTROLS, Metric.OPTION_LIKELIHOOD},  # controls, a way of answering
     "evaluation/controls.py": set(CONTROLS),
     "generation/prefix_sharing.py": set(CONTROLS),
@@ -28,14 +30,19 @@ OTHER_WORDS = {
         *(Metric.CORRECT, Metric.CONSISTENCY, Metric.REASONING_SIMILARITY, Metric.PARSED),
         *(Metric.REASONING_EMBEDDING, Metric.COMPLETION_TOKENS, Metric.OPTION_LIKELIHOOD),
     },
-    "evaluation/metrics.py": {Metric.PARSED},
+    "evaluation/metrics.py": {  # a status, a column, the sum of all requests
+        *(Metric.PARSED, Metric.COMPLETION_TOKENS, Metric.COST_USD),
+    },
     "evaluation/run.py": {Metric.OPTION_LIKELIHOOD},
     "runs/keys.py": {Metric.OPTION_LIKELIHOOD},
     "actions/predict.py": {Metric.OPTION_LIKELIHOOD},
     "actions/plan.py": {Metric.N, Metric.CLUSTERS},  # headings of tables
-    "actions/judge.py": {Metric.N, Metric.COMPLETION_TOKENS},  # of the judge's own summary
+    "actions/judge.py": {  # of the judge's own summary
+        *(Metric.N, Metric.COMPLETION_TOKENS, Metric.COST_USD),
+    },
     "execution/request.py": {Metric.PRIOR},  # options that decide the options-only baseline
     "moved.py": {Metric.OPTION_LIKELIHOOD},
+    "report/analyses.py": {Metric.COMPLETION_TOKENS},  # columns
     "report/page.py": {Metric.N},
     "report/page.js": {Metric.PARSED},
     "report/arms.py": {Metric.N},  # headings of tables
@@ -44,7 +51,9 @@ OTHER_WORDS = {
         *(Metric.N, Metric.CLUSTERS, Metric.ACCURACY, Metric.CORRECT),
         Metric.REASONING_SIMILARITY,
     },
-    "report/runs.py": {Metric.PARSED},
+    "report/published.py": {Metric.CLUSTERS, Metric.CORRECT},  # columns
+    "report/published_file.py": {Metric.N},
+    "report/runs.py": {Metric.PARSED, Metric.COMPLETION_TOKENS, Metric.CORRECT},  # columns
     "report/questions.py": {Metric.PARSED},
     "tracking/evaluation.py": {Metric.CORRECT},
 }
@@ -96,5 +105,5 @@ def test_all_that_is_computed_is_in_the_table(tmp_path: Path) -> None:
 def test_metric_says_what_it_is(metric: Metric) -> None:
     assert metric.explanation
     assert metric.heading.count("\n") < 2 or Shown.TERMINAL not in metric.shown
-    assert metric.unit in ("share", "count", "factor", "words", "tokens")
+    assert metric.unit in ("share", "count", "factor", "words", "tokens", "dollars")
     assert Shown.TERMINAL not in metric.shown or Shown.CSV in metric.shown

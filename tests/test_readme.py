@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import readme_files
 
 from medreason.config import CONF, Config
 from medreason.sweeps.jobs import first_value
@@ -30,14 +31,29 @@ EXPERIMENTS = sorted(
 )
 
 
+def code(text: str) -> str:
+    """What a page shows to be typed, a command a line, with the variables that it sets."""
+    blocks = re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+    shown = [block for language, block in blocks if language in ("", "bash")]
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    shown += re.findall(r"(?:^|\n)((?:    .*\n)+)", prose)
+    lines = "\n".join([*shown, *re.findall(r"`(python -m medreason[^`]*)`", prose)])
+    lines = lines.replace("\\\n", " ")
+    for name, value in re.findall(r'^ *([A-Z]+)="(.*)"$', lines, re.MULTILINE):
+        lines = lines.replace(f"${name}", value)
+    return lines
+
+
 def commands(text: str) -> list[list[str]]:
-    """The arguments of every `python -m medreason` in the code of a page."""
-    blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)
-    blocks += re.findall(r"(?:^|\n)((?:    .*\n)+)", text)
-    code = "\n".join([*blocks, *re.findall(r"`(python -m medreason[^`]*)`", text)])
-    lines = code.replace("\\\n", " ").splitlines()
+    """The arguments of every `python -m medreason` in the code of a page.
+
+    Without those that say how to type one, and those with files of one's own, which
+    tests/config/test_own_files.py and tests/data/test_readme_example.py run.
+    """
+    lines = code(text).splitlines()
     found = [re.search(r"python -m medreason( .*?)(?:&& .*|&)?$", line) for line in lines]
-    return [shlex.split(m[1], comments=True) for m in found if m and not re.search(r"[$\[]", m[1])]
+    words = [shlex.split(m[1], comments=True) for m in found if m]
+    return [command for command in words if not {"[-m]", "...", "--config-dir"} & {*command}]
 
 
 SHOWN = [(page, command) for page, text in PAGES.items() for command in commands(text)]
@@ -79,6 +95,27 @@ def test_command_that_is_shown_is_taken(
 ) -> None:
     overrides = [first_value(word) for word in command if not word.startswith("-")]
     composed(*(word for word in overrides if "hydra" not in word.partition("=")[0]))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_other_programs_that_are_shown_are_there(page: str) -> None:
+    """Scripts with their options, and the extras that are installed."""
+    project = (ROOT / "pyproject.toml").read_text()
+    for line in code(PAGES[page]).splitlines():
+        for extra in re.findall(r"pip install .*\.\[(\w+)\]", line):
+            assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+        script = re.search(r"((?:experiments|tests)/[\w/]+\.(?:py|sh))((?: [^#]*)?)", line)
+        if script and "::" not in line:
+            source = (ROOT / script[1]).read_text()
+            assert all(option in source for option in re.findall(r"--[\w-]+", script[2])), line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_file_that_is_shown_is_named_and_run_by_a_test(page: str) -> None:
+    blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", PAGES[page], re.DOTALL)
+    assert len(readme_files.shown_in(page)) == len(blocks)
+    run = ("conf/README.md", "medreason/data/README.md", "medreason/report/README.md")
+    assert not blocks or page in run
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -18,7 +18,7 @@ from medreason.runs.run_folder import RunFolder
 def run(config: Config) -> None:
     """Print the audit, and write it to `audit.json` in a folder named after the data's digest."""
     handling, _ = configuration.handling(config.data)
-    loaded = data.read(config.data, config.folder / "cache")
+    loaded = data.read(config.data, config.folder / "cache", config.validation)
     pixels = None
     if handling.images == "decode":
         paths = (sample.image for sample in loaded.samples)

@@ -15,6 +15,7 @@ from rich.table import Table
 from medreason import data
 from medreason.config import Config, machine
 from medreason.console import notice, show
+from medreason.execution import gpu_slots
 from medreason.runs.files import write_json
 from medreason.samples import Sample
 
@@ -22,7 +23,17 @@ _HEADINGS = ("stage", "tokens", "baseline, s", "grouped, s", "speedup", "x roofl
 
 
 def run(config: Config) -> None:
-    """Measure, print a table and write JSON below outputs/benchmarks."""
+    """Measure, print a table and write JSON below outputs/benchmarks.
+
+    Raises:
+        ValueError: the method has nothing to measure, or the profile takes several devices.
+    """
+    if config.hardware.processes > 1:
+        raise ValueError(
+            f"action=bench measures one device; hardware={config.hardware.name} takes "
+            f"{config.hardware.processes}; set hardware.devices=1 hardware.nodes=1 "
+            "hardware.parallel=ddp hardware.offload=false"
+        )
     machine.check(config)
     speed = config.bench.what != "memory"
     if speed and config.method.algorithm != "grpo":
@@ -30,9 +41,10 @@ def run(config: Config) -> None:
             f"action=bench measures GRPO; method={config.method.name} has no completions to share; "
             "bench.what=memory takes every method"
         )
+    gpu_slots.hold_one(config.hardware)
     folder = config.folder / "benchmarks" / config.model.name
     folder.mkdir(parents=True, exist_ok=True)
-    samples = data.load(config.data, config.folder / "cache")
+    samples = data.samples_of(config)
     if speed:
         _speed(config, samples, folder)
     else:

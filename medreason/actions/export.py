@@ -26,14 +26,16 @@ def run(config: Config) -> None:
     target = Path(config.export.to)
     if target.exists():
         raise ValueError(f"export.to={target} exists; remove it or choose another folder")
-    config = _with_model_of_run(config)
+    config = replace(config, model=model_folder.of_run(config.model))
     path = config.model.path
     model_folder.check(path)
     adapters.check(path)
+    model_folder.check_hub(path, config.model.revision)
     if config.export.adapter_only and not model_folder.is_adapter(path):
         raise ValueError(
             f"export.adapter_only=true: model.path={path!r} is no adapter; leave it out"
         )
+    kept = 1.0
     with atomic_folder(target) as unfinished:
         if config.export.adapter_only:
             # peft writes a card of its own; *.bin and optimizer states are of the training.
@@ -41,33 +43,36 @@ def run(config: Config) -> None:
             shutil.copytree(path, unfinished, ignore=unused)
             layout.rename_adapter(unfinished, config.export.layout)
         else:
-            _save_merged(config, unfinished)
+            kept = _save_merged(config, unfinished)
         needed = layout.versions(
             published=layout.write_published(unfinished),
             adapter=config.export.adapter_only,
             layout=config.export.layout,
         )
-        card = model_card.card(config, Path(path), needed)
+        card = model_card.card(config, Path(path), needed, kept)
         (unfinished / "README.md").write_text(card, encoding="utf-8")
     show(target)
+    if kept < model_card.WHOLE:
+        notice(
+            f"export.precision={config.export.precision} keeps {100 * kept:.0f} % of the adapter's "
+            "change, the rest is less than the steps of the weights; export.precision=float32 and "
+            "export.adapter_only=true keep all of it"
+        )
     notice(f"opens with {needed}")
 
 
-def _with_model_of_run(config: Config) -> Config:
-    """The configuration with the model of a run folder, where `model.path` is one."""
-    path = Path(config.model.path) / "model"
-    return replace(config, model=replace(config.model, path=str(path))) if path.is_dir() else config
-
-
-def _save_merged(config: Config, target: Path) -> None:
+def _save_merged(config: Config, target: Path) -> float:
+    """What share of an adapter's change the saved weights keep."""
     # torch and transformers, seconds
-    from medreason.models.load import END_TOKENS, load_model, load_processor
+    from medreason.models.load import END_TOKENS, load_merged, load_processor
 
     hardware = replace(config.hardware, precision=config.export.precision, attention="sdpa")
-    model, processor = load_model(config.model, hardware), load_processor(config.model)
+    model, kept = load_merged(config.model, hardware)
+    processor = load_processor(config.model)
     generation = model.generation_config
     assert generation is not None
     # Those at which evaluation stops; a checkpoint may name one of them alone.
     generation.eos_token_id = processor.tokenizer.convert_tokens_to_ids(END_TOKENS)
     model.save_pretrained(target)
     processor.save_pretrained(target)  # tokenizer, image processor, chat template
+    return kept

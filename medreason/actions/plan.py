@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from rich.box import SIMPLE_HEAD
@@ -13,10 +15,12 @@ from rich.text import Text
 
 from medreason import data, stats
 from medreason.config import Config, Statistics
+from medreason.data import release_sizes
+from medreason.data.release_sizes import Counts
 from medreason.evaluation.controls import questions_of
+from medreason.execution.disk import disk_space
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.throughput import Throughput
-from medreason.models import model_folder
 from medreason.runs.files import free_bytes
 from medreason.runs.outcomes import NoDataError
 from medreason.runs.progress import duration
@@ -38,12 +42,18 @@ class Cell:
     updates: int = 0
     generations: int = 0
     """Completions, in training and in evaluation."""
+    answers: int = 0
+    """Those of the evaluation and of validations."""
     seconds: float | None = 0.0
     """None where no comparable run has been measured yet."""
     disk: int = 0
     """Bytes that stay."""
     peak: int = 0
     """Bytes of checkpoints, on top, while it trains."""
+    download: int = 0
+    """Bytes of the start model that come from the hub."""
+    disk_known: bool = True
+    """Whether the hub says how large the start model is."""
     reason: str = ""
 
 
@@ -64,23 +74,40 @@ def run_all(configs: Sequence[Config], labels: Sequence[str]) -> None:
     for i, (config, label) in enumerate(zip(configs, labels, strict=True)):
         cells.append(_cell(config, label or config.run_name, throughput, questions, seen, i))
     _print(cells, configs[0])
-    possible = [c for c, cell in zip(configs, cells, strict=True) if cell.state not in _IMPOSSIBLE]
+    possible = [
+        c
+        for c, cell in zip(configs, cells, strict=True)
+        if cell.state not in _IMPOSSIBLE and not cell.reason.startswith(_NOT_HERE)
+    ]
     _print_power(possible)
-    ahead = [c for c, cell in zip(configs, cells, strict=True) if cell.updates]
-    for line in _memory(ahead):  # last, since it loads torch
-        Console().print(line, highlight=False, soft_wrap=True)
+    kinds: dict[tuple[str, ...], list[tuple[Config, Cell]]] = defaultdict(list)
+    for config, cell in zip(configs, cells, strict=True):
+        if cell.state not in _FINISHED:
+            kinds[_kind(config)].append((config, cell))
+    for kind in kinds.values():  # last, since it loads torch
+        for line in _needs(kind):
+            Console().print(line, highlight=False, soft_wrap=True)
 
 
-def _memory(configs: Sequence[Config]) -> list[str]:
-    """Estimated memory of each kind of training, and what to change where it does not fit."""
-    kinds = {
-        (c.method.name, c.model.name, str(c.adapter), c.hardware.name): c for c in reversed(configs)
-    }
-    lines: list[str] = []
-    for config in reversed(kinds.values()):
-        samples = data.trained_on(config, data.load(config.data, config.folder / "cache"))
-        lines += memory_lines(config, samples)
-    return lines
+def _kind(config: Config) -> tuple[str, ...]:
+    return config.method.name, config.model.name, str(config.adapter), config.hardware.name
+
+
+def _needs(kind: Sequence[tuple[Config, Cell]]) -> Iterator[str]:
+    """Memory of trainings of one kind, what to change where it does not fit, and hours on GPUs."""
+    config = kind[0][0]
+    samples = [] if release_sizes.counts(config) else data.samples_of(config)
+    training = data.trained_on(config, samples)
+    if any(cell.updates for _, cell in kind):
+        yield from memory_lines(config, training)
+    if config.hardware.accelerator == "cuda":
+        from medreason.benchmark import gpu_time  # torch
+
+        updates, answers = (
+            sum(getattr(cell, name) for _, cell in kind) for name in ("updates", "answers")
+        )
+        with suppress(OSError, ValueError):  # `memory_lines` has said why
+            yield gpu_time.time_line(config, training, updates, answers)
 
 
 class _Questions:
@@ -111,56 +138,90 @@ def _cell(
     except NoDataError as error:
         return Cell(name, "empty", reason=str(error))
     except ValueError as error:
+        if counts := release_sizes.counts(config):
+            return _published(name, config, counts)
         return Cell(name, "refused", reason=str(error))
     first = seen.setdefault((request.train_key, request.evaluation_key), index)
     if first != index:
         return Cell(name, "same run", reason=f"as #{first}")
-    if request.finished:
+    if request.finished or (request.state.trained and not config.runs.test):
         return Cell(name, "done")
-    answers = questions.count(config, request.test_samples)
+    answers = questions.count(config, request.test_samples) if config.runs.test else 0
     evaluation = throughput.evaluation(config)
     cell = Cell(
         name,
         "to evaluate",
         generations=answers,
-        seconds=None if evaluation is None else evaluation * answers,
+        answers=answers,
+        seconds=0.0 if not answers else None if evaluation is None else evaluation * answers,
         disk=answers * _ANSWER_BYTES,
     )
     if request.state.trained or config.method.algorithm == "none":
         return cell
-    return _with_training(cell, config, request, throughput.training(config))
+    return _with_training(cell, config, request, throughput)
 
 
-def _with_training(
-    cell: Cell, config: Config, request: RunRequest, update_seconds: float | None
-) -> Cell:
-    updates = _updates(config, request.training_samples)
+def _published(name: str, config: Config, counts: Counts) -> Cell:
+    """A cell of a release that is not on this machine, from the numbers of its questions."""
+    answers = counts.test * (1 + len(config.evaluation.controls)) if config.runs.test else 0
+    trains = config.method.algorithm != "none"
+    cell = Cell(name, "to do", answers=answers, seconds=None, disk=answers * _ANSWER_BYTES)
+    cell = _with_disk(cell, config) if trains else cell
+    updates = config.updates(counts.training) if trains else 0
     rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0
+    completions = updates * config.method.prompts_per_step * rollouts
+    reason = _NOT_HERE + ("; without validations" if config.validation.every else "")
+    return replace(cell, updates=updates, generations=answers + completions, reason=reason)
+
+
+_NOT_HERE = "numbers of questions as published, since data.root is not there"
+
+
+def _with_disk(cell: Cell, config: Config) -> Cell:
+    space = disk_space(config)
+    if space is None:
+        from medreason.models.load import shapes  # torch
+
+        with suppress(OSError):
+            space = disk_space(config, shapes(config.model))
+    if space is None:
+        return replace(cell, disk_known=False)
+    peak = space.training - space.kept
+    return replace(cell, disk=cell.disk + space.kept, peak=peak, download=space.download)
+
+
+def _with_training(cell: Cell, config: Config, request: RunRequest, throughput: Throughput) -> Cell:
+    updates = config.updates(request.training_samples)
+    rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0
+    validations, each = _validations(config, request, updates)
+    update, answer = throughput.training(config), throughput.validation(config)
     seconds = None
-    if cell.seconds is not None and update_seconds is not None:
-        seconds = cell.seconds + update_seconds * updates
-    weights = model_folder.size_on_disk(config.model.path)
+    if cell.seconds is not None and update is not None and (answer is not None or not each):
+        seconds = cell.seconds + update * updates + (answer or 0.0) * validations * each
+    notes = [_left_out(config, request)]
+    plural = "" if validations == 1 else "s"
+    notes += [f"{validations} validation{plural} of {each:,} answers"] if each else []
     resumes = any(request.folder.checkpoints.glob("checkpoint-*"))
     failed = request.state.state == "failed"
     return replace(
-        cell,
+        _with_disk(cell, config),
         state="to resume" if resumes else "failed before" if failed else "to do",
         updates=updates,
-        generations=cell.generations + updates * config.method.prompts_per_step * rollouts,
+        generations=cell.generations
+        + updates * config.method.prompts_per_step * rollouts
+        + validations * each,
+        answers=cell.answers + validations * each,
         seconds=seconds,
-        disk=cell.disk + (0 if config.adapter else weights),
-        peak=8 * weights,
-        reason=(request.state.error or "") if failed else _left_out(config, request),
+        reason=(request.state.error or "") if failed else "; ".join(filter(None, notes)),
     )
 
 
-def _updates(config: Config, samples: int) -> int:
-    """Optimizer steps. An incomplete last step of an epoch is made by SFT and dropped by GRPO."""
-    if (steps := config.method.trl["max_steps"]) > 0:
-        return steps
-    steps = samples / config.method.prompts_per_step
-    whole = math.ceil(steps) if config.method.algorithm == "sft" else math.floor(steps)
-    return math.ceil(whole * config.method.trl["num_train_epochs"])
+def _validations(config: Config, request: RunRequest, updates: int) -> tuple[int, int]:
+    """How many validations a training makes, and the answers of each, controls included."""
+    if not (every := config.validation.every):
+        return 0, 0
+    asked = questions_of(request.validation_samples, config.validation.controls, ["generated"])
+    return math.ceil(updates / every), len(asked)
 
 
 def _left_out(config: Config, request: RunRequest) -> str:
@@ -171,15 +232,20 @@ def _left_out(config: Config, request: RunRequest) -> str:
 
 def _print(cells: Sequence[Cell], config: Config) -> None:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in ("#", "cell", "state", "updates", "generations", "time", "disk", ""):
-        side = "left" if head in ("cell", "state", "") else "right"
+    for head in ("#", "cell", "state", "updates", "generations", "time", "disk"):
+        side = "left" if head in ("cell", "state") else "right"
         table.add_column(head, justify=side, no_wrap=True)
+    reasons: dict[str, list[str]] = defaultdict(list)
     for i, cell in enumerate(cells):
-        table.add_row(*map(Text, (str(i), cell.name, cell.state, *_columns(cell), cell.reason)))
+        table.add_row(*map(Text, (str(i), cell.name, cell.state, *_columns(cell))))
+        if cell.reason:
+            reasons[cell.reason].append(str(i))
     console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 60 + max(len(c.name) + len(c.reason) for c in cells))
+    if not console.is_terminal:  # a table is not cut in a file
+        console.width = max(console.width, 70 + max(len(cell.name) for cell in cells))
     console.print(table)
+    for reason, places in reasons.items():  # once, however many cells it is of
+        console.print(f"{_listed(places)}: {reason}", highlight=False, markup=False, soft_wrap=True)
     for line in _totals(cells, config):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -200,7 +266,7 @@ def _test_selection(config: Config) -> str:
 def _test_questions(config: Config) -> dict[str, list[str]]:
     """The cluster of each test question, by cell, and of all."""
     cache = config.folder / "cache"
-    samples = data.tested_on(config, data.load(config.data, cache))
+    samples = data.tested_on(config, data.samples_of(config))
     images = data.image_digests(config.data, cache, samples)
     cells: dict[str, list[str]] = {}
     for sample in samples:
@@ -253,7 +319,14 @@ def _columns(cell: Cell) -> tuple[str, str, str, str]:
     if cell.state in _FINISHED:
         return "-", "-", "-", "-"
     time = "unknown" if cell.seconds is None else duration(cell.seconds)
-    return f"{cell.updates:,}", f"{cell.generations:,}", time, _size(cell.disk)
+    disk = _size(cell.disk) if cell.disk_known else "unknown"
+    return f"{cell.updates:,}", f"{cell.generations:,}", time, disk
+
+
+def _listed(places: Sequence[str]) -> str:
+    """`#2`, `#2, #3` or `#2, #3 and 11 more`."""
+    named = ", ".join(f"#{place}" for place in places[:3])
+    return f"{named} and {len(places) - 3} more" if len(places) > 3 else named
 
 
 def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
@@ -268,15 +341,22 @@ def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
     if known and unknown:
         time += f" and {unknown} cells unknown: no comparable run has been measured yet"
     disk = sum(cell.disk for cell in ahead)
-    needed = disk + max((cell.peak for cell in ahead), default=0)
+    download = max((cell.download for cell in ahead), default=0)
+    needed = disk + download + max((cell.peak for cell in ahead), default=0)
     free = free_bytes(config.folder)
     lines = [
         f"{len(cells)} cells: " + ", ".join(f"{n} {state}" for state, n in counts.items()),
         f"{sum(c.updates for c in ahead):,} updates, {sum(c.generations for c in ahead):,} "
         f"generations, time {time} (one after the other)",
         f"disk {_size(disk)} kept, {_size(needed)} with the checkpoints of one training; "
-        f"{_size(free)} free",
+        f"{_size(free)} free"
+        + (f"; {_size(download)} of weights come from the hub" if download else ""),
     ]
+    if unknown_disk := sum(not cell.disk_known for cell in ahead):
+        lines.append(
+            f"disk without the models of {unknown_disk} cells: the hub is not reached, and their "
+            "start model is not in its cache"
+        )
     if needed > free:
         lines.append(
             f"does not fit: outputs={config.outputs} has {_size(free)} free of {_size(needed)}; "

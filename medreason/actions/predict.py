@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +12,9 @@ from pathlib import Path
 from medreason import config as configuration
 from medreason.config import Config, machine
 from medreason.console import show
+from medreason.data import dicom
 from medreason.data.rows import parsed
+from medreason.execution import gpu_slots
 from medreason.generation.message_images import image_file
 from medreason.models import adapters, model_folder
 from medreason.runs.files import write_json
@@ -55,12 +58,16 @@ def run(config: Config) -> None:
         ValueError: image, question, JSON or model cannot be used; before a model is loaded.
     """
     root, questions = _questions(config)
-    machine.check(config)
+    config = replace(config, model=model_folder.of_run(config.model))
     model_folder.check(config.model.path)
     adapters.check(config.model.path)
+    model_folder.check_hub(config.model.path, config.model.revision)
+    config = replace(config, hardware=gpu_slots.hold_one(config.hardware))
+    machine.check(config)
     with tempfile.TemporaryDirectory() as fetched:
         window = configuration.handling(config.data)[0].ct_window
         samples = [_sample(question, root, Path(fetched), window) for question in questions]
+        _refuse_other_window(config, samples)
         answers = _answers(config, questions, samples)
     for answer in answers:
         show(_text(answer))
@@ -108,12 +115,55 @@ def _sample(question: _Question, root: Path, fetched: Path, window: Window) -> S
         image = image_file(question.image, root, fetched)
     except ValueError as error:
         raise ValueError(f"{question.key}={error}") from error
-    text, options = split_problem(question.text)
+    text, options = _split(question.text)
     try:
         refuse_glued(options)
         return _unanswered(question.key, image, text, options, window)
     except ValueError as error:
         raise ValueError(f"{question.key}: {error}") from error
+
+
+_MARK = re.compile(
+    r"(?:^|(?<=[\s,;?:.]))\(?([A-Z])[):](?=\s*\S)|(?:^|(?<=[,;?:.]\s))([A-Z])\.(?=\s*\S)",
+    re.MULTILINE,
+)
+
+
+def _split(problem: str) -> tuple[str, tuple[str, ...]]:
+    """Question and options: as Med-R1 publishes them, or as people type them, `(A) CT (B) MRI`,
+    `A. CT; B. MRI`, on one line or each on its own."""
+    question, options = split_problem(problem)
+    if len(options) > 1:
+        return question, options
+    marks: list[re.Match[str]] = []
+    for mark in _MARK.finditer(problem):
+        letter = mark[1] or mark[2]
+        if letter == "A":
+            marks = [mark]
+        elif marks and letter == letter_at(len(marks)):
+            marks.append(mark)
+    if len(marks) < 2:
+        return question, options
+    ends = [*(mark.start() for mark in marks[1:]), len(problem)]
+    texts = [problem[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
+    return problem[: marks[0].start()].strip(), tuple(text.strip(" \n\t,;") for text in texts)
+
+
+def _refuse_other_window(config: Config, samples: Sequence[Sample]) -> None:
+    """Raise ValueError where a run folder's model would see DICOM in another window than it was
+    trained with."""
+    file = Path(config.model.path).parent / "config.yaml"
+    if not file.exists() or not any(dicom.has_header(sample.image) for sample in samples):
+        return
+    trained = configuration.handling(configuration.read(file).data)[0]
+    asked = configuration.handling(config.data)[0]
+    for key in ("window", "window_from"):
+        value, of_training = getattr(asked, key), getattr(trained, key)
+        if value != of_training:
+            raise ValueError(
+                f"data.{key}={value}: the model in {config.model.path} was trained with "
+                f"{of_training}; set data.{key}={of_training}"
+            )
 
 
 def _unanswered(
@@ -139,11 +189,10 @@ def _answers(
     config: Config, questions: Sequence[_Question], samples: Sequence[Sample]
 ) -> list[_Answer]:
     # torch and transformers, seconds
-    from accelerate import PartialState
-
     from medreason.evaluation.run import evaluation_row, predict_rows
+    from medreason.models import device
 
-    PartialState(cpu=config.hardware.accelerator == "cpu")
+    device.join(config.hardware)
     both = replace(config.evaluation, answers=["generated", "option_likelihood"], encoder=None)
     config = replace(config, evaluation=both)
     rows = [evaluation_row(config, sample) for sample in samples]

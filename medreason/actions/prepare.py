@@ -8,9 +8,9 @@ from typing import Any
 
 from medreason import config as configuration
 from medreason import data
-from medreason.config import Config
-from medreason.console import show
-from medreason.data import audit, checks, image_cache, prepare, prepared
+from medreason.config import Config, Validation
+from medreason.console import notice, show
+from medreason.data import audit, checks, image_cache, prepare, prepared, saved_sets
 from medreason.data.rows import Loaded
 from medreason.runs.progress import Bar
 from medreason.runs.run_folder import RunFolder
@@ -29,8 +29,12 @@ def run(config: Config) -> None:
     folder = Path(settings.folder or config.folder / "prepared" / name)
     root = data.root_of(reader)
     # A reader that balances rows by their labels must know first which images cannot be read.
-    loaded = data.read(config.data | {"images": "decode"}, config.folder / "cache")
+    loaded = data.read(
+        config.data | {"images": "decode"}, config.folder / "cache", _published(config)
+    )
     _refuse(loaded, handling.contradictions)
+    for remark in loaded.remarks:
+        notice(remark)
     with RunFolder(folder).locked() as descriptor:
         if descriptor is None:
             raise ValueError(f"{folder} is being prepared by another process")
@@ -52,12 +56,19 @@ def run(config: Config) -> None:
         _write(config, folder, replace(clean, samples=samples))
 
 
+def _published(config: Config) -> Validation:
+    """Published validation rows are prepared, too; rows are held back by the run that trains."""
+    published = config.validation.source == "published"
+    return config.validation if published else data.NO_VALIDATION
+
+
 def _settings(config: Config) -> dict[str, Any]:
     """What decides which rows and images are written, with an absolute root."""
     settings = {k: v for k, v in config.data.items() if k not in ("images", "bad_rows")}
     root = data.root_of(settings)
     return {
         "data": settings | ({"root": str(root.resolve())} if root else {}),
+        **({"validation": "published"} if _published(config).is_on else {}),
         "size": config.prepare.size,
         "resize": config.prepare.resize,
     }
@@ -93,3 +104,6 @@ def _write(config: Config, folder: Path, loaded: Loaded) -> None:
     )
     show(f"{len(loaded.samples):,} rows, digest {digest}")
     show(f"use them with data=prepared data.root={folder}")
+    if config.prepare.save_to_disk:
+        saved_sets.write(folder / "saved", loaded.samples)
+        show(f"the same in columns {', '.join(saved_sets.COLUMNS)}: {folder / 'saved'}")

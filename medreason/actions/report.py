@@ -4,21 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from medreason.config import Config
 from medreason.console import notice, show
 from medreason.metrics import Metric
-from medreason.report import arms, comparisons, reasoning, table, tables
+from medreason.report import (
+    analyses,
+    arms,
+    comparisons,
+    loading,
+    published,
+    reasoning,
+    search,
+    summary,
+    table,
+    tables,
+)
 from medreason.report import runs as reading
+from medreason.report.published import Compared
 from medreason.report.runs import Run
+from medreason.report.search import Trial
 from medreason.report.tables import Tables
-from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, unreadable
+from medreason.runs import openings
 from medreason.stats import LEVEL, Difference
+
+
+class _Parts(NamedTuple):
+    """What a report is made of."""
+
+    runs: list[Run]
+    tables: Tables
+    trials: list[Trial]
+    beside: list[Compared]
+    """Published numbers beside ours."""
 
 
 def run(config: Config) -> None:
     """Write the report of the sweep, print its table, and send it to the sweep's run in MLflow."""
-    evaluations = _evaluations_of_sweep(config)
+    evaluations = loading.evaluations_of(config.folder / "runs", config.sweep)
     if config.tracking.resync and config.tracking.uri:
         from medreason import tracking  # MLflow, seconds
 
@@ -26,18 +50,28 @@ def run(config: Config) -> None:
             config.tracking, config.folder, config.sweep, evaluations, all_=True
         ):
             raise ValueError(f"tracking.uri={config.tracking.uri} is not up to date; see above")
-    runs = reading.load(evaluations, config.statistics)
+    trials, runs = search.split(reading.load(evaluations, config.statistics))
     target = config.folder / "reports" / config.sweep
     target.mkdir(parents=True, exist_ok=True)
     gathered = tables.gather(runs)
     rows = table.rows_of(runs)
+    if trials:
+        table.show_table(lambda compact: search.table(trials))
     if arms.grouped(runs, gathered):
         arms.show(rows, gathered)
     else:
         table.show_rows(rows)
     arms.show_differences(gathered.domains)
+    beside = published.compare(runs, gathered.arms, config.report.published)
+    if published.shown(beside):
+        table.show_table(lambda compact: published.table(beside, compact=compact))
+    elif beside:
+        show("\n".join(published.notes(beside)))
+    opened = openings.read(config.folder, config.sweep)
+    for line in filter(None, [*summary.tested(opened), summary.chosen_by_test(opened)]):
+        show(line)
     files = []
-    for path in _write(config, runs, gathered, target):
+    for path in _write(config, _Parts(runs, gathered, trials, beside), target):
         show(path)
         files.append(path)
     show(f"open {files[0]} in a browser: every cell leads to its questions")
@@ -46,43 +80,33 @@ def run(config: Config) -> None:
         show("`make ui` shows parameters, curves, predictions with images in MLflow")
 
 
-def _write(config: Config, runs: list[Run], gathered: Tables, target: Path) -> Iterator[Path]:
+def _write(config: Config, parts: _Parts, target: Path) -> Iterator[Path]:
     """Yield each file after it is written; the page first."""
-    yield _write_page(config, runs, gathered, target)
+    runs = parts.runs
+    yield _write_page(config, parts, target)
     yield _write_csv(runs, target)
     if len(runs) <= arms.MOST_RUNS:
         yield from _write_heat_maps(runs, target)
-    yield tables.write(gathered, target)
+    yield tables.write(parts.tables, target)
+    yield from published.write(parts.beside, target / "tables")
+    yield from analyses.write(parts.tables.arms, target / "tables")
     yield from reasoning.write(runs, target)
 
 
-def _evaluations_of_sweep(config: Config) -> list[EvaluationFolder]:
-    by_sweep = evaluations_by_sweep(config.folder / "runs")
-    where = f"no runs of sweep={config.sweep} below {config.folder / 'runs'}"
-    if errors := unreadable(config.folder / "runs"):
-        more = f"\nand {len(errors) - 1} more that cannot be read" if len(errors) > 1 else ""
-        if config.sweep not in by_sweep:
-            raise ValueError(f"{where} that can be read; {errors[0]}{more}")
-        notice(f"left out, whatever its sweep: {errors[0]}{more}")
-    if config.sweep in by_sweep:
-        return by_sweep[config.sweep]
-    if names := sorted(by_sweep):
-        raise ValueError(
-            f"{where}; there are {', '.join(names)}: "
-            f"type `python -m medreason action=report sweep={names[0]}`"
-        )
-    raise ValueError(
-        f"{where}, and none of another; make some with `python -m medreason -m prompt=think "
-        f"method=base,sft,grpo,rarl sweep={config.sweep}`, or set outputs=... to the folder that "
-        "holds runs/"
-    )
-
-
-def _write_page(config: Config, runs: list[Run], gathered: Tables, target: Path) -> Path:
+def _write_page(config: Config, parts: _Parts, target: Path) -> Path:
     from medreason.report.page import page  # Pillow
 
     path = target / "index.html"
-    path.write_text(page(runs, sweep=config.sweep, tables=gathered), encoding="utf-8")
+    opened = openings.read(config.folder, config.sweep)
+    text = page(
+        parts.runs,
+        sweep=config.sweep,
+        tables=parts.tables,
+        openings=opened,
+        trials=parts.trials,
+        beside=parts.beside,
+    )
+    path.write_text(text, encoding="utf-8")
     return path
 
 

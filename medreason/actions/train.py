@@ -1,4 +1,5 @@
-"""`action=train`: train on one cell, then evaluate on all cells of `evaluation`."""
+"""`action=train`: train on one cell, then evaluate on all cells of `evaluation`, or with
+`runs.test=false` on none."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from medreason.console import show
 from medreason.execution import launch
 from medreason.runs.outcomes import Outcome
 from medreason.runs.run_folder import unsynced
+from medreason.training import selection
 
 
 def run(config: Config, label: str = "") -> Outcome:
@@ -24,5 +26,9 @@ def run(config: Config, label: str = "") -> Outcome:
             tracking.catch_up(config.tracking, config.folder, config.sweep, [request.evaluation])
         table.show([request.evaluation], config.statistics)
         show(request.folder.path)
-    state = "done" if worked else "skipped"
-    return Outcome(state, run=request.folder.path.name, evaluation=request.evaluation_key)
+    return Outcome(
+        "done" if worked else "skipped",
+        run=request.folder.path.name,
+        evaluation=request.evaluation_key,
+        score=selection.kept_score(request.folder),
+    )

@@ -1,7 +1,8 @@
 """The border between YAML and code: past `load` nothing sees OmegaConf, and nothing imports torch.
 
 `schema`, `hardware`, `judge` and `data` hold the classes of the groups, `checks` the rules between
-groups. `options` checks the command line before Hydra composes; `files` loads, reads and writes;
+groups. `options` checks the command line before Hydra composes; `composing` does so from Python;
+`files` loads, reads and writes;
 `targets` imports the functions that YAML names; `machine` compares a profile with this machine.
 """
 
@@ -22,6 +23,7 @@ from medreason.config.schema import (
     Selection,
     Statistics,
     Tracking,
+    Validation,
 )
 from medreason.config.targets import function, target
 
@@ -44,6 +46,7 @@ __all__ = [
     "Selection",
     "Statistics",
     "Tracking",
+    "Validation",
     "function",
     "handling",
     "load",

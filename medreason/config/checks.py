@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from medreason.config import targets
 from medreason.config.data import handling
-from medreason.config.rules import positive
+from medreason.config.rules import one_of, positive
 
 if TYPE_CHECKING:
     from medreason.config.schema import Config
@@ -21,6 +21,63 @@ def something_is_trained_on(config: Config) -> None:
         if not selection.members:
             known = ", ".join(field.name for field in fields(selection))
             raise ValueError(f"{group}: none is chosen; choose {group}=all, or some of {known}")
+
+
+def validation_rows_have_a_side(config: Config) -> None:
+    side = config.data.get("validation")
+    if side is None or not str(config.data["_target_"]).startswith("medreason.data."):
+        return  # none, or a setting of the user's own function
+    if side == "validation":
+        raise ValueError(
+            "data.validation='validation' leaves those rows to nobody; set data.validation=null, "
+            "and validation=in_domain validation.source=published to ask them"
+        )
+    one_of("data.validation", side, ("train", "test"))
+
+
+def published_validation_is_kept(config: Config) -> None:
+    if not config.validation.is_on or config.validation.source != "published":
+        return
+    how = handling(config.data)[0].split
+    if how in ("by_image", "by_patient"):
+        raise ValueError(
+            f"validation.source='published' keeps the published validation rows, and data.split="
+            f"{how!r} splits all rows anew; set data.split=published, or validation.source=train"
+        )
+    if side := config.data.get("validation"):
+        raise ValueError(
+            f"data.validation={side!r} puts the published validation rows there, and "
+            "validation.source='published' asks them; set data.validation=null, or "
+            "validation.source=train"
+        )
+
+
+def validation_can_be_asked(config: Config) -> None:
+    every = config.validation.every
+    if every is None or config.method.algorithm == "none":
+        return
+    steps = config.method.trl.get("max_steps") or 0
+    if 0 < steps < every:
+        raise ValueError(
+            f"validation.every={every} is beyond method.trl.max_steps={steps}: nothing would be "
+            f"validated; set validation.every={max(steps // 4, 1)}, or validation=none"
+        )
+    if config.hardware.parallel == "zero3":
+        raise ValueError(
+            f"validation.every={every} with hardware.parallel='zero3': DeepSpeed's shards do not "
+            "answer questions while they are trained; set hardware.parallel=fsdp, or "
+            "validation.every=null"
+        )
+
+
+def something_is_left_to_do(config: Config) -> None:
+    if config.runs.test or config.action.name not in ("train", "evaluate"):
+        return
+    if config.method.algorithm == "none":
+        raise ValueError(
+            f"runs.test=false leaves nothing to do for method={config.method.name}, which is only "
+            "tested; set runs.test=true, or choose a method that trains"
+        )
 
 
 def data_settings_are_known(config: Config) -> None:
@@ -96,15 +153,92 @@ def fsdp_ranks_sample_equally_often(config: Config) -> None:
 def vllm_can_sample(config: Config) -> None:
     if config.method.algorithm != "grpo" or config.rollout.name != "vllm":
         return
-    if config.hardware.accelerator != "cuda":
+    if config.hardware.accelerator == "cpu" and config.rollout.vllm.get("vllm_mode") == "server":
         raise ValueError(
-            f"rollout=vllm runs on CUDA alone, and hardware={config.hardware.name} is a CPU; "
-            "choose rollout=grouped"
+            f"rollout.vllm.vllm_mode=server with hardware={config.hardware.name}: weights reach a "
+            "server over CUDA alone; choose colocate"
+        )
+    if config.adapter and config.hardware.parallel != "ddp":
+        raise ValueError(
+            f"rollout=vllm with an adapter and hardware.parallel={config.hardware.parallel!r}: "
+            "TRL would merge it into the sharded base and take it out again at each update, which "
+            "rounds the base; set hardware.parallel=ddp or choose rollout=grouped"
+        )
+    if config.adapter.get("use_dora"):
+        raise ValueError(
+            "rollout=vllm with adapter.use_dora=true: vLLM gets merged weights, which are built of "
+            "plain LoRA alone; choose rollout=grouped or set adapter.use_dora=false"
         )
     if config.model.quantization != "none":
         raise ValueError(
             f"rollout=vllm takes whole weights, and model.quantization="
-            f"{config.model.quantization!r}; choose rollout=grouped or adapter=lora_all"
+            f"{config.model.quantization!r}; choose rollout=grouped"
+        )
+
+
+def vllm_can_answer(config: Config) -> None:
+    if config.evaluation.engine != "vllm":
+        return
+    if config.hardware.processes > 1:
+        raise ValueError(
+            f"evaluation.engine=vllm runs on one device, and hardware={config.hardware.name} has "
+            f"{config.hardware.processes} processes; set evaluation.engine=generate, or evaluate "
+            "with hardware=gpu (action=evaluate)"
+        )
+    if config.model.quantization != "none" or config.adapter.get("use_dora"):
+        raise ValueError(
+            "evaluation.engine=vllm takes whole weights and plain LoRA, and model.quantization="
+            f"{config.model.quantization!r}, adapter.use_dora="
+            f"{config.adapter.get('use_dora', False)}; set evaluation.engine=generate"
+        )
+
+
+_SERVED_ACTIONS = ("train", "evaluate", "plan", "audit", "prepare", "report", "judge")
+"""Those that ask a served model questions, or no model at all."""
+
+
+def engine_is_that_of_the_model(config: Config) -> None:
+    served, engine = config.model.is_served, config.evaluation.engine
+    if served and engine != "endpoint":
+        raise ValueError(
+            f"evaluation.engine={engine!r} decodes here, and model.endpoint.base_url="
+            f"{config.model.endpoint.base_url} names a server; set evaluation.engine=endpoint, or "
+            "leave model.endpoint out"
+        )
+    if engine == "endpoint" and not served:
+        raise ValueError(
+            "evaluation.engine='endpoint' asks a server, and model.endpoint.base_url has no value; "
+            "choose model=endpoint model.endpoint.base_url=http://127.0.0.1:8000/v1 "
+            "model.endpoint.model=NAME"
+        )
+
+
+def served_model_is_only_asked(config: Config) -> None:
+    if not config.model.is_served:
+        return
+    action, method = config.action.name, config.method
+    if action not in _SERVED_ACTIONS:
+        raise ValueError(
+            f"action={action} needs weights, and model={config.model.name} is served by "
+            f"{config.model.endpoint.base_url}; choose a model with weights, such as "
+            "model=qwen2_vl_2b"
+        )
+    if method.algorithm != "none" and action in ("train", "plan"):
+        raise ValueError(
+            f"method={method.name} trains, and model={config.model.name} is served by "
+            f"{config.model.endpoint.base_url}; choose method=base, which only asks it"
+        )
+    if "option_likelihood" in config.evaluation.answers:
+        raise ValueError(
+            f"evaluation.answers={config.evaluation.answers}: option likelihoods are computed "
+            "from weights, and a server only replies; set 'evaluation.answers=[generated]'"
+        )
+    if config.model.max_pixels and not config.model.path:
+        raise ValueError(
+            f"model.max_pixels={config.model.max_pixels}: the server scales images, and the limit "
+            "can be compared with its own where model.path=... names the model that is served (a "
+            "folder or a hub id, of which the processor is loaded); set that, or "
+            "model.max_pixels=null"
         )
 
 
@@ -145,17 +279,25 @@ def checkpoints_fall_between_rollouts(config: Config) -> None:
     positive("method.trl.num_iterations", iterations)
     positive("method.trl.steps_per_generation", batches)
     updates = math.ceil(iterations * batches / config.accumulation)
-    if config.runs.checkpoint_steps % updates:
-        raise ValueError(
-            f"runs.checkpoint_steps={config.runs.checkpoint_steps} is not a multiple of {updates}"
-            f", the updates on the same completions (method.trl.num_iterations={iterations}): "
-            "after a resume between them, TRL would sample again for the rest; set "
-            f"runs.checkpoint_steps={-(-config.runs.checkpoint_steps // updates) * updates}"
-        )
+    steps = {"runs.checkpoint_steps": config.runs.checkpoint_steps}
+    if config.validation.every and config.validation.makes_checkpoints:
+        steps["validation.every"] = config.validation.every
+    for key, value in steps.items():
+        if value % updates:
+            raise ValueError(
+                f"{key}={value} is not a multiple of {updates}, the updates on the same "
+                f"completions (method.trl.num_iterations={iterations}): after a resume between "
+                "them, TRL would sample again for the rest; set "
+                f"{key}={-(-value // updates) * updates}"
+            )
 
 
 ALL: tuple[Callable[[Config], None], ...] = (
     something_is_trained_on,
+    validation_rows_have_a_side,
+    published_validation_is_kept,
+    validation_can_be_asked,
+    something_is_left_to_do,
     data_settings_are_known,
     reward_settings_are_known,
     judged_rewards_have_a_judge,
@@ -165,6 +307,9 @@ ALL: tuple[Callable[[Config], None], ...] = (
     attention_can_share_prefixes,
     fsdp_ranks_sample_equally_often,
     vllm_can_sample,
+    vllm_can_answer,
+    engine_is_that_of_the_model,
+    served_model_is_only_asked,
     random_weights_are_for_benchmarks,
     quantized_weights_have_an_adapter,
     quantized_weights_are_not_sharded,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from medreason import moved
 from medreason.config import key_names, trainer_settings
@@ -40,7 +41,13 @@ def load(composed: DictConfig, choices: dict[str, str] | None = None) -> Config:
         ValueError: a value is missing, breaks a rule or has a key that the schema has not; the
             message names key, value and remedy.
     """
-    missing = sorted(OmegaConf.missing_keys(composed))
+    try:
+        missing = sorted(OmegaConf.missing_keys(composed))
+    except InterpolationResolutionError as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise ValueError(
+            f"{error.full_key}: {reason}; set that key, or {error.full_key}=... itself"
+        ) from error
     if missing:
         raise ValueError(f"{missing[0]} has no value; set {missing[0]}=... on the command line")
     # `+group.key=value` would add to a typed group what nothing reads.
@@ -83,12 +90,15 @@ def read(path: Path) -> Config:
 
 
 def _key_problems(kind: type, values: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """(key, unknown or missing) wherever a mapping has not exactly the keys of the schema."""
+    """(key, unknown or missing) wherever a mapping has not exactly the keys of the schema; without
+    what `moved.ADDED` lets be missing."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{key or 'the file'} is not a mapping; it is empty or cut off")
     types = key_names.types_of(kind)
     for name in dict.fromkeys([*types, *values]):
         path = f"{key}.{name}" if key else str(name)
+        if name in types and name not in values and path in moved.ADDED:
+            continue
         if name not in types or name not in values:
             yield path, "missing" if name in types else "unknown"
         elif dataclasses.is_dataclass(types[name]):

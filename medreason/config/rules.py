@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from medreason import moved
 
+MOST_DRAFT_TOKENS = 32
+
 
 def one_of(key: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
@@ -19,7 +21,7 @@ def one_of(key: str, value: str, known: Iterable[str]) -> None:
 
 
 def subset(key: str, values: list[str], known: Iterable[str]) -> None:
-    if not values and key != "evaluation.controls":
+    if not values and not key.endswith(".controls"):
         raise ValueError(f"{key} is empty; known: {', '.join(map(repr, known))}")
     for value in values:
         one_of(key, value, known)
@@ -30,3 +32,8 @@ def subset(key: str, values: list[str], known: Iterable[str]) -> None:
 def positive(key: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{key}={value}; it must be at least 1")
+
+
+def allowed_draft_tokens(key: str, value: str) -> None:
+    if value != "auto" and not (value.isdecimal() and int(value) <= MOST_DRAFT_TOKENS):
+        raise ValueError(f"{key}={value}; give auto, 0 (no drafts) or at most {MOST_DRAFT_TOKENS}")

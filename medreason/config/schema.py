@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from omegaconf import MISSING
 from medreason import replies
 from medreason.config import checks
 from medreason.config.data import Handling
+from medreason.config.endpoint import ServedModel
 from medreason.config.hardware import Hardware, Rollout
 from medreason.config.judge import ASPECTS, Judge, Rubric
-from medreason.config.rules import one_of, positive, subset
+from medreason.config.rules import allowed_draft_tokens, one_of, positive, subset
 from medreason.samples import MODALITY_NAMES, TASK_NAMES
 
 ACTIONS = (
@@ -29,6 +31,7 @@ ACTIONS = (
     "judge",
     "predict",
     "export",
+    "rehearse",
 )
 METHODS = ("base", "sft", "grpo", "rarl")
 STYLES = (*replies.STYLES, "free")
@@ -54,14 +57,14 @@ class Method:
     """Questions in one optimizer step, over all devices and micro-batches. Unlike their split over
     devices, it decides the result."""
     target: str = "explanation"
-    """What SFT imitates: `explanation` (reasoning and answer, where a sample has an explanation) or
-    `answer`."""
+    """What SFT imitates: `explanation` (reasoning and answer, where a sample has an explanation),
+    `answer`, or `med_r1_parity` (what Med-R1's SFT trains on, with its defect)."""
     trl: dict[str, Any] = field(default_factory=dict)
     """Goes unchanged to trl.SFTConfig or trl.GRPOConfig."""
 
     def __post_init__(self) -> None:
         one_of("method.algorithm", self.algorithm, ("none", "sft", "grpo"))
-        one_of("method.target", self.target, ("explanation", "answer"))
+        one_of("method.target", self.target, ("explanation", "answer", "med_r1_parity"))
         positive("method.prompts_per_step", self.prompts_per_step)
         if self.algorithm == "grpo" and int(self.trl.get("num_generations") or 0) < 2:
             raise ValueError(
@@ -79,7 +82,8 @@ class Method:
 class Model:
     name: str = MISSING
     path: str = MISSING
-    """A hub id, a folder (all weights or a PEFT adapter), or `tiny`, the model in this package."""
+    """A hub id, a folder (all weights or a PEFT adapter), or `tiny`, the model in this package. Of
+    a served model what it is meant to be, where that is known: its processor counts the tokens."""
     revision: str | None = None
     max_pixels: int | None = None
     """Larger images are scaled down to this many pixels; null keeps the checkpoint's own limit."""
@@ -89,6 +93,8 @@ class Model:
     """With random weights: values that replace those of the checkpoint's config.json."""
     quantization: str = "none"
     """none, or nf4: the language model's weights frozen in 4 bits, under an adapter (QLoRA)."""
+    endpoint: ServedModel = field(default_factory=ServedModel)
+    """With a base_url: the server that answers in place of weights."""
 
     def __post_init__(self) -> None:
         one_of("model.weights", self.weights, ("trained", "random"))
@@ -97,6 +103,16 @@ class Model:
             raise ValueError("model.architecture changes the shapes; set model.weights=random")
         if self.max_pixels is not None:
             positive("model.max_pixels", self.max_pixels)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server answers, and no weights are loaded."""
+        return bool(self.endpoint.base_url)
+
+    @property
+    def label(self) -> str:
+        """For tables and folders: the name; of a served model the one it has there."""
+        return self.endpoint.model if self.is_served else self.name
 
 
 @dataclass
@@ -163,6 +179,11 @@ class Prompt:
 
     def __post_init__(self) -> None:
         one_of("prompt.style", self.style, STYLES)
+        if not self.train:
+            raise ValueError(
+                f"prompt.train is empty: prompt={self.name} has no template to train on; name one "
+                "with {question}, or choose prompt=think"
+            )
         required = [*self.train, self.evaluate, *itertools.chain(*self.families.values())]
         for text in [*required, *filter(None, (self.reasoning, self.open))]:
             if "{question}" not in text:
@@ -233,6 +254,11 @@ class Evaluation:
     """generated (a greedy reply, parsed), option_likelihood (the option letter with the highest
     probability right after the prompt: nothing is generated or parsed), or both, where the second
     is a metric beside the first."""
+    engine: str = "generate"
+    """What decodes: generate (this package, image and prompt once a question), vllm (vLLM
+    offline, on one device; an extra) or endpoint (the server of model=endpoint)."""
+    draft_tokens: str = "auto"
+    """As `rollout.draft_tokens`, of the answers to test and validation questions."""
     encoder: str | None = None
     """A text encoder, a folder or a hub id: adds BERTScore of open answers, and the cosine
     similarity of reasoning and reference explanation."""
@@ -242,9 +268,92 @@ class Evaluation:
         subset("evaluation.tasks", self.tasks, TASK_NAMES)
         subset("evaluation.controls", self.controls, CONTROLS)
         subset("evaluation.answers", self.answers, ANSWERS)
+        one_of("evaluation.engine", self.engine, ("generate", "vllm", "endpoint"))
         positive("evaluation.max_new_tokens", self.max_new_tokens)
+        allowed_draft_tokens("evaluation.draft_tokens", self.draft_tokens)
+        if self.draft_tokens not in ("auto", "0") and self.engine != "generate":
+            raise ValueError(
+                f"evaluation.draft_tokens={self.draft_tokens} needs evaluation.engine=generate; "
+                f"{self.engine} decodes without our drafts, so set evaluation.draft_tokens=auto"
+            )
         if self.samples_per_cell is not None:
             positive("evaluation.samples_per_cell", self.samples_per_cell)
+
+
+@dataclass
+class Validation:
+    """Questions that choose a step, a value or a prompt, so that the test need not. They are asked
+    in the wording of evaluation, and no test question is among them."""
+
+    name: str = "none"
+    """none, in_domain (questions of the cells that are trained on), or transfer (those, and as many
+    of the other cells)."""
+    source: str = "train"
+    """train holds rows back from training; published takes the validation files of the data set."""
+    share: float = 0.1
+    """Share of each cell's training rows that is held back."""
+    seed: int = 0
+    """Of the rows that are held back, and of the questions that are asked."""
+    questions: int = 240
+    """At most this many in-domain questions are asked, and as many of the other cells."""
+    every: int | None = None
+    """Updates between validations; null holds rows back and asks nothing while it trains."""
+    controls: list[str] = field(default_factory=lambda: ["blank_image"])
+    """Of `evaluation.controls`: each is a further pass over the questions."""
+    max_new_tokens: int = 256
+    """Of a validation's answers. Apart from evaluation's, so that evaluating a run in another way
+    does not train it again."""
+    select: str = "last"
+    """The step whose weights are kept: last, or best (the highest in-domain accuracy; of equal ones
+    the earlier)."""
+    patience: int | None = None
+    """Training stops after so many validations in a row without a higher accuracy."""
+
+    def __post_init__(self) -> None:
+        one_of("validation.name", self.name, ("none", "in_domain", "transfer"))
+        one_of("validation.source", self.source, ("train", "published"))
+        one_of("validation.select", self.select, ("last", "best"))
+        subset("validation.controls", self.controls, CONTROLS)
+        if not 0 < self.share < 1:
+            raise ValueError(f"validation.share={self.share}; needs a number between 0 and 1")
+        if self.seed < 0:
+            raise ValueError(f"validation.seed={self.seed}; give 0 or more")
+        for name in ("questions", "max_new_tokens", "every", "patience"):
+            if (value := getattr(self, name)) is not None:
+                positive(f"validation.{name}", value)
+        self._refuse_choice_without_validation()
+
+    def _refuse_choice_without_validation(self) -> None:
+        without = {"select": "last", "patience": None}
+        for name, value in without.items():
+            if getattr(self, name) == value:
+                continue
+            key = f"validation.{name}={getattr(self, name)!r}"
+            if self.name == "none":
+                raise ValueError(
+                    f"{key} needs in-domain validation questions, and validation=none has none; "
+                    f"choose validation=in_domain, or set validation.{name}={value or 'null'}"
+                )
+            if self.every is None:
+                raise ValueError(
+                    f"{key} needs validations while it trains; set validation.every to the number "
+                    "of updates between two"
+                )
+        if self.name == "none" and self.every is not None:
+            raise ValueError(
+                f"validation.every={self.every}: validation=none has no questions to ask; choose "
+                "validation=in_domain"
+            )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a third side beside train and test."""
+        return self.name != "none"
+
+    @property
+    def makes_checkpoints(self) -> bool:
+        """Whether a validation can end in a checkpoint: of the best step, or of the last one."""
+        return self.select == "best" or self.patience is not None
 
 
 @dataclass
@@ -273,6 +382,9 @@ class Prepare:
     """Where to write; null writes to `<outputs>/prepared/<data>-<size>-<resize>`."""
     processes: int | None = None
     """Null starts a process for each core."""
+    save_to_disk: bool = False
+    """Also write `saved/` in the folder: a `datasets.save_to_disk` with the columns of R1-V and
+    Med-R1, image, problem and solution."""
 
     def __post_init__(self) -> None:
         positive("prepare.size", self.size)
@@ -289,6 +401,9 @@ class Runs:
     """Print the table of runs when a sweep ends."""
     checkpoint_steps: int = 50
     """Optimizer steps between checkpoints."""
+    test: bool = True
+    """Evaluate on the test split after training. A search sets it false for its trials, of which it
+    tests the chosen one alone."""
 
     def __post_init__(self) -> None:
         positive("runs.checkpoint_steps", self.checkpoint_steps)
@@ -330,6 +445,15 @@ class Statistics:
 
 
 @dataclass
+class Report:
+    """What a report shows besides the runs. In no key."""
+
+    published: str | None = None
+    """A CSV file of published numbers, shown beside ours: a path from here, or from the folder that
+    holds `conf/`. A recipe names that of its paper."""
+
+
+@dataclass
 class Bench:
     """What action=bench measures."""
 
@@ -345,6 +469,8 @@ class Bench:
 
     def __post_init__(self) -> None:
         one_of("bench.what", self.what, ("speed", "memory"))
+        if not self.tokens:
+            raise ValueError("bench.tokens is empty; name a length, such as bench.tokens=[16,128]")
         for tokens in self.tokens:
             positive("bench.tokens", tokens)
         positive("bench.repeats", self.repeats)
@@ -403,9 +529,11 @@ class Config:
     hardware: Hardware = MISSING
     rollout: Rollout = MISSING
     evaluation: Evaluation = MISSING
+    validation: Validation = field(default_factory=Validation)
     tracking: Tracking = MISSING
     runs: Runs = field(default_factory=Runs)
     statistics: Statistics = field(default_factory=Statistics)
+    report: Report = field(default_factory=Report)
     prepare: Prepare = field(default_factory=Prepare)
     bench: Bench = field(default_factory=Bench)
     judge: Judge = field(default_factory=Judge)
@@ -417,6 +545,9 @@ class Config:
     seed: int = 0
     sweep: str = "runs"
     """Name of a group of runs, which a report and a parent run in MLflow compare."""
+    training_set: str = ""
+    """Which of Med-R1's 13 training sets an option of that group chooses, by the name that its
+    released model has. A label: data, modality and task decide."""
     outputs: str = "outputs"
     """Folder of runs, sweeps, reports, caches and the MLflow database."""
     choices: dict[str, str] = field(default_factory=dict)
@@ -425,6 +556,11 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}; give a number from 0 to {2**32 - 1}")
+        if not self.sweep.strip("/. ") or ".." in self.sweep.split("/"):
+            raise ValueError(
+                f"sweep={self.sweep!r}: it names folders below outputs; give a word, such as "
+                "sweep=prompts"
+            )
         for check in checks.ALL:
             check(self)
 
@@ -444,6 +580,17 @@ class Config:
             )
         return prompts // share
 
+    def updates(self, questions: int) -> int:
+        """Optimizer steps of a training on so many questions.
+
+        An incomplete last step of an epoch is made by SFT and dropped by GRPO.
+        """
+        if (steps := self.method.trl["max_steps"]) > 0:
+            return steps
+        epoch = questions / self.method.prompts_per_step
+        whole = math.ceil(epoch) if self.method.algorithm == "sft" else math.floor(epoch)
+        return math.ceil(whole * self.method.trl["num_train_epochs"])
+
     def left_out_of_epoch(self, questions: int) -> int:
         """How many of the training questions an epoch of GRPO leaves out, others in each epoch.
 
@@ -459,7 +606,8 @@ class Config:
     def run_name(self) -> str:
         """A name for readers; the train key after it tells runs apart."""
         cell = [] if self.method.algorithm == "none" else [self.modality.name, self.task.name]
-        return "-".join([self.method.name, self.model.name, *cell])
+        model = re.sub(r"[^\w.+-]+", "_", self.model.label)  # of a server with slashes, colons
+        return "-".join([self.method.name, model, *cell])
 
     @property
     def folder(self) -> Path:

@@ -14,8 +14,9 @@ _CHOICE = f"{_GROUP}@_global_"
 _ACTIONS = ("train", "plan", "bench")
 
 
-def line(composed: DictConfig, runtime: RuntimeConf) -> str | None:
-    """Which file applies and what it sets; None where none does, or nothing trains."""
+def line(composed: DictConfig, runtime: RuntimeConf, *, brief: bool = False) -> str | None:
+    """Which file applies and what it sets, in `brief` how many values; None where none does, or
+    nothing trains."""
     option = runtime.choices.get(_CHOICE)
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     files = [file for f in folders if (file := f / _GROUP / f"{option}.yaml").is_file()]
@@ -26,7 +27,8 @@ def line(composed: DictConfig, runtime: RuntimeConf) -> str | None:
     if not in_effect:
         return None
     name = files[0].relative_to(files[0].parents[3])  # conf/model/steps/...
+    listed = f"{len(in_effect)} values" if brief else ", ".join(in_effect)
     return (
-        f"model={composed.model.name}: {name} sets {', '.join(in_effect)}; "
+        f"model={composed.model.name}: {name} sets {listed}; "
         f"'~{_CHOICE}' keeps the values of method={composed.method.name}"
     )

@@ -6,8 +6,10 @@ import difflib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from medreason import moved
@@ -29,13 +31,38 @@ def target(path: str) -> Callable[..., Any]:
     """
     module, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a user's module may raise anything
         if new := moved.new_path(path):
             raise ValueError(f"_target_={path!r} is now {new!r}") from error
         raise ValueError(
-            f"_target_={path!r} is not a function that can be imported: {error}"
+            f"_target_={path!r} is not a function that can be imported: {described(error)}; "
+            "Python looks in this folder and in PYTHONPATH"
         ) from error
+    if not callable(found):
+        raise ValueError(f"_target_={path!r} is {found!r}, not a function; name one")
+    return found
+
+
+def described(error: Exception, function: Callable[..., Any] | None = None) -> str:
+    """What a user's function or module raised, and at which line: the last of the function's file,
+    or else of all."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError) or type(error) is ImportError:  # which say their place
+        return text
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
+    code = getattr(function, "__code__", None)
+    frames = [f for f in frames if code and f.filename == code.co_filename] or frames
+    if isinstance(error, ModuleNotFoundError) or not frames:
+        return text
+    return f"{text} at {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+
+
+def place(function: Callable[..., Any]) -> str:
+    """`my_rewards.short (my_rewards.py, line 3)`; without its line where it has no source."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    name = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+    return f"{name} ({Path(code.co_filename).name}, line {code.co_firstlineno})" if code else name
 
 
 def _annotation(parameter: inspect.Parameter) -> str:
@@ -59,12 +86,16 @@ def _known(key: str, name: str, parameters: Iterable[str]) -> str:
 def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
     """Refuse settings that the function at `_target_` does not take, or lacks.
 
-    `positional` arguments come from the caller.
+    `positional` arguments come from the caller: reply and sample, to a score.
 
     Raises:
         ValueError: with the key and the settings it takes.
     """
-    parameters = list(inspect.signature(target(spec["_target_"])).parameters.values())[positional:]
+    if not isinstance(spec.get("_target_"), str):
+        raise ValueError(f"{key} has no _target_; set {key}._target_=module.function")
+    parameters = list(inspect.signature(target(spec["_target_"])).parameters.values())
+    _refuse_too_few(key, spec["_target_"], parameters, positional)
+    parameters = parameters[positional:]
     known = {p.name: p for p in parameters}
     for name, value in spec.items():
         if name.startswith("_"):
@@ -84,3 +115,17 @@ def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
     for name in required:
         if spec.get(name) is None:
             raise ValueError(f"{key}.{name} has no value; set {key}.{name}=... on the command line")
+
+
+def _refuse_too_few(
+    key: str, path: str, parameters: Sequence[inspect.Parameter], positional: int
+) -> None:
+    """Raise ValueError where a score does not take reply and sample."""
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    count = sum(parameter.kind in by_place for parameter in parameters)
+    if count < positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        listed = ", ".join(str(parameter) for parameter in parameters)
+        raise ValueError(
+            f"{key}._target_={path!r} is {place(target(path))} and takes ({listed}); a score takes "
+            "(reply, sample, *, its settings) and returns a number"
+        )

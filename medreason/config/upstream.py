@@ -22,6 +22,7 @@ DERIVED = {
     "gradient_accumulation_steps": "method.prompts_per_step",
     "per_device_train_batch_size": "hardware.per_device_prompts",
     "save_steps": "runs.checkpoint_steps",
+    "ddp_timeout": "hardware.hang_timeout_minutes",
     "reward_weights": "reward.NAME.weight",
     **dict.fromkeys(("remove_unused_columns", "report_to", "disable_tqdm", "logging_steps"), ""),
     **dict.fromkeys(("logging_nan_inf_filter", "save_strategy", "dataloader_pin_memory"), ""),

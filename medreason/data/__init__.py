@@ -9,35 +9,64 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from medreason import config as configuration
-from medreason.config import Config, Handling
+from medreason.config import Config, Handling, Validation
+from medreason.config.targets import described, place
 from medreason.data import checks, image_cache, options, splits
 from medreason.data.rows import LeftOut, Loaded, counts_text
 from medreason.samples import Sample
 
+NO_VALIDATION = Validation()
 
-def load(spec: dict[str, Any], cache: Path) -> tuple[Sample, ...]:
+
+def load(
+    spec: dict[str, Any], cache: Path, validation: Validation = NO_VALIDATION
+) -> tuple[Sample, ...]:
     """All samples of the data set that `spec`, the group `data`, names; cached in the process.
 
     Raises:
         ValueError: the data cannot be used; the message names file, row and remedy.
     """
-    return tuple(_load(json.dumps(spec, sort_keys=True), cache).samples)
+    return tuple(_load(*_cached_by(spec, validation), cache).samples)
 
 
-def row_counts(spec: dict[str, Any], cache: Path) -> dict[str, int]:
+def samples_of(config: Config) -> tuple[Sample, ...]:
+    """`load` as the configuration says, with its validation rows."""
+    return load(config.data, config.folder / "cache", config.validation)
+
+
+def row_counts(
+    spec: dict[str, Any], cache: Path, validation: Validation = NO_VALIDATION
+) -> dict[str, int]:
     """`Loaded.counts` of the data set."""
-    return _load(json.dumps(spec, sort_keys=True), cache).counts
+    return _load(*_cached_by(spec, validation), cache).counts
+
+
+def _cached_by(spec: dict[str, Any], validation: Validation) -> tuple[str, _ThirdSide | None]:
+    return json.dumps(spec, sort_keys=True), _third_side(validation)
+
+
+class _ThirdSide(NamedTuple):
+    """What of `validation` decides which rows are its."""
+
+    source: str
+    share: float
+    seed: int
+
+
+def _third_side(validation: Validation) -> _ThirdSide | None:
+    settings = validation
+    return _ThirdSide(settings.source, settings.share, settings.seed) if settings.is_on else None
 
 
 def reading_notes(config: Config) -> list[str]:
     """Sentences about what was read: counts, remarks of the reader, and questions of the data set
     that the configuration does not select."""
-    loaded = _load(json.dumps(config.data, sort_keys=True), config.folder / "cache")
+    loaded = _load(*_cached_by(config.data, config.validation), config.folder / "cache")
     notes = [counts_text(loaded.counts)] if len(loaded.counts) > 2 else []
     notes += [str(remark) for remark in loaded.remarks[:_REMARKS]]
     if (more := len(loaded.remarks) - _REMARKS) > 0:
@@ -65,10 +94,10 @@ _TESTED_BY = "evaluation.modalities, evaluation.tasks and evaluation.samples_per
 
 
 @functools.lru_cache(maxsize=2)
-def _load(spec_json: str, cache: Path) -> Loaded:
+def _load(spec_json: str, third_side: _ThirdSide | None, cache: Path) -> Loaded:
     spec = json.loads(spec_json)
     handling, reader = configuration.handling(spec)
-    loaded = _rows(handling, reader, cache)
+    loaded = _rows(handling, reader, cache, third_side)
     if handling.contradictions == "error":
         checks.refuse_contradictions(loaded.samples)
     loaded = checks.without_contradictions(loaded)
@@ -76,12 +105,12 @@ def _load(spec_json: str, cache: Path) -> Loaded:
         loaded = checks.with_readable_images(loaded, root_of(reader), cache)
     checks.refuse_bad_rows(loaded, handling.bad_rows, root_of(reader) or reader["_target_"])
     checks.refuse_same_ids(loaded.samples)
-    loaded = _split_and_select(loaded, handling, reader)
+    loaded = _split_and_select(loaded, handling, reader, cache, third_side)
     checks.refuse_mixed_families(loaded.samples)
     return loaded
 
 
-def read(spec: dict[str, Any], cache: Path) -> Loaded:
+def read(spec: dict[str, Any], cache: Path, validation: Validation = NO_VALIDATION) -> Loaded:
     """All rows of the data set, split and with `data.options`, without the checks of `load`.
 
     Contradicting rows are left out where `data.contradictions` says so.
@@ -90,20 +119,62 @@ def read(spec: dict[str, Any], cache: Path) -> Loaded:
         ValueError: a file cannot be read at all, or the rows lack what the split needs.
     """
     handling, reader = configuration.handling(spec)
-    loaded = _rows(handling, reader, cache)
+    third_side = _third_side(validation)
+    loaded = _rows(handling, reader, cache, third_side)
     if handling.contradictions == "leave_out":
         loaded = checks.without_contradictions(loaded)
-    return _split_and_select(loaded, handling, reader)
+    return _split_and_select(loaded, handling, reader, cache, third_side)
 
 
-def _rows(handling: Handling, reader: dict[str, Any], cache: Path) -> Loaded:
-    """All rows that the data set's function yields."""
+def _rows(
+    handling: Handling, reader: dict[str, Any], cache: Path, third_side: _ThirdSide | None
+) -> Loaded:
+    """All rows that the data set's function yields.
+
+    Raises ValueError where published validation rows are asked for and there are none.
+    """
+    published = third_side is not None and third_side.source == "published"
+    if published and "validation" in _parameters(reader):
+        reader = reader | {"validation": "validation"}
     shared = {**vars(handling), "cache": cache}
     arguments = {name: value for name, value in shared.items() if name in _parameters(reader)}
-    return Loaded.of(configuration.function(reader)(**arguments))
+    loaded = _loaded(reader, arguments)
+    if published and not any(sample.split == "validation" for sample in loaded.samples):
+        raise ValueError(
+            f"validation.source='published': {reader['_target_']} reads no validation rows here; "
+            "set validation.source=train, which holds rows back from train"
+        )
+    return loaded
 
 
-def _split_and_select(loaded: Loaded, handling: Handling, reader: dict[str, Any]) -> Loaded:
+def _loaded(reader: dict[str, Any], arguments: dict[str, Any]) -> Loaded:
+    """What the data set's function yields.
+
+    Raises ValueError with the function's place where it is a user's and fails.
+    """
+    function = configuration.function(reader)
+    try:
+        if (rows := function(**arguments)) is None:
+            raise ValueError("gives None; a reader yields a Sample or a BadRow of each row")
+        loaded = Loaded.of(rows)
+    except Exception as error:
+        if reader["_target_"].startswith("medreason."):
+            raise
+        described_error = f"raised {described(error, function.func)}"
+        problem = str(error) if type(error) is ValueError else described_error
+        raise ValueError(f"data: {place(function.func)} {problem}") from error
+    if not any(vars(loaded).values()):
+        raise ValueError(f"data: {place(function.func)} yields no rows; does it read its files?")
+    return checks.with_release_named(loaded, reader["_target_"])
+
+
+def _split_and_select(
+    loaded: Loaded,
+    handling: Handling,
+    reader: dict[str, Any],
+    cache: Path,
+    third_side: _ThirdSide | None,
+) -> Loaded:
     if "split" not in _parameters(reader):  # a reader with this parameter splits by itself
         split = splits.split(
             loaded.samples, handling.split, test_share=handling.test_share, seed=handling.seed
@@ -113,6 +184,12 @@ def _split_and_select(loaded: Loaded, handling: Handling, reader: dict[str, Any]
         closed = handling.questions == "closed"
         of_kind = [s for s in loaded.samples if s.closed == closed]
         loaded = _selected(loaded, of_kind, f"left out by data.questions={handling.questions}")
+    if third_side and third_side.source == "train":
+        train = {sample.image for sample in loaded.samples if sample.split == "train"}
+        digests = image_cache.digests(train, cache, root_of(reader), handling.ct_window)
+        _, share, seed = third_side
+        held_back = splits.hold_back(loaded.samples, share=share, seed=seed, image_digests=digests)
+        loaded = replace(loaded, samples=held_back)
     samples = [replace(s, window=handling.ct_window) for s in loaded.samples]
     return replace(loaded, samples=[_with_options(s, handling) for s in samples])
 
@@ -136,7 +213,7 @@ def root_of(reader: dict[str, Any]) -> Path | None:
 
 def _with_options(sample: Sample, handling: Handling) -> Sample:
     match handling.options:
-        case "shuffled":  # test questions keep their order, so that runs stay comparable
+        case "shuffled":  # other questions keep their order, so that runs stay comparable
             train = sample.split == "train"
             return options.shuffled(sample, handling.seed) if train else sample
         case "normalised":

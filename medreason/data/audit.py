@@ -11,15 +11,13 @@ from typing import Any
 
 from medreason.data.checks import CONTRADICTING
 from medreason.data.pictures import Picture
-from medreason.data.rows import Loaded
+from medreason.data.rows import SIDES, Loaded
 from medreason.option_prior import fit_option_prior
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, Sample, letter_at
 from medreason.stats import wilson
 
 LOWER_CASE = "only option that starts in lower case"
 PERIOD = "only option with or without a trailing period"
-
-_SPLITS = ("train", "test")
 
 
 def audit(
@@ -29,7 +27,7 @@ def audit(
 
     A cell, modality or pair without rows is left out, never counted as 0.
     """
-    samples = loaded.samples
+    samples, sides = loaded.samples, sides_of(loaded.samples)
     return {
         "rows": len(samples) + len(loaded.bad_rows),
         "row_counts": loaded.counts,
@@ -37,7 +35,7 @@ def audit(
         "options": _counts(str(len(s.options)) for s in samples),
         "letters": {
             split: _counts(s.answer for s in samples if s.options and s.split == split)
-            for split in _SPLITS
+            for split in sides
         },
         "unparsed": [
             {"file": bad.file, "row": bad.row, "reason": bad.problem} for bad in loaded.bad_rows
@@ -50,10 +48,11 @@ def audit(
             for remark in loaded.remarks
         ],
         "answer_types": _counts(
-            f"{s.split} {'closed' if s.closed else 'open'}" for s in samples if s.split in _SPLITS
+            f"{s.split} {'closed' if s.closed else 'open'}" for s in samples if s.split in sides
         ),
         "duplicates": _duplicates(samples),
         "leakage": leakage(samples),
+        "validation_leakage": validation_leakage(samples),
         "cross_family_leakage": _cross_family_leakage(samples),
         "option_prior": _priors(samples, "modality", list(MODALITY_NAMES)),
         "option_prior_task": _priors(samples, "task", list(TASK_NAMES)),
@@ -72,13 +71,15 @@ def audit_run(
     row_counts: Mapping[str, int],
     notes: Sequence[str] = (),
     *,
+    validation: Sequence[Sample] = (),
     left_out_of_epoch: int = 0,
 ) -> dict[str, Any]:
     """`data.json` of a run: counts of what it trains and tests on, with the audit's warnings.
 
-    `row_counts` and `notes` are those of the whole data set; `left_out_of_epoch`: see `Config`.
+    `validation` are the validation rows of the cells that it trains on; `row_counts` and `notes`
+    are those of the whole data set; `left_out_of_epoch`: see `Config`.
     """
-    report = audit(Loaded([*train, *test], []), digest)
+    report = audit(Loaded([*train, *validation, *test], []), digest)
     images = {str(s.image) for s in train}
     return {
         "digest": digest,
@@ -86,6 +87,7 @@ def audit_run(
         "row_counts": row_counts,
         "notes": list(notes),
         "left_out_of_epoch": left_out_of_epoch,
+        "validation_rows": len(validation),
         "test_rows": len(test),
         "test_rows_on_trained_images": sum(str(s.image) in images for s in test),
         "warnings": warnings(report),
@@ -93,15 +95,24 @@ def audit_run(
 
 
 def cells(samples: Iterable[Sample]) -> dict[str, dict[str, dict[str, int]]]:
-    """{modality: {task: {train, test}}} in the order of the matrix, "unknown" last."""
+    """{modality: {task: {train, test}}} in the order of the matrix, "unknown" last; a cell has
+    `validation`, too, where the samples have any."""
+    samples = list(samples)
+    sides = sides_of(samples)
     counts = Counter((s.modality, s.task, s.split) for s in samples)
     cells: dict[str, dict[str, dict[str, int]]] = {}
     for modality in MODALITY_NAMES:
         for task in TASK_NAMES:
-            cell = {split: counts[modality, task, split] for split in _SPLITS}
+            cell = {split: counts[modality, task, split] for split in sides}
             if any(cell.values()):
                 cells.setdefault(modality, {})[task] = cell
     return cells
+
+
+def sides_of(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """train and test, and between them validation where there is any."""
+    validated = any(sample.split == "validation" for sample in samples)
+    return tuple(side for side in SIDES if validated or side != "validation")
 
 
 def leakage(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
@@ -111,7 +122,7 @@ def leakage(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
     that of the training rows is; `all` counts each image once. Modalities without test rows are
     left out, and so is everything where there is no training.
     """
-    rows = {split: [] for split in _SPLITS}
+    rows = {split: [] for split in SIDES}
     for sample in samples:
         rows.setdefault(sample.split, []).append(sample)
     if not rows["train"]:
@@ -130,6 +141,28 @@ def leakage(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
     return leaks
 
 
+def validation_leakage(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
+    """{train or test: {shared_images, validation_rows}}: images that validation shares with it, and
+    the validation rows about them; where rows name patients also `shared_patients`.
+
+    Empty where there is no validation.
+    """
+    rows = _by(samples, "split")
+    validation = rows.get("validation", [])
+    leaks: dict[str, dict[str, int]] = {}
+    for side in ("train", "test") if validation else ():
+        others = rows.get(side, [])
+        images = {s.image for s in others}
+        leaks[side] = {
+            "shared_images": len(images & {s.image for s in validation}),
+            "validation_rows": sum(s.image in images for s in validation),
+        }
+        patients = {s.patient for s in others} - {None}
+        if patients and any(s.patient for s in validation):
+            leaks[side]["shared_patients"] = len(patients & {s.patient for s in validation})
+    return leaks
+
+
 def warnings(report: Mapping[str, Any]) -> list[str]:
     """What a reader has to know before believing a result, a sentence each."""
     sentences = []
@@ -143,6 +176,7 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"{patients:,} patients are in train and in test; see data.split=by_patient"
         )
+    sentences += _validation_warnings(report["validation_leakage"])
     if crossed := sum(report["cross_family_leakage"].values()):
         sentences.append(
             f"{crossed:,} test rows of one family of files are in the train files of the other: "
@@ -162,6 +196,19 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         if value and key != "same_rows"
     ]
     return sentences + _prior_warnings(report)
+
+
+def _validation_warnings(leaks: Mapping[str, Mapping[str, int]]) -> list[str]:
+    sentences = []
+    for side, leak in leaks.items():
+        if rows := leak["validation_rows"]:
+            sentences.append(
+                f"{rows:,} validation questions are about {leak['shared_images']:,} images that "
+                f"are in {side}, too"
+            )
+        if patients := leak.get("shared_patients"):
+            sentences.append(f"{patients:,} patients are in validation and in {side}")
+    return sentences
 
 
 def _prior_warnings(report: Mapping[str, Any]) -> list[str]:
@@ -221,7 +268,7 @@ def _cross_family_leakage(samples: Sequence[Sample]) -> dict[str, int]:
     for s in samples:
         if (s.modality == "unknown") != (s.task == "unknown"):
             name = "modality" if s.task == "unknown" else "question_type"
-            rows = families.setdefault(name, {split: [] for split in _SPLITS})
+            rows = families.setdefault(name, {split: [] for split in SIDES})
             rows.setdefault(s.split, []).append((str(s.image), s.problem))
     if len(families) < 2:
         return {}
@@ -239,7 +286,7 @@ def _priors(samples: Sequence[Sample], key: str, known: Sequence[str]) -> dict[s
     """{trained on: {tested on: accuracy in percent}} of the options-only baseline."""
     groups = _by((s for s in samples if s.options), key)
     splits = {
-        name: {split: [s for s in groups[name] if s.split == split] for split in _SPLITS}
+        name: {split: [s for s in groups[name] if s.split == split] for split in SIDES}
         for name in known
         if name in groups
     }
@@ -312,7 +359,7 @@ def _images(samples: Sequence[Sample], pictures: Mapping[str, Picture] | None) -
         "duplicate_hashes": {
             "exact": _same(readable, lambda p: p.content),
             "perceptual": _same(readable, lambda p: p.look),
-            "exact_in_train_and_test": sum(len(names) > 1 for names in splits.values()),
+            "exact_in_train_and_test": sum({"train", "test"} <= s for s in splits.values()),
         },
     }
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
+from medreason import config as configuration
 from medreason.data import image_cache
 from medreason.data.names import task_of
-from medreason.data.rows import BadRow, LeftOut, Loaded
+from medreason.data.rows import BadRow, LeftOut, Loaded, Remark
 from medreason.samples import Sample
 
 UNREADABLE = "unreadable image"
@@ -46,7 +49,7 @@ def refuse_bad_rows(loaded: Loaded, rule: str, where: object) -> None:
     if loaded.bad_rows and (rule == "error" or not loaded.samples):
         listed = "\n  ".join(str(row) for row in loaded.bad_rows[:10])
         raise ValueError(
-            f"{len(loaded.bad_rows)} bad rows below {where}, the first:\n  {listed}\n"
+            f"{len(loaded.bad_rows):,} bad rows below {where}, the first:\n  {listed}\n"
             "repair them, or leave them out with data.bad_rows=skip where others remain"
         )
 
@@ -102,6 +105,29 @@ def _contradictions(samples: Sequence[Sample]) -> list[list[Sample]]:
         if s.options:
             asked[str(s.image), s.question, tuple(sorted(s.options))].append(s)
     return [rows for rows in asked.values() if len({s.answer_text for s in rows}) > 1]
+
+
+def with_release_named(loaded: Loaded, target: str) -> Loaded:
+    """The rows with a remark for each file, or pattern of files, that has not as many as the
+    release that papers report on: the RELEASED_ROWS of the module that the reader at `target` is
+    of, where it has that constant."""
+    module = sys.modules[configuration.target(target).__module__]
+    released: Mapping[str, int] = getattr(module, "RELEASED_ROWS", {})
+    others = (row.file for row in (*loaded.bad_rows, *loaded.left_out))
+    counts = Counter([*(file_and_row(sample)[0] for sample in loaded.samples), *others])
+    remarks = []
+    for pattern, expected in released.items():
+        files = [file for file in counts if fnmatch(file, pattern)]
+        if files and (found := sum(counts[file] for file in files)) != expected:
+            name = files[0] if len(files) == 1 else pattern
+            remarks.append(Remark(name, -1, _OTHER_RELEASE.format(found, expected)))
+    return replace(loaded, remarks=[*loaded.remarks, *remarks])
+
+
+_OTHER_RELEASE = (
+    "{:,} rows, and {:,} in the release that papers report on: another version, whose results do "
+    "not compare with theirs; download that release, or name the version with your results"
+)
 
 
 def refuse_mixed_families(samples: Sequence[Sample]) -> None:

@@ -43,6 +43,12 @@ def is_dicom(path: Path, start: bytes) -> bool:
     return start[128:132] == b"DICM" or (path.suffix.lower() in SUFFIXES and not other)
 
 
+def has_header(path: Path) -> bool:
+    """Whether a file is DICOM."""
+    with path.open("rb") as stream:
+        return is_dicom(path, stream.read(132))
+
+
 def size(path: Path) -> tuple[int, int]:
     """(width, height) that the header says. Raises ValueError where it says none."""
     data = _read(path, path.read_bytes(), pixels=False)

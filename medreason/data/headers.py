@@ -1,4 +1,4 @@
-"""Whether a PNG has as many pixels as its header says, which Pillow does not check.
+"""What the chunks of a PNG say: its number of pixels, which Pillow does not check, and its kinds.
 
 With a larger size in the header the rest of the image is black, with a smaller one it is cropped,
 both without an error. Source: W3C PNG, sections 7.2 "Scanlines" and 8.1 "Interlace methods".
@@ -9,7 +9,9 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
 
@@ -19,7 +21,7 @@ def refuse_other_size(path: Path, content: bytes) -> None:
 
     Other formats pass, and damaged files, which fail to decode anyway.
     """
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+    if not content.startswith(SIGNATURE):
         return
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
     passes = (*_ADAM7, (0, 1, 1, 2)) if interlaced else ((0, 0, 1, 1),)
@@ -35,6 +37,22 @@ def refuse_other_size(path: Path, content: bytes) -> None:
             f"{path}: holds {more} pixels than the {width} x {height} of its header; "
             "copy or download the image again"
         )
+
+
+def chunk_kinds(path: Path) -> set[bytes]:
+    """The kinds of a PNG's chunks, b"IHDR" and so on; their contents are not read."""
+    kinds, place = set(), len(SIGNATURE)
+    with path.open("rb") as file:
+        while len(head := _read_at(file, place)) == 8:
+            size, kind = struct.unpack(">I4s", head)
+            kinds.add(kind)
+            place += 12 + size
+    return kinds
+
+
+def _read_at(file: BinaryIO, place: int) -> bytes:
+    file.seek(place)
+    return file.read(8)
 
 
 def _inflated(content: bytes, limit: int) -> int:

@@ -1,6 +1,7 @@
 """Sets of image, question and answer on the Hugging Face hub; `datasets` downloads them once.
 
 Sets differ in their columns: `data.columns` names them, and those of the usual names need no key.
+`saved_sets` reads a folder of `save_to_disk`, and what the columns of R1-V and Med-R1 hold.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from medreason.data import rows
+from medreason.data import rows, saved_sets
 from medreason.data.names import modality_of, task_of
 from medreason.data.rows import Record, Remark, Row
 from medreason.replies import parse
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 _USUAL = {
     "image": ("image", "images"),
-    "question": ("question",),
-    "answer": ("answer",),
+    "question": ("question", "problem"),
+    "answer": ("answer", "solution"),
     "options": ("options", "choices"),
     "answer_type": ("answer_type",),
 }
@@ -62,6 +63,11 @@ class _Layout:
     images: Path
     """Folder that paths of images start from."""
     cache: Path
+
+    @property
+    def has_problems(self) -> bool:
+        """A question's column holds its options, too: `Which? A)CT, B)MRI`."""
+        return saved_sets.COLUMNS[1:] == (self.columns["question"], self.columns["answer"])
 
 
 def read(
@@ -129,6 +135,8 @@ def _parts(hub: str, revision: str | None, subset: str | None) -> dict[str, Data
     from datasets import DatasetDict, load_dataset
 
     try:
+        if saved_sets.is_saved(Path(hub)):
+            return saved_sets.read(Path(hub))
         dataset = load_dataset(hub, subset, revision=revision)
     except (OSError, ValueError) as error:  # what `datasets` raises where it does not find one
         raise ValueError(
@@ -172,6 +180,8 @@ def _columns(
 ) -> tuple[dict[str, str], list[str]]:
     """The column of each of our names, and columns of one option each."""
     usual = {key: next((n for n in known if n in names), None) for key, known in _USUAL.items()}
+    if {*saved_sets.COLUMNS} <= {*names}:
+        usual |= {key: key for key in saved_sets.FACTS if key in names}
     chosen = usual | {key: name for key, name in given.items() if name}
     columns = {key: name for key, name in chosen.items() if name}
     if unknown := [key for key in columns if key not in _KNOWN]:
@@ -193,7 +203,7 @@ def _columns(
 
 def _refuse_lost_options(hub: str, part: Dataset, layout: _Layout) -> None:
     """Refuse a set whose answers are all letters while no column holds options."""
-    if "options" in layout.columns or layout.options:
+    if "options" in layout.columns or layout.options or layout.has_problems:
         return
     answers = {str(answer).strip() for answer in part[layout.columns["answer"]]}
     if len(answers) > 1 and answers <= set(LETTERS[:8]):
@@ -224,22 +234,25 @@ def _sample(layout: _Layout, name: str, row: Record, split: str) -> Sample:
     columns = layout.columns
     kind = rows.answer_type(row, columns["answer_type"]) if "answer_type" in columns else ""
     options = _options(row, layout)
+    question = rows.text(row, columns["question"]).strip()
     answer = rows.text_or_number(row, columns["answer"])
-    if options:
+    if layout.has_problems and not options:
+        question, options, answer = saved_sets.parts(question, answer)
+    elif options:
         answer = _letter(row[columns["answer"]], options)
-    else:
+    if not options:
         options, answer = rows.yes_or_no(answer, kind)
     return Sample(
         id=name,
         image=_image(row[columns["image"]], layout),
-        question=rows.text(row, columns["question"]).strip(),
+        question=question,
         options=options,
         answer=answer,
         explanation=_own(row, columns, "explanation"),
         modality=_facet(row, columns, "modality", layout.cell[0]),
         task=_facet(row, columns, "task", layout.cell[1]),
         source=layout.source,
-        patient=_own(row, columns, "patient"),
+        patient=rows.patient(_own(row, columns, "patient")),
         split=split,
         answer_type=kind,
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from medreason.data import checks, rows, splits
+from medreason.data import checks, csv_table, rows, splits
 from medreason.data.names import modality_of
 from medreason.data.rows import BadRow, LeftOut, Row
 from medreason.samples import (
@@ -60,6 +60,7 @@ def read(
     min_images: int = 2,
     separator: str = ",",
     encoding: str = "utf-8-sig",
+    validation: str | None = None,
     split: str,
     test_share: float,
     seed: int,
@@ -69,6 +70,7 @@ def read(
     """Questions about the images of a CSV file below the root.
 
     `columns` names the columns of image, modality, label, group and, optionally, patient and split.
+    Rows of a fold for validation belong to the split `validation`; None leaves them out.
     Labels with fewer than `min_images` images in their group and modality make bad rows. So do
     images that cannot be decoded, before sets are made, so that these stay balanced.
 
@@ -80,11 +82,15 @@ def read(
     _refuse_settings(columns, ask)
     if not 2 <= choices <= len(LETTERS):
         raise ValueError(f"data.choices={choices}; a question has from 2 to {len(LETTERS)} options")
-    records = rows.table(
-        root / table, columns.values(), separator=separator, encoding=encoding, has_keys=True
+    keys = {column: f"data.columns.{key}" for key, column in columns.items()}
+    records = csv_table.read(
+        root / table, columns.values(), separator=separator, encoding=encoding, keys=keys
     )
     labelled, others = _labelled_rows(root, table, records, columns, ask)
     yield from others
+    if split == "published":
+        labelled, others = _folds(labelled, validation)
+        yield from others
     if images == "decode":
         labelled, bad = _readable(labelled, root, cache)
         yield from bad
@@ -117,7 +123,7 @@ def _refuse_settings(columns: Mapping[str, str], ask: Mapping[str, Group]) -> No
 def _labelled_rows(
     root: Path,
     table: str,
-    records: Sequence[Mapping[str, str]],
+    records: Sequence[csv_table.TableRow],
     columns: Mapping[str, str],
     ask: Mapping[str, Group],
 ) -> tuple[list[_Labelled], list[BadRow | LeftOut]]:
@@ -126,18 +132,18 @@ def _labelled_rows(
     _refuse_unknown_groups(root / table, ask, sorted(set(groups)))
     labelled: list[_Labelled] = []
     others: list[BadRow | LeftOut] = []
-    for index, (row, group) in enumerate(zip(records, groups, strict=True)):
-        if problem := rows.extra_problem(row):
-            others.append(BadRow(table, index, problem))
+    for row, group in zip(records, groups, strict=True):
+        if problem := csv_table.extra_problem(row):
+            others.append(BadRow(table, row.line, problem))
             continue
         if group not in ask:
             reason = f"group {group!r} is not in data.ask"
-            others.append(LeftOut(table, index, reason, "of a group not in data.ask"))
+            others.append(LeftOut(table, row.line, reason, "of a group not in data.ask"))
             continue
         try:
-            labelled.append(_labelled(root, f"{table}:{index}", row, columns, group, ask[group]))
+            labelled.append(_labelled(root, f"{table}:{row.line}", row, columns, group, ask[group]))
         except ValueError as error:
-            others.append(BadRow(table, index, str(error)))
+            others.append(BadRow(table, row.line, str(error)))
     return labelled, others
 
 
@@ -192,12 +198,13 @@ def _labelled(
             f"{columns['modality']!r} is {row[columns['modality']]!r}; known: "
             f"{', '.join(MODALITIES)}"
         )
-    split = row[columns["split"]] if "split" in columns else ""
-    if split not in ("", "train", "test"):
-        raise ValueError(f"{columns['split']!r} is {split!r}; known: 'train', 'test', ''")
+    fold = row[columns["split"]] if "split" in columns else ""
+    if (split := _FOLDS.get(fold.lower())) is None:
+        known = ", ".join(map(repr, _FOLDS))
+        raise ValueError(f"{columns['split']!r} is {fold!r}; known: {known}")
     sample = Sample(
         id=name,
-        image=root / rows.inside(image),
+        image=root / rows.inside(image, root),
         question=asked["question"].replace("{modality}", MODALITIES[modality]),
         options=(),
         answer=label,
@@ -205,10 +212,35 @@ def _labelled(
         modality=modality,
         task=asked["task"],
         source=Path(name.rpartition(":")[0]).stem,
-        patient=row[columns["patient"]] or None if "patient" in columns else None,
+        patient=rows.patient(row[columns["patient"]]) if "patient" in columns else None,
         split=split,
     )
     return _Labelled(sample, group, sample.answer.lower())
+
+
+_FOLDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **{"test": "test", "testing": "test", "": ""},
+}
+"""Words of a column for the split -> the split."""
+
+
+def _folds(
+    labelled: Sequence[_Labelled], validation: str | None
+) -> tuple[list[_Labelled], list[LeftOut]]:
+    """Rows with those of the fold for validation where `validation` puts them, and rows left out
+    where it is None."""
+    kept, others = [], []
+    for item in labelled:
+        if item.sample.split != "validation":
+            kept.append(item)
+        elif validation:
+            kept.append(replace(item, sample=replace(item.sample, split=validation)))
+        else:
+            reason = "of the validation fold, which validation.source=published uses"
+            others.append(LeftOut(*checks.file_and_row(item.sample), reason, reason))
+    return kept, others
 
 
 def _label(written: str) -> str:

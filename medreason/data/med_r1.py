@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from medreason.data import rows
-from medreason.data.names import modality_of, task_of
+from medreason.data import csv_table, rows
+from medreason.data.names import MED_R1_FILES, modality_of, task_of
 from medreason.data.rows import Record, Remark, Row
 from medreason.replies import published_answer
 from medreason.samples import (
@@ -22,6 +22,13 @@ from medreason.samples import (
     refuse_glued,
     split_problem,
 )
+
+RELEASED_ROWS = {
+    f"*{name}_{side}.json": count
+    for name, counts in MED_R1_FILES.items()
+    for side, count in zip(("train", "test"), counts, strict=True)
+}
+"""Files of the release that papers report on -> their rows, which `checks` compares."""
 
 
 def read(
@@ -104,7 +111,7 @@ def _sample(
         image=root / rows.inside(image),
         question=question,
         options=options,
-        answer=_gold(solution, options),
+        answer=letter(solution, options),
         explanation=None,
         modality=cell.get("modality", "unknown"),
         task=cell.get("task", "unknown"),
@@ -114,8 +121,11 @@ def _sample(
     )
 
 
-def _gold(solution: str, options: tuple[str, ...]) -> str:
-    """The letter of `<answer> C </answer>`, `C`, `C) CT` or of an option's exact text."""
+def letter(solution: str, options: tuple[str, ...]) -> str:
+    """The letter of `<answer> C </answer>`, `C`, `C) CT` or of an option's exact text.
+
+    Raises ValueError where it is none of the options.
+    """
     gold = published_answer(solution)
     texts = dict(lettered(options))
     if gold in options and gold not in texts:
@@ -178,10 +188,10 @@ def _patients(root: Path, file: str | None) -> dict[str, str]:
     if not path.is_file():
         raise ValueError(f"data.patients: no file {path}; give its path below {root}")
     patient_of: dict[str, str] = {}
-    for index, row in enumerate(rows.table(path, ("image", "patient_or_source_id"))):
-        if problem := rows.extra_problem(row):
-            raise ValueError(f"{path}, row {index}: {problem}")
-        patient = (row["patient_or_source_id"] or "").strip()
+    for row in csv_table.read(path, ("image", "patient_or_source_id")):
+        if problem := csv_table.extra_problem(row):
+            raise ValueError(f"{path}, row {row.line}: {problem}")
+        patient = rows.patient(row["patient_or_source_id"])
         if patient and patient_of.setdefault(row["image"], patient) != patient:
             raise ValueError(
                 f"{path}: image {row['image']!r} has the patients {patient_of[row['image']]!r}"

@@ -27,6 +27,25 @@ _TASKS = {
 }
 
 
+MED_R1_FILES = {
+    "CT(Computed Tomography)": (12_567, 3_241),
+    "MR (Mag-netic Resonance Imaging)": (25_507, 6_370),
+    "X-Ray": (6_301, 1_615),
+    "ultrasound": (8_917, 2_074),
+    "Dermoscopy": (5_373, 1_306),
+    "Fundus Photography": (4_300, 1_098),
+    "OCT (Optical Coherence Tomography": (3_798, 848),
+    "Microscopy Images": (4_570, 1_110),
+    "Anatomy Identification": (13_119, 3_329),
+    "Disease Diagnosis": (44_329, 11_058),
+    "Lesion Grading": (1_662, 436),
+    "Modality Recognition": (9_173, 2_392),
+    "Other Biological Attributes": (2_794, 704),
+}
+"""Name of Med-R1's files, without `_train.json` and `_test.json` -> rows of both, in the order of
+MODALITIES and TASKS. Source: experiments/med_r1/README.md, "Data"."""
+
+
 # How questions name what an image is.
 _IN_QUESTIONS = {
     "ct": r"cta?\b|cat scan|computed tomography",

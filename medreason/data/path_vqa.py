@@ -15,6 +15,8 @@ from medreason.data import rows
 from medreason.data.rows import Record, Row
 from medreason.samples import Sample
 
+RELEASED_ROWS = {"qas/train/*": 19_755, "qas/test/*": 6_761}
+
 
 def read(root: Path | str | None, *, validation: str | None = None) -> Iterator[Row]:
     """Rows of train and test; rows of val go to the split `validation`, or nowhere if None.

@@ -66,7 +66,7 @@ def prepare(
         pool = None
     else:
         pool = ProcessPoolExecutor(
-            count, initializer=parent_watch.end_with, initargs=(os.getpid(),)
+            count, initializer=parent_watch.start_in_pool, initargs=(os.getpid(),)
         )
         results = pool.map(work, missing, chunksize=8)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +38,12 @@ def read(root: Path | str | None) -> Iterator[Row]:
 
     Raises ValueError where the folder was not prepared to the end, or its table is damaged.
     """
+    if root is not None and not Path(root).is_dir():
+        data = re.sub(r"-\d+-(stretch|pad)$", "", Path(root).name)
+        raise ValueError(
+            f"data.root={root} is not a folder: action=prepare writes one; run python -m medreason "
+            f"action=prepare data={data} data.root=..., or set data.root to what it wrote"
+        )
     root = rows.folder(root)
     if not (root / SUMMARY).is_file():
         raise ValueError(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import itertools
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from medreason.config.targets import described
 from medreason.samples import ANSWER_TYPES, YES_NO, Sample, letter_at
 
 
@@ -23,7 +23,7 @@ class BadRow:
     file: str
     """Path below the root."""
     row: int
-    """Counted from 0; in a table the first row is the line below the column names."""
+    """Counted from 0; in a table of `data=labelled_images` its line, as an editor counts them."""
     problem: str
     """Why it cannot be used, and what to do."""
     count: str = "bad"
@@ -67,6 +67,9 @@ The sample's id is `<file>:<row>`, so that later errors can name the row.
 JSON_LINES = (".jsonl", ".ndjson")
 """Suffixes of files that hold one JSON value a line."""
 
+SIDES = ("train", "validation", "test")
+"""Values of `Sample.split` once rows are split."""
+
 Record = Mapping[str, Any]
 """One object of a JSON array or one row of a table; `text` checks that it is one."""
 
@@ -87,44 +90,62 @@ class Loaded:
         """What a reader yields, sorted by kind."""
         kinds: dict[type, list[Any]] = {kind: [] for kind in (Sample, BadRow, LeftOut, Remark)}
         for row in rows:
+            if type(row) not in kinds:
+                raise ValueError(f"yields {repr(row)[:200]}; needs Sample or BadRow of each row")
             kinds[type(row)].append(row)
         return cls(*kinds.values())
 
     @property
     def counts(self) -> dict[str, int]:
-        """Each row that was read in one count: `train`, `test`, and why others are in neither."""
+        """Each row that was read in one count: `train`, `test`, where there is any `validation`,
+        and why others are in none of them."""
         splits = Counter(s.split for s in self.samples)
         asked = {split: splits.pop(split, 0) for split in ("train", "test")}
+        if validation := splits.pop("validation", 0):
+            asked["validation"] = validation
         others = Counter({f"of the split {split!r}": n for split, n in splits.items()})
         return asked | others | Counter(row.count for row in (*self.left_out, *self.bad_rows))
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
     """Counts on one line."""
-    others = [f"{n:,} {name}" for name, n in counts.items() if name not in ("train", "test")]
+    others = [f"{n:,} {name}" for name, n in counts.items() if name not in SIDES]
     asked = f"{counts['train']:,} asked about in train, {counts['test']:,} in test"
+    if "validation" in counts:
+        asked += f", {counts['validation']:,} in validation"
     return f"{sum(counts.values()):,} rows: {'; '.join([asked, *others])}"
 
 
 def each(file: str, rows: Iterable[T], build: Callable[[str, T], Row | None]) -> Iterator[Row]:
     """`build(id, row)` of each row.
 
-    A row that it cannot read (ValueError, KeyError, TypeError, AttributeError, IndexError) becomes
-    a BadRow, one for which it returns None a LeftOut.
+    A row that it cannot read, whatever it raises, becomes a BadRow, one for which it returns None a
+    LeftOut. So does a row that `rows` cannot give, such as a broken line.
     """
-    for index, row in enumerate(rows):
+    iterator = iter(rows)
+    for index in itertools.count():
+        following: list[T] = []
         try:
-            built = build(f"{file}:{index}", row)
+            following += itertools.islice(iterator, 1)
+            if not following:
+                return
+            built = build(f"{file}:{index}", following[0])
+            if built is not None and not isinstance(built, Row):
+                raise ValueError(f"the reader gives {type(built).__name__}; needs a Sample")
             yield built or LeftOut(file, index, "the reader does not select it", "not selected")
-        except ValueError as error:
-            yield BadRow(file, index, str(error))
-        except KeyError as error:
-            keys = list(row) if isinstance(row, Mapping) else []
-            yield BadRow(file, index, f"no {error}; keys are {keys}")
-        except (TypeError, AttributeError, IndexError) as error:  # a value of another type
-            yield BadRow(
-                file, index, f"{type(error).__name__} ({error}) while it was read: {row!r}"
-            )
+        except Exception as error:  # noqa: BLE001  a user's function may raise anything
+            yield BadRow(file, index, _problem(error, *following))
+
+
+def _problem(error: Exception, row: object = None) -> str:
+    if isinstance(error, KeyError):
+        keys = list(row) if isinstance(row, Mapping) else []
+        return f"no {error}; keys are {keys}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"is no JSON ({error}): {error.doc[:80]!r}"
+    if isinstance(error, ValueError):
+        return str(error)
+    return f"{described(error)} while it was read: {repr(row)[:200]}"
 
 
 def folder(root: Path | str | None) -> Path:
@@ -258,72 +279,6 @@ def _likely_encoding(content: bytes) -> str:
     return "" if re.search(rb"[\x81\x8d\x8f\x90\x9d]", content) else "cp1252"
 
 
-def table(
-    path: Path,
-    columns: Iterable[str],
-    *,
-    separator: str = ",",
-    encoding: str = "utf-8-sig",
-    has_keys: bool = False,
-) -> list[dict[str, str]]:
-    """The rows of a CSV file as text; cells that a row lacks are empty, those beyond the last
-    column are at EXTRA. `has_keys`: data.encoding and data.separator are keys of the data set.
-
-    Raises:
-        ValueError: the file lacks a column or rows, has one column twice, or is no proper CSV.
-    """
-    content = decoded(path, encoding, "data.encoding" if has_keys else "")
-    separator = "\t" if separator in ("\\t", "tab") else separator
-    if len(separator) != 1:
-        raise ValueError(f"data.separator={separator!r}; needs one character, such as ',', or tab")
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
-    try:
-        names, *rows = [[cell.strip() for cell in row] for row in reader if row] or [[]]
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, up to line {reader.line_num}: {error}; is a quotation mark in a cell? Put "
-            'the cell in "..." and write the mark twice'
-        ) from error
-    _refuse_columns(path, names, columns, separator, has_keys)
-    if not rows:
-        raise ValueError(f"{path}: holds no rows below the names of its columns")
-    records = [dict(zip_longest(names, row[: len(names)], fillvalue="")) for row in rows]
-    for record, row in zip(records, rows, strict=True):
-        if any(extra := row[len(names) :]):
-            record[EXTRA] = ", ".join(extra)
-    return records
-
-
-EXTRA = "cells beyond the last column"
-"""Key of a row of `table` that has such."""
-_SEPARATORS = {";": ";", "\t": "tab", "|": "|", ",": ","}
-"""What may separate cells, and how it is named."""
-
-
-def _refuse_columns(
-    path: Path, names: Sequence[str], required: Iterable[str], separator: str, has_keys: bool
-) -> None:
-    """Raise ValueError for a column that is missing or there twice."""
-    if missing := sorted(str(name) for name in {*required} - {*names}):
-        alone = names[0] if len(names) == 1 else ""
-        likely = next((word for sign, word in _SEPARATORS.items() if sign in alone), "")
-        remedy = f"set \"data.separator='{likely}'\"" if has_keys else f"save it with {separator!r}"
-        hint = f"; is its separator {likely}? {remedy}" if likely else ""
-        raise ValueError(f"{path}: no column {missing}; columns are {list(names)}{hint}")
-    if twice := [name for name in required if names.count(name) > 1]:
-        raise ValueError(
-            f"{path}: {names.count(twice[0])} columns {twice[0]!r}; rename all but one"
-        )
-
-
-def extra_problem(row: Record) -> str:
-    """What is wrong with a table's row that has more cells than the table has columns."""
-    if EXTRA not in row:
-        return ""
-    cells = f"has cells beyond the last column ({row[EXTRA]})"
-    return f'{cells}: is a separator in a cell? Put that cell in "..."'
-
-
 def text(row: Record, key: str) -> str:
     """The text at a key of a row. Raises ValueError where there is none."""
     if not isinstance(row, Mapping):
@@ -346,14 +301,31 @@ def text_or_number(row: Record, key: str) -> str:
     return text(row, key)
 
 
-def inside(image: str) -> str:
-    """The image's path, with slashes where Windows has backslashes. Raises ValueError where it
-    leads out of the root or is none."""
+def patient(text: str | None) -> str | None:
+    """A patient's name as all tables of a data set have it: None for a blank cell or a word for
+    one, and without the `.0` that pandas gives to numbers of a column with blank cells."""
+    name = (text or "").strip()
+    if name.lower() in _NO_PATIENT:
+        return None
+    return name.removesuffix(".0") if re.fullmatch(r"\d+\.0", name) else name
+
+
+_NO_PATIENT = ("", "na", "n/a", "nan", "none", "null", "unknown", "<na>", "-", "?")
+
+
+def inside(image: str, root: Path | None = None) -> str:
+    """The image's path below the root, with slashes where Windows has backslashes; one that begins
+    at the top of the disk is taken where it leads below `root`. Raises ValueError where it leads
+    out of the root or is none."""
     if not isinstance(image, str) or not image.strip():
         raise ValueError(f"image is {image!r}; needs a path below the data root")
     path = image.replace("\\", "/")
     if re.match(r"\w{2,}://|data:", path):
         raise ValueError(f"image {image[:80]!r} is an address; download it, and give its path")
+    if root and path.startswith("/"):
+        absolute, top = os.path.normpath(path), os.path.abspath(root)
+        if Path(absolute).is_relative_to(top) and absolute != top:
+            return Path(absolute).relative_to(top).as_posix()
     if path.startswith("/") or re.match(r"\w:", path) or ".." in path.split("/"):
         raise ValueError(f"image {image!r} leaves the data root; give a path below it")
     return path

@@ -21,6 +21,7 @@ _TASKS = {  # [ours]; types without a column in the matrix are attributes
     "abnormality": "disease",
     "kg": "disease",
 }
+RELEASED_ROWS = {"train.json": 9_835, "valid*.json": 2_099, "test.json": 2_094}
 _LANGUAGES = {"en": ("en",), "zh": ("zh",), "both": ("en", "zh")}
 
 

@@ -1,11 +1,13 @@
-"""Train and test: as published, without an image or patient in both, or joint for two families."""
+"""Train and test: as published, without an image or patient in both, or joint for two families; and
+validation, which is held back from train."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from medreason.samples import Sample
 
@@ -93,7 +95,7 @@ def low_data(samples: Sequence[Sample], seed: int) -> list[Sample]:
         ids[sample.modality, sample.split].append(sample.id)
     selected: set[str] = set()
     for (modality, name), members in sorted(ids.items()):
-        size = min(LOW_DATA[name], len(members))
+        size = min(LOW_DATA.get(name, len(members)), len(members))  # all of validation
         selected.update(random.Random(f"{seed}/{modality}/{name}").sample(sorted(members), size))
     return [sample for sample in samples if sample.id in selected]
 
@@ -121,6 +123,42 @@ def split_by_group(
     return [replace(s, split="test" if s.id in held_out else "train") for s in samples]
 
 
+def hold_back(
+    samples: Sequence[Sample], *, share: float, seed: int, image_digests: Mapping[Path, str]
+) -> list[Sample]:
+    """The samples in their order, about `share` of the training rows of each cell in validation.
+
+    Training rows that share a patient or an image by its content, directly or through others, stay
+    together; those of a cell that is all of one such group stay in train. Neither the order of the
+    rows nor the paths of images change the choice, and no row of another split moves.
+    """
+    groups = _training_groups(samples, image_digests)
+    undivided = _undivided(groups)
+    groups = [group for group in groups if not undivided & {sample.cell for sample in group}]
+    random.Random(seed).shuffle(groups)
+    held_back = {sample.id for index in _fill(groups, share) for sample in groups[index]}
+    return [replace(s, split="validation") if s.id in held_back else s for s in samples]
+
+
+def undivided_cells(
+    samples: Sequence[Sample], image_digests: Mapping[Path, str]
+) -> set[tuple[str, str]]:
+    """The cells whose training rows are all of one patient or image: no share divides them."""
+    return _undivided(_training_groups(samples, image_digests))
+
+
+def _undivided(groups: Sequence[Sequence[Sample]]) -> set[tuple[str, str]]:
+    counts = Counter(cell for group in groups for cell in {sample.cell for sample in group})
+    return {cell for cell, count in counts.items() if count == 1}
+
+
+def _training_groups(
+    samples: Sequence[Sample], image_digests: Mapping[Path, str]
+) -> list[list[Sample]]:
+    train = [sample for sample in samples if sample.split == "train"]
+    return _groups(train, True, lambda sample: image_digests[sample.image])
+
+
 def _published(samples: Sequence[Sample], test_share: float, seed: int) -> list[Sample]:
     unsplit = [sample for sample in samples if not sample.split]
     if not unsplit:
@@ -138,7 +176,13 @@ def _question(sample: Sample) -> tuple[object, ...]:
     return str(sample.image), sample.question, sample.options, sample.answer
 
 
-def _groups(samples: Sequence[Sample], patients: bool) -> list[list[Sample]]:
+def _path(sample: Sample) -> str:
+    return str(sample.image)
+
+
+def _groups(
+    samples: Sequence[Sample], patients: bool, image_of: Callable[[Sample], str] = _path
+) -> list[list[Sample]]:
     """Connected components of shared image (and patient), sorted by their first image."""
     parent: dict[tuple[str, str], tuple[str, str]] = {}
 
@@ -150,13 +194,13 @@ def _groups(samples: Sequence[Sample], patients: bool) -> list[list[Sample]]:
         return key
 
     for sample in samples:
-        image = root(("image", str(sample.image)))
+        image = root(("image", image_of(sample)))
         if patients and sample.patient is not None:
             parent[image] = root(("patient", sample.patient))
     groups = defaultdict(list)
     for sample in samples:
-        groups[root(("image", str(sample.image)))].append(sample)
-    return sorted(groups.values(), key=lambda group: min(str(sample.image) for sample in group))
+        groups[root(("image", image_of(sample)))].append(sample)
+    return sorted(groups.values(), key=lambda group: min(map(image_of, group)))
 
 
 def _fill(groups: list[list[Sample]], share: float) -> set[int]:

@@ -15,12 +15,13 @@ from medreason.data.names import modality_in_question
 from medreason.data.rows import Row
 from medreason.samples import Sample
 
-_TRAINING = "ImageClef-2019-VQA-Med-Training"
+TRAINING = "ImageClef-2019-VQA-Med-Training"
 _VALIDATION = "ImageClef-2019-VQA-Med-Validation"
-_TEST = "VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt"
-_CATEGORIES = {"C1_Modality": "modality", "C2_Plane": "plane", "C3_Organ": "organ"} | {
+TEST = "VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt"
+CATEGORIES = {"C1_Modality": "modality", "C2_Plane": "plane", "C3_Organ": "organ"} | {
     "C4_Abnormality": "abnormality"
 }
+RELEASED_ROWS = {f"{TRAINING}/*": 12_792, f"{_VALIDATION}/*": 2_000, TEST: 500}
 _TASKS = {  # [ours]: a plane is a property of the image
     "modality": "modality_recognition",
     "plane": "attributes",
@@ -39,17 +40,17 @@ def read(
     trained on by data.split=by_image.
     """
     root = rows.folder(root)
-    parts = [(_TRAINING, "train", "Train_images", "train")]
+    parts = [(TRAINING, "train", "Train_images", "train")]
     if validation:
         parts.append((_VALIDATION, "val", "Val_images", validation))
     files = {
         f"{folder}/QAPairsByCategory/{name}_{suffix}.txt": (f"{folder}/{images}", category, split)
         for folder, suffix, images, split in parts
-        for name, category in _CATEGORIES.items()
+        for name, category in CATEGORIES.items()
     }
-    files[_TEST] = ("VQAMed2019Test/VQAMed2019_Test_Images", "", "test")
-    train = [name for name in files if name.startswith(_TRAINING)]
-    yield from rows.of_one_side(root, files, {"train": train, "test": [_TEST]})
+    files[TEST] = ("VQAMed2019Test/VQAMed2019_Test_Images", "", "test")
+    train = [name for name in files if name.startswith(TRAINING)]
+    yield from rows.of_one_side(root, files, {"train": train, "test": [TEST]})
     files = {file: facts for file, facts in files.items() if (root / file).is_file()}
     lines = {file: _lines(root / file, encoding) for file in files}
     modalities = _modalities(itertools.chain.from_iterable(lines.values()))

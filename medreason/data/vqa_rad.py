@@ -18,6 +18,7 @@ from medreason.samples import Sample
 
 FILE = "VQA_RAD Dataset Public.json"
 IMAGES = "VQA_RAD Image Folder"
+RELEASED_ROWS = {FILE: 2_248}
 MEVF_FILES = {"trainset.json": "train", "testset.json": "test"}
 MEVF_IMAGES = "images"
 

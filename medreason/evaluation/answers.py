@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from medreason.data.images import blank
 from medreason.generation import prefix_sharing
 from medreason.generation.decoding import decode
+from medreason.generation.draft_step import takes_drafts
+from medreason.generation.drafts import DraftHistory
 from medreason.generation.generate import (
     completion_from_ids,
     generate,
@@ -20,7 +23,7 @@ from medreason.generation.generate import (
 )
 from medreason.generation.prefix_sharing import PrefixPrefiller
 from medreason.generation.rows import Completion, EvaluationRow
-from medreason.generation.tolerance import tolerance
+from medreason.generation.tolerance import computed_in, tolerance
 from medreason.samples import Sample
 
 _log = logging.getLogger(__name__)
@@ -33,6 +36,9 @@ _CHECK_SIZE = (56, 56)
 OnBatch = Callable[[int], None]
 """Hears how many rows are finished."""
 
+OnAnswers = Callable[[Mapping[int, Completion]], None]
+"""Hears the completions of each batch, by the row's place."""
+
 
 @torch.inference_mode()
 def answer_rows(
@@ -43,9 +49,14 @@ def answer_rows(
     batch_size: int,
     max_new_tokens: int,
     graphs: bool = False,
+    drafts: DraftHistory | None = None,
     on_batch: OnBatch = lambda done: None,
+    on_answers: OnAnswers = lambda batch: None,
 ) -> list[Completion]:
-    """A completion of each row, in their order, as `generate` gives it. `graphs`: see `decode`."""
+    """A completion of each row, in their order, as `generate` gives it. `graphs`: see `decode`.
+
+    `drafts` save passes through the model and change no token; it knows replies by `question_of`.
+    """
     if not rows:
         return []
     model.eval()
@@ -59,20 +70,32 @@ def answer_rows(
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             on_batch=on_batch,
+            on_answers=on_answers,
         )
     settings = greedy_settings(processor.tokenizer, max_new_tokens)
+    if drafts and not takes_drafts(model):
+        drafts = None
     prefiller = PrefixPrefiller(model, processor)
     completions: dict[int, Completion] = {}
     for batch in prefix_sharing.batches(rows, batch_size):
         prefixes = prefiller.prefill_prefixes([rows[i] for i in batch])
         prefill = prefiller.prefill_rest(prefixes, max_new_tokens)
-        decoded = decode(model, prefill, settings, None, graphs=graphs)
+        questions = [question_of(rows[i].sample.id, rows[i].prompt) for i in batch]
+        of_rows = drafts.of_rows(questions) if drafts else None
+        decoded = decode(model, prefill, settings, None, graphs=graphs, drafts=of_rows)
         for i, count, tokens in zip(batch, prefixes.prompt_tokens, decoded, strict=True):
             completions[i] = completion_from_ids(
                 rows[i].prompt, count, tokens.ids, settings, processor.tokenizer
             )
         on_batch(len(completions))
+        on_answers({i: completions[i] for i in batch})
     return [completions[i] for i in range(len(rows))]
+
+
+def question_of(sample: str, prompt: str) -> str:
+    """What a `DraftHistory` knows replies by; a control that changes the image alone has the
+    question of the original. `sample` is its id."""
+    return f"{sample} {prompt}"
 
 
 def _difference_from_unshared(
@@ -86,13 +109,17 @@ def _difference_from_unshared(
     rows = [EvaluationRow("blank_image", sample, prompt) for prompt in _CHECK_PROMPTS]
     prefiller = PrefixPrefiller(model, processor, {sample.image: _CHECK_SIZE})
     shared = prefiller.prefill_rest(prefiller.prefill_prefixes(rows), 0).logits[-1]
-    inputs = model_inputs(
-        model, processor, [sample], [_CHECK_PROMPTS[-1]], lambda _: blank(_CHECK_SIZE)
-    )
-    unshared = model(**inputs, logits_to_keep=1).logits[0, -1]
-    logps, expected = (logits.float().log_softmax(-1) for logits in (shared, unshared))
+
+    def unshared(prompts: Sequence[str]) -> Tensor:
+        samples = [sample] * len(prompts)
+        inputs = model_inputs(model, processor, samples, prompts, lambda _: blank(_CHECK_SIZE))
+        return model(**inputs, logits_to_keep=1).logits[-1, -1]
+
+    # Both without padding, which a model that ignores its mask would read.
+    results = (shared, unshared(_CHECK_PROMPTS[-1:]), unshared(_CHECK_PROMPTS[-1:] * 2))
+    logps, expected, in_batch = (logits.float().log_softmax(-1) for logits in results)
     difference = (logps - expected).abs().mean().item()
-    allowed = tolerance(model.dtype)
+    allowed = tolerance(computed_in(model), (in_batch - expected).abs().mean().item())
     if difference <= allowed:
         return None
     return f"log-probabilities of one question are {difference:.2g} apart, more than {allowed:.2g}"
@@ -106,6 +133,7 @@ def answer_rows_unshared(
     batch_size: int,
     max_new_tokens: int,
     on_batch: OnBatch = lambda done: None,
+    on_answers: OnAnswers = lambda batch: None,
 ) -> list[Completion]:
     """Control by control, each row with its own copy of the image."""
     completions: dict[int, Completion] = {}
@@ -121,6 +149,9 @@ def answer_rows_unshared(
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             on_batch=lambda done, finished=finished: on_batch(finished + done),
+            on_answers=lambda batch, indices=indices: on_answers(
+                {indices[i]: completion for i, completion in batch.items()}
+            ),
         )
         completions |= dict(zip(indices, answers, strict=True))
     return [completions[i] for i in range(len(rows))]

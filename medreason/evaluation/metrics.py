@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from medreason.config.endpoint import ServedModel
+from medreason.generation.rows import FAILED
 from medreason.metrics import Metric
 from medreason.rewards.words import words
 from medreason.samples import LETTERS
@@ -47,6 +51,38 @@ def compute_metrics(
     over_cells = _mean_of_cells([*by_cell.values()], overall)
     over_cells |= _intervals(rows, clusters, over_cells=True)
     return {"overall": overall, "over_cells": over_cells, "cells": by_cell}
+
+
+def add_requests(
+    metrics: dict[str, Any],
+    rows: Sequence[Prediction],
+    answered: Sequence[Prediction],
+    endpoint: ServedModel,
+) -> None:
+    """Add to `metrics` what became of the requests to a server: `rows` are all that were asked,
+    `answered` those that count."""
+    replied = {row.sample for row in answered}
+    lost: dict[str, list[bool]] = {}
+    for row in rows:
+        if row.control == "original":
+            lost.setdefault(f"{row.modality}/{row.task}", []).append(row.sample not in replied)
+    for cell, values in metrics["cells"].items():
+        values[Metric.UNANSWERED] = statistics.fmean(lost[cell])
+    shares = [statistics.fmean(of_cell) for of_cell in lost.values()]
+    metrics["over_cells"][Metric.UNANSWERED] = statistics.fmean(shares)
+    metrics["overall"][Metric.UNANSWERED] = statistics.fmean(itertools.chain(*lost.values()))
+    failures = Counter(row.completion for row in rows if row.finish_reason == FAILED)
+    tokens = [
+        sum(getattr(row, name) for row in rows) for name in ("prompt_tokens", "completion_tokens")
+    ]
+    cost = endpoint.cost(*tokens)
+    metrics["overall"][Metric.COST_USD] = metrics["over_cells"][Metric.COST_USD] = cost
+    metrics["requests"] = {
+        "replies": len(rows) - sum(failures.values()),
+        "failures": dict(failures),
+        "prompt_tokens": tokens[0],
+        "completion_tokens": tokens[1],
+    }
 
 
 def _mean_of_cells(cells: Sequence[Metrics], overall: Metrics) -> Metrics:

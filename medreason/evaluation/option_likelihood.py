@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from medreason.generation.kv_cache import repeat_kv_cache
 from medreason.generation.packing import PackedSequences, additive_mask, pack, unpack
 from medreason.generation.prefix_sharing import PrefilledPrefixes, PrefixPrefiller
 from medreason.generation.rows import EvaluationRow
-from medreason.generation.tolerance import tolerance
+from medreason.generation.tolerance import computed_in, tolerance
 from medreason.replies import format_reply
 from medreason.samples import Sample
 
@@ -40,34 +40,47 @@ def option_likelihoods(
     batch_size: int,
     tagged: bool,
     on_batch: OnBatch = lambda done: None,
+    on_likelihoods: Callable[[Mapping[int, list[float]]], None] = lambda batch: None,
 ) -> list[list[float]]:
     """The probabilities of each row's letters, in the order of its options; they add up to 1.
 
     Every row has options, which are scored in one packed sequence. `tagged` is false for prompts
-    that ask for no tags.
+    that ask for no tags. `on_likelihoods` hears those of each batch, by the row's place.
     """
     if not rows:
         return []
     model.eval()
     score_unshared = functools.partial(option_likelihoods_unshared, model, processor, tagged=tagged)
-    if obstacles := prefix_sharing.sharing_obstacles(model):
-        _log.warning(UNSHARED_WARNING, "; ".join(obstacles))
-        return [score_unshared(row) for row in rows]
-    prefiller = PrefixPrefiller(model, processor)
     likelihoods: dict[int, list[float]] = {}
+
+    def finish(batch: dict[int, list[float]]) -> None:
+        likelihoods.update(batch)
+        on_batch(len(likelihoods))
+        on_likelihoods(batch)
+
+    def score_all_unshared(reason: str) -> list[list[float]]:
+        _log.warning(UNSHARED_WARNING, reason)
+        for i, row in enumerate(rows):
+            finish({i: score_unshared(row)})
+        return [likelihoods[i] for i in range(len(rows))]
+
+    if obstacles := prefix_sharing.sharing_obstacles(model):
+        return score_all_unshared("; ".join(obstacles))
+    prefiller = PrefixPrefiller(model, processor)
     for batch in prefix_sharing.batches(rows, batch_size):
         members = [rows[i] for i in batch]
         endings = [answer_texts(row.sample, tagged=tagged) for row in members]
         prefixes = prefiller.prefill_prefixes(members, endings)
         logps = _ending_logps(model, prefiller, prefixes)
-        for i, row, row_logps in zip(batch, members, logps, strict=True):
-            likelihoods[i] = row_logps[: len(row.sample.options)].softmax(0).tolist()
-        if len(likelihoods) == len(batch) and (
-            reason := _difference(model, likelihoods[batch[0]], score_unshared(members[0]))
+        scored: dict[int, list[float]] = {
+            i: row_logps[: len(row.sample.options)].softmax(0).tolist()
+            for i, row, row_logps in zip(batch, members, logps, strict=True)
+        }
+        if not likelihoods and (
+            reason := _difference(model, scored[batch[0]], score_unshared(members[0]))
         ):
-            _log.warning(UNSHARED_WARNING, reason)
-            return [score_unshared(row) for row in rows]
-        on_batch(len(likelihoods))
+            return score_all_unshared(reason)
+        finish(scored)
     return [likelihoods[i] for i in range(len(rows))]
 
 
@@ -76,7 +89,7 @@ def _difference(
 ) -> str | None:
     """What is wrong where the option likelihoods of one row are not those it gets on its own."""
     difference = max(abs(a - b) for a, b in zip(shared, unshared, strict=True))
-    allowed = tolerance(model.dtype)
+    allowed = tolerance(computed_in(model))
     if difference <= allowed:
         return None
     return f"option likelihoods of one question are {difference:.2g} apart, more than {allowed:.2g}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import pandas as pd
 import pyarrow as pa
 
 from medreason import data
-from medreason.generation.rows import Completion
+from medreason.generation.rows import FAILED, Completion
 from medreason.replies import parse
 from medreason.rewards import embeddings
 from medreason.rewards.answer import correct, token_f1
 from medreason.rewards.reasoning import consistency, reasoning_similarity
 from medreason.runs.files import read_parquet, write_json, write_parquet
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample, letter_at
 
 
@@ -56,7 +58,8 @@ class Prediction:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: str
-    """stop, length, or likelihood where nothing was generated."""
+    """stop, length, likelihood where nothing was generated, or `rows.FAILED` where a server gave no
+    reply; such a row is in no file of a finished evaluation."""
     option_likelihoods: list[float] = field(default_factory=list)
     """Probability of each option's letter right behind the prompt; empty where not asked for."""
     likeliest_option: str | None = None
@@ -78,6 +81,16 @@ class Prediction:
     def cluster(self, clusters: str) -> str:
         """What `statistics.clusters` counts: questions of different clusters are independent."""
         return data.cluster(clusters, self.patient, self.image_digest, self.question_digest)
+
+
+@dataclass(frozen=True)
+class StoredReply:
+    """A completion of an earlier evaluation."""
+
+    sample: str
+    prompt: str
+    completion: str
+    finish_reason: str
 
 
 CLUSTER_COLUMNS = ("patient", "image_digest", "question_digest")
@@ -198,6 +211,25 @@ def with_digests(
     return [replace(prediction, **digests[prediction.sample]) for prediction in predictions]
 
 
+def without_failures(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """The predictions of the questions that got a reply; a control is left out where it got none,
+    and where the question itself has none to compare it with.
+
+    Raises:
+        ValueError: no question got one.
+    """
+    replied = [row for row in predictions if row.finish_reason != FAILED]
+    questions = {row.sample for row in replied if row.control == "original"}
+    if predictions and not questions:
+        reasons = Counter(row.completion for row in predictions if row.finish_reason == FAILED)
+        raise ValueError(
+            "no question got a reply: "
+            + ", ".join(f"{reason} ({count} requests)" for reason, count in reasons.items())
+            + "; re-run the same command to ask again"
+        )
+    return [row for row in replied if row.sample in questions]
+
+
 def likeliest(option_likelihoods: Sequence[float]) -> str | None:
     if not option_likelihoods:
         return None
@@ -223,17 +255,40 @@ def read(path: Path, samples: Collection[str] | None = None) -> list[Prediction]
         raise ValueError(_UNREADABLE.format(path, error)) from error
 
 
-def read_frame(evaluations: Iterable[Path], columns: Sequence[str]) -> pd.DataFrame:
-    """Predictions under the original image, of one or many evaluations, in the order of the files.
+def image_of(prediction: Prediction, outputs: Path, run: RunFolder) -> str:
+    """Where an image is now, which an evaluation with its `outputs` at this path wrote: they may
+    have been moved, or are named from another folder."""
+    recorded = Path(prediction.image)
+    if not recorded.is_relative_to(outputs):
+        return prediction.image
+    return str(run.path.parents[1] / recorded.relative_to(outputs))
+
+
+def read_replies(path: Path) -> list[StoredReply]:
+    """The completions of a predictions file, those under controls included.
+
+    Raises:
+        ValueError: the file is cut off or no predictions file.
+    """
+    columns = [column.name for column in fields(StoredReply)]
+    return [StoredReply(**row) for row in _table(path, columns).to_pylist()]
+
+
+def read_frame(
+    evaluations: Iterable[Path], columns: Sequence[str] | None = None, *, controls: bool = False
+) -> pd.DataFrame:
+    """Predictions under the original image, with `controls` also theirs, of one or many
+    evaluations, in the order of the files.
 
     Columns: `columns`, the only ones that are read, since completions and prompts are nearly all of
-    a file's size; `run` and `evaluation`, the names of the folders.
+    a file's size, or else all; `run` and `evaluation`, the names of the folders.
 
     Raises:
         ValueError: a file is cut off or no predictions file.
     """
+    filters = None if controls else [_ORIGINAL]
     frames = [
-        _table(folder / "predictions.parquet", columns, [_ORIGINAL])
+        _table(folder / "predictions.parquet", columns, filters)
         .to_pandas()
         .assign(run=folder.parents[1].name, evaluation=folder.name)
         for folder in evaluations
@@ -241,7 +296,7 @@ def read_frame(evaluations: Iterable[Path], columns: Sequence[str]) -> pd.DataFr
     return pd.concat(frames, ignore_index=True)
 
 
-_ORIGINAL = ("control", "==", "original")
+_ORIGINAL: tuple[str, str, object] = ("control", "==", "original")
 _UNREADABLE = "{}: not a predictions file ({}); delete its folder and evaluate again"
 
 

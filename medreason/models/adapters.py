@@ -50,7 +50,7 @@ def check(path: str) -> None:
     folder = Path(model_folder.resolve(path))
     if not model_folder.is_adapter(path):
         if folder.exists():
-            model_folder.refuse_text_only(path)
+            model_folder.refuse_foreign(path)
         return
     name = _base(path, read_json(folder / "adapter_config.json"))
     base = Path(model_folder.resolve(name))
@@ -65,7 +65,7 @@ def check(path: str) -> None:
     model_folder.check(name, key)
     if model_folder.is_adapter(name):
         raise ValueError(f"{key}={name!r} is an adapter itself; merge it into its base first")
-    model_folder.refuse_text_only(name, key)
+    model_folder.refuse_foreign(name, key)
     model_folder.refuse_quantized(name, key)
     config = read_json(base / "config.json")
     text = config.get("text_config", config)

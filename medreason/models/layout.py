@@ -65,6 +65,11 @@ def renamed_targets(targets: str | Collection[str] | None) -> str | list[str] | 
     return [_renamed(name, RENAMED) for name in targets]
 
 
+def renamed(tensor: str) -> str:
+    """The name in memory of a tensor in a checkpoint, whichever version wrote it."""
+    return _renamed(tensor, RENAMED)
+
+
 def _renamed(name: str, patterns: dict[str, str]) -> str:
     """By the first pattern that matches."""
     for pattern, replacement in patterns.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import yaml
 from accelerate import PartialState
 from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import (
@@ -19,10 +20,13 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils.logging import disable_progress_bar
 
 from medreason.config import Hardware, Model
 from medreason.console import notice
-from medreason.models import layout, model_folder
+from medreason.models import layout, merging, model_folder
+
+disable_progress_bar()  # of loading weights, which a log keeps as one long line
 
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 """Either ends a completion."""
@@ -37,6 +41,7 @@ VISION_TOKENS = (
 """Tokens a completion must not contain: in a forward pass they stand for an image, and there is
 none."""
 
+_PUBLISHED = Path(__file__).with_name("published.yaml")
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 """Written with a processor by transformers 5 and by earlier versions."""
 
@@ -70,15 +75,32 @@ def load_processor(model: Model) -> ProcessorMixin:
 def load_model(
     model: Model, hardware: Hardware, *, full_precision: bool = False
 ) -> PreTrainedModel:
-    """The model in the profile's precision; an adapter is merged into its base model.
+    """The model in the profile's precision; an adapter loses nothing to that precision.
 
     `full_precision` holds the weights in float32 whatever the profile computes in: at GRPO's
     learning rate of 1e-6 an update is too small to change a bfloat16 weight.
     """
-    path = model_folder.resolve(model.path)
     precision = torch.float32 if full_precision else getattr(torch, hardware.precision)
     if model.weights == "random":
         return _random_model(model, hardware, precision)
+    loaded = _load(model, hardware, precision)
+    if not isinstance(loaded, PeftModel):
+        return loaded
+    if precision == torch.float32:
+        return merging.merged(loaded, precision)[0]
+    return merging.with_exact_layers(loaded, precision)
+
+
+def load_merged(model: Model, hardware: Hardware) -> tuple[PreTrainedModel, float]:
+    """(the model in weights of the profile's precision, what share of an adapter's change they
+    keep): layers as transformers has them, to be saved."""
+    precision = getattr(torch, hardware.precision)
+    loaded = _load(model, hardware, precision)
+    return merging.merged(loaded, precision) if isinstance(loaded, PeftModel) else (loaded, 1.0)
+
+
+def _load(model: Model, hardware: Hardware, precision: torch.dtype) -> PreTrainedModel | PeftModel:
+    path = model_folder.resolve(model.path)
     base, revision = path, model.revision
     if model_folder.is_adapter(path):
         adapter = PeftConfig.from_pretrained(path)
@@ -96,11 +118,11 @@ def load_model(
     )
     if quantized:
         _keep_4bit_weights(loaded)
-    if base is not path:
-        if quantized:
-            loaded.dequantize()  # merged in 4 bits, the adapter would be rounded away
-        return with_adapter(loaded, path).merge_and_unload()  # pyright: ignore[reportCallIssue]
-    return loaded
+    if base is path:
+        return loaded
+    if quantized:
+        loaded.dequantize()  # merged in 4 bits, the adapter would be rounded away
+    return with_adapter(loaded, path)
 
 
 def load_whole(
@@ -196,9 +218,23 @@ def context_length(model: Model) -> int | None:
 
 
 def meta_model(model: Model) -> PreTrainedModel:
-    """The model on torch's meta device: names and shapes of all weights, without their values."""
+    """The model on torch's meta device: names and shapes of all weights, without their values.
+
+    Of the published models without a network: `published.yaml` has their architectures.
+    """
+    published = yaml.safe_load(_PUBLISHED.read_text()).get(model.path)
+    config = AutoConfig.for_model(**published) if published else _model_config(model)
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(_model_config(model), dtype=torch.float32)
+        return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+
+
+def shapes(model: Model) -> dict[str, list[int]]:
+    """Tensor -> shape, a tied one once; as `meta_model`.
+
+    Raises:
+        OSError: the hub is not reached, and the model is none of the published ones.
+    """
+    return {name: list(tensor.shape) for name, tensor in meta_model(model).named_parameters()}
 
 
 def _random_model(model: Model, hardware: Hardware, precision: torch.dtype) -> PreTrainedModel:

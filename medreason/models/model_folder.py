@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
+from medreason.config import Model
 from medreason.runs.files import read_json
 
 EMBEDDED = Path(__file__).parent / "tiny" / "weights"
@@ -22,8 +26,14 @@ def resolve(path: str) -> str:
     return str(EMBEDDED) if path == "tiny" else path
 
 
+def of_run(model: Model) -> Model:
+    """The model in a run folder, where `path` is one; any other as it is."""
+    path = Path(model.path) / "model"
+    return replace(model, path=str(path)) if path.is_dir() else model
+
+
 def check(path: str, key: str = "model.path") -> None:
-    """Refuse a folder, the value of `key`, that cannot be loaded. A hub id is left to the hub.
+    """Refuse a folder, the value of `key`, that cannot be loaded; hub ids are for `check_hub`.
 
     Raises:
         ValueError: the folder lacks its config or its weights.
@@ -46,6 +56,46 @@ def check(path: str, key: str = "model.path") -> None:
         tensors(file)
 
 
+def check_hub(path: str, revision: str | None = None, key: str = "model.path") -> None:
+    """Refuse a hub id, the value of `key`, of which neither cache nor hub gives a configuration.
+    One small file is fetched where it is not cached; a folder is left to `check`.
+
+    Raises:
+        ValueError: no such model or revision, no access to it, or no hub to be reached.
+    """
+    if Path(resolve(path)).exists():
+        return
+    from huggingface_hub import errors, hf_hub_download  # 0.3 s
+
+    where = f"{key}={path!r}" + (f", revision {revision!r}" if revision else "")
+    try:
+        try:
+            hf_hub_download(path, "config.json", revision=revision)
+        except errors.RemoteEntryNotFoundError:
+            hf_hub_download(path, "adapter_config.json", revision=revision)
+    except errors.LocalEntryNotFoundError as error:
+        raise ValueError(
+            f"{where}: not in the cache, and the hub is not reached (or HF_HUB_OFFLINE is set); "
+            f"fetch it with `hf download {path}` where there is a network, or give a folder"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise ValueError(
+            f"{where}: the hub asks to accept its terms; do so on its page, then `hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ValueError(
+            f"{where}: no such model on the hub, or a private one; correct the name, or log in "
+            "with `hf auth login`"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ValueError(f"{where}: no such branch, tag or commit; correct it") from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise ValueError(
+            f"{where}: neither config.json nor adapter_config.json; give a model in the layout of "
+            "transformers"
+        ) from error
+
+
 def _refuse_missing_weights(folder: Path, name: str, key: str, path: str) -> None:
     """Raise ValueError unless the weights are there under the names that are loaded."""
     if not _weights(folder):
@@ -65,6 +115,13 @@ def _refuse_missing_weights(folder: Path, name: str, key: str, path: str) -> Non
             raise ValueError(
                 f"{index} names {absent[0]}, which is not in the folder; copy it there"
             )
+        in_files = {file: tensors(folder / file) for file in sorted(set(names.values()))}
+        for tensor, file in names.items():
+            if tensor not in in_files[file]:
+                raise ValueError(
+                    f"{index} says that {tensor} is in {file}, which does not have it: the two are "
+                    "of different models; copy all files of one model there"
+                )
     if not indices and not (folder / f"{name}.safetensors").exists():
         raise ValueError(
             f"{key}={path!r}: {_weights(folder)[0].name} is not loaded without "
@@ -97,14 +154,75 @@ def tensors(file: Path) -> dict[str, list[int]]:
     return {name: tensor["shape"] for name, tensor in header.items()}
 
 
-def refuse_text_only(path: str, key: str = "model.path") -> None:
-    """Raise ValueError for a whole model in a folder that takes no images."""
-    config = read_json(Path(resolve(path)) / "config.json")
+_FAMILIES = {
+    "qwen2_vl": "visual.blocks.0.mlp.fc1.weight",
+    "qwen2_5_vl": "visual.blocks.0.mlp.gate_proj.weight",
+    "qwen3_vl": "visual.deepstack_merger_list.0.norm.weight",
+}
+"""`model_type` -> the end of the name of a tensor that no other of these families has."""
+
+
+def refuse_foreign(path: str, key: str = "model.path") -> None:
+    """Refuse a whole model in a folder that is of no architecture known here, takes no images, or
+    whose weights are of another family or depth than its config.json says.
+
+    Raises:
+        ValueError: names both.
+    """
+    folder = Path(resolve(path))
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type")
     if not any(word in name for name in config for word in ("vision", "image", "vq")):
         raise ValueError(
-            f"{key}={path!r}: config.json describes a model of text alone "
-            f"({config.get('model_type')!r}); give one that takes images, such as "
+            f"{key}={path!r}: config.json describes a model of text alone ({kind!r}); give one "
+            "that takes images, such as Qwen/Qwen2-VL-2B-Instruct"
+        )
+    if not _is_known(kind):
+        own = ", and code that comes with a checkpoint is not run" if "auto_map" in config else ""
+        raise ValueError(
+            f"{key}={path!r}: config.json describes {kind!r}, an architecture that transformers "
+            f"{version('transformers')} has not{own}; give a model of another, such as "
             "Qwen/Qwen2-VL-2B-Instruct"
+        )
+    names = shapes(folder)
+    for family, tensor in _FAMILIES.items():
+        if kind in _FAMILIES and family != kind and any(name.endswith(tensor) for name in names):
+            raise ValueError(
+                f"{key}={path!r}: config.json describes a {kind}, and the weights are of a "
+                f"{family}; copy config.json and weights of one model there"
+            )
+    layers = {int(n[1]) for name in names if (n := _LANGUAGE_LAYER.search(name))}
+    expected = config.get("text_config", config).get("num_hidden_layers")
+    if kind in _FAMILIES and layers and expected and max(layers) + 1 != expected:
+        raise ValueError(
+            f"{key}={path!r}: config.json describes {expected} layers, and the weights have "
+            f"{max(layers) + 1}; copy config.json and weights of one model there"
+        )
+
+
+_LANGUAGE_LAYER = re.compile(r"^model\.(?:language_model\.)?layers\.(\d+)\.")
+
+
+def _is_known(kind: object) -> bool:
+    """Whether transformers has such a model; read from its list of names, since to import it takes
+    seconds."""
+    package = find_spec("transformers")
+    assert package
+    assert package.origin
+    names = Path(package.origin).parent / "models" / "auto" / "modeling_auto.py"
+    return f'("{kind}", ' in names.read_text(encoding="utf-8")
+
+
+def refuse_other_option(path: str, option: str) -> None:
+    """Raise ValueError where a folder holds another family than the option of the group `model`
+    that was chosen, whose name begins with its family."""
+    file = Path(resolve(path)) / "config.json"
+    kind = read_json(file).get("model_type") if file.exists() else None
+    expected = next((family for family in _FAMILIES if option.startswith(f"{family}_")), kind)
+    if kind in _FAMILIES and kind != expected:
+        raise ValueError(
+            f"model.path={path!r} holds a {kind}, and model={option} is a {expected}: its settings "
+            f"are not those of that model; choose an option of {kind}, or another folder"
         )
 
 
@@ -142,10 +260,9 @@ def fingerprint(path: str) -> str:
     return state.hexdigest()[:16]
 
 
-def size_on_disk(path: str) -> int:
-    """Bytes of the weights, 0 where they are not downloaded yet."""
-    folder = Path(resolve(path))
-    return sum(file.stat().st_size for file in _weights(folder)) if folder.exists() else 0
+def shapes(folder: Path) -> dict[str, list[int]]:
+    """Tensor -> shape of all weights in a folder; raises ValueError where a file is cut off."""
+    return {name: shape for file in _weights(folder) for name, shape in tensors(file).items()}
 
 
 def _weights(folder: Path) -> list[Path]:

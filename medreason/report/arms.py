@@ -22,6 +22,7 @@ from medreason.report.table import (
     columns,
     filled,
     method_note,
+    no_baseline_note,
     percent,
     show_table,
     unfinished,
@@ -38,8 +39,10 @@ _ALWAYS = (Metric.PRIOR, Metric.BLANK_IMAGE, Metric.PARSED)
 
 
 def grouped(runs: Sequence[Run], tables: Tables) -> bool:
-    """Whether there are so many runs that arms are shown in their place."""
-    return len(runs) > MOST_RUNS and len(tables.arms) < len(runs)
+    """Whether there are so many runs that arms are shown in their place; never of start models
+    alone, which were trained on nothing to group them by."""
+    trained = any(not arm.untrained for arm in tables.arms)
+    return trained and len(runs) > MOST_RUNS and len(tables.arms) < len(runs)
 
 
 def show(rows: Sequence[Row], tables: Tables) -> None:
@@ -215,10 +218,11 @@ def _notes(rows: Sequence[Row], tables: Tables) -> Text:
 def baseline_note(rows: Sequence[Row]) -> list[str]:
     """Which training questions the options-only baselines count, where models differ in that."""
     if len({row.baseline for row in rows if row.metrics}) < 2:
-        return []
+        return no_baseline_note(rows)
     return [
+        *no_baseline_note(rows),
         "options only counts the training questions of the cells a model was trained on, of a "
-        "start model those of all cells"
+        "start model those of all cells",
     ]
 
 
@@ -238,6 +242,11 @@ def _warnings(arm: Arm, rows: Sequence[Row]) -> list[str]:
         notes.append(
             f"{arm.name}: {len(cut)} of {len(members)} models had up to {percent(max(cut))} % of "
             f"their replies {CUT_OFF}={limits}; set it higher"
+        )
+    if lost := [row.metrics.get(Metric.UNANSWERED) or 0.0 for row in members if row.failures]:
+        notes.append(
+            f"{arm.name}: {len(lost)} of {len(members)} evaluations had up to "
+            f"{percent(max(lost))} % of their questions without a reply, which are in no number"
         )
     flat = Counter(name for row in members for name in row.collapsed)
     notes += [

@@ -11,10 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from medreason.data.audit import LOWER_CASE, PERIOD, warnings
+from medreason.data.rows import SIDES
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, TASKS
+from medreason.stats import wilson
 
 _NAMES = {**MODALITY_NAMES, **TASKS}
 _LEAK_NAMES = {**MODALITY_NAMES, "all": "all"}
+_WIDEST = 1000
+_WIDE_POINTS = 20
 
 
 def show(report: Mapping[str, Any]) -> None:
@@ -23,29 +27,51 @@ def show(report: Mapping[str, Any]) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 100)
     console.print(f"{report['rows']:,} rows, {report['images']['named']:,} images named")
-    console.print(_cells(report["cells"]))
+    _print(console, _cells(report["cells"]))
     for key, title in (
         ("option_prior", "Answered by option strings alone, %: trained on (row), tested on"),
         ("option_prior_task", "The same for question types"),
     ):
         if report[key]:
-            console.print(_matrix(report[key], title))
+            _print(console, _matrix(report[key], title))
     if report["typography"] or report["leakage"]:
-        console.print(_by_modality(report))
-    console.print(_counts(report))
+        _print(console, _by_modality(report))
+    _print(console, _counts(report))
     for remark in report["remarks"][:10]:
         row = "" if remark["row"] < 0 else f", row {remark['row']}"
         console.print(Text(f"{remark['file']}{row}: {remark['remark']}"))
     for bad in report["unparsed"][:10]:
         console.print(Text(f"{bad['file']}, row {bad['row']}: {bad['reason']}"))
-    for warning in warnings(report):
+    for warning in [*_small_test(report), *warnings(report)]:
         console.print(Text(f"! {warning}"))
     console.print(f"digest {report['digest']}")
 
 
+def _print(console: Console, table: Table) -> None:
+    """Print a table with its title on one line, and as wide as it is, whatever the terminal."""
+    title, table.title = table.title, None
+    console.print(Text(str(title), "italic"), soft_wrap=True)
+    wanted = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+    console.print(table, width=max(wanted, console.width), crop=False, soft_wrap=True)
+
+
+def _small_test(report: Mapping[str, Any]) -> list[str]:
+    """What the test is too small to show."""
+    n = report["row_counts"].get("test", 0)
+    low, high = wilson(0.5, n) if n else (0.0, 0.0)
+    if (points := 100 * (high - low)) < _WIDE_POINTS:
+        return []
+    return [
+        f"{n:,} test questions: the 95 % interval of an accuracy of 50 % spans {points:.0f} "
+        "points, and more where questions share a patient or an image"
+    ]
+
+
 def _cells(cells: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table:
     tasks = [t for t in TASK_NAMES if any(t in row for row in cells.values())]
-    table = _table("Rows, train/test", ["", *[_NAMES[t] for t in tasks], "all"])
+    sides = dict.fromkeys(side for row in cells.values() for cell in row.values() for side in cell)
+    title = f"Rows, {'/'.join(sides or ('train', 'test'))}"
+    table = _table(title, ["", *[_NAMES[t] for t in tasks], "all"])
     for modality, row in cells.items():
         shown = [_sides([row[task]]) if task in row else "" for task in tasks]
         table.add_row(_NAMES[modality], *shown, _sides(row.values()))
@@ -65,7 +91,10 @@ def _matrix(shares: Mapping[str, Mapping[str, float]], title: str) -> Table:
 
 
 def _by_modality(report: Mapping[str, Any]) -> Table:
-    rules = {LOWER_CASE: "the only small\ninitial is right", PERIOD: "the only other\nend is right"}
+    rules = {
+        LOWER_CASE: "only lower-case\noption is right",
+        PERIOD: "only other end\n(period) is right",
+    }
     names = ["", "images in\ntrain and test", "test rows\nabout them", *rules.values()]
     table = _table("Leaks, and typing habits that give answers away", names)
     for modality in _LEAK_NAMES:
@@ -113,7 +142,8 @@ def _counts(report: Mapping[str, Any]) -> Table:
 
 def _sides(cells: Iterable[Mapping[str, int]]) -> str:
     members = list(cells)
-    return "/".join(str(sum(cell[side] for cell in members)) for side in ("train", "test"))
+    sides = [side for side in SIDES if side != "validation" or any(side in c for c in members)]
+    return "/".join(str(sum(cell[side] for cell in members)) for side in sides)
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -44,9 +44,14 @@ output = model.generate(**inputs, max_new_tokens={max_new_tokens}, do_sample=Fal
 print(processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
 
 
-def card(config: Config, model: Path, versions: str) -> str:
-    """The card in Markdown; `versions` says what opens the folder. A model outside a run folder has
-    neither origin nor metrics to show."""
+WHOLE = 0.995
+"""From this share on, an adapter's change counts as kept."""
+
+
+def card(config: Config, model: Path, versions: str, kept: float = 1.0) -> str:
+    """The card in Markdown; `versions` says what opens the folder, `kept` what share of an
+    adapter's change the weights keep. A model outside a run folder has neither origin nor metrics
+    to show."""
     folder = RunFolder(model.parent)
     of_run = folder.config.exists()
     trained = configuration.read(folder.config) if of_run else config
@@ -68,12 +73,20 @@ def card(config: Config, model: Path, versions: str) -> str:
         lines += [*_origin(trained, folder, base_model), *_results(folder)]
     else:
         lines += [f"Exported from model `{base_model}`; no run folder came with it.", ""]
+    if kept < WHOLE:
+        lines += [
+            f"The adapter was merged into weights of {config.export.precision}, which keep "
+            f"{100 * kept:.0f} % of its change; metrics are of the whole adapter.",
+            "",
+        ]
     example = _example(trained, versions, adapter=config.export.adapter_only)
     return "\n".join([*lines, *example])
 
 
 def _origin(config: Config, folder: RunFolder, base_model: str) -> list[str]:
-    parts = folder.state().train_parts
+    state = folder.state()
+    parts = state.train_parts
+    chosen = f"{state.chosen_step}, {state.chosen_because}; no test question was asked for it"
     facts = {
         "base model": base_model,
         "method": config.method.name,
@@ -85,7 +98,8 @@ def _origin(config: Config, folder: RunFolder, base_model: str) -> list[str]:
         else "-",
         "adapter": f"LoRA rank {config.adapter['r']}" if config.adapter else "none, all weights",
         "seed": config.seed,
-        "train key": folder.state().train_key,
+        **({"optimizer step": chosen} if state.chosen_because else {}),
+        "train key": state.train_key,
     }
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items()), ""]
 

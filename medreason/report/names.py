@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -13,20 +14,46 @@ from medreason.runs.run_folder import EvaluationFolder
 from medreason.samples import MODALITY_NAMES, TASK_NAMES
 
 _LONGEST_VALUE = 24  # characters; whole prompts are longer
-_SCIENCE = ("method", "model", "data", "prompt", "reward", "adapter", "rollout", "rubric")
+_SCIENCE = (
+    "method",
+    "model",
+    "data",
+    "prompt",
+    "reward",
+    "adapter",
+    "rollout",
+    "rubric",
+    "validation",
+)
 """Groups whose values decide weights or answers, beside cell, seed and evaluation."""
+
+
+def short(value: str) -> str:
+    """A finite number with four digits; other values as they are."""
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return f"{number:.4g}" if math.isfinite(number) else value
 
 
 def arm_key(config: Config) -> str:
     """The same for evaluations that differ in cell, seed and the questions asked alone."""
     training = keys.training_parts(config)
+    if config.method.name == "released":  # each is a model of its own; together they are the arm
+        training = {"released": True, "rows": training["rows"]}
     return keys.digest({"training": training, "evaluation": keys.evaluation_ground(config)})
 
 
 def arm_names(configs: Sequence[Config]) -> list[str]:
-    """Of arms, an evaluation of each: the method; with the options, and where these are the same
-    the values, in which arms of one method differ."""
-    names = [config.method.name for config in configs]
+    """Of arms, an evaluation of each: the method, and of a served model its name; with the options,
+    and where these are the same the values, in which arms of one method differ."""
+    names = [
+        f"{config.method.name} {config.model.label}"
+        if config.model.is_served
+        else config.method.name
+        for config in configs
+    ]
     names = _tell_apart(names, [_options(config) for config in configs], _all_options)
     return _tell_apart(names, [_values(config, *_SCIENCE) for config in configs], _all_values)
 
@@ -111,9 +138,10 @@ def _all_values(values: Mapping[str, str]) -> str:
 
 def _options(config: Config) -> dict[str, str]:
     """Options that tell arms apart; those that decide nothing of a method are left out."""
-    algorithm = config.method.algorithm
+    algorithm, released = config.method.algorithm, config.method.name == "released"
     return {
-        "model": config.model.name,
+        "model": "" if released or config.model.is_served else config.model.name,
+        "data": config.choices.get("data", ""),
         "prompt": config.choices.get("prompt", ""),
         "reward": config.choices.get("reward", "") if algorithm == "grpo" else "",
         "adapter": config.choices.get("adapter", "") if algorithm != "none" else "",
@@ -135,6 +163,12 @@ def _values(config: Config, *groups: str) -> dict[str, str]:
     }
 
 
+def science_values(config: Config) -> dict[str, str]:
+    """Dotted key -> short value of what decides the weights of a training, its seed included."""
+    values = _values(config, *_SCIENCE, "modality", "task", "seed")
+    return {key: value for key, value in values.items() if len(value) <= _LONGEST_VALUE}
+
+
 def _leaves(value: object, path: str) -> list[tuple[str, Any]]:
     if isinstance(value, dict):
         return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{path}.{key}")]
@@ -143,7 +177,7 @@ def _leaves(value: object, path: str) -> list[tuple[str, Any]]:
 
 def cell_name(config: Config) -> str:
     """ "CT/Disease", "CT+X-ray/all"; empty for a run of everything and for a start model."""
-    if config.method.algorithm == "none":
+    if config.method.name == "base":
         return ""
     cell = _selected(config.modality, MODALITY_NAMES), _selected(config.task, TASK_NAMES)
     return "" if cell == ("all", "all") else "/".join(cell)

@@ -13,14 +13,17 @@ from jinja2 import Environment, FileSystemLoader
 
 from medreason.config import Statistics
 from medreason.metrics import Metric, Shown
-from medreason.report import arms, summary, views
+from medreason.report import analyses, arms, published, search, summary, views
 from medreason.report import tables as gathering
 from medreason.report.comparisons import Comparison
-from medreason.report.curves import Line, charts
+from medreason.report.curves import Chart, Line, charts
 from medreason.report.domains import DISTANCES, ELSEWHERE, IN_DOMAIN, Total
-from medreason.report.names import common, difference_name
+from medreason.report.matrices import TABLES
+from medreason.report.names import common, difference_name, short
+from medreason.report.published import Compared
 from medreason.report.questions import embedded
 from medreason.report.runs import Run
+from medreason.report.search import Trial
 from medreason.report.table import (
     NO_BASE,
     RUN_METRICS,
@@ -30,9 +33,12 @@ from medreason.report.table import (
     method_note,
     percent,
     rows_of,
+    unanswered_notes,
     value_text,
 )
 from medreason.report.tables import Tables
+from medreason.runs.openings import Opening
+from medreason.samples import MODALITIES, TASKS
 
 _HERE = Path(__file__).parent
 
@@ -48,6 +54,8 @@ class Table:
     """`over questions` or `over cells`: its means."""
     restricted: bool = False
     """Some run was tested on cells it was not trained on."""
+    validated: bool = False
+    """Some run was validated while it trained."""
 
     @property
     def titles(self) -> list[str]:
@@ -76,9 +84,18 @@ class MethodRow:
 
 
 def page(
-    runs: Sequence[Run], *, sweep: str, tables: Tables | None = None, questions_per_cell: int = 8
+    runs: Sequence[Run],
+    *,
+    sweep: str,
+    tables: Tables | None = None,
+    openings: Sequence[Opening] = (),
+    trials: Sequence[Trial] = (),
+    beside: Sequence[Compared] = (),
+    questions_per_cell: int = 8,
 ) -> str:
-    """The page of a sweep's runs, as `runs.load` gives them, and of the tables of their arms."""
+    """The page of a sweep's runs, as `runs.load` gives them, and of the tables of their arms;
+    `openings` are those of its test splits, `trials` those of its search, `beside` published
+    numbers."""
     tables = tables or gathering.gather(runs)
     rows, grouped = rows_of(runs), arms.grouped(runs, tables)
     colours = {
@@ -90,12 +107,19 @@ def page(
         .render(
             sweep=sweep,
             lead=summary.lead(runs, tables).replace(" %", "\u00a0%"),  # none begins a line
-            facts=_facts(runs, tables),
+            warning=summary.chosen_by_test(openings),
+            facts=[*_facts(runs, tables), *summary.tested(openings)],
             **(_by_method(rows, tables) if grouped else {"runs": _run_table(rows)}),
             **_differences(tables, grouped=grouped),
             notes=_notes(rows, grouped),
+            trials=trials,
+            **_published(beside),
+            search_pictures=search.pictures(trials),
+            search_note=search.note(trials),
             charts=(curves := charts(_lines(runs, tables, colours))),
-            smoothed=any("raw" in mark.style for chart in curves for mark in chart.marks),
+            curve_note=_curve_note(curves, grouped),
+            length_charts=analyses.length_charts(tables.arms, colours),
+            length_note=analyses.LENGTH_NOTE,
             style=(_HERE / "page.css").read_text(),
             script=(_HERE / "page.js").read_text(),
             data=_data(runs, tables, colours, questions_per_cell),
@@ -126,6 +150,24 @@ def _lines(runs: Sequence[Run], tables: Tables, colours: Mapping[str, int]) -> l
     return lines
 
 
+def _curve_note(curves: Sequence[Chart], grouped: bool) -> str:
+    """What lines, bands and rings are."""
+    notes = ["Losses compare within an algorithm only."]
+    validated = any(chart.rings for chart in curves)
+    if validated:
+        notes.insert(0, "Ring: the step whose weights were kept and tested.")
+    if grouped:
+        notes.insert(
+            0,
+            "Line: mean over the models of a method; band: 10th to 90th percentile of them.",
+        )
+    elif validated:
+        notes.insert(0, "Band: 95 % interval.")
+    if any("raw" in mark.style for chart in curves for mark in chart.marks) and not grouped:
+        notes.insert(0, "Faint: as logged. Bold: mean over a tenth of the curve.")
+    return " ".join(notes)
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -137,6 +179,9 @@ def _environment() -> Environment:
         "place": lambda share: f"{5 + 90 * share:.1f}",
         "duration": _duration,
         "p": arms.p_text,
+        "short": lambda value: _typeset(short(value)),
+        "tested": search.tested_text,
+        "published": lambda value, row: _typeset(published.value_text(value, row)),
         "minus": lambda pair: difference_name(pair.a, pair.b),
     }
     return environment
@@ -185,6 +230,19 @@ def _by_distance(tables: Tables) -> tuple[dict[str, Any], str]:
     return {"distances": distances, "rows": rows}, sentence
 
 
+def _published(beside: Sequence[Compared]) -> dict[str, Any]:
+    """Tables of the papers as they print them, and a row for each number that is in none."""
+    in_maps = published.maps(beside)
+    placed = {id(row) for places in in_maps.values() for row in places.values()}
+    listed = [row for row in beside if row.published.value is not None and id(row) not in placed]
+    return {
+        "published_grids": [(k[0], places, TABLES[k[1]][0]) for k, places in in_maps.items()],
+        "published_rows": listed,
+        "published_notes": [f"{n[0].upper()}{n[1:]}." for n in published.notes(beside)],
+        "names": MODALITIES | TASKS,
+    }
+
+
 def _method_table(tables: Tables) -> Table:
     rows = [
         MethodRow(
@@ -212,6 +270,7 @@ def _run_table(rows: Sequence[Row], *, colour: int | None = None) -> Table:
         columns(Shown.PAGE, [row.metrics for row in rows], *RUN_METRICS),
         _over(rows[0].statistics) if rows else "",
         restricted=any(row.restricted for row in rows),
+        validated=any(row.validation is not None for row in rows),
     )
 
 
@@ -236,7 +295,7 @@ def _data(
 
 def _facts(runs: Sequence[Run], tables: Tables) -> list[str]:
     configs = [run.config for run in runs if run.config]
-    models = sorted({config.model.name for config in configs})
+    models = sorted({config.model.label for config in configs})
     sources = sorted({config.choices.get("data") or config.data["_target_"] for config in configs})
     commits = {
         json.loads(run.folder.environment.read_text())["commit"] or "unknown commit"
@@ -305,6 +364,7 @@ def _notes(rows: Sequence[Row], grouped: bool) -> str:
     notes += [f"{note[0].upper()}{note[1:]}." for note in baselines]
     if any(row.metrics.get(Metric.OPTION_LIKELIHOOD) is not None for row in rows):
         notes.append("Option likelihood: accuracy of the likeliest letter right after the prompt.")
+    notes += [f"{note}." for note in unanswered_notes(rows)]
     if labels := ", ".join(row.label for row in rows if row.by_option_likelihood):
         notes.append(f"Nothing was generated for {labels}: the answers are those letters.")
     return " ".join(notes)

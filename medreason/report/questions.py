@@ -172,7 +172,7 @@ def _read(
         for row in predictions.read(run.evaluation.path / "predictions.parquet", samples=samples):
             question = str(names[row.sample])
             if question not in first:
-                first[question] = replace(row, image=_image(row.image, run)), _window(run)
+                first[question] = replace(row, image=_image(row, run)), _window(run)
             reply = (row.answer, row.correct, row.parse_status, row.reasoning)
             answers[question][index] = Answer(*reply, row.completion, row.completion_tokens)
     return first, answers
@@ -192,12 +192,8 @@ def _within_limit(
     return {cell: list(samples[:most]) for cell, samples in chosen.items()}
 
 
-def _image(recorded: str, run: Run) -> str:
-    """Where an image is now; outputs may have been moved, or are named from another folder."""
-    if run.config is None or not Path(recorded).is_relative_to(run.config.folder):
-        return recorded
-    outputs = run.folder.path.parents[1]
-    return str(outputs / Path(recorded).relative_to(run.config.folder))
+def _image(row: Prediction, run: Run) -> str:
+    return predictions.image_of(row, run.config.folder, run.folder) if run.config else row.image
 
 
 def _window(run: Run) -> Window:

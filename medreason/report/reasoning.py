@@ -7,7 +7,8 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import io
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,7 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
     page = target / "reasoning.md"
     with page.open("w", encoding="utf-8") as file:
         for title, rows in ((_LEVELS, levels), *([(_CHANGES, changes)] if changes else [])):
-            print(f"{title.format(statistics.average)}\n", file=file)
-            Console(file=file, width=_WIDTH).print(_table(rows))
+            print(f"{title.format(statistics.average)}\n\n{_markdown(rows)}\n", file=file)
     files = matrices.write(levels, target / "reasoning")
     return [page, *files, *matrices.write(changes, target / "reasoning-differences")]
 
@@ -145,13 +145,17 @@ def _row(mean: Estimate, percent: int, each: Sequence[float] | pd.Series) -> dic
     }
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> Table:
+def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     table = Table(box=MARKDOWN)
     for name in rows[0]:
         table.add_column(name, no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(name, value) for name, value in row.items()))
-    return table
+    console = Console(file=io.StringIO(), width=_WIDTH)
+    with console.capture() as captured:
+        console.print(table)
+    lines = (line.rstrip() for line in captured.get().splitlines())
+    return "\n".join(filter(None, lines))
 
 
 def _cell(column: str, value: float | str) -> str:

@@ -28,7 +28,7 @@ Cell = str
 NO_ANSWERS = pd.DataFrame(
     columns=[
         *("run", "sample", "question", "cluster", "modality", "task", "cell", "correct"),
-        *("parsed", "change"),
+        *("parsed", "completion_tokens", "change"),
     ]
 ).astype({"parsed": bool})
 
@@ -88,7 +88,7 @@ class Run:
 
     @functools.cached_property
     def trained_on(self) -> set[Cell]:
-        if self.config is None or self.config.method.algorithm == "none":
+        if self.config is None or self.config.method.name == "base":
             return set()
         return {f"{m}/{t}" for m in self.config.modality.members for t in self.config.task.members}
 
@@ -160,10 +160,14 @@ def unlike(a: Run, b: Run) -> str:
 
 
 def unlike_ground(a: Config | None, b: Config | None) -> str:
-    """The first setting of evaluation in which two differ, with both values; empty where none."""
+    """The first setting of evaluation in which two differ, with both values; empty where none.
+    That a server answers is part of what a served model is."""
     assert a
     assert b
+    served = a.model.is_served or b.model.is_served
     for key, mine, other in keys.differences(keys.evaluation_ground(a), keys.evaluation_ground(b)):
+        if served and key == "evaluation.engine":
+            continue
         if key.startswith("prompt."):
             key, mine, other = _prompt_difference(key, mine, other, (a, b))
         return f"evaluated with another {key}: {mine}, {other}"
@@ -293,7 +297,7 @@ def _intervals(answers: pd.DataFrame, statistics: Statistics) -> dict[str, Any]:
 
 def _answers(evaluation: Path, statistics: Statistics) -> pd.DataFrame:
     columns = ["sample", "modality", "task", "correct", "parse_status", "likeliest_option", "gold"]
-    columns += predictions.CLUSTER_COLUMNS
+    columns += ["completion_tokens", *predictions.CLUSTER_COLUMNS]
     answers = predictions.read_frame([evaluation], columns)
     clusters = predictions.clusters_of(answers, statistics.clusters)
     likely = (answers["likeliest_option"] == answers["gold"]).astype(float)

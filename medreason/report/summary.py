@@ -11,6 +11,7 @@ from medreason.report.domains import IN_DOMAIN, Total
 from medreason.report.runs import Cell, Run, base_of, changes, difference, estimate
 from medreason.report.table import percent
 from medreason.report.tables import Tables
+from medreason.runs.openings import Opening
 from medreason.stats import Estimate
 
 _BASELINES = {
@@ -30,6 +31,41 @@ def lead(runs: Sequence[Run], tables: Tables) -> str:
     if sum(arm.models for arm in tables.arms if not arm.untrained) > 1:
         return _of_arms(tables)
     return _of_run(chosen, _counting(chosen), base_of(chosen, runs))
+
+
+def tested(openings: Sequence[Opening]) -> list[str]:
+    """Of each test split how many arms were tested on it; empty without openings."""
+    sentences = []
+    for data, members in _by_test(openings).items():
+        arms = {opening.arm for opening in members}
+        evaluations = {(opening.run, opening.evaluation) for opening in members}
+        several = f" in {len(evaluations)} evaluations" if len(evaluations) > len(arms) else ""
+        counted = "1 arm" if len(arms) == 1 else f"{len(arms)} arms"
+        sentences.append(f"test of {data} opened by {counted}{several}")
+    return sentences
+
+
+def chosen_by_test(openings: Sequence[Opening]) -> str:
+    """What to know of the best of several trained arms that nothing but the test compares; empty
+    where there is one, or where validations do."""
+    for data, members in _by_test(openings).items():
+        trained = [opening for opening in members if opening.trained]
+        arms = len({opening.arm for opening in trained})
+        if arms > 1 and not all(opening.validated for opening in trained):
+            return (
+                f"No validation: {arms} trained arms were tested on {data}. Whoever takes the best "
+                "of them chooses by the test, and its accuracy is too high by that choice; "
+                "validation=in_domain chooses without it."
+            )
+    return ""
+
+
+def _by_test(openings: Sequence[Opening]) -> dict[str, list[Opening]]:
+    """By data set; arms that were tested on other questions of it count with the others."""
+    by_data: dict[str, list[Opening]] = {}
+    for opening in openings:
+        by_data.setdefault(opening.data.rpartition(".")[2], []).append(opening)
+    return by_data
 
 
 def best(runs: Sequence[Run]) -> Run | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
@@ -34,6 +35,7 @@ from medreason.report.runs import (
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.run_folder import EvaluationFolder
 from medreason.stats import Difference, Estimate
+from medreason.training import selection
 
 _PIPE_WIDTH = 100  # characters in pipes and logs; wider tables are printed wider, never wrapped
 _MANY = 0.5
@@ -64,6 +66,8 @@ class Row:
     """The cells whose training questions its options-only baseline counts."""
     max_new_tokens: int = 0
     """At which a reply is cut off."""
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """Reason -> requests to a server that got no reply, those of controls included."""
     by_option_likelihood: bool = False
     """Nothing was generated: the answers are the likeliest letters."""
     difference: Difference | None = None
@@ -84,6 +88,12 @@ class Row:
     """First line."""
     no_base: str = ""
     """Why there is no difference to a start model, where the sweep has one."""
+    validation: float | None = None
+    """Accuracy of the weights on the validation questions of the cells trained on; None where they
+    were not asked."""
+    chosen_step: int = 0
+    """The optimizer step of the weights."""
+    chosen_because: str = ""
     collapsed: Mapping[str, float] = field(default_factory=dict)
     """Rewards without variance within a group when training ended, with their mean."""
 
@@ -129,23 +139,28 @@ def show_table(table_of: Callable[[bool], Table]) -> None:
     console.print(table)
 
 
-def write_csv(runs: Sequence[Run], path: Path) -> None:
+def frame(runs: Sequence[Run]) -> pd.DataFrame:
     """Tidy: a row for each run over all its cells (`all`, `all`) and one for each of its cells."""
     names = Metric.shown_in(Shown.CSV)
+    rows = []
+    for run in runs:
+        change = changes(run, base_of(run, runs))
+        places = {"all/all": change, **by_cell(run, change)}
+        for place, metrics in {"all/all": run.overall, **run.cells}.items():
+            modality, task = place.split("/")
+            values: dict[str, Any] = {"run": run.label, "modality": modality, "task": task}
+            values |= {"average": f"over {run.statistics.average}"} if metrics else {}
+            values |= {name: metrics.get(name) for name in names}
+            paired = difference(run, places[place]) if place in places else None
+            rows.append({**values, **_comparison(run, metrics, paired)})
     keys = ["run", "modality", "task", "average", *names, *_DIFFERENCE, *_POWER]
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, keys)
-        writer.writeheader()
-        for run in runs:
-            change = changes(run, base_of(run, runs))
-            places = {"all/all": change, **by_cell(run, change)}
-            for place, metrics in {"all/all": run.overall, **run.cells}.items():
-                modality, task = place.split("/")
-                values: dict[str, Any] = {"run": run.label, "modality": modality, "task": task}
-                values |= {"average": f"over {run.statistics.average}"} if metrics else {}
-                values |= {name: metrics.get(name) for name in names}
-                paired = difference(run, places[place]) if place in places else None
-                writer.writerow({**values, **_comparison(run, metrics, paired)})
+    cells = pd.DataFrame(rows, columns=pd.Index(keys), dtype=object)
+    return cells.where(cells.notna(), math.nan)  # as objects: a count beside NaN stays whole
+
+
+def write_csv(runs: Sequence[Run], path: Path) -> None:
+    """`frame` as a file."""
+    frame(runs).to_csv(path, index=False)
 
 
 def _comparison(
@@ -177,7 +192,7 @@ def columns(
 
 
 def _row(run: Run, runs: Sequence[Run]) -> Row:
-    state = run.state
+    state, logged = run.state, run.folder.logged()
     error = (state.error or "").strip()
     row: dict[str, Any] = {
         "name": run.name,
@@ -189,7 +204,10 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "evaluate_seconds": state.evaluate_seconds,
         "evaluations": len(state.evaluations),
         "error": error.splitlines()[0] if error else None,
-        "collapsed": collapsed_rewards(run.folder.logged()),
+        "validation": selection.scores(logged).get(state.chosen_step),
+        "chosen_step": state.chosen_step,
+        "chosen_because": state.chosen_because,
+        "collapsed": collapsed_rewards(logged),
     }
     if run.evaluation.data.exists():
         facts = json.loads(run.evaluation.data.read_text())
@@ -204,6 +222,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         statistics=run.statistics,
         baseline=(cell_name(run.config) if run.config else "") or ALL_CELLS,
         max_new_tokens=run.config.evaluation.max_new_tokens if run.config else 0,
+        failures=run.metrics.get("requests", {}).get("failures", {}),
         by_option_likelihood=run.metrics.get("answers") == [Metric.OPTION_LIKELIHOOD],
         difference=difference(run, change),
         in_domain=estimate(run.answers[in_domain], run.statistics) if in_domain.any() else None,
@@ -228,6 +247,9 @@ def _table(rows: Sequence[Row], *, compact: bool) -> Table:
     short = compact and restricted
     cells = {
         "run": [row.label for row in rows],
+        "validation\n% at step": [validation_text(row) for row in rows]
+        if any(row.validation is not None for row in rows)
+        else [],
         "n in\nclusters": [_size(row, restricted, short) for row in rows],
         "all %" if short else f"accuracy %\nover {average}": [
             _accuracy(row, interval=not short) for row in rows
@@ -285,6 +307,7 @@ def _notes(rows: Sequence[Row]) -> Text:
         for row in rows
         if row.is_cut_off
     ]
+    notes += unanswered_notes(rows)
     if labels := ", ".join(row.label for row in rows if row.by_option_likelihood):
         notes.append(f"{labels}: answered by the likeliest letter, nothing generated or parsed")
     if any(row.restricted for row in rows):
@@ -295,6 +318,21 @@ def _notes(rows: Sequence[Row]) -> Text:
     if any(row.difference for row in rows):
         notes.append("vs base: percent points, paired by question; [95 % intervals]")
     return Text("\n".join(notes))
+
+
+def unanswered_notes(rows: Sequence[Row]) -> list[str]:
+    """A warning for each evaluation that a server left questions of unanswered."""
+    return [
+        f"{row.label}: {percent(row.metrics[Metric.UNANSWERED])} % of its questions got no reply "
+        f"({_listed(row.failures)}) and are in no number; to ask them again, delete "
+        f"{row.name.replace('/', '/evaluations/')} in outputs/runs and re-run its command"
+        for row in rows
+        if row.failures
+    ]
+
+
+def _listed(failures: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in failures.items())
 
 
 _CLUSTERS = {
@@ -310,18 +348,35 @@ def method_note(statistics: Statistics) -> str:
 
 
 def baseline_note(rows: Sequence[Row]) -> list[str]:
-    """Which training questions the options-only baselines count, where rows differ in that."""
+    """Which training questions the options-only baselines count where rows differ in that, and why
+    one has no number."""
     labels: dict[str, list[str]] = {}
     for row in rows:
         labels.setdefault(row.baseline, []).append(row.label)
     parts = [f"{cells} ({', '.join(names)})" for cells, names in labels.items()]
-    text = f"options only counts training questions of: {', '.join(parts)}"
-    return [text] if len(parts) > 1 else []
+    counted = f"options only counts training questions of: {', '.join(parts)}"
+    return [*([counted] if len(parts) > 1 else []), *no_baseline_note(rows)]
+
+
+def no_baseline_note(rows: Sequence[Row]) -> list[str]:
+    """Why the options-only baseline of all questions has no number, where a row has none."""
+    lacking = any(row.metrics and row.metrics.get(Metric.PRIOR) is None for row in rows)
+    return [NO_OPTIONS] if lacking else []
+
+
+NO_OPTIONS = "options only: no number where a cell has no test question with options"
 
 
 def value_text(metric: Metric, metrics: Mapping[str, float | None]) -> str:
     """61.2, or +36.2 of a difference; a dash where there is none."""
     return percent(metrics.get(metric), signed=metric is Metric.ABOVE_PRIOR)
+
+
+def validation_text(row: Row) -> str:
+    """61.2 at 75; a dash where nothing was validated."""
+    if row.validation is None:
+        return "-"
+    return f"{percent(row.validation)} at {row.chosen_step}"
 
 
 def percent(share: float | None, *, signed: bool = False) -> str:

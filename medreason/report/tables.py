@@ -96,21 +96,21 @@ def _draw(tables: Tables, folder: Path) -> None:
                 path = folder / f"{table}-{file_name(a.name)}-minus-{file_name(b.name)}.png"
                 title = f"{a.name} minus {b.name}"
                 marks = Marked(clear, MAY_BE_CHANCE, limit)
-                _save(table, values, title, path, _weights(a, counts), marks)
+                save(table, values, title, path, _weights(a, counts), marks)
 
 
 def _draw_places(arm: Arm, table: str, places: Sequence[Place], folder: Path) -> None:
     name = f"{table}-{file_name(arm.name)}"
     weights = _weights(arm, {p.test: p.n for p in places})
     shares = {(p.train, p.test): 100 * p.accuracy for p in places}
-    _save(table, shares, f"{arm.name}: accuracy", folder / f"{name}.png", weights)
+    save(table, shares, f"{arm.name}: accuracy", folder / f"{name}.png", weights)
     above = {(p.train, p.test): 100 * v for p in places if (v := p.above_prior) is not None}
     if len(above) == len(places):
         clear = {(p.train, p.test) for p in places if p.off_prior}
         clear |= {(m, m) for m in _means_off_prior(arm, places)} if table == "8x5" else set()
         title, path = f"{arm.name}: above the options-only baseline", f"{name}-above-prior.png"
         marks = Marked(clear, _INTERVAL, _limit(above.values()))
-        _save(table, above, title, folder / path, weights, marks)
+        save(table, above, title, folder / path, weights, marks)
 
 
 def _weights(arm: Arm, questions: dict[str, int]) -> dict[str, int] | None:
@@ -150,14 +150,15 @@ class Marked:
     """End of the scale, which diverges from 0."""
 
 
-def _save(
+def save(
     table: str,
     values: dict[tuple[str, str], float],
     title: str,
     path: Path,
     weights: dict[str, int] | None,
     marked: Marked | None = None,
-) -> None:
+) -> Path:
+    """Draw a train x test table."""
     from medreason.report.heatmap import Marks, heat_map, square  # matplotlib, half a second
 
     scale: dict[str, Any] = {}
@@ -181,6 +182,7 @@ def _save(
             **scale,
         )
     figure.savefig(path)
+    return path
 
 
 def _cell_name(cell: str) -> str:

@@ -58,12 +58,23 @@ def atomic_folder(
     try:
         yield around / path.name
         if main_process:
+            _share(around)
             if replace:
                 shutil.rmtree(path, ignore_errors=True)
             (around / path.name).rename(path)
     finally:
         if main_process:
             shutil.rmtree(around, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Give the files in a new folder the permissions that the user's umask gives new files:
+    safetensors 0.8 makes its own readable by their owner alone, useless to a group that shares
+    outputs."""
+    permissions = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(permissions)
 
 
 def remove_unfinished(folder: Path, older_than_seconds: float = 3600.0) -> None:
@@ -121,7 +132,10 @@ def read_parquet(
     """
     try:
         return pq.read_table(
-            path, columns=columns, filters=filters, page_checksum_verification=True
+            path,
+            columns=None if columns is None else [*columns],  # pyarrow takes a list alone
+            filters=None if filters is None else [*filters],
+            page_checksum_verification=True,
         )
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: missing, cut off or damaged ({error})") from error

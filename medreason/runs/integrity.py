@@ -56,7 +56,8 @@ def refuse_other_config(folder: RunFolder, parts: dict[str, Any]) -> None:
     except ValueError as error:
         raise ValueError(f"{error}; move the folder away to run again") from error
     data_digest, fingerprint = parts.get("data", ""), parts["model"]["fingerprint"]
-    frozen_parts = keys.train_parts(frozen, data_digest, fingerprint)
+    asked = parts.get("validation", {}).get("questions_digest", "")
+    frozen_parts = keys.train_parts(frozen, data_digest, fingerprint, asked)
     _refuse_difference(folder.config, frozen_parts, parts)
 
 

@@ -15,12 +15,17 @@ from typing import Any
 from medreason.config import Config, Reward, sources
 
 
-def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dict[str, Any]:
-    """What decides the weights. A base model is the same for every cell, so its key has no cell."""
+def train_parts(
+    config: Config, data_digest: str, model_fingerprint: str, validation_digest: str = ""
+) -> dict[str, Any]:
+    """What decides the weights, and the curves of a training that asks validation questions.
+
+    A base model is the same for every cell, so its key has no cell.
+    """
     model = {
         "name": config.model.name,
-        # Local weights are what they are, wherever they lie.
-        "path": None if model_fingerprint else config.model.path,
+        # Local weights are what they are, wherever they lie; of a served model the path is a hint.
+        "path": None if model_fingerprint or config.model.is_served else config.model.path,
         "revision": config.model.revision,
         "max_pixels": config.model.max_pixels,
         "weights": config.model.weights,
@@ -28,11 +33,14 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
         "quantization": config.model.quantization,
         "fingerprint": model_fingerprint,
     }
+    if config.model.is_served:  # else as the keys of commits without endpoints have it
+        model["endpoint"] = config.model.endpoint.identity
     if config.method.algorithm == "none":
-        return {"method": {"algorithm": "none"}, "model": model}
+        return start_run_parts(model)
     grpo = config.method.algorithm == "grpo"
     judged = grpo and any(reward.judge for reward in config.reward.values())
-    return {
+    validated = {"validation": _validation(config, validation_digest)}
+    return (validated if config.validation.every else {}) | {
         "method": asdict(config.method),
         "model": model,
         "adapter": config.adapter,
@@ -61,7 +69,9 @@ def train_parts(config: Config, data_digest: str, model_fingerprint: str) -> dic
 def evaluation_parts(config: Config, train_key: str, data_digest: str) -> dict[str, Any]:
     """What decides the answers to the test questions."""
     evaluation = asdict(config.evaluation)
-    del evaluation["name"]
+    del evaluation["name"], evaluation["draft_tokens"]
+    if config.evaluation.engine == "generate":  # as the keys of commits without engines have it
+        del evaluation["engine"]
     return {
         "train": train_key,
         "data": data_digest,
@@ -80,6 +90,7 @@ def evaluation_ground(config: Config) -> dict[str, Any]:
         "evaluation": {
             "max_new_tokens": config.evaluation.max_new_tokens,
             "answers": sorted(config.evaluation.answers),
+            "engine": config.evaluation.engine,
         },
     }
 
@@ -89,9 +100,15 @@ def start_parts(config: Config) -> dict[str, Any]:
     return train_parts(config, "", "")["model"]
 
 
+def start_run_parts(model: dict[str, Any]) -> dict[str, Any]:
+    """The train parts of the run that evaluates the model of `start_parts` as it is."""
+    return {"method": {"algorithm": "none"}, "model": model}
+
+
 def training_parts(config: Config) -> dict[str, Any]:
     """What trainings share that differ in cell and seed alone."""
-    parts = train_parts(config, "", "") | {"rows": config.data}
+    held_back = asdict(config.validation) if config.validation.is_on else None
+    parts = train_parts(config, "", "") | {"rows": config.data, "held_back": held_back}
     return {name: part for name, part in parts.items() if name not in ("modality", "task", "seed")}
 
 
@@ -120,6 +137,15 @@ def _evaluation_prompt(config: Config) -> dict[str, Any]:
         "tagged": config.prompt.style != "free",
         "evaluate": config.prompt.evaluation,
         "open": config.prompt.open,
+    }
+
+
+def _validation(config: Config, digest: str) -> dict[str, Any]:
+    """All of the group, since a run folder holds one curve; and how its questions are asked."""
+    return {
+        **asdict(config.validation),
+        "questions_digest": digest,
+        "prompt": _evaluation_prompt(config),
     }
 
 

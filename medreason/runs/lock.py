@@ -23,6 +23,7 @@ import psutil
 from filelock import lock_descriptor
 
 from medreason import console
+from medreason.runs import parent_watch
 from medreason.runs.files import atomic
 
 HEARTBEAT_SECONDS = 5.0
@@ -94,7 +95,7 @@ def _lock_or_wait_for_dying(file: IO[str], owner_file: Path) -> bool | None:
     deadline = time.monotonic() + _DYING_SECONDS
     while (locked := kernel_lock(file)) is False:
         owner = _read_owner(owner_file)
-        killed_here = owner.get("boot") == boot_id() and not psutil.pid_exists(owner["pid"])
+        killed_here = owner.get("boot") == boot_id() and not _is_running(owner["pid"])
         if not killed_here or time.monotonic() > deadline:
             return False
         time.sleep(0.2)
@@ -117,10 +118,17 @@ def _claim(owner_file: Path, owner: dict[str, Any], *, locked: bool) -> bool:
     return False
 
 
+def _is_running(pid: int) -> bool:
+    try:
+        return parent_watch.is_alive(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _is_alive(owner_file: Path, owner: dict[str, Any], *, locked: bool) -> bool:
     """Whether the owner lives: by the kernel on this machine, by its heartbeat on another."""
     if owner.get("boot") == boot_id():
-        return not locked and psutil.pid_exists(owner["pid"])
+        return not locked and _is_running(owner["pid"])
     for _ in range(MISSED_HEARTBEATS):
         time.sleep(HEARTBEAT_SECONDS)
         if _read_owner(owner_file) != owner:

@@ -20,6 +20,8 @@ class Outcome:
     """Key of the evaluation, where it is known."""
     error: str = ""
     """Its first line."""
+    score: float | None = None
+    """Accuracy on validation questions of the weights that were kept; what a search maximises."""
     overrides: list[str] = field(default_factory=list)
 
 
@@ -40,8 +42,11 @@ def explained(error: BaseException, outputs: str) -> str:
     if not isinstance(error, OSError):
         return str(error)
     path = Path(error.filename or outputs).absolute()
+    refused = error.errno in _READ_ONLY or (
+        error.errno == errno.ENOENT and not Path(outputs).exists()  # its parent takes no folder
+    )
     not_written = error.errno in _FULL or (
-        error.errno in _READ_ONLY and path.is_relative_to(Path(outputs).absolute())
+        refused and path.is_relative_to(Path(outputs).absolute())
     )
     remedy = "; free some space, or set outputs=... to a folder that can be written"
     return f"{error}{remedy if not_written else ''}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import threading
 import time
 
@@ -28,13 +29,23 @@ def end_with(pid: int) -> None:
     threading.Thread(target=_watch, args=(watched,), daemon=True).start()
 
 
+def start_in_pool(pid: int) -> None:
+    """For a process of a pool: it ends with its parent `pid`, and leaves Ctrl-C, which a terminal
+    sends to both, to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with(pid)
+
+
+os.register_at_fork(after_in_child=end_with.cache_clear)  # a fork has none of these threads
+
+
 def _watch(process: psutil.Process) -> None:
-    while _is_alive(process):
+    while is_alive(process):
         time.sleep(0.5)
     os._exit(1)
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     """False for a zombie too, which a killed process stays where nobody waits for it."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -15,6 +15,7 @@ from medreason.metrics import Metric
 from medreason.runs.files import read_json, write_json
 
 _LINE_SECONDS = 10.0
+_UNCHANGED_SECONDS = 300.0
 _REDRAW_SECONDS = 0.2
 _ERASE_LINE = "\r\033[K"
 _STARTING = {"phase": "starting", "done": 0, "total": 0, "left_seconds": None, "note": ""}
@@ -51,6 +52,7 @@ class Display:
         self._folder, self._label = folder, label or folder
         self._terminal = sys.stderr.isatty()
         self._phase, self._shown, self._began = "", 0.0, time.monotonic()
+        self._done = -1
 
     def line(self, text: str) -> None:
         self.clear()
@@ -67,7 +69,8 @@ class Display:
         self.end(f"done in {took}: {100 * overall[Metric.ACCURACY]:.1f} % of {n} right")
 
     def show(self, path: Path) -> None:
-        """Show the worker's file: redrawn on a terminal, elsewhere a line every 10 s."""
+        """Show the worker's file: redrawn on a terminal, elsewhere a line every 10 s that brought
+        a step, and one every 5 minutes that did not."""
         now = time.monotonic()
         if not self._terminal and now - self._shown < _LINE_SECONDS and self._phase:
             return
@@ -75,9 +78,11 @@ class Display:
             progress = read_json(path)
         except (FileNotFoundError, ValueError):
             progress = _STARTING
-        if not self._terminal and progress["phase"] == self._phase == "starting":
+        phase, done = progress["phase"], progress["done"]
+        unchanged = (phase, done) == (self._phase, self._done)
+        if not self._terminal and unchanged and now - self._shown < _UNCHANGED_SECONDS:
             return
-        self._phase, self._shown = progress["phase"], now
+        self._phase, self._done, self._shown = phase, done, now
         _draw(f"{self._label}  {_text(progress, now - self._began)}", terminal=self._terminal)
 
     def clear(self) -> None:
@@ -131,10 +136,10 @@ def _text(progress: dict[str, Any], elapsed: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `3:05 min`, `2:10 h`."""
+    """`45 s`, `3 min 5 s`, `2 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

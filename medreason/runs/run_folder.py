@@ -43,9 +43,19 @@ class State:
     first_update: dict[str, int] = field(default_factory=dict)
     """`step` of the first update that moved a tensor, and of the `trained` tensors how many
     `moved`, were `without_gradient`, or moved less than their precision (`below_precision`)."""
+    chosen_step: int = 0
+    """The optimizer step whose weights `model/` holds; 0 before there are any."""
+    chosen_because: str = ""
+    """Its validation beside that of the last step; empty without validations."""
     train_seconds: float = 0.0
     """Of the last attempt alone, where a run was resumed."""
     evaluate_seconds: float = 0.0
+    evaluate_drafts: dict[str, float] = field(default_factory=dict)
+    """`tokens_per_pass` and `draft_acceptance` of the newest evaluation's first process."""
+
+
+_ADDED = {"chosen_step", "chosen_because", "evaluate_drafts"}
+"""Fields that folders of earlier commits lack, and do without."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,8 @@ class RunFolder:
             return State()
         try:
             values = json.loads(path.read_text())
-            if others := {*values} ^ {known.name for known in fields(State)}:
+            known = {known.name for known in fields(State)}
+            if others := ({*values} ^ known) - _ADDED:
                 raise TypeError(f"unknown or missing: {', '.join(sorted(others))}")
             if not all(isinstance(keys, list) for keys in values["sweeps"].values()):
                 raise TypeError("its sweeps have one evaluation each")

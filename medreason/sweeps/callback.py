@@ -27,12 +27,23 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import Config, Statistics, Tracking
 from medreason.console import notice
+from medreason.report import published_file
 from medreason.runs import lock, parent_watch
 from medreason.runs.files import read_json, write_json
 from medreason.runs.outcomes import BusyError, NoDataError, Outcome, explained
 from medreason.runs.progress import duration
 from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, unsynced
 from medreason.sweeps.jobs import compose_jobs, labels, split_jobs, step_lines
+from medreason.sweeps.search import (
+    BASIC,
+    Search,
+    Study,
+    as_trial,
+    chosen_trial,
+    is_search,
+    label,
+    open_study,
+)
 
 EXPECTED = (ValueError, RuntimeError, OSError, OmegaConfBaseException)
 """Errors a user can mend: the message is enough. Others are shown with their traceback."""
@@ -56,19 +67,35 @@ class Sweep(Callback):
     def __init__(self) -> None:
         self._folder = Path()
         self._jobs: list[list[str]] = []
+        """Of a search the overrides that its trials share, as one job."""
+        self._search: Search | None = None
+        self._study: Study | None = None
         self._started = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Jobs in other processes get the callback without the lock that this one holds."""
+        return self.__dict__ | {"_study": None}
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Before Hydra launches the jobs. A plan and a report end here."""
-        self._jobs = split_jobs(config)
+        self._search = Search.of(config) if is_search(config) else None
+        self._jobs = [self._search.fixed] if self._search else split_jobs(config)
         if not self._jobs:
             sys.exit(f"medreason: the sweep is empty: {' '.join(config.hydra.overrides.task)}")
         for line in step_lines(config, self._jobs):
             notice(line)
         try:
+            if config.report.published:
+                published_file.read(config.report.published)
             if _is_done_here(config, self._jobs):
+                if self._search:
+                    notice(f"a search: {self._search.trials} trials like this, one of them tested")
                 sys.exit()
             self._folder, self._started = Path(config.hydra.sweep.dir), time.monotonic()
+            if self._search:
+                (fixed,) = compose_jobs(config, self._jobs)
+                self._search.refuse_unusable(fixed)
+                self._study = open_study(config, self._search, fixed)
             self._prepare(config)
         except EXPECTED as error:
             sys.exit(f"medreason: {explained(error, config.outputs)}")
@@ -81,8 +108,10 @@ class Sweep(Callback):
         launcher = {
             "boot": lock.boot_id(),
             "pid": os.getpid(),
-            "outlived": "slurm" in config.hydra.launcher["_target_"].lower(),
-            "labels": labels(self._jobs),
+            "outlived": _is_outlived(config),
+            "labels": [] if self._search else labels(self._jobs),
+            "searched": self._search.keys if self._search else [],
+            "trials": OmegaConf.select(config, "hydra.sweeper.n_trials") or 0,
         }
         write_json(self._folder / "launcher.json", launcher)
         _make_jobs_watch_launcher(config.hydra.launcher)
@@ -105,16 +134,38 @@ class Sweep(Callback):
         if config.hydra.mode is not RunMode.MULTIRUN:
             return
         outcome = _outcome(job_return, config.outputs)
-        job_return.status, job_return.return_value = JobStatus.COMPLETED, outcome.state
+        # A search takes what is no number for a failed trial.
+        value = outcome.state if outcome.score is None else outcome.score
+        job_return.status = JobStatus.COMPLETED
+        job_return.return_value = value if is_search(config) else outcome.state
         write_json(Path(config.hydra.runtime.output_dir) / "outcome.json", asdict(outcome))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         atexit.unregister(self._end)
-        if self._end(config):
+        failed = self._search is not None and not self._test_chosen(config)
+        if self._end(config) or failed:
             sys.exit(1)
+
+    def _test_chosen(self, config: DictConfig) -> bool:
+        """Test the best trial of the search; whether that worked."""
+        if _is_outlived(config):
+            notice(f"type `python -m medreason action=report sweep={config.sweep}` to see the best")
+            return True
+        evaluations = evaluations_by_sweep(Path(config.outputs) / "runs").get(config.sweep, [])
+        from medreason.actions import train  # numpy, which the command line spares
+
+        try:
+            if chosen := chosen_trial(config, evaluations):
+                train.run(chosen, "the chosen trial")
+        except EXPECTED as error:
+            notice(f"the chosen trial is not tested: {explained(error, config.outputs)}")
+            return False
+        return True
 
     def _end(self, config: DictConfig) -> bool:
         """Bring MLflow up to date and print the tables; whether any job failed or was lost."""
+        if self._study:
+            self._study.close()
         runs = Path(config.outputs) / "runs"
         evaluations = evaluations_by_sweep(runs).get(config.sweep, [])
         if config.action.name in ("train", "evaluate"):
@@ -124,16 +175,21 @@ class Sweep(Callback):
         return self._show_summary(config)
 
     def _show_summary(self, config: DictConfig) -> bool:
-        if not any((self._folder / str(i)).exists() for i in range(len(self._jobs))):
+        jobs = self._jobs
+        if self._search:  # as many as the sweeper made, all with the same overrides and more
+            jobs = [self._search.fixed for path in self._folder.glob("*") if path.name.isdigit()]
+            if self._study and self._study.finished:
+                notice(f"{self._study.finished} trials were finished before")
+        elif not any((self._folder / str(i)).exists() for i in range(len(jobs))):
             return True  # Hydra refused the sweep, and says why
         outcomes = _mark_shared(
-            [_read_outcome(self._folder / str(i), job) for i, job in enumerate(self._jobs)]
+            [_read_outcome(self._folder / str(i), job) for i, job in enumerate(jobs)]
         )
         counts = Counter(outcome.state for outcome in outcomes)
         states = ", ".join(f"{counts[state]} {_NAMES[state]}" for state in _NAMES if counts[state])
-        jobs = "1 job" if len(outcomes) == 1 else f"{len(outcomes)} jobs"
+        counted = "1 job" if len(outcomes) == 1 else f"{len(outcomes)} jobs"
         seconds = time.monotonic() - self._started
-        notice(f"sweep {config.sweep}: {jobs} in {duration(seconds)}: {states}")
+        notice(f"sweep {config.sweep}: {counted} in {duration(seconds)}: {states}")
         reasons = Counter((o.state, o.error) for o in outcomes if o.error)
         for outcome in outcomes:
             if outcome.error and (count := reasons.pop((outcome.state, outcome.error), 0)):
@@ -151,11 +207,23 @@ def job_label(config: Config) -> str:
     hydra = HydraConfig.get()
     if hydra.mode is not RunMode.MULTIRUN:
         return ""
-    all_labels = read_json(Path(hydra.sweep.dir) / "launcher.json")["labels"]
-    words = all_labels[hydra.job.num].split()
+    launcher = read_json(Path(hydra.sweep.dir) / "launcher.json")
+    if all_labels := launcher["labels"]:
+        words, count = all_labels[hydra.job.num].split(), len(all_labels)
+    else:
+        words, count = label(hydra.overrides.task, launcher["searched"]), launcher["trials"]
     if config.method.name not in words:
         words.insert(0, config.method.name)
-    return f"[{hydra.job.num + 1}/{len(all_labels)}] {' '.join(words)}"
+    number = f"{hydra.job.num + 1}/{count}" if count else f"{hydra.job.num + 1}"
+    return f"[{number}] {' '.join(words)}"
+
+
+def as_job(config: Config) -> Config:
+    """The configuration of a job: as it is, or as a trial of a search."""
+    hydra = HydraConfig.get()
+    if hydra.mode is not RunMode.MULTIRUN or hydra.sweeper["_target_"].endswith(BASIC):
+        return config
+    return as_trial(config)
 
 
 def _is_done_here(config: DictConfig, jobs: list[list[str]]) -> bool:
@@ -164,7 +232,10 @@ def _is_done_here(config: DictConfig, jobs: list[list[str]]) -> bool:
         case "plan":
             from medreason.actions import plan
 
-            plan.run_all(compose_jobs(config, jobs), labels(jobs))
+            configs = compose_jobs(config, jobs)
+            if is_search(config):
+                configs = [as_trial(trial) for trial in configs]
+            plan.run_all(configs, labels(jobs))
         case "report":
             from medreason.actions import report
 
@@ -235,6 +306,11 @@ def _send_to_mlflow(config: DictConfig, evaluations: list[EvaluationFolder]) -> 
         settings = OmegaConf.to_object(config.tracking)
         assert isinstance(settings, Tracking)
         tracking.catch_up(settings, Path(config.outputs), config.sweep, evaluations)
+
+
+def _is_outlived(config: DictConfig) -> bool:
+    """Whether jobs go on when the launcher ends: those of a queue, on other machines."""
+    return "slurm" in config.hydra.launcher["_target_"].lower()
 
 
 def _make_jobs_watch_launcher(launcher: DictConfig) -> None:

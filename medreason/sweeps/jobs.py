@@ -9,6 +9,7 @@ from dataclasses import replace
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,21 +18,14 @@ from medreason.config import Config, steps
 
 _AXES = ("modality", "task", "seed")
 """Groups and keys whose overrides change no other part of the configuration."""
-_BARE = ("method", "modality", "task")
+_BARE = ("method", "modality", "task", "training_set")
 """Groups whose options say by themselves what they are."""
 _STEP_GROUPS = ("method=", "model=", "model/", "~model/", "experiment=", "+experiment=")
 """Starts of overrides that decide which file of `conf/model/steps` applies."""
 
 
 def split_jobs(config: DictConfig) -> list[list[str]]:
-    """The overrides of each job, split as Hydra's basic sweeper splits a sweep.
-
-    Raises:
-        SystemExit: of another sweeper, which chooses jobs by the results of earlier ones.
-    """
-    target = config.hydra.sweeper["_target_"]
-    if not target.endswith("basic_sweeper.BasicSweeper"):
-        raise SystemExit(f"medreason: hydra/sweeper={target}: only Hydra's basic sweeper is known")
+    """The overrides of each job, split as Hydra's basic sweeper splits a sweep."""
     # Unresolved, since `${...}` stands for values of the job.
     params = config.hydra.sweeper.params
     params = OmegaConf.to_container(params, resolve=False) if params else {}
@@ -66,11 +60,16 @@ def _key_and_value(override: str) -> tuple[str, str]:
 
 
 def first_value(override: str) -> str:
-    """The override with the first of its values, where it sweeps over several."""
+    """The override with the first of its values, where it sweeps over several, or the lower end of
+    what a search chooses from."""
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException:  # Hydra says what is wrong with it
         return override
+    if parsed.is_interval_sweep():
+        interval = parsed.value()
+        assert isinstance(interval, IntervalSweep)
+        return f"{parsed.get_key_element()}={interval.start}"
     if not parsed.is_discrete_sweep():
         return override
     values = parsed.sweep_string_iterator()
@@ -95,7 +94,7 @@ def compose_jobs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Conf
 
 
 def step_lines(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[str]:
-    """`config.steps.line` of the jobs, each line once."""
+    """`config.steps.line` of the jobs, each line once; brief where there may be several."""
     examples: dict[tuple[str, ...], Sequence[str]] = {}
     for job in jobs:
         examples.setdefault(tuple(o for o in job if o.startswith(_STEP_GROUPS)), job)
@@ -106,7 +105,8 @@ def step_lines(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[str]:
             composed = compose(name, overrides=list(job), return_hydra_config=True)
         except HydraException:  # Hydra says what is wrong when it launches the sweep
             continue
-        lines.append(steps.line(composed, composed.hydra.runtime))
+        brief = len(examples) > 1
+        lines.append(steps.line(composed, composed.hydra.runtime, brief=brief))
     return list(dict.fromkeys(filter(None, lines)))
 
 

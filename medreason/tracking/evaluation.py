@@ -6,6 +6,7 @@ import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,11 @@ def send(client: MlflowClient, run_id: str, config: Config, evaluation: Evaluati
     batch = [Metric(safe_name(name), value, written, 0) for name, value in metrics_of_test]
     client.log_batch(run_id, metrics=batch)
     client.log_artifacts(run_id, str(path), f"evaluations/{key}")
-    rows = predictions.read(path / "predictions.parquet")
+    outputs = configuration.read(evaluation.config).folder  # those it was made in
+    rows = [
+        replace(row, image=predictions.image_of(row, outputs, evaluation.run))
+        for row in predictions.read(path / "predictions.parquet")
+    ]
     _send_inputs(client, run_id, config, evaluation, rows)
     _send_table(client, run_id, rows, f"predictions-{key}.json", config)
     _send_heat_map(client, run_id, metrics, evaluation.run.path.name, average)

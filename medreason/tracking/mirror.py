@@ -51,13 +51,15 @@ class Mirror:
         recorded = state.mlflow_runs.get(self._slot)
         sweep = self._config.folder, self._config.sweep
         parent = store.parent(self._client, self._experiment, *sweep)
+        where = f"Run folder: {self._folder.path.resolve()}"
         if recorded and self._exists(recorded):
             self._client.update_run(recorded, status="RUNNING")
+            self._client.set_tag(recorded, "mlflow.note.content", where)  # may have been moved
             self._client.set_tag(recorded, "mlflow.parentRunId", parent)  # may have been deleted
             return recorded
         tags = {
             "mlflow.parentRunId": parent,
-            "mlflow.note.content": f"Run folder: {self._folder.path.resolve()}",
+            "mlflow.note.content": where,
             f"{PREFIX}kind": "run",
             f"{PREFIX}sweep": self._config.sweep,
             f"{PREFIX}train_key": state.train_key,
@@ -117,7 +119,7 @@ class Mirror:
             return
         now = int(1000 * self._folder.metrics.stat().st_mtime)
         metrics = [
-            Metric(store.safe_name(f"train/{name}"), value, now, row["step"])
+            Metric(store.safe_name(_shown_as(name)), value, now, row["step"])
             for row in rows
             for name, value in row.items()
             if value is not None
@@ -141,6 +143,9 @@ class Mirror:
         if state.trainable_parameters:
             count = str(state.trainable_parameters)
             self._client.log_param(self.run_id, f"{PREFIX}trainable_parameters", count)
+        if state.chosen_because:
+            self._client.set_tag(self.run_id, f"{PREFIX}chosen_step", str(state.chosen_step))
+            self._client.set_tag(self.run_id, f"{PREFIX}chosen_because", state.chosen_because)
         for name, count in state.first_update.items():
             self._client.log_metric(self.run_id, f"first_update/{name}", count)
         for path in (self._folder.config, self._folder.log):
@@ -153,8 +158,13 @@ class Mirror:
         self._folder.update(synced=[*synced, self._slot])
 
 
+def _shown_as(name: str) -> str:
+    """A key of metrics.jsonl as MLflow shows it: validation has a place beside `train/`."""
+    return name if name.startswith(("validation/", "transfer/")) else f"train/{name}"
+
+
 def _facet(config: Config, name: str) -> str:
-    """The option of a config group, "none" where it decides nothing.
+    """The option of a config group, "none" where it decides nothing; of a served model its name.
 
     A base model stands for every cell, not for that of the job it ran in; only GRPO has a reward.
     """
@@ -163,6 +173,8 @@ def _facet(config: Config, name: str) -> str:
         return "none" if algorithm == "none" else getattr(config, name).name
     if name == "reward" and algorithm != "grpo":
         return "none"
+    if name == "model" and config.model.is_served:
+        return config.model.label
     return config.choices.get(name, "")
 
 
@@ -183,6 +195,9 @@ def mirrored(config: Config, folder: RunFolder, key: str, *, active: bool) -> It
     try:
         yield
         status = "FINISHED"
+    except SystemExit:  # SIGTERM: Ctrl-C in the launcher, or Slurm
+        status = "KILLED"
+        raise
     finally:
         done.set()
         pusher.join(timeout=30)

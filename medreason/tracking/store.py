@@ -8,7 +8,9 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import mlflow
 from alembic.script import ScriptDirectory
@@ -78,19 +80,30 @@ def connect(tracking: Tracking, outputs: Path) -> MlflowClient:
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
     assert tracking.uri is not None
-    mlflow.set_tracking_uri(tracking.uri)
+    uri = escaped(tracking.uri, outputs)
+    mlflow.set_tracking_uri(uri)
     outputs.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(outputs):
-        _refuse_other_version(tracking.uri)
-        client = MlflowClient(tracking.uri)
+        _refuse_other_version(uri)
+        _follow_move(uri, outputs)
+        client = MlflowClient(uri)
         client.get_experiment("0")
     return client
 
 
+def escaped(uri: str, outputs: Path) -> str:
+    """The URI of the database in `outputs` with their path as URIs have it: `?` would begin a
+    query, and `%20` be read as a space. Others are as they were typed."""
+    if uri != f"sqlite:///{outputs}/mlflow.db" or not re.search(r"[%?]", uri):
+        return uri
+    # With its driver: of `sqlite:///` MLflow makes a folder of the escaped name, too.
+    return f"sqlite+pysqlite:///{quote(str(outputs), safe='/ ')}/mlflow.db"
+
+
 def _refuse_other_version(uri: str) -> None:
     """MLflow itself changes a database of an older version, which that version then cannot read."""
-    database = make_url(uri).database if uri.startswith("sqlite:") else None
-    if database is None or not Path(database).is_file():
+    database = _database(uri)
+    if database is None:
         return
     with closing(sqlite3.connect(database)) as connection:
         try:
@@ -112,6 +125,36 @@ def _refuse_other_version(uri: str) -> None:
         f"installed {mlflow.__version__}. {remedy}; or set tracking.uri to a new file and send "
         "all runs with `python -m medreason action=report tracking.resync=true`"
     )
+
+
+def _follow_move(uri: str, outputs: Path) -> None:
+    """Lead a database that lies in `outputs` to the artifacts beside it: MLflow stores their place
+    as an absolute path, which after a move or a copy is that of the old folder."""
+    database = _database(uri)
+    if database is None or database.resolve().parent != outputs.resolve():
+        return
+    new = _artifacts(outputs)
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        query = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE ?"
+        for (old,) in connection.execute(query, ("file:%/mlartifacts",)).fetchall():
+            if old != new:
+                columns = ("experiments", "artifact_location"), ("runs", "artifact_uri")
+                for table, column in columns:
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                        f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                        (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
+                    )
+
+
+def _database(uri: str) -> Path | None:
+    """The file of a SQLite database that exists."""
+    database = make_url(uri).database if uri.startswith("sqlite") else None
+    return Path(database) if database and Path(database).is_file() else None
+
+
+def _artifacts(outputs: Path) -> str:
+    return (outputs / "mlartifacts").resolve().as_uri()
 
 
 @contextmanager
@@ -143,7 +186,7 @@ def experiment(client: MlflowClient, tracking: Tracking, outputs: Path) -> str:
                 )
             return existing.experiment_id
         local = str(tracking.uri).startswith("sqlite:")
-        artifacts = (outputs / "mlartifacts").resolve().as_uri() if local else None
+        artifacts = _artifacts(outputs) if local else None
         return client.create_experiment(tracking.experiment, artifact_location=artifacts)
 
 
@@ -171,9 +214,11 @@ def show_sweep(tracking: Tracking, outputs: Path, sweep: str, files: list[Path])
 
 
 def show_audit(tracking: Tracking, outputs: Path, name: str, path: Path, digest: str) -> None:
-    """Log an audit as a run of its own with the file as its artifact, once for each digest."""
+    """Log an audit as a run with the file as its artifact, once for each digest, in an experiment
+    of audits: they have none of the columns of trained runs."""
     client = connect(tracking, outputs)
-    experiment_id = experiment(client, tracking, outputs)
+    audits = replace(tracking, experiment=f"{tracking.experiment}-audits")
+    experiment_id = experiment(client, audits, outputs)
     tags = {f"{PREFIX}kind": "audit", f"{PREFIX}data": name, f"{PREFIX}digest": digest}
     runs = find_runs(client, experiment_id, tags)
     run_name = f"audit-{name}"

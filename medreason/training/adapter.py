@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners import lora
 from peft.tuners.tuners_utils import check_target_module_exists
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from medreason.config import Config
@@ -43,7 +45,36 @@ def lora_config(config: Config, model: PreTrainedModel) -> LoraConfig | None:
                 f"adapter.target_modules={target!r} matches no layer of model={config.model.name}; "
                 f"its linear layers are {', '.join(linear_layers(model))}"
             )
-    return LoraConfig(**config.adapter)
+    settings = LoraConfig(**config.adapter)
+    # Not over 4-bit weights, which a product of torch's cannot read, nor with ZeRO-3, which gathers
+    # a layer's weights where the layer itself is called.
+    if config.model.quantization == "none" and config.hardware.parallel != "zero3":
+        settings._register_custom_module({nn.Linear: LoraLinear})
+    return settings
+
+
+class LoraLinear(lora.Linear):
+    """PEFT's layer, which in half precision rounds the sum of layer and adapter once.
+
+    PEFT adds the adapter's output to that of the layer, which is rounded already: what is below
+    half a step of it is lost in rollouts and updates.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        base, device = self.get_base_layer(), x.device.type
+        assert isinstance(base, nn.Linear)
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else base.weight.dtype
+        without = self.disable_adapters or self.merged or len(self.active_adapters) != 1
+        if without or self.lora_variant or args or kwargs or dtype == torch.float32:
+            return super().forward(x, *args, **kwargs)
+        (name,) = self.active_adapters
+        inputs = self.lora_dropout[name](x.to(self.lora_A[name].weight.dtype))  # pyright: ignore
+        change = self.lora_B[name](self.lora_A[name](inputs)) * self.scaling[name]
+        rows = x.flatten(0, -2).to(dtype)
+        sums = torch.addmm(change.flatten(0, -2).to(dtype), rows, base.weight.t().to(dtype))
+        outputs = sums.unflatten(0, x.shape[:-1])
+        return outputs if base.bias is None else outputs + base.bias.to(dtype)
 
 
 def linear_layers(model: nn.Module) -> list[str]:

@@ -15,6 +15,7 @@ from medreason import config as configuration
 from medreason.config import Config, Hardware
 from medreason.data import options
 from medreason.data.images import open_rgb
+from medreason.models import device
 from medreason.prompts import TrainingPrompt, fill, training_prompt
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
@@ -51,6 +52,7 @@ def trl_arguments(
         "save_strategy": "steps",
         "save_steps": config.runs.checkpoint_steps,
         "dataloader_pin_memory": not on_cpu,
+        "ddp_timeout": round(device.timeout(config.hardware).total_seconds()),
         **_parallel(config.hardware),
         **derived,
     }
@@ -76,7 +78,7 @@ def _parallel(hardware: Hardware) -> dict[str, object]:
     """Arguments for the processes of a run, and for the optimizer's states."""
     arguments: dict[str, object] = {}
     if hardware.processes > 1:
-        arguments["ddp_backend"] = "gloo" if hardware.accelerator == "cpu" else "nccl"
+        arguments["ddp_backend"] = device.backend(hardware)
     if hardware.optimizer_states == "8bit":
         arguments["optim"] = "adamw_bnb_8bit"  # bitsandbytes; embeddings keep float32 states
     if hardware.parallel == "fsdp":

@@ -36,18 +36,14 @@ from medreason.console import notice
 from medreason.models.load import without_adapter
 from medreason.runs.files import atomic_folder, read_json, write_json
 from medreason.runs.run_folder import RunFolder
+from medreason.training import optimizer_states, selection
+from medreason.training.optimizer_states import OptimizerState
 
 SEAL = "seal.json"
-KEEP_LAST = 2
-"""Newest checkpoints that stay; the one of the best steps stays beside them."""
-
 _PACKAGES = ("trl", "transformers", "torch", "peft")
 _SAME_VERSION = ("trl", "transformers")
 """Another version of these may order the rows or name the states in another way."""
 _DIGESTED_BYTES = 1 << 20
-
-OptimizerState = dict[str, Any]
-"""`state` and `param_groups`, as torch's `Optimizer.state_dict` returns them."""
 
 
 class PortableCheckpoints(Trainer):
@@ -61,7 +57,9 @@ class PortableCheckpoints(Trainer):
     - `_get_train_sampler`: TRL's RepeatSampler draws the orders of all epochs from one generator,
       which a resumed run would start anew: epoch 3 would repeat the order of epoch 1.
     - `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler`: FSDP's own format needs the
-      same number of processes. Here: gathered into the format of a single process.
+      same number of processes. Here: gathered into the format of a single process. Moments written
+      with another `hardware.optimizer_states` are converted; transformers loads them as they are,
+      and the first step finds none.
 
     DeepSpeed keeps its own format and its number of processes.
     """
@@ -158,19 +156,28 @@ class PortableCheckpoints(Trainer):
         return None
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not self.is_fsdp_enabled:
+        if checkpoint is None or self.is_deepspeed_enabled:
             return super()._load_optimizer_and_scheduler(checkpoint)
-        optimizer_state, schedule = (
-            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
-            for name in ("optimizer.pt", "scheduler.pt")
-        )
-        groups: Any = get_optimizer_state_dict(self.model, self._torch_optimizer)["param_groups"]
-        set_optimizer_state_dict(
-            self.model,
-            self._torch_optimizer,
-            _keyed_by_name(optimizer_state, groups),
-            options=StateDictOptions(full_state_dict=True),
-        )
+        fsdp, optimizer = self.is_fsdp_enabled, self._torch_optimizer
+        file, to_8bit = Path(checkpoint) / "optimizer.pt", self.args.optim == "adamw_bnb_8bit"
+        # Mapped, gigabytes are read only where they are converted, tensor by tensor.
+        saved = torch.load(file, map_location="cpu", mmap=not fsdp, weights_only=True)
+        if not fsdp and optimizer_states.in_8bit(saved) == to_8bit:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        if fsdp:
+            groups: Any = get_optimizer_state_dict(self.model, optimizer)["param_groups"]
+            set_optimizer_state_dict(
+                self.model,
+                optimizer,
+                _keyed_by_name(optimizer_states.in_float32(saved, groups), groups),
+                options=StateDictOptions(full_state_dict=True),
+            )
+        elif to_8bit:
+            optimizer_states.load_in_8bit(optimizer, saved)
+        else:
+            groups = optimizer.param_groups
+            self.optimizer.load_state_dict(optimizer_states.in_float32(saved, groups))
+        schedule = torch.load(file.with_name("scheduler.pt"), weights_only=True)
         self.lr_scheduler.load_state_dict(schedule)
         return None
 
@@ -285,13 +292,36 @@ def _in_order(checkpoints: Path) -> list[Path]:
 
 
 def drop_old(checkpoints: Path) -> None:
-    """Delete all but the newest ones and the one with the best score."""
+    """Delete all but two: the newest, and the earliest of those with the best score, or where that
+    is the newest the one before it. Of the 2B each takes 27 GB; `execution.disk` counts them."""
     paths = _in_order(checkpoints)
     scores = {path: score for path in paths if (score := _read_score(path)) is not None}
     best = max(scores, key=lambda path: scores[path], default=None)
-    for path in paths[:-KEEP_LAST]:
-        if path != best:
+    second = best if best not in (None, paths[-1]) else next(iter(paths[-2:-1]), None)
+    for path in paths[:-1]:
+        if path != second:
             shutil.rmtree(path)
+
+
+def copy_weights(checkpoint: Path, folder: Path) -> None:
+    """Copy to `folder` what `save_model` wrote into a checkpoint: weights, settings, processor.
+
+    Raises:
+        ValueError: the checkpoint is damaged.
+    """
+    if not is_intact(checkpoint):
+        raise ValueError(
+            f"{checkpoint} holds the chosen weights and is incomplete or damaged; delete "
+            f"{checkpoint.parent} and re-run the same command to train again"
+        )
+    shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns(*_OF_TRAINING))
+
+
+_OF_TRAINING = (
+    *(SEAL, "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json"),
+    *("global_step*", "latest", "zero_to_fp32.py"),  # DeepSpeed's
+)
+"""Files of a checkpoint that a model has no use for."""
 
 
 def _read_score(checkpoint: Path) -> float | None:
@@ -302,7 +332,10 @@ def _read_score(checkpoint: Path) -> float | None:
 
 
 def _score(state: TrainerState) -> float | None:
-    """Mean reward, else minus the mean loss, of the steps since the checkpoint before."""
+    """Of a run that validates, this step's accuracy, none where it was not validated; else mean
+    reward, or minus the mean loss, of the steps since the checkpoint before."""
+    if validated := selection.scores(state.log_history):
+        return validated.get(state.global_step)
     steps = max(int(state.save_steps or 1), 1)
     rows = [row for row in state.log_history if "loss" in row][-steps:]
     name, sign = ("reward", 1) if any("reward" in row for row in rows) else ("loss", -1)

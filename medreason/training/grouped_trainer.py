@@ -37,6 +37,8 @@ from trl.models.utils import unwrap_model_for_generation
 
 from medreason.config import Rollout
 from medreason.generation import packed_attention, packing
+from medreason.generation.draft_step import takes_drafts
+from medreason.generation.drafts import draft_history
 from medreason.generation.prefill import mrope_positions
 from medreason.generation.sampling import sample_completions
 from medreason.generation.tolerance import tolerance
@@ -97,6 +99,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         self._cuda_graphs = cuda_graphs
         self._vision_caches: dict[int, VisionCache | None] = {}
         """By `id` of the model: the policy and the reference model have towers of their own."""
+        self._drafts = draft_history(rollout.draft_tokens, self.accelerator.device.type)
         self._shares_prompts = True
         self._checked = False
         self._rows: list[Row] = []
@@ -110,6 +113,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
         for model in (self.model, self.ref_model):
             if self._shares_prompts and model is not None:
                 packed_attention.enable(without_adapter(self.accelerator.unwrap_model(model)))
+        if self._drafts and not takes_drafts(self.accelerator.unwrap_model(self.model)):
+            self._drafts = None
 
     def _fall_back(self, reason: str) -> None:
         if self._rollout.fallback == "error":
@@ -127,16 +132,17 @@ class GroupedGRPOTrainer(GRPOTrainer):
 
     def _check_sharing(self, row: Row) -> None:
         """Compare shared log-probabilities with TRL's on one question, before the first update."""
-        difference = (
-            sharing_check.mean_difference(self, self.shared_logps, row)
+        difference, rounding = (
+            sharing_check.mean_differences(self, self.shared_logps, row)
             if row.get("image") is not None
-            else torch.inf
+            else (torch.inf, 0.0)
         )
+        allowed = tolerance(torch.bfloat16 if self.args.bf16 else self.model.dtype, rounding)
         # All processes must fall back together, or their collectives would not match.
-        differences = torch.tensor(difference, device=self.accelerator.device)
-        largest = self.accelerator.gather(differences).max()
-        dtype = torch.bfloat16 if self.args.bf16 else self.model.dtype
-        allowed = tolerance(dtype)
+        own = torch.tensor([[difference, allowed]], device=self.accelerator.device)
+        differences, limits = self.accelerator.gather(own).unbind(-1)
+        worst = int((differences / limits).argmax())  # NaN counts as the largest
+        largest, allowed = differences[worst], limits[worst]
         self._checked = True
         kind = type(without_adapter(self.model)).__name__
         if largest.isinf():
@@ -204,6 +210,9 @@ class GroupedGRPOTrainer(GRPOTrainer):
             if self._rollout.dynamic_sampling:
                 self._resample_constant_groups(model, processor, groups)
             model.train()
+        if self._drafts:
+            for name, value in self._drafts.take_counts().items():
+                self._metrics["train"][name].append(value)
         # TRL takes log-probabilities of sampling from vLLM alone; None leaves the loss as it is.
         return [ids for group in groups for ids in group], None
 
@@ -217,17 +226,20 @@ class GroupedGRPOTrainer(GRPOTrainer):
         """Token ids of the completions of the questions at `places`, as groups."""
         inputs = {k: v.to(self.accelerator.device) for k, v in processor.inputs(places).items()}
         inputs |= self._image_inputs(model, inputs.pop("pixel_values"), inputs["image_grid_thw"])
+        size = self.num_generations
+        questions = [self._rows[i * size]["sample"] for i in places for _ in range(size)]
         # One autocast context around all decoding steps: it casts float32 weights once and keeps
         # the copies until it ends.
         with self.accelerator.autocast():
             groups = sample_completions(
                 model,
                 inputs,
-                completions=self.num_generations,
+                completions=size,
                 settings=self.generation_config,
                 seeds=[self._seeds[i] + attempt for i in places],
                 total_over_ranks=self._total_over_ranks if self.is_fsdp_enabled else int,
                 graphs=self._cuda_graphs,
+                drafts=self._drafts.of_rows(questions) if self._drafts else None,
             )
         return [[completion.ids for completion in group] for group in groups]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset
+from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.processing_utils import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
@@ -28,10 +30,15 @@ from medreason.training.arguments import (
 from medreason.training.checkpoints import PortableCheckpoints
 from medreason.training.grouped_trainer import GroupedGRPOTrainer
 from medreason.training.trl_rewards import CompletionReader, rewards
+from medreason.training.vllm_rollout import VllmGRPOTrainer
 
 
 class PortableGRPOTrainer(PortableCheckpoints, GRPOTrainer):
     """TRL's trainer with checkpoints that any number of processes reads."""
+
+
+class PortableVllmTrainer(PortableCheckpoints, VllmGRPOTrainer):
+    """The trainer whose completions vLLM draws, with such checkpoints."""
 
 
 class PortableGroupedTrainer(PortableCheckpoints, GroupedGRPOTrainer):
@@ -55,17 +62,7 @@ def trainer(
     epoch = EpochCounter()
     reader = CompletionReader(samples, ends, functools.partial(sample_in_epoch, config))
     functions, weights = rewards(config, reader)
-    build = (
-        functools.partial(
-            PortableGroupedTrainer,
-            rollout=config.rollout,
-            vision_cache=config.folder / "cache" / "vision",
-            cuda_graphs=config.hardware.uses_cuda_graphs,
-        )
-        if config.rollout.name == "grouped"
-        else PortableGRPOTrainer
-    )
-    return build(
+    trainer = _trainer_class(config)(
         model=model,
         reward_funcs=list(functions),
         args=trl_arguments(
@@ -85,6 +82,37 @@ def trainer(
         peft_config=lora_config(config, model),
         callbacks=[*callbacks, epoch],
     )
+    _round_products_of_reference(config, trainer)
+    return trainer
+
+
+def _round_products_of_reference(config: Config, trainer: GRPOTrainer) -> None:
+    """Hold the weights of a fixed reference model's products in bfloat16: autocast rounds them to
+    it in each forward, so the log-probabilities stay the same bits."""
+    synced = config.method.trl.get("sync_ref_model")
+    if config.hardware.precision != "bfloat16" or config.hardware.parallel != "ddp" or synced:
+        return
+    reference = trainer.ref_model
+    # The head may share the weights of the embeddings, which autocast leaves as they are.
+    for name, module in reference.named_modules() if isinstance(reference, nn.Module) else ():
+        if isinstance(module, nn.Linear | nn.Conv3d) and not name.endswith("lm_head"):
+            module.to(torch.bfloat16)
+
+
+def _trainer_class(config: Config) -> Callable[..., GRPOTrainer]:
+    """The trainer of `rollout`, with the arguments that TRL's has not."""
+    match config.rollout.name:
+        case "grouped":
+            return functools.partial(
+                PortableGroupedTrainer,
+                rollout=config.rollout,
+                vision_cache=config.folder / "cache" / "vision",
+                cuda_graphs=config.hardware.uses_cuda_graphs,
+            )
+        case "vllm":
+            return functools.partial(PortableVllmTrainer, precision=config.hardware.precision)
+        case _:
+            return PortableGRPOTrainer
 
 
 def _reference_arguments(config: Config) -> dict[str, Any]:
@@ -103,9 +131,11 @@ def _reference_arguments(config: Config) -> dict[str, Any]:
             "an adapter, TRL would load the base alone; export it first (action=export) and start "
             "from that folder, choose an adapter, or set method.trl.beta=0"
         )
-    if config.model.revision is None:
-        return {}
-    return {"model_init_kwargs": {"revision": config.model.revision}}
+    # Without a map TRL leaves what does not fit on the GPU on the CPU, and says nothing.
+    arguments: dict[str, Any] = {"device_map": None}
+    if config.model.revision is not None:
+        arguments["revision"] = config.model.revision
+    return {"model_init_kwargs": arguments}
 
 
 def _token_limits(config: Config, banned: list[int], ends: list[int]) -> dict[str, Any]:

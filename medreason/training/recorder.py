@@ -13,6 +13,7 @@ from medreason.console import notice
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.files import atomic
 from medreason.runs.run_folder import RunFolder
+from medreason.training.selection import SCORE
 from medreason.training.trl_rewards import save_rollouts
 
 ROLLOUT_STEPS = 10
@@ -52,7 +53,14 @@ class Recorder(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero or not logs or any(key in logs for key in _SUMMARY):
             return
-        row = {"step": state.global_step, **{key: _finite(value) for key, value in logs.items()}}
+        validation = [
+            logged
+            for logged in state.log_history[-2:]  # this log, and before it the step's validation
+            if SCORE in logged and logged["step"] == state.global_step
+        ]
+        values = {key: value for row in (logs, *validation) for key, value in row.items()}
+        row = {"step": state.global_step}
+        row |= {key: _finite(value) for key, value in values.items() if key != "step"}
         with self._folder.metrics.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
         name = "reward" if "reward" in logs else "loss"

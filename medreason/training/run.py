@@ -3,40 +3,83 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from accelerate import DistributedType
-from transformers import TrainerCallback
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback, TrainerState
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.config import Config
 from medreason.console import notice
+from medreason.evaluation.run import refuse_long_questions
 from medreason.generation.context_length import Question, refuse_longer_than_context
 from medreason.models.load import load_model, load_processor
-from medreason.runs.files import atomic_folder
+from medreason.runs.files import atomic, atomic_folder, read_json, write_json
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
-from medreason.training import adapter, checkpoints, grpo, memory_check, sft
+from medreason.training import adapter, checkpoints, grpo, memory_check, selection, sft
 from medreason.training.arguments import longest_prompt
 from medreason.training.divergence import DivergenceCheck, explained
 from medreason.training.recorder import Recorder
 from medreason.training.update_check import UpdateCheck
+from medreason.training.validation import Validator, as_evaluation, validation_rows
 
 
 def train(
-    config: Config, samples: Sequence[Sample], folder: RunFolder, progress: Callable[..., None]
+    config: Config,
+    samples: Sequence[Sample],
+    folder: RunFolder,
+    progress: Callable[..., None],
+    questions: Mapping[str, Sequence[Sample]] = MappingProxyType({}),
 ) -> None:
-    """Train, save the weights to `folder.model`, and delete the checkpoints."""
+    """Train, save the weights to `folder.model`, and delete the checkpoints.
+
+    `questions` are asked while it trains: `data.validation.questions`.
+    """
     began = time.monotonic()
     _refuse_long_questions(config, samples)
-    recorder = Recorder(folder, progress)
-    update_check = UpdateCheck(folder)
-    trainer = build(config, samples, folder, [recorder, DivergenceCheck(), update_check])
+    if questions:
+        refuse_long_questions(as_evaluation(config), validation_rows(config, questions))
+    checkpoint = checkpoints.newest(  # which refuses some, before a model is loaded
+        folder,
+        processes=config.hardware.processes,
+        deepspeed=config.hardware.parallel in ("zero2", "zero3"),
+    )
+    trainer = _prepare(config, samples, folder, progress, questions)
+    trained = _run(config, trainer, checkpoint)
+    chosen = _save(config, trainer, folder, trained=trained)
+    _record_end(trainer, folder, chosen, time.monotonic() - began)
+    # The evaluation follows in this process and needs the memory. Trainers refer to themselves in
+    # cycles, so they are freed by a collection alone.
+    del trainer
+    gc.collect()
+    torch.cuda.empty_cache()
+    unset_hf_deepspeed_config()  # else from_pretrained shards what is evaluated
+
+
+def _prepare(
+    config: Config,
+    samples: Sequence[Sample],
+    folder: RunFolder,
+    progress: Callable[..., None],
+    questions: Mapping[str, Sequence[Sample]],
+) -> SFTTrainer | GRPOTrainer:
+    """The trainer with all that listens to it, after a trial step where one is asked for."""
+    recorder, update_check = Recorder(folder, progress), UpdateCheck(folder)
+    callbacks: list[TrainerCallback] = [recorder, DivergenceCheck(), update_check]
+    validator = Validator(config, questions, samples, progress) if questions else None
+    trainer = build(config, samples, folder, callbacks + ([validator] if validator else []))
+    if validator:
+        validator.trainer = trainer
     _log_parameters(trainer, folder)
     left_out = config.left_out_of_epoch(len(samples))
     if left_out and trainer.accelerator.is_main_process:
@@ -47,28 +90,79 @@ def train(
     if config.hardware.memory_check:
         _check_memory(config, trainer, samples)
     recorder.rollout_logs = update_check.rollout_logs = getattr(trainer, "_logs", None)
-    checkpoint = checkpoints.newest(
-        folder,
-        processes=config.hardware.processes,
-        deepspeed=config.hardware.parallel in ("zero2", "zero3"),
-    )
+    return trainer
+
+
+def _run(config: Config, trainer: SFTTrainer | GRPOTrainer, checkpoint: Path | None) -> bool:
+    """Train to the end; False where the checkpoint is that of a training that was stopped for good,
+    so that nothing is left to do and its weights are not loaded."""
+    if checkpoint and config.validation.patience is not None:
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        # transformers forgets that a training was stopped, and would make one more step.
+        if selection.is_over(state.log_history, config.validation.patience):
+            trainer.state = state
+            return False
     with explained(trainer):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return True
+
+
+def _save(
+    config: Config, trainer: SFTTrainer | GRPOTrainer, folder: RunFolder, *, trained: bool
+) -> int:
+    """Write `folder.model`; returns the step that its weights are of."""
+    last = trainer.state.global_step
+    best = selection.best_step(trainer.state.log_history)
+    chosen = best if best is not None and config.validation.select == "best" else last
     main_process = trainer.accelerator.is_main_process
     with atomic_folder(folder.model, main_process=main_process, replace=True) as unfinished:
         trainer.accelerator.wait_for_everyone()
-        trainer.save_model(str(unfinished))  # the processor too; writes on rank 0 alone
+        if trained and chosen == last:
+            trainer.save_model(str(unfinished))  # the processor too; writes on rank 0 alone
+        elif main_process:
+            checkpoints.copy_weights(folder.checkpoints / f"checkpoint-{chosen}", unfinished)
+        if main_process and config.hardware.precision == "bfloat16" and not config.adapter:
+            save_in_bfloat16(unfinished)
         trainer.accelerator.wait_for_everyone()
-    if main_process:
-        folder.update(trained=True, train_seconds=time.monotonic() - began)
+    return chosen
+
+
+def _record_end(
+    trainer: SFTTrainer | GRPOTrainer, folder: RunFolder, chosen: int, seconds: float
+) -> None:
+    """The run is trained: say so and why it is of step `chosen`, and delete the checkpoints."""
+    if trainer.accelerator.is_main_process:
+        history, last = trainer.state.log_history, trainer.state.global_step
+        folder.update(
+            trained=True,
+            train_seconds=seconds,
+            chosen_step=chosen,
+            chosen_because=selection.explained(history, chosen, last),
+        )
         shutil.rmtree(folder.checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    # The evaluation follows in this process and needs the memory. Trainers refer to themselves in
-    # cycles, so they are freed by a collection alone.
-    del trainer, recorder
-    gc.collect()
-    torch.cuda.empty_cache()
-    unset_hf_deepspeed_config()  # else from_pretrained shards what is evaluated
+
+
+def save_in_bfloat16(folder: Path) -> None:
+    """Rewrite a folder's weights in the precision in which evaluation loads them: the same answers
+    from half the disk."""
+    for file in folder.glob("*.safetensors"):
+        tensors = {
+            name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor.clone()
+            for name, tensor in load_file(file).items()
+        }
+        with atomic(file) as unfinished:
+            save_file(tensors, unfinished, metadata={"format": "pt"})
+    for index in folder.glob("*.safetensors.index.json"):
+        values = read_json(index)
+        sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
+        values["metadata"]["total_size"] = sum(sizes)
+        write_json(index, values)
+    settings = (folder / "config.json").read_text(encoding="utf-8")
+    write_json(
+        folder / "config.json",
+        json.loads(settings.replace('"dtype": "float32"', '"dtype": "bfloat16"')),
+    )
 
 
 def build(
@@ -84,6 +178,8 @@ def build(
         folder,
         callbacks,
     )
+    if (ddp := trainer.accelerator.ddp_handler) is not None:  # none in a process alone
+        ddp.gradient_as_bucket_view = True  # gradients in DDP's buckets, not beside them
     # accelerate chooses from arguments and environment variables, and falls back without an error.
     kind = trainer.accelerator.distributed_type
     expected = {"fsdp": DistributedType.FSDP, "ddp": kind}.get(

@@ -98,6 +98,8 @@ def dataset(config: Config, samples: Sequence[Sample], epoch: EpochCounter) -> D
 
 def target(config: Config, sample: Sample) -> str:
     """The reply to imitate: the answer, with reasoning where prompt and sample have it."""
+    if config.method.target == "med_r1_parity":
+        return f"None\n\n<answer> {sample.answer} </answer>"
     if config.prompt.style == "free":
         return sample.answer
     if config.method.target == "answer" or sample.explanation is None:

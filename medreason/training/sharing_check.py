@@ -55,11 +55,15 @@ def sharing_obstacles(trainer: GRPOTrainer) -> list[str]:
     return [reason for reason, applies in obstacles.items() if applies]
 
 
-def mean_difference(trainer: GRPOTrainer, shared_logps: SharedLogps, row: dict[str, Any]) -> float:
-    """Mean absolute difference of shared and TRL's log-probabilities for one row's question.
+def mean_differences(
+    trainer: GRPOTrainer, shared_logps: SharedLogps, row: dict[str, Any]
+) -> tuple[float, float]:
+    """Mean absolute differences of log-probabilities for one row's question: (shared from TRL's,
+    TRL's from its own in a batch of another shape).
 
-    The larger one of attention block by block and under one mask. NaN if hiding nothing gives the
-    same log-probabilities as the mask: in half precision, rounding could hide that in the mean.
+    The first is the larger one of attention block by block and under one mask. NaN if hiding
+    nothing gives the same log-probabilities as the mask: in half precision, rounding could hide
+    that in the mean.
     """
     prompt = prepare_multimodal_messages(row["prompt"], images=[row["image"]])
     processor, model = trainer.processing_class, trainer.model
@@ -74,17 +78,28 @@ def mean_difference(trainer: GRPOTrainer, shared_logps: SharedLogps, row: dict[s
     types = nn.functional.pad(inputs["mm_token_type_ids"].expand(3, -1), (0, 4))
     images = {"mm_token_type_ids": types, "num_images": [1] * 3}
     pixels, grid = inputs["pixel_values"], inputs["image_grid_thw"]
-    model.eval()  # dropout would differ between any two passes
-    with torch.no_grad():
+
+    def unshared(rows: int, padding: int = 0) -> Tensor:
+        batch = (nn.functional.pad(tensor[:rows], (padding, 0)) for tensor in (ids, mask, types))
+        input_ids, attention_mask, token_types = batch
         # Called on the class: the grouped trainer overrides this very method.
-        expected, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(
+        logps, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(
             trainer,
             model,
-            *(ids, mask, 4),
-            pixel_values=pixels.repeat(3, 1),
-            image_grid_thw=grid.repeat(3, 1),
-            **images,
+            *(input_ids, attention_mask, 4),
+            pixel_values=pixels.repeat(rows, 1),
+            image_grid_thw=grid.repeat(rows, 1),
+            mm_token_type_ids=token_types,
+            num_images=[1] * rows,
         )
+        return logps
+
+    model.eval()  # dropout would differ between any two passes
+    with torch.no_grad():
+        expected = unshared(3)
+        # Padded, since attention rounds otherwise under a mask. A model that ignores it would read
+        # the padding, but is found below all the same.
+        rounding = (unshared(1, padding=8) - expected[:1]).abs().float().mean().item()
         questions = QuestionBatch.from_rows(
             ids, mask, 4, 3, pixel_values=pixels, image_grid_thw=grid, **images
         )
@@ -97,7 +112,8 @@ def mean_difference(trainer: GRPOTrainer, shared_logps: SharedLogps, row: dict[s
             apart = (masked.flatten(0, 1) - expected)[mask[:, -4:].bool()].abs().float().mean()
             differences.append(torch.nan if torch.equal(masked, unmasked) else apart.item())
     model.train()
-    return torch.nan if any(map(math.isnan, differences)) else max(differences)
+    largest = torch.nan if any(map(math.isnan, differences)) else max(differences)
+    return largest, rounding
 
 
 def _repeated_ends(prompt_ids: Tensor) -> tuple[Tensor, Tensor]:

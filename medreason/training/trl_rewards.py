@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from medreason.config.judge import Judge, Scale
 from medreason.judging.grade import cached_grader, grade
 from medreason.judging.rubric import item
 from medreason.replies import Reply, parse
+from medreason.rewards.named_score import NamedScore
 from medreason.rewards.variance import within_groups
 from medreason.runs.files import atomic
 from medreason.samples import Sample
@@ -127,13 +127,6 @@ class Reward:
         ]
         values: list[float | None] = [0.0] * len(replies)
         for i, value in zip(places, self._grade([replies[i] for i in places]), strict=True):
-            # TRL would take NaN for "no reward" and drop it from the sum without a word.
-            if value is not None and not math.isfinite(value):
-                raise ValueError(
-                    f"reward.{self.__name__} gave {value} for a reply to sample "
-                    f"{replies[i][1].id}; a score is a number: mend the function it names, or drop "
-                    "the reward"
-                )
             values[i] = value
         return values
 
@@ -170,19 +163,19 @@ def _with_group_means(
 def rewards(config: Config, reader: CompletionReader) -> tuple[list[Reward], list[float]]:
     """(reward functions, weights) in the order of the configuration."""
     functions = [
-        Reward(name, _grade(config, reward), reader, _gate(config, reward))
+        Reward(name, _grade(config, name, reward), reader, _gate(config, reward))
         for name, reward in config.reward.items()
     ]
     reader.logging_reward = functions[0]
     return functions, [reward.weight for reward in config.reward.values()]
 
 
-def _grade(config: Config, reward: configuration.Reward) -> Grade:
+def _grade(config: Config, name: str, reward: configuration.Reward) -> Grade:
     if reward.judge:
         scale = config.rubric.check(reward.judge)
         cache = config.folder / "cache" / "verdicts"
         return functools.partial(grade_replies, config.judge, scale, reward.judge, cache)
-    return functools.partial(_score_each, configuration.function(reward.score))
+    return functools.partial(_score_each, NamedScore(name, reward.score))
 
 
 # Partials of module functions, not closures: a reward must be picklable.
@@ -193,7 +186,8 @@ def _score_each(score: Score, replies: Sequence[ReplyAndSample]) -> list[float |
 def _gate(config: Config, reward: configuration.Reward) -> Gate | None:
     if reward.only_when is None:
         return None
-    return Gate(configuration.function(config.reward[reward.only_when].score), reward.at_least)
+    score = NamedScore(reward.only_when, config.reward[reward.only_when].score)
+    return Gate(score, reward.at_least)
 
 
 def grade_replies(

@@ -20,6 +20,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from run_folders import draw_samples, reply, write_run
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLForConditionalGeneration
 
 from medreason import config as configuration
@@ -168,7 +169,9 @@ def test_example_of_the_card_shows_the_model_the_picture_of_an_evaluation(
 def adapted(composed: Compose, tmp_path: Path) -> EvaluationFolder:
     """A finished run with an adapter that changes the model."""
     config = composed("method=sft", "adapter=lora_r8", "modality=ct")
-    folder = write_run(config, draw_samples(tmp_path / "images"), lambda _, s: reply(s.answer))
+    chosen = {"chosen_step": 10, "chosen_because": "best of 2 validations"}
+    samples = draw_samples(tmp_path / "images")
+    folder = write_run(config, samples, lambda _, s: reply(s.answer), **chosen)
     base = load_model(config.model, config.hardware)
     model = get_peft_model(base, LoraConfig(**config.adapter))
     torch.manual_seed(0)
@@ -192,6 +195,7 @@ def test_adapter_is_merged_or_exported_alone_with_the_metrics_of_its_run(
     export.run(composed(*overrides, f"export.to={merged}"))
     export.run(composed(*overrides, f"export.to={alone}", "export.adapter_only=true"))
     card = (merged / "README.md").read_text()
+    assert "| optimizer step | 10, best of 2 validations; no test question was asked" in card
     accuracy = "accuracy over 36 questions in 24 clusters, 95 % interval"
     for words in (f"| {accuracy} | 100.0 [89.2, 100.0] |", "LoRA rank 8"):
         assert words in card
@@ -209,6 +213,24 @@ def test_adapter_is_merged_or_exported_alone_with_the_metrics_of_its_run(
     capsys.readouterr()
     exec(example(alone), {})
     assert capsys.readouterr().out.strip()
+
+
+def test_export_says_what_its_precision_keeps_of_an_adapter(
+    composed: Compose, tmp_path: Path, adapted: EvaluationFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file,) = adapted.run.model.glob("*.safetensors")
+    small = {n: 1e-3 * t if "lora_B" in n else t for n, t in load_file(file).items()}
+    save_file(small, file, metadata={"format": "pt"})
+    overrides = ("action=export", f"model.path={adapted.run.path}")
+    for precision in ("bfloat16", "float32"):
+        target = tmp_path / precision
+        export.run(composed(*overrides, f"export.to={target}", f"export.precision={precision}"))
+        said = re.search(r"keeps (\d+) % of the adapter's change", capsys.readouterr().err)
+        assert bool(said) == (precision == "bfloat16")
+        if said:
+            assert 10 < int(said[1]) < 98
+            card = (target / "README.md").read_text()
+            assert f"weights of bfloat16, which keep {said[1]} % of its change" in card
 
 
 def test_a_whole_model_has_no_adapter_to_export(composed: Compose, tmp_path: Path) -> None:
@@ -347,6 +369,24 @@ def test_image_that_cannot_be_read_is_named(composed: Compose, tmp_path: Path) -
     broken.write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken\.png: cannot be decoded"):
         predict.run(composed("action=predict", f"predict.image={broken}", "predict.question=What?"))
+
+
+def test_predict_shows_dicom_in_the_window_of_the_training(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(EMBEDDED, run / "model")
+    configuration.write(composed("data.window=lung"), run / "config.yaml")
+    (tmp_path / "slice.dcm").write_bytes(bytes(128) + b"DICM")
+    monkeypatch.setattr(predict, "image_file", lambda image, *_: Path(image))
+    monkeypatch.setattr(predict, "_answers", lambda *_: [])
+    overrides = [
+        *("action=predict", f"model.path={run / 'model'}", "predict.question=What?"),
+        f"predict.image={tmp_path / 'slice.dcm'}",
+    ]
+    with pytest.raises(ValueError, match=r"data\.window=soft_tissue: .*set data\.window=lung"):
+        predict.run(composed(*overrides))
+    predict.run(composed(*overrides, "data.window=lung"))
 
 
 def test_adapter_for_another_base_model_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 from medreason import stats
 from medreason.actions import plan
 from medreason.config import Config
+from medreason.execution.throughput import Throughput
+from medreason.training import memory_limits
 
 Compose = Callable[..., Config]
 SMALL = ("action=plan", "method=base", "data.train_images=8", "data.test_images=12")
@@ -79,3 +81,79 @@ def test_plan_counts_every_question_of_the_controls(
     controls = "evaluation.controls=[blank_image,permuted_options]"
     plan.run(composed(*SMALL, *one_cell, controls))
     assert "0 updates, 60 generations" in capsys.readouterr().out
+
+
+def test_plan_prices_validations(composed: Compose) -> None:
+    words = (*SMALL, "method=sft", "modality=ct", "task=disease", "method.trl.max_steps=10")
+    words += ("evaluation.modalities=[ct]", "evaluation.tasks=[disease]", "data.test_images=1")
+    words += ("method.prompts_per_step=1", "hardware.per_device_prompts=1")
+    more = (
+        "validation=transfer",
+        "validation.share=0.4",
+        "validation.every=4",
+        "validation.questions=3",
+    )
+
+    def cell(*overrides: str) -> plan.Cell:
+        config = composed(*words, *overrides)
+        throughput = Throughput(config.folder / "runs")
+        return plan._cell(config, "sft", throughput, plan._Questions(), {}, 0)
+
+    without, with_validation = cell(), cell(*more)
+    # Three of the cell, three of others, each about a blank image too; after steps 4, 8 and 10.
+    assert with_validation.generations == without.generations + 3 * 12
+    assert with_validation.reason == "3 validations of 12 answers"
+    untested = cell(*more, "runs.test=false")
+    assert untested.generations == 3 * 12
+
+
+MED_R1 = ("method=grpo", "model=qwen2_vl_2b", "hardware=a100_40gb", "prompt=think")
+
+
+def test_plan_of_a_release_that_is_not_here_says_what_to_buy(
+    composed: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """12,567 questions of CT, 4 a step; 17,662 of all modalities, and as many on blank images."""
+    configs = [
+        composed(*MED_R1, "data=med_r1_modality_384", f"modality={name}") for name in ("ct", "oct")
+    ]
+    plan.run_all(configs, ["ct", "oct"])
+    shown = capsys.readouterr().out
+    assert re.search(r"ct +to do +3,141 +85,580 +unknown +4.2 GiB\n", shown)
+    assert shown.count("as published, since data.root is not there") == 1
+    assert "#0, #1: numbers" in shown
+    assert "4.1 GiB of weights come from the hub" in shown
+    assert "RTX 4090 too small; A100 40 GB" in shown
+
+
+def test_time_on_gpus_falls_with_faster_and_with_more_of_them(
+    composed: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hours = []
+    for hardware in ("gpu", "gpu_x2"):
+        plan.run(composed(*MED_R1[:2], "data=med_r1_modality_384", f"hardware={hardware}"))
+        line = next(x for x in capsys.readouterr().out.splitlines() if "estimated time" in x)
+        for gpu in ("A100 80 GB", "H100", "H200"):
+            found = re.search(rf"{gpu} (\S+) to (\S+) h", line)
+            assert found
+            hours.append(tuple(map(float, found.groups())))
+    for first, second in ((0, 1), (1, 2), (0, 3), (1, 4)):
+        assert hours[first] > hours[second]
+    assert all(least < most for least, most in hours)
+
+
+def test_data_that_is_unknown_or_damaged_is_refused_with_its_reason(
+    composed: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan.run(composed("data=vqa_rad", "data.root=nowhere"))
+    shown = capsys.readouterr().out
+    assert "1 cells: 1 refused" in shown
+    assert "#0: data.root=nowhere" in shown
+
+
+def test_images_none_opens_no_image(
+    composed: Compose, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_limits, "size_of", None)
+    plan.run(composed("method=sft", "model.max_pixels=12544", *SMALL[2:], "modality=ct"))
+    assert "memory of sft, tiny: about" in capsys.readouterr().out

@@ -69,7 +69,7 @@ def test_a_text_that_needs_quotes_is_refused_with_them(override: str, words: str
     [
         *("method=sft,grpo", "method=glob(*)", "experiment=smoke/demo.yaml", "model='${other}'"),
         *("modality=[ct,xray]", "task=[disease],all", "~adapter", "~judge=none", "seed=1,2"),
-        *("hydra/launcher=not_ours", "~model/steps@_global_", "prompt.train=[method]", "a=[["),
+        *("hydra/launcher=not_ours", "~model/steps@_global_", "prompt.train=[method]"),
     ],
 )
 def test_what_is_right_or_for_hydra_to_refuse_passes(override: str) -> None:

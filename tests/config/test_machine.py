@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_profile_for_other_gpus_is_refused(
     ("overrides", "words"),
     [
         (["hardware.attention=flash_attention_2"], "flash-attn is not installed"),
-        (["hardware.memory_limit_gb=200"], r"more than GPU 0 \(NVIDIA H200\) has: 140\.4 GiB"),
+        (["hardware.memory_limit_gb=200"], r"more than GPU 0 \(NVIDIA H200\) has: 150\.8 GB"),
         (["hardware.optimizer_states=8bit"], "this bitsandbytes has no such optimizer"),
         (
             ["hardware.parallel=zero3", "hardware.devices=2"],
@@ -121,3 +122,50 @@ def test_gpus_are_read_from_the_driver_and_narrowed_by_the_environment(
     }.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert [gpu.name for gpu in machine.gpus()] == names
+
+
+def smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """An nvidia-smi that does what the script says."""
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo '0, NVIDIA GB10, [N/A], [N/A]'",
+        "echo '0, NVIDIA GB10, [Not Supported], [Not Supported]'; echo 'Unable to determine 1'",
+        # The driver does not know the field.
+        "case $* in *compute_cap*) exit 2;; esac; echo '0, NVIDIA GB10, [N/A]'",
+    ],
+)
+def test_what_the_driver_does_not_say_of_a_gpu_refuses_nothing(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str
+) -> None:
+    smi(tmp_path, monkeypatch, script)
+    assert machine.gpus() == [Gpu("0", "NVIDIA GB10", math.inf, math.inf)]
+    config = composed("hardware=gpu", "model=qwen2_vl_2b", "hardware.memory_limit_gb=40")
+    machine.check(config)
+
+
+def test_driver_that_fails_is_quoted(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reason = "Failed to initialize NVML: Driver/library version mismatch"
+    smi(tmp_path, monkeypatch, f"echo '{reason}'; exit 18")
+    with pytest.raises(ValueError, match=rf"this machine has 0 \(nvidia-smi: {reason}\); what"):
+        machine.check(composed("hardware=gpu", "model=qwen2_vl_2b"))
+
+
+def test_limit_and_memory_of_a_gpu_are_compared_in_the_same_unit(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An A100 of 40 GiB has 42.9 GB."""
+    monkeypatch.setattr(machine, "gpus", lambda: [Gpu("0", "A100", 40.0, 8.0)])
+    check = ("hardware=gpu", "model=qwen2_vl_2b")
+    machine.check(composed(*check, "hardware.memory_limit_gb=42"))
+    with pytest.raises(ValueError, match=r"has: 42\.9 GB; choose less"):
+        machine.check(composed(*check, "hardware.memory_limit_gb=43"))

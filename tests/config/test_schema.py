@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import resource
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from medreason import config as configuration
+from medreason import moved
 from medreason.config import CONF, Config
 from medreason.config.schema import Modalities, Tasks
 from medreason.report.names import cell_name
@@ -52,17 +54,33 @@ def test_option_composes_and_loads(composed: Compose, group: str, option: str) -
         "model=random_2b": ["action=bench"],
         "reward=rarl_judge": ["judge=local"],
         "rollout=vllm": ["hardware=gpu"],
+        "model=endpoint": [
+            *("method=base", "model.endpoint.model=m"),
+            "model.endpoint.base_url=http://127.0.0.1:8000/v1",
+        ],
     }
     config = composed(f"{group}={option}", *required.get(f"{group}={option}", []))
     assert isinstance(config, Config)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-@pytest.mark.parametrize("method", GROUPS["method"])
+OF_ONE_METHOD = {"med_r1/low_data": "grpo", "med_r1/sft_parity": "sft", "med_r1/zero_shot": "base"}
+"""Recipes with settings of one method alone, as the number of tokens that GRPO draws."""
+
+
+@pytest.mark.parametrize(
+    ("experiment", "method"),
+    [
+        (experiment, method)
+        for experiment in EXPERIMENTS
+        for method in GROUPS["method"]
+        if OF_ONE_METHOD.get(experiment, method) == method
+    ],
+)
 def test_experiment_composes_with_every_method(
     composed: Compose, experiment: str, method: str
 ) -> None:
-    where = ["data.root=somewhere"] if experiment.startswith("med_r1/") else []
+    paper = experiment.partition("/")[0]
+    where = {"rarl": ["data.root=somewhere"], "med_r1": ["training_set=ct"]}.get(paper, [])
     assert composed(f"experiment={experiment}", f"method={method}", *where).sweep != "runs"
 
 
@@ -145,6 +163,14 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         (["prompt=zero_shot"], ["reward.format", "free"]),
         (["model.weights=random"], ["model.weights=random", "action=bench"]),
         (["+model.architecture.text_config.hidden_size=8"], ["model.weights=random"]),
+        (["action=bench", "bench.tokens=[]"], ["bench.tokens is empty", "bench.tokens=[16,128]"]),
+        (["prompt.train=[]"], ["prompt.evaluate: Interpolation key 'train[0]'", "set that key"]),
+        (
+            ["prompt.train=[]", "prompt.evaluate='{question}'"],
+            ["prompt.train is empty", "=think"],
+        ),
+        (["judge.temperature=-1"], ["judge.temperature=-1", "from 0 to 2"]),
+        (["judge.temperature=nan"], ["judge.temperature=nan", "from 0 to 2"]),
         (["action=bench", "bench.tokens=[0]"], ["bench.tokens=0", "at least 1"]),
         (["statistics.clusters=patients"], ["statistics.clusters='patients'", "mean 'patient'?"]),
         (["statistics.average=macro"], ["statistics.average='macro'", "'questions', 'cells'"]),
@@ -152,6 +178,10 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         (["statistics.discordance=30"], ["statistics.discordance=30.0", "at most 1"]),
         (["statistics.correlation=nan"], ["statistics.correlation=nan", "from 0 to 1"]),
         (["rollout.fallback=plan"], ["rollout.fallback='plan'", "'unshared'"]),
+        (["rollout.draft_tokens=some"], ["rollout.draft_tokens=some; give auto, 0 "]),
+        (["evaluation.draft_tokens=-1"], ["evaluation.draft_tokens=-1; give auto, 0 "]),
+        (["rollout=trl", "rollout.draft_tokens=4"], ["=4 needs rollout=grouped", "=auto"]),
+        (["evaluation.engine=vllm", "evaluation.draft_tokens=4"], ["engine=generate", "=auto"]),
         (["hardware.attention=flash_attention_2"], ["hardware.attention", "rollout=trl"]),
     ],
 )
@@ -205,6 +235,20 @@ def test_frozen_config_reads_back_equal(composed: Compose, tmp_path: Path) -> No
     assert configuration.read(tmp_path / "config.yaml") == config
 
 
+def test_frozen_config_of_before_there_was_a_group_reads_as_without_it(
+    composed: Compose, tmp_path: Path
+) -> None:
+    path, config = tmp_path / "config.yaml", composed("method=sft")
+    configuration.write(config, path)
+    values = yaml.safe_load(path.read_text())
+    for key in moved.ADDED:
+        *above, name = key.split(".")
+        del functools.reduce(dict.__getitem__, above, values)[name]
+    path.write_text(yaml.dump(values, sort_keys=False))
+    assert configuration.read(path) == config
+    assert configuration.read(path).validation.name == "none"
+
+
 @pytest.mark.parametrize(
     ("written", "edited", "words"),
     [
@@ -256,7 +300,7 @@ def test_every_yaml_file_of_a_group_says_its_own_name() -> None:
     ):
         for path in (CONF / group).glob("*.yaml"):
             values = yaml.safe_load(path.read_text())
-            assert values.get("method", values)["name"] == path.stem
+            assert values.get(group, values)["name"] == path.stem
 
 
 def test_base_has_the_trl_keys_of_the_other_methods() -> None:
@@ -270,7 +314,7 @@ def test_base_has_the_trl_keys_of_the_other_methods() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["--help"], 0, "method: base, grpo, rarl, sft"),
+        (["--help"], 0, "method: base, grpo, rarl, released, sft"),
         (["--cfg", "job"], 0, "prompts_per_step"),
         (["-m", "method=sft,grpo", "--cfg", "job", "-p", "method"], 0, "name: sft"),
         (["method=gpro"], 1, "gpro"),

@@ -21,6 +21,14 @@ def test_file_that_applies_is_named_with_its_values() -> None:
     )
 
 
+def test_line_of_a_sweep_has_no_list_of_values() -> None:
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        composed = compose("config", overrides=["method=sft"], return_hydra_config=True)
+    brief = steps.line(composed, composed.hydra.runtime, brief=True)
+    assert brief
+    assert "tiny-sft.yaml sets 2 values; '~model/steps@_global_'" in brief
+
+
 def test_value_that_a_recipe_or_the_command_line_replaces_is_left_out() -> None:
     line = line_of("experiment=smoke/rarl", "method=grpo", "method.prompts_per_step=16")
     assert line

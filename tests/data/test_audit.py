@@ -22,8 +22,8 @@ from medreason.samples import Sample
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 KEYS = (
     "rows row_counts cells options letters unparsed left_out remarks answer_types duplicates "
-    "leakage cross_family_leakage option_prior option_prior_task guessing guessing_task typography "
-    "images digest"
+    "leakage validation_leakage cross_family_leakage option_prior option_prior_task guessing "
+    "guessing_task typography images digest"
 )
 # experiments/med_r1/README.md, "Data": train and test rows of each published file.
 SIZES = {

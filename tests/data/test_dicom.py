@@ -301,7 +301,7 @@ def test_another_window_is_another_data_set_where_images_are_dicom(tmp_path: Pat
         (tmp_path / "CT_test.json").write_text(json.dumps(rows))
         spec = {"_target_": "medreason.data.med_r1.read", "root": str(tmp_path), "files": []}
         spec |= {"window": window}
-        samples = data._load.__wrapped__(json.dumps(spec), tmp_path / "cache").samples
+        samples = data._load.__wrapped__(json.dumps(spec), None, tmp_path / "cache").samples
         assert samples[0].window == Handling(window=window).ct_window  # pyright: ignore
         images = data.image_digests(spec, tmp_path / "cache", samples)
         digests[image].add(data.digest(samples, images))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile, PngImagePlugin
 
 from medreason.data import images
 
@@ -380,6 +380,28 @@ def test_shapes_are_refused_as_the_processors_of_the_models_refuse_them(
             images.check(path)
     else:
         images.check(path)
+
+
+@pytest.mark.parametrize("chunk", ["eXIf", "eXIf behind the pixels", "XMP"])
+def test_rotation_of_a_png_is_found_wherever_it_stands(chunk: str, tmp_path: Path) -> None:
+    path, exif, text = tmp_path / "a.png", Image.Exif(), PngImagePlugin.PngInfo()
+    if chunk == "XMP":
+        text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    else:
+        exif[0x0112] = 6
+    Image.new("L", (4, 2)).save(path, exif=exif, pnginfo=text)
+    if chunk.endswith("pixels"):
+        content = path.read_bytes()
+        place = content.index(b"eXIf") - 4
+        end = place + 12 + int.from_bytes(content[place : place + 4])
+        path.write_bytes(content[:place] + content[end:-12] + content[place:end] + content[-12:])
+    assert images.size_of(path) == images.open_rgb(path).size == (2, 4)
+
+
+def test_size_of_a_png_decodes_no_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (4, 2)).save(tmp_path / "a.png")
+    monkeypatch.delattr(ImageFile.ImageFile, "load")
+    assert images.size_of(tmp_path / "a.png") == (4, 2)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medreason import data
-from medreason.config import CONF
-from medreason.data import checks
+from medreason.config import CONF, Validation
+from medreason.data import checks, rows
 from medreason.data.rows import Loaded
 from medreason.option_prior import fit_option_prior
 from medreason.samples import Sample
@@ -128,7 +128,7 @@ def test_labels_that_differ_in_case_or_underscores_are_one(tmp_path: Path) -> No
 def test_bad_rows_are_named(rows: list[tuple[str, ...]], problem: str, tmp_path: Path) -> None:
     common = [row for row in uneven() if row[2] in ("cyst", "tumor", "normal")]
     (bad,) = read(write(tmp_path, [*common, *rows])).bad_rows
-    assert (bad.file, bad.row) == ("labels.csv", len(common))
+    assert (bad.file, bad.row) == ("labels.csv", len(common) + 2)  # as an editor counts
     assert problem in bad.problem
 
 
@@ -143,7 +143,7 @@ def test_bad_rows_are_named(rows: list[tuple[str, ...]], problem: str, tmp_path:
         (
             "image,label\na,b\n",
             {},
-            r"no column \['label_group', 'modality'.* columns are \['image'",
+            r"no column \['modality', 'label_group'.* columns are \['image'.*data\.columns\.group=",
         ),
         (",".join(COLUMNS), {}, "holds no rows"),
         (",".join(COLUMNS) + "\na,MRI,x,stage,p\n", {}, r"its groups are \['stage'\].*data\.ask"),
@@ -227,7 +227,7 @@ def test_every_row_of_any_table_is_in_exactly_one_count(
     assert sum(loaded.counts.values()) == sum(bool(line) for line in lines)
     places = [checks.file_and_row(sample)[1] for sample in loaded.samples]
     places += [row.row for row in (*loaded.bad_rows, *loaded.left_out)]
-    assert sorted(places) == list(range(len(places)))
+    assert sorted(places) == [n for n, line in enumerate(lines, 2) if line]
     for side in ("train", "test"):
         for options, right in sets_of([s for s in loaded.samples if s.split == side]).items():
             assert set(right) == options
@@ -329,6 +329,21 @@ def test_a_table_of_another_encoding_is_read_with_the_one_that_is_named(tmp_path
     assert "a\u2026" in {s.answer_text for s in samples}
 
 
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [("7.0", "7"), (" 7 ", "7"), ("07", "07"), ("7.05", "7.05"), ("p7.0", "p7.0"), ("NA", None)]
+    + [(blank, None) for blank in ("", "nan", "N/A", "<NA>", "None", "unknown", "-", None)],
+)
+def test_a_patient_has_one_name_and_a_blank_none(written: str | None, name: str | None) -> None:
+    assert rows.patient(written) == name
+
+
+def test_a_word_for_no_patient_makes_no_group(tmp_path: Path) -> None:
+    named = [(*row[:4], "NA") for row in uneven()]
+    samples = read(write(tmp_path, named), ask={"disease": ASKED}).samples
+    assert {s.patient for s in samples} == {None}
+
+
 def test_the_real_pack_gives_questions_at_chance(tmp_path: Path) -> None:
     root = SHARED / "medvqa_mini"
     if not root.is_dir():
@@ -387,7 +402,7 @@ def test_a_row_that_would_be_read_as_another_is_bad(
 ) -> None:
     (tmp_path / "labels.csv").write_text(balanced(**changes))
     (bad,) = read(tmp_path, ask={"disease": ASKED}).bad_rows
-    assert bad.row == 3
+    assert bad.row == 5
     assert re.search(words, bad.problem)
 
 
@@ -427,3 +442,51 @@ def test_settings_of_a_table_that_cannot_be_are_named(
     (tmp_path / "labels.csv").write_text(balanced())
     with pytest.raises(ValueError, match=words):
         read(tmp_path, **{"ask": {"disease": ASKED}, **settings})  # pyright: ignore
+
+
+def test_rows_are_counted_as_an_editor_counts_lines(tmp_path: Path) -> None:
+    table = write(tmp_path, [("a.png", "CT", "two\nlines", "disease", "p"), *uneven()])
+    with (table / "labels.csv").open("a") as lines:
+        lines.write("\n../b.png,CT,cyst,disease,p\n")
+    (bad,) = (b for b in read(table).bad_rows if "leaves" in b.problem)
+    line = (table / "labels.csv").read_text().splitlines()[bad.row - 1]
+    assert line.startswith("../b.png")
+
+
+def test_an_absolute_path_below_the_root_is_that_of_an_image(tmp_path: Path) -> None:
+    here = read(write(tmp_path, uneven()))
+    absolute = [(f"{tmp_path}/{row[0]}", *row[1:]) for row in uneven()]
+    loaded = read(write(tmp_path, absolute))
+    assert loaded == here
+    (tmp_path / "below").mkdir()
+    bad = read(write(tmp_path / "below", absolute)).bad_rows
+    assert len(bad) == len(absolute)
+    assert "leaves the data root" in bad[0].problem
+
+
+def test_a_missing_column_is_named_with_its_key(tmp_path: Path) -> None:
+    table = write(tmp_path, uneven()) / "labels.csv"
+    table.write_text(table.read_text().replace("patient_or_source_id", "case").replace("label", ""))
+    with pytest.raises(ValueError, match=r"no column \['label', 'label_group', 'patient_or_sou"):
+        read(tmp_path)
+    columns = SPEC["columns"] | {"label": "", "group": "_group"}
+    with pytest.raises(ValueError, match=r"set data\.columns\.patient=null, or the name"):
+        read(tmp_path, columns=columns | {"label": "image"})
+
+
+def test_rows_of_a_fold_for_validation_are_a_side_or_left_out(tmp_path: Path) -> None:
+    folds = ("train", "Val", "test")
+    labels = ("cyst", "tumor")
+    rows = [
+        (f"{i}.png", "MRI", labels[i % 2], "disease", f"p{i}", folds[i // 2 % 3]) for i in range(24)
+    ]
+    with (tmp_path / "labels.csv").open("w", newline="") as lines:
+        csv.writer(lines).writerows([(*COLUMNS, "fold"), *rows])
+    settings = {"columns": SPEC["columns"] | {"split": "fold"}, "ask": {"disease": ASKED}}
+    loaded = read(tmp_path, **settings)
+    assert Counter(s.split for s in loaded.samples) == {"train": 8, "test": 8}
+    assert len(loaded.left_out) == 8
+    spec = SPEC | {"root": str(tmp_path), "images": "none"} | settings
+    published = data.read(spec, Path("unused"), Validation("in_domain", source="published"))
+    sides = Counter(s.split for s in published.samples)
+    assert sides == {"train": 8, "test": 8, "validation": 8}

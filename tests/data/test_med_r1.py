@@ -335,7 +335,7 @@ def test_files_of_macos_and_names_of_two_modalities_decide_nothing(tmp_path: Pat
     write(tmp_path, "\0\5\26\7 no JSON", f"._{CT}")
     loaded = read(tmp_path)
     assert len(loaded.samples) == 1
-    assert [str(r) for r in loaded.remarks] == [f"._{CT}: written by macOS, holds no rows"]
+    assert str(loaded.remarks[0]) == f"._{CT}: written by macOS, holds no rows"
     assert len(load(tmp_path, ["*_test.json"], images="none")) == 1
     both = write(tmp_path / "both", [row()], "OCT & X-Ray 2017_filtered_test.json")
     assert [s.cell for s in load(both, images="none")] == [("unknown", "unknown")]

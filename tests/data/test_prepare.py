@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,9 +46,13 @@ def release(root: Path, count: int, size: tuple[int, int] = (64, 48)) -> list[st
     return names
 
 
-def command(root: Path, *more: str) -> list[str]:
-    words = ["action=prepare", "data=med_r1", f"data.root={root}", "prepare.size=96", "seed=0"]
-    return [sys.executable, "-m", "medreason", *words, *more]
+def words(root: Path, *more: str) -> list[str]:
+    always = ["action=prepare", "data=med_r1", f"data.root={root}", "prepare.size=96", "seed=0"]
+    return [*always, *more]
+
+
+def prepared(root: Path, *more: str) -> None:
+    commands.medreason(*words(root, *more)).check_returncode()
 
 
 def checksums(folder: Path) -> dict[str, tuple[str, int]]:
@@ -101,23 +106,22 @@ def test_bad_images_are_named_and_the_others_prepared(tmp_path: Path) -> None:
     (tmp_path / names[3]).write_bytes(b"no image")
     (tmp_path / names[7]).unlink()
     more = [f"outputs={tmp_path}/out"]
-    failed = subprocess.run(command(tmp_path, *more), capture_output=True, text=True, check=False)
-    assert failed.returncode == 1
-    for words in (
+    message = refused(tmp_path, *more)
+    for reason in (
         "2 bad rows",
         "row 3: image",
         "cannot be decoded",
         "row 7: image",
         "no such file",
     ):
-        assert words in failed.stderr
+        assert reason in message
     folder = tmp_path / "out/prepared/med_r1-96-stretch"
     made = checksums(folder)
     assert len(made) == 8
     with pytest.raises(ValueError, match="action=prepare did not finish"):
         data.load({"_target_": "medreason.data.prepared.read", "root": str(folder)}, tmp_path)
     more.append("data.bad_rows=skip")
-    subprocess.run(command(tmp_path, *more), capture_output=True, check=True)
+    prepared(tmp_path, *more)
     assert checksums(folder) == made
     moved = folder.rename(tmp_path / "elsewhere")
     samples = data.load({"_target_": "medreason.data.prepared.read", "root": str(moved)}, tmp_path)
@@ -130,7 +134,7 @@ def test_bad_images_are_named_and_the_others_prepared(tmp_path: Path) -> None:
 
 
 def refused(root: Path, *more: str) -> str:
-    done = subprocess.run(command(root, *more), capture_output=True, text=True, check=False)
+    done = commands.medreason(*words(root, *more))
     assert done.returncode == 1
     return done.stderr
 
@@ -141,7 +145,7 @@ def test_another_set_does_not_overwrite_the_first(tmp_path: Path) -> None:
         release(root, 4)
     more = [f"outputs={tmp_path}/out"]
     folder = tmp_path / "out/prepared/med_r1-96-stretch"
-    subprocess.run(command(first, *more), capture_output=True, check=True)
+    prepared(first, *more)
     digest = json.loads((folder / "prepared.json").read_text())["digest"]
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     message = refused(second, *more)
@@ -150,7 +154,7 @@ def test_another_set_does_not_overwrite_the_first(tmp_path: Path) -> None:
     other = [*more, f"prepare.folder={folder}", "prepare.size=32", "data.options=normalised"]
     assert "data.options='as_published', size=96, digest" in refused(first, *other)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    subprocess.run(command(first, *more, "data.bad_rows=skip"), capture_output=True, check=True)
+    prepared(first, *more, "data.bad_rows=skip")
 
 
 def test_a_set_that_was_begun_in_the_folder_is_not_mixed_with_another(tmp_path: Path) -> None:
@@ -166,9 +170,10 @@ def test_a_set_that_was_begun_in_the_folder_is_not_mixed_with_another(tmp_path: 
 def test_a_killed_preparation_goes_on_and_ends_with_the_same_files(tmp_path: Path) -> None:
     release(tmp_path, 160, (200, 150))
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    subprocess.run(command(tmp_path, f"prepare.folder={whole}"), capture_output=True, check=True)
+    prepared(tmp_path, f"prepare.folder={whole}")
     running = subprocess.Popen(
-        command(tmp_path, f"prepare.folder={torn}"), stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "medreason", *words(tmp_path, f"prepare.folder={torn}")],
+        stderr=subprocess.DEVNULL,
     )
     while len(list(torn.rglob("*.png"))) < 40:
         assert running.poll() is None
@@ -178,7 +183,7 @@ def test_a_killed_preparation_goes_on_and_ends_with_the_same_files(tmp_path: Pat
     time.sleep(1.5)  # the workers see that their parent is gone
     before = checksums(torn)
     assert 40 <= len(before) < 160
-    subprocess.run(command(tmp_path, f"prepare.folder={torn}"), capture_output=True, check=True)
+    prepared(tmp_path, f"prepare.folder={torn}")
     after = checksums(torn)
     assert {name: after[name] for name in before} == before
     assert {n: c for n, (c, _) in after.items()} == {n: c for n, (c, _) in checksums(whole).items()}

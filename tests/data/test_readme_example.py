@@ -5,39 +5,38 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
+import shlex
+import shutil
 from pathlib import Path
 
+import commands
+import readme_files
 from PIL import Image
 
 README = (Path(__file__).parents[2] / "medreason/data/README.md").read_text()
 
+FILES = readme_files.shown_in("medreason/data/README.md")
+
 
 def test_one_module_and_one_yaml_file_are_a_data_set(tmp_path: Path) -> None:
-    (module,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (options,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert 20 <= len(module.splitlines()) <= 35
-    (tmp_path / "my_set.py").write_text(module)
-    (tmp_path / "conf/data").mkdir(parents=True)
-    (tmp_path / "conf/data/my_set.yaml").write_text(options)
+    files = {name: text for name, text in FILES.items() if "my_set" in name}
+    assert set(files) == {"my_set.py", "conf/data/my_set.yaml"}
+    assert 20 <= len(files["my_set.py"].splitlines()) <= 35
+    readme_files.write(files, tmp_path)
     (tmp_path / "images").mkdir()
     row = {"text": "Fracture?", "choices": ["Yes", "No"], "right": 1}
     rows = [row | {"file": f"{i}.png"} for i in range(10)]
     wrong = [{"file": None}, {"right": "x"}, {"choices": [1, 2]}, {"text": None}, {"right": 9}]
+    wrong += [{"right": 99}]
     lines = [*rows, {"file": "1.png", "text": "Fracture?"}, *[rows[0] | w for w in wrong], 7]
-    (tmp_path / "images/questions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    text = "\n".join([*map(json.dumps, lines), '{"file": "1.png", "text'])
+    (tmp_path / "images/questions.jsonl").write_text(text)
     for i in range(10):
         Image.effect_noise((40, 40), 20 + i).save(tmp_path / f"images/{i}.png")
     words = ["--config-dir", "conf", "action=audit", "data=my_set", "data.root=images"]
-    done = subprocess.run(
-        [sys.executable, "-m", "medreason", *words, "tracking=none"],
-        cwd=tmp_path,
-        env=os.environ
-        | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
-        capture_output=True,
-        text=True,
-        check=False,
+    paths = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = commands.medreason(
+        *words, "tracking=none", cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}
     )
     assert done.returncode == 0, done.stderr
     (written,) = tmp_path.glob("outputs/runs/audit-my_set-*/audit.json")
@@ -46,7 +45,31 @@ def test_one_module_and_one_yaml_file_are_a_data_set(tmp_path: Path) -> None:
     assert report["images"]["read"] == 10
     bad, *others = report["unparsed"]
     assert (bad["row"], "no 'choices'" in bad["reason"]) == (10, True)
-    assert [other["row"] for other in others] == list(range(11, 17))
+    assert [other["row"] for other in others] == list(range(11, 19))
     reasons = ("image is None; needs", "TypeError", "option 1 is 1; needs a text")
-    reasons += ("question is None", "is no letter of its 2 options", "TypeError")
+    reasons += ("question is None", "is no letter of its 2 options", "option 99")
+    reasons += ("TypeError", "is no JSON")
     assert all(r in other["reason"] for r, other in zip(reasons, others, strict=True))
+
+
+def test_a_label_group_with_a_space_is_asked_about(tmp_path: Path) -> None:
+    """As the README types it, and as its file."""
+    (command,) = re.findall(r"medreason (action=plan data=labelled_images .*)", README)
+    readme_files.write({"my/data/tumours.yaml": FILES["my/data/tumours.yaml"]}, tmp_path)
+    (tmp_path / "mydata").mkdir()
+    rows = [
+        f"{i}.png,MRI,{('glioma', 'meningioma')[i % 2]},tumour type,p{i // 2}" for i in range(24)
+    ]
+    for i in range(24):
+        Image.effect_noise((40, 40), 20 + i).save(tmp_path / f"mydata/{i}.png")
+    header = "image,modality,label,label_group,patient_or_source_id"
+    (tmp_path / "mydata/labels.csv").write_text("\n".join([header, *rows]))
+    audits = []
+    for words in (shlex.split(command), ["--config-dir", "my", "data=tumours"]):
+        words = [word for word in words if word != "action=plan"]
+        done = commands.medreason(*words, "action=audit", "tracking=none", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        (written,) = tmp_path.glob("outputs/runs/audit-*/audit.json")
+        audits.append(json.loads(written.read_text())["cells"])
+        shutil.rmtree(tmp_path / "outputs")
+    assert audits == 2 * [{"mri": {"disease": {"train": 16, "test": 8}}}]

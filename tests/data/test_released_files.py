@@ -349,3 +349,23 @@ def test_any_row_of_a_file_is_in_exactly_one_count(
         tmp_path / "cache",
     )
     assert sum(loaded.counts.values()) == len(rows)
+
+
+def test_another_version_of_a_release_is_named_with_both_counts(tmp_path: Path) -> None:
+    name = "Lesion Grading_test.json"
+    row = {"image": "a.png", "problem": "Which? A)mild, B)severe", "solution": "A"}
+    write(tmp_path / f"Splits/question_type/test/{name}", [row] * 435)
+    loaded = data.read(spec("med_r1", tmp_path), Path("unused"))
+    assert [str(remark) for remark in loaded.remarks] == [
+        f"Splits/question_type/test/{name}: 435 rows, and 436 in the release that papers report "
+        "on: another version, whose results do not compare with theirs; download that release, or "
+        "name the version with your results"
+    ]
+    write(tmp_path / f"Splits/question_type/test/{name}", [row] * 436)
+    assert not data.read(spec("med_r1", tmp_path), Path("unused")).remarks
+
+
+@pytest.mark.parametrize("name", ["vqa_rad", "slake", "vqa_med_2019"])
+def test_the_released_files_have_the_released_rows(name: str) -> None:
+    remarks = released(name).remarks
+    assert not [remark for remark in remarks if "another version" in remark.text]

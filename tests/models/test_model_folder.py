@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import errors
 
+from medreason.config import Model
 from medreason.models import adapters, model_folder
 from medreason.models.model_folder import EMBEDDED
 
@@ -112,6 +114,32 @@ def test_what_is_no_hub_id_is_refused(path: str, words: str) -> None:
         model_folder.check(path)
 
 
+def test_hub_id_that_neither_cache_nor_hub_has_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.path='no/such': not in the cache.*hf download"):
+        model_folder.check_hub("no/such")
+    model_folder.check_hub("tiny")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (errors.GatedRepoError, "accept its terms"),
+        (errors.RepositoryNotFoundError, r"judge\.model='a/b', revision 'v9': no such model"),
+        (errors.RevisionNotFoundError, "no such branch, tag or commit"),
+        (errors.RemoteEntryNotFoundError, "neither config.json nor adapter_config.json"),
+    ],
+)
+def test_what_the_hub_answers_becomes_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, error: type[errors.HfHubHTTPError], words: str
+) -> None:
+    def refuse(*_: object, **_settings: object) -> None:
+        raise error.__new__(error, "404")  # its response is of a library that changes with versions
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(ValueError, match=words):
+        model_folder.check_hub("a/b", "v9", "judge.model")
+
+
 def test_a_model_of_text_alone_and_quantized_weights_are_refused(copy: Path) -> None:
     (copy / "config.json").write_text('{"model_type": "qwen2", "hidden_size": 8}')
     with pytest.raises(ValueError, match="a model of text alone \\('qwen2'\\)"):
@@ -149,3 +177,49 @@ def test_an_adapter_of_another_kind_or_without_its_base_is_refused(
     changed(adapter / "adapter_config.json", **settings)
     with pytest.raises(ValueError, match=words):
         adapters.check("adapter")
+
+
+def test_a_run_folder_stands_for_its_model(tmp_path: Path) -> None:
+    (tmp_path / "run/model").mkdir(parents=True)
+    assert model_folder.of_run(Model(path=f"{tmp_path}/run")).path == f"{tmp_path}/run/model"
+    for path in (f"{tmp_path}/run/model", "tiny", "owner/name"):
+        assert model_folder.of_run(Model(path=path)).path == path
+
+
+def test_weights_of_another_family_or_depth_than_config_json_says_are_refused(
+    copy: Path, qwen2_5_vl: Path
+) -> None:
+    adapters.check(str(qwen2_5_vl))
+    shutil.copy(qwen2_5_vl / "model.safetensors", copy)
+    with pytest.raises(ValueError, match=r"a qwen2_vl, and the weights are of a qwen2_5_vl; copy"):
+        adapters.check(str(copy))
+    shutil.copy(EMBEDDED / "model.safetensors", copy)
+    config = json.loads((copy / "config.json").read_text())
+    changed(copy / "config.json", text_config=config["text_config"] | {"num_hidden_layers": 36})
+    with pytest.raises(ValueError, match=r"describes 36 layers, and the weights have \d;"):
+        adapters.check(str(copy))
+
+
+def test_an_architecture_that_transformers_has_not_is_refused(copy: Path) -> None:
+    changed(copy / "config.json", model_type="my_vl", auto_map={"AutoModel": "my.Model"})
+    with pytest.raises(ValueError, match=r"'my_vl', an architecture .* code that comes with a che"):
+        adapters.check(str(copy))
+
+
+def test_a_folder_of_another_family_than_the_option_is_refused(qwen2_5_vl: Path) -> None:
+    model_folder.refuse_other_option(str(qwen2_5_vl), "qwen2_5_vl_3b")
+    model_folder.refuse_other_option(str(qwen2_5_vl), "tiny")
+    model_folder.refuse_other_option("Qwen/Qwen2-VL-2B-Instruct", "qwen3_vl_2b")
+    with pytest.raises(
+        ValueError, match=r"holds a qwen2_5_vl, and model=qwen2_vl_2b is a qwen2_vl"
+    ):
+        model_folder.refuse_other_option(str(qwen2_5_vl), "qwen2_vl_2b")
+
+
+def test_a_shard_of_another_model_is_named(copy: Path) -> None:
+    names = dict.fromkeys(["of.another.model"], "model.safetensors")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(
+        ValueError, match=r"of\.another\.model is in model\.safetensors, which does"
+    ):
+        model_folder.check(str(copy))

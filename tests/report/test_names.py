@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medreason.report.names import difference_name, file_name
+from medreason.config import Config
+from medreason.report.names import arm_key, arm_names, cell_name, difference_name, file_name
 
 NAMES = st.text(alphabet="aB -_.=+/é1", max_size=6)
 
@@ -36,3 +39,29 @@ def test_a_sign_is_not_lost() -> None:
 )
 def test_difference_names_what_both_share_once(a: str, b: str, name: str) -> None:
     assert difference_name(a, b) == name
+
+
+def test_released_models_are_one_arm_with_a_row_for_each(composed: Callable[..., Config]) -> None:
+    sets = ("ct", "oct", "grading")
+    ct, oct_, grading = (
+        composed("experiment=med_r1/released", f"training_set={name}") for name in sets
+    )
+    assert (ct.model.name, ct.model.path) == ("VQA_CT", "Med-R1/VQA_CT")
+    assert grading.model.path == "Med-R1/VQA_Lesion_Grading"
+    assert [cell_name(config) for config in (ct, oct_, grading)] == [
+        "CT/all", "OCT/all", "all/Grading",
+    ]  # fmt: skip
+    assert arm_key(ct) == arm_key(oct_) != arm_key(grading)
+
+
+def test_arms_on_two_data_sets_are_told_apart_by_their_options(
+    composed: Callable[..., Config],
+) -> None:
+    arms = [
+        replace(
+            composed("experiment=med_r1/grpo_think", f"training_set={name}"),
+            choices={"data": f"med_r1_{family}_384"},
+        )
+        for name, family in (("ct", "modality"), ("grading", "question_type"))
+    ]
+    assert arm_names(arms) == ["grpo med_r1_modality_384", "grpo med_r1_question_type_384"]

@@ -17,6 +17,7 @@ from medreason.report.page import page
 from medreason.report.runs import Run, load
 from medreason.report.table import rows_of
 from medreason.report.tables import gather
+from medreason.runs.openings import Opening
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
 from medreason.samples import Sample
 
@@ -181,6 +182,16 @@ def test_many_runs_are_folded_behind_their_method_without_a_script(
     assert "<summary><b>sft</b>, 12 runs one by one</summary>" in folded[1]
     assert "seed 3" in folded[1]
     assert embedded(html)["grouped"] is True
+
+
+def test_start_models_alone_have_a_row_each_however_many(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    config = composed("method=base")
+    runs = load(
+        [write_run(config, samples, right, key=f"{i:012d}") for i in range(arms.MOST_RUNS + 1)]
+    )
+    assert not arms.grouped(runs, gather(runs))
 
 
 def test_curves_of_many_runs_are_one_line_a_method_with_a_band(
@@ -386,3 +397,54 @@ def test_curves_show_what_was_logged_up_to_a_cut_off_line(
     assert "Reward, weighted sum" in html
     assert "3 steps" in html
     assert "Completion length" not in html
+
+
+def test_validations_have_bands_and_a_ring_at_the_chosen_step(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    logs = [
+        {"step": step, "loss": 1.0, "validation/blank_image": 0.25}
+        | {f"{side}/{name}": score + more
+           for side, score in (("validation", accuracy), ("transfer", 0.3))
+           for name, more in (("accuracy", 0.0), ("ci_low", -0.1), ("ci_high", 0.1))}
+        for step, accuracy in ((5, 0.5), (10, 0.7), (15, 0.6))
+    ]  # fmt: skip
+    chosen = {"chosen_step": 10, "chosen_because": "best of 3 validations (step 10: 70.0 %)"}
+    sft = write_run(composed("method=sft"), samples, right, logs=logs, **chosen)
+    base = write_run(composed("method=base"), samples, half_right, key="0" * 12)
+    runs = load([base, sft])
+    html = page(runs, sweep="demo")
+    titles = ["Validation accuracy %, in-domain", "Validation accuracy %, in-domain, blank image",
+              "Validation accuracy %, other cells"]  # fmt: skip
+    assert [html.index(f"<figcaption>{title}</figcaption>") for title in titles] == sorted(
+        html.index(f"<figcaption>{title}</figcaption>") for title in titles
+    )
+    assert html.count('class="band') == 2  # of the two accuracies
+    assert html.count('class="chosen') == 3
+    assert "sft: step 10 was kept, best of 3 validations (step 10: 70.0 %)" in html
+    assert "Band: 95 % interval. Ring: the step whose weights were kept and tested." in html
+    assert "70.0 <small>at 10</small>" in html
+    assert [row.validation for row in rows_of(runs)] == [None, 0.7]
+
+
+def opening(run: EvaluationFolder, arm: str, *, validated: bool) -> Opening:
+    method = run.run.path.name.split("-")[0]
+    names = {"run": run.run.path.name, "evaluation": run.key, "method": method, "arm": arm}
+    return Opening("s", "phantom", "q", **names, trained=method != "base", validated=validated)
+
+
+def test_a_choice_by_the_test_is_said_beside_the_headline(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    made = [
+        write_run(composed(f"method={method}"), samples, right, key=key * 12)
+        for method, key in (("base", "0"), ("sft", "1"), ("grpo", "2"))
+    ]
+    arms_of = ("start", "a", "b")
+    without = [opening(*pair, validated=False) for pair in zip(made, arms_of, strict=True)]
+    html = page(load(made), sweep="s", openings=without)
+    assert "<li>test of phantom opened by 3 arms</li>" in html
+    assert "No validation: 2 trained arms were tested on phantom." in html
+    chosen = [opening(*pair, validated=True) for pair in zip(made, arms_of, strict=True)]
+    for guarded in (without[:2], chosen):
+        assert "No validation" not in page(load(made), sweep="s", openings=guarded)

@@ -114,4 +114,5 @@ def test_a_single_arm_has_no_differences(
 ) -> None:
     write_run(composed("method=sft", *CT), samples, says("It is.", right_in="ct"), key="sft0")
     written = [path.name for path in reasoning.write(load(folders(composed)), tmp_path)]
+    assert not any(line.isspace() for line in (tmp_path / "reasoning.md").read_text().splitlines())
     assert written == ["reasoning.md", "reasoning.csv", "reasoning.parquet"]

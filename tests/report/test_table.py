@@ -132,6 +132,17 @@ def test_rows_say_which_questions_their_options_only_baseline_counts(
     assert "options only counts training questions of: all cells (base, grpo), CT/Disease" in shown
 
 
+def test_cell_of_open_questions_explains_the_dash_of_the_options_only_baseline(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "options only: no number where a cell has no test question with options"
+    table.show([write_run(composed("method=base"), samples, right)])
+    assert note not in capsys.readouterr().out
+    priors = {sample.cell: 0.25 for sample in samples} | {samples[0].cell: None}
+    table.show([write_run(composed("method=base"), samples, right, priors=priors, key="open")])
+    assert note in capsys.readouterr().out
+
+
 def test_difference_to_base_is_paired_and_in_percent_points(
     composed: Compose, samples: list[Sample]
 ) -> None:

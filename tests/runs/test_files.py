@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from medreason.runs.files import (
     atomic,
@@ -104,6 +106,16 @@ def test_folder_appears_whole_and_replaces_only_where_it_may(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_files_of_a_folder_are_as_readable_as_it(tmp_path: Path) -> None:
+    """safetensors makes files that their owner alone reads."""
+    with atomic_folder(tmp_path / "model") as unfinished:
+        unfinished.mkdir()
+        save_file({"a": torch.zeros(1)}, unfinished / "a.safetensors")
+    (tmp_path / "usual").touch()
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("usual", "model/a.safetensors")]
+    assert modes[0] == modes[1]
+
+
 def test_ranks_write_a_folder_together_and_the_main_process_moves_it(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint-1"
     with (
@@ -124,6 +136,7 @@ def test_a_damaged_parquet_file_is_named_wherever_it_is_damaged(
     texts = [f"text {7919 * i % 1000}" for i in range(5000)]
     write_parquet(path, pa.table({"text": texts}))
     assert read_parquet(path)["text"].to_pylist() == texts
+    assert read_parquet(path, ("text",)).column_names == ["text"]
     content = bytearray(path.read_bytes())
     middle = 4 + int(place * (len(content) - 12))
     content[middle : middle + 4] = bytes(255 - byte for byte in content[middle : middle + 4])

@@ -84,6 +84,8 @@ def test_reward_does_not_change_the_key_of_sft(composed: Compose) -> None:
         ("prompt.reasoning='{question}?'", True),  # not used
         ("evaluation.answers=[option_likelihood]", False),
         ("hardware.per_device_evaluation=3", True),
+        ("evaluation.draft_tokens=4", True),
+        ("rollout.draft_tokens=0", True),
         ("seed=5", True),
     ],
 )

@@ -18,6 +18,10 @@ JUDGED = (
     *("method=grpo", "reward=rarl_judge", "prompt=rarl", "judge=openai", "judge.model=some"),
     *("adapter=lora_r8", "evaluation=controls", "evaluation.samples_per_cell=4"),
 )
+SERVED = (
+    *("method=base", "adapter=lora_r8", "model=endpoint", "model.endpoint.model=some"),
+    "model.endpoint.base_url=http://127.0.0.1:8000/v1",
+)
 SINGLE = ("prompt.diversity=false", "prompt.reasoning_prompting=false")
 
 
@@ -58,6 +62,12 @@ def changed(config: Config, path: tuple[Any, ...]) -> Config:
     return other
 
 
+def name_of(path: tuple[Any, ...]) -> str:
+    if path[0] == "reward":
+        return "reward.<name>"
+    return ".".join(path[: 3 if path[:2] == ("model", "endpoint") else 2])
+
+
 def deciding(config: Config) -> tuple[set[str], set[str]]:
     """The dotted keys that change the train key, and those that change the evaluation key alone."""
 
@@ -71,25 +81,20 @@ def deciding(config: Config) -> tuple[set[str], set[str]]:
         if path[0] in BY_CONTENT or path[-1] == "_target_":
             continue
         other_train, other_evaluation = both(changed(config, path))
-        name = ".".join(path[:3] if path[0] == "reward" else path[:2])
-        name = "reward.<name>" if path[0] == "reward" else name
+        name = name_of(path)
         in_train |= {name} if other_train != train else set()
         in_evaluation |= {name} if other_evaluation != evaluation else set()
     return in_train, in_evaluation
 
 
-def table(*configs: Config) -> str:
-    in_train: set[str] = set()
+def table(validated: Config, *configs: Config) -> str:
+    in_train = {name for name in deciding(validated)[0] if name.startswith("validation.")}
     in_evaluation: set[str] = set()
     every: set[str] = set()
     for config in configs:
         train, evaluation = deciding(config)
         in_train, in_evaluation = in_train | train, in_evaluation | evaluation
-        every |= {
-            "reward.<name>" if path[0] == "reward" else ".".join(path[:2])
-            for path in leaves(config)
-            if path[0] not in BY_CONTENT
-        }
+        every |= {name_of(path) for path in leaves(config) if path[0] not in BY_CONTENT}
     groups = dict.fromkeys(name.partition(".")[0] for name in sorted(every))
     lines = ["| group | train key | evaluation key | neither |", "|---|---|---|---|"]
     in_neither = []
@@ -111,5 +116,6 @@ def _listed(side: set[str], members: set[str]) -> str:
 
 
 def test_readme_lists_what_is_in_which_key(composed: Callable[..., Config]) -> None:
-    expected = table(composed(*JUDGED), composed(*JUDGED, *SINGLE))
+    validated = composed(*JUDGED, "validation=in_domain")
+    expected = table(validated, composed(*JUDGED), composed(*JUDGED, *SINGLE), composed(*SERVED))
     assert expected in README.read_text(), f"medreason/runs/README.md should have\n\n{expected}"

@@ -57,9 +57,25 @@ def test_folder_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> Non
     assert not (tmp_path / ".owner.json").exists()
 
 
-def test_worker_of_a_killed_parent_is_waited_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flock", [True, False])
+def test_folder_of_a_zombie_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flock: bool
+) -> None:
+    process = holder(tmp_path)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still a zombie
+    if not flock:  # a file system without locks
+        monkeypatch.setattr(lock, "kernel_lock", lambda file, wait=False: None)
+    with lock.held(tmp_path) as descriptor:
+        assert descriptor is not None
+    process.wait()
+
+
+@pytest.mark.parametrize("zombie", [True, False])
+def test_worker_of_a_killed_parent_is_waited_for(tmp_path: Path, zombie: bool) -> None:
     process = holder(tmp_path, "2")
-    kill(process)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | (os.WNOWAIT if zombie else 0))
     began = time.monotonic()
     with lock.held(tmp_path) as descriptor:
         assert descriptor is not None

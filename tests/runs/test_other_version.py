@@ -29,6 +29,16 @@ def test_state_with_other_keys_is_refused_by_name(tmp_path: Path, removed: str, 
         folder.state()
 
 
+def test_state_of_before_a_step_could_be_chosen_is_read(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    state = folder.update(state="done", trained=True)
+    path = tmp_path / "state.json"
+    values = json.loads(path.read_text())
+    del values["chosen_step"], values["chosen_because"], values["evaluate_drafts"]
+    path.write_text(json.dumps(values))
+    assert folder.state() == state
+
+
 def test_state_with_one_evaluation_a_sweep_is_refused(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.update(state="done", trained=True, sweeps={"runs": ["0123456789ab"]})

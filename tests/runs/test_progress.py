@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from medreason.runs.files import write_json
-from medreason.runs.progress import Display
+from medreason.runs.progress import Display, duration
 
 
 def test_last_line_of_a_run_has_its_place_and_its_result(
@@ -16,3 +17,23 @@ def test_last_line_of_a_run_has_its_place_and_its_result(
     write_json(tmp_path / "metrics.json", {"overall": {"accuracy": 0.4812, "n": 320}})
     Display("[17/121] sft-tiny").done(tmp_path)
     assert capsys.readouterr().err == "[17/121] sft-tiny  done in 0 s: 48.1 % of 320 right\n"
+
+
+def test_line_that_would_say_the_same_is_not_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 11))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    display, progress = Display("sft"), tmp_path / "progress.json"
+    for done in (0, 0, 0, 1, 1, 2):
+        step = {"phase": "training", "done": done, "total": 4, "left_seconds": None, "note": ""}
+        write_json(progress, step)
+        display.show(progress)
+    assert capsys.readouterr().err == "".join(f"sft  training {i}/4\n" for i in range(3))
+    for _ in range(30):  # a sign of life, now and then
+        display.show(progress)
+    assert capsys.readouterr().err == "sft  training 2/4\n"
+
+
+def test_durations_name_their_units() -> None:
+    assert [duration(s) for s in (45, 65, 7800)] == ["45 s", "1 min 5 s", "2 h 10 min"]

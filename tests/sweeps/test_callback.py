@@ -13,8 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import psutil
 import pytest
+from processes import wait_until_dead
 
 TINY = ("data.train_images=1", "data.test_images=1", "tracking=none", "sweep=s", "method=sft")
 LAUNCHERS = {
@@ -25,14 +27,8 @@ LAUNCHERS = {
 
 
 def medreason(folder: Path, *arguments: str, status: int) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "medreason", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-    )
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = commands.medreason(*arguments, cwd=folder, env=environment)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -80,7 +76,7 @@ def test_plan_of_a_sweep_launches_nothing(tmp_path: Path) -> None:
     assert "4 cells: 1 to do" in output or "1 to evaluate" in output
     assert "1 same run" in output  # the start model, once for both modalities
     assert "time unknown" in output
-    assert output.count("model=tiny: conf/model/steps/tiny-sft.yaml sets method.prompts_per") == 1
+    assert output.count("model=tiny: conf/model/steps/tiny-sft.yaml sets 2 values; ") == 1
     assert not (tmp_path / "outputs/sweeps").exists()
     assert not (tmp_path / "outputs/runs").exists()
 
@@ -139,8 +135,7 @@ def test_launcher_killed_before_a_job_began_leaves_no_process(tmp_path: Path) ->
         time.sleep(0.01)
     launcher.kill()
     launcher.wait()
-    _, alive = psutil.wait_procs(children, timeout=20)
-    assert not alive
+    wait_until_dead(children)
 
 
 def _is_job(process: psutil.Process) -> bool:

@@ -6,11 +6,10 @@ import itertools
 import json
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -59,6 +58,11 @@ def test_random_sweep_has_a_row_for_each_pair_and_honest_differences(
             keys = {"key": request.train_key, "evaluation_key": request.evaluation_key}
             write_run(config, samples, guess(*pair), **keys)
         pairs.add(pair)
+    assert_a_row_for_each_pair(outputs, pairs)
+
+
+def assert_a_row_for_each_pair(outputs: Path, pairs: set[tuple[str, str]]) -> None:
+    """Of the sweep `runs`; each with the difference that ten lines recompute from the answers."""
     evaluations = evaluations_by_sweep(outputs / "runs")["runs"]
     rows = table.rows(evaluations)
     assert len(rows) == len(pairs)
@@ -116,17 +120,41 @@ LAUNCHERS = [
 ]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("launcher", ["joblib_x2", "basic"])
+def test_random_sweep_that_is_run_has_a_row_for_each_pair(
+    composed: Callable[..., Config], tmp_path: Path, launcher: str, seed: int
+) -> None:
+    draw = random.Random(seed)
+    chosen = {key: draw.sample(AXES[key], 2) for key in draw.sample(sorted(AXES), 2)}
+    chosen = {"method": ["base", "sft"]} | chosen
+    fixed = (
+        *(*SMALL, "method.trl.max_steps=1", "evaluation.modalities=[ct]", "hardware.threads=1"),
+        "evaluation.controls=[]",
+    )
+    words = [f"{key}={','.join(values)}" for key, values in chosen.items()]
+    done = commands.medreason(
+        *("-m", *fixed, *words, f"outputs={tmp_path}", f"hydra/launcher={launcher}"),
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    pairs = set()
+    for values in itertools.product(*chosen.values()):
+        job = [f"{key}={value}" for key, value in zip(chosen, values, strict=True)]
+        request = run_request(composed(*fixed, f"outputs={tmp_path}", *job))
+        pairs.add((request.train_key, request.evaluation_key))
+    assert_a_row_for_each_pair(tmp_path, pairs)
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda value: value[0])
 def test_both_evaluations_of_one_start_model_are_kept_whatever_the_launcher(
     tmp_path: Path, launcher: tuple[str, ...]
 ) -> None:
     sweep = ("method=base,sft", "prompt=think,no_think", "method.trl.max_steps=1")
-    done = subprocess.run(
-        [sys.executable, "-m", "medreason", "-m", *SMALL, *sweep, *launcher, "hardware.threads=1"],
+    done = commands.medreason(
+        *("-m", *SMALL, *sweep, *launcher, "hardware.threads=1"),
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
         env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"},
     )
     assert done.returncode == 0, done.stdout + done.stderr

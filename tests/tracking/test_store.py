@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from commands import SERVER
 from mlflow.exceptions import MlflowException
 from run_folders import draw_samples, reply, write_run
 
 from medreason import tracking
 from medreason.config import Config, Tracking
-from medreason.tracking import store
+from medreason.tracking import pages, store
 
 Compose = Callable[..., Config]
 PROCESSES, METRICS = 4, 20
@@ -43,8 +44,7 @@ def write_many(folder: Path, sweep: str) -> None:
 
 def test_four_processes_make_and_fill_one_database_at_once(tmp_path: Path) -> None:
     """Without the lock around its making the tables exist twice or half; see `store.connect`."""
-    context = multiprocessing.get_context("spawn")
-    jobs = [context.Process(target=write_many, args=(tmp_path, "s")) for _ in range(PROCESSES)]
+    jobs = [SERVER.Process(target=write_many, args=(tmp_path, "s")) for _ in range(PROCESSES)]
     for job in jobs:
         job.start()
     for job in jobs:
@@ -181,6 +181,40 @@ def test_names_that_mlflow_refuses_are_replaced_and_stay_different(
     assert len([name for name in run.data.params if "ISUP" in name]) > 1
 
 
+@pytest.mark.parametrize("name", ["a?b", "a%20b #;"])
+def test_outputs_may_have_any_name_that_a_folder_has(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outputs = Path(name) / "outputs"
+    settings = Tracking(name="local", uri=f"sqlite:///{outputs}/mlflow.db")
+    Path("audit.json").write_text("{}")
+    tracking.show_audit(settings, outputs, "data", Path("audit.json"), "0")
+    assert {path.name for path in tmp_path.iterdir()} == {name, "audit.json"}
+    assert store._database(store.escaped(settings.uri, outputs)) == outputs / "mlflow.db"
+    assert len(list((outputs / "mlartifacts").rglob("audit.json"))) == 1
+    client = store.connect(settings, outputs)
+    assert client.get_experiment_by_name("medreason") is None  # audits are apart
+    assert client.get_experiment_by_name("medreason-audits")
+
+
+def test_a_run_shows_its_validations_and_the_chosen_step(composed: Compose, tmp_path: Path) -> None:
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    config = composed("method=sft", "sweep=one")
+    logs = [{"step": 1, "loss": 1.0, "validation/accuracy": 0.5, "transfer/parsed": 1.0}]
+    chosen = {"chosen_step": 1, "chosen_because": "best of 1 validations (step 1: 50.0 %)"}
+    evaluation = write_run(config, samples, lambda i, s: reply("A"), logs=logs, **chosen)
+    assert tracking.catch_up(config.tracking, config.folder, "one", [evaluation])
+    (run_id,) = evaluation.run.state().mlflow_runs.values()
+    run = store.connect(config.tracking, config.folder).get_run(run_id)
+    shown = {name: run.data.metrics[name] for name in ("validation/accuracy", "transfer/parsed")}
+    assert (shown, run.data.metrics["train/loss"]) == (
+        {"validation/accuracy": 0.5, "transfer/parsed": 1.0}, 1.0,
+    )  # fmt: skip
+    for name, value in chosen.items():
+        assert run.data.tags[f"medreason.{name}"] == str(value)
+
+
 def test_folder_of_two_sweeps_is_a_run_in_each_with_the_evaluation_it_asked_for(
     composed: Compose, tmp_path: Path
 ) -> None:
@@ -202,6 +236,13 @@ def test_folder_of_two_sweeps_is_a_run_in_each_with_the_evaluation_it_asked_for(
     parents = {run.data.tags["mlflow.parentRunId"] for run in runs}
     names = {client.get_run(parent).info.run_name for parent in parents}
     assert names == {"one", "two"}
+
+    page = urlsplit(pages.address(client, experiment.experiment_id).replace("/#", ""))
+    query = dict(parse_qsl(page.query))
+    assert query["workflowType"] == "machine_learning"
+    key, best = query["orderByKey"], query["searchFilter"]
+    [shown] = client.search_runs([experiment.experiment_id], best, order_by=[f"{key} DESC"])
+    assert shown.data.tags["medreason.sweep"] == "two"  # it began last
 
 
 @pytest.mark.parametrize("average", ["questions", "cells"])

@@ -6,7 +6,6 @@ from a server that has imported torch and trl once, which spares each the second
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -15,20 +14,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import drawn_phantoms
 import psutil
 import torch
+from commands import SERVER, start_as_python
 from hydra import compose, initialize_config_dir
 
 from medreason import config as configuration
 from medreason import data
 from medreason.config import CONF, Config
+from medreason.data import validation
 from medreason.execution import worker
 from medreason.runs.run_folder import RunFolder
 from medreason.training import run as training
-
-_SERVER = multiprocessing.get_context("forkserver")
-# Not this module: before Python 3.12 the server does not know the path of the tests.
-_SERVER.set_forkserver_preload(["medreason.cli", "medreason.execution.worker"])
 
 SMALL = (
     *("modality=ct", "data.train_images=8", "data.test_images=1", "method.prompts_per_step=4"),
@@ -43,8 +41,9 @@ class Job:
     path: Path
     """Its run folder; `output.txt` holds what all ranks printed."""
     overrides: Sequence[str]
-    dies_at: int | None
+    dies_at: int | tuple[int, str] | None
     limit_mib: int | None
+    phantoms: Path | None
 
     @property
     def output(self) -> Path:
@@ -61,22 +60,23 @@ def trained(
     folder: Path,
     name: str,
     *overrides: str,
-    dies_at: int | None = None,
+    dies_at: int | tuple[int, str] | None = None,
     limit_mib: int | None = None,
 ) -> RunFolder:
     """The run folder `folder / name` of a training as the worker runs it; called again, it resumes.
 
-    `dies_at` kills the training with SIGKILL as soon as it has reported that optimizer step.
+    `dies_at` kills the training with SIGKILL as soon as it has reported that optimizer step, or as
+    soon as it reports that phase after it: `(step, "validating")`.
     `limit_mib` lets it allocate only so much more than its process holds at the start, and expects
     it to fail.
     """
-    job = Job(folder / name, overrides, dies_at, limit_mib)
+    job = Job(folder / name, overrides, dies_at, limit_mib, drawn_phantoms.folder)
     job.path.mkdir(exist_ok=True)
     processes = job.config.hardware.processes
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     ranks = [
-        _SERVER.Process(target=_train, args=(job, rank, processes, port))
+        SERVER.Process(target=_train, args=(job, rank, processes, port))
         for rank in range(processes)
     ]
     for rank in ranks:
@@ -104,22 +104,36 @@ def _train(job: Job, rank: int, processes: int, port: int) -> None:
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
         os.environ |= {name: str(number) for name, number in numbers.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "LOCAL_WORLD_SIZE": str(processes)}
+    start_as_python()
     torch.set_num_threads(1)
+    drawn_phantoms.share(job.phantoms)
     config = job.config
     state = worker.processes(config)
-    samples = data.trained_on(config, data.load(config.data, job.path.parent / "cache"))
+    samples = data.samples_of(config)
     if job.limit_mib:
         most = psutil.Process().memory_info().vms + job.limit_mib * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    training.train(config, samples, RunFolder(job.path), _progress(job.dies_at))
+    training.train(
+        *(config, data.trained_on(config, samples), RunFolder(job.path)),
+        listener(job.dies_at, _kill),
+        questions=validation.questions(config, samples),
+    )
     state.destroy_process_group()
 
 
-def _progress(dies_at: int | None) -> Callable[..., None]:
-    """A listener to progress that kills its own process at step `dies_at`."""
+def listener(dies_at: int | tuple[int, str] | None, die: Callable[[], None]) -> Callable[..., None]:
+    """A listener to progress that calls `die` at step `dies_at`, or in a phase after it."""
+    step, place = dies_at if isinstance(dies_at, tuple) else (dies_at, "training")
+    reached: set[int] = set()
 
     def progress(phase: str, done: int, total: int, note: str = "") -> None:
-        if done == dies_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if phase == "training":
+            reached.add(done)
+        if phase == place and step in reached:
+            die()
 
     return progress
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
+from peft.tuners import lora
+from run_folders import draw_samples
 from safetensors.torch import load_file
 
 from medreason import data
@@ -15,7 +19,8 @@ from medreason.config import Config
 from medreason.models.load import load_model, meta_model
 from medreason.models.model_folder import EMBEDDED
 from medreason.runs.run_folder import RunFolder
-from medreason.training import adapter
+from medreason.training import adapter, run
+from medreason.training.adapter import LoraLinear
 from medreason.training.run import train, trained_model
 
 Compose = Callable[..., Config]
@@ -92,3 +97,30 @@ def test_only_the_language_model_is_held_in_4_bits(composed: Compose) -> None:
     packed = [name for name, weight in model.named_parameters() if weight.dtype == torch.uint8]
     assert packed
     assert all("language_model.layers" in name for name in packed)
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["update and rollout", "generate"])
+def test_training_in_bfloat16_computes_the_whole_adapter(
+    composed: Compose, tmp_path: Path, autocast: bool
+) -> None:
+    config = composed("method=rarl", "hardware.precision=bfloat16", "adapter.lora_dropout=0")
+    trainer = run.build(config, draw_samples(tmp_path, 12), RunFolder(tmp_path / "run"), [])
+    assert isinstance(trainer.model, PeftModel)
+    torch.manual_seed(0)
+    layer: Any = next(m for m in trainer.model.modules() if isinstance(m, LoraLinear))
+    layer.lora_B.default.weight.data.normal_(std=3e-4)
+    inputs = torch.randn(4, 2048, 128).bfloat16()
+    weight, bias = (p.double() for p in layer.get_base_layer().parameters())
+    of_base = inputs.double() @ weight.T + bias
+    change = inputs.double() @ layer.get_delta_weight("default").double().T
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        outputs = layer(inputs)
+    assert outputs.dtype == torch.bfloat16
+    added = ((outputs.double() - of_base) * change).sum() / change.square().sum()
+    assert 0.99 < added < 1.01
+    gradients = [
+        torch.autograd.grad(forward(inputs).float().square().mean(), layer.lora_B.parameters())[0]
+        for forward in (layer, functools.partial(lora.Linear.forward, layer))
+    ]
+    difference = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
+    assert difference < 0.01

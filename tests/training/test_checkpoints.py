@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from transformers import TrainerState
 
+from medreason.execution import disk
 from medreason.runs.files import read_json, write_json
 from medreason.runs.run_folder import RunFolder
 from medreason.training import checkpoints
@@ -62,12 +63,26 @@ def test_without_an_intact_checkpoint_there_is_none(tmp_path: Path) -> None:
     assert newest(RunFolder(tmp_path)) is None
 
 
-def test_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ((0.2, 0.9, 0.4, None, 0.5), "25"),  # the newest and the best
+        ((0.2, 0.3, 0.4), "23"),  # the newest is the best
+        ((None, None, None), "23"),
+        ((0.2,), "1"),
+    ],
+)
+def test_two_are_kept_the_newest_and_the_best_or_the_one_before(
+    tmp_path: Path, scores: tuple[float | None, ...], kept: str
+) -> None:
     folder = RunFolder(tmp_path)
-    for step, score in ((1, 0.2), (2, 0.9), (3, 0.4), (4, None), (5, 0.5)):
+    most = 0
+    for step, score in enumerate(scores, start=1):
         write(folder, step, score)
+        most = max(most, len([*folder.checkpoints.iterdir()]))
         checkpoints.drop_old(folder.checkpoints)
-    assert sorted(path.name[-1] for path in folder.checkpoints.iterdir()) == ["2", "4", "5"]
+    assert "".join(sorted(path.name[-1] for path in folder.checkpoints.iterdir())) == kept
+    assert most == min(len(scores), disk.CHECKPOINTS_AT_ONCE)
 
 
 def test_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:

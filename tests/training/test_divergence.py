@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import pytest
 
 from medreason import data
@@ -60,13 +61,9 @@ def test_absurd_rate_ends_the_training_with_step_and_remedy(
 
 def test_command_fails_and_records_why(tmp_path: Path) -> None:
     overrides = ("method=sft", "method.trl.learning_rate=1e30", "tracking=none")
-    done = subprocess.run(
-        [sys.executable, "-m", "medreason", *SMALL, *overrides],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with socket.create_server(("", 0)) as other:  # a shell of a rank, and the port of its group
+        ranks = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": str(other.getsockname()[1])}
+        done = commands.medreason(*SMALL, *overrides, cwd=tmp_path, env=os.environ | ranks)
     assert done.returncode == 1
     assert "diverged at step 2: loss is nan; what helps: " in done.stderr
     (state,) = (tmp_path / "outputs/runs").glob("*/state.json")

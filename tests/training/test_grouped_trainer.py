@@ -20,11 +20,11 @@ from trl import GRPOTrainer
 from medreason import data, phantom
 from medreason.config import Config
 from medreason.generation import packed_attention
-from medreason.models.load import load_model, load_processor
+from medreason.models.load import load_model, load_processor, meta_model
 from medreason.runs.keys import train_parts
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import TASKS, Sample
-from medreason.training import grpo
+from medreason.training import grpo, memory_estimate, sharing_check
 from medreason.training.group_batches import OncePerQuestionProcessor
 from medreason.training.grouped_trainer import GroupedGRPOTrainer
 from medreason.training.sharing_check import sharing_obstacles
@@ -121,6 +121,12 @@ def trained(config: Config, folder: Path) -> tuple[dict[str, Tensor], dict[str, 
 def test_weights_are_those_of_trl_for_the_same_completions(
     composed: Compose, tmp_path: Path, steps: int, more: list[str]
 ) -> None:
+    assert_weights_are_those_of_trl(composed, tmp_path, steps, more)
+
+
+def assert_weights_are_those_of_trl(
+    composed: Compose, tmp_path: Path, steps: int, more: list[str]
+) -> None:
     small = [o for o in SMALL if o.split("=")[0] not in {p.split("=")[0] for p in more}]
     (before, grouped, logs), (_, baseline, baseline_logs) = (
         trained(
@@ -138,6 +144,13 @@ def test_weights_are_those_of_trl_for_the_same_completions(
     difference = torch.stack([(baseline[n] - grouped[n]).norm() for n in baseline]).norm()
     assert moved > 0
     assert difference / moved < 0.01
+
+
+def test_weights_of_qwen2_5_vl_are_those_of_trl(
+    composed: Compose, tmp_path: Path, qwen2_5_vl: Path
+) -> None:
+    model = f"model.path={qwen2_5_vl}"
+    assert_weights_are_those_of_trl(composed, tmp_path, 2, ["method.trl.beta=0.0", model])
 
 
 def test_groups_without_gradient_are_skipped_counted_and_logged(
@@ -173,6 +186,26 @@ def test_completions_do_not_depend_on_the_split_of_the_batch(
     assert sampled[0] == sampled[1]
 
 
+def test_drafts_leave_the_rollouts_as_they_are_and_are_counted(
+    composed: Compose, tmp_path: Path
+) -> None:
+    sampled, logs = [], []
+    for tokens in ("0", "auto"):
+        trainer = built(
+            composed(*SMALL, "method.trl.max_steps=2", f"rollout.draft_tokens={tokens}"),
+            tmp_path / tokens,
+        )
+        trainer.train()
+        assert isinstance(trainer, GroupedGRPOTrainer)
+        sampled.append([turns[0]["content"] for turns in trainer._logs["completion"]])
+        logs.append(trainer.state.log_history[1])
+    assert len(sampled[0]) == 16
+    assert sampled[0] == sampled[1]
+    assert "tokens_per_pass" not in logs[0]
+    assert logs[1]["tokens_per_pass"] > 1
+    assert 0 < logs[1]["draft_acceptance"] <= 1
+
+
 def test_model_that_cannot_share_is_refused_or_trained_unshared(
     composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -203,6 +236,24 @@ def test_model_that_ignores_the_positions_is_found_before_the_first_update(
     with pytest.raises(ValueError, match=r"differ from TRL's by .*does not follow mask"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize(("rounding", "refused"), [(0.0, True), (0.04, True), (0.06, False)])
+def test_difference_from_trl_is_judged_by_that_of_trl_from_itself(
+    composed: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rounding: float,
+    refused: bool,
+) -> None:
+    monkeypatch.setattr(sharing_check, "mean_differences", lambda *_: (0.2, rounding))
+    trainer = built(composed(*SMALL, "hardware.precision=bfloat16"), tmp_path)
+    assert isinstance(trainer, GroupedGRPOTrainer)
+    row = {"image": object()}
+    if not refused:
+        return trainer._check_sharing(row)
+    with pytest.raises(ValueError, match=r"differ from TRL's by 0\.2, more than 0\.1"):
+        trainer._check_sharing(row)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -251,15 +302,39 @@ def test_rows_that_are_not_whole_groups_are_refused(composed: Compose) -> None:
 
 
 def test_reference_is_the_start_model_or_there_is_none(composed: Compose, tmp_path: Path) -> None:
-    assert grpo._reference_arguments(composed("method=grpo")) == {}
+    assert grpo._reference_arguments(composed("method=grpo", "method.trl.beta=0")) == {}
     with_beta = ("method=grpo", "method.trl.beta=0.04", "model.revision=abc")
     assert grpo._reference_arguments(composed(*with_beta)) == {
-        "model_init_kwargs": {"revision": "abc"}
+        "model_init_kwargs": {"device_map": None, "revision": "abc"}
     }
     assert grpo._reference_arguments(composed(*with_beta, "adapter=lora_r8")) == {}
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"method.trl.beta=0.04.*an adapter.*action=export"):
         grpo._reference_arguments(composed(*with_beta, f"model.path={tmp_path}"))
+
+
+@pytest.mark.parametrize("rollout", ["grouped", "trl"])
+def test_reference_with_products_in_bfloat16_gives_the_same_bits(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rollout: str
+) -> None:
+    config = composed(
+        *("modality=ct", "method.prompts_per_step=1", "hardware.per_device_prompts=1"),
+        *("method.trl.num_generations=2", "method.trl.max_completion_length=4"),
+        *("hardware.precision=bfloat16", "method.trl.beta=0.04", f"rollout={rollout}"),
+    )
+    logps, sizes = [], []
+    for name in ("rounded", "float32"):
+        if name == "float32":
+            monkeypatch.setattr(grpo, "_round_products_of_reference", lambda *_: None)
+        trainer = built(config, tmp_path / name)
+        force_completions(trainer)
+        rows = next(iter(trainer.get_train_dataloader()))
+        logps.append(trainer._generate_and_score_completions(rows)["ref_per_token_logps"])
+        assert trainer.ref_model is not None
+        sizes.append(sum(p.nbytes for p in trainer.ref_model.parameters()))
+    assert torch.equal(*logps)
+    assert sizes[0] < 0.7 * sizes[1]
+    assert memory_estimate._reference(config, meta_model(config.model)) == sizes[0]
 
 
 def constant_then_varied(trainer: GRPOTrainer, constant_calls: int) -> list[list[list[int]]]:

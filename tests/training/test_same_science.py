@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import pytest
 import science
 import torch
@@ -137,7 +136,7 @@ def test_sharding_from_the_command_line_changes_nothing(
     overrides = [*science.SMALL, *METHODS[method], *TWO, f"hardware.parallel={parallel}"]
     overrides += ["evaluation.modalities=[ct]", "tracking=none"]
     overrides += ["evaluation.controls=[]", "evaluation.max_new_tokens=4", f"outputs={tmp_path}"]
-    subprocess.run([sys.executable, "-m", "medreason", *overrides], check=True, capture_output=True)
+    commands.medreason(*overrides).check_returncode()
     (run,) = run_folders(tmp_path / "runs")
     assert run.state().state == "done"
     assert_same(run, whole)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_folders import draw_samples
@@ -26,6 +27,7 @@ LORA = ("adapter=lora_r8", "method.prompts_per_step=4", "hardware.per_device_pro
         (("prompt=no_think",), "<answer>B</answer>"),
         (("prompt=think", "method.target=answer"), "<answer>B</answer>"),
         (("prompt=zero_shot",), "B"),
+        (("method.target=med_r1_parity",), "None\n\n<answer> B </answer>"),
     ],
 )
 def test_target_is_the_explanation_and_the_answer_or_the_answer_alone(
@@ -54,3 +56,20 @@ def test_an_update_takes_as_many_questions_by_sft_as_by_rl(
         else:  # TRL repeats a question for each of its completions
             taken[method] = len({row["sample"] for row in next(batches)})
     assert taken == {"sft": 4, "grpo": 4}
+
+
+def test_loss_is_on_the_answer_and_in_the_parity_recipe_on_the_prompt_too(
+    composed: Compose, tmp_path: Path
+) -> None:
+    parity = ("method.target=med_r1_parity", "+method.trl.completion_only_loss=false")
+    texts = []
+    for name, overrides in (("ours", ()), ("parity", parity)):
+        config = composed("method=sft", *LORA, *overrides)
+        trainer = run.build(config, draw_samples(tmp_path), RunFolder(tmp_path / name), [])
+        labels = next(iter(trainer.get_train_dataloader()))["labels"][0]
+        processor: Any = trainer.processing_class
+        texts.append(processor.tokenizer.decode(labels[labels >= 0]))
+    ours, published = texts
+    assert ours.startswith("<answer>")
+    assert "Your task" in published
+    assert "None\n\n<answer> " in published

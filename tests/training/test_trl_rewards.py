@@ -5,12 +5,15 @@ from __future__ import annotations
 import pickle
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medreason.config import Config
+from medreason.replies import parse
+from medreason.rewards.named_score import NamedScore
 from medreason.samples import Sample
 from medreason.training.trl_rewards import CompletionReader, Reward, rewards
 
@@ -121,15 +124,32 @@ def test_ungraded_reply_is_counted_and_takes_the_mean_of_its_group() -> None:
     assert metrics["rewards/judged/ungraded"] == 0.5
 
 
-def test_score_that_is_no_number_is_refused_with_reward_and_sample() -> None:
-    reward = Reward(
-        "mine", lambda read: [float("nan")] * len(read), CompletionReader([SAMPLE], [END])
-    )
-    with pytest.raises(ValueError, match=r"reward\.mine gave nan .* sample s0"):
-        reward(
-            completions=[[{"role": "assistant", "content": GOOD}]],
-            completion_ids=[[END]],
-            sample=[0],
-            log_extra=lambda *_: None,
-            log_metric=lambda *_: None,
-        )
+OWN = """
+def short(reply, sample, *, limit: int = 3):
+    values = {"nan": float("nan"), "none": None, "text": "1"}
+    if reply.answer == "B":
+        return values[sample.source]
+    return 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("nan", "gave nan, not a number"),
+        ("none", "gave None, not a number"),
+        ("text", "gave '1', not a number"),
+        ("other", r"raised KeyError: 'other' at own_reward\.py, line 5"),
+    ],
+)
+def test_own_score_that_gives_no_number_is_named_with_place_sample_and_reply(
+    source: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_reward.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    score = NamedScore("mine", {"_target_": "own_reward.short", "limit": 5})
+    reply = parse(GOOD, SAMPLE.options)
+    assert score(replace(reply, answer=None), SAMPLE) == 1.0
+    where = r"reward\.mine: own_reward\.short \(own_reward\.py, line 2\)"
+    with pytest.raises(ValueError, match=rf"{where} {problem}, for a reply to sample s0: '<think>"):
+        pickle.loads(pickle.dumps(score))(reply, replace(SAMPLE, source=source))

@@ -1,0 +1,106 @@
+"""Finished runs in Python: what `import medreason` offers, and what the report reads itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from medreason.config import Statistics
+from medreason.console import notice
+from medreason.evaluation import predictions as stored
+from medreason.report import table
+from medreason.report.runs import Run, load
+from medreason.runs.files import read_parquet
+from medreason.runs.run_folder import (
+    EvaluationFolder,
+    RunFolder,
+    evaluations_by_sweep,
+    unreadable,
+)
+
+
+class Runs(list[Run]):
+    """Evaluations in the order of the report's tables."""
+
+    def frame(self) -> pd.DataFrame:
+        """The report's `table.csv`: a row for each run over all cells (`all`, `all`) and for each
+        of its cells, with intervals, baselines and the difference from the base model."""
+        return table.frame(self).infer_objects()
+
+
+def load_runs(
+    outputs: str | Path = "outputs",
+    sweep: str | None = None,
+    statistics: Statistics | None = None,
+) -> Runs:
+    """The evaluations of a sweep below `outputs`; of all sweeps, each once, where none is named.
+
+    Raises:
+        ValueError: there is no such sweep.
+    """
+    folder = Path(outputs) / "runs"
+    if sweep is not None:
+        return Runs(load(evaluations_of(folder, sweep), statistics))
+    every = {e.path: e for asked in evaluations_by_sweep(folder).values() for e in asked}
+    return Runs(load(every.values(), statistics))
+
+
+def evaluations_of(folder: Path, sweep: str) -> list[EvaluationFolder]:
+    """Those that a sweep asked for; run folders that cannot be read are named and left out.
+
+    Raises:
+        ValueError: there is no such sweep.
+    """
+    by_sweep = evaluations_by_sweep(folder)
+    where = f"no runs of sweep={sweep} below {folder}"
+    if errors := unreadable(folder):
+        more = f"\nand {len(errors) - 1} more that cannot be read" if len(errors) > 1 else ""
+        if sweep not in by_sweep:
+            raise ValueError(f"{where} that can be read; {errors[0]}{more}")
+        notice(f"left out, whatever its sweep: {errors[0]}{more}")
+    if sweep in by_sweep:
+        return by_sweep[sweep]
+    if names := sorted(by_sweep):
+        raise ValueError(
+            f"{where}; there are {', '.join(names)}: "
+            f"type `python -m medreason action=report sweep={names[0]}`"
+        )
+    raise ValueError(
+        f"{where}, and none of another; make some with `python -m medreason -m prompt=think "
+        f"method=base,sft,grpo,rarl sweep={sweep}`, or set outputs=... to the folder that "
+        "holds runs/"
+    )
+
+
+def load_run(path: str | Path) -> Run:
+    """The newest finished evaluation of a run folder.
+
+    Raises:
+        ValueError: no run folder, or nothing in it is evaluated yet.
+    """
+    folder = RunFolder(Path(path))
+    if not folder.config.exists():
+        raise ValueError(f"{path} is no run folder: it has no {folder.config.name}")
+    finished = folder.state().evaluations
+    if not finished:
+        raise ValueError(f"{path} has no finished evaluation; re-run its command to resume")
+    return load([EvaluationFolder(folder, finished[-1])])[0]
+
+
+def predictions(run: Run | Sequence[Run]) -> pd.DataFrame:
+    """A row for each answer of one run or of several, those to the controls too (`control`);
+    columns are the fields of `evaluation.predictions.Prediction`, and `run` and `evaluation`."""
+    runs = [run] if isinstance(run, Run) else run
+    return stored.read_frame([each.evaluation.path for each in runs], controls=True)
+
+
+def rollouts(run: Run) -> pd.DataFrame:
+    """The completions of a GRPO training that were written, those of each tenth `step`, with their
+    rewards (`reward/NAME`) and advantages; empty where nothing was sampled."""
+    frames = [
+        read_parquet(path).to_pandas().assign(step=int(path.stem.rpartition("-")[2]))
+        for path in sorted(run.folder.rollouts.glob("step-*.parquet"))
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

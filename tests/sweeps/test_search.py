@@ -1,0 +1,229 @@
+"""A search chooses by validation alone: what has no score is refused, and one trial is tested."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from mlflow import MlflowClient
+from omegaconf import DictConfig, read_write
+from run_folders import draw_samples, reply, write_run
+
+from medreason.config import CONF, Config
+from medreason.report import search as report
+from medreason.report.page import page
+from medreason.report.runs import load
+from medreason.runs import openings
+from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, run_folders
+from medreason.sweeps import search
+from medreason.sweeps.search import Search
+from medreason.training import selection
+
+Compose = Callable[..., Config]
+RECIPE = ("experiment=smoke/search", "validation.every=10")
+
+
+def with_hydra(*overrides: str) -> DictConfig:
+    """A composition with Hydra's own values, as the callback gets it."""
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
+
+
+def test_search_is_read_from_recipe_and_command_line() -> None:
+    config = with_hydra(*RECIPE, "method.trl.beta=0.02")
+    with read_write(config):  # `compose` takes no sweep
+        config.hydra.overrides.task.append("seed=choice(0,1)")
+    assert search.is_search(config)
+    assert not search.is_search(with_hydra("experiment=smoke/demo"))
+    read = Search.of(config)
+    assert read.keys == ["method.trl.learning_rate", "seed"]
+    assert {"method=grpo", "method.trl.beta=0.02", *RECIPE} == set(read.fixed)
+    assert read.trials == 6
+    assert search.label(["method.trl.learning_rate=1.2345678e-05", *RECIPE], read.keys) == [
+        "learning_rate=1.235e-05"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "searched", "message"),
+    [
+        (("method=sft",), ["seed"], r"validation=none validation\.every=None: .*tune on the test"),
+        (
+            ("method=sft", "validation=in_domain", "validation.every=null"),
+            ["seed"],
+            r"validation=in_domain validation\.every=None: .*set validation=in_domain",
+        ),
+        (("method=base",), ["seed"], r"method=base has no score.*choose a method that trains"),
+        (
+            ("method=sft", "validation=in_domain"),
+            ["validation.share"],
+            r"validation\.share is searched.*do not compare; give validation\.share one value",
+        ),
+        (
+            ("method=sft", "action=evaluate", "validation=in_domain"),
+            ["seed"],
+            r"action=evaluate: a search chooses by validation scores",
+        ),
+    ],
+)
+def test_search_without_scores_that_compare_is_refused(
+    composed: Compose, words: tuple[str, ...], searched: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Search(searched, [], 6).refuse_unusable(composed(*words))
+    Search(["seed"], [], 6).refuse_unusable(composed("method=sft", "validation=in_domain"))
+
+
+def test_search_without_the_extra_is_refused_with_the_remedy(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "find_spec", lambda name: None)
+    config = with_hydra(*RECIPE)
+    with pytest.raises(ValueError, match=r"needs Optuna.*uv pip install -e '\.\[search\]'"):
+        search.open_study(config, Search.of(config), composed("method=sft", "validation=in_domain"))
+
+
+def test_what_is_only_tested_cannot_be_left_untested(composed: Compose) -> None:
+    with pytest.raises(ValueError, match=r"runs\.test=false leaves nothing to do for method=base"):
+        composed("method=base", "runs.test=false")
+
+
+def write_trial(
+    composed: Compose, folder: Path, key: str, rate: str, score: float | None
+) -> EvaluationFolder:
+    """A trial as a search leaves it: trained, validated, not tested; None where it failed."""
+    words = (f"method.trl.learning_rate={rate}", "validation=in_domain", "runs.test=false")
+    chosen = {"chosen_step": 10, "chosen_because": "best of 2 validations", "evaluations": []}
+    failed = {"state": "failed", "trained": False, "evaluations": []} if score is None else chosen
+    ends = {"validation/ci_low": 0.2, "validation/ci_high": 0.9}
+    logs = [{"step": 10, "loss": 1.0, selection.SCORE: score, **ends}] if score else []
+    config = composed("method=sft", *words)
+    samples = draw_samples(folder / "images", per_cell=2)
+    return write_run(
+        config, samples, lambda i, s: reply(s.answer), key=key * 12, logs=logs, **failed
+    )
+
+
+def test_the_best_trial_alone_is_tested(composed: Compose, tmp_path: Path) -> None:
+    scores = {"a": ("1e-6", 0.5), "b": ("1e-5", 0.75), "c": ("1e-4", 0.75), "d": ("1e-3", None)}
+    evaluations = [
+        write_trial(composed, tmp_path, key, rate, score) for key, (rate, score) in scores.items()
+    ]
+    hydra: Any = SimpleNamespace(outputs="elsewhere", sweep="runs")
+    chosen = search.chosen_trial(hydra, evaluations)
+    assert chosen
+    assert chosen.method.trl["learning_rate"] == 1e-5  # of two equal ones the first by name
+    assert (chosen.runs.test, chosen.outputs) == (True, "elsewhere")
+    trials, runs = report.split(load(evaluations))
+    assert [trial.chosen for trial in trials] == [True, False, False, False]
+    assert [trial.score for trial in trials] == [0.75, 0.75, 0.5, None]
+    assert trials[0].values == {"method.trl.learning_rate": "1e-05"}
+    assert len(runs) == 4  # none is tested, so their curves are shown
+    assert [report.tested_text(trial) for trial in trials][:2] == ["chosen, not tested yet", "no"]
+    (picture,) = report.pictures(trials)
+    assert picture.title == "Validation accuracy % by method.trl.learning_rate"
+    places = sorted(point.x for point in picture.points)
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)  # logarithmic
+    assert [point.chosen for point in picture.points] == [True, False, False]
+
+    assert report.split(load(evaluations[:1]))[0] == []  # one run is no search
+    evaluations[1].run.update(evaluations=[evaluations[1].key])
+    trials, runs = report.split(load(evaluations))
+    assert [run.folder for run in runs] == [evaluations[1].run]
+    assert report.tested_text(trials[0]) == "100.0 %"
+    html = page(runs, sweep="runs", trials=trials)
+    assert '<h2 id="search-heading">Search</h2>' in html
+    assert "3 of 4 trials are trained; the best by validation" in html
+    assert html.count('class="chosen s2"') == 1
+
+
+def opening(arm: str, **changes: Any) -> openings.Opening:
+    values = {
+        "sweep": "s", "data": "phantom", "questions": "q", "arm": arm, "method": "sft",
+        "run": f"sft-{arm}", "evaluation": "e", "trained": True, "validated": False,
+    }  # fmt: skip
+    return openings.Opening(**(values | changes))
+
+
+def test_each_opening_of_a_test_is_counted_once_and_outlives_its_run(tmp_path: Path) -> None:
+    for arm in ("a", "b", "a"):
+        openings.record(tmp_path, opening(arm))
+    openings.record(tmp_path, opening("a", sweep="other"))
+    with (tmp_path / "openings.jsonl").open("a") as stream:
+        stream.write('{"sweep": "s", "da')
+    assert openings.read(tmp_path, "s") == [opening("a"), opening("b")]
+
+
+# Optuna's part needs the extra `search`.
+
+
+def medreason(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "medreason", *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(CONF.parent)},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("optuna") is None, reason="the extra search is not installed")
+def test_a_search_that_was_killed_goes_on_and_repeats_no_trial(tmp_path: Path) -> None:
+    optuna = importlib.import_module("optuna")
+    words = (
+        *("-m", "hydra/sweeper=search", "hydra/launcher=joblib_x2", "hydra.sweeper.n_jobs=2"),
+        *("hydra.sweeper.n_trials=6", "sweep=search", "method=sft", "modality=xray"),
+        *("method.trl.learning_rate=tag(log, interval(1e-5, 1e-3))", "seed=choice(0,1,2)"),
+        *("data.train_images=8", "data.test_images=1", "method.trl.max_steps=2"),
+        *("validation=in_domain", "validation.every=2", "validation.questions=6"),
+        *("validation.share=0.3", "validation.max_new_tokens=2", "validation.controls=[]"),
+        *("evaluation.max_new_tokens=2", "evaluation.modalities=[xray]", "hardware.threads=1"),
+        *("method.prompts_per_step=4", "hardware.per_device_prompts=4"),
+    )
+    first = medreason(tmp_path, *words)
+    finished: set[Path] = set()
+    while len(finished) < 3:  # in the middle of the second pair
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.5)
+        states = [each for each in run_folders(tmp_path / "outputs/runs") if each.state().attempts]
+        finished = {each.path for each in states}
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = {each.path: each.state().trained for each in run_folders(tmp_path / "outputs/runs")}
+    output, _ = (second := medreason(tmp_path, *words)).communicate()
+    assert second.returncode == 0, output
+    storage = f"sqlite:///{tmp_path}/outputs/searches/search/study.db"
+    study = optuna.load_study(study_name="search", storage=storage)
+    states = Counter(trial.state.name for trial in study.trials)
+    assert states["COMPLETE"] == 6
+    assert not states["RUNNING"] + states["WAITING"]
+    evaluations = evaluations_by_sweep(tmp_path / "outputs/runs")["search"]
+    assert [each.run.state().trained for each in evaluations] == [True] * 6
+    assert before.keys() <= {each.run.path for each in evaluations}
+    chosen = selection.best_run(each.run for each in evaluations)
+    assert chosen
+    (tested,) = openings.read(tmp_path / "outputs", "search")
+    assert tested.run == chosen.path.name
+    # What was trained before the kill was not trained again; the chosen one was tested once more.
+    again = {e.run.path.name for e in evaluations if e.run.state().attempts > 1}
+    assert not again & {path.name for path, trained in before.items() if trained} - {tested.run}
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "medreason"]
+    runs = client.search_runs([experiment.experiment_id], "tags.`medreason.kind` = 'run'")
+    assert len(runs) == len(evaluations)
+    assert len({run.data.tags["mlflow.parentRunId"] for run in runs}) == 1
+    assert {run.info.status for run in runs} == {"FINISHED"}

@@ -1,0 +1,41 @@
+"""The command line: options anywhere; what other launchers left decides nothing, and is named."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hydra._internal.utils import get_args_parser
+
+from medreason import cli
+
+OTHERS = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "ACCELERATE_MIXED_PRECISION": "bf16"}
+
+
+def test_variables_of_other_launchers_are_dropped_and_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"MASTER_PORT": "4711", "PATH": "/bin"}  # a node of a Slurm job reads the port
+    monkeypatch.setattr(os, "environ", OTHERS | names)
+    cli._leave_other_launchers()
+    assert os.environ == names
+    assert "ACCELERATE_MIXED_PRECISION, LOCAL_RANK, RANK, WORLD_SIZE" in capsys.readouterr().err
+    cli._leave_other_launchers()
+    assert not capsys.readouterr().err
+
+
+def test_command_under_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "1"}
+    monkeypatch.setattr(os, "environ", started)
+    with pytest.raises(ValueError, match="one of 2 processes; medreason starts its own"):
+        cli._leave_other_launchers()
+
+
+@pytest.mark.parametrize(
+    "typed", ["a=1 -m b=2", "-m a=1 b=2", "a=1 b=2 -m", "a=1 --config-dir mine -m b=2"]
+)
+def test_options_stand_anywhere_among_the_overrides(typed: str) -> None:
+    words = typed.split()
+    arguments, rest = get_args_parser().parse_known_intermixed_args(words)
+    hydra = get_args_parser().parse_args(cli._for_hydra(words, arguments))
+    assert (rest, hydra.overrides, hydra.multirun) == ([], ["a=1", "b=2"], True)

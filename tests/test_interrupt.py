@@ -1,0 +1,112 @@
+"""Ctrl-C ends a command in one line: what is kept, and what to type to go on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from run_folders import draw_samples, reply, write_run
+
+from medreason import cli, tracking
+from medreason.config import Config
+from medreason.execution import launch
+from medreason.runs.run_folder import RunFolder, run_folders
+
+
+@pytest.fixture(autouse=True)
+def handler_is_put_back() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_ends_in_one_line_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_run_command_line", lambda: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(sys, "argv", ["medreason", "method=sft", "sweep=a b"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == (
+        "medreason: interrupted; what was finished is kept; to go on: python -m medreason "
+        "method=sft 'sweep=a b'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ((), "has no checkpoint yet"),
+        (("checkpoints/checkpoint-9", "checkpoints/checkpoint-10"), "checkpoint of step 10"),
+        (("checkpoints/checkpoint-9", "model/config.json"), "its weights and the answers so far"),
+    ],
+)
+def test_interrupted_run_says_what_it_keeps(
+    made: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch.worker_process, "run", interrupted)
+    for name in made:
+        (tmp_path / name).mkdir(parents=True)
+    request: Any = SimpleNamespace(folder=RunFolder(tmp_path))
+    unused: Any = None
+    config: Any = SimpleNamespace(method=SimpleNamespace(algorithm="sft"))
+    with pytest.raises(KeyboardInterrupt, match=words):
+        launch._start_and_wait(config, request, unused, unused, None, 0)
+
+
+def test_mlflow_shows_a_stopped_run_as_killed(
+    composed: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = composed("method=base", "sweep=one")
+    evaluation = write_run(config, draw_samples(tmp_path, per_cell=2), lambda i, s: reply("A"))
+    config = replace(config, tracking=replace(config.tracking, images=0))
+    with (
+        pytest.raises(SystemExit),
+        tracking.mirrored(config, evaluation.run, evaluation.key, active=True),
+    ):
+        sys.exit("stopped")
+    (run_id,) = evaluation.run.state().mlflow_runs.values()
+    assert MlflowClient(config.tracking.uri).get_run(run_id).info.status == "KILLED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [(), ("-m", "seed=0,1", "hydra/launcher=joblib_x2")])
+def test_interrupted_training_goes_on_with_the_command_that_is_shown(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    small = ("method=sft", "evaluation=quick", "data.train_images=8", "data.test_images=1")
+    steps = ("method.trl.max_steps=8", "runs.checkpoint_steps=1", "evaluation.modalities=[ct]")
+    command = [sys.executable, "-m", "medreason", *words, *small, *steps]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("outputs/runs/*/checkpoints/checkpoint-2")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    line = next(line for line in told.splitlines() if line.startswith("medreason: interrupted"))
+    again = shlex.split(line.partition("to go on: python ")[2])
+    done = subprocess.run([sys.executable, *again], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "resumed from its last checkpoint" in done.stderr
+    states = {run.state().state for run in run_folders(tmp_path / "outputs/runs")}
+    assert states == {"done"}

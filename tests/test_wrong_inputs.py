@@ -1,0 +1,122 @@
+"""Fifty wrong inputs at the command line: each ends in a message with its remedy, no traceback."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import commands
+import pytest
+from PIL import Image
+
+OWN = """
+import json
+from medreason.data import rows
+
+def one(reply): return 1.0
+def nothing(reply, sample): return None
+def zero(root): yield 1 / 0
+def other(root): yield {"image": "a.png"}
+def none(root): return None
+def lines(root): yield from rows.each("q.jsonl", map(json.loads, ["{}", "{"]), lambda id, row: 1)
+value = 3
+"""
+TABLE = "data=labelled_images data.root=mydata action=audit"
+READER = "--config-dir my action=audit data=mine data._target_=own."
+REWARD = "--config-dir my action=plan data=labelled_images data.root=mydata reward=own"
+PREDICT = "action=predict predict.image=mydata/0.png"
+
+# What is typed, and a part of the message; of another line the words are split at spaces.
+WRONG: list[tuple[str | list[str], str]] = [
+    ("methd=grpo", "did you mean method?"),
+    ("method=ppo", "known: 'base', 'grpo'"),
+    ("method.trl.lr=1", "did you mean method.trl.learning_rate?"),
+    ("method.trl.learning_rate=abc", "takes float"),
+    ("seed", "seed: type key=value"),
+    ("seed=-1", "seed=-1; give a number from 0"),
+    ("seed=1,2", "a sweep with a run for each is -m seed=1,2"),
+    ("+colour=1", "colour is unknown"),
+    ("data.images=[", "are brackets and quotes closed?"),
+    ("reward.correct.weight=-1", "give a number of 0 or more"),
+    ("reward.corect.weight=1", "did you mean reward.correct?"),
+    ("+reward.mine.weight=1", "DIR/reward/mine.yaml"),
+    ("reward=rarl_judge", "needs a judge"),
+    ("prompt.train=[What]", "has no {question}"),
+    ("method.prompts_per_step=7", "8 would work"),
+    ("modality=[ct,petscan]", "known: 'all', 'ct'"),
+    ("validation=in_domain validation.share=2", "between 0 and 1"),
+    (f"{PREDICT} predict.question=What model.path=/nowhere", "no such folder"),
+    (f"{PREDICT} predict.question=What model.path=mydata", "neither config.json"),
+    (PREDICT, "predict.question has no value"),
+    ("action=predict predict.image=no.png predict.question=What", "no such file"),
+    (f"{PREDICT} predict.questions=broken.json", "broken.json"),
+    ([*PREDICT.split(), "predict.question=Which? A)CT, B)MRI"], "in quotes alone; type"),
+    ([*PREDICT.split(), 'predict.question="Which? A)CT'], "are brackets and quotes closed?"),
+    ("action=export", "export.to has no value"),
+    ("action=export export.to=mydata", "exists"),
+    ("action=report sweep=none", "no runs of sweep=none"),
+    ("action=rehearse hydra.searchpath=[my]", "leave out hydra.searchpath"),
+    ("action=judge judge=openai", "no evaluated runs"),
+    ("--config-dir nowhere", "nowhere' not found"),
+    ("hydra/launcher=nothing", "hydra/launcher/nothing"),
+    ("outputs=own.py action=audit", "outputs=..."),
+    ("action=audit data=slake", "data.root has no value"),
+    ("action=audit data=slake data.root=mydata", "missing: train.json"),
+    ("action=audit data=labelled_images data.root=nowhere", "not a folder"),
+    (f"{TABLE} data.table=none.csv", "no such file"),
+    (f"{TABLE} data.columns.patient=person", "set data.columns.patient=null"),
+    (f"{TABLE} data.table=semicolons.csv", "data.separator=';'"),
+    (f"{TABLE} data.separator=;", "type \"data.separator=';'\""),
+    (f"{TABLE} data.table=empty.csv", "is empty"),
+    (f"{TABLE} data.table=picture.csv", "not utf-8"),
+    (f"{TABLE} data.ask.disease=null", "needs a task and a question"),
+    ([*TABLE.split(), "data.ask={tumour: {task: disease, question: Q}}"], "correct the names"),
+    (f"{READER}zero", "own.zero (own.py, line 7) raised ZeroDivisionError"),
+    (f"{READER}other", "own.other (own.py, line 8) yields {'image'"),
+    (f"{READER}none", "own.none (own.py, line 9) gives None"),
+    (f"{READER}value", "is 3, not a function"),
+    (f"{READER}gone", "no attribute 'gone'"),
+    (f"{READER}lines data.bad_rows=error action=train", "q.jsonl, row 1: is no JSON"),
+    (f"{REWARD} reward.mine.score._target_=own.one", "own.one (own.py, line 5) and takes (reply)"),
+    (f"{REWARD} reward.mine.score._target_=own.nothing", "gave None, not a number"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands are typed: a table of images, a reader, rewards."""
+    path = tmp_path_factory.mktemp("typed")
+    for name in ("mydata", "my/data", "my/reward"):
+        (path / name).mkdir(parents=True)
+    (path / "own.py").write_text(OWN)
+    (path / "my/data/mine.yaml").write_text("_target_: own.zero\nroot: mydata\n")
+    (path / "my/reward/own.yaml").write_text("mine: {score: {_target_: own.one}}\n")
+    (path / "broken.json").write_text("{")
+    rows = ["image,modality,label,label_group,patient_or_source_id"]
+    for i in range(24):
+        Image.effect_noise((40, 40), 20 + i).save(path / f"mydata/{i}.png")
+        rows.append(f"{i}.png,CT,{'ab'[i % 2]},disease,p{i // 2}")
+    (path / "mydata/labels.csv").write_text("\n".join(rows))
+    (path / "mydata/semicolons.csv").write_text("\n".join(rows).replace(",", ";"))
+    (path / "mydata/empty.csv").write_text("")
+    (path / "mydata/picture.csv").write_bytes((path / "mydata/0.png").read_bytes())
+    return path
+
+
+def test_fifty_wrong_inputs_end_in_a_message(folder: Path) -> None:
+    assert len(WRONG) >= 50
+    paths = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    environment = os.environ | {"PYTHONPATH": paths}
+    run = partial(commands.medreason, cwd=folder, env=environment)
+    typed = [words.split() if isinstance(words, str) else words for words, _ in WRONG]
+    with ThreadPoolExecutor(2) as pool:
+        ends = list(pool.map(lambda words: run(*words, "tracking=none"), typed))
+    wrong = []
+    for words, end, (_, message) in zip(typed, ends, WRONG, strict=True):
+        told = " ".join(f"{end.stdout} {end.stderr}".split())
+        refused = end.returncode == 1 or "refused" in told  # by a plan
+        if not refused or message not in told or "Traceback" in told:
+            wrong.append(f"{' '.join(words)} [{end.returncode}]: {told[-600:]}")
+    assert not wrong, "\n".join(wrong)
