@@ -213,6 +213,9 @@ def test_eighty_thousand_known_images_take_a_second_of_a_core(tmp_path: Path) ->
     entries = {f"/images/{k}": {f"{i}.png": [9, 1, 2, "0" * 16, True] for i in range(1000)}
                for k in range(82)}  # fmt: skip
     image_cache._keep(entries, tmp_path)
-    began = time.process_time()  # of this process alone, whatever else the machine does
-    assert sum(map(len, image_cache._entries(tmp_path / image_cache.FILE).values())) == 82_000
-    assert time.process_time() - began < 2
+    seconds = []
+    for _ in range(3):  # time of this process, and the least: what a busy machine changes little
+        began = time.process_time()
+        assert sum(map(len, image_cache._entries(tmp_path / image_cache.FILE).values())) == 82_000
+        seconds.append(time.process_time() - began)
+    assert min(seconds) < 2
