@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,8 @@ import psutil
 from medreason.execution.fork_server import ForkedWorker
 
 _POLL_SECONDS = 0.1
-_STACK_SECONDS = 2.0  # a rank needs to write its stacks
+_STACK_SECONDS = 2.0  # the ranks need to write their stacks
+_RANK_SECONDS = 0.3  # from one rank to the next, or their lines would mix
 _LAST_LINES = 15
 _WORKER, _LAUNCHER = "medreason.execution.worker", "torch.distributed.run"
 
@@ -52,9 +54,12 @@ def wait(
 
 
 def dump_stacks(pid: int) -> None:
-    """Make every rank write the stacks of its threads to the log (see `worker.main`)."""
+    """Make every rank, one behind the other, write the stacks of its threads to the log (see
+    `worker.main`)."""
     for rank in ranks(pid):
-        rank.send_signal(signal.SIGUSR1)
+        with suppress(psutil.NoSuchProcess):
+            rank.send_signal(signal.SIGUSR1)
+        time.sleep(_RANK_SECONDS)
     time.sleep(_STACK_SECONDS)
 
 

@@ -91,7 +91,7 @@ def test_run_that_two_jobs_ask_for_is_done_once_and_named_shared(tmp_path: Path)
     )
     assert "2 jobs in " in output
     assert "1 done, 1 same evaluation as another job" in output
-    assert re.search(r"\[(1/2\] base ct|2/2\] base mri)  evaluating", output)
+    assert re.search(r"\[(1/2\] base ct|2/2\] base mri)  (starting|evaluating)", output)
     (folder,) = (tmp_path / "outputs/runs").iterdir()
     assert f" right, {folder.name}\n" in output
 
