@@ -190,14 +190,14 @@ def test_mlflow_shows_parent_and_children_with_params_metrics_and_tables(place: 
         assert run.info.status == "FINISHED"
         assert run.data.params["medreason.modality.ct"] == "True"
         assert run.data.tags["medreason.modality"] == ("none" if method == "base" else "ct")
-        assert "test/accuracy/ct/disease" in run.data.metrics
+        assert "test/accuracy/ct-disease" in run.data.metrics
         update = only_run(place, method).state().first_update
         assert run.data.metrics.get("first_update/trained") == update.get("trained")
         assert run.inputs.dataset_inputs
         names = {item.path for item in client.list_artifacts(run.info.run_id)}
         assert {"accuracy.png", "config.yaml", "environment.json"} <= names
         assert any(name.startswith("predictions-") for name in names)
-    history = client.get_metric_history(children["grpo"].info.run_id, "train/reward")
+    history = client.get_metric_history(children["grpo"].info.run_id, "curves/reward")
     assert [point.step for point in history] == [1, 2]
 
 
@@ -220,7 +220,7 @@ def test_lost_tracking_database_is_rebuilt_from_the_folders(place: Path) -> None
     assert len(pairs) == 5  # SFT was evaluated twice
     assert all(run.info.status == "FINISHED" for run in runs)
     (grpo,) = (run for run in runs if run.data.tags.get("medreason.method") == "grpo")
-    assert grpo.data.metrics["train/step"] == 2
+    assert grpo.data.metrics["curves/step"] == 2
 
 
 def test_unreachable_tracking_server_costs_nothing_but_the_view(tmp_path: Path) -> None:

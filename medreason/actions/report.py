@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from medreason.report.runs import Run
 from medreason.report.search import Trial
 from medreason.report.tables import Tables
 from medreason.runs import openings
+from medreason.runs.run_folder import EvaluationFolder
 from medreason.stats import LEVEL, Difference
 
 
@@ -76,7 +77,7 @@ def run(config: Config) -> None:
         files.append(path)
     show(f"open {files[0]} in a browser: every cell leads to its questions")
     if config.tracking.uri:
-        _track(config, files)
+        _track(config, evaluations, files)
         show("`make ui` shows parameters, curves, predictions with images in MLflow")
 
 
@@ -157,7 +158,7 @@ def _weights(run: Run, questions: dict[str, int]) -> dict[str, int] | None:
     return questions if run.statistics.average == "questions" else None
 
 
-def _track(config: Config, files: list[Path]) -> None:
+def _track(config: Config, evaluations: Sequence[EvaluationFolder], files: list[Path]) -> None:
     # MLflow, seconds
     from mlflow.exceptions import MlflowException
 
@@ -165,5 +166,6 @@ def _track(config: Config, files: list[Path]) -> None:
 
     try:
         tracking.show_sweep(config.tracking, config.folder, config.sweep, files)
+        tracking.name_runs(config.tracking, config.folder, config.sweep, evaluations)
     except (MlflowException, OSError) as error:
         notice(f"MLflow at {config.tracking.uri} not reached ({error}); the files are on disk")

@@ -299,13 +299,17 @@ def _show_table(evaluations: list[EvaluationFolder], config: DictConfig) -> None
 
 
 def _send_to_mlflow(config: DictConfig, evaluations: list[EvaluationFolder]) -> None:
-    """Send what MLflow lacks: killed runs, and finished runs that are new to this sweep."""
-    if config.tracking.uri and any(unsynced(e, config.sweep) for e in evaluations):
-        from medreason import tracking  # MLflow, seconds
+    """Send what MLflow lacks: killed runs, finished runs that are new to this sweep, and names."""
+    if not config.tracking.uri or not evaluations:
+        return
+    from medreason import tracking  # MLflow, seconds
 
-        settings = OmegaConf.to_object(config.tracking)
-        assert isinstance(settings, Tracking)
-        tracking.catch_up(settings, Path(config.outputs), config.sweep, evaluations)
+    settings = OmegaConf.to_object(config.tracking)
+    assert isinstance(settings, Tracking)
+    sweep = Path(config.outputs), config.sweep
+    missing = [each for each in evaluations if unsynced(each, config.sweep)]
+    if tracking.catch_up(settings, *sweep, missing):
+        tracking.name_runs(settings, *sweep, evaluations)
 
 
 def _is_outlived(config: DictConfig) -> bool:

@@ -12,7 +12,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-from medreason.tracking.mirror import catch_up, mirrored
+from medreason.tracking.mirror import catch_up, mirrored, name_runs
 from medreason.tracking.store import prepare, show_audit, show_sweep
 
-__all__ = ["catch_up", "mirrored", "prepare", "show_audit", "show_sweep"]
+__all__ = ["catch_up", "mirrored", "name_runs", "prepare", "show_audit", "show_sweep"]

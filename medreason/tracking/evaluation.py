@@ -25,6 +25,14 @@ from medreason.runs.run_folder import EvaluationFolder
 from medreason.samples import Window
 from medreason.tracking.store import safe_name
 
+_OF_CELLS = (
+    EvaluationMetric.ACCURACY,
+    EvaluationMetric.ABOVE_PRIOR,
+    EvaluationMetric.BLANK_IMAGE,
+    EvaluationMetric.PARSED,
+)
+"""What MLflow shows of each cell. The folder's `metrics.json`, an artifact, has all."""
+
 
 def send(client: MlflowClient, run_id: str, config: Config, evaluation: EvaluationFolder) -> None:
     """Show an evaluation on an MLflow run."""
@@ -115,19 +123,18 @@ def _send_heat_map(
 
 
 def _test_metrics(metrics: dict[str, Any], average: str) -> Iterator[tuple[str, float]]:
-    """`test/accuracy`, `test/accuracy/<modality>/<task>`, and so on for every metric; the first is
-    over questions or over cells, as `statistics.average` says, and both have the accuracy of
-    their own."""
+    """`test/accuracy` and so on for every metric, over questions or over cells, as
+    `statistics.average` says; the accuracy over either; and `test/accuracy/<modality>-<task>` for
+    those of `_OF_CELLS`. MLflow makes a section of charts of what stands before the last slash."""
     overall, over_cells = metrics["overall"], metrics["over_cells"]
-    cells = {f"/{cell}": values for cell, values in metrics["cells"].items()}
     chosen = over_cells if average == "cells" else overall
-    for suffix, values in {"": chosen, **cells}.items():
-        for name, value in values.items():
-            if value is not None:
-                yield f"test/{name}{suffix}", float(value)
-    accuracy = EvaluationMetric.ACCURACY
-    yield f"test/{accuracy}_over_questions", overall[accuracy]
-    yield f"test/{accuracy}_over_cells", over_cells[accuracy]
+    shown = {f"test/{name}": value for name, value in chosen.items()}
+    shown[f"test/{EvaluationMetric.ACCURACY}_over_questions"] = overall[EvaluationMetric.ACCURACY]
+    shown[f"test/{EvaluationMetric.ACCURACY}_over_cells"] = over_cells[EvaluationMetric.ACCURACY]
+    for cell, values in metrics["cells"].items():
+        place = cell.replace("/", "-")
+        shown |= {f"test/{name}/{place}": values.get(name) for name in _OF_CELLS}
+    return ((name, float(value)) for name, value in shown.items() if value is not None)
 
 
 def _take_in_turn(rows: list[predictions.Prediction], count: int) -> list[predictions.Prediction]:

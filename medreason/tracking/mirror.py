@@ -13,18 +13,22 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mlflow.entities import LifecycleStage, Metric, Param
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from medreason import config as configuration
 from medreason.config import Config, Tracking
 from medreason.console import notice
+from medreason.report.names import run_names
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, unsynced
 from medreason.tracking import evaluation, store
 from medreason.tracking.store import PREFIX
 
 _PUSH_SECONDS = 5.0
+_CURVES = "curves/"
+"""Before what changes with the training step. MLflow shows sections of charts by the alphabet, and
+this comes before those of `test/`."""
 _BATCH = 1000  # metrics in one request, MLflow's limit
 _FACETS = ("method", "model", "data", "modality", "task", "prompt", "reward", "adapter", "hardware")
 _IDENTIFYING = ("sweep", "train_key", "evaluation_key")
@@ -52,7 +56,7 @@ class Mirror:
         sweep = self._config.folder, self._config.sweep
         parent = store.parent(self._client, self._experiment, *sweep)
         where = f"Run folder: {self._folder.path.resolve()}"
-        if recorded and self._exists(recorded):
+        if recorded and store.is_active(self._client, recorded):
             self._client.update_run(recorded, status="RUNNING")
             self._client.set_tag(recorded, "mlflow.note.content", where)  # may have been moved
             self._client.set_tag(recorded, "mlflow.parentRunId", parent)  # may have been deleted
@@ -90,20 +94,10 @@ class Mirror:
         runs = store.find_runs(self._client, self._experiment, identifying, running)
         return runs[0].info.run_id if runs else None
 
-    def _exists(self, run_id: str) -> bool:
-        """False where MLflow's pages deleted it: another is made, as for one that is gone."""
-        try:
-            run = self._client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
-        return run.info.lifecycle_stage == LifecycleStage.ACTIVE
-
     def _last_step(self) -> int:
         """The last training step that this run shows already; a resumed run continues after it."""
         latest = self._client.get_run(self.run_id).data.metrics
-        return int(latest.get("train/step", 0))
+        return int(latest.get(f"{_CURVES}step", 0))
 
     def _writing(self) -> AbstractContextManager[None]:
         return store.writing(self._config.tracking, self._config.folder)
@@ -119,7 +113,7 @@ class Mirror:
             return
         now = int(1000 * self._folder.metrics.stat().st_mtime)
         metrics = [
-            Metric(store.safe_name(_shown_as(name)), value, now, row["step"])
+            Metric(store.safe_name(f"{_CURVES}{name}"), value, now, row["step"])
             for row in rows
             for name, value in row.items()
             if value is not None
@@ -156,11 +150,6 @@ class Mirror:
         self._client.set_terminated(self.run_id, status)
         synced = [slot for slot in self._folder.state().synced if slot != self._slot]
         self._folder.update(synced=[*synced, self._slot])
-
-
-def _shown_as(name: str) -> str:
-    """A key of metrics.jsonl as MLflow shows it: validation has a place beside `train/`."""
-    return name if name.startswith(("validation/", "transfer/")) else f"train/{name}"
 
 
 def _facet(config: Config, name: str) -> str:
@@ -237,6 +226,31 @@ def catch_up(
             except ValueError as error:  # a damaged folder: the others are sent
                 notice(error)
     return True
+
+
+def name_runs(
+    tracking: Tracking, outputs: Path, sweep: str, evaluations: Sequence[EvaluationFolder]
+) -> None:
+    """Name a sweep's runs as the rows of its tables, which takes all of them: until then each has
+    the name of its folder."""
+    known = [(each, config) for each in evaluations if (config := _config(each))]
+    names = run_names([each for each, _ in known], [config for _, config in known])
+    try:
+        client = store.connect(tracking, outputs)
+        with store.writing(tracking, outputs):
+            for (each, _), name in zip(known, names, strict=True):
+                run_id = each.run.state().mlflow_runs.get(f"{sweep}/{each.key}")
+                if run_id and store.is_active(client, run_id):
+                    client.update_run(run_id, name=name)
+    except (MlflowException, OSError, store.UnusableStoreError) as error:
+        _warn_unreached(tracking, error)
+
+
+def _config(evaluation: EvaluationFolder) -> Config | None:
+    try:
+        return configuration.read(evaluation.config)
+    except (OSError, ValueError):  # not begun, or damaged, which the tables say
+        return None
 
 
 def _open_mirror(config: Config, evaluation: EvaluationFolder) -> Mirror | None:

@@ -1,12 +1,19 @@
 """`make ui`: MLflow's pages, with the address that shows the newest sweep's runs.
 
-python -m medreason.tracking.pages [OUTPUTS]
+python -m medreason.tracking.pages [OUTPUTS] [--port 5000]
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import webbrowser
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -16,44 +23,97 @@ from medreason.config import Tracking
 from medreason.console import show
 from medreason.tracking import store
 
-_SERVER = "http://127.0.0.1:5000"
+_HOST, _PORT = "127.0.0.1", 5000
+_PORTS = 20  # tried from the first; macOS itself listens on 5000
+_START_SECONDS = 60.0
 _BEST = "metrics.`test/accuracy`"
+_COLUMNS = (
+    *(_BEST, "metrics.`test/above_prior`", "metrics.`test/blank_image`"),
+    *(f"tags.`{store.PREFIX}{facet}`" for facet in ("modality", "task", "prompt", "seed")),
+)
+_VIEW = "medreason"
 
 
-def address(client: MlflowClient, experiment: str, server: str = _SERVER) -> str:
+def address(client: MlflowClient, experiment: str, port: int = _PORT) -> str:
     """The page with the runs of the sweep that began last, the most accurate first.
 
-    MLflow 3.17 opens on a page for language-model traces unless `workflowType` says otherwise, and
-    folds children behind their parent unless a search leaves the parent out.
+    MLflow 3.17 opens on a page for language-model traces unless `workflowType` says otherwise,
+    folds children behind their parent unless a search leaves the parent out, and shows neither
+    metrics nor tags unless a view names them: one that is kept as its "Share" button keeps one, in
+    a tag of the experiment, and holds search and order too.
     """
     search = f"tags.`{store.PREFIX}kind` = 'run'"
     if sweeps := store.find_runs(client, experiment, {f"{store.PREFIX}kind": "sweep"}):
         name = sweeps[-1].data.tags[f"{store.PREFIX}sweep"]
         if not {*name} & {*"'\"\\"}:  # MLflow's filters take no quotes
             search += f" and tags.`{store.PREFIX}sweep` = '{name}'"
-    query = {
-        "workflowType": "machine_learning",
+    view = {
         "searchFilter": search,
         "orderByKey": _BEST,
-        "orderByAsc": "false",
+        "orderByAsc": False,
+        "selectedColumns": _COLUMNS,
     }
-    return f"{server}/#/experiments/{experiment}/runs?{urlencode(query)}"
+    client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{_VIEW}", json.dumps(view))
+    query = urlencode({"workflowType": "machine_learning", "viewStateShareKey": _VIEW})
+    return f"http://{_HOST}:{port}/#/experiments/{experiment}/runs?{query}"
 
 
 def main() -> None:
-    """Print the address and serve the pages until Ctrl-C."""
-    outputs = Path(sys.argv[1] if len(sys.argv) > 1 else "outputs")
-    if not (outputs / "mlflow.db").exists():
-        sys.exit(f"{outputs}/mlflow.db is not there yet; `make smoke` makes a first sweep")
-    uri = f"sqlite:///{outputs}/mlflow.db"
+    """Serve the pages until Ctrl-C; print the address, and open it where there is a display."""
+    parser = argparse.ArgumentParser(prog="medreason.tracking.pages", description=__doc__)
+    parser.add_argument("outputs", nargs="?", type=Path, default=Path("outputs"))
+    parser.add_argument("--port", type=int, default=_PORT)
+    typed = parser.parse_args()
+    if not (typed.outputs / "mlflow.db").exists():
+        sys.exit(f"{typed.outputs}/mlflow.db is not there yet; `make smoke` makes a first sweep")
+    uri = f"sqlite:///{typed.outputs}/mlflow.db"
     tracking = Tracking(name="local", uri=uri)
-    client = store.connect(tracking, outputs)
-    show(f"the newest sweep: {address(client, store.experiment(client, tracking, outputs))}")
-    arguments = ["ui", "--backend-store-uri", store.escaped(uri, outputs)]
-    try:
-        subprocess.run([sys.executable, "-m", "mlflow", *arguments], check=False)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    client = store.connect(tracking, typed.outputs)
+    port = _free_port(typed.port)
+    page = address(client, store.experiment(client, tracking, typed.outputs), port)
+    show(f"the newest sweep: {page}")
+    arguments = ["ui", "--backend-store-uri", store.escaped(uri, typed.outputs)]
+    command = [sys.executable, "-m", "mlflow", *arguments, "--host", _HOST, "--port", str(port)]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with subprocess.Popen(command) as server:
+        try:
+            if _has_display() and _answers(port, server):
+                webbrowser.open(page)
+            sys.exit(server.wait())
+        except KeyboardInterrupt:
+            sys.exit(130)
+        finally:
+            server.terminate()
+
+
+def _free_port(first: int) -> int:
+    for port in range(first, first + _PORTS):
+        with socket.socket() as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind((_HOST, port))
+            except OSError:  # something listens there
+                continue
+        return port
+    sys.exit(f"ports {first} to {first + _PORTS - 1} are in use; choose another with --port")
+
+
+def _has_display() -> bool:
+    """Whether this is somebody's desktop: a browser in a terminal would take that over."""
+    if "SSH_CONNECTION" in os.environ:
+        return False
+    desktops = {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    return sys.platform in ("darwin", "win32") or bool(desktops)
+
+
+def _answers(port: int, server: subprocess.Popen[bytes]) -> bool:
+    end = time.monotonic() + _START_SECONDS
+    while server.poll() is None and time.monotonic() < end:
+        with socket.socket() as tried:
+            if tried.connect_ex((_HOST, port)) == 0:
+                return True
+        time.sleep(0.2)
+    return False
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import mlflow
 from alembic.script import ScriptDirectory
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run
+from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 
 from medreason.config import Tracking
@@ -200,6 +201,17 @@ def parent(client: MlflowClient, experiment: str, outputs: Path, sweep: str) -> 
         # It only groups its children and has nothing of its own to do.
         client.set_terminated(run.info.run_id)
         return run.info.run_id
+
+
+def is_active(client: MlflowClient, run_id: str) -> bool:
+    """False for a run that is gone or was deleted in MLflow's pages."""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return run.info.lifecycle_stage == LifecycleStage.ACTIVE
 
 
 def show_sweep(tracking: Tracking, outputs: Path, sweep: str, files: list[Path]) -> None:

@@ -117,7 +117,7 @@ def assert_all_is_there(runs: list[tuple[Config, EvaluationFolder]], port: int) 
         assert run.info.status == "FINISHED"
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert "test/accuracy" in run.data.metrics
-        assert len(client.get_metric_history(run.info.run_id, "train/loss")) == STEPS
+        assert len(client.get_metric_history(run.info.run_id, "curves/loss")) == STEPS
     assert all(folder.run.state().synced for _, folder in runs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
@@ -177,7 +178,7 @@ def test_names_that_mlflow_refuses_are_replaced_and_stay_different(
     assert run.info.status == "FINISHED"
     rewards = {name: value for name, value in run.data.metrics.items() if "ISUP" in name}
     assert sorted(rewards.values()) == [0.25, 0.5]
-    assert all(name.startswith("train/rewards/grade _ISUP_/mean.") for name in rewards)
+    assert all(name.startswith("curves/rewards/grade _ISUP_/mean.") for name in rewards)
     assert len([name for name in run.data.params if "ISUP" in name]) > 1
 
 
@@ -207,8 +208,11 @@ def test_a_run_shows_its_validations_and_the_chosen_step(composed: Compose, tmp_
     assert tracking.catch_up(config.tracking, config.folder, "one", [evaluation])
     (run_id,) = evaluation.run.state().mlflow_runs.values()
     run = store.connect(config.tracking, config.folder).get_run(run_id)
-    shown = {name: run.data.metrics[name] for name in ("validation/accuracy", "transfer/parsed")}
-    assert (shown, run.data.metrics["train/loss"]) == (
+    shown = {
+        name: run.data.metrics[f"curves/{name}"]
+        for name in ("validation/accuracy", "transfer/parsed")
+    }
+    assert (shown, run.data.metrics["curves/loss"]) == (
         {"validation/accuracy": 0.5, "transfer/parsed": 1.0}, 1.0,
     )  # fmt: skip
     for name, value in chosen.items():
@@ -240,9 +244,33 @@ def test_folder_of_two_sweeps_is_a_run_in_each_with_the_evaluation_it_asked_for(
     page = urlsplit(pages.address(client, experiment.experiment_id).replace("/#", ""))
     query = dict(parse_qsl(page.query))
     assert query["workflowType"] == "machine_learning"
-    key, best = query["orderByKey"], query["searchFilter"]
+    tags = client.get_experiment(experiment.experiment_id).tags
+    view = json.loads(tags[f"mlflow.sharedViewState.{query['viewStateShareKey']}"])
+    key, best = view["orderByKey"], view["searchFilter"]
     [shown] = client.search_runs([experiment.experiment_id], best, order_by=[f"{key} DESC"])
     assert shown.data.tags["medreason.sweep"] == "two"  # it began last
+    for column in view["selectedColumns"]:
+        kind, name = column.rstrip("`").split(".`")
+        assert name in getattr(shown.data, kind), column
+
+
+def test_runs_of_a_sweep_are_named_as_in_its_tables(composed: Compose, tmp_path: Path) -> None:
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    words = [("method=base",), *(("method=sft", f"seed={seed}") for seed in (1, 2, 3, 4))]
+    evaluations = [
+        write_run(composed("sweep=one", *typed), samples, lambda i, s: reply("A"), key=f"{i}" * 12)
+        for i, typed in enumerate(words)
+    ]
+    config = composed("sweep=one")
+    assert tracking.catch_up(config.tracking, config.folder, "one", evaluations)
+    client = store.connect(config.tracking, config.folder)
+    ids = [run_id for e in evaluations for run_id in e.run.state().mlflow_runs.values()]
+    client.delete_run(ids[3])
+    evaluations[4].config.write_text("broken: [")
+    tracking.name_runs(config.tracking, config.folder, "one", evaluations)
+    names = [client.get_run(run_id).info.run_name for run_id in ids]
+    assert names[:3] == ["base", "sft seed 1", "sft seed 2"]
+    assert names[3:] == [evaluation.name for evaluation in evaluations[3:]]  # as they were
 
 
 @pytest.mark.parametrize("average", ["questions", "cells"])

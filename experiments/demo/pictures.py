@@ -1,0 +1,79 @@
+"""The READMEs' pictures of report and MLflow, from what `make demo` has left.
+
+Needs Chromium with its driver (Debian: chromium-driver).
+
+python experiments/demo/pictures.py [OUTPUTS]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+
+from mlflow import MlflowClient
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+HERE = Path(__file__).parent
+SEARCH = """tags."medreason.modality" = 'xray' and metrics."test/above_prior/xray-disease" > 0.1"""
+
+
+def main(outputs: Path) -> None:
+    browser = open_browser()
+    take_report(browser, outputs / "reports/demo/index.html")
+    command = [sys.executable, "-m", "medreason.tracking.pages", outputs, "--port", "5077"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        page = server.stdout.readline().split()[-1]
+        try:
+            take(browser, page, "mlflow-runs.png", "grpo")
+            experiment, _, _ = page.partition("?")
+            query = {"workflowType": "machine_learning", "searchFilter": SEARCH}
+            take(browser, f"{experiment}?{urlencode(query)}", "mlflow-search.png", "grpo")
+            run = f"{experiment}/{run_of(outputs, 'grpo')}/model-metrics"
+            take(browser, run, "mlflow-curves.png", "grad_norm")
+        finally:
+            server.terminate()
+    browser.quit()
+
+
+def open_browser() -> webdriver.Chrome:
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars"):
+        options.add_argument(argument)
+    return webdriver.Chrome(options=options)
+
+
+def take_report(browser: webdriver.Chrome, page: Path) -> None:
+    browser.set_window_size(1027, 1900)
+    browser.get(page.resolve().as_uri())
+    browser.save_screenshot(HERE / "report.png")
+
+
+def take(browser: webdriver.Chrome, address: str, name: str, awaited: str) -> None:
+    """A picture of the page once it shows a text."""
+    browser.set_window_size(1500, 700)
+    wait = WebDriverWait(browser, 90, ignored_exceptions=[Exception])
+    wait.until(lambda b: b.get(address) or True)
+    wait.until(lambda b: awaited in b.find_element(By.TAG_NAME, "body").text)
+    for close in browser.find_elements(By.CSS_SELECTOR, "button[aria-label='Close']"):
+        close.click()  # the assistant beside the page
+    time.sleep(5)  # charts draw themselves
+    browser.save_screenshot(HERE / name)
+
+
+def run_of(outputs: Path, method: str) -> str:
+    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    experiment = client.get_experiment_by_name("medreason")
+    assert experiment
+    search = f"tags.`medreason.sweep` = 'demo' and tags.`medreason.method` = '{method}'"
+    (run, *_) = client.search_runs([experiment.experiment_id], search)
+    return run.info.run_id
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "outputs"))
