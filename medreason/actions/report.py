@@ -13,6 +13,7 @@ from medreason.report import (
     analyses,
     arms,
     comparisons,
+    data_sets,
     loading,
     published,
     reasoning,
@@ -22,6 +23,7 @@ from medreason.report import (
     tables,
 )
 from medreason.report import runs as reading
+from medreason.report.data_sets import OnSet
 from medreason.report.published import Compared
 from medreason.report.runs import Run
 from medreason.report.search import Trial
@@ -39,6 +41,7 @@ class _Parts(NamedTuple):
     trials: list[Trial]
     beside: list[Compared]
     """Published numbers beside ours."""
+    on_sets: list[OnSet]
 
 
 def run(config: Config) -> None:
@@ -63,6 +66,9 @@ def run(config: Config) -> None:
     else:
         table.show_rows(rows)
     arms.show_differences(gathered.domains)
+    on_sets = data_sets.by_source(gathered.arms)
+    if sets := data_sets.shown(on_sets):
+        table.show_table(lambda compact: data_sets.table(sets, gathered.arms))
     beside = published.compare(runs, gathered.arms, config.report.published)
     if published.shown(beside):
         table.show_table(lambda compact: published.table(beside, compact=compact))
@@ -72,7 +78,7 @@ def run(config: Config) -> None:
     for line in filter(None, [*summary.tested(opened), summary.chosen_by_test(opened)]):
         show(line)
     files = []
-    for path in _write(config, _Parts(runs, gathered, trials, beside), target):
+    for path in _write(config, _Parts(runs, gathered, trials, beside, on_sets), target):
         show(path)
         files.append(path)
     show(f"open {files[0]} in a browser: every cell leads to its questions")
@@ -90,6 +96,7 @@ def _write(config: Config, parts: _Parts, target: Path) -> Iterator[Path]:
         yield from _write_heat_maps(runs, target)
     yield tables.write(parts.tables, target)
     yield from published.write(parts.beside, target / "tables")
+    yield from data_sets.write(parts.on_sets, target / "tables")
     yield from analyses.write(parts.tables.arms, target / "tables")
     yield from reasoning.write(runs, target)
 
@@ -106,6 +113,7 @@ def _write_page(config: Config, parts: _Parts, target: Path) -> Path:
         openings=opened,
         trials=parts.trials,
         beside=parts.beside,
+        on_sets=parts.on_sets,
     )
     path.write_text(text, encoding="utf-8")
     return path

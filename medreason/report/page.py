@@ -13,10 +13,11 @@ from jinja2 import Environment, FileSystemLoader
 
 from medreason.config import Statistics
 from medreason.metrics import Metric, Shown
-from medreason.report import analyses, arms, published, search, summary, views
+from medreason.report import analyses, arms, data_sets, published, search, summary, views
 from medreason.report import tables as gathering
 from medreason.report.comparisons import Comparison
 from medreason.report.curves import Chart, Line, charts
+from medreason.report.data_sets import OnSet
 from medreason.report.domains import DISTANCES, ELSEWHERE, IN_DOMAIN, Total
 from medreason.report.matrices import TABLES
 from medreason.report.names import common, difference_name, short
@@ -91,11 +92,12 @@ def page(
     openings: Sequence[Opening] = (),
     trials: Sequence[Trial] = (),
     beside: Sequence[Compared] = (),
+    on_sets: Sequence[OnSet] = (),
     questions_per_cell: int = 8,
 ) -> str:
     """The page of a sweep's runs, as `runs.load` gives them, and of the tables of their arms;
     `openings` are those of its test splits, `trials` those of its search, `beside` published
-    numbers."""
+    numbers, `on_sets` accuracies by data set."""
     tables = tables or gathering.gather(runs)
     rows, grouped = rows_of(runs), arms.grouped(runs, tables)
     colours = {
@@ -114,6 +116,9 @@ def page(
             notes=_notes(rows, grouped),
             trials=trials,
             **_published(beside),
+            arms=tables.arms,
+            sets=data_sets.shown(on_sets),
+            sizes=data_sets.size,
             search_pictures=search.pictures(trials),
             search_note=search.note(trials),
             charts=(curves := charts(_lines(runs, tables, colours))),

@@ -27,7 +27,7 @@ Cell = str
 
 NO_ANSWERS = pd.DataFrame(
     columns=[
-        *("run", "sample", "question", "cluster", "modality", "task", "cell", "correct"),
+        *("run", "sample", "question", "cluster", "modality", "task", "cell", "source", "correct"),
         *("parsed", "completion_tokens", "change"),
     ]
 ).astype({"parsed": bool})
@@ -296,7 +296,16 @@ def _intervals(answers: pd.DataFrame, statistics: Statistics) -> dict[str, Any]:
 
 
 def _answers(evaluation: Path, statistics: Statistics) -> pd.DataFrame:
-    columns = ["sample", "modality", "task", "correct", "parse_status", "likeliest_option", "gold"]
+    columns = [
+        "sample",
+        "modality",
+        "task",
+        "source",
+        "correct",
+        "parse_status",
+        "likeliest_option",
+        "gold",
+    ]
     columns += ["completion_tokens", *predictions.CLUSTER_COLUMNS]
     answers = predictions.read_frame([evaluation], columns)
     clusters = predictions.clusters_of(answers, statistics.clusters)

@@ -371,3 +371,29 @@ def test_dynamic_sampling_is_refused_where_ranks_sample_together(
 ) -> None:
     with pytest.raises(ValueError, match=r"rollout\.dynamic_sampling=2: .*ddp"):
         composed("hardware=cpu_x2", "hardware.parallel=fsdp", "rollout.dynamic_sampling=2")
+
+
+_OF_PAPERS = sorted(
+    path
+    for group in ("method", "adapter", "experiment/med_r1", "experiment/rarl")
+    for path in (CONF / group).glob("*.yaml")
+    if path.stem not in ("base", "released", "none") or "experiment" in path.parts
+)
+_STRUCTURE = re.compile(
+    r"(name|algorithm|task_type|sweep|published|mode|path|defaults|method|training_set|task): .*"
+)
+"""Keys whose values name things, or say which runs a table is made of."""
+
+
+@pytest.mark.parametrize("path", _OF_PAPERS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_value_of_a_paper_says_where_it_comes_from(path: Path) -> None:
+    """By a tag of experiments/med_r1/README.md on its line, or in a comment right above."""
+    tag = re.compile(r"\[(code|abs|3rd|infer|ours)\]")
+    above, untold = "", []
+    for line in path.read_text().splitlines():
+        text = line.strip()
+        is_value = re.match(r"\w[\w.]*: [^ ]", text) and not _STRUCTURE.match(text)
+        if is_value and not tag.search(text) and not tag.search(above):
+            untold.append(text)
+        above = text if text.startswith("#") else ""
+    assert not untold
