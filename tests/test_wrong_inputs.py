@@ -61,6 +61,8 @@ WRONG: list[tuple[str | list[str], str]] = [
     ("action=judge judge=openai", "no evaluated runs"),
     ("--config-dir nowhere", "nowhere' not found"),
     ("hydra/launcher=nothing", "hydra/launcher/nothing"),
+    ("action=plan hydra.run.dir=own.py/x", "hydra.run.dir=own.py/x: [Errno 20]"),
+    ("-m method=base,sft hydra.sweep.dir=own.py/x", "own.py/x"),
     ("outputs=own.py action=audit", "outputs=..."),
     ("action=audit data=slake", "data.root has no value"),
     ("action=audit data=slake data.root=mydata", "missing: train.json"),

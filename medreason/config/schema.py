@@ -356,6 +356,9 @@ class Validation:
         return self.select == "best" or self.patience is not None
 
 
+_MLFLOW_SCHEMES = "sqlite", "http", "https", "postgresql", "mysql", "mssql", "file", "databricks"
+
+
 @dataclass
 class Tracking:
     name: str = MISSING
@@ -370,6 +373,12 @@ class Tracking:
     def __post_init__(self) -> None:
         if self.images < 0:
             raise ValueError(f"tracking.images={self.images}; give 0 or more")
+        scheme, separator, _ = (self.uri or "").partition("://")
+        if separator and scheme.partition("+")[0] not in _MLFLOW_SCHEMES:
+            raise ValueError(
+                f"tracking.uri={self.uri}: MLflow knows no {scheme}://; give "
+                f"{', '.join(f'{known}://...' for known in _MLFLOW_SCHEMES)}, or tracking=none"
+            )
 
 
 @dataclass

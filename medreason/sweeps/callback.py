@@ -76,6 +76,16 @@ class Sweep(Callback):
         """Jobs in other processes get the callback without the lock that this one holds."""
         return self.__dict__ | {"_study": None}
 
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Before Hydra makes the folder it changes to."""
+        try:
+            Path(config.hydra.run.dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            sys.exit(
+                f"medreason: hydra.run.dir={config.hydra.run.dir}: {error}; leave it out, and set "
+                "outputs=... to where results are to lie"
+            )
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Before Hydra launches the jobs. A plan and a report end here."""
         self._search = Search.of(config) if is_search(config) else None

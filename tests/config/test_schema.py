@@ -114,6 +114,7 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         (["+data.window=[40,inf]"], ["data.window=[40, inf]", "[center, width]"]),
         (["evaluation.controls=[no_image,no_image]"], ["names 'no_image' 2 times; name it once"]),
         (["tracking.images=-3"], ["tracking.images=-3", "0 or more"]),
+        (["tracking.uri=nonsense://a"], ["knows no nonsense://", "sqlite://..."]),
         (["hardware.precision=float16"], ["hardware.precision='float16'", "'bfloat16'"]),
         (["evaluation.modalities=[ct,pet]"], ["evaluation.modalities='pet'", "'mri'"]),
         (["modality=ct", "modality.ct=false"], ["modality: none is chosen", "modality=all"]),
