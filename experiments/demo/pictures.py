@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from mlflow import MlflowClient
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -33,9 +34,10 @@ def main(outputs: Path) -> None:
             take(browser, page, "mlflow-runs.png", "grpo")
             experiment, _, _ = page.partition("?")
             query = {"workflowType": "machine_learning", "searchFilter": SEARCH}
+            query |= {"orderByKey": "metrics.`test/accuracy`", "orderByAsc": "false"}
             take(browser, f"{experiment}?{urlencode(query)}", "mlflow-search.png", "grpo")
             run = f"{experiment}/{run_of(outputs, 'grpo')}/model-metrics"
-            take(browser, run, "mlflow-curves.png", "grad_norm")
+            take(browser, run, "mlflow-curves.png", "first_update")
         finally:
             server.terminate()
     browser.quit()
@@ -49,7 +51,7 @@ def open_browser() -> webdriver.Chrome:
 
 
 def take_report(browser: webdriver.Chrome, page: Path) -> None:
-    browser.set_window_size(1027, 1900)
+    browser.set_window_size(1200, 2200)
     browser.get(page.resolve().as_uri())
     browser.save_screenshot(HERE / "report.png")
 
@@ -57,12 +59,12 @@ def take_report(browser: webdriver.Chrome, page: Path) -> None:
 def take(browser: webdriver.Chrome, address: str, name: str, awaited: str) -> None:
     """A picture of the page once it shows a text."""
     browser.set_window_size(1500, 700)
-    wait = WebDriverWait(browser, 90, ignored_exceptions=[Exception])
+    wait = WebDriverWait(browser, 90, ignored_exceptions=[WebDriverException])
     wait.until(lambda b: b.get(address) or True)
     wait.until(lambda b: awaited in b.find_element(By.TAG_NAME, "body").text)
     for close in browser.find_elements(By.CSS_SELECTOR, "button[aria-label='Close']"):
         close.click()  # the assistant beside the page
-    time.sleep(5)  # charts draw themselves
+    time.sleep(8)  # charts draw themselves
     browser.save_screenshot(HERE / name)
 
 
