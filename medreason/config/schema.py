@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -374,10 +375,14 @@ class Tracking:
         if self.images < 0:
             raise ValueError(f"tracking.images={self.images}; give 0 or more")
         scheme, separator, _ = (self.uri or "").partition("://")
-        if separator and scheme.partition("+")[0] not in _MLFLOW_SCHEMES:
+        if not separator or scheme.partition("+")[0] in _MLFLOW_SCHEMES:
+            return
+        plugins = {point.name for point in entry_points(group="mlflow.tracking_store")}
+        if scheme not in plugins:
+            known = ", ".join(f"{name}://..." for name in (*_MLFLOW_SCHEMES, *sorted(plugins)))
             raise ValueError(
-                f"tracking.uri={self.uri}: MLflow knows no {scheme}://; give "
-                f"{', '.join(f'{known}://...' for known in _MLFLOW_SCHEMES)}, or tracking=none"
+                f"tracking.uri={self.uri}: MLflow knows no {scheme}://; give {known}, install "
+                "MLflow's plugin for it, or set tracking=none"
             )
 
 
