@@ -210,13 +210,15 @@ def test_lost_tracking_database_is_rebuilt_from_the_folders(place: Path) -> None
     experiment = client.get_experiment_by_name("medreason")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    names = [run.info.run_name for run in runs]
+    names = {run.info.run_id: run.info.run_name for run in runs}
     pairs = [
-        f"{f.path.name}/{key}"
-        for f in run_folders(place / "outputs/runs")
-        for key in f.state().evaluations
+        run for f in run_folders(place / "outputs/runs") for run in f.state().mlflow_runs.values()
     ]
-    assert sorted(names) == sorted(["runs", *pairs])
+    assert {names[run] for run in pairs} == {
+        *("base", "grpo", "rarl", "sft controls=['blank_image']"),
+        "sft tasks=['disease'] controls=[]",
+    }
+    assert sorted(names.values()) == sorted(["runs", *(names[run] for run in pairs)])
     assert len(pairs) == 5  # SFT was evaluated twice
     assert all(run.info.status == "FINISHED" for run in runs)
     (grpo,) = (run for run in runs if run.data.tags.get("medreason.method") == "grpo")
