@@ -40,7 +40,7 @@ _USUAL = {
     "answer_type": ("answer_type",),
 }
 """Names that a column has where `data.columns` names none."""
-_KNOWN = (*_USUAL, "explanation", "modality", "task", "patient")
+_KNOWN = (*_USUAL, "explanation", "modality", "task", "source", "patient", "alternatives")
 """Keys of `data.columns`."""
 _CELLS = {"path-vqa": ("microscopy", "attributes")}
 """Modality and task of all rows, by the name of a known set."""
@@ -84,8 +84,9 @@ def read(
 ) -> Iterator[Row]:
     """Rows of a hub id, or of a folder that holds its files.
 
-    `columns` maps our names (image, question, answer, options, explanation, modality, task,
-    answer_type, patient) to the set's; null takes the usual name, where there is one. Rows without
+    `columns` maps our names (image, question, answer, options, answer_type, explanation, modality,
+    task, source, patient, and alternatives: a list of texts that are as right as the answer of an
+    open question) to the set's; null takes the usual name, where there is one. Rows without
     modality and task of their own get those given, else those known of the set. Validation rows
     belong to the split `validation`; None leaves them out. Images are written to `cache` under the
     hash of their content, so that an image in train and test is known to be the same; where a
@@ -251,11 +252,20 @@ def _sample(layout: _Layout, name: str, row: Record, split: str) -> Sample:
         explanation=_own(row, columns, "explanation"),
         modality=_facet(row, columns, "modality", layout.cell[0]),
         task=_facet(row, columns, "task", layout.cell[1]),
-        source=layout.source,
+        source=_own(row, columns, "source") or layout.source,
         patient=rows.patient(_own(row, columns, "patient")),
         split=split,
+        alternatives=() if options else _alternatives(row, columns),
         answer_type=kind,
     )
+
+
+def _alternatives(row: Record, columns: Mapping[str, str]) -> tuple[str, ...]:
+    """Further right answers of an open question: a list of texts."""
+    value = row[columns["alternatives"]] if "alternatives" in columns else None
+    if not isinstance(value, list | None) or not all(isinstance(each, str) for each in value or ()):
+        raise ValueError(f"{columns['alternatives']} is {value!r}; needs a list of texts")
+    return tuple(value or ())
 
 
 def _own(row: Record, columns: Mapping[str, str], key: str) -> str | None:

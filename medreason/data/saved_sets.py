@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 COLUMNS = ("image", "problem", "solution")
-FACTS = ("modality", "task", "patient", "explanation")
+FACTS = ("modality", "task", "source", "patient", "explanation", "answer_type", "alternatives")
 """Columns behind those, which the public codes do not read."""
 
 
@@ -54,7 +54,7 @@ def write(folder: Path, samples: Sequence[Sample]) -> None:
     Raises:
         ValueError: of a sample, whose question or options would be read as others.
     """
-    from datasets import Dataset, DatasetDict, Features, Image, Value  # seconds
+    from datasets import Dataset, DatasetDict, Features, Image, List, Value  # seconds
 
     shutil.rmtree(folder, ignore_errors=True)
     for sample in samples:
@@ -67,21 +67,19 @@ def write(folder: Path, samples: Sequence[Sample]) -> None:
                 f"{sample.id}: {sample.problem!r} would not be read back as it is: its question or "
                 "an option holds what separates options, such as ' A)'; leave the row out"
             )
-    texts = {name: Value("string") for name in (*COLUMNS[1:], *FACTS)}
+    columns = {name: Value("string") for name in (*COLUMNS[1:], *FACTS)}
+    features = Features({"image": Image(), **columns, "alternatives": List(Value("string"))})
     sides = {side: [s for s in samples if s.split == side] for side in SIDES}
     DatasetDict(
         {
-            side: Dataset.from_list(
-                [_row(sample) for sample in members],
-                features=Features({"image": Image(), **texts}),
-            )
+            side: Dataset.from_list([_row(sample) for sample in members], features=features)
             for side, members in sides.items()
             if members
         }
     ).save_to_disk(folder)
 
 
-def _row(sample: Sample) -> dict[str, str | None]:
+def _row(sample: Sample) -> dict[str, str | Sequence[str] | None]:
     row = {"image": str(sample.image), "problem": sample.problem, "solution": _solution(sample)}
     return row | {name: getattr(sample, name) for name in FACTS}
 

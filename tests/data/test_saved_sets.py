@@ -14,7 +14,7 @@ from medreason import data
 from medreason.actions import prepare
 from medreason.config import Config
 from medreason.data import image_cache, saved_sets
-from medreason.samples import Sample
+from medreason.samples import SOFT_TISSUE, Sample
 
 
 def load(folder: Path) -> tuple[Sample, ...]:
@@ -66,12 +66,32 @@ def test_prepared_phantoms_come_back_as_they_were(
     assert {*load_from_disk(folder / "saved")["test"].column_names} >= {*saved_sets.COLUMNS}
     contents = image_cache.digests({s.image for s in (*prepared, *saved)}, tmp_path / "cache")
     facts = ("question", "options", "answer", "explanation", "modality", "task", "patient", "split")
+    facts += ("source", "alternatives", "answer_type")
     texts = [
         sorted(repr([getattr(s, f) for f in facts] + [contents[s.image]]) for s in samples)
         for samples in (prepared, saved)
     ]
     assert len(prepared) > 40
     assert texts[0] == texts[1]
+
+
+def test_an_open_question_keeps_its_other_answers_and_its_type(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    sample = Sample(
+        *("file:3", tmp_path / "a.png", "What is it?", (), "brain tumor"),
+        *(None, "mri", "disease", "VQA-Med", "7", "test", SOFT_TISSUE, ("glioma",), "open"),
+    )
+    saved_sets.write(tmp_path / "saved", [sample])
+    [read] = load(tmp_path / "saved")
+    facts = ("answer", "alternatives", "answer_type", "source", "patient", "split")
+    assert [getattr(read, f) for f in facts] == [getattr(sample, f) for f in facts]
+
+
+def test_other_answers_that_are_no_list_are_a_bad_row(tmp_path: Path) -> None:
+    damaged = row("What is it?", "<answer> glioma </answer>") | {"alternatives": "brain tumor"}
+    Dataset.from_list([damaged]).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="alternatives is 'brain tumor'; needs a list of texts"):
+        load(tmp_path / "saved")
 
 
 def test_a_question_that_would_be_read_as_options_is_named(tmp_path: Path) -> None:
