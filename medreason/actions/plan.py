@@ -344,15 +344,17 @@ def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
     download = max((cell.download for cell in ahead), default=0)
     needed = disk + download + max((cell.peak for cell in ahead), default=0)
     free = free_bytes(config.folder)
+    unknown_disk = sum(not cell.disk_known for cell in ahead)
+    least = "at least " if unknown_disk else ""
     lines = [
         f"{len(cells)} cells: " + ", ".join(f"{n} {state}" for state, n in counts.items()),
         f"{sum(c.updates for c in ahead):,} updates, {sum(c.generations for c in ahead):,} "
         f"generations, time {time} (one after the other)",
-        f"disk {_size(disk)} kept, {_size(needed)} with the checkpoints of one training; "
+        f"disk {least}{_size(disk)} kept, {_size(needed)} with the checkpoints of one training; "
         f"{_size(free)} free"
         + (f"; {_size(download)} of weights come from the hub" if download else ""),
     ]
-    if unknown_disk := sum(not cell.disk_known for cell in ahead):
+    if unknown_disk:
         lines.append(
             f"disk without the models of {unknown_disk} cells: the hub is not reached, and their "
             "start model is not in its cache"

@@ -47,7 +47,7 @@ def arm_key(config: Config) -> str:
 
 def arm_names(configs: Sequence[Config]) -> list[str]:
     """Of arms, an evaluation of each: the method, and of a served model its name; with the options,
-    and where these are the same the values, in which arms of one method differ."""
+    and where these are the same the values, in which arms of one method differ; at last a key."""
     names = [
         f"{config.method.name} {config.model.label}"
         if config.model.is_served
@@ -55,7 +55,9 @@ def arm_names(configs: Sequence[Config]) -> list[str]:
         for config in configs
     ]
     names = _tell_apart(names, [_options(config) for config in configs], _all_options)
-    return _tell_apart(names, [_values(config, *_SCIENCE) for config in configs], _all_values)
+    names = _tell_apart(names, [_values(config, *_SCIENCE) for config in configs], _all_values)
+    digests = [{"key": arm_key(config)[:6]} for config in configs]
+    return _tell_apart(names, digests, _all_options)
 
 
 def run_names(
@@ -131,9 +133,16 @@ def _all_values(values: Mapping[str, str]) -> str:
         if key.endswith(".name") or not key.startswith(tuple(named))
     }
     short = {key: value for key, value in values.items() if len(value) <= _LONGEST_VALUE}
-    shown = short or {key: f"{v[: _LONGEST_VALUE - 3]}..." for key, v in values.items()}
+    shown = short or {key: _cut(value) for key, value in values.items()}
     leaves = {key.removesuffix(".name").rpartition(".")[2]: v for key, v in shown.items()}
     return " ".join(f"{leaf}={value}" for leaf, value in leaves.items())
+
+
+def _cut(value: str) -> str:
+    """The head of a text, the end of a path."""
+    room = _LONGEST_VALUE - len("...")
+    is_path = "/" in value and " " not in value
+    return f"...{value[-room:]}" if is_path else f"{value[:room]}..."
 
 
 def _options(config: Config) -> dict[str, str]:

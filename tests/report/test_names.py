@@ -65,3 +65,18 @@ def test_arms_on_two_data_sets_are_told_apart_by_their_options(
         for name, family in (("ct", "modality"), ("grading", "question_type"))
     ]
     assert arm_names(arms) == ["grpo med_r1_modality_384", "grpo med_r1_question_type_384"]
+
+
+def test_arms_of_long_values_have_names_of_their_own(composed: Callable[..., Config]) -> None:
+    config = composed("method=sft")
+    start = "a/folder/of/many/studies/of/one/hospital"
+    roots = (
+        f"{start}/2024",
+        f"{start}/2025",
+        f"{start}/2025/{'x' * 30}/b",
+        f"{start}/{'x' * 30}/b",
+    )
+    arms = [replace(config, model=replace(config.model, path=root)) for root in roots]
+    names = arm_names(arms)
+    assert names[0] == "sft path=.../of/one/hospital/2024"
+    assert len({*names}) == len(roots)
