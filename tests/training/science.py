@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 
 import drawn_phantoms
@@ -81,11 +82,12 @@ def trained(
     ]
     for rank in ranks:
         rank.start()
-    ranks[0].join()
-    for rank in ranks[1:]:
-        if dies_at is not None:
-            rank.kill()
-        rank.join(timeout=60)
+    while running := [rank.sentinel for rank in ranks if rank.exitcode is None]:
+        connection.wait(running)
+        if any(rank.exitcode for rank in ranks):  # the others may wait for it for ever
+            for rank in ranks:
+                rank.join(timeout=0 if dies_at is not None else 60)
+                rank.kill()
     expected = 1 if limit_mib else 0 if dies_at is None else -signal.SIGKILL
     codes = [rank.exitcode for rank in ranks]
     if dies_at is not None:  # a rank may fail because another was killed, before it is killed too
