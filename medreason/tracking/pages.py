@@ -65,12 +65,18 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=_PORT)
     typed = parser.parse_args()
     if not (typed.outputs / "mlflow.db").exists():
-        sys.exit(f"{typed.outputs}/mlflow.db is not there yet; `make smoke` makes a first sweep")
+        sys.exit(
+            f"{typed.outputs}/mlflow.db is not there yet; `make smoke` makes a first sweep, and a "
+            "server of tracking.uri has pages of its own"
+        )
     uri = f"sqlite:///{typed.outputs}/mlflow.db"
     tracking = Tracking(name="local", uri=uri)
-    client = store.connect(tracking, typed.outputs)
     port = _free_port(typed.port)
-    page = address(client, store.experiment(client, tracking, typed.outputs), port)
+    try:
+        client = store.connect(tracking, typed.outputs)
+        page = address(client, store.experiment(client, tracking, typed.outputs), port)
+    except store.UnusableStoreError as error:
+        sys.exit(str(error))
     show(f"the newest sweep: {page}")
     arguments = ["ui", "--backend-store-uri", store.escaped(uri, typed.outputs)]
     command = [sys.executable, "-m", "mlflow", *arguments, "--host", _HOST, "--port", str(port)]

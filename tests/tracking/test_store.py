@@ -106,7 +106,7 @@ def test_writer_waits_for_another_that_takes_longer_than_mlflow_would(
     ],
 )
 def test_database_of_another_version_is_left_as_it_is(
-    tmp_path: Path, revision: str, remedy: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str, remedy: str
 ) -> None:
     settings = local(tmp_path)
     tracking.prepare(settings, tmp_path, "s")
@@ -118,6 +118,9 @@ def test_database_of_another_version_is_left_as_it_is(
     before = path.read_bytes()
     with pytest.raises(store.UnusableStoreError, match=remedy):
         store.connect(settings, tmp_path)
+    monkeypatch.setattr("sys.argv", ["pages", str(tmp_path)])
+    with pytest.raises(SystemExit, match=remedy):
+        pages.main()
     assert path.read_bytes() == before
 
 
