@@ -21,6 +21,7 @@ from medreason.evaluation.controls import questions_of
 from medreason.execution.disk import disk_space
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.throughput import Throughput
+from medreason.runs import keys
 from medreason.runs.files import free_bytes
 from medreason.runs.outcomes import NoDataError
 from medreason.runs.progress import duration
@@ -28,8 +29,9 @@ from medreason.samples import Sample
 from medreason.training.memory_limits import memory_lines
 
 _ANSWER_BYTES = 2_000  # a row of predictions.parquet with its prompt, compressed
-_IMPOSSIBLE = ("empty", "refused")
-_FINISHED = ("done", "same run", "empty", "refused")
+_WITHOUT_QUESTIONS = ("same run", "empty", "refused")
+"""States of cells whose test questions are counted elsewhere, or are none."""
+_FINISHED = ("done", *_WITHOUT_QUESTIONS)
 
 
 @dataclass(frozen=True)
@@ -77,37 +79,50 @@ def run_all(configs: Sequence[Config], labels: Sequence[str]) -> None:
     possible = [
         c
         for c, cell in zip(configs, cells, strict=True)
-        if cell.state not in _IMPOSSIBLE and not cell.reason.startswith(_NOT_HERE)
+        if cell.state not in _WITHOUT_QUESTIONS and not cell.reason.startswith(_NOT_HERE)
     ]
     _print_power(possible)
     kinds: dict[tuple[str, ...], list[tuple[Config, Cell]]] = defaultdict(list)
     for config, cell in zip(configs, cells, strict=True):
         if cell.state not in _FINISHED:
             kinds[_kind(config)].append((config, cell))
-    for kind in kinds.values():  # last, since it loads torch
-        for line in _needs(kind):
-            Console().print(line, highlight=False, soft_wrap=True)
+    for line in _needs_of_all(list(kinds.values())):  # last, since it loads torch
+        Console().print(line, highlight=False, soft_wrap=True)
 
 
 def _kind(config: Config) -> tuple[str, ...]:
     return config.method.name, config.model.name, str(config.adapter), config.hardware.name
 
 
-def _needs(kind: Sequence[tuple[Config, Cell]]) -> Iterator[str]:
-    """Memory of trainings of one kind, what to change where it does not fit, and hours on GPUs."""
-    config = kind[0][0]
-    samples = [] if release_sizes.counts(config) else data.samples_of(config)
-    training = data.trained_on(config, samples)
-    if any(cell.updates for _, cell in kind):
-        yield from memory_lines(config, training)
-    if config.hardware.accelerator == "cuda":
-        from medreason.benchmark import gpu_time  # torch
+def _needs_of_all(kinds: Sequence[Sequence[tuple[Config, Cell]]]) -> Iterator[str]:
+    """Of each kind of training its memory, what to change where it does not fit, and hours on GPUs;
+    at last the hours of all."""
+    times: list[Mapping[str, tuple[float, float] | None]] = []
+    for kind in kinds:
+        config = kind[0][0]
+        samples = [] if release_sizes.counts(config) else data.samples_of(config)
+        training = data.trained_on(config, samples)
+        if any(cell.updates for _, cell in kind):
+            yield from memory_lines(config, training)
+        if config.hardware.accelerator == "cuda":
+            from medreason.benchmark import gpu_time  # torch
 
-        updates, answers = (
-            sum(getattr(cell, name) for _, cell in kind) for name in ("updates", "answers")
-        )
-        with suppress(OSError, ValueError):  # `memory_lines` has said why
-            yield gpu_time.time_line(config, training, updates, answers)
+            updates, answers = (
+                sum(getattr(cell, name) for _, cell in kind) for name in ("updates", "answers")
+            )
+            with suppress(OSError, ValueError):  # `memory_lines` has said why
+                times.append(gpu_time.hours(config, training, updates, answers))
+                yield gpu_time.time_line(_work(kind), times[-1])
+    if len(times) == len(kinds) > 1:
+        yield gpu_time.time_line("all", gpu_time.total(times))
+
+
+def _work(kind: Sequence[tuple[Config, Cell]]) -> str:
+    """`3 jobs of sft, qwen2_vl_2b, 2 devices each`"""
+    config, devices = kind[0][0], kind[0][0].hardware.processes
+    jobs = f"{len(kind)} jobs of " if len(kind) > 1 else ""
+    each = f", {devices} devices each" if devices > 1 else ""
+    return f"{jobs}{config.method.name}, {config.model.name}{each}"
 
 
 class _Questions:
@@ -138,9 +153,13 @@ def _cell(
     except NoDataError as error:
         return Cell(name, "empty", reason=str(error))
     except ValueError as error:
-        if counts := release_sizes.counts(config):
-            return _published(name, config, counts)
-        return Cell(name, "refused", reason=str(error))
+        if not (counts := release_sizes.counts(config)):
+            return Cell(name, "refused", reason=str(error))
+        train = keys.digest(keys.train_parts(config, str(config.data), ""))
+        evaluation = keys.digest(keys.evaluation_parts(config, train, str(config.data)))
+        if (first := seen.setdefault((train, evaluation), index)) != index:
+            return Cell(name, "same run", reason=f"as #{first}")
+        return _published(name, config, counts)
     first = seen.setdefault((request.train_key, request.evaluation_key), index)
     if first != index:
         return Cell(name, "same run", reason=f"as #{first}")
@@ -329,6 +348,10 @@ def _listed(places: Sequence[str]) -> str:
     return f"{named} and {len(places) - 3} more" if len(places) > 3 else named
 
 
+def _cells(count: int) -> str:
+    return f"{count} cell" if count == 1 else f"{count} cells"
+
+
 def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
     counts = {
         state: sum(c.state == state for c in cells)
@@ -339,7 +362,7 @@ def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
     unknown = len(ahead) - len(known)
     time = duration(sum(known)) if known or not ahead else "unknown"
     if known and unknown:
-        time += f" and {unknown} cells unknown: no comparable run has been measured yet"
+        time += f" and {_cells(unknown)} unknown: no comparable run has been measured yet"
     disk = sum(cell.disk for cell in ahead)
     download = max((cell.download for cell in ahead), default=0)
     needed = disk + download + max((cell.peak for cell in ahead), default=0)
@@ -347,16 +370,16 @@ def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
     unknown_disk = sum(not cell.disk_known for cell in ahead)
     least = "at least " if unknown_disk else ""
     lines = [
-        f"{len(cells)} cells: " + ", ".join(f"{n} {state}" for state, n in counts.items()),
+        f"{_cells(len(cells))}: " + ", ".join(f"{n} {state}" for state, n in counts.items()),
         f"{sum(c.updates for c in ahead):,} updates, {sum(c.generations for c in ahead):,} "
-        f"generations, time {time} (one after the other)",
+        f"generations, time {time} on this machine (one after the other)",
         f"disk {least}{_size(disk)} kept, {_size(needed)} with the checkpoints of one training; "
         f"{_size(free)} free"
         + (f"; {_size(download)} of weights come from the hub" if download else ""),
     ]
     if unknown_disk:
         lines.append(
-            f"disk without the models of {unknown_disk} cells: the hub is not reached, and their "
+            f"disk without the models of {_cells(unknown_disk)}: the hub is not reached, and their "
             "start model is not in its cache"
         )
     if needed > free:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,9 +42,15 @@ _ROWS = 64
 """Questions of an evaluation that are decoded together."""
 
 
-def time_line(config: Config, samples: Sequence[Sample], updates: int, answers: int) -> str:
-    """The hours of so many updates and answers on each kind of GPU, those with too little memory
-    named as such.
+Hours = tuple[float, float]
+"""The least and the most that work may take."""
+
+
+def hours(
+    config: Config, samples: Sequence[Sample], updates: int, answers: int
+) -> dict[str, Hours | None]:
+    """The hours of so many updates and answers on each of `GPUS`, None where its memory is too
+    small.
 
     Raises:
         OSError: the model's architecture is not known without the hub.
@@ -52,22 +58,37 @@ def time_line(config: Config, samples: Sequence[Sample], updates: int, answers: 
     """
     batch = largest_batch(config, samples)
     peak = estimate(config, batch).peak if updates else 0
-    times = [
-        f"{gpu.name} {_shown(config, batch, gpu, updates, answers)}"
-        if peak <= gpu.memory
-        else f"{gpu.name} too small"
-        for gpu in GPUS
-    ]
-    devices = f", {config.hardware.processes} of each" if config.hardware.processes > 1 else ""
-    kind = f"{config.method.name}, {config.model.name}{devices}"
-    return f"estimated time of {kind}: {'; '.join(times)}"
-
-
-def _shown(config: Config, batch: DeviceBatch, gpu: Gpu, updates: int, answers: int) -> str:
     half = replace(batch, completion_tokens=max(batch.completion_tokens // 2, 1))
-    least = LEAST * sum(_seconds(config, half, gpu, updates, answers)) / 3600
-    most = MOST * sum(_seconds(config, batch, gpu, updates, answers)) / 3600
-    return f"{_hours(least)} to {_hours(most)} h"
+
+    def on(gpu: Gpu) -> Hours:
+        least, most = (
+            times * sum(_seconds(config, tokens, gpu, updates, answers)) / 3600
+            for times, tokens in ((LEAST, half), (MOST, batch))
+        )
+        return least, most
+
+    return {gpu.name: on(gpu) if peak <= gpu.memory else None for gpu in GPUS}
+
+
+def time_line(what: str, hours: Mapping[str, Hours | None]) -> str:
+    """`estimated time of WHAT: A100 40 GB 1.6 to 6.4 h; ...`"""
+    times = [f"{gpu} {_shown(known) if known else 'too small'}" for gpu, known in hours.items()]
+    return f"estimated time of {what}: {'; '.join(times)}"
+
+
+def total(kinds: Sequence[Mapping[str, Hours | None]]) -> dict[str, Hours | None]:
+    """The hours of all kinds of work, one after the other; None where one does not fit."""
+    by_gpu = {gpu: [kind[gpu] for kind in kinds] for gpu in kinds[0]}
+    return {
+        gpu: (sum(low for low, _ in known), sum(high for _, high in known))
+        if len(known := [each for each in all_of_it if each]) == len(all_of_it)
+        else None
+        for gpu, all_of_it in by_gpu.items()
+    }
+
+
+def _shown(hours: Hours) -> str:
+    return f"{_hours(hours[0])} to {_hours(hours[1])} h"
 
 
 def _hours(hours: float) -> str:

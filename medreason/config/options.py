@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from medreason import moved
 from medreason.config import key_names
 from medreason.config.files import CONF
 from medreason.config.rules import one_of
+from medreason.samples import MODALITIES, TASKS
 
 _MERGED = ("modality", "task")
 """Groups whose options can be combined: each option is a key of one mapping."""
@@ -61,6 +63,7 @@ def check(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     known, read = options(folders), set()
     choices = list(_of_overrides(overrides, known))
     _check(choices, known, folders, read)
+    refuse_two_cells(overrides)
     _refuse_other_rewards(overrides, {str(c.option) for c in choices if c.group == "reward"}, read)
 
 
@@ -132,7 +135,7 @@ def refuse_sweep(overrides: Iterable[str]) -> None:
         if not parsed.is_sweep_override():
             continue
         key, _, values = override.partition("=")
-        meanings = [f"a sweep with a run for each is -m {override}"]
+        meanings = [f"a sweep with a run for each is -m {shlex.quote(override)}"]
         if parsed.value_type is ValueType.SIMPLE_CHOICE_SWEEP:
             if key in _MERGED:
                 meanings.append(f"one run trained on all of them is {key}=[{values}]")
@@ -140,6 +143,24 @@ def refuse_sweep(overrides: Iterable[str]) -> None:
                 meanings.append(f"one list is {key}=[{values}]")
                 meanings.append(f"""one text is "{key}='{values}'\"""")
         raise ValueError(f"{override} has several values: {'; '.join(meanings)}")
+
+
+def refuse_two_cells(overrides: Iterable[str]) -> None:
+    """Refuse a modality or task beside a training set that chooses another.
+
+    Raises:
+        ValueError: with what to type for each thing that may be meant.
+    """
+    chosen = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+    training_set = chosen.get("training_set")
+    for group, names in (("modality", MODALITIES), ("task", TASKS)):
+        typed = chosen.get(group, training_set)
+        if training_set in names and typed != training_set:
+            meant = f"say training_set={typed} alone" if typed in names else f"leave {group} out"
+            raise ValueError(
+                f"{group}={typed}: training_set={training_set} trains on {group}={training_set}, "
+                f"and a model has one of them; {meant}"
+            )
 
 
 def _check(

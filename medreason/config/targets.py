@@ -114,7 +114,11 @@ def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
     required = [p.name for p in parameters if p.default is p.empty and p.name not in shared]
     for name in required:
         if spec.get(name) is None:
-            raise ValueError(f"{key}.{name} has no value; set {key}.{name}=... on the command line")
+            is_root = (key, name) == ("data", "root")
+            hint = "; action=plan takes one that is not there yet" if is_root else ""
+            raise ValueError(
+                f"{key}.{name} has no value; set {key}.{name}=... on the command line{hint}"
+            )
 
 
 def _refuse_too_few(

@@ -88,13 +88,13 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Before Hydra launches the jobs. A plan and a report end here."""
-        self._search = Search.of(config) if is_search(config) else None
-        self._jobs = [self._search.fixed] if self._search else split_jobs(config)
-        if not self._jobs:
-            sys.exit(f"medreason: the sweep is empty: {' '.join(config.hydra.overrides.task)}")
-        for line in step_lines(config, self._jobs):
-            notice(line)
         try:
+            self._search = Search.of(config) if is_search(config) else None
+            self._jobs = [self._search.fixed] if self._search else split_jobs(config)
+            if not self._jobs:
+                raise ValueError(f"the sweep is empty: {' '.join(config.hydra.overrides.task)}")
+            for line in step_lines(config, self._jobs):
+                notice(line)
             if config.report.published:
                 published_file.read(config.report.published)
             if _is_done_here(config, self._jobs):

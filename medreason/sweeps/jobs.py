@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
-from medreason.config import Config, steps
+from medreason.config import Config, options, steps
 
 _AXES = ("modality", "task", "seed")
 """Groups and keys whose overrides change no other part of the configuration."""
@@ -25,7 +25,11 @@ _STEP_GROUPS = ("method=", "model=", "model/", "~model/", "experiment=", "+exper
 
 
 def split_jobs(config: DictConfig) -> list[list[str]]:
-    """The overrides of each job, split as Hydra's basic sweeper splits a sweep."""
+    """The overrides of each job, split as Hydra's basic sweeper splits a sweep.
+
+    Raises:
+        ValueError: a job has a training set and another modality or task.
+    """
     # Unresolved, since `${...}` stands for values of the job.
     params = config.hydra.sweeper.params
     params = OmegaConf.to_container(params, resolve=False) if params else {}
@@ -35,6 +39,8 @@ def split_jobs(config: DictConfig) -> list[list[str]]:
     overrides = [*(f"{key}={value}" for key, value in params.items()), *map(str, typed)]
     parsed = OverridesParser.create().parse_overrides(overrides)
     (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None) or [[]]
+    for job in batch:
+        options.refuse_two_cells(job)
     return [list(job) for job in batch]
 
 

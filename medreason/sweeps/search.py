@@ -57,7 +57,11 @@ class Search:
 
     @classmethod
     def of(cls, config: DictConfig) -> Search:
-        """The search of a command with another sweeper than Hydra's basic one."""
+        """The search of a command with another sweeper than Hydra's basic one.
+
+        Raises:
+            ValueError: no key has a range or several values.
+        """
         sweeper = config.hydra.sweeper
         params = OmegaConf.select(sweeper, "params") or OmegaConf.create()
         params = OmegaConf.to_container(params, resolve=False)
@@ -69,6 +73,12 @@ class Search:
         # The command line wins over what a recipe searches.
         by_key = {each.get_key_element(): each for each in parsed}
         searched = [key for key, each in by_key.items() if each.is_sweep_override()]
+        if not searched:
+            raise ValueError(
+                "nothing to search: no key has a range or several values; give one, such as "
+                "'method.trl.learning_rate=tag(log, interval(1e-5, 1e-3))', or leave "
+                "hydra/sweeper out"
+            )
         fixed = [str(e.input_line) for e in by_key.values() if not e.is_sweep_override()]
         return cls(searched, fixed, OmegaConf.select(sweeper, "n_trials") or 0)
 

@@ -126,6 +126,37 @@ def test_plan_of_a_release_that_is_not_here_says_what_to_buy(
     assert "RTX 4090 too small; A100 40 GB" in shown
 
 
+def test_start_model_of_several_seeds_is_one_job_of_a_release_that_is_not_here(
+    composed: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("experiment=rarl/methods", "data.root=nowhere", "hardware=a100_40gb")
+    jobs = [(method, f"seed={seed}") for method in ("base", "sft") for seed in (0, 1)]
+    configs = [composed(*words, f"method={method}", seed) for method, seed in jobs]
+    plan.run_all(configs, [" ".join(job) for job in jobs])
+    shown = capsys.readouterr().out
+    assert "4 cells: 3 to do, 1 same run" in shown
+    assert "#1: as #0" in shown
+    times = {
+        what: [*map(float, re.findall(r"A100 40 GB (\S+) to (\S+) h", rest)[0])]
+        for what, _, rest in (
+            line.removeprefix("estimated time of ").partition(":")
+            for line in shown.splitlines()
+            if line.startswith("estimated time of ")
+        )
+    }
+    base, sft, all_of_it = (
+        times[what] for what in ("base, qwen2_vl_2b", "2 jobs of sft, qwen2_vl_2b", "all")
+    )
+    assert all_of_it == pytest.approx([a + b for a, b in zip(base, sft, strict=True)], abs=0.6)
+
+
+def test_plan_without_the_place_of_the_data_says_that_none_is_needed(composed: Compose) -> None:
+    with pytest.raises(
+        ValueError, match=r"data.root has no value; .*plan takes one that is not there"
+    ):
+        composed("experiment=rarl/methods", "action=plan")
+
+
 def test_time_on_gpus_falls_with_faster_and_with_more_of_them(
     composed: Compose, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,7 +178,7 @@ def test_data_that_is_unknown_or_damaged_is_refused_with_its_reason(
 ) -> None:
     plan.run(composed("data=vqa_rad", "data.root=nowhere"))
     shown = capsys.readouterr().out
-    assert "1 cells: 1 refused" in shown
+    assert "1 cell: 1 refused" in shown
     assert "#0: data.root=nowhere" in shown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,7 @@ def test_list_of_options_that_do_not_merge_is_refused(override: str, words: str)
     [
         ("modality=xray,ct", "for each is -m modality=xray,ct; one run .* is modality=[xray,ct]"),
         ("prompt=think,rarl", "a sweep with a run for each is -m prompt=think,rarl"),
-        ("seed=range(0,3)", "-m seed=range(0,3)"),
+        ("seed=range(0,3)", "-m 'seed=range(0,3)'"),
         ("evaluation.tasks=grading,disease", "one list is evaluation.tasks=[grading,disease]"),
         ("predict.question=A, B", """one text is "predict.question='A, B'\""""),
     ],
@@ -144,6 +145,19 @@ def test_several_values_of_one_run_are_refused_with_what_each_meaning_takes(
         options.refuse_sweep([override])
     assert str(caught.value).startswith(f"{override} has several values: ")
     options.refuse_sweep(["modality=[xray,ct]", "seed=1", "a=[[", "~adapter"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("training_set=mri", "modality=ct"), "say training_set=ct alone"),
+        (("training_set=grading", "task=[disease,grading]"), "leave task out"),
+    ],
+)
+def test_training_set_and_another_cell_are_refused(words: Sequence[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options.check(words, [CONF])
+    options.check(["training_set=mri", "task=disease", "modality=mri"], [CONF])
 
 
 @pytest.mark.parametrize("form", ["{}", "+{}", "++{}", "~{}"])

@@ -50,6 +50,13 @@ def test_configurations_are_those_hydra_composes(swept: Callable[..., tuple]) ->
     assert [configs[i] for i in places] == expected
 
 
+def test_jobs_of_training_sets_that_one_modality_would_make_equal_are_refused(
+    swept: Callable[..., tuple],
+) -> None:
+    with pytest.raises(ValueError, match="say training_set=ct alone"):
+        swept("training_set=ct,mri,oct", "modality=ct")
+
+
 def test_lists_of_modalities_are_assembled_like_others(swept: Callable[..., tuple]) -> None:
     jobs, configs = swept(
         "modality=[ct,mri],oct,all", "task=[disease,grading],all", "modality.ct=true"

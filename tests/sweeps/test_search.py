@@ -86,6 +86,11 @@ def test_search_without_scores_that_compare_is_refused(
     Search(["seed"], [], 6).refuse_unusable(composed("method=sft", "validation=in_domain"))
 
 
+def test_search_over_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"nothing to search: .*interval.* leave hydra/sweeper"):
+        Search.of(with_hydra("hydra/sweeper=search", "method=sft", "validation=in_domain"))
+
+
 def test_search_without_the_extra_is_refused_with_the_remedy(
     composed: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
