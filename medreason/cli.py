@@ -51,6 +51,8 @@ def _run_command_line() -> None:
     """Check it and hand it to Hydra, which calls `job`."""
     arguments, _ = get_args_parser().parse_known_intermixed_args()
     if not _has_other_folders(arguments):
+        if arguments.config_dir and not Path(arguments.config_dir).is_dir():
+            sys.exit(f"medreason: --config-dir {arguments.config_dir}: no such folder")
         folders = [CONF, *map(Path, filter(None, [arguments.config_dir]))]
         if arguments.help:
             show(_help(folders))

@@ -59,8 +59,8 @@ def check(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     Raises:
         ValueError: with the known options, or the new name of the key.
     """
-    _refuse_unquoted(overrides)
     known, read = options(folders), set()
+    _refuse_unquoted(overrides, known)
     choices = list(_of_overrides(overrides, known))
     _check(choices, known, folders, read)
     refuse_two_cells(overrides)
@@ -98,7 +98,7 @@ def _refuse_other_rewards(
             )
 
 
-def _refuse_unquoted(overrides: Iterable[str]) -> None:
+def _refuse_unquoted(overrides: Iterable[str], known: Mapping[str, Sequence[str]]) -> None:
     """Raise ValueError for what Hydra's grammar does not read, such as a text with signs that it
     takes in quotes alone: `~`, `;`, parentheses and letters with accents."""
     parser = OverridesParser.create()
@@ -108,7 +108,9 @@ def _refuse_unquoted(overrides: Iterable[str]) -> None:
             parser.parse_override(override)
         except HydraException:
             if not equals:
-                raise ValueError(f"{override}: type key=value, or group=option") from None
+                groups = [group for group, names in known.items() if override in names]
+                meant = f"; did you mean {groups[0]}={override}?" if len(groups) == 1 else ""
+                raise ValueError(f"{override}: type key=value, or group=option{meant}") from None
             quoted = f"{key}='{value}'"
             if not re.search(r"^[\[{]|['\"]", value) and next(_parsed([quoted]), None):
                 home = ", with $HOME in place of ~" if value.startswith("~") else ""
@@ -209,6 +211,11 @@ def _known_option(choice: _Choice, known: Sequence[str]) -> str:
             f"{', '.join(known)}"
         )
     option = str(choice.option).removesuffix(".yaml")
+    if name == "model" and "/" in option:
+        raise ValueError(
+            f"model={option}: a folder or hub id is model.path={option}, beside the model of its "
+            f"family: model={'|'.join(known)}"
+        )
     one_of(name, option, known)
     return option
 
