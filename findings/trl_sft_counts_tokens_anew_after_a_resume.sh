@@ -10,6 +10,11 @@
 # curve, which falls in the middle; cost and throughput computed from it are wrong.
 #
 # Output seen on 2026-11-29:
+#   transformers 5.23.0 TRL 1.16.0
+#   SFT  uninterrupted     num_tokens [12, 24, 36, 48], num_input_tokens_seen [12, 24, 36, 48]
+#   SFT  resumed at step 2 num_tokens [12, 24, 12, 24], num_input_tokens_seen [12, 24, 36, 48]
+#   GRPO uninterrupted     num_tokens [12, 24, 33, 44], num_input_tokens_seen [12, 24, 33, 44]
+#   GRPO resumed at step 2 num_tokens [12, 24, 33, 44], num_input_tokens_seen [12, 24, 33, 44]
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT; cd "$folder"
 uv venv --quiet env
@@ -38,7 +43,7 @@ def reward(completions, **_):
     return [float(len(text)) for text in completions]
 
 
-def counts(method, resume, key="num_tokens"):
+def counts(method, resume):
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(**SIZE, **IDS, max_position_embeddings=64))
     if method == "SFT":
@@ -57,4 +62,8 @@ def counts(method, resume, key="num_tokens"):
 seen = {(method, resume): counts(method, resume) for method in ("SFT", "GRPO") for resume in (False, True)}
 for (method, resume), (tokens, state) in seen.items():
     print(f"{method:<4} {'resumed at step 2' if resume else 'uninterrupted':<17} num_tokens {tokens}, num_input_tokens_seen {state}")
+whole, rest = seen["SFT", False][0], seen["SFT", True][0]
+assert rest == whole[:2] + whole[:2], "changed: the count goes on"
+assert seen["SFT", True][1] == whole
+assert seen["GRPO", True] == seen["GRPO", False]
 PY
