@@ -23,7 +23,8 @@
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT; cd "$folder"
 uv venv --quiet env
-uv pip install --quiet --python env/bin/python torch==2.13.0 transformers==5.23.0 trl==1.16.0 accelerate==1.15.0 datasets==5.2.0 numpy==2.4.6
+uv pip install --quiet --python env/bin/python \
+    torch==2.13.0 transformers==5.23.0 trl==1.16.0 accelerate==1.15.0 datasets==5.2.0 numpy==2.4.6
 export HF_HUB_OFFLINE=1 HF_HOME="$folder/home"
 env/bin/python - 2>log.txt <<'PY' || { tail -5 log.txt; exit 1; }
 import torch
