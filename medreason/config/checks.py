@@ -62,12 +62,6 @@ def validation_can_be_asked(config: Config) -> None:
             f"validation.every={every} is beyond method.trl.max_steps={steps}: nothing would be "
             f"validated; set validation.every={max(steps // 4, 1)}, or validation=none"
         )
-    if config.hardware.parallel == "zero3":
-        raise ValueError(
-            f"validation.every={every} with hardware.parallel='zero3': DeepSpeed's shards do not "
-            "answer questions while they are trained; set hardware.parallel=fsdp, or "
-            "validation.every=null"
-        )
 
 
 def something_is_left_to_do(config: Config) -> None:

@@ -247,10 +247,6 @@ def test_questions_are_in_domain_or_of_other_cells_and_capped_by_content(
         ),
         ("validation=transfer method.trl.max_steps=8", r"every=25 is beyond .*max_steps=8"),
         (
-            "validation=in_domain hardware=zero3_x2 method=sft",
-            r"every=25 with hardware.parallel='zero3': .*set hardware.parallel=fsdp",
-        ),
-        (
             "validation=in_domain validation.source=published data.split=by_image",
             r"source='published' keeps .*data.split='by_image'.*set data.split=published",
         ),

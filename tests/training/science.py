@@ -6,6 +6,7 @@ from a server that has imported torch and trl once, which spares each the second
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import resource
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import drawn_phantoms
 import psutil
+import pytest
 import torch
 from commands import SERVER, start_as_python
 from hydra import compose, initialize_config_dir
@@ -32,6 +34,10 @@ from medreason.training import run as training
 SMALL = (
     *("modality=ct", "data.train_images=8", "data.test_images=1", "method.prompts_per_step=4"),
     *("hardware.per_device_prompts=1", "hardware.threads=1", "method.trl.learning_rate=1e-3"),
+)
+
+DEEPSPEED = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
 )
 
 

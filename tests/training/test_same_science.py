@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +15,6 @@ from medreason.runs.run_folder import RunFolder, run_folders
 
 TWO = ("hardware=cpu_x2", "hardware.per_device_prompts=1")
 FSDP, ZERO2, ZERO3 = ((*TWO, f"hardware.parallel={kind}") for kind in ("fsdp", "zero2", "zero3"))
-DEEPSPEED = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
-)
 METHODS = {  # two epochs of two optimizer steps, each epoch in another order
     "sft": ("method=sft", "task=disease", "method.trl.max_steps=4"),
     "grpo": (
@@ -128,7 +124,8 @@ def test_incomplete_step_of_sft_is_the_same_after_a_resume(folder: Path, uneven:
 
 @pytest.mark.parametrize("method", ["sft", *SLOWER], indirect=True)
 @pytest.mark.parametrize(
-    "parallel", ["fsdp", *(pytest.param(kind, marks=DEEPSPEED) for kind in ("zero2", "zero3"))]
+    "parallel",
+    ["fsdp", *(pytest.param(kind, marks=science.DEEPSPEED) for kind in ("zero2", "zero3"))],
 )
 def test_sharding_from_the_command_line_changes_nothing(
     whole: RunFolder, method: str, parallel: str, tmp_path: Path
@@ -149,8 +146,8 @@ def test_sharding_from_the_command_line_changes_nothing(
         pytest.param(TWO, (), marks=pytest.mark.slow),
         pytest.param((), TWO, marks=pytest.mark.slow),
         pytest.param(TWO, FSDP, marks=pytest.mark.slow),
-        pytest.param(ZERO2, ZERO2, marks=DEEPSPEED),
-        pytest.param(ZERO3, ZERO3, marks=DEEPSPEED),
+        pytest.param(ZERO2, ZERO2, marks=science.DEEPSPEED),
+        pytest.param(ZERO3, ZERO3, marks=science.DEEPSPEED),
     ],
     ids=["fsdp to one", "two to one", "one to two", "two to fsdp", "zero2", "zero3"],
 )
