@@ -173,6 +173,8 @@ def test_each_opening_of_a_test_is_counted_once_and_outlives_its_run(tmp_path: P
 
 # Optuna's part needs the extra `search`.
 
+TRIALS = 20
+
 
 def medreason(folder: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
@@ -191,7 +193,7 @@ def test_a_search_that_was_killed_goes_on_and_repeats_no_trial(tmp_path: Path) -
     optuna = importlib.import_module("optuna")
     words = (
         *("-m", "hydra/sweeper=search", "hydra/launcher=joblib_x2", "hydra.sweeper.n_jobs=2"),
-        *("hydra.sweeper.n_trials=6", "sweep=search", "method=sft", "modality=xray"),
+        *(f"hydra.sweeper.n_trials={TRIALS}", "sweep=search", "method=sft", "modality=xray"),
         *("method.trl.learning_rate=tag(log, interval(1e-5, 1e-3))", "seed=choice(0,1,2)"),
         *("data.train_images=8", "data.test_images=1", "method.trl.max_steps=2"),
         *("validation=in_domain", "validation.every=2", "validation.questions=6"),
@@ -201,7 +203,7 @@ def test_a_search_that_was_killed_goes_on_and_repeats_no_trial(tmp_path: Path) -
     )
     first = medreason(tmp_path, *words)
     finished: set[Path] = set()
-    while len(finished) < 3:  # in the middle of the second pair
+    while len(finished) < TRIALS // 2 + 1:  # in the middle of a pair
         assert first.poll() is None, first.communicate()[0]
         time.sleep(0.5)
         states = [each for each in run_folders(tmp_path / "outputs/runs") if each.state().attempts]
@@ -214,10 +216,10 @@ def test_a_search_that_was_killed_goes_on_and_repeats_no_trial(tmp_path: Path) -
     storage = f"sqlite:///{tmp_path}/outputs/searches/search/study.db"
     study = optuna.load_study(study_name="search", storage=storage)
     states = Counter(trial.state.name for trial in study.trials)
-    assert states["COMPLETE"] == 6
+    assert states["COMPLETE"] == TRIALS
     assert not states["RUNNING"] + states["WAITING"]
     evaluations = evaluations_by_sweep(tmp_path / "outputs/runs")["search"]
-    assert [each.run.state().trained for each in evaluations] == [True] * 6
+    assert [each.run.state().trained for each in evaluations] == [True] * TRIALS
     assert before.keys() <= {each.run.path for each in evaluations}
     chosen = selection.best_run(each.run for each in evaluations)
     assert chosen

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -160,6 +161,38 @@ def test_the_weights_of_the_best_step_are_kept_and_patience_ends_the_training(
     assert {path.name for path in run.model.iterdir()} == {
         path.name for path in shorter.model.iterdir()
     }
+
+
+CHOOSES = (
+    *("method=sft", "prompt=think", "method.trl.lr_scheduler_type=constant"),
+    *("method.prompts_per_step=4", "hardware.per_device_prompts=4"),
+    *("validation=in_domain", "validation.select=best", "validation.controls=[]"),
+    "validation.max_new_tokens=40",
+)
+
+
+@pytest.mark.slow
+def test_a_run_that_overfits_keeps_an_early_step(train: Train) -> None:
+    few = ("data.train_images=16", "validation.share=0.75", "method.trl.learning_rate=3e-4")
+    run = train("few", *CHOOSES, *few, "method.trl.max_steps=20", "validation.every=4")
+    accuracy = selection.scores(run.logged())
+    assert [*accuracy] == [4, 8, 12, 16, 20]
+    # Twenty training rows, each seen four times: learned by heart, and the others forgotten.
+    losses = [row["loss"] for row in run.logged()]
+    assert fmean(losses[-4:]) < fmean(losses[:4]) / 3
+    assert accuracy[20] < accuracy[4] - 0.08
+    assert run.state().chosen_step == 4
+    assert run.state().chosen_because.startswith("best of 5 validations (step 4: ")
+
+
+@pytest.mark.slow
+def test_a_run_that_does_not_overfit_keeps_its_last_step(train: Train) -> None:
+    many = ("data.train_images=64", "validation.share=0.4", "method.trl.learning_rate=1e-4")
+    steps = ("method.trl.max_steps=30", "validation.every=15", "validation.questions=80")
+    run = train("many", *CHOOSES, *many, *steps)
+    accuracy = selection.scores(run.logged())
+    assert accuracy[30] > accuracy[15] + 0.05  # each row was seen once at most
+    assert run.state().chosen_step == 30
 
 
 class Untouchable(Sample):
