@@ -94,7 +94,7 @@ class Validator(TrainerCallback):
         start = time.monotonic()
         rows = validation_rows(self._config, self._questions)
         with (
-            unwrap_model_for_generation(
+            unwrap_model_for_generation(  # gathers the weights of ZeRO-3
                 self.trainer.model_wrapped,  # pyright: ignore[reportArgumentType]
                 self.trainer.accelerator,
                 gradient_checkpointing_kwargs=self.trainer.args.gradient_checkpointing_kwargs,  # pyright: ignore[reportArgumentType]
@@ -119,7 +119,8 @@ class Validator(TrainerCallback):
         """The answers to all rows, on every process; each asks its share.
 
         Where FSDP gathers the weights of each layer from all processes, they must run the same
-        layers at the same time: there each asks all rows.
+        layers at the same time: there each asks all rows. ZeRO-3's are whole by now: `_validate`
+        has gathered them.
         """
         accelerator, settings = self.trainer.accelerator, self._config
         sharded = settings.hardware.parallel == "fsdp"

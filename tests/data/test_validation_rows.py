@@ -191,6 +191,18 @@ def test_a_cell_of_one_patient_stays_in_train_and_is_named(
         validation.refuse_unusable(alone, with_sides(alone, rows))
 
 
+def test_patience_without_in_domain_rows_is_refused(composed: Callable[..., Config]) -> None:
+    rows = [sample(i, i) for i in range(8)]
+    rows += [sample(8 + i, 8 + i, task="grading", side="validation") for i in range(8)]
+    words = ("validation.source=published", "validation.patience=2", "validation=transfer")
+    with pytest.raises(
+        ValueError, match=r"no validation row is in .*task=disease; set validation\.source=train"
+    ):
+        validation.refuse_unusable(run_of(composed, *words, "task=disease"), rows)
+    held_back = run_of(composed, "validation.patience=2", "validation=transfer", "task=disease")
+    validation.refuse_unusable(held_back, with_sides(held_back, rows))
+
+
 def test_every_beyond_an_epochs_updates_is_refused(composed: Callable[..., Config]) -> None:
     words = ("method.trl.max_steps=-1", "method.trl.num_train_epochs=1")
     rows = [sample(i, i) for i in range(200)]

@@ -210,10 +210,14 @@ class Untouchable(Sample):
         return row
 
 
+@pytest.mark.parametrize(
+    "method",
+    ["sft", *(pytest.param(other, marks=pytest.mark.slow) for other in ("grpo", "rarl"))],
+)
 def test_training_and_validation_read_no_test_row(
-    composed: Callable[..., Config], tmp_path: Path
+    composed: Callable[..., Config], tmp_path: Path, method: str
 ) -> None:
-    words = (*science.SMALL, *METHODS["sft"], *TRANSFER, "method.trl.max_steps=1")
+    words = (*science.SMALL, *METHODS[method], *TRANSFER, "method.trl.max_steps=1")
     config = composed(*words, "validation.every=1", "validation.questions=4")
     samples = data.samples_of(config)
     guarded = [Untouchable.of(s) if s.split == "test" else s for s in samples]

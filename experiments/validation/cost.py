@@ -1,0 +1,79 @@
+"""What validation costs: CPU seconds of the demo's trainings and of the validations in them.
+
+    python experiments/validation/cost.py [--methods sft,grpo,rarl] [OVERRIDE ...]
+
+One thread, 50 updates with a validation after 25 and 50; overrides change either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from medreason import config as configuration
+from medreason import data
+from medreason.config import CONF, Config
+from medreason.console import show
+from medreason.data import validation
+from medreason.execution import worker
+from medreason.runs.run_folder import RunFolder
+from medreason.training import run as training
+from medreason.training.validation import Validator
+
+SETTINGS = ("experiment=smoke/demo", "hardware.threads=1", "method.trl.max_steps=50")
+
+
+class TimedValidator(Validator):
+    """Sums the CPU seconds of its validations."""
+
+    seconds: ClassVar[list[float]] = []
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        begin, asked = time.process_time(), len(self.trainer.state.log_history)
+        super().on_step_end(*args, **kwargs)
+        if len(self.trainer.state.log_history) > asked:
+            self.seconds.append(time.process_time() - begin)
+
+
+def measure(config: Config, folder: Path) -> tuple[float, list[float]]:
+    """(CPU seconds of the whole training, of each of its validations)."""
+    TimedValidator.seconds = []
+    samples = data.samples_of(config)
+    trained, questions = data.trained_on(config, samples), validation.questions(config, samples)
+    begin = time.process_time()
+    training.train(config, trained, RunFolder(folder), lambda *_: None, questions=questions)
+    return time.process_time() - begin, TimedValidator.seconds
+
+
+def configured(folder: str, method: str, overrides: Sequence[str]) -> Config:
+    words = [*SETTINGS, f"outputs={folder}", f"method={method}", *overrides]
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        return configuration.load(compose("config", overrides=words))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", default="sft,grpo,rarl")
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_args()
+    training.Validator = TimedValidator
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        for method in arguments.methods.split(","):
+            config = configured(folder, method, arguments.overrides)
+            worker.processes(config)
+            whole, validations = measure(config, Path(folder) / method)
+            each = " ".join(f"{seconds:.2f}" for seconds in validations)
+            share = 100 * sum(validations) / whole
+            show(f"{method}: {whole:.1f} s, of which validations {each}: {share:.1f} %")
+
+
+if __name__ == "__main__":
+    main()
