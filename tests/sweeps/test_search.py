@@ -188,6 +188,7 @@ def medreason(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(find_spec("optuna") is None, reason="the extra search is not installed")
 def test_a_search_that_was_killed_goes_on_and_repeats_no_trial(tmp_path: Path) -> None:
     optuna = importlib.import_module("optuna")
