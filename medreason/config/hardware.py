@@ -36,6 +36,9 @@ class Hardware:
     """Compute activations again in the backward pass: less memory, slower."""
     cuda_graphs: bool = True
     """On CUDA, with sdpa and ddp: run each decoding step as one CUDA graph."""
+    fused_layers: bool = True
+    """On CUDA, with sdpa and ddp: run norms and attention of Qwen2-VL and Qwen2.5-VL in fewer
+    kernels than transformers' (not with rollout=trl)."""
     optimizer_states: str = "float32"
     """AdamW's two moments: float32, or 8bit (bitsandbytes)."""
     device_gb: float | None = None
@@ -92,10 +95,17 @@ class Hardware:
     @property
     def uses_cuda_graphs(self) -> bool:
         """Whether decoding steps run as CUDA graphs; see `generation.cuda_graph`."""
-        possible = (
-            self.accelerator == "cuda" and self.attention == "sdpa" and self.parallel == "ddp"
-        )
-        return self.cuda_graphs and possible
+        return self.cuda_graphs and self._runs_own_kernels
+
+    @property
+    def uses_fused_layers(self) -> bool:
+        """Whether models get the layers of `generation.fused_layers`."""
+        return self.fused_layers and self._runs_own_kernels
+
+    @property
+    def _runs_own_kernels(self) -> bool:
+        whole = self.attention == "sdpa" and self.parallel == "ddp"
+        return self.accelerator == "cuda" and whole
 
 
 @dataclass

@@ -22,6 +22,7 @@ from medreason.evaluation.metrics import add_requests, compute_metrics
 from medreason.evaluation.option_likelihood import option_likelihoods
 from medreason.evaluation.parts import OnPredictions, Parts
 from medreason.evaluation.predictions import Prediction, predict, settle
+from medreason.generation import fused_layers
 from medreason.generation.context_length import Question, refuse_longer_than_context
 from medreason.generation.drafts import DraftHistory, draft_history
 from medreason.generation.rows import Completion, EvaluationRow
@@ -163,7 +164,10 @@ def predict_rows(
 
     @functools.cache
     def model() -> PreTrainedModel:
-        return load_model(config.model, config.hardware).to(PartialState().device)  # pyright: ignore[reportArgumentType]
+        loaded = load_model(config.model, config.hardware).to(PartialState().device)  # pyright: ignore[reportArgumentType]
+        if config.hardware.uses_fused_layers:
+            fused_layers.fuse(loaded)
+        return loaded
 
     predictions: dict[int, Prediction] = {}
     likelihoods: dict[int, list[float]] = {}

@@ -60,6 +60,12 @@ class PreallocatedLayer(DynamicLayer):
         self._places = rows, slots
         self._expose(length)
 
+    def write(self, states: Tensor, write_position: Tensor) -> tuple[Tensor, Tensor]:
+        """Write keys and values (rows, 2, heads, width) of one token at `write_position` (1);
+        returns what attention sees."""
+        self._buffers.index_copy_(3, write_position, states.transpose(0, 1).unsqueeze(3))
+        return self.keys, self.values  # pyright: ignore[reportReturnType]
+
     def batch_select_indices(self, indices: Tensor) -> None:
         self._buffers = self._buffers[:, indices]
         self._expose(self._length)

@@ -18,6 +18,8 @@ from torch import Tensor
 
 NOT_PREDICTED = -100
 _PADDING = -1
+ALIGNED = 16
+"""Rows of a mask of numbers begin at multiples of so many: CUDA's kernels would copy others."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,6 @@ def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """The mask as numbers that attention adds to its scores."""
     # Of a bool mask torch would make these numbers in each layer, and keep them for backward.
     *others, width = visible.shape
-    # Rows begin at multiples of 16 numbers: CUDA's kernels would copy other masks.
-    padded = torch.zeros(*others, -(-width // 16) * 16, dtype=dtype, device=visible.device)
+    padded_width = -(-width // ALIGNED) * ALIGNED
+    padded = torch.zeros(*others, padded_width, dtype=dtype, device=visible.device)
     return padded[..., :width].masked_fill_(~visible, torch.finfo(dtype).min)

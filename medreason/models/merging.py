@@ -56,8 +56,8 @@ def with_exact_layers(model: PeftModel, precision: torch.dtype) -> PreTrainedMod
     exact: dict[str, MergedLinear] = {}
     for name, layer in _adapted_layers(model):
         base: Any = layer.get_base_layer()
-        if _is_low_rank(layer):
-            exact[name] = _low_rank(layer, precision)
+        if is_low_rank(layer):
+            exact[name] = low_rank(layer, precision)
             continue
         base.float()
         layer.merge()
@@ -120,13 +120,13 @@ def _adapted_layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
             yield name, module
 
 
-def _is_low_rank(layer: LoraLayer) -> bool:
+def is_low_rank(layer: LoraLayer) -> bool:
     """Whether the layer is `W x + (alpha / r) B A x`."""
     plain = isinstance(layer.get_base_layer(), nn.Linear) and not layer.lora_variant
     return plain and len(layer.lora_A) == 1
 
 
-def _low_rank(layer: LoraLayer, precision: torch.dtype) -> MergedLinear:
+def low_rank(layer: LoraLayer, precision: torch.dtype) -> MergedLinear:
     base, (name,) = layer.get_base_layer(), layer.lora_A
     down, up, scaling = layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
     assert isinstance(base, nn.Linear)

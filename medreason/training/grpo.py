@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.processing_utils import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.config import Config
+from medreason.generation import fused_layers
 from medreason.models import model_folder
-from medreason.models.load import END_TOKENS, VISION_TOKENS
+from medreason.models.load import END_TOKENS, VISION_TOKENS, without_adapter
 from medreason.prompts import conversation
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
@@ -83,6 +85,11 @@ def trainer(
         callbacks=[*callbacks, epoch],
     )
     _round_products_of_reference(config, trainer)
+    if config.hardware.uses_fused_layers and config.rollout.name != "trl":
+        for each in (trainer.model, trainer.ref_model):
+            base = without_adapter(each) if isinstance(each, PreTrainedModel | PeftModel) else None
+            if isinstance(base, PreTrainedModel):
+                fused_layers.fuse(base)
     return trainer
 
 

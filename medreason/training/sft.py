@@ -13,6 +13,7 @@ from transformers.processing_utils import ProcessorMixin
 from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.config import Config
+from medreason.generation import fused_layers
 from medreason.prompts import conversation, turn
 from medreason.replies import format_reply
 from medreason.runs.run_folder import RunFolder
@@ -69,7 +70,7 @@ def trainer(
     callbacks: list[TrainerCallback],
 ) -> SFTTrainer:
     epoch = EpochCounter()
-    return PortableSFTTrainer(
+    trainer = PortableSFTTrainer(
         model=model,
         args=trl_arguments(
             SFTConfig,
@@ -83,6 +84,9 @@ def trainer(
         peft_config=lora_config(config, model),
         callbacks=[*callbacks, epoch],
     )
+    if config.hardware.uses_fused_layers:
+        fused_layers.fuse(model)
+    return trainer
 
 
 def dataset(config: Config, samples: Sequence[Sample], epoch: EpochCounter) -> Dataset:

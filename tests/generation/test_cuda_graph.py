@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from medreason.config import Hardware, Model
-from medreason.generation import cuda_graph, kv_cache
+from medreason.generation import cuda_graph, fused_step, kv_cache
 from medreason.generation.cuda_graph import CudaGraphStep
 from medreason.generation.decoding import CompletionTokens, decode
 from medreason.generation.kv_cache import PreallocatedLayer, repeat_kv_cache
@@ -97,17 +97,27 @@ CUDA = [
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 @pytest.mark.parametrize("computed", ["autocast", "bfloat16", "float32"])
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "of transformers"])
 def test_captured_steps_decode_what_eager_steps_decode(
-    device: str, computed: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    device: str,
+    computed: str,
+    fused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(cuda_graph, "WINDOW", 6)  # captured, dropped and captured again
+    if not fused:
+        monkeypatch.setattr(cuda_graph, "takes_fused_steps", lambda _: False)
     model = tiny(device, "bfloat16" if computed == "bfloat16" else "float32")
     with torch.autocast(device, torch.bfloat16, enabled=computed == "autocast"):
         # At 3 the tokens are so close to equally likely that rounding alone decides many.
         temperature = 3.0 if computed == "float32" else 1.0
-        eager, graphed = (
-            decoded(model, graphs=graphs, temperature=temperature) for graphs in (False, True)
-        )
+        graphed = decoded(model, graphs=True, temperature=temperature)
+        # Fused steps round bfloat16 otherwise than transformers' (test_fused_layers compares both
+        # with float32): those that are captured are compared with those that are not.
+        rounds_otherwise = fused and computed == "bfloat16"
+        monkeypatch.setattr(cuda_graph, "_WARM_UP_STEPS", LIMIT)
+        eager = decoded(model, graphs=rounds_otherwise, temperature=temperature)
     assert "without CUDA graphs" not in caplog.text
     if computed == "float32":
         assert share_of_equal_tokens(eager, graphed, rounding=1e-3) == 1
@@ -115,8 +125,12 @@ def test_captured_steps_decode_what_eager_steps_decode(
         assert share_of_equal_tokens(eager, graphed, rounding=0.1) > 0.5
 
 
-def test_step_reads_nothing_back_from_the_device() -> None:
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "of transformers"])
+def test_step_reads_nothing_back_from_the_device(
+    fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """CUDA captures no step that waits for a value; tensors without values cannot give one."""
+    monkeypatch.setattr(fused_step, "_is_known", lambda *_: fused)
     config = AutoConfig.from_pretrained(model_folder.resolve("tiny"))
     with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
         model = AutoModelForImageTextToText.from_config(
@@ -179,6 +193,8 @@ def test_kv_cache_under_autocast_is_half_as_large_with_the_same_completions(
 
     monkeypatch.setattr(PreallocatedLayer, "_expose", record)
     completions = []
+    # Fused steps take that of autocast alone.
+    monkeypatch.setattr(cuda_graph, "takes_fused_steps", lambda _: False)
     for dtype in (torch.bfloat16, torch.float32):
         if dtype == torch.float32:  # that of the keys, without autocast's
             monkeypatch.setattr(kv_cache, "_stored_dtype", lambda keys: keys.dtype)

@@ -1,0 +1,278 @@
+"""How many kernels a decoding step and an update launch, counted with tensors without values.
+
+Each operator that computes or writes something counts as one; views, empty tensors and metadata
+are none. Attention is what CUDA runs, one kernel, beside what prepares its mask; what reads a tile
+of logits, on CUDA a Triton kernel, is one, too. Some operators are more than one kernel (gradients
+of a norm's weights, sums of large tensors), so real counts are a little higher.
+
+An update is counted with tensors of a CPU, since autograd asks for CUDA's driver; autocast casts
+a few inputs less there (10 of 299 operators in the forward pass of two layers).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch._subclasses import FakeTensorMode
+from torch.library import _scoped_library
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    AutoModelForImageTextToText,
+    DynamicCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.qwen2_vl import modeling_qwen2_vl
+from trl.kernels import chunked_logprob
+from trl.trainer import utils as trl_utils
+
+from medreason.generation import fused_layers, fused_step, packed_attention, packing
+from medreason.generation.cuda_graph import CudaGraphStep
+from medreason.generation.kv_cache import repeat_kv_cache
+
+_NO_KERNEL = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::detach", "prim::")
+_PATCHES = 28 * 28
+"""Of an image of 392 x 392 pixels, the largest of `model=qwen2_vl_2b`."""
+
+
+class KernelCounter(TorchDispatchMode):
+    """Within, counts the kernels that are launched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_operator: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        return self.by_operator.total()
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        name, returns = func._schema.name, func._schema.returns
+        alias = returns[0].alias_info if returns else None
+        is_view = alias is not None and not alias.is_write
+        if not is_view and not name.startswith(_NO_KERNEL):
+            self.by_operator[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def decoding_kernels(
+    config: PreTrainedConfig,
+    *,
+    rows: int = 16,
+    prompt: int = 256,
+    tokens: int = 256,
+    trained: bool = True,
+    fused: bool = True,
+) -> Counter[str]:
+    """Kernels of a decoding step of `rows`, as a CUDA graph captures it.
+
+    `trained` has weights in float32 under autocast to bfloat16, as in the rollouts of a training of
+    all weights; else they are bfloat16, as in an evaluation.
+    """
+    text = config.get_text_config()
+    width = text.hidden_size // text.num_attention_heads
+    dtype = torch.float32 if trained else torch.bfloat16
+    known = mock.patch.object(fused_step, "_is_known", return_value=fused)
+    with FakeTensorMode(), torch.device("cuda"), torch.no_grad(), known, _as_on_cuda("CUDA"):
+        model = _model(config, dtype).eval()
+        cache = DynamicCache()
+        for layer in range(text.num_hidden_layers):
+            states = torch.empty(1, text.num_key_value_heads, prompt, width, dtype=torch.bfloat16)
+            cache.update(states, states, layer)
+        with _autocast("cuda", enabled=trained):
+            repeated = repeat_kv_cache(cache, torch.zeros(rows, dtype=torch.long), tokens)
+            visible = torch.ones(rows, prompt, dtype=torch.long)
+            step = CudaGraphStep(model, repeated, visible, tokens)
+            step.run()  # autocast casts the weights once and keeps them
+            with KernelCounter() as counter:
+                step.run()
+    return counter.by_operator
+
+
+def update_kernels(
+    config: PreTrainedConfig,
+    *,
+    questions: int,
+    completions: int = 4,
+    tokens: int = 256,
+    text_tokens: int = 60,
+    checkpointing: bool = True,
+    fused: bool = True,
+) -> Counter[str]:
+    """Kernels of forward and backward pass of a micro-batch of `questions` in GRPO of all weights,
+    without those of the optimizer."""
+    packed, grids = _packed(config, questions, completions, tokens, text_tokens)
+    device = "cpu"
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    known = mock.patch.object(fused_layers, "_is_known", return_value=True)
+    with mode, known:
+        model = _model(config, torch.float32).train()
+        packed_attention.enable(model)
+        if fused:
+            assert fused_layers.fuse(model)
+        trl_utils.add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+    attention: Any = packed_attention.attention_inputs(model, packed, torch.bfloat16)
+
+    def fake(tensor: Tensor) -> Tensor:
+        return mode.from_tensor(tensor).to(device)
+
+    if blocks := attention.get("blocks"):
+        index = {n: fake(getattr(blocks, n)) for n in ("block_index", "sequence_index")}
+        attention["blocks"] = dataclasses.replace(blocks, **index)
+    attention["attention_mask"] = fake(attention["attention_mask"])
+    inputs = {"input_ids": fake(packed.input_ids), "position_ids": fake(packed.position_ids)}
+    labels, places, predicted = map(fake, (packed.labels, packed.places, packed.predicted))
+    vision: Any = model.model.visual
+    values = config.vision_config.in_channels * 2 * config.vision_config.patch_size**2
+    with mode, _as_on_cuda("CPU"), _known_images(questions), KernelCounter() as counter:
+        with _autocast(device, enabled=True):
+            pixels = torch.empty(questions * _PATCHES, values, device=device)
+            features = vision(pixels, grids).pooler_output
+            outputs = model(
+                **inputs,
+                **attention,
+                mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=(features,))},  # pyright: ignore
+                shift_labels=labels,
+                fused_lm_head=True,
+            )
+        logps = outputs.log_probs.float().gather(1, places.flatten(1)).view_as(places)
+        logps = logps.masked_fill(~predicted, 0.0)
+        torch.exp(logps - logps.detach()).mean().backward()
+    return counter.by_operator
+
+
+def _model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+
+
+def _packed(
+    config: PreTrainedConfig, questions: int, completions: int, tokens: int, text_tokens: int
+) -> tuple[packing.PackedSequences, Tensor]:
+    """(questions of equal length, packed, with values; grids of their images)."""
+    side = round(_PATCHES**0.5)
+    prompt = text_tokens + _PATCHES // 4
+    ids = torch.full((questions, prompt), 5)
+    ids[:, :-text_tokens] = config.image_token_id
+    positions = torch.arange(prompt).expand(3, questions, -1)
+    packed = packing.pack(
+        ids,
+        torch.ones_like(ids),
+        positions,
+        torch.full((questions, completions, tokens), 5),
+        torch.ones(questions, completions, tokens, dtype=torch.long),
+    )
+    return packed, torch.tensor([[1, side, side]] * questions)
+
+
+@contextmanager
+def _as_on_cuda(backend: str) -> Iterator[None]:
+    """Attention and RMSNorm as CUDA computes them, tiles of logits as its Triton kernel does."""
+
+    def attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+        dropout: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if mask is None:
+            flash = torch.ops.aten._scaled_dot_product_flash_attention
+            return flash(query, key, value, dropout, is_causal, scale=scale)[0]
+        assert not enable_gqa  # with a mask, CUDA has no kernel for it
+        if mask.dtype == torch.bool:
+            hidden = torch.full((), -torch.inf, dtype=query.dtype, device=query.device)
+            mask = torch.where(mask, torch.zeros_like(hidden), hidden)
+        if any(stride % 8 for stride in mask.stride()[:-1]):
+            width = mask.shape[-1]
+            mask = torch.nn.functional.pad(mask, (0, -width % 8))[..., :width]
+        mask = mask.expand(*query.shape[:3], key.shape[2])
+        efficient = torch.ops.aten._scaled_dot_product_efficient_attention
+        keeps = query.requires_grad and torch.is_grad_enabled()
+        return efficient(query, key, value, mask, keeps, dropout, is_causal, scale=scale)[0]
+
+    def norm(
+        hidden: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None
+    ) -> Tensor:
+        # Stands in for `_fused_rms_norm`, one kernel forward and one backward as well, which torch
+        # takes apart on a CPU.
+        return torch.ops.aten.native_layer_norm(hidden, shape, weight, None, eps)[0]
+
+    def fold(tile: Tensor, *_: object, **__: object) -> None:
+        tile.add_(1)  # one kernel
+
+    with (
+        _scoped_library("aten", "IMPL") as library,
+        mock.patch.multiple(chunked_logprob, _forward_tile=fold, _backward_tile=fold),
+        mock.patch.object(chunked_logprob, "_use_triton", return_value=False),
+        mock.patch.object(trl_utils, "_use_triton", return_value=False),
+    ):
+        if backend == "CPU":
+            library.impl("rms_norm", norm, "AutogradCPU")
+        library.impl("scaled_dot_product_attention", attention, f"Autograd{backend}")
+        yield
+
+
+@contextmanager
+def _autocast(device: str, *, enabled: bool) -> Iterator[None]:
+    """Autocast to bfloat16, which `torch.autocast` refuses for CUDA where there is no device."""
+    torch.set_autocast_dtype(device, torch.bfloat16)
+    torch.set_autocast_enabled(device, enabled)
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        torch.autocast_decrement_nesting()
+        torch.set_autocast_enabled(device, False)
+        torch.clear_autocast_cache()
+
+
+@contextmanager
+def _known_images(images: int) -> Iterator[None]:
+    """Sizes of images without asking tensors for values, which these have not."""
+
+    class Ends:
+        """Stands in for the ends of images in the sequence of patches."""
+
+        def __init__(self, values: list[int]) -> None:
+            self.tolist = lambda: values
+
+        def __getitem__(self, _: slice) -> Ends:
+            return self
+
+        def __sub__(self, _: Ends) -> Ends:
+            return Ends([_PATCHES] * images)
+
+    def positions(*_: object, **__: object) -> Tensor:
+        return torch.empty(_PATCHES * images, 2, dtype=torch.long)
+
+    ends = Ends([_PATCHES * i for i in range(images + 1)])
+    with (
+        mock.patch.multiple(
+            modeling_qwen2_vl,
+            get_vision_attention_seqlens=lambda *_, kwargs: (kwargs.pop("cu_seqlens", ends), None),
+            get_vision_position_ids=positions,
+            torch_compilable_check=lambda *_: None,
+        ),
+        mock.patch.object(fused_layers, "get_vision_cu_seqlens", return_value=ends),
+    ):
+        yield

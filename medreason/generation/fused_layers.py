@@ -1,0 +1,262 @@
+"""Norms and attention of Qwen2-VL and Qwen2.5-VL in fewer kernels than transformers' own.
+
+An update of a few questions launches more kernels than Python and autograd hand out in the time
+that the GPU takes for them. Here a norm is one kernel whose result is rounded once for all products
+that read it, queries, keys and values are one product, they turn by one function with a backward
+pass of its own, and the vision tower attends to images or windows of the same size in one call.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
+from transformers import Cache, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.vision_utils import get_vision_cu_seqlens, get_vision_window_index
+
+from medreason.generation.small_models import PATCH_VALUES, small_model
+
+_log = logging.getLogger(__name__)
+
+_SAME = 5e-5
+"""Largest difference of a small model's logits in float32, and of its gradients relative to the
+largest one."""
+
+
+def fuse(model: PreTrainedModel) -> bool:
+    """Give the model's layers these forwards, where its family is known and they compute what
+    transformers' do; tells whether they have them now."""
+    if model.config._attn_implementation != "sdpa" or not _is_known(type(model), model.device):
+        return False
+    _fuse(model)
+    return True
+
+
+@functools.cache
+def _is_known(kind: type[PreTrainedModel], device: torch.device) -> bool:
+    small = small_model(kind, device)
+    if small is None:
+        return False
+    difference = _difference(small)
+    if difference <= _SAME:
+        return True
+    _log.warning(
+        "layers of %s in fewer kernels are not transformers' (%.2g apart); going on with "
+        "transformers'",
+        *(kind.__name__, difference),
+    )
+    return False
+
+
+def _difference(small: PreTrainedModel) -> float:
+    """Largest difference from transformers' logits and gradients, for two images of unequal size
+    and a few tokens."""
+    device, image = small.device, small.config.image_token_id
+    grids = torch.tensor([[1, 6, 10], [1, 4, 4]], device=device)
+    with torch.autocast(device.type, enabled=False):
+        draw = torch.Generator().manual_seed(0)
+        pixels = torch.rand(76, PATCH_VALUES, generator=draw).to(device)
+        ids = torch.tensor([[3, *[image] * 15, *[image] * 4, 5, 7, 11]], device=device)
+        positions = torch.arange(ids.shape[1], device=device).expand(3, 1, -1)
+        axes = torch.tensor([[[1]], [[2]], [[3]]], device=device)
+
+        def computed() -> list[Tensor]:
+            logits = small(
+                input_ids=ids,
+                position_ids=axes * positions,
+                pixel_values=pixels,
+                image_grid_thw=grids,
+            ).logits
+            parameters = [p for p in small.parameters() if p.requires_grad]
+            gradients = torch.autograd.grad(logits.square().mean(), parameters)
+            return [logits, torch.cat([gradient.flatten() for gradient in gradients])]
+
+        with torch.enable_grad():
+            expected = computed()
+            _fuse(small)
+            results = computed()
+    pairs = zip(results, expected, strict=True)
+    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
+
+
+def _fuse(model: PreTrainedModel) -> None:
+    whole: Any = model
+    decoder, tower = whole.model.language_model, whole.model.visual
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = MethodType(_norm, module)
+    for layer in decoder.layers:
+        layer.self_attn.forward = MethodType(_text_attention, layer.self_attn)
+    for block in tower.blocks:
+        block.attn.forward = MethodType(_vision_attention, block.attn)
+    for rotary in (decoder.rotary_emb, tower.rotary_pos_emb):
+        rotary.forward = MethodType(_angles, rotary)
+    tower.register_forward_pre_hook(_with_segments, with_kwargs=True)
+
+
+def _norm(module: nn.Module, hidden: Tensor) -> Tensor:
+    norm: Any = module
+    device = hidden.device.type
+    autocast = torch.is_autocast_enabled(device)
+    # Autocast would compute a bfloat16 norm in float32, with kernels for both ways.
+    with torch.autocast(device, enabled=False):
+        normed = rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+        # Autocast rounds the input of each product that follows on its own.
+        return normed.to(torch.get_autocast_dtype(device)) if autocast else normed
+
+
+def _angles(module: nn.Module, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine as `_Turn` takes them."""
+    cosine, sine = type(module).forward(module, hidden, position_ids)
+    first, second = sine.chunk(2, dim=-1)
+    return cosine, torch.cat([-first, second], dim=-1)
+
+
+class _Turn(torch.autograd.Function):
+    """Rotary embedding of states (..., channels): each channel turns with the one half a width
+    away. Turned in the precision of the angles and rounded once."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """`sine` has a negative sign in the first half of its channels."""
+        ctx.save_for_backward(cosine, sine)
+        return _turned(states, cosine, sine)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cosine, sine = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        return _turned(gradients[0], cosine, sine, -1), None, None
+
+
+def _turned(states: Tensor, cosine: Tensor, sine: Tensor, direction: int = 1) -> Tensor:
+    with torch.autocast(states.device.type, enabled=False):
+        rolled = states.roll(states.shape[-1] // 2, dims=-1)
+        turned = torch.empty_like(states)
+        return torch.addcmul(states * cosine, rolled, sine, value=direction, out=turned)
+
+
+def _text_attention(
+    module: nn.Module,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    position_embeddings: tuple[Tensor, Tensor] | None = None,
+    past_key_values: Cache | None = None,
+    **settings: Any,
+) -> tuple[Tensor, Tensor | None]:
+    assert position_embeddings is not None
+    attention: Any = module
+    shape = hidden_states.shape[:2]
+    states = _joined_products(
+        (attention.q_proj, attention.k_proj, attention.v_proj), hidden_states
+    ).view(*shape, -1, attention.head_dim)
+    queries, keys = attention.num_heads, attention.num_key_value_heads
+    turning, value = states.split([queries + keys, keys], dim=2)
+    cosine, sine = (angles.unsqueeze(2) for angles in position_embeddings)
+    query, key = _Turn.apply(turning, cosine, sine).split([queries, keys], dim=2)  # pyright: ignore
+    query, key, value = (states.transpose(1, 2) for states in (query, key, value))
+    if past_key_values is not None:
+        key, value = past_key_values.update(key, value, attention.layer_idx)
+    attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
+    attended, weights = attend(
+        attention,
+        *(query, key, value, attention_mask),
+        dropout=attention.attention_dropout if attention.training else 0.0,
+        scaling=attention.scaling,
+        sliding_window=attention.sliding_window,
+        **settings,
+    )
+    return attention.o_proj(attended.reshape(*shape, -1)), weights
+
+
+def _joined_products(layers: Sequence[nn.Module], inputs: Tensor) -> Tensor:
+    """The outputs of linear layers of the same input beside each other."""
+    if any(type(layer) is not nn.Linear for layer in layers):  # adapters
+        return torch.cat([layer(inputs) for layer in layers], dim=-1)
+    weight = torch.cat([layer.weight for layer in layers])  # pyright: ignore
+    return linear(inputs, weight, torch.cat([layer.bias for layer in layers]))  # pyright: ignore
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """Patches that attend to each other: images, or windows of them. Stands in for the tensor of
+    their ends, whose values each layer would wait for."""
+
+    groups: tuple[tuple[int, int], ...]
+    """(segments, patches of each), of equal size, those of a group behind each other."""
+    order: Tensor | None
+    """(patches): the place of each patch of the groups; None where it is that of the sequence."""
+    back: Tensor | None
+
+
+def _segments(ends: Sequence[int], device: torch.device) -> _Segments:
+    """Of segments that end before `ends`, the first of which is 0."""
+    ranges = [range(begin, end) for begin, end in itertools.pairwise(ends) if end > begin]
+    by_size = sorted(ranges, key=len)
+    groups = tuple((len([*same]), size) for size, same in itertools.groupby(map(len, by_size)))
+    if by_size == ranges:
+        return _Segments(groups, None, None)
+    order = torch.tensor([*itertools.chain.from_iterable(by_size)])
+    return _Segments(groups, order.to(device), order.argsort().to(device))
+
+
+def _with_segments(module: nn.Module, args: tuple, settings: dict) -> tuple[tuple, dict]:
+    """Hands the tower its segments in place of the ends that it would compute."""
+    tower: Any = module
+    grids = args[1] if len(args) > 1 else settings["grid_thw"]
+    device, grids = grids.device, grids.cpu()
+    added = {"cu_seqlens": _segments(get_vision_cu_seqlens(grids).tolist(), device)}
+    if hasattr(tower, "window_size"):
+        index, ends = get_vision_window_index(
+            grids,
+            spatial_merge_size=tower.spatial_merge_size,
+            window_size=tower.window_size,
+            patch_size=tower.patch_size,
+        )
+        added["window_index"] = index.to(device)
+        added["cu_window_seqlens"] = _segments(ends.tolist(), device)
+    return args, {**settings, **added}
+
+
+def _vision_attention(
+    module: nn.Module,
+    hidden_states: Tensor,
+    cu_seqlens: _Segments,
+    position_embeddings: tuple[Tensor, Tensor] | None = None,
+    **_: object,
+) -> Tensor:
+    """Of hidden states (patches, width)."""
+    assert position_embeddings is not None
+    attention: Any = module
+    states = attention.qkv(hidden_states).view(len(hidden_states), 3, attention.num_heads, -1)
+    turning, value = states.split([2, 1], dim=1)
+    cosine, sine = (angles[:, None, None] for angles in position_embeddings)
+    turned = _Turn.apply(turning, cosine, sine)
+    segments = cu_seqlens
+    if segments.order is not None:
+        turned, value = (t.index_select(0, segments.order) for t in (turned, value))
+    query, key = turned.unbind(1)
+    sizes = [count * size for count, size in segments.groups]
+    attended = [
+        scaled_dot_product_attention(
+            *(part.unflatten(0, group).transpose(1, 2) for part in parts), scale=attention.scaling
+        )
+        .transpose(1, 2)
+        .reshape(-1, hidden_states.shape[-1])
+        for group, *parts in zip(
+            segments.groups, *(t.split(sizes) for t in (query, key, value.squeeze(1))), strict=True
+        )
+    ]
+    together = attended[0] if len(attended) == 1 else torch.cat(attended)
+    if segments.back is not None:
+        together = together.index_select(0, segments.back)
+    return attention.proj(together)
