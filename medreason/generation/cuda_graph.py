@@ -7,6 +7,7 @@ Launched as one graph, a step takes as long as reading the weights takes.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ class CudaGraphStep:
         self._cache = cache
         self._length = mask.shape[1]
         self._end = self._length + room
-        base = without_adapter(model)
+        base: Any = without_adapter(model)
         self._fused = FusedStep(base) if takes_fused_steps(base) else None
         # What is not yet written is hidden, and so are the last numbers, up to a width at which
         # CUDA's kernels take rows of numbers without copying them.

@@ -214,7 +214,9 @@ def _with_segments(module: nn.Module, args: tuple, settings: dict) -> tuple[tupl
     tower: Any = module
     grids = args[1] if len(args) > 1 else settings["grid_thw"]
     device, grids = grids.device, grids.cpu()
-    added = {"cu_seqlens": _segments(get_vision_cu_seqlens(grids).tolist(), device)}
+    added: dict[str, _Segments | Tensor] = {
+        "cu_seqlens": _segments(get_vision_cu_seqlens(grids).tolist(), device)
+    }
     if hasattr(tower, "window_size"):
         index, ends = get_vision_window_index(
             grids,

@@ -6,20 +6,21 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import Qwen2VLPreTrainedModel
+from transformers import PreTrainedModel, Qwen2VLPreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import GRPOTrainer
 
 from medreason import data, phantom
-from medreason.config import Config
-from medreason.generation import packed_attention
+from medreason.config import Config, Hardware
+from medreason.generation import fused_layers, packed_attention
 from medreason.models.load import load_model, load_processor, meta_model
 from medreason.runs.keys import train_parts
 from medreason.runs.run_folder import RunFolder
@@ -122,6 +123,31 @@ def test_weights_are_those_of_trl_for_the_same_completions(
     composed: Compose, tmp_path: Path, steps: int, more: list[str]
 ) -> None:
     assert_weights_are_those_of_trl(composed, tmp_path, steps, more)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["method.trl.beta=0.04"],
+        ["method.trl.beta=0.0", "hardware.gradient_checkpointing=true"],
+        ["adapter=lora_r8", "adapter.lora_dropout=0", "method.trl.beta=0.04"],
+    ],
+    ids=["beta", "gradient_checkpointing", "lora_r8"],
+)
+def test_weights_of_layers_in_few_kernels_are_those_of_trl(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    fused: list[bool] = []
+
+    def fuse(model: PreTrainedModel) -> bool:
+        fused.append(fused_layers.fuse(model))
+        return fused[-1]
+
+    monkeypatch.setattr(Hardware, "uses_fused_layers", property(lambda _: True))
+    monkeypatch.setattr(grpo, "fused_layers", SimpleNamespace(fuse=fuse))
+    assert_weights_are_those_of_trl(composed, tmp_path, 4, more)
+    # The policy and its reference, where that is a model of its own; TRL's rollout has none.
+    assert fused == [True] * (2 if more == ["method.trl.beta=0.04"] else 1)
 
 
 def assert_weights_are_those_of_trl(
