@@ -12,10 +12,9 @@ a few inputs less there (10 of 299 operators in the forward pass of two layers).
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -24,6 +23,8 @@ from torch._ops import OpOverload
 from torch._subclasses import FakeTensorMode
 from torch.library import _scoped_library
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 from transformers import (
     AutoModelForImageTextToText,
     DynamicCache,
@@ -40,20 +41,29 @@ from medreason.generation.cuda_graph import CudaGraphStep
 from medreason.generation.kv_cache import repeat_kv_cache
 
 _NO_KERNEL = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::detach", "prim::")
+_OF_SOME_ROWS = ("aten::embedding", "aten::index_select", "aten::gather", "aten::index_copy_")
+_IN_PLACE = ("aten::index_copy_",)
+"""They read or write no more of a tensor than what they copy."""
 _PATCHES = 28 * 28
 """Of an image of 392 x 392 pixels, the largest of `model=qwen2_vl_2b`."""
 
 
+class Kernel(NamedTuple):
+    """One kernel, and the least that it does."""
+
+    operator: str
+    moved: int
+    """Bytes read and written."""
+    flops: int
+    """Of products."""
+
+
 class KernelCounter(TorchDispatchMode):
-    """Within, counts the kernels that are launched."""
+    """Within, lists the kernels that are launched."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.by_operator: Counter[str] = Counter()
-
-    @property
-    def total(self) -> int:
-        return self.by_operator.total()
+        self.kernels: list[Kernel] = []
 
     def __torch_dispatch__(
         self,
@@ -65,9 +75,23 @@ class KernelCounter(TorchDispatchMode):
         name, returns = func._schema.name, func._schema.returns
         alias = returns[0].alias_info if returns else None
         is_view = alias is not None and not alias.is_write
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
         if not is_view and not name.startswith(_NO_KERNEL):
-            self.by_operator[name] += 1
-        return func(*args, **(kwargs or {}))
+            of_product = flop_registry.get(func.overloadpacket)
+            flops = of_product(*args, **kwargs, out_val=result) if of_product else 0
+            tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+            written = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+            if name in _OF_SOME_ROWS:
+                tensors, written = tensors[-1:] if name in _IN_PLACE else written, written[:0]
+                tensors *= 2
+            self.kernels.append(Kernel(name, sum(map(_bytes, [*tensors, *written])), flops))
+        return result
+
+
+def _bytes(tensor: Tensor) -> int:
+    # Fewer than its numbers where it is expanded.
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
 def decoding_kernels(
@@ -78,7 +102,7 @@ def decoding_kernels(
     tokens: int = 256,
     trained: bool = True,
     fused: bool = True,
-) -> Counter[str]:
+) -> list[Kernel]:
     """Kernels of a decoding step of `rows`, as a CUDA graph captures it.
 
     `trained` has weights in float32 under autocast to bfloat16, as in the rollouts of a training of
@@ -101,7 +125,7 @@ def decoding_kernels(
             step.run()  # autocast casts the weights once and keeps them
             with KernelCounter() as counter:
                 step.run()
-    return counter.by_operator
+    return counter.kernels
 
 
 def update_kernels(
@@ -113,8 +137,8 @@ def update_kernels(
     text_tokens: int = 60,
     checkpointing: bool = True,
     fused: bool = True,
-) -> Counter[str]:
-    """Kernels of forward and backward pass of a micro-batch of `questions` in GRPO of all weights,
+) -> tuple[list[Kernel], list[Kernel]]:
+    """Kernels of (forward, backward) pass of a micro-batch of `questions` in GRPO of all weights,
     without those of the optimizer."""
     packed, grids = _packed(config, questions, completions, tokens, text_tokens)
     device = "cpu"
@@ -141,8 +165,8 @@ def update_kernels(
     labels, places, predicted = map(fake, (packed.labels, packed.places, packed.predicted))
     vision: Any = model.model.visual
     values = config.vision_config.in_channels * 2 * config.vision_config.patch_size**2
-    with mode, _as_on_cuda("CPU"), _known_images(questions), KernelCounter() as counter:
-        with _autocast(device, enabled=True):
+    with mode, _as_on_cuda("CPU"), _known_images(questions):
+        with KernelCounter() as forward, _autocast(device, enabled=True):
             pixels = torch.empty(questions * _PATCHES, values, device=device)
             features = vision(pixels, grids).pooler_output
             outputs = model(
@@ -152,10 +176,11 @@ def update_kernels(
                 shift_labels=labels,
                 fused_lm_head=True,
             )
-        logps = outputs.log_probs.float().gather(1, places.flatten(1)).view_as(places)
-        logps = logps.masked_fill(~predicted, 0.0)
-        torch.exp(logps - logps.detach()).mean().backward()
-    return counter.by_operator
+        with KernelCounter() as backward:
+            logps = outputs.log_probs.float().gather(1, places.flatten(1)).view_as(places)
+            logps = logps.masked_fill(~predicted, 0.0)
+            torch.exp(logps - logps.detach()).mean().backward()
+    return forward.kernels, backward.kernels
 
 
 def _model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
