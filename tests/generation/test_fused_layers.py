@@ -80,9 +80,9 @@ def update(
     by_blocks: bool | None = None,
     autocast: bool = False,
     seed: int = 1,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """(log-probabilities of all tokens wherever three completions of each question have one,
-    gradients of a loss of those that they have)."""
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """(log-probabilities of the tokens of three completions of each question, gradients of a loss
+    of them, log-probabilities of all tokens in their places)."""
     inputs = prompts(model, seed)
     base: Any = without_adapter(model)
     packed_attention.enable(base)
@@ -111,7 +111,7 @@ def update(
     model.zero_grad()
     (logps * torch.randn(logps.shape, generator=draw)).sum().backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    return of_all_tokens[packed.labels >= 0].detach(), gradients
+    return logps.detach(), gradients, of_all_tokens[packed.labels >= 0].detach()
 
 
 def relative(gradients: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
@@ -141,7 +141,7 @@ def test_logps_and_gradients_of_an_update_are_those_of_transformers_layers(
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.train()
-        return update(model, by_blocks=by_blocks)
+        return update(model, by_blocks=by_blocks)[:2]
 
     (expected, gradients), (logps, fused_gradients) = computed(fused=False), computed(fused=True)
     assert (logps - expected).abs().max() < 1e-5
@@ -161,9 +161,9 @@ def test_bfloat16_is_no_further_from_float32_than_with_transformers_layers(
     assert fused_layers.fuse(models[1])
     errors = torch.zeros(2, 2)  # (transformers' and fused, of log-probabilities and gradients)
     for seed in range(16):
-        exact, exact_gradients = update(exact_model, seed=seed)
+        _, exact_gradients, exact = update(exact_model, seed=seed)
         for row, model in zip(errors, models, strict=True):
-            logps, gradients = update(model, autocast=kind == "autocast", seed=seed)
+            _, gradients, logps = update(model, autocast=kind == "autocast", seed=seed)
             row[0] += (logps - exact).abs().mean()
             row[1] += relative({n: g.float() for n, g in gradients.items()}, exact_gradients)
     assert (errors[1] <= 1.05 * errors[0]).all()
