@@ -18,6 +18,7 @@ from medreason.console import notice, show
 from medreason.execution import gpu_slots
 from medreason.runs.files import write_json
 from medreason.samples import Sample
+from medreason.training.memory_limits import with_questions_at_once
 
 _HEADINGS = ("stage", "tokens", "baseline, s", "grouped, s", "speedup", "x roofline")
 
@@ -45,6 +46,9 @@ def run(config: Config) -> None:
     folder = config.folder / "benchmarks" / config.model.name
     folder.mkdir(parents=True, exist_ok=True)
     samples = data.samples_of(config)
+    config, chosen = with_questions_at_once(config, data.trained_on(config, samples))
+    if chosen:
+        notice(chosen)
     if speed:
         _speed(config, samples, folder)
     else:

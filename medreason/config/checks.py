@@ -269,7 +269,13 @@ def checkpoints_fall_between_rollouts(config: Config) -> None:
     if config.method.algorithm != "grpo":
         return
     iterations = config.method.trl.get("num_iterations", 1)
-    batches = config.method.trl.get("steps_per_generation") or config.accumulation
+    given = config.method.trl.get("steps_per_generation")
+    if given and config.hardware.per_device_prompts == "auto":
+        raise ValueError(
+            f"method.trl.steps_per_generation={given} counts micro-batches, which "
+            "hardware.per_device_prompts=auto leaves open; give a number of questions"
+        )
+    batches = given or config.accumulation
     positive("method.trl.num_iterations", iterations)
     positive("method.trl.steps_per_generation", batches)
     updates = math.ceil(iterations * batches / config.accumulation)

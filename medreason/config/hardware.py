@@ -17,8 +17,9 @@ class Hardware:
     """cpu or cuda."""
     devices: int = MISSING
     """Processes of a node; each has one device."""
-    per_device_prompts: int = MISSING
-    """Questions in a micro-batch of training, on each device."""
+    per_device_prompts: str = MISSING
+    """Questions in a micro-batch of training, on each device; auto: as many as fit into its memory
+    by the estimate that action=plan prints."""
     per_device_evaluation: int = MISSING
     """Questions in a batch of evaluation, on each device."""
     precision: str = MISSING
@@ -63,7 +64,13 @@ class Hardware:
         one_of("hardware.attention", self.attention, ("sdpa", "eager", "flash_attention_2"))
         one_of("hardware.parallel", self.parallel, ("ddp", "fsdp", "zero2", "zero3"))
         one_of("hardware.optimizer_states", self.optimizer_states, ("float32", "8bit"))
-        for key in ("devices", "nodes", "per_device_prompts", "per_device_evaluation"):
+        if self.per_device_prompts != "auto" and not str(self.per_device_prompts).isdecimal():
+            raise ValueError(
+                f"hardware.per_device_prompts={self.per_device_prompts}; give a number of "
+                "questions, 1 or more, or auto"
+            )
+        positive("hardware.per_device_prompts", self.questions_at_once)
+        for key in ("devices", "nodes", "per_device_evaluation"):
             positive(f"hardware.{key}", getattr(self, key))
         for key in ("device_gb", "memory_limit_gb", "hang_timeout_minutes"):
             if (value := getattr(self, key)) is not None and not value > 0:
@@ -86,6 +93,12 @@ class Hardware:
                 f"hardware.memory_limit_gb={self.memory_limit_gb} caps a CUDA device; "
                 "on a CPU use ulimit -v or the limits of a container"
             )
+
+    @property
+    def questions_at_once(self) -> int:
+        """Questions in a micro-batch of a device; of auto 1, the smallest cut, until a training has
+        chosen (`training.memory_limits.with_questions_at_once`)."""
+        return 1 if self.per_device_prompts == "auto" else int(self.per_device_prompts)
 
     @property
     def processes(self) -> int:

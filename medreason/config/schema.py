@@ -582,7 +582,7 @@ class Config:
     def accumulation(self) -> int:
         """Micro-batches of an optimizer step on each device."""
         devices = self.hardware.processes
-        share = devices * self.hardware.per_device_prompts
+        share = devices * self.hardware.questions_at_once
         prompts = self.method.prompts_per_step
         if prompts % share:
             nodes = "hardware.nodes * " if self.hardware.nodes > 1 else ""
@@ -614,7 +614,7 @@ class Config:
             return 0
         micro_batches = self.method.trl.get("steps_per_generation") or self.accumulation
         hardware = self.hardware
-        return questions % (hardware.processes * hardware.per_device_prompts * micro_batches)
+        return questions % (hardware.processes * hardware.questions_at_once * micro_batches)
 
     @property
     def run_name(self) -> str:

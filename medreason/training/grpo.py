@@ -71,7 +71,7 @@ def trainer(
             GRPOConfig,
             config,
             folder,
-            per_device_train_batch_size=config.hardware.per_device_prompts
+            per_device_train_batch_size=config.hardware.questions_at_once
             * config.method.num_generations,
             reward_weights=weights,
             **_reference_arguments(config),

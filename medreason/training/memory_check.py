@@ -101,7 +101,7 @@ def _batch_size(config: Config, batch: dict[str, Any]) -> DeviceBatch:
     sampled = config.method.algorithm == "grpo"
     prompts = batch["prompt_ids"] if sampled else batch["input_ids"]
     return DeviceBatch(
-        questions=config.hardware.per_device_prompts,
+        questions=config.hardware.questions_at_once,
         completions=config.method.num_generations,
         prompt_tokens=prompts.shape[-1],
         completion_tokens=batch["completion_ids"].shape[-1] if sampled else 0,

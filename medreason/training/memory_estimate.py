@@ -120,7 +120,7 @@ def largest_batch(
     patches = min(pixels, config.model.max_pixels or pixels) // _PIXELS_PER_PATCH
     sampled = config.method.algorithm == "grpo"
     return DeviceBatch(
-        questions=config.hardware.per_device_prompts,
+        questions=config.hardware.questions_at_once,
         completions=config.method.num_generations,
         prompt_tokens=text_tokens + patches // 4,
         completion_tokens=config.method.trl["max_completion_length"] if sampled else target_tokens,

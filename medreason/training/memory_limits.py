@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from medreason.training.memory_estimate import DeviceBatch, MemoryEstimate
 
 _MEASURED_SAMPLES = 2000  # those with the longest texts; of these the headers of images are read
+_TRUSTED = 0.85
+"""Share of a device that an estimate may fill: measured peaks were up to 15 % apart from it."""
+
 _CHARACTERS_PER_TOKEN, _PIXELS_PER_TOKEN = 3.5, 784
 _USUAL_CHARACTERS, _USUAL_SIZE = 180, (1024, 1024)
 """Of a question with its options, and of its image, where none is downloaded: OmniMedVQA's."""
@@ -47,6 +50,7 @@ def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
 
     Without samples, which are not downloaded yet, questions of usual length are assumed.
     """
+    config, chosen = with_questions_at_once(config, samples)
     try:
         estimate = _estimate(config, samples)
     # A model on the hub whose config.json was never downloaded, or of a family not known here.
@@ -55,6 +59,7 @@ def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
         return [f"memory of {config.model.name} unknown: {first}"]
     limit = device_limit_bytes(config)
     lines = [f"memory of {config.method.name}, {config.model.name}: {estimate.summary()}"]
+    lines += [chosen] if chosen else []
     if limit is None or estimate.peak <= limit:
         return lines
     beside = f", beside vLLM's {share:.0%}" if (share := _vllm_share(config)) else ""
@@ -69,6 +74,38 @@ def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
             return [*lines, f"{misfit}; {fit}"]
     misfit += f", nor with {' '.join(overrides)}; choose a smaller model or more devices"
     return [*lines, misfit]
+
+
+def with_questions_at_once(config: Config, samples: Sequence[Sample]) -> tuple[Config, str | None]:
+    """(the configuration with `hardware.per_device_prompts` as a number, for `auto` what was chosen
+    and why): the largest micro-batch that splits a step evenly and fits by the estimate."""
+    if config.hardware.per_device_prompts != "auto":
+        return config, None
+
+    def cut(questions: int) -> Config:
+        hardware = replace(config.hardware, per_device_prompts=str(questions))
+        return replace(config, hardware=hardware)
+
+    chosen = "hardware.per_device_prompts=auto is"
+    limit = device_limit_bytes(config)
+    if limit is None:
+        return cut(1), f"{chosen} 1: the device's memory is not known; set hardware.device_gb"
+    share = config.method.prompts_per_step // config.hardware.processes
+    why = f"an estimate may fill {_TRUSTED:.0%} of {limit / 2**30:.1f} GiB"
+    larger = ""
+    for questions in (n for n in range(share, 0, -1) if share % n == 0):
+        try:
+            peak = _estimate(cut(questions), samples).peak
+        # As for `memory_lines`: the architecture is not known.
+        except (OSError, ValueError) as error:
+            first = next(iter(str(error).splitlines()), "")
+            return cut(1), f"{chosen} 1: memory is not known: {first}"
+        takes = f"{questions} take{'s' if questions == 1 else ''} about {peak / 2**30:.2f} GiB"
+        if peak <= _TRUSTED * limit:
+            whole = larger or ", the whole share of a step"
+            return cut(questions), f"{chosen} {questions}: {takes}{whole} ({why})"
+        larger = f", and {takes}"
+    return cut(1), f"{chosen} 1, though that does not fit by the estimate{larger} ({why})"
 
 
 def device_limit_bytes(config: Config) -> int | None:
@@ -114,7 +151,7 @@ def longest_samples(config: Config, samples: Sequence[Sample]) -> list[int]:
         for i in by_text[:_MEASURED_SAMPLES]
     }
     by_all = sorted(tokens, key=lambda i: tokens[i], reverse=True)
-    return by_all[: config.hardware.per_device_prompts]
+    return by_all[: config.hardware.questions_at_once]
 
 
 def _estimate(config: Config, samples: Sequence[Sample]) -> MemoryEstimate:
@@ -159,8 +196,8 @@ def _remedies(config: Config) -> Iterator[Remedy]:
     """Those that are not set yet: first what costs time alone, last what trains less."""
     hardware, adapted = config.hardware, bool(config.adapter)
     sharded = hardware.parallel != "ddp"
-    if hardware.per_device_prompts > 1:
-        yield Remedy("hardware.per_device_prompts=1", {"per_device_prompts": 1})
+    if hardware.questions_at_once > 1:
+        yield Remedy("hardware.per_device_prompts=1", {"per_device_prompts": "1"})
     if not hardware.gradient_checkpointing:
         yield Remedy("hardware.gradient_checkpointing=true", {"gradient_checkpointing": True})
     # An adapter's gradients and states are small: quantising or sharding them saves nothing.

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from accelerate import DistributedType
+from accelerate import DistributedType, PartialState
+from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerState
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -26,7 +27,15 @@ from medreason.models.load import load_model, load_processor
 from medreason.runs.files import atomic, atomic_folder, read_json, write_json
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
-from medreason.training import adapter, checkpoints, grpo, memory_check, selection, sft
+from medreason.training import (
+    adapter,
+    checkpoints,
+    grpo,
+    memory_check,
+    memory_limits,
+    selection,
+    sft,
+)
 from medreason.training.arguments import longest_prompt
 from medreason.training.divergence import DivergenceCheck, explained
 from medreason.training.recorder import Recorder
@@ -46,6 +55,7 @@ def train(
     `questions` are asked while it trains: `data.validation.questions`.
     """
     began = time.monotonic()
+    config = _with_questions_at_once(config, samples)
     _refuse_long_questions(config, samples)
     if questions:
         refuse_long_questions(as_evaluation(config), validation_rows(config, questions))
@@ -91,6 +101,19 @@ def _prepare(
         _check_memory(config, trainer, samples)
     recorder.rollout_logs = update_check.rollout_logs = getattr(trainer, "_logs", None)
     return trainer
+
+
+def _with_questions_at_once(config: Config, samples: Sequence[Sample]) -> Config:
+    """The configuration with a number for `hardware.per_device_prompts=auto`, the same on all
+    ranks, whose machines may have other cards: the smallest."""
+    config, chosen = memory_limits.with_questions_at_once(config, samples)
+    if chosen is None:
+        return config
+    fewest = min(gather_object([config.hardware.questions_at_once]))
+    if PartialState().is_main_process:
+        other = fewest != config.hardware.questions_at_once
+        notice(f"{chosen}; another rank's device takes {fewest} at most" if other else chosen)
+    return replace(config, hardware=replace(config.hardware, per_device_prompts=str(fewest)))
 
 
 def _run(config: Config, trainer: SFTTrainer | GRPOTrainer, checkpoint: Path | None) -> bool:

@@ -76,7 +76,7 @@ def trainer(
             SFTConfig,
             config,
             folder,
-            per_device_train_batch_size=config.hardware.per_device_prompts,
+            per_device_train_batch_size=config.hardware.questions_at_once,
             max_length=None,  # truncation would drop image tokens or the answer
         ),
         train_dataset=dataset(config, samples, epoch),

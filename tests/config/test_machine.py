@@ -26,9 +26,7 @@ def test_profiles_of_both_papers_are_among_them() -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_cuts_a_step_of_rarl(composed: Compose, profile: str) -> None:
     config = composed("method=rarl", "model=qwen2_vl_2b", f"hardware={profile}")
-    assert (
-        config.accumulation * config.hardware.processes * config.hardware.per_device_prompts == 16
-    )
+    assert config.accumulation * config.hardware.processes * config.hardware.questions_at_once == 16
 
 
 @pytest.mark.parametrize(

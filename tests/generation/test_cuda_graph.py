@@ -33,7 +33,7 @@ ROWS = 4
 
 
 def tiny(device: str = "cpu", precision: str = "float32") -> PreTrainedModel:
-    hardware = Hardware("cpu", device, 1, 1, 1, precision)
+    hardware = Hardware("cpu", device, 1, "1", 1, precision)
     return load_model(Model(name="tiny", path="tiny"), hardware).to(device).eval()  # pyright: ignore
 
 

@@ -193,7 +193,9 @@ def test_ranks_go_on_together_until_the_last_row_of_any_rank_ends() -> None:
 
 def test_adapters_take_drafts() -> None:
     adapter = LoraConfig(r=2, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
-    model = load_model(Model(name="tiny", path="tiny"), Hardware("cpu", "cpu", 1, 1, 1, "float32"))
+    model = load_model(
+        Model(name="tiny", path="tiny"), Hardware("cpu", "cpu", 1, "1", 1, "float32")
+    )
     adapted: Any = get_peft_model(model, adapter).eval()
     assert takes_drafts(adapted)
     plain = decoded(adapted, do_sample=True)
@@ -209,7 +211,7 @@ def test_adapters_take_drafts() -> None:
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "bfloat16"])
 def test_in_bfloat16_a_row_differs_first_at_a_near_tie(autocast: bool) -> None:
     precision = "float32" if autocast else "bfloat16"
-    hardware = Hardware("cpu", "cpu", 1, 1, 1, precision)
+    hardware = Hardware("cpu", "cpu", 1, "1", 1, precision)
     model = load_model(Model(name="tiny", path="tiny"), hardware).eval()
     assert takes_drafts(model)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):

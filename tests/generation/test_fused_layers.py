@@ -36,7 +36,7 @@ def load(qwen2_5_vl: Path) -> Callable[..., PreTrainedModel]:
     def loaded(family: str, precision: str = "float32") -> PreTrainedModel:
         path = "tiny" if family == "qwen2_vl" else str(qwen2_5_vl)
         return load_model(
-            Model(name="tiny", path=path), Hardware("cpu", "cpu", 1, 1, 1, precision)
+            Model(name="tiny", path=path), Hardware("cpu", "cpu", 1, "1", 1, precision)
         ).eval()
 
     return loaded

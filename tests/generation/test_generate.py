@@ -22,7 +22,7 @@ TINY = Model(name="tiny", path="tiny")
 
 @pytest.fixture(scope="module")
 def model() -> PreTrainedModel:
-    return load_model(TINY, Hardware("cpu", "cpu", 1, 1, 1, "float32"))
+    return load_model(TINY, Hardware("cpu", "cpu", 1, "1", 1, "float32"))
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ SIZES = ((112, 112), (84, 140), (56, 112))
 
 def model(implementation: str = "sdpa") -> PreTrainedModel:
     attention = "sdpa" if implementation == "blocks" else implementation
-    tiny = load_model(TINY, Hardware("cpu", "cpu", 1, 1, 1, "float32", attention=attention))
+    tiny = load_model(TINY, Hardware("cpu", "cpu", 1, "1", 1, "float32", attention=attention))
     if implementation == "blocks":
         packed_attention.enable(tiny)
     return tiny

@@ -38,7 +38,7 @@ LIMIT = 24
 
 
 def model(attention: str = "sdpa") -> PreTrainedModel:
-    return load_model(TINY, Hardware("cpu", "cpu", 1, 1, 1, "float32", attention=attention))
+    return load_model(TINY, Hardware("cpu", "cpu", 1, "1", 1, "float32", attention=attention))
 
 
 @pytest.fixture(scope="module")

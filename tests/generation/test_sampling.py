@@ -25,7 +25,7 @@ QUESTIONS = ("Which? A)x, B)y", "What does the image show? A)cyst, B)mass, C)not
 
 
 def model(precision: str = "float32") -> PreTrainedModel:
-    return load_model(TINY, Hardware("cpu", "cpu", 1, 1, 1, precision)).eval()
+    return load_model(TINY, Hardware("cpu", "cpu", 1, "1", 1, precision)).eval()
 
 
 def prompts(order: list[int]) -> dict[str, Tensor]:

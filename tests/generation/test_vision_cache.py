@@ -126,7 +126,7 @@ def test_a_file_that_another_process_writes_is_not_removed(tmp_path: Path) -> No
 
 
 def test_tiny_model_takes_features_and_knows_when_its_tower_is_frozen() -> None:
-    tiny = load_model(Model(name="tiny", path="tiny"), Hardware("cpu", "cpu", 1, 1, 1, "float32"))
+    tiny = load_model(Model(name="tiny", path="tiny"), Hardware("cpu", "cpu", 1, "1", 1, "float32"))
     assert takes_vision_features(tiny)
     assert not vision_tower_is_frozen(tiny)
     tiny.model.visual.requires_grad_(False)

@@ -22,7 +22,7 @@ from medreason.models import device
 
 Compose = Callable[..., Config]
 OLD = "The NVIDIA driver on your system is too old (found version 11040). Please update it"
-GPU = Hardware("gpu", "cuda", 1, 1, 1, "bfloat16")
+GPU = Hardware("gpu", "cuda", 1, "1", 1, "bfloat16")
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_benchmarks_are_capped_before_anything_is_loaded(
 
 @pytest.mark.usefixtures("gpu_of_80_gb")
 def test_memory_limit_beyond_the_gpu_is_refused() -> None:
-    beyond = Hardware("gpu", "cuda", 1, 1, 1, "bfloat16", memory_limit_gb=81)
+    beyond = Hardware("gpu", "cuda", 1, "1", 1, "bfloat16", memory_limit_gb=81)
     with pytest.raises(ValueError, match=r"memory_limit_gb=81 is more than the GPU has: 80\.0 GB"):
         device.join(beyond)
 

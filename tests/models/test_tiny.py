@@ -55,7 +55,7 @@ def test_max_pixels_limits_the_image_tokens(pixels: int | None, tokens: int) -> 
 
 
 def test_full_precision_holds_weights_in_float32_whatever_the_profile_says() -> None:
-    hardware = Hardware("gpu", "cpu", 1, 1, 1, "bfloat16")
+    hardware = Hardware("gpu", "cpu", 1, "1", 1, "bfloat16")
     model = Model(name="tiny", path="tiny")
     assert load_model(model, hardware).dtype == torch.bfloat16
     assert load_model(model, hardware, full_precision=True).dtype == torch.float32

@@ -23,7 +23,7 @@ def test_every_method_builds_its_trl_config(
     composed: Callable[..., Config], tmp_path: Path, method: str, model: str
 ) -> None:
     config = composed(f"method={method}", f"model={model}")
-    rows = config.method.num_generations * config.hardware.per_device_prompts
+    rows = config.method.num_generations * config.hardware.questions_at_once
     built = trl_arguments(
         KINDS[method], config, RunFolder(tmp_path), per_device_train_batch_size=rows
     )

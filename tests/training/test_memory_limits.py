@@ -16,8 +16,9 @@ from medreason.training.memory_estimate import DeviceBatch
 from medreason.training.memory_limits import device_limit_bytes, longest_samples, memory_lines
 
 Compose = Callable[..., Config]
-GRPO = ("action=plan", "method=grpo", "model=random_2b")
-RARL = ("action=plan", "method=rarl", "model=random_2b")
+ONE_AT_ONCE = ("action=plan", "model=random_2b", "hardware.per_device_prompts=1")
+GRPO = ("method=grpo", *ONE_AT_ONCE)
+RARL = ("method=rarl", *ONE_AT_ONCE)
 ONE = DeviceBatch(1, 4, 300, 256, 784, shared=True)
 GB = 1e9
 
