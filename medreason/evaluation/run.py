@@ -165,6 +165,7 @@ def predict_rows(
     @functools.cache
     def model() -> PreTrainedModel:
         loaded = load_model(config.model, config.hardware).to(PartialState().device)  # pyright: ignore[reportArgumentType]
+        loaded.requires_grad_(requires_grad=False)  # `FusedStep` holds frozen weights once
         if config.hardware.uses_fused_layers:
             fused_layers.fuse(loaded)
         return loaded

@@ -92,6 +92,8 @@ def _difference(small: PreTrainedModel) -> float:
 def _fuse(model: PreTrainedModel) -> None:
     whole: Any = model
     decoder, tower = whole.model.language_model, whole.model.visual
+    if "forward" in vars(decoder.norm):  # they have them already
+        return
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = MethodType(_norm, module)

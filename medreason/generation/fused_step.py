@@ -75,6 +75,7 @@ class FusedStep:
 
     def __init__(self, model: PreTrainedModel) -> None:
         """`model` is one that `takes_fused_steps`."""
+        torch.clear_autocast_cache()  # copies of weights for the prefill, before those made here
         text, whole = model.config.get_text_config(), cast(Any, model)
         language_model = whole.model.language_model
         self._embedding = whole.get_input_embeddings()

@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import GenerationConfig, PreTrainedModel
 
 from medreason.config import Config, Hardware, Model
+from medreason.evaluation import run
 from medreason.generation import cuda_graph, fused_layers, fused_step, packed_attention, packing
 from medreason.generation.decoding import CompletionTokens, decode
 from medreason.generation.fused_step import FusedStep, takes_fused_steps
@@ -257,6 +258,18 @@ def test_frozen_weights_are_held_once_and_trained_ones_stay_their_own(
     assert second.data_ptr() == first.data_ptr()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_evaluated_weights_are_frozen(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    models: list[PreTrainedModel] = []
+
+    def answer(model: PreTrainedModel, *_: object, **__: object) -> list:
+        models.append(model)
+        return []
+
+    monkeypatch.setattr(run, "answer_rows", answer)
+    run.predict_rows(composed("method=base"), [], lambda *_: None)
+    assert not any(p.requires_grad for p in models[0].parameters())
 
 
 @pytest.mark.parametrize("trained", [True, False], ids=["autocast", "bfloat16"])
