@@ -105,7 +105,7 @@ def with_questions_at_once(config: Config, samples: Sequence[Sample]) -> tuple[C
             whole = larger or ", the whole share of a step"
             return cut(questions), f"{chosen} {questions}: {takes}{whole} ({why})"
         larger = f", and {takes}"
-    return cut(1), f"{chosen} 1, though that does not fit by the estimate{larger} ({why})"
+    return cut(1), f"{chosen} 1, the smallest{larger.replace(', and', ':')} ({why})"
 
 
 def device_limit_bytes(config: Config) -> int | None:

@@ -50,7 +50,7 @@ def test_plan_says_what_was_chosen_and_why(composed: Compose) -> None:
 
 def test_what_does_not_fit_at_all_is_planned_with_its_remedies(composed: Compose) -> None:
     lines = memory_lines(composed(*STEP, "hardware.device_gb=0.5"), [])
-    assert "auto is 1, though that does not fit by the estimate" in lines[1]
+    assert "auto is 1, the smallest: 1 takes about " in lines[1]
     assert "does not fit into 0.5 GiB" in lines[2]
 
 
