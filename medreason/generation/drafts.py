@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -154,25 +154,27 @@ class DraftHistory:
 
     def of_rows(self, questions: Sequence[str]) -> RowDrafts:
         """The drafts of rows that answer `questions`; rows of one question help each other."""
-        own: dict[str, SuffixTable] = {}
-        for question in questions:
-            if question not in own:
-                own[question] = SuffixTable(_OF_QUESTION, self._contexts)
-                for reply in self._replies.get(question, ()):
-                    own[question].add([_START, *reply], 0)
-        return RowDrafts(self, questions, own)
+        return RowDrafts(self, questions)
+
+    def of_question(self, question: str) -> SuffixTable:
+        """A table of the remembered replies to a question."""
+        table = SuffixTable(_OF_QUESTION, self._contexts)
+        for reply in self._replies.get(question, ()):
+            table.add([_START, *reply], 0)
+        return table
 
 
 class RowDrafts:
-    """Drafts of the rows of one call of `decode`."""
+    """Drafts of rows that answer questions, from the first that begins to the last that ends."""
 
-    def __init__(
-        self, history: DraftHistory, questions: Sequence[str], own: Mapping[str, SuffixTable]
-    ) -> None:
+    def __init__(self, history: DraftHistory, questions: Sequence[str]) -> None:
         self._history = history
         self._questions = questions
-        self._own = own
-        self._texts = [[_START] for _ in questions]
+        self._unfinished = Counter(questions)
+        self._own: dict[str, SuffixTable] = {}
+        """Of the questions that some row is answering."""
+        self._texts: defaultdict[int, list[int]] = defaultdict(lambda: [_START])
+        """What each row has said."""
         self._guesses: dict[int, list[tuple[int, tuple[int, int, int]]]] = {}
         """Of each row that is being decoded (token, kind) of its next tokens."""
 
@@ -214,7 +216,7 @@ class RowDrafts:
         One guess more is made, so that its kind is seen to be right or wrong without a position of
         its own.
         """
-        own, others = self._own[self._questions[row]], self._history.table
+        own, others = self._table_of(row), self._history.table
         rates, tail = self._history.rates, as_bytes(self._texts[row][-_LONGEST:])
         guesses: list[tuple[int, tuple[int, int, int]]] = []
         self._guesses[row] = guesses
@@ -258,16 +260,23 @@ class RowDrafts:
             rate[0] += 1.0
         text = self._texts[row]
         text += tokens
-        self._own[self._questions[row]].add(text, len(text) - len(tokens))
+        self._table_of(row).add(text, len(text) - len(tokens))
 
-    def finish(self) -> None:
-        """Remember the completions for later calls."""
-        replies: dict[str, list[list[int]]] = {}
-        for question, text in zip(self._questions, self._texts, strict=True):
-            self._history.table.add(text, 1)
-            replies.setdefault(question, []).append(text[1:])
-        for question, texts in replies.items():
-            self._history.add(question, texts)
+    def _table_of(self, row: int) -> SuffixTable:
+        """Of the row's question."""
+        question = self._questions[row]
+        if question not in self._own:
+            self._own[question] = self._history.of_question(question)
+        return self._own[question]
+
+    def finish(self, row: int) -> None:
+        """Remember the completion of a row, which has ended."""
+        question, text = self._questions[row], self._texts.pop(row)
+        self._history.table.add(text, 1)
+        self._history.add(question, [text[1:]])
+        self._unfinished[question] -= 1
+        if not self._unfinished[question]:
+            del self._own[question]
 
 
 _FADES_AFTER = 400.0

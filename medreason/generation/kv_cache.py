@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -62,6 +62,15 @@ class PreallocatedLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         self._buffers = self._buffers[:, indices]
+        self._expose(self._length)
+
+    def append_rows(self, other: PreallocatedLayer) -> None:
+        """Take in the rows of another layer, with their own room, behind those that are here."""
+        parts = (self._buffers, other._buffers)
+        slots = max(part.shape[3] for part in parts)
+        self._buffers = torch.cat(
+            [nn.functional.pad(part, (0, 0, 0, slots - part.shape[3])) for part in parts], dim=1
+        )
         self._expose(self._length)
 
     def _expose(self, length: int) -> tuple[Tensor, Tensor]:

@@ -47,9 +47,9 @@ def sharing_obstacles(model: PreTrainedModel) -> list[str]:
     return [reason for reason, applies in obstacles.items() if applies]
 
 
-def batches(rows: Sequence[EvaluationRow], size: int) -> Iterator[list[int]]:
+def in_order(rows: Sequence[EvaluationRow]) -> list[int]:
     """Indices of the rows, those about one image together, images with the longest prompts first:
-    the batch that takes most memory comes first, and fails early if it fails."""
+    what takes most memory comes first, and fails early if it fails."""
     longest: dict[Path, int] = {}
     for row in rows:
         longest[row.sample.image] = max(longest.get(row.sample.image, 0), len(row.prompt))
@@ -59,7 +59,12 @@ def batches(rows: Sequence[EvaluationRow], size: int) -> Iterator[list[int]]:
         image = row.sample.image
         return -longest[image], image, row.control != "original", row.control, -len(row.prompt)
 
-    indices = sorted(range(len(rows)), key=order)
+    return sorted(range(len(rows)), key=order)
+
+
+def batches(rows: Sequence[EvaluationRow], size: int) -> Iterator[list[int]]:
+    """The rows `in_order`, so many at a time."""
+    indices = in_order(rows)
     for start in range(0, len(indices), size):
         yield indices[start : start + size]
 
