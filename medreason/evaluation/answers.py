@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -78,19 +79,27 @@ def answer_rows(
     prefiller = PrefixPrefiller(model, processor)
     if drafts and not takes_drafts(model):
         drafts = None
+    # One answer for all rows that ask the same: about a grey image of one size, or about none.
+    equal: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        equal[prefiller.shown(row), row.prompt].append(i)
+    places = [*equal.values()]
+    asked = [rows[first] for first, *_ in places]
     # A CUDA graph has fixed rows, so that none can take the place of another.
-    refills = len(rows) > batch_size and not graphs and takes_draft_step(model)
+    refills = len(asked) > batch_size and not graphs and takes_draft_step(model)
     decoded = (
-        _decode_refilled(model, prefiller, rows, settings, batch_size, drafts)
+        _decode_refilled(model, prefiller, asked, settings, batch_size, drafts)
         if refills or drafts
-        else _decode_batches(model, prefiller, rows, settings, batch_size, graphs=graphs)
+        else _decode_batches(model, prefiller, asked, settings, batch_size, graphs=graphs)
     )
     completions: dict[int, Completion] = {}
     for ended in decoded:
-        batch = {
-            i: completion_from_ids(rows[i].prompt, count, ids, settings, processor.tokenizer)
-            for i, (count, ids) in ended.items()
-        }
+        batch: dict[int, Completion] = {}
+        for i, (count, ids) in ended.items():
+            completion = completion_from_ids(
+                asked[i].prompt, count, ids, settings, processor.tokenizer
+            )
+            batch |= dict.fromkeys(places[i], completion)
         completions |= batch
         on_batch(len(completions))
         on_answers(batch)

@@ -70,10 +70,9 @@ class SuffixTable:
         if len(entries) > self._limit:
             self._older, self._entries = entries, {}
 
-    def lookup(self, context: bytes) -> tuple[int, int] | None:
-        """(token, lead) behind a context."""
-        entry = self._entries.get(context) or self._older.get(context)
-        return (entry >> _LEAD_BITS, entry & _MOST_LEAD) if entry else None
+    def lookup(self, context: bytes) -> int:
+        """The token behind a context and, in the last `_LEAD_BITS`, its lead; 0 if unknown."""
+        return self._entries.get(context) or (self._older and self._older.get(context)) or 0
 
 
 def as_bytes(tokens: Sequence[int]) -> bytes:
@@ -223,15 +222,14 @@ class RowDrafts:
         likelihoods: list[float] = []
         likelihood = 1.0
         while len(guesses) <= most:
-            entry, source, length = None, 0, 0
-            for source, length in _ORDER:
-                entry = (others if source else own).lookup(tail[-length * _BYTES :])
-                if entry is not None:
+            entry, source, size = 0, 0, 0
+            for source, size in _ORDER:
+                entry = (others if source else own).lookup(tail[-size:])
+                if entry:
                     break
-            if entry is None:
+            if not entry:
                 break
-            token, lead = entry
-            kind = (source, length, lead)
+            token, kind = entry >> _LEAD_BITS, (source, size, entry & _MOST_LEAD)
             right, made = rates.get(kind) or rates.setdefault(kind, [1.5, 2.0])
             likelihood *= right / made
             guesses.append((token, kind))
@@ -282,7 +280,8 @@ class RowDrafts:
 _FADES_AFTER = 400.0
 
 _ORDER = sorted(
-    [(0, length) for length in _OF_QUESTION] + [(1, length) for length in _OF_OTHERS],
+    [(0, length * _BYTES) for length in _OF_QUESTION]
+    + [(1, length * _BYTES) for length in _OF_OTHERS],
     key=lambda kind: (-kind[1], kind[0]),
 )
-"""(source, length) of guesses: the longest context first, and the question's own before others'."""
+"""(source, bytes) of guesses: the longest context first, and the question's own before others'."""

@@ -21,9 +21,10 @@ class PreallocatedLayer(DynamicLayer):
         _, heads, length, width = keys.shape
         dtype = _stored_dtype(keys)
         self.lazy_initialization(*[keys.new_empty(0, dtype=dtype)] * 2)
-        # Zeros, not uninitialized memory: what a mask hides is still multiplied by a weight of 0,
-        # and 0 times NaN is NaN.
-        self._buffers = keys.new_zeros(2, len(entries), heads, length + room, width, dtype=dtype)
+        self._buffers = keys.new_empty(2, len(entries), heads, length + room, width, dtype=dtype)
+        # Not uninitialized memory: what a mask hides is still multiplied by a weight of 0, and 0
+        # times NaN is NaN.
+        self._buffers[:, :, :, length:] = 0
         self._buffers[0, :, :, :length] = keys[entries]
         self._buffers[1, :, :, :length] = values[entries]
         self._write_position: Tensor | None = None

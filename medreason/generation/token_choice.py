@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
@@ -15,6 +15,9 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+_BLOCK = 64
+"""Tokens whose probabilities are added up before those of others."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,35 @@ def choose_tokens(scores: Tensor, numbers: Tensor | None) -> tuple[Tensor, Tenso
     The token into whose part of the cumulated probabilities a number falls; without numbers the
     likeliest one.
     """
-    logps = scores.log_softmax(-1)
     if numbers is None:
         tokens = scores.argmax(-1)
-    else:
-        # The inverse of the distribution function in place of torch.multinomial, which takes its
-        # numbers from a generator that all rows share.
-        cumulated = logps.exp().cumsum(-1, dtype=torch.float64)
-        # Rounding lets the sum end a little beside 1: the numbers are scaled to where it ends.
-        heights = (numbers * cumulated[:, -1])[:, None]
-        tokens = torch.searchsorted(cumulated, heights, right=True)[:, 0]
-        tokens = tokens.clamp(max=scores.shape[-1] - 1)
-    return tokens, logps.gather(1, tokens[:, None])[:, 0]
+        logps = scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(-1)
+        return tokens, logps
+    probabilities = scores.softmax(-1)
+    tokens = _at_heights(probabilities, numbers)
+    return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
+
+
+def _at_heights(probabilities: Tensor, numbers: Tensor) -> Tensor:
+    """The token of each row into whose part of the cumulated probabilities the number falls."""
+    # The inverse of the distribution function in place of torch.multinomial, which takes its
+    # numbers from a generator that all rows share. Sums of blocks first, so that float64 is not
+    # added up over the whole vocabulary.
+    rows, vocabulary = probabilities.shape
+    if vocabulary % _BLOCK:
+        probabilities = nn.functional.pad(probabilities, (0, -vocabulary % _BLOCK))
+    by_block = probabilities.view(rows, -1, _BLOCK)
+    sums = by_block.sum(-1, dtype=torch.float64).cumsum(-1)
+    # Rounding lets the sum end a little beside 1: the numbers are scaled to where it ends.
+    heights = (numbers * sums[:, -1])[:, None]
+    blocks = torch.searchsorted(sums, heights, right=True).clamp(max=sums.shape[1] - 1)
+    below = nn.functional.pad(sums, (1, 0)).gather(1, blocks)
+    block = by_block.gather(1, blocks[:, :, None].expand(-1, -1, _BLOCK))[:, 0]
+    cumulated = block.cumsum(-1, dtype=torch.float64)
+    # Added up in another order, the block may end a little below its sum: never behind its end.
+    last = torch.nextafter(cumulated[:, -1:], torch.zeros_like(heights))
+    places = torch.searchsorted(cumulated, torch.minimum(heights - below, last), right=True)
+    return (blocks * _BLOCK + places)[:, 0]
 
 
 def logits_processors(settings: GenerationConfig, device: torch.device) -> LogitsProcessorList:

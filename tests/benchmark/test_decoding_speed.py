@@ -46,7 +46,6 @@ def test_curve_goes_from_perfect_to_useless_drafts(
         ("bench.replies=none.parquet", "bench.replies=none.parquet: no such file; name a"),
         ("rollout.draft_tokens=0", "rollout.draft_tokens=0: no drafts to measure; give auto"),
         ("hardware.attention=eager", "hardware.attention=eager takes no drafts; set"),
-        ("method=sft", "bench.what=drafts measures GRPO; method=sft has no completions"),
     ],
 )
 def test_what_has_no_drafts_is_refused(
@@ -54,3 +53,8 @@ def test_what_has_no_drafts_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         bench.run(composed(*SMALL, override))
+
+
+def test_method_without_rollouts_is_refused(composed: Callable[..., Config]) -> None:
+    with pytest.raises(ValueError, match="bench.what=drafts measures GRPO; method=sft has no"):
+        bench.run(composed("action=bench", "bench.what=drafts", "method=sft"))
