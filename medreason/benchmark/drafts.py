@@ -34,6 +34,9 @@ from medreason.samples import Sample
 WRONG = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 """Shares of wrong tokens in the drafts of the curve."""
 
+_STEPS = 4
+"""Of a training, in a round."""
+
 Decoder = Callable[[DraftHistory | None], Sequence[Any]]
 """Gives completions, with drafts of a history or without."""
 
@@ -198,27 +201,30 @@ def _rollouts(
     completions = config.method.num_generations
 
     def sampled(
-        inputs: dict[str, Any],
-        seeds: Sequence[str],
-        names: Sequence[str],
+        steps: Sequence[tuple[Sequence[Sample], dict[str, Any]]],
+        first: int,
         history: DraftHistory | None,
     ) -> list[list[int]]:
-        groups = sample_completions(
-            model,
-            inputs,
-            completions=completions,
-            settings=settings,
-            seeds=seeds,
-            graphs=config.hardware.uses_cuda_graphs,
-            drafts=history.of_rows(names) if history else None,
-        )
-        return [row.ids for group in groups for row in group]
+        rows: list[list[int]] = []
+        for step, (asked, inputs) in enumerate(steps, start=first):
+            names = [sample.id for sample in asked for _ in range(completions)]
+            groups = sample_completions(
+                model,
+                inputs,
+                completions=completions,
+                settings=settings,
+                seeds=[f"{config.seed}:{step}:{sample.id}" for sample in asked],
+                graphs=config.hardware.uses_cuda_graphs,
+                drafts=history.of_rows(names) if history else None,
+            )
+            rows += [row.ids for group in groups for row in group]
+        return rows
 
-    for step, asked in enumerate(_questions(config, samples)):
-        inputs = _inputs(config, model, processor, asked)
-        seeds = [f"{config.seed}:{step}:{sample.id}" for sample in asked]
-        names = [sample.id for sample in asked for _ in range(completions)]
-        yield functools.partial(sampled, inputs, seeds, names), history
+    questions = _questions(config, samples)
+    for first in itertools.count(0, _STEPS):
+        asked = [*itertools.islice(questions, _STEPS)]
+        steps = [(step, _inputs(config, model, processor, step)) for step in asked]
+        yield functools.partial(sampled, steps, first), history
 
 
 def _curve(

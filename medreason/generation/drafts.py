@@ -72,7 +72,7 @@ class SuffixTable:
 
     def lookup(self, context: bytes) -> int:
         """The token behind a context and, in the last `_LEAD_BITS`, its lead; 0 if unknown."""
-        return self._entries.get(context) or (self._older and self._older.get(context)) or 0
+        return self._entries.get(context) or self._older.get(context) or 0
 
 
 def as_bytes(tokens: Sequence[int]) -> bytes:

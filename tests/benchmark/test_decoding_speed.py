@@ -56,5 +56,5 @@ def test_what_has_no_drafts_is_refused(
 
 
 def test_method_without_rollouts_is_refused(composed: Callable[..., Config]) -> None:
-    with pytest.raises(ValueError, match="bench.what=drafts measures GRPO; method=sft has no"):
+    with pytest.raises(ValueError, match=r"bench.what=drafts measures GRPO; method=sft has no"):
         bench.run(composed("action=bench", "bench.what=drafts", "method=sft"))
