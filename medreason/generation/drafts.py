@@ -52,16 +52,17 @@ class SuffixTable:
         begin = max(begin, 1)
         first = max(begin - _LONGEST, 0)
         text = as_bytes(tokens[first:])
-        entries = self._entries
+        entries, sizes = self._entries, self._sizes
         for place in range(begin, len(tokens)):
             token, end = tokens[place], (place - first) * _BYTES
-            for size in self._sizes:
+            for size in sizes:
                 context = text[end - size : end] if size < end else text[:end]
-                entry = entries.get(context, -1)
+                entry = entries.get(context, 0)
                 # Source: the majority vote of Boyer and Moore, which counts in a single number.
-                if entry >> _LEAD_BITS == token:
-                    entries[context] = entry + (entry & _MOST_LEAD < _MOST_LEAD)
-                elif entry & _MOST_LEAD > 1 and entry >= 0:
+                if entry >> _LEAD_BITS == token and entry:
+                    if entry & _MOST_LEAD < _MOST_LEAD:
+                        entries[context] = entry + 1
+                elif entry & _MOST_LEAD > 1:
                     entries[context] = entry - 1
                 else:
                     entries[context] = (token << _LEAD_BITS) + 1

@@ -106,7 +106,8 @@ class RowDecoder:
             {row: [self._tokens[row].ids[-1], *draft] for row, draft in passed.items()},
             {row: len(self._tokens[row].ids) - 1 for row in passed},
         )
-        self._take(logits, drafts)
+        if drafts:
+            self._take(logits, drafts)
 
     def take_ended(self) -> dict[int, CompletionTokens]:
         """The completions that have ended since the last call."""
@@ -118,25 +119,25 @@ class RowDecoder:
     def _take(self, logits: Tensor, drafts: Mapping[int, list[int]]) -> None:
         """The tokens of a pass with logits (tokens of all rows, vocabulary), row after row: each
         row's next one, and one behind each drafted token that was decoded, too."""
-        lengths = {row: 1 + len(draft) for row, draft in drafts.items()}
-        chosen = iter(self._choose(logits, lengths))
+        ids, logps = self._choose(logits, {row: 1 + len(draft) for row, draft in drafts.items()})
+        begin = 0
         for row, draft in drafts.items():
-            tokens = self._tokens[row]
-            before = len(tokens.ids)
-            expected = True
-            for place in range(lengths[row]):
-                token, logp = next(chosen)
-                if expected:
-                    tokens.ids.append(token)
-                    tokens.logps.append(logp)
-                    expected = draft[place : place + 1] == [token] and not self._has_ended(row)
+            end = begin
+            for token in draft:
+                if ids[end] != token or token in self._ends:
+                    break
+                end += 1
+            decoded = ids[begin : end + 1]
+            self._tokens[row].ids.extend(decoded)
+            self._tokens[row].logps.extend(logps[begin : end + 1])
+            begin += 1 + len(draft)
             if self._drafts:
-                self._drafts.observe(row, tokens.ids[before:], drafted=len(draft))
+                self._drafts.observe(row, decoded, drafted=len(draft))
                 if self._has_ended(row):
                     self._drafts.finish(row)
         self.active = [row for row in self._tokens if not self._has_ended(row)]
 
-    def _choose(self, logits: Tensor, lengths: Mapping[int, int]) -> Iterator[tuple[int, float]]:
+    def _choose(self, logits: Tensor, lengths: Mapping[int, int]) -> tuple[list[int], list[float]]:
         """The token that plain decoding would choose at each of the next `lengths` places of each
         row, if all before it were decoded, with its log-probability."""
         numbers = None
@@ -148,12 +149,16 @@ class RowDecoder:
             ]
             steps, rows = torch.tensor(places, device=logits.device).T
             numbers = self._numbers[steps, rows]
+        ids: list[int] = []
+        logps: list[float] = []
         at_once = max(_SCORES_AT_ONCE // logits.shape[-1], 1)
         for begin in range(0, len(logits), at_once):
             part = slice(begin, begin + at_once)
             scores = self._process(None, logits[part].float())  # pyright: ignore[reportArgumentType]
-            tokens, logps = choose_tokens(scores, None if numbers is None else numbers[part])
-            yield from zip(tokens.tolist(), logps.tolist(), strict=True)
+            chosen = choose_tokens(scores, None if numbers is None else numbers[part])
+            ids += chosen[0].tolist()
+            logps += chosen[1].tolist()
+        return ids, logps
 
     def _has_ended(self, row: int) -> bool:
         ids = self._tokens[row].ids
