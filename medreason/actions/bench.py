@@ -23,7 +23,7 @@ from medreason.samples import Sample
 _HEADINGS = ("stage", "tokens", "baseline, s", "grouped, s", "speedup", "x roofline")
 
 _DRAFT_HEADINGS = (
-    *("stage", "rows", "different", "tokens a pass", "accepted"),
+    *("stage", "rows", "differ", "per pass", "accepted"),
     *("plain, s", "drafts, s", "speedup"),
 )
 

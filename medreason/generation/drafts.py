@@ -31,6 +31,13 @@ _MOST_LEAD = (1 << _LEAD_BITS) - 1
 _LEAST = 0.2
 """Likelihood of a drafted token where `auto` chooses, however cheap positions may be."""
 
+_LEAST_GAIN = 0.25
+"""Accepted tokens a pass of a row, with fewer of which guessing is not worth its time."""
+_JUDGED_PASSES = 256
+"""Of rows."""
+_REST = 32
+"""Passes of all rows without a guess, before it is tried again."""
+
 _REMEMBERED = 4
 """Replies of a question; the oldest is forgotten."""
 
@@ -129,6 +136,10 @@ class DraftHistory:
         self._tokens = 0
         self.rates: dict[tuple[int, int, int], list[float]] = {}
         """By kind of guess [right, made], both fading."""
+        self.gained = [0, 0]
+        """[accepted tokens, passes of a row] since it was last asked whether drafts help."""
+        self.rest = 0
+        """Passes that are still to go without a guess, since drafts did not help."""
 
     def take_counts(self) -> dict[str, float]:
         """The metrics since the last call."""
@@ -175,6 +186,8 @@ class RowDrafts:
         """Of the questions that some row is answering."""
         self._texts: defaultdict[int, list[int]] = defaultdict(lambda: [_START])
         """What each row has said."""
+        self._added: dict[int, int] = {}
+        """How many tokens of a row's text are in its question's table."""
         self._guesses: dict[int, list[tuple[int, tuple[int, int, int]]]] = {}
         """Of each row that is being decoded (token, kind) of its next tokens."""
 
@@ -185,9 +198,18 @@ class RowDrafts:
 
         `positions_of_pass`: a pass costs as much as so many further positions of one.
         """
-        most = self._history.most
-        least = 0.0
+        history = self._history
+        most, least = history.most, 0.0
         if most is None:
+            accepted, passes = history.gained
+            if passes >= _JUDGED_PASSES:
+                history.gained = [0, 0]
+                if accepted < _LEAST_GAIN * passes:
+                    history.rest = _REST
+            if history.rest:
+                # Guessing costs time even where nothing is drafted.
+                history.rest -= 1
+                return {row: [] for row in room}
             # No draft token that is less likely raises the tokens a second of this pass.
             least = max(len(room) / (len(room) + positions_of_pass), _LEAST)
         likelihoods = [
@@ -249,7 +271,15 @@ class RowDrafts:
         counts.tokens += len(tokens)
         counts.drafted += drafted
         counts.accepted += len(tokens) - 1
-        for (guess, kind), token in zip(self._guesses.pop(row, ()), tokens, strict=False):
+        text = self._texts[row]
+        text += tokens
+        guesses = self._guesses.pop(row, None)
+        if guesses is None and len(text) > 1 + len(tokens):
+            return  # at rest
+        if guesses is not None:
+            self._history.gained[0] += len(tokens) - 1
+            self._history.gained[1] += 1
+        for (guess, kind), token in zip(guesses or (), tokens, strict=False):
             rate = self._history.rates[kind]
             if rate[1] > _FADES_AFTER:
                 rate[0], rate[1] = rate[0] / 2, rate[1] / 2
@@ -257,9 +287,8 @@ class RowDrafts:
             if guess != token:
                 break
             rate[0] += 1.0
-        text = self._texts[row]
-        text += tokens
-        self._table_of(row).add(text, len(text) - len(tokens))
+        self._table_of(row).add(text, self._added.get(row, 0))
+        self._added[row] = len(text)
 
     def _table_of(self, row: int) -> SuffixTable:
         """Of the row's question."""
@@ -271,11 +300,12 @@ class RowDrafts:
     def finish(self, row: int) -> None:
         """Remember the completion of a row, which has ended."""
         question, text = self._questions[row], self._texts.pop(row)
+        self._added.pop(row, None)
         self._history.table.add(text, 1)
         self._history.add(question, [text[1:]])
         self._unfinished[question] -= 1
         if not self._unfinished[question]:
-            del self._own[question]
+            self._own.pop(question, None)
 
 
 _FADES_AFTER = 400.0

@@ -283,6 +283,21 @@ def test_guesses_that_fail_are_no_longer_drafted() -> None:
     assert history.counts.drafted < 0.1 * history.counts.tokens
 
 
+def test_rows_that_no_guess_helps_are_decoded_without_and_tried_again_later() -> None:
+    history = DraftHistory()
+    drafts = history.of_rows(["q"] * 64)
+    for row in range(64):
+        drafts.observe(row, [row], drafted=0)
+    tried = []
+    for count in range(80):
+        drafts.propose(dict.fromkeys(range(64), 5), 100.0, frozenset())
+        tried.append(bool(drafts._guesses))
+        for row in range(64):
+            drafts.observe(row, [1000 * count + row], drafted=0)  # never what came before
+    assert [sum(tried[:4]), sum(tried[4:36]), sum(tried[36:40])] == [4, 0, 4]
+    assert len(drafts._texts[5]) == 2 + 80
+
+
 def test_history_is_bounded() -> None:
     history = DraftHistory(contexts=100, reply_tokens=50)
     for i in range(40):
