@@ -1,4 +1,5 @@
-"""`action=bench`: this model on this machine: speed against stock TRL, memory against estimate."""
+"""`action=bench`: this model on this machine: speed against stock TRL, with drafts against without,
+memory against estimate."""
 
 from __future__ import annotations
 
@@ -22,6 +23,11 @@ from medreason.training.memory_limits import with_questions_at_once
 
 _HEADINGS = ("stage", "tokens", "baseline, s", "grouped, s", "speedup", "x roofline")
 
+_DRAFT_HEADINGS = (
+    *("stage", "rows", "differ", "per pass", "accepted"),
+    *("plain, s", "drafts, s", "speedup"),
+)
+
 
 def run(config: Config) -> None:
     """Measure, print a table and write JSON below outputs/benchmarks.
@@ -36,11 +42,10 @@ def run(config: Config) -> None:
             "hardware.parallel=ddp hardware.offload=false"
         )
     machine.check(config)
-    speed = config.bench.what != "memory"
-    if speed and config.method.algorithm != "grpo":
+    if config.bench.what != "memory" and config.method.algorithm != "grpo":
         raise ValueError(
-            f"action=bench measures GRPO; method={config.method.name} has no completions to share; "
-            "bench.what=memory takes every method"
+            f"bench.what={config.bench.what} measures GRPO; method={config.method.name} has no "
+            "completions to sample; bench.what=memory takes every method"
         )
     gpu_slots.hold_one(config.hardware)
     folder = config.folder / "benchmarks" / config.model.name
@@ -49,10 +54,13 @@ def run(config: Config) -> None:
     config, chosen = with_questions_at_once(config, data.trained_on(config, samples))
     if chosen:
         notice(chosen)
-    if speed:
-        _speed(config, samples, folder)
-    else:
-        _memory(config, samples, folder)
+    match config.bench.what:
+        case "speed":
+            _speed(config, samples, folder)
+        case "drafts":
+            _drafts(config, samples, folder)
+        case _:
+            _memory(config, samples, folder)
 
 
 def _speed(config: Config, samples: Sequence[Sample], folder: Path) -> None:
@@ -102,6 +110,38 @@ def _print(results: dict[str, Any]) -> None:
         f"answers {'the same' if equality['answers'] else 'NOT the same'}; peak memory "
         f"{peak['baseline'] / 2**30:.1f} GiB baseline, {peak['grouped'] / 2**30:.1f} GiB grouped"
     )
+
+
+def _drafts(config: Config, samples: Sequence[Sample], folder: Path) -> None:
+    if config.rollout.draft_tokens == "0":
+        raise ValueError("rollout.draft_tokens=0: no drafts to measure; give auto or a number")
+    replies = config.bench.replies
+    if replies and not Path(replies).is_file():
+        raise ValueError(
+            f"bench.replies={replies}: no such file; name a predictions.parquet of the start model"
+        )
+    from medreason.benchmark.drafts import measure  # torch and trl, seconds
+
+    results = measure(
+        config,
+        data.trained_on(config, samples),
+        data.tested_on(config, samples),
+        lambda stage: notice(f"both ways: {stage}"),
+    )
+    write_json(folder / "drafts.json", results)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in _DRAFT_HEADINGS:
+        table.add_column(heading, justify="left" if heading == "stage" else "right", no_wrap=True)
+    for stage, row in results["stages"].items():
+        acceptance = row.get("draft_acceptance")
+        table.add_row(
+            *(stage, str(row["rows"]), str(row["different_rows"])),
+            f"{row['tokens_per_pass']:.2f}",
+            "" if acceptance is None else f"{acceptance:.0%}",
+            *(f"{row['plain']:.2f}", f"{row['drafts']:.2f}", f"{row['speedup']:.2f}"),
+        )
+    Console().print(table)
+    show(folder / "drafts.json")
 
 
 def _memory(config: Config, samples: Sequence[Sample], folder: Path) -> None:

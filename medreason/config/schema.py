@@ -472,17 +472,20 @@ class Bench:
     """What action=bench measures."""
 
     what: str = "speed"
-    """speed (grouped GRPO against TRL's own) or memory (one step of the longest samples: estimate
-    against measurement)."""
+    """speed (grouped GRPO against TRL's own), drafts (decoding with drafts against plain decoding)
+    or memory (one step of the longest samples: estimate against measurement)."""
     tokens: list[int] = field(default_factory=lambda: [16, 128])
     """Lengths of the completions."""
     repeats: int = 5
     """Measurements of each stage and length after one warm-up; their median is reported."""
     image_size: int = 384
     """Side of the square that images are stretched to, in pixels."""
+    replies: str | None = None
+    """A predictions.parquet of the start model, whose replies are the drafts of the evaluation that
+    bench.what=drafts measures."""
 
     def __post_init__(self) -> None:
-        one_of("bench.what", self.what, ("speed", "memory"))
+        one_of("bench.what", self.what, ("speed", "drafts", "memory"))
         if not self.tokens:
             raise ValueError("bench.tokens is empty; name a length, such as bench.tokens=[16,128]")
         for tokens in self.tokens:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
 from medreason.data.images import blank
 from medreason.generation import prefix_sharing
 from medreason.generation.decoding import decode
-from medreason.generation.draft_step import takes_drafts
+from medreason.generation.draft_step import takes_draft_step, takes_drafts
 from medreason.generation.drafts import DraftHistory
 from medreason.generation.generate import (
     completion_from_ids,
@@ -21,7 +22,9 @@ from medreason.generation.generate import (
     greedy_settings,
     model_inputs,
 )
+from medreason.generation.prefill import Prefill
 from medreason.generation.prefix_sharing import PrefixPrefiller
+from medreason.generation.row_decoder import decode_refilled
 from medreason.generation.rows import Completion, EvaluationRow
 from medreason.generation.tolerance import computed_in, tolerance
 from medreason.samples import Sample
@@ -73,23 +76,90 @@ def answer_rows(
             on_answers=on_answers,
         )
     settings = greedy_settings(processor.tokenizer, max_new_tokens)
+    prefiller = PrefixPrefiller(model, processor)
     if drafts and not takes_drafts(model):
         drafts = None
-    prefiller = PrefixPrefiller(model, processor)
+    # One answer for all rows that ask the same: about a grey image of one size, or about none.
+    equal: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        equal[prefiller.shown(row), row.prompt].append(i)
+    places = [*equal.values()]
+    asked = [rows[first] for first, *_ in places]
+    # A CUDA graph has fixed rows, so that none can take the place of another.
+    refills = len(asked) > batch_size and not graphs and takes_draft_step(model)
+    decoded = (
+        _decode_refilled(model, prefiller, asked, settings, batch_size, drafts)
+        if refills or drafts
+        else _decode_batches(model, prefiller, asked, settings, batch_size, graphs=graphs)
+    )
     completions: dict[int, Completion] = {}
-    for batch in prefix_sharing.batches(rows, batch_size):
-        prefixes = prefiller.prefill_prefixes([rows[i] for i in batch])
-        prefill = prefiller.prefill_rest(prefixes, max_new_tokens)
-        questions = [question_of(rows[i].sample.id, rows[i].prompt) for i in batch]
-        of_rows = drafts.of_rows(questions) if drafts else None
-        decoded = decode(model, prefill, settings, None, graphs=graphs, drafts=of_rows)
-        for i, count, tokens in zip(batch, prefixes.prompt_tokens, decoded, strict=True):
-            completions[i] = completion_from_ids(
-                rows[i].prompt, count, tokens.ids, settings, processor.tokenizer
+    for ended in decoded:
+        batch: dict[int, Completion] = {}
+        for i, (count, ids) in ended.items():
+            completion = completion_from_ids(
+                asked[i].prompt, count, ids, settings, processor.tokenizer
             )
+            batch |= dict.fromkeys(places[i], completion)
+        completions |= batch
         on_batch(len(completions))
-        on_answers({i: completions[i] for i in batch})
+        on_answers(batch)
     return [completions[i] for i in range(len(rows))]
+
+
+_Decoded = dict[int, tuple[int, list[int]]]
+"""(prompt tokens, token ids of the completion) by the row's place."""
+
+
+def _decode_batches(
+    model: PreTrainedModel,
+    prefiller: PrefixPrefiller,
+    rows: Sequence[EvaluationRow],
+    settings: GenerationConfig,
+    size: int,
+    *,
+    graphs: bool,
+) -> Iterator[_Decoded]:
+    """`size` rows at a time, until the last of them ends."""
+    room = settings.max_new_tokens
+    assert room is not None
+    for batch in prefix_sharing.batches(rows, size):
+        prefixes = prefiller.prefill_prefixes([rows[i] for i in batch])
+        prefill = prefiller.prefill_rest(prefixes, room)
+        decoded = decode(model, prefill, settings, None, graphs=graphs)
+        counts = prefixes.prompt_tokens
+        yield {i: (n, tokens.ids) for i, n, tokens in zip(batch, counts, decoded, strict=True)}
+
+
+def _decode_refilled(
+    model: PreTrainedModel,
+    prefiller: PrefixPrefiller,
+    rows: Sequence[EvaluationRow],
+    settings: GenerationConfig,
+    size: int,
+    drafts: DraftHistory | None,
+) -> Iterator[_Decoded]:
+    """At most `size` rows at a time, of which those that end are replaced by waiting ones."""
+    room = settings.max_new_tokens
+    assert room is not None
+    prompt_tokens: dict[int, int] = {}
+
+    def prefill(begun: Sequence[int]) -> Prefill:
+        prefixes = prefiller.prefill_prefixes([rows[i] for i in begun])
+        prompt_tokens.update(zip(begun, prefixes.prompt_tokens, strict=True))
+        return prefiller.prefill_rest(prefixes, room)
+
+    questions = [question_of(row.sample.id, row.prompt) for row in rows]
+    decoded = decode_refilled(
+        model,
+        prefill,
+        settings,
+        None,
+        prefix_sharing.in_order(rows),
+        size=size,
+        drafts=drafts.of_rows(questions) if drafts else None,
+    )
+    for ended in decoded:
+        yield {i: (prompt_tokens[i], tokens.ids) for i, tokens in ended.items()}
 
 
 def question_of(sample: str, prompt: str) -> str:

@@ -7,6 +7,7 @@ its own next slot on, so what was rejected is overwritten by the next pass.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +19,7 @@ from medreason.generation import packed_attention
 from medreason.generation.kv_cache import PreallocatedLayer
 from medreason.generation.packed_attention import DraftLayout
 from medreason.generation.packing import additive_mask
+from medreason.generation.prefill import Prefill
 from medreason.generation.tolerance import computed_in
 from medreason.models.load import without_adapter
 
@@ -27,18 +29,15 @@ _log = logging.getLogger(__name__)
 class DraftStep:
     """Rows in a KV cache of `PreallocatedLayer`s, each with tokens of its own length."""
 
-    def __init__(
-        self, model: PreTrainedModel, cache: DynamicCache, mask: Tensor, position: Tensor, room: int
-    ) -> None:
-        """`mask` (rows, tokens) of the prompts that the KV cache holds, with `room` for more;
-        `position` (3, rows, 1): mRoPE position of each prompt's last token."""
+    def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        self._cache = cache
-        self._prompt = mask.shape[1]
-        self._visible = nn.functional.pad(mask.bool(), (0, room), value=True)
-        self._position = position[0, :, 0].tolist()
-        self.rows = list(range(len(mask)))
-        """Which of all rows are in the KV cache."""
+        self._cache: DynamicCache | None = None
+        self._visible: Tensor
+        """(rows, slots): False where a prompt has padding."""
+        self._behind_prompt: dict[int, tuple[int, int]] = {}
+        """(slot, mRoPE position) behind the prompt of each row."""
+        self.rows: list[int] = []
+        """Those in the KV cache, in its order."""
         base = without_adapter(model)
         self._dtype = computed_in(base)
         text = base.config.get_text_config()
@@ -46,11 +45,38 @@ class DraftStep:
         self.positions_of_pass = _positions_of_pass(base)
         """A pass costs as much beside its positions as so many further positions."""
 
+    def add_rows(self, rows: Sequence[int], prefill: Prefill, room: int) -> None:
+        """Take the KV cache of prefilled rows, which has `room` for more tokens, behind the rows
+        that are here."""
+        cache, visible = prefill.cache(), prefill.mask.bool()
+        visible = nn.functional.pad(visible, (0, room), value=True)
+        if self._cache is None:
+            self._cache, self._visible = cache, visible
+        else:
+            for layer, new in zip(self._cache.layers, cache.layers, strict=True):
+                assert isinstance(layer, PreallocatedLayer)
+                assert isinstance(new, PreallocatedLayer)
+                layer.append_rows(new)
+            parts = (self._visible, visible)
+            slots = max(part.shape[1] for part in parts)
+            self._visible = torch.cat(
+                [nn.functional.pad(part, (0, slots - part.shape[1])) for part in parts]
+            )
+        slot = prefill.mask.shape[1]
+        for row, position in zip(rows, prefill.position[0, :, 0].tolist(), strict=True):
+            self._behind_prompt[row] = slot, position + 1
+        self.rows += rows
+
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all others, which copies the KV cache."""
-        places = torch.tensor([self.rows.index(row) for row in rows], device=self._visible.device)
-        self._cache.batch_select_indices(places)
-        self._visible = self._visible[places]
+        if not rows:
+            self._cache = None
+        if self._cache is not None:
+            places = [self.rows.index(row) for row in rows]
+            places = torch.tensor(places, device=self._visible.device)
+            self._cache.batch_select_indices(places)
+            self._visible = self._visible[places]
+        self._behind_prompt = {row: self._behind_prompt[row] for row in rows}
         self.rows = [*rows]
 
     def __call__(self, tokens: Mapping[int, Sequence[int]], done: Mapping[int, int]) -> Tensor:
@@ -59,30 +85,31 @@ class DraftStep:
         `tokens` of a row are the last one that it decoded and its draft; `done` says how many it
         decoded before that one.
         """
+        assert self._cache is not None
         place_of_row = {row: place for place, row in enumerate(self.rows)}
         width = max(map(len, tokens.values()))
-        columns = [
-            (token, place_of_row[row], done[row] + offset, self._position[row] + 1, offset)
-            for row, ids in tokens.items()
-            for offset, token in enumerate(ids)
-        ]
+        columns: list[tuple[int, int, int, int, int]] = []
+        for row, ids in tokens.items():
+            place, (slot, position) = place_of_row[row], self._behind_prompt[row]
+            columns += [
+                (token, place, slot + count, position + count, place * width + offset)
+                for offset, (token, count) in enumerate(zip(ids, itertools.count(done[row])))
+            ]
         device = self._visible.device
-        ids, places, counts, first_position, offsets = torch.tensor(columns, device=device).T
-        slots = self._prompt + counts
+        ids, places, slots, positions, places_of_tokens = torch.tensor(columns, device=device).T
         length = int(slots.max()) + 1
         for layer in self._cache.layers:
             assert isinstance(layer, PreallocatedLayer)
             layer.write_at(places, slots, length)
-        place_of_token = places * width + offsets
         token_of_place = torch.zeros(len(self.rows) * width, dtype=torch.long, device=device)
-        token_of_place[place_of_token] = torch.arange(len(ids), device=device)
+        token_of_place[places_of_tokens] = torch.arange(len(ids), device=device)
         return self._model(
             input_ids=ids[None],
             attention_mask=self._mask(slots[token_of_place].view(-1, width), length),
-            position_ids=(first_position + counts).expand(3, 1, -1),
+            position_ids=positions.expand(3, 1, -1),
             past_key_values=self._cache,
             use_cache=True,
-            draft_layout=DraftLayout(width, token_of_place, place_of_token),
+            draft_layout=DraftLayout(width, token_of_place, places_of_tokens),
         ).logits[0]
 
     def _mask(self, slots: Tensor, length: int) -> Tensor:
@@ -93,13 +120,19 @@ class DraftStep:
         return additive_mask(visible.repeat(1, self._shared_heads, 1)[:, None], self._dtype)
 
 
-def takes_drafts(model: PreTrainedModel) -> bool:
+def takes_draft_step(model: PreTrainedModel) -> bool:
     """Whether the model's attention follows a `DraftLayout`, which it then does from now on."""
     base = without_adapter(model)
     packed_attention.enable(base)
-    if packed_attention.enabled(base):
+    return packed_attention.enabled(base)
+
+
+def takes_drafts(model: PreTrainedModel) -> bool:
+    """`takes_draft_step`, with a warning where not."""
+    if takes_draft_step(model):
         return True
-    _log.warning("attention=%s takes no drafts; going on without", base.config._attn_implementation)
+    attention = without_adapter(model).config._attn_implementation
+    _log.warning("attention=%s takes no drafts; going on without", attention)
     return False
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +30,13 @@ _LEAD_BITS = 2
 _MOST_LEAD = (1 << _LEAD_BITS) - 1
 _LEAST = 0.2
 """Likelihood of a drafted token where `auto` chooses, however cheap positions may be."""
+
+_LEAST_GAIN = 0.25
+"""Accepted tokens a pass of a row, with fewer of which guessing is not worth its time."""
+_JUDGED_PASSES = 256
+"""Of rows."""
+_REST = 32
+"""Passes of all rows without a guess, before it is tried again."""
 
 _REMEMBERED = 4
 """Replies of a question; the oldest is forgotten."""
@@ -52,16 +59,17 @@ class SuffixTable:
         begin = max(begin, 1)
         first = max(begin - _LONGEST, 0)
         text = as_bytes(tokens[first:])
-        entries = self._entries
+        entries, sizes = self._entries, self._sizes
         for place in range(begin, len(tokens)):
             token, end = tokens[place], (place - first) * _BYTES
-            for size in self._sizes:
+            for size in sizes:
                 context = text[end - size : end] if size < end else text[:end]
-                entry = entries.get(context, -1)
+                entry = entries.get(context, 0)
                 # Source: the majority vote of Boyer and Moore, which counts in a single number.
-                if entry >> _LEAD_BITS == token:
-                    entries[context] = entry + (entry & _MOST_LEAD < _MOST_LEAD)
-                elif entry & _MOST_LEAD > 1 and entry >= 0:
+                if entry >> _LEAD_BITS == token and entry:
+                    if entry & _MOST_LEAD < _MOST_LEAD:
+                        entries[context] = entry + 1
+                elif entry & _MOST_LEAD > 1:
                     entries[context] = entry - 1
                 else:
                     entries[context] = (token << _LEAD_BITS) + 1
@@ -70,10 +78,9 @@ class SuffixTable:
         if len(entries) > self._limit:
             self._older, self._entries = entries, {}
 
-    def lookup(self, context: bytes) -> tuple[int, int] | None:
-        """(token, lead) behind a context."""
-        entry = self._entries.get(context) or self._older.get(context)
-        return (entry >> _LEAD_BITS, entry & _MOST_LEAD) if entry else None
+    def lookup(self, context: bytes) -> int:
+        """The token behind a context and, in the last `_LEAD_BITS`, its lead; 0 if unknown."""
+        return self._entries.get(context) or self._older.get(context) or 0
 
 
 def as_bytes(tokens: Sequence[int]) -> bytes:
@@ -129,6 +136,10 @@ class DraftHistory:
         self._tokens = 0
         self.rates: dict[tuple[int, int, int], list[float]] = {}
         """By kind of guess [right, made], both fading."""
+        self.gained = [0, 0]
+        """[accepted tokens, passes of a row] since it was last asked whether drafts help."""
+        self.rest = 0
+        """Passes that are still to go without a guess, since drafts did not help."""
 
     def take_counts(self) -> dict[str, float]:
         """The metrics since the last call."""
@@ -154,25 +165,29 @@ class DraftHistory:
 
     def of_rows(self, questions: Sequence[str]) -> RowDrafts:
         """The drafts of rows that answer `questions`; rows of one question help each other."""
-        own: dict[str, SuffixTable] = {}
-        for question in questions:
-            if question not in own:
-                own[question] = SuffixTable(_OF_QUESTION, self._contexts)
-                for reply in self._replies.get(question, ()):
-                    own[question].add([_START, *reply], 0)
-        return RowDrafts(self, questions, own)
+        return RowDrafts(self, questions)
+
+    def of_question(self, question: str) -> SuffixTable:
+        """A table of the remembered replies to a question."""
+        table = SuffixTable(_OF_QUESTION, self._contexts)
+        for reply in self._replies.get(question, ()):
+            table.add([_START, *reply], 0)
+        return table
 
 
 class RowDrafts:
-    """Drafts of the rows of one call of `decode`."""
+    """Drafts of rows that answer questions, from the first that begins to the last that ends."""
 
-    def __init__(
-        self, history: DraftHistory, questions: Sequence[str], own: Mapping[str, SuffixTable]
-    ) -> None:
+    def __init__(self, history: DraftHistory, questions: Sequence[str]) -> None:
         self._history = history
         self._questions = questions
-        self._own = own
-        self._texts = [[_START] for _ in questions]
+        self._unfinished = Counter(questions)
+        self._own: dict[str, SuffixTable] = {}
+        """Of the questions that some row is answering."""
+        self._texts: defaultdict[int, list[int]] = defaultdict(lambda: [_START])
+        """What each row has said."""
+        self._added: dict[int, int] = {}
+        """How many tokens of a row's text are in its question's table."""
         self._guesses: dict[int, list[tuple[int, tuple[int, int, int]]]] = {}
         """Of each row that is being decoded (token, kind) of its next tokens."""
 
@@ -183,9 +198,18 @@ class RowDrafts:
 
         `positions_of_pass`: a pass costs as much as so many further positions of one.
         """
-        most = self._history.most
-        least = 0.0
+        history = self._history
+        most, least = history.most, 0.0
         if most is None:
+            accepted, passes = history.gained
+            if passes >= _JUDGED_PASSES:
+                history.gained = [0, 0]
+                if accepted < _LEAST_GAIN * passes:
+                    history.rest = _REST
+            if history.rest:
+                # Guessing costs time even where nothing is drafted.
+                history.rest -= 1
+                return {row: [] for row in room}
             # No draft token that is less likely raises the tokens a second of this pass.
             least = max(len(room) / (len(room) + positions_of_pass), _LEAST)
         likelihoods = [
@@ -214,22 +238,21 @@ class RowDrafts:
         One guess more is made, so that its kind is seen to be right or wrong without a position of
         its own.
         """
-        own, others = self._own[self._questions[row]], self._history.table
+        own, others = self._table_of(row), self._history.table
         rates, tail = self._history.rates, as_bytes(self._texts[row][-_LONGEST:])
         guesses: list[tuple[int, tuple[int, int, int]]] = []
         self._guesses[row] = guesses
         likelihoods: list[float] = []
         likelihood = 1.0
         while len(guesses) <= most:
-            entry, source, length = None, 0, 0
-            for source, length in _ORDER:
-                entry = (others if source else own).lookup(tail[-length * _BYTES :])
-                if entry is not None:
+            entry, source, size = 0, 0, 0
+            for source, size in _ORDER:
+                entry = (others if source else own).lookup(tail[-size:])
+                if entry:
                     break
-            if entry is None:
+            if not entry:
                 break
-            token, lead = entry
-            kind = (source, length, lead)
+            token, kind = entry >> _LEAD_BITS, (source, size, entry & _MOST_LEAD)
             right, made = rates.get(kind) or rates.setdefault(kind, [1.5, 2.0])
             likelihood *= right / made
             guesses.append((token, kind))
@@ -248,7 +271,15 @@ class RowDrafts:
         counts.tokens += len(tokens)
         counts.drafted += drafted
         counts.accepted += len(tokens) - 1
-        for (guess, kind), token in zip(self._guesses.pop(row, ()), tokens, strict=False):
+        text = self._texts[row]
+        text += tokens
+        guesses = self._guesses.pop(row, None)
+        if guesses is None and len(text) > 1 + len(tokens):
+            return  # at rest
+        if guesses is not None:
+            self._history.gained[0] += len(tokens) - 1
+            self._history.gained[1] += 1
+        for (guess, kind), token in zip(guesses or (), tokens, strict=False):
             rate = self._history.rates[kind]
             if rate[1] > _FADES_AFTER:
                 rate[0], rate[1] = rate[0] / 2, rate[1] / 2
@@ -256,24 +287,32 @@ class RowDrafts:
             if guess != token:
                 break
             rate[0] += 1.0
-        text = self._texts[row]
-        text += tokens
-        self._own[self._questions[row]].add(text, len(text) - len(tokens))
+        self._table_of(row).add(text, self._added.get(row, 0))
+        self._added[row] = len(text)
 
-    def finish(self) -> None:
-        """Remember the completions for later calls."""
-        replies: dict[str, list[list[int]]] = {}
-        for question, text in zip(self._questions, self._texts, strict=True):
-            self._history.table.add(text, 1)
-            replies.setdefault(question, []).append(text[1:])
-        for question, texts in replies.items():
-            self._history.add(question, texts)
+    def _table_of(self, row: int) -> SuffixTable:
+        """Of the row's question."""
+        question = self._questions[row]
+        if question not in self._own:
+            self._own[question] = self._history.of_question(question)
+        return self._own[question]
+
+    def finish(self, row: int) -> None:
+        """Remember the completion of a row, which has ended."""
+        question, text = self._questions[row], self._texts.pop(row)
+        self._added.pop(row, None)
+        self._history.table.add(text, 1)
+        self._history.add(question, [text[1:]])
+        self._unfinished[question] -= 1
+        if not self._unfinished[question]:
+            self._own.pop(question, None)
 
 
 _FADES_AFTER = 400.0
 
 _ORDER = sorted(
-    [(0, length) for length in _OF_QUESTION] + [(1, length) for length in _OF_OTHERS],
+    [(0, length * _BYTES) for length in _OF_QUESTION]
+    + [(1, length * _BYTES) for length in _OF_OTHERS],
     key=lambda kind: (-kind[1], kind[0]),
 )
-"""(source, length) of guesses: the longest context first, and the question's own before others'."""
+"""(source, bytes) of guesses: the longest context first, and the question's own before others'."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -21,9 +21,10 @@ class PreallocatedLayer(DynamicLayer):
         _, heads, length, width = keys.shape
         dtype = _stored_dtype(keys)
         self.lazy_initialization(*[keys.new_empty(0, dtype=dtype)] * 2)
-        # Zeros, not uninitialized memory: what a mask hides is still multiplied by a weight of 0,
-        # and 0 times NaN is NaN.
-        self._buffers = keys.new_zeros(2, len(entries), heads, length + room, width, dtype=dtype)
+        self._buffers = keys.new_empty(2, len(entries), heads, length + room, width, dtype=dtype)
+        # Not uninitialized memory: what a mask hides is still multiplied by a weight of 0, and 0
+        # times NaN is NaN.
+        self._buffers[:, :, :, length:] = 0
         self._buffers[0, :, :, :length] = keys[entries]
         self._buffers[1, :, :, :length] = values[entries]
         self._write_position: Tensor | None = None
@@ -68,6 +69,15 @@ class PreallocatedLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         self._buffers = self._buffers[:, indices]
+        self._expose(self._length)
+
+    def append_rows(self, other: PreallocatedLayer) -> None:
+        """Take in the rows of another layer, with their own room, behind those that are here."""
+        parts = (self._buffers, other._buffers)
+        slots = max(part.shape[3] for part in parts)
+        self._buffers = torch.cat(
+            [nn.functional.pad(part, (0, 0, 0, slots - part.shape[3])) for part in parts], dim=1
+        )
         self._expose(self._length)
 
     def _expose(self, length: int) -> tuple[Tensor, Tensor]:

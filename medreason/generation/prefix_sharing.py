@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import ProcessorMixin
 from trl.trainer.utils import pad
 
-from medreason.data.images import blank, open_rgb
+from medreason.data.images import blank, open_rgb, size_of
 from medreason.generation.generate import prompt_texts
 from medreason.generation.kv_cache import repeat_kv_cache
 from medreason.generation.prefill import Prefill, mrope_positions
@@ -47,9 +47,9 @@ def sharing_obstacles(model: PreTrainedModel) -> list[str]:
     return [reason for reason, applies in obstacles.items() if applies]
 
 
-def batches(rows: Sequence[EvaluationRow], size: int) -> Iterator[list[int]]:
+def in_order(rows: Sequence[EvaluationRow]) -> list[int]:
     """Indices of the rows, those about one image together, images with the longest prompts first:
-    the batch that takes most memory comes first, and fails early if it fails."""
+    what takes most memory comes first, and fails early if it fails."""
     longest: dict[Path, int] = {}
     for row in rows:
         longest[row.sample.image] = max(longest.get(row.sample.image, 0), len(row.prompt))
@@ -59,7 +59,12 @@ def batches(rows: Sequence[EvaluationRow], size: int) -> Iterator[list[int]]:
         image = row.sample.image
         return -longest[image], image, row.control != "original", row.control, -len(row.prompt)
 
-    indices = sorted(range(len(rows)), key=order)
+    return sorted(range(len(rows)), key=order)
+
+
+def batches(rows: Sequence[EvaluationRow], size: int) -> Iterator[list[int]]:
+    """The rows `in_order`, so many at a time."""
+    indices = in_order(rows)
     for start in range(0, len(indices), size):
         yield indices[start : start + size]
 
@@ -99,12 +104,26 @@ class PrefixPrefiller:
         processor: ProcessorMixin,
         sizes: Mapping[Path, tuple[int, int]] | None = None,
     ) -> None:
-        """`sizes` (width, height) of images that are known; others are opened to find theirs."""
+        """`sizes` (width, height) of images that are known; others are read from their files."""
         self._model: Any = model
         self._processor: Any = processor
         self._features: dict[_ImageKey, tuple[Tensor, Tensor]] = {}
         """Vision features (tokens, width) and grid (1, 3)."""
         self._sizes: dict[Path, tuple[int, int]] = dict(sizes or {})
+
+    def shown(self, row: EvaluationRow) -> _ImageKey:
+        """What the row shows. Rows that show the same and have one prompt have one answer."""
+        path = row.sample.image
+        match row.control:
+            case "no_image":
+                return None
+            case "blank_image":
+                # Grey images of one size are one image, whatever they stand for.
+                if path not in self._sizes:
+                    self._sizes[path] = size_of(path)
+                return self._sizes[path]
+            case _:
+                return path
 
     def prefill_prefixes(
         self, rows: Sequence[EvaluationRow], endings: Sequence[Sequence[str]] | None = None
@@ -116,9 +135,10 @@ class PrefixPrefiller:
         images = self._encode_images(rows)
         prompts: list[list[int]] = []
         ending_ids: list[list[list[int]]] = []
-        for row, image, texts in zip(rows, images, endings or [()] * len(rows), strict=True):
-            # Prompt and ending are one text: a tokenizer may merge tokens where they meet.
-            ids_of_texts = self._tokenize(row, image, texts or ("",))
+        endings = endings or [()] * len(rows)
+        # Prompt and ending are one text: a tokenizer may merge tokens where they meet.
+        ids_of_rows = self._tokenize(rows, images, [texts or ("",) for texts in endings])
+        for ids_of_texts, texts in zip(ids_of_rows, endings, strict=True):
             prompts.append(common_prefix(ids_of_texts) if texts else ids_of_texts[0])
             behind = len(prompts[-1])
             ending_ids.append([ids[behind:] for ids in ids_of_texts] if texts else [])
@@ -163,28 +183,12 @@ class PrefixPrefiller:
 
     def _encode_images(self, rows: Sequence[EvaluationRow]) -> list[_ImageKey]:
         """What each row shows. Images that the last batch did not show are encoded."""
-        opened: dict[Path, Image.Image] = {}
         windows = {row.sample.image: row.sample.window for row in rows}
-
-        def open_once(path: Path) -> Image.Image:
-            if path not in opened:
-                opened[path] = open_rgb(path, windows[path])
-                self._sizes[path] = opened[path].size
-            return opened[path]
-
-        keys: list[_ImageKey] = []
-        for row in rows:
-            path = row.sample.image
-            match row.control:
-                case "no_image":
-                    keys.append(None)
-                case "blank_image":
-                    # Grey images of one size are one image, whatever they stand for.
-                    keys.append(self._sizes.get(path) or open_once(path).size)
-                case _:
-                    keys.append(path)
+        keys = [self.shown(row) for row in rows]
         new = [key for key in dict.fromkeys(keys) if key is not None and key not in self._features]
-        images = [open_once(key) if isinstance(key, Path) else blank(key) for key in new]
+        images = [
+            open_rgb(key, windows[key]) if isinstance(key, Path) else blank(key) for key in new
+        ]
         # Batches follow the order of images, so one that is not shown again is never needed again.
         still_shown = {key: self._features[key] for key in keys if key in self._features}
         self._features = still_shown | dict(zip(new, self._encode(images), strict=True))
@@ -201,19 +205,30 @@ class PrefixPrefiller:
         return list(zip(features, grids.split(1), strict=True))
 
     def _tokenize(
-        self, row: EvaluationRow, image: _ImageKey, endings: Sequence[str]
-    ) -> list[list[int]]:
-        """Ids of the prompt with each ending, with a placeholder for each of its image's features.
+        self,
+        rows: Sequence[EvaluationRow],
+        images: Sequence[_ImageKey],
+        endings: Sequence[Sequence[str]],
+    ) -> list[list[list[int]]]:
+        """Ids of each row's prompt with each of its endings, with a placeholder for each of its
+        image's features.
 
         As the processor makes them, which would process the image again for each text.
         """
-        (prompt,) = prompt_texts(self._processor, [row.prompt], [image is not None])
-        ids_of_texts = self._processor.tokenizer([prompt + text for text in endings])["input_ids"]
+        prompts = prompt_texts(
+            self._processor, [row.prompt for row in rows], [image is not None for image in images]
+        )
+        texts = [
+            prompt + end for prompt, ends in zip(prompts, endings, strict=True) for end in ends
+        ]
+        ids_of_texts = iter(self._processor.tokenizer(texts)["input_ids"])
         placeholder = self._processor.image_token_id
-        for ids in ids_of_texts if image is not None else ():
-            place = ids.index(placeholder)
-            ids[place : place + 1] = [placeholder] * len(self._features[image][0])
-        return ids_of_texts
+        ids_of_rows = [[*itertools.islice(ids_of_texts, len(ends))] for ends in endings]
+        for ids_of_row, image in zip(ids_of_rows, images, strict=True):
+            for ids in ids_of_row if image is not None else ():
+                place = ids.index(placeholder)
+                ids[place : place + 1] = [placeholder] * len(self._features[image][0])
+        return ids_of_rows
 
     def _group(
         self, prompts: Sequence[list[int]], images: Sequence[_ImageKey]

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from medreason.generation.decoding import CompletionTokens, decode
+from medreason.generation.decoding import decode
 from medreason.generation.drafts import RowDrafts
 from medreason.generation.prefill import prefill_prompts
+from medreason.generation.token_choice import CompletionTokens
 
 _SUPPORTED = {
     "max_new_tokens",
@@ -67,7 +68,7 @@ def sample_completions(
     prefill = prefill_prompts(model, inputs, completions=completions, room=steps)
     numbers = None
     if settings.do_sample:
-        numbers = _uniform_numbers(seeds, completions, steps).to(prefill.logits.device)
+        numbers = uniform_numbers(seeds, completions, steps).to(prefill.logits.device)
     rows = decode(
         model,
         prefill,
@@ -80,7 +81,7 @@ def sample_completions(
     return [rows[i : i + completions] for i in range(0, len(rows), completions)]
 
 
-def _uniform_numbers(seeds: Sequence[str], completions: int, steps: int) -> Tensor:
+def uniform_numbers(seeds: Sequence[str], completions: int, steps: int) -> Tensor:
     """Numbers (steps, questions x completions) from [0, 1)."""
     # All numbers are drawn before the first step, since a stream that is drawn from only while its
     # rows are active would depend on when other completions end. Drawn on the CPU, because CUDA's

@@ -215,6 +215,30 @@ def test_replies_of_the_start_model_are_drafts_and_change_no_answer(
     assert "no drafts from" in caplog.text
 
 
+def test_interrupted_and_resumed_without_the_history_the_replies_are_the_same(
+    composed: Compose,
+) -> None:
+    config = composed(*SMALL, "evaluation.max_new_tokens=30", "hardware.per_device_evaluation=4")
+    rows = rows_of(config)[:9]
+    plain = run.predict_rows(config, rows, lambda *_: None)
+    answered: list[Prediction] = []
+
+    def interrupt(batch: Sequence[Prediction]) -> None:
+        answered.extend(batch)
+        raise KeyboardInterrupt
+
+    history = DraftHistory()
+    with pytest.raises(KeyboardInterrupt):
+        run.predict_rows(config, rows, lambda *_: None, interrupt, drafts=history)
+    assert 0 < len(answered) < len(rows)
+    asked = {(row.control, row.sample) for row in answered}
+    missing = [row for row in rows if (row.control, row.sample.id) not in asked]
+    answered += run.predict_rows(config, missing, lambda *_: None, drafts=DraftHistory())
+    assert {(row.control, row.sample): row for row in answered} == {
+        (row.control, row.sample): row for row in plain
+    }
+
+
 def test_evaluation_records_what_drafts_brought(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,9 +19,10 @@ from transformers import (
 from medreason.config import Hardware, Model
 from medreason.generation import cuda_graph, fused_step, kv_cache
 from medreason.generation.cuda_graph import CudaGraphStep
-from medreason.generation.decoding import CompletionTokens, decode
+from medreason.generation.decoding import decode
 from medreason.generation.kv_cache import PreallocatedLayer, repeat_kv_cache
 from medreason.generation.prefill import Prefill
+from medreason.generation.token_choice import CompletionTokens
 from medreason.models import model_folder
 from medreason.models.load import load_model
 

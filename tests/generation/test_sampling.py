@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from medreason.config import Hardware, Model
-from medreason.generation.decoding import CompletionTokens
 from medreason.generation.sampling import sample_completions, unsupported_settings
+from medreason.generation.token_choice import CompletionTokens
 from medreason.models.load import END_TOKENS, VISION_TOKENS, load_model, load_processor
 
 TINY = Model(name="tiny", path="tiny")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import PreTrainedModel, Qwen2VLPreTrainedModel
+from transformers import PreTrainedModel, Qwen2VLPreTrainedModel, TrainerCallback
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import GRPOTrainer
@@ -21,6 +21,7 @@ from trl import GRPOTrainer
 from medreason import data, phantom
 from medreason.config import Config, Hardware
 from medreason.generation import fused_layers, packed_attention
+from medreason.generation.drafts import DraftHistory
 from medreason.models.load import load_model, load_processor, meta_model
 from medreason.runs.keys import train_parts
 from medreason.runs.run_folder import RunFolder
@@ -212,23 +213,35 @@ def test_completions_do_not_depend_on_the_split_of_the_batch(
     assert sampled[0] == sampled[1]
 
 
+class CutHistory(TrainerCallback):
+    """Behind each step nothing is known of earlier ones, as behind a resume."""
+
+    def __init__(self, trainer: GroupedGRPOTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, *_: object, **__: object) -> None:
+        self.trainer._drafts = DraftHistory()
+
+
 def test_drafts_leave_the_rollouts_as_they_are_and_are_counted(
     composed: Compose, tmp_path: Path
 ) -> None:
     sampled, logs = [], []
-    for tokens in ("0", "auto"):
+    for tokens, cut in (("0", False), ("auto", False), ("auto", True)):
         trainer = built(
             composed(*SMALL, "method.trl.max_steps=2", f"rollout.draft_tokens={tokens}"),
-            tmp_path / tokens,
+            tmp_path / f"{tokens}-{cut}",
         )
-        trainer.train()
         assert isinstance(trainer, GroupedGRPOTrainer)
+        if cut:
+            trainer.add_callback(CutHistory(trainer))
+        trainer.train()
         sampled.append([turns[0]["content"] for turns in trainer._logs["completion"]])
         logs.append(trainer.state.log_history[1])
     assert len(sampled[0]) == 16
-    assert sampled[0] == sampled[1]
+    assert sampled[0] == sampled[1] == sampled[2]
     assert "tokens_per_pass" not in logs[0]
-    assert logs[1]["tokens_per_pass"] > 1
+    assert logs[1]["tokens_per_pass"] > logs[2]["tokens_per_pass"] > 1
     assert 0 < logs[1]["draft_acceptance"] <= 1
 
 

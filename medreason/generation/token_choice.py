@@ -1,0 +1,85 @@
+"""From logits to tokens, as transformers' `generate` chooses them, by given random numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+_BLOCK = 64
+"""Tokens whose probabilities are added up before those of others."""
+
+
+@dataclass(frozen=True)
+class CompletionTokens:
+    """One completion."""
+
+    ids: list[int]
+    """The end token included, where there is one."""
+    logps: list[float]
+    """Log-probability of each token in the distribution it was sampled from."""
+
+
+def choose_tokens(scores: Tensor, numbers: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(tokens, log-probabilities) of scores (rows, vocabulary) and numbers (rows) from [0, 1).
+
+    The token into whose part of the cumulated probabilities a number falls; without numbers the
+    likeliest one.
+    """
+    if numbers is None:
+        tokens = scores.argmax(-1)
+        logps = scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(-1)
+        return tokens, logps
+    probabilities = scores.softmax(-1)
+    tokens = _at_heights(probabilities, numbers)
+    return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
+
+
+def _at_heights(probabilities: Tensor, numbers: Tensor) -> Tensor:
+    """The token of each row into whose part of the cumulated probabilities the number falls."""
+    # The inverse of the distribution function in place of torch.multinomial, which takes its
+    # numbers from a generator that all rows share. Sums of blocks first, so that float64 is not
+    # added up over the whole vocabulary.
+    rows, vocabulary = probabilities.shape
+    if vocabulary % _BLOCK:
+        probabilities = nn.functional.pad(probabilities, (0, -vocabulary % _BLOCK))
+    by_block = probabilities.view(rows, -1, _BLOCK)
+    sums = by_block.sum(-1, dtype=torch.float64).cumsum(-1)
+    # Rounding lets the sum end a little beside 1: the numbers are scaled to where it ends.
+    heights = (numbers * sums[:, -1])[:, None]
+    blocks = torch.searchsorted(sums, heights, right=True).clamp(max=sums.shape[1] - 1)
+    below = nn.functional.pad(sums, (1, 0)).gather(1, blocks)
+    block = by_block.gather(1, blocks[:, :, None].expand(-1, -1, _BLOCK))[:, 0]
+    cumulated = block.cumsum(-1, dtype=torch.float64)
+    # Added up in another order, the block may end a little below its sum: never behind its end.
+    last = torch.nextafter(cumulated[:, -1:], torch.zeros_like(heights))
+    places = torch.searchsorted(cumulated, torch.minimum(heights - below, last), right=True)
+    return (blocks * _BLOCK + places)[:, 0]
+
+
+def logits_processors(settings: GenerationConfig, device: torch.device) -> LogitsProcessorList:
+    """transformers' own, in the order of `generate`, which changes what top-k and top-p keep."""
+    processors = LogitsProcessorList()
+    if settings.suppress_tokens is not None:
+        processors.append(SuppressTokensLogitsProcessor(settings.suppress_tokens, str(device)))
+    if not settings.do_sample:
+        return processors
+    if settings.temperature is not None and settings.temperature != 1.0:
+        processors.append(TemperatureLogitsWarper(settings.temperature))
+    if settings.top_k:
+        processors.append(TopKLogitsWarper(settings.top_k))
+    if settings.top_p is not None and settings.top_p < 1.0:
+        processors.append(TopPLogitsWarper(settings.top_p))
+    if settings.min_p is not None:
+        processors.append(MinPLogitsWarper(settings.min_p))
+    return processors
