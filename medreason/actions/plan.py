@@ -114,6 +114,8 @@ def _needs_of_all(kinds: Sequence[Sequence[tuple[Config, Cell]]]) -> Iterator[st
                 times.append(gpu_time.hours(config, training, updates, answers))
                 yield gpu_time.time_line(_work(kind), times[-1])
     if len(times) == len(kinds) > 1:
+        from medreason.benchmark import gpu_time
+
         yield gpu_time.time_line("all", gpu_time.total(times))
 
 

@@ -91,7 +91,7 @@ def _without_device(config: Config) -> Config:
     minutes = endpoint.attempts * (endpoint.timeout_s + _RETRY_AFTER_SECONDS) / 60
     profile = Hardware(
         *("cpu", "cpu"),
-        *(1, 1, 1),
+        *(1, "1", 1),
         precision="float32",
         threads=config.hardware.threads,
         hang_timeout_minutes=max(config.hardware.hang_timeout_minutes, 2 * minutes),
