@@ -133,11 +133,13 @@ def attention_can_share_prefixes(config: Config) -> None:
     if (
         config.method.algorithm == "grpo"
         and config.hardware.attention == "flash_attention_2"
-        and (config.rollout.name, config.rollout.fallback) == ("grouped", "error")
+        and config.rollout.shares_prompts
+        and config.rollout.fallback == "error"
     ):
+        other = "rollout.update=trl" if config.rollout.name == "vllm" else "rollout=trl"
         raise ValueError(
             "hardware.attention='flash_attention_2' takes no mask under which completions share "
-            "a prompt prefix; set hardware.attention=sdpa, rollout=trl or rollout.fallback=unshared"
+            f"a prompt prefix; set hardware.attention=sdpa, {other} or rollout.fallback=unshared"
         )
 
 

@@ -41,7 +41,10 @@ rounding explains, by `hardware.precision`."""
 
 
 class VllmGRPOTrainer(GRPOTrainer):
-    """TRL's trainer with the engine of this module, and a check of its log-probabilities."""
+    """TRL's trainer with the engine of this module, and a check of its log-probabilities.
+
+    Before `GroupedGRPOTrainer` among the bases of a class, that trainer with them.
+    """
 
     def __init__(self, *args: Any, precision: str, **settings: Any) -> None:
         """`precision` is `hardware.precision`; the rest goes to TRL."""
@@ -53,7 +56,14 @@ class VllmGRPOTrainer(GRPOTrainer):
         def step() -> int:
             return self.state.global_step
 
-        return Engine(precision=self._precision, seed=self.args.seed, step=step, **settings)
+        assert self.num_generations
+        return Engine(
+            precision=self._precision,
+            seed=self.args.seed,
+            step=step,
+            completions=self.num_generations,
+            **settings,
+        )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         with _without_dropout(self.model):  # vLLM draws without
@@ -107,15 +117,18 @@ class Engine(VLLMGeneration):
         precision: str,
         seed: int,
         step: Callable[[], int],
+        completions: int,
         processing_class: ProcessorMixin,
         **settings: Any,
     ) -> None:
-        """`step` gives the number of the optimizer step, from which and `seed` completions are
-        drawn."""
+        """`step` gives the number of the optimizer step, from which and `seed` the `completions`
+        of each question are drawn."""
         self._precision, self._seed, self._step = precision, seed, step
+        self._completions = completions
         self._processor: Any = processing_class
         self._adapter: tempfile.TemporaryDirectory[str] | None = None
-        if isinstance(settings["model"], PeftModel) and takes_as_adapter(settings["model"]):
+        model, own = settings["model"], settings.get("mode", "colocate") == "colocate"
+        if own and isinstance(model, PeftModel) and takes_as_adapter(model):
             self._adapter = tempfile.TemporaryDirectory(prefix="adapter-for-vllm-")
         self._syncs = 0
         super().__init__(processing_class=processing_class, **settings)
@@ -132,7 +145,7 @@ class Engine(VLLMGeneration):
                 **self._image_settings(),
                 **self._adapter_settings(),
             )
-            built.generate = self._with_seeds(built.generate)
+            built.generate = self._by_question(built.generate)
             return built
 
         with _replaced(vllm_generation, "LLM", llm):
@@ -144,23 +157,32 @@ class Engine(VLLMGeneration):
     def _image_settings(self) -> dict[str, Any]:
         return image_settings(self._processor)
 
-    def _with_seeds(self, generate: Callable[..., Any]) -> Callable[..., Any]:
-        """vLLM's `generate` with a seed for each prompt: by the engine's own, completions after a
-        resume would be others."""
+    def _by_question(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """vLLM's `generate` for TRL's rows, which it gets as questions where they are whole groups,
+        so that it processes and prefills image and prompt once; with a seed for each row."""
+        # By vLLM's own seed, completions after a resume would be others.
 
-        def seeded(prompts: Sequence[object], **settings: Any) -> object:
+        def asked(rows: Sequence[object], **settings: Any) -> object:
+            size = self._completions if len(rows) % self._completions == 0 else 1
             if self._adapter:
                 settings["lora_request"] = self._adapter_request()
-            each = [settings["sampling_params"].clone() for _ in prompts]
-            for row, parameters in enumerate(each):
-                parameters.seed = self._row_seed(row)
-            return generate(prompts, **settings | {"sampling_params": each})
+            # With tensor parallelism the processes of a group draw the same rows.
+            first = self.accelerator.process_index // self.tensor_parallel_size * len(rows)
+            each = []
+            for row in range(0, len(rows), size):
+                parameters = settings["sampling_params"].clone()
+                parameters.n = size
+                parameters.seed = self._row_seed(first + row)
+                each.append(parameters)
+            return generate(rows[::size], **settings | {"sampling_params": each})
 
-        return seeded
+        return asked
 
     def _row_seed(self, row: int) -> int:
-        place = f"{self._seed} {self._step()} {self.accelerator.process_index} {row}"
-        return int.from_bytes(hashlib.sha256(place.encode()).digest()[:4])
+        """Of a row of the step; a question's rows are counted up, as vLLM does."""
+        question, completion = divmod(row, self._completions)
+        place = f"{self._seed} {self._step()} {question}"
+        return int.from_bytes(hashlib.sha256(place.encode()).digest()[:4]) + completion
 
     def generate(
         self, prompts: list[list[int]], images: list[list | None] | None, *args: Any, **more: Any

@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from medreason.models.load import load_model, load_processor, meta_model
 from medreason.runs.keys import train_parts
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import TASKS, Sample
-from medreason.training import grpo, memory_estimate, sharing_check
+from medreason.training import grpo, memory_estimate, sharing_check, vllm_rollout
 from medreason.training.group_batches import OncePerQuestionProcessor
 from medreason.training.grouped_trainer import GroupedGRPOTrainer
 from medreason.training.sharing_check import sharing_obstacles
@@ -72,14 +73,15 @@ def force_completions(trainer: GRPOTrainer) -> None:
 
     def completions(
         prompt_ids: list[list[int]], *_: object, **__: object
-    ) -> tuple[list[list[int]], None]:
+    ) -> tuple[list[list[int]], list[list[None]] | None]:
         rows = []
         for i, prompt in enumerate(prompt_ids):
             draw = torch.Generator().manual_seed(sum(prompt) * 4 + i % 4)
             length = (0, 3, 7, 12)[i % 4]
             tokens = torch.randint(20, 400, (length,), generator=draw).tolist()
             rows.append(tokens if length == 12 else [*tokens, end])
-        return rows, None
+        # None is what vLLM gives for a token that it cannot score.
+        return rows, [[None] * len(ids) for ids in rows] if trainer.use_vllm else None
 
     trainer._generate_single_turn = completions
     # Any reward that differs within most groups will do; every third group has equal ones.
@@ -151,6 +153,54 @@ def test_weights_of_qwen2_5_vl_are_those_of_trl(
 ) -> None:
     model = f"model.path={qwen2_5_vl}"
     assert_weights_are_those_of_trl(composed, tmp_path, 2, ["method.trl.beta=0.0", model])
+
+
+@pytest.fixture
+def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_rollout, "Engine", lambda **_: SimpleNamespace())
+
+
+@pytest.mark.usefixtures("without_vllm")
+@pytest.mark.parametrize("update", ["grouped", "trl"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["method.trl.beta=0.0"],
+        ["method.trl.beta=0.0", "method.trl.num_iterations=2", "hardware.per_device_prompts=4"],
+        ["adapter=lora_r8", "adapter.lora_dropout=0", "method.trl.beta=0.04"],
+        ["method.trl.loss_type=dapo", "+rollout.vllm.vllm_importance_sampling_mode=token_truncate"],
+    ],
+    ids=lambda value: ",".join(v.split(".")[-1] for v in value),
+)
+def test_weights_are_the_same_whether_vllm_or_we_draw_the_same_completions(
+    composed: Compose, tmp_path: Path, update: str, more: list[str]
+) -> None:
+    small = [o for o in SMALL if o.split("=")[0] not in {p.split("=")[0] for p in more}]
+    (before, vllm, logs), (_, ours, own_logs) = (
+        trained(composed(*small, *values, "method.trl.max_steps=4"), tmp_path / values[0])
+        for values in (
+            ["rollout=vllm", f"rollout.update={update}", *more],
+            ["rollout=grouped", *(o for o in more if "vllm" not in o)],
+        )
+    )
+    assert ("skipped_groups" in logs[0]) is (update == "grouped")
+    assert logs[0]["sampling/importance_sampling_ratio/min"] == 1.0
+    for row, expected in zip(logs, own_logs, strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], abs=1e-4, rel=1e-3)
+    moved = torch.stack([(ours[n] - before[n]).norm() for n in ours]).norm()
+    difference = torch.stack([(ours[n] - vllm[n]).norm() for n in ours]).norm()
+    assert moved > 0
+    assert difference / moved < 0.01
+
+
+@pytest.mark.usefixtures("without_vllm")
+def test_update_that_cannot_be_shared_with_vllm_is_refused_by_its_own_key(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obstacle = {"sharing_obstacles": lambda _: ["a mixture of experts"]}
+    monkeypatch.setattr(sharing_check, *obstacle.popitem())
+    with pytest.raises(ValueError, match=r"^rollout\.update=grouped .*choose rollout\.update=trl"):
+        built(composed(*SMALL, "rollout=vllm"), tmp_path)
 
 
 def test_groups_without_gradient_are_skipped_counted_and_logged(

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from packages import is_installed
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from trl import GRPOConfig
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
@@ -56,6 +56,9 @@ def test_both_modes_reach_trl(composed: Compose, tmp_path: Path, mode: str) -> N
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("rollout.update=shared", r"rollout\.update='shared'.*'grouped', 'trl'"),
+        ("rollout=trl rollout.update=trl", r"rollout\.update=trl needs rollout=vllm"),
+        ("hardware.attention=flash_attention_2", r"sdpa, rollout\.update=trl or rollout\.fallback"),
         ("hardware=cpu rollout.vllm.vllm_mode=server", "over CUDA alone; choose colocate"),
         ("rollout.vllm.vllm_mode=colocated", "did you mean 'colocate'"),
         ("rollout.vllm.vllm_gpu_memory_utilization=30", "needs a number between 0 and 1"),
@@ -187,13 +190,14 @@ def test_trl_still_lacks_what_the_engine_adds(settings: dict[str, Any]) -> None:
     prompts, parameters = FakeLLM.calls.pop()
     assert prompts[0]["prompt_token_ids"] == [IMAGE, IMAGE, TEXT]
     assert getattr(parameters, "seed", None) is None
+    assert parameters.n == 1
     engine.sync_weights()
     assert FakeLLM.calls == ["weight", "bias", "prefix"]
 
 
 def test_engine_draws_from_the_model_of_the_update(settings: dict[str, Any]) -> None:
     steps = [0]
-    engine = Engine(precision="float32", seed=3, step=lambda: steps[-1], **settings)
+    engine = Engine(precision="float32", seed=3, step=lambda: steps[-1], completions=1, **settings)
     assert engine.llm.settings["dtype"] == "float32"
     assert engine.llm.settings["mm_processor_kwargs"] == {
         "size": {"shortest_edge": 3136, "longest_edge": 12544}
@@ -209,6 +213,33 @@ def test_engine_draws_from_the_model_of_the_update(settings: dict[str, Any]) -> 
     assert len({*seeds[0], *seeds[2]}) == 4
     engine.sync_weights()
     assert FakeLLM.calls == ["weight", "bias", "prefix", "encoder"]
+
+
+def test_vllm_gets_whole_groups_as_questions_and_draws_the_same_whatever_the_split(
+    settings: dict[str, Any],
+) -> None:
+    engine = Engine(precision="float32", seed=3, step=lambda: 0, completions=4, **settings)
+
+    def drawn(rows: int) -> list[tuple[list[int], int, int]]:
+        engine.generate([[i // 4] for i in range(rows)], None, 4)
+        prompts, each = FakeLLM.calls.pop()
+        pairs = zip(prompts, each, strict=True)
+        return [(prompt["prompt_token_ids"], one.n, one.seed) for prompt, one in pairs]
+
+    whole = drawn(8)
+    assert [(prompt, count) for prompt, count, _ in whole] == [([0], 4), ([1], 4)]
+    first, second = (seed for _, _, seed in whole)
+    assert abs(first - second) >= 4  # vLLM counts a question's seeds up
+    seeds = [*range(first, first + 4), *range(second, second + 2)]
+    assert drawn(6) == [([i // 4], 1, seed) for i, seed in enumerate(seeds)]
+    engine.accelerator = SimpleNamespace(process_index=1)  # pyright: ignore[reportAttributeAccessIssue]
+    assert drawn(4) == [([0], 4, second)]
+    # With tensor parallelism vLLM gets the rows of both processes of a group, from each of them.
+    engine.tensor_parallel_size = 2
+    gathered = [{"prompt_token_ids": [i // 4]} for i in range(8)]
+    engine.llm.generate(gathered, sampling_params=Parameters())
+    _, each = FakeLLM.calls.pop()
+    assert [one.seed for one in each] == [first, second]
 
 
 def adapted(dtype: torch.dtype) -> PeftModel:
@@ -243,7 +274,8 @@ def test_weights_for_vllm_are_the_merged_ones_and_the_base_stays(settings: dict[
 def test_adapter_goes_to_vllm_as_it_is_and_its_base_is_sent_once(settings: dict[str, Any]) -> None:
     model = adapted(torch.bfloat16)
     model.get_base_model().name_or_path = "tiny"
-    engine = Engine(precision="bfloat16", seed=3, step=lambda: 0, **settings | {"model": model})
+    settings |= {"model": model, "completions": 1, "precision": "bfloat16"}
+    engine = Engine(seed=3, step=lambda: 0, **settings)
     assert engine.llm.settings["enable_lora"]
     assert engine.llm.settings["max_lora_rank"] == 8
     engine.sync_weights()
@@ -254,6 +286,44 @@ def test_adapter_goes_to_vllm_as_it_is_and_its_base_is_sent_once(settings: dict[
     for name, tensor in saved.items():
         matrix = "lora_A" if "lora_A" in name else "lora_B"
         assert torch.equal(trained[name.replace(matrix, f"{matrix}.default")], tensor)
+
+
+class FakeClient:
+    """What TRL and the engine call of a server."""
+
+    base_url = "http://server"
+
+    def __init__(self, **_: object) -> None:
+        ok = SimpleNamespace(raise_for_status=lambda: None)
+        self.received: dict[str, Tensor] = {}
+        self.posted: list[str] = []
+        self.session = SimpleNamespace(post=lambda url: self.posted.append(url) or ok)
+
+    def init_communicator(self, device: object) -> None:
+        pass
+
+    def update_named_params(self, _: object, named: Iterable[tuple[str, Tensor]]) -> None:
+        self.received = {name: weight.clone() for name, weight in named}
+
+    def reset_prefix_cache(self) -> None:
+        self.posted.append("prefix")
+
+
+def test_server_gets_merged_weights_and_drops_what_it_has_seen(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_generation, "VLLMClient", FakeClient)
+    model = adapted(torch.float32)
+    model.get_base_model().name_or_path = "tiny"
+    settings |= {"model": model, "completions": 1, "mode": "server"}
+    engine = Engine(precision="float32", seed=3, step=lambda: 0, **settings)
+    engine.sync_weights()
+    client: Any = engine.vllm_client
+    expected = copy.deepcopy(model).merge_and_unload().state_dict()
+    assert client.received.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(client.received[name], weight)
+    assert client.posted == ["prefix", "http://server/reset_encoder_cache"]
 
 
 @pytest.mark.parametrize(
