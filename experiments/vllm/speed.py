@@ -38,7 +38,8 @@ from medreason.generation.sampling import sample_completions
 from medreason.generation.vllm_settings import image_settings
 from medreason.models.load import load_model, load_processor
 
-QUESTIONS, COMPLETIONS, SIDE, ROUNDS = 2, 8, 384, 6
+QUESTIONS, COMPLETIONS, SIDE = 2, 8, 384
+WARM_UP, ROUNDS = 3, 6
 LENGTHS = (16, 128)
 
 Draw = Callable[[Sequence[EvaluationRow], int], list[list[int]]]
@@ -139,14 +140,14 @@ def main() -> None:
         show(f"| tokens | precision | {' | '.join(engines)} |")
         for tokens in LENGTHS:
             seconds: dict[str, list[float]] = {name: [] for name in engines}
-            for done in range(ROUNDS + 1):  # the first warms up
+            for done in range(WARM_UP + ROUNDS):
                 rows = next(rounds)
                 for name, draw in engines.items():
                     began = time.perf_counter()
                     drawn = draw(rows, tokens)
                     spent = time.perf_counter() - began
                     assert [len(ids) for ids in drawn] == [tokens] * QUESTIONS * COMPLETIONS
-                    if done:
+                    if done >= WARM_UP:
                         seconds[name].append(spent)
             medians = [f"{statistics.median(each):.2f}" for each in seconds.values()]
             spread = [f"{min(each):.2f} to {max(each):.2f}" for each in seconds.values()]

