@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -75,12 +75,18 @@ class VllmGRPOTrainer(GRPOTrainer):
         )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        with _without_dropout(self.model):  # vLLM draws without
-            batch = super()._generate_and_score_completions(inputs)
+        batch = super()._generate_and_score_completions(inputs)
         if _draws_from_the_whole_distribution(self):
             differences = batch["old_per_token_logps"] - batch["sampling_per_token_logps"]
             refuse_other_model(differences, batch["completion_mask"], self._precision)
         return batch
+
+    def _get_per_token_logps_and_entropies(
+        self, model: nn.Module, *inputs: Any, **settings: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        # Without gradients they are those that are compared with vLLM's, which draws without.
+        with nullcontext() if torch.is_grad_enabled() else _without_dropout(model):
+            return super()._get_per_token_logps_and_entropies(model, *inputs, **settings)
 
 
 def refuse_other_model(differences: Tensor, mask: Tensor, precision: str) -> None:
@@ -266,10 +272,9 @@ def _keep_weights_plain() -> None:
 
 
 @contextmanager
-def _without_dropout(model: nn.Module | None) -> Iterator[None]:
+def _without_dropout(model: nn.Module) -> Iterator[None]:
     """The rest of the model stays in training, by which TRL tells training and evaluation apart."""
-    modules = model.modules() if model else ()
-    active = [m for m in modules if isinstance(m, nn.Dropout) and m.training]
+    active = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.training]
     for module in active:
         module.eval()
     try:
