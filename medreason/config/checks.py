@@ -230,11 +230,6 @@ def served_model_is_only_asked(config: Config) -> None:
             f"method={method.name} trains, and model={config.model.name} is served by "
             f"{config.model.endpoint.base_url}; choose method=base, which only asks it"
         )
-    if "option_likelihood" in config.evaluation.answers:
-        raise ValueError(
-            f"evaluation.answers={config.evaluation.answers}: option likelihoods are computed "
-            "from weights, and a server only replies; set 'evaluation.answers=[generated]'"
-        )
     if config.model.max_pixels and not config.model.path:
         raise ValueError(
             f"model.max_pixels={config.model.max_pixels}: the server scales images, and the limit "
