@@ -16,35 +16,34 @@ from pathlib import Path
 
 from scipy.stats import t
 
+from medreason import config as configuration
 from medreason.console import show
 from medreason.evaluation.predictions import load_metrics
 from medreason.metrics import Metric
 from medreason.runs.run_folder import RunFolder, run_folders
 
 SETTINGS = (
-    *("method=grpo", "modality=xray", "prompt=no_think", "reward=no_think", "tracking=none"),
-    *("method.trl.max_completion_length=16", "method.trl.max_steps=100", "evaluation.controls=[]"),
-    *("hardware.per_device_prompts=8", "evaluation.modalities=[xray]", "data.test_images=96"),
-    *("evaluation.max_new_tokens=16", "hardware.threads=1", "runs.show_table=false"),
+    *("method=grpo", "modality=xray", "prompt=think", "tracking=none", "evaluation.controls=[]"),
+    *("method.prompts_per_step=4", "hardware.per_device_prompts=4", "method.trl.max_steps=60"),
+    *("evaluation.modalities=[xray]", "evaluation.max_new_tokens=40", "hardware.threads=1"),
+    "runs.show_table=false",
 )
 ROLLOUTS, SEEDS = ("grouped", "vllm"), (0, 1, 2)
 LAST = 20
 """Steps at the end whose rewards are averaged."""
 
 
-def outputs_of(folder: Path, rollout: str, seed: int) -> Path:
-    return folder / f"{rollout}-{seed}"
-
-
-def train(folder: Path, rollout: str, seed: int) -> None:
+def train(outputs: Path, rollout: str, seed: int) -> None:
     command = [sys.executable, "-m", "medreason", *SETTINGS, f"rollout={rollout}", f"seed={seed}"]
-    outputs = outputs_of(folder, rollout, seed)
     subprocess.run([*command, f"outputs={outputs}"], check=True, stdout=sys.stderr)
 
 
-def finished(folder: Path, rollout: str, seed: int) -> RunFolder | None:
-    runs = run_folders(outputs_of(folder, rollout, seed) / "runs")
-    return next((run for run in runs if run.state().state == "done"), None)
+def finished(outputs: Path, rollout: str, seed: int) -> RunFolder | None:
+    for run in run_folders(outputs / "runs"):
+        config = configuration.read(run.config)
+        if (config.rollout.name, config.seed) == (rollout, seed) and run.state().state == "done":
+            return run
+    return None
 
 
 def figures(run: RunFolder) -> tuple[float, float, float]:

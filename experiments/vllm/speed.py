@@ -1,10 +1,11 @@
-"""Wall seconds in which vLLM and our rollout draw the same number of tokens, measured in turn.
+"""Wall seconds in which vLLM and our rollout draw completions, measured in turn.
 
-    OMP_NUM_THREADS=2 python experiments/vllm/speed.py {float32,bfloat16}
+    OMP_NUM_THREADS=2 python experiments/vllm/speed.py {float32,bfloat16} [--text]
 
-Two phantom questions of 8 completions each, from text and image to token ids; the 33 M parameters
-of `make bench` are random and no completion ends before its length. Each round has images that no
-engine has seen. Prints a row of the table in README.md for each length.
+Two phantom questions of 8 completions each, from text and image to token ids: the 33 M parameters
+of `make bench`, which are random, and no completion ends before its length. With `--text` the
+tiny model, whose completions end by themselves; ours with drafts from the rounds before. Each
+round has images that no engine has seen. Prints the rows of the tables in README.md.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from medreason.config import CONF, Config
 from medreason.console import show
 from medreason.data.images import open_rgb, resize_square
 from medreason.evaluation.run import evaluation_row
+from medreason.generation.draft_step import takes_drafts
+from medreason.generation.drafts import draft_history
 from medreason.generation.generate import greedy_settings, model_inputs, prompt_texts
 from medreason.generation.rows import EvaluationRow
 from medreason.generation.sampling import sample_completions
@@ -40,13 +43,22 @@ from medreason.models.load import load_model, load_processor
 
 QUESTIONS, COMPLETIONS, SIDE = 2, 8, 384
 WARM_UP, ROUNDS = 3, 6
-LENGTHS = (16, 128)
+LENGTHS = {False: (16, 128), True: (40,)}
+"""Most tokens of a completion, without and with `--text`."""
 
 Draw = Callable[[Sequence[EvaluationRow], int], list[list[int]]]
-"""Token ids of all completions of the questions, each of so many tokens."""
+"""Token ids of all completions of the questions, each of so many tokens at most."""
 
 
-def ours(config: Config, folder: Path) -> Draw:
+def settings_of(tokenizer: PreTrainedTokenizerBase, tokens: int, text: bool) -> GenerationConfig:
+    settings = greedy_settings(tokenizer, tokens)
+    settings.do_sample, settings.temperature = True, 1.0
+    if not text:
+        settings.suppress_tokens += settings.eos_token_id
+    return settings
+
+
+def ours(config: Config, folder: Path, *, text: bool) -> Draw:
     """Our rollout; writes the model to `folder`, for vLLM."""
     model, processor = (
         load_model(config.model, config.hardware).eval(),
@@ -54,30 +66,26 @@ def ours(config: Config, folder: Path) -> Draw:
     )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
+    drafts = draft_history("auto", "cpu") if text and takes_drafts(model) else None
 
     def draw(rows: Sequence[EvaluationRow], tokens: int) -> list[list[int]]:
         samples, prompts = [row.sample for row in rows], [row.prompt for row in rows]
-        inputs = model_inputs(model, processor, samples, prompts, rows[0].image_of)
+        asked = [sample.id for sample in samples for _ in range(COMPLETIONS)]
         groups = sample_completions(
             model,
-            inputs,
+            model_inputs(model, processor, samples, prompts, rows[0].image_of),
             completions=COMPLETIONS,
-            settings=_endless(processor.tokenizer, tokens),  # pyright: ignore[reportAttributeAccessIssue]
-            seeds=[row.sample.id for row in rows],
+            settings=settings_of(tokenizer, tokens, text),
+            seeds=[sample.id for sample in samples],
+            drafts=drafts.of_rows(asked) if drafts else None,
         )
         return [completion.ids for group in groups for completion in group]
 
     return draw
 
 
-def _endless(tokenizer: PreTrainedTokenizerBase, tokens: int) -> GenerationConfig:
-    settings = greedy_settings(tokenizer, tokens)
-    settings.do_sample, settings.temperature = True, 1.0
-    settings.suppress_tokens += settings.eos_token_id
-    return settings
-
-
-def vllm(config: Config, folder: Path, **settings: Any) -> Draw:
+def vllm(config: Config, folder: Path, *, text: bool, **engine: Any) -> Draw:
     processor = load_processor(config.model)
     tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
     llm = LLM(
@@ -86,18 +94,25 @@ def vllm(config: Config, folder: Path, **settings: Any) -> Draw:
         max_num_seqs=QUESTIONS * COMPLETIONS,
         generation_config="vllm",
         **image_settings(processor),
-        **settings,
+        **engine,
     )
 
     def draw(rows: Sequence[EvaluationRow], tokens: int) -> list[list[int]]:
         requests = []
         for row in rows:
-            (text,) = prompt_texts(processor, [row.prompt], [True])
+            (prompt,) = prompt_texts(processor, [row.prompt], [True])
             image = {"image": row.image_of(row.sample)}
-            ids = tokenizer(text)["input_ids"]
+            ids = tokenizer(prompt)["input_ids"]
             requests.append({"prompt_token_ids": ids, "multi_modal_data": image})
+        settings = settings_of(tokenizer, tokens, text)
         parameters = SamplingParams(
-            n=COMPLETIONS, temperature=1.0, max_tokens=tokens, ignore_eos=True, detokenize=False
+            n=COMPLETIONS,
+            temperature=1.0,
+            max_tokens=tokens,
+            stop_token_ids=settings.eos_token_id,
+            logit_bias=dict.fromkeys(settings.suppress_tokens, -100.0),
+            ignore_eos=not text,
+            detokenize=False,
         )
         outputs = llm.generate(requests, sampling_params=parameters, use_tqdm=False)
         return [[*completion.token_ids] for output in outputs for completion in output.outputs]
@@ -108,50 +123,59 @@ def vllm(config: Config, folder: Path, **settings: Any) -> Draw:
 def questions(config: Config, folder: Path) -> list[list[EvaluationRow]]:
     """Rows of each round: questions about images of their own."""
     samples = data.tested_on(config, data.load(config.data, config.folder / "cache"))
-    by_image = {sample.image: sample for sample in samples}
     rows = []
-    for i, sample in enumerate(by_image.values()):
+    for i, sample in enumerate({sample.image: sample for sample in samples}.values()):
         path = folder / f"{i}.png"
         resize_square(open_rgb(sample.image, sample.window), SIDE).save(path)
         rows.append(evaluation_row(config, replace(sample, image=path)))
     return [rows[i : i + QUESTIONS] for i in range(0, len(rows), QUESTIONS)]
 
 
+def measured(draw: Draw, rows: Sequence[EvaluationRow], tokens: int, text: bool) -> float:
+    """Seconds of a round, of text milliseconds a token."""
+    began = time.perf_counter()
+    drawn = draw(rows, tokens)
+    seconds = time.perf_counter() - began
+    if text:
+        return 1000 * seconds / sum(map(len, drawn))
+    assert [len(ids) for ids in drawn] == [tokens] * QUESTIONS * COMPLETIONS
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("precision", choices=["float32", "bfloat16"])
+    parser.add_argument("--text", action="store_true")
     given = parser.parse_args()
+    model, prompt = ("tiny", "think") if given.text else ("random_33m", "no_think")
     with tempfile.TemporaryDirectory() as outputs:
         folder = Path(outputs)
-        overrides = ["action=bench", "method=grpo", "model=random_33m", f"outputs={outputs}"]
-        overrides += [
-            "prompt=no_think",
-            "data.test_images=5",
-            f"hardware.precision={given.precision}",
-        ]
+        overrides = ["action=bench", "method=grpo", f"model={model}", f"prompt={prompt}"]
+        overrides += ["data.test_images=5", f"hardware.precision={given.precision}"]
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            config = configuration.load(compose("config", overrides=overrides))
+            composed = compose("config", overrides=[*overrides, f"outputs={outputs}"])
+        config = configuration.load(composed)
         torch.set_flush_denormal(True)  # as the worker does
         rounds = iter(questions(config, folder))
-        engines = {"ours": ours(config, folder / "model")}
-        engines["vLLM, eager"] = vllm(config, folder / "model", enforce_eager=True)
-        engines["vLLM, compiled"] = vllm(config, folder / "model")
-        show(f"{torch.get_num_threads()} threads")
+        path, text = folder / "model", given.text
+        engines = {"ours": ours(config, path, text=text)}
+        engines["vLLM, eager"] = vllm(config, path, text=text, enforce_eager=True)
+        engines["vLLM, compiled"] = vllm(config, path, text=text)
+        show(f"{torch.get_num_threads()} threads; median (least to most)")
         show(f"| tokens | precision | {' | '.join(engines)} |")
-        for tokens in LENGTHS:
-            seconds: dict[str, list[float]] = {name: [] for name in engines}
+        for tokens in LENGTHS[text]:
+            figures: dict[str, list[float]] = {name: [] for name in engines}
             for done in range(WARM_UP + ROUNDS):
                 rows = next(rounds)
                 for name, draw in engines.items():
-                    began = time.perf_counter()
-                    drawn = draw(rows, tokens)
-                    spent = time.perf_counter() - began
-                    assert [len(ids) for ids in drawn] == [tokens] * QUESTIONS * COMPLETIONS
+                    figure = measured(draw, rows, tokens, text)
                     if done >= WARM_UP:
-                        seconds[name].append(spent)
-            medians = [f"{statistics.median(each):.2f}" for each in seconds.values()]
-            spread = [f"{min(each):.2f} to {max(each):.2f}" for each in seconds.values()]
-            show(f"| {tokens} | {given.precision} | {' | '.join(medians)} | {spread}")
+                        figures[name].append(figure)
+            cells = [
+                f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
+                for each in figures.values()
+            ]
+            show(f"| {tokens} | {given.precision} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

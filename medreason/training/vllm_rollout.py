@@ -11,6 +11,8 @@ TRL 1.16 with vLLM 0.30 alone draws from another one, which its importance weigh
 - An adapter is merged into the base and subtracted again at each sync, which rounds the base away
   in bfloat16 (trl#6688). Here vLLM gets it as an adapter, where it takes it.
 - The log-probabilities that are compared with vLLM's are computed with dropout.
+- Each completion is a request of its own with its image, drawn by vLLM's own seed: another one
+  after a resume.
 """
 
 from __future__ import annotations
