@@ -55,6 +55,8 @@ def test_trial_step_of_vllm_draws_nothing_and_passes_its_gate(
     trainer = run.build(config, samples, RunFolder(tmp_path / "run"), [])
     _, batch = memory_check.trial_step(config, trainer, samples)
     assert batch.shared is (update == "grouped")
+    planned = memory_estimate.largest_batch(config, text_tokens=9, target_tokens=0, pixels=784)
+    assert planned.shared is batch.shared
     assert batch.completion_tokens == config.method.trl["max_completion_length"]
 
 
