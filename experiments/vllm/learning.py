@@ -24,12 +24,12 @@ from medreason.runs.run_folder import RunFolder, run_folders
 
 SETTINGS = (
     *("method=grpo", "modality=xray", "prompt=think", "tracking=none", "evaluation.controls=[]"),
-    *("method.prompts_per_step=4", "hardware.per_device_prompts=4", "method.trl.max_steps=60"),
+    *("method.prompts_per_step=4", "hardware.per_device_prompts=4", "method.trl.max_steps=40"),
     *("evaluation.modalities=[xray]", "evaluation.max_new_tokens=40", "hardware.threads=1"),
     "runs.show_table=false",
 )
 ROLLOUTS, SEEDS = ("grouped", "vllm"), (0, 1, 2)
-LAST = 20
+LAST = 10
 """Steps at the end whose rewards are averaged."""
 
 
@@ -72,7 +72,7 @@ def main() -> None:
         rollout, _, seed = name.partition("=")
         if not finished(given.outputs, rollout, int(seed)):
             train(given.outputs, rollout, int(seed))
-    show("| rollout | seed | reward, first 20 steps | last 20 | test accuracy, % |")
+    show("| rollout | seed | reward, first 10 steps | last 10 | test accuracy, % |")
     show("|---|---|---|---|---|")
     columns: dict[str, list[tuple[float, float, float]]] = {rollout: [] for rollout in ROLLOUTS}
     for rollout, rows in columns.items():
