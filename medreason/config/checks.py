@@ -127,11 +127,13 @@ def attention_can_share_prefixes(config: Config) -> None:
     if (
         config.method.algorithm == "grpo"
         and config.hardware.attention == "flash_attention_2"
-        and (config.rollout.name, config.rollout.fallback) == ("grouped", "error")
+        and config.rollout.shares_prompts
+        and config.rollout.fallback == "error"
     ):
+        other = "rollout.update=trl" if config.rollout.name == "vllm" else "rollout=trl"
         raise ValueError(
             "hardware.attention='flash_attention_2' takes no mask under which completions share "
-            "a prompt prefix; set hardware.attention=sdpa, rollout=trl or rollout.fallback=unshared"
+            f"a prompt prefix; set hardware.attention=sdpa, {other} or rollout.fallback=unshared"
         )
 
 
@@ -221,11 +223,6 @@ def served_model_is_only_asked(config: Config) -> None:
         raise ValueError(
             f"method={method.name} trains, and model={config.model.name} is served by "
             f"{config.model.endpoint.base_url}; choose method=base, which only asks it"
-        )
-    if "option_likelihood" in config.evaluation.answers:
-        raise ValueError(
-            f"evaluation.answers={config.evaluation.answers}: option likelihoods are computed "
-            "from weights, and a server only replies; set 'evaluation.answers=[generated]'"
         )
     if config.model.max_pixels and not config.model.path:
         raise ValueError(

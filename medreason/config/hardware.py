@@ -129,8 +129,8 @@ class Rollout:
     """grouped (image and prompt computed once a question), trl (TRL's own rollout: computed once a
     completion) or vllm (sampled by vLLM)."""
     fallback: str = "error"
-    """Where a model or a setting does not allow `grouped`: error, or unshared (the rollout of trl,
-    with a warning)."""
+    """Where a model or a setting does not allow `grouped`: error, or unshared (as trl does it, with
+    a warning)."""
     dynamic_sampling: int = 0
     """While all completions of a question get the same reward, sample them again, at most so many
     times."""
@@ -141,6 +141,9 @@ class Rollout:
     """With grouped: tokens of a draft, guessed from earlier completions and checked in one pass of
     the model; the same tokens are sampled. auto (as many as pay; none on CUDA), 0 (none), or at
     most so many wherever there is a guess (on CUDA experimental, without CUDA graphs)."""
+    update: str = "grouped"
+    """With vllm, how the update computes log-probabilities: grouped (image and prompt once a
+    question) or trl (once a completion)."""
     vllm: dict[str, Any] = field(default_factory=dict)
     """With vllm: goes unchanged to trl.GRPOConfig."""
 
@@ -154,6 +157,12 @@ class Rollout:
                 f"rollout.vllm.vllm_gpu_memory_utilization={share}; needs a number between 0 and 1"
             )
         one_of("rollout.fallback", self.fallback, ("error", "unshared"))
+        one_of("rollout.update", self.update, ("grouped", "trl"))
+        if self.update != "grouped" and self.name != "vllm":
+            raise ValueError(
+                f"rollout.update={self.update} needs rollout=vllm; without vLLM rollout=grouped "
+                "and rollout=trl say how the update is computed"
+            )
         for key in ("dynamic_sampling", "vision_cache_gb"):
             if not getattr(self, key) >= 0:
                 raise ValueError(f"rollout.{key}={getattr(self, key)}; give 0 or more")
@@ -168,3 +177,8 @@ class Rollout:
                 f"rollout.dynamic_sampling={self.dynamic_sampling} needs rollout=grouped; "
                 "the others sample once"
             )
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether the update computes image and prompt once a question."""
+        return (self.name if self.name != "vllm" else self.update) == "grouped"

@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from transformers.processing_utils import ProcessorMixin
 
 from medreason.config import Config, Model
 from medreason.console import notice
 from medreason.evaluation.answers import OnBatch
+from medreason.evaluation.option_likelihood import answer_texts
 from medreason.generation import served_model
 from medreason.generation.context_length import prompt_tokens
-from medreason.generation.kept_replies import KeptReplies, reply_to
+from medreason.generation.kept_replies import KeptReplies, reply_to, scores_of
 from medreason.generation.parallel_requests import parallel_requests
 from medreason.generation.rows import FAILED, Completion, EvaluationRow
 from medreason.generation.served_model import PROBE_PROMPT, PROBE_TOKENS, Probe
@@ -68,6 +70,43 @@ def answer_rows(
         reasons = Counter(failed.text for failed in failures.values())
         _log.warning("%d of %d requests failed: %s", len(failures), len(rows), dict(reasons))
         on_answers(failures)
+
+
+def score_options(
+    config: Config,
+    rows: Sequence[EvaluationRow],
+    *,
+    on_batch: OnBatch,
+    on_likelihoods: Callable[[Mapping[int, list[float]]], None],
+    on_answers: Callable[[Mapping[int, Completion]], None],
+) -> None:
+    """Have the server score the letters of rows with options, those of no kept reply;
+    `on_likelihoods` gets the probabilities of each row's letters by its place in `rows`,
+    `on_answers` the rows that got none, with FAILED as their finish reason.
+
+    Raises:
+        ValueError: the server is another than was meant, scores no prompts, or is lost.
+    """
+    if not rows:
+        return
+    model, tagged = config.model, config.prompt.style != "free"
+    replies = KeptReplies(reply_file(config))
+    replies.refuse_other_server(_probe(model), model)
+    served_model.refuse_without_scores(model)
+    score = served_model.score_of(model)
+    outcomes = parallel_requests(
+        lambda row: scores_of(model, replies, score, row, answer_texts(row.sample, tagged=tagged)),
+        dict(enumerate(rows)),
+        concurrency=model.endpoint.concurrency,
+        unreached=lambda error: served_model.unreached(model, error),
+        reached=True,
+    )
+    for done, (i, outcome) in enumerate(outcomes, 1):
+        if isinstance(outcome, list):
+            on_likelihoods({i: torch.tensor(outcome, dtype=torch.float64).softmax(0).tolist()})
+        else:
+            on_answers({i: Completion(rows[i].prompt, str(outcome), 0, 0, FAILED)})
+        on_batch(done)
 
 
 def reply_file(config: Config) -> Path:

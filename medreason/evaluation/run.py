@@ -193,7 +193,10 @@ def predict_rows(
             finish({i: settle(r.sample, r.control, r.prompt, v) for i, r, v in of_batch})
 
     if "option_likelihood" in config.evaluation.answers:
-        _score_options(config, model(), processor(), rows, progress, score)
+        if config.evaluation.engine == "endpoint":
+            _score_served_options(config, rows, progress, score, read)
+        else:
+            _score_options(config, model(), processor(), rows, progress, score)
     if generated:
         on_batch = functools.partial(_tell, progress, len(rows))
         callbacks: _Callbacks = {"on_batch": on_batch, "on_answers": read}
@@ -201,7 +204,10 @@ def predict_rows(
             case "endpoint":
                 from medreason.evaluation import endpoint_answers  # openai, an extra
 
-                endpoint_answers.answer_rows(config, rows, **callbacks)
+                # A row whose options got no reply has failed already.
+                left = [i for i in range(len(rows)) if i not in predictions]
+                callbacks["on_answers"] = lambda batch: read({left[i]: c for i, c in batch.items()})
+                endpoint_answers.answer_rows(config, [rows[i] for i in left], **callbacks)
             case "vllm":
                 model.cache_clear()
                 vllm_answers.answer_rows(config, processor(), rows, **callbacks)
@@ -250,6 +256,26 @@ def remember_replies(
 
 def _tell(progress: Progress, count: int, done: int) -> None:
     progress("evaluating", done, count)
+
+
+def _score_served_options(
+    config: Config,
+    rows: Sequence[EvaluationRow],
+    progress: Progress,
+    on_likelihoods: Callable[[Mapping[int, list[float]]], None],
+    on_failures: Callable[[Mapping[int, Completion]], None],
+) -> None:
+    """The same of a served model; `on_failures` gets the rows without a reply."""
+    from medreason.evaluation import endpoint_answers  # openai, an extra
+
+    closed = [i for i, row in enumerate(rows) if row.sample.options]
+    endpoint_answers.score_options(
+        config,
+        [rows[i] for i in closed],
+        on_batch=lambda done: progress("evaluating option likelihoods", done, len(closed)),
+        on_likelihoods=lambda batch: on_likelihoods({closed[i]: v for i, v in batch.items()}),
+        on_answers=lambda batch: on_failures({closed[i]: c for i, c in batch.items()}),
+    )
 
 
 def _score_options(

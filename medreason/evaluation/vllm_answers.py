@@ -15,7 +15,12 @@ from medreason.config import Config
 from medreason.evaluation.answers import OnBatch
 from medreason.generation.generate import completion_from_ids, greedy_settings, prompt_texts
 from medreason.generation.rows import Completion, EvaluationRow
-from medreason.generation.vllm_settings import adapter_problem, adapter_settings, image_settings
+from medreason.generation.vllm_settings import (
+    adapter_problem,
+    adapter_settings,
+    image_settings,
+    loading,
+)
 from medreason.models import model_folder
 
 _ROWS = 256
@@ -23,6 +28,22 @@ _ROWS = 256
 _MEMORY_SHARE = 0.9
 """Of the GPU, vLLM's default."""
 _BANNED = -100.0
+_LOADING = ("evaluation.engine=vllm", "evaluation.engine=generate")
+
+
+def refuse_model(config: Config) -> None:
+    """Let vLLM look at the configuration of the model, before a training whose result it answers
+    for.
+
+    Raises:
+        ValueError: vLLM does not take it.
+    """
+    from vllm import EngineArgs  # an extra # pyright: ignore[reportMissingImports]
+
+    settings, _ = _model(config)
+    looked_at = {name: settings[name] for name in ("model", "revision", "dtype")}
+    with loading(config.model.path, *_LOADING):
+        EngineArgs(**looked_at).create_model_config()
 
 
 def answer_rows(
@@ -37,7 +58,7 @@ def answer_rows(
     in `rows`.
 
     Raises:
-        ValueError: vLLM does not apply the adapter as it is.
+        ValueError: vLLM cannot load the model, or does not apply the adapter as it is.
     """
     if not rows:
         return
@@ -55,7 +76,8 @@ def answer_rows(
     gc.collect()  # training, or the model that scored options, was here
     torch.cuda.empty_cache()
     # The end tokens are those above, whatever the checkpoint's generation config says.
-    llm = LLM(**model_settings, **image_settings(processor), generation_config="vllm")
+    with loading(config.model.path, *_LOADING):
+        llm = LLM(**model_settings, **image_settings(processor), generation_config="vllm")
     for start in range(0, len(rows), _ROWS):
         batch = rows[start : start + _ROWS]
         outputs = llm.generate(

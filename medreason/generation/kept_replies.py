@@ -12,6 +12,8 @@ import json
 import os
 import threading
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from medreason.config import Model
 from medreason.console import notice
 from medreason.generation.parallel_requests import FailedError
 from medreason.generation.rows import Completion, EvaluationRow
-from medreason.generation.served_model import PROBE_TOKENS, Ask, Probe
+from medreason.generation.served_model import PROBE_TOKENS, Ask, Probe, Score
 
 _BUSY = 429
 
@@ -39,15 +41,41 @@ def reply_to(
     with replies.one_at_a_time(key):  # two rows may ask the same
         if kept := replies.get(key):
             return kept
-        try:
+        with _counting_losses():
             completion = ask(row.prompt, image, max_tokens)
-        except FailedError as error:
-            # Where all requests end so, the server is as good as lost: without quota, or crashed.
-            status = error.status or 0
-            error.lost |= status == _BUSY or status >= 500
-            raise
         replies.add(key, completion)
     return completion
+
+
+def scores_of(
+    model: Model, replies: KeptReplies, score: Score, row: EvaluationRow, texts: Sequence[str]
+) -> list[float]:
+    """The kept log-probabilities of the texts behind a row's prompt, or the server's, which are
+    kept; thread-safe.
+
+    Raises:
+        FailedError: the server gave none.
+    """
+    image = row.image_of(row.sample)
+    key = f"scores {_key(model, row.prompt, image, 1)} {json.dumps(texts)}"
+    with replies.one_at_a_time(key):
+        if kept := replies.scores.get(key):
+            return kept
+        with _counting_losses():
+            scores = score(row.prompt, image, texts)
+        replies.add_scores(key, scores)
+    return scores
+
+
+@contextmanager
+def _counting_losses() -> Iterator[None]:
+    """Where all requests end so, the server is as good as lost: without quota, or crashed."""
+    try:
+        yield
+    except FailedError as error:
+        status = error.status or 0
+        error.lost |= status == _BUSY or status >= 500
+        raise
 
 
 def _key(model: Model, prompt: str, image: Image.Image | None, max_tokens: int) -> str:
@@ -65,6 +93,7 @@ class KeptReplies:
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
         self._replies: dict[str, Completion] = {}
+        self.scores: dict[str, list[float]] = {}
         self._requests: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.exists() else b""
@@ -80,7 +109,10 @@ class KeptReplies:
         except ValueError:  # cut off, or the empty end of the file
             return
         key = values.pop("key")
-        self._replies[key] = Completion(**values)
+        if "scores" in values:
+            self.scores[key] = values["scores"]
+        else:
+            self._replies[key] = Completion(**values)
 
     def one_at_a_time(self, key: str) -> threading.Lock:
         """Held by whoever asks for this reply."""
@@ -93,6 +125,10 @@ class KeptReplies:
     def add(self, key: str, completion: Completion) -> None:
         self._write(json.dumps({"key": key, **asdict(completion)}).encode() + b"\n")
         self._replies[key] = completion
+
+    def add_scores(self, key: str, scores: list[float]) -> None:
+        self._write(json.dumps({"key": key, "scores": scores}).encode() + b"\n")
+        self.scores[key] = scores
 
     def refuse_other_server(self, probe: Probe, model: Model) -> None:
         """Compare the probe with the one of the kept replies; the first one is kept with them.

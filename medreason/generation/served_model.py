@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -32,6 +32,17 @@ _PROBE_SIZE = (112, 112)
 Ask = Callable[[str, Image.Image | None, int], Completion]
 """The reply to a prompt about an image, or about none, of at most so many tokens."""
 
+Score = Callable[[str, Image.Image | None, Sequence[str]], list[float]]
+"""The log-probability of each text as the beginning of the reply to a prompt, less that of the
+tokens which all of them begin with."""
+
+_PROMPT_SCORES = {
+    "prompt_logprobs": 0,
+    "continue_final_message": True,
+    "add_generation_prompt": False,
+}
+"""Fields by which vLLM scores a prompt that ends within the assistant's turn."""
+
 
 def ask_of(model: Model) -> Ask:
     """A thread-safe function that asks the server for one greedy reply.
@@ -48,6 +59,62 @@ def ask_of(model: Model) -> Ask:
         return _completion(prompt, completion)
 
     return ask
+
+
+def score_of(model: Model) -> Score:
+    """A thread-safe function that has the server score texts as beginnings of its reply.
+
+    The function raises FailedError where all attempts failed, ValueError where no request can
+    succeed, as on a server that scores no prompts.
+    """
+    endpoint, client = model.endpoint, chat_endpoint.client_of(model.endpoint)
+    settings = endpoint.fields(1) | _PROMPT_SCORES
+
+    def score(prompt: str, image: Image.Image | None, texts: Sequence[str]) -> list[float]:
+        question = {"role": "user", "content": _content(prompt, image)}
+        tokens: list[list[tuple[str, float]]] = []
+        for text in texts:
+            messages = [question, {"role": "assistant", "content": text}]
+            completion, _ = chat_endpoint.request(client, endpoint, _GROUP, messages, settings)
+            chat_endpoint.message_of(completion)
+            tokens.append(_prompt_scores(model, completion))
+        ids = [[token for token, _ in row] for row in tokens]
+        places = enumerate(zip(*ids, strict=False))
+        shared = next((i for i, row in places if len(set(row)) > 1), min(map(len, ids)))
+        return [sum(logp for _, logp in row[shared:]) for row in tokens]
+
+    return score
+
+
+def _prompt_scores(model: Model, completion: ChatCompletion | None) -> list[tuple[str, float]]:
+    """(id, log-probability) of the tokens of the prompt, but the first, which has none."""
+    places = getattr(completion, "prompt_logprobs", None)
+    if not places:
+        raise ValueError(_no_scores(model, "none in its reply"))
+    # Of each place vLLM names the prompt's own token first.
+    first = [next(iter(place.items())) for place in places if place]
+    return [(token, float(values["logprob"])) for token, values in first]
+
+
+def _no_scores(model: Model, words: str) -> str:
+    return (
+        f"model.endpoint.base_url={model.endpoint.base_url}: {model.endpoint.model!r} gives no "
+        f"log-probabilities of a prompt ({words}), of which option likelihoods are made; serve it "
+        "by `vllm serve`, or set 'evaluation.answers=[generated]'"
+    )
+
+
+def refuse_without_scores(model: Model) -> None:
+    """Have the server score a small prompt, before those of an evaluation.
+
+    Raises:
+        ValueError: it gives no log-probabilities of prompts.
+    """
+    try:
+        score_of(model)(PROBE_PROMPT, None, ("A", "B"))
+    except FailedError as error:
+        words = f"{error}: {error.words}" if error.words else str(error)
+        raise ValueError(_no_scores(model, words)) from None
 
 
 def _content(prompt: str, image: Image.Image | None) -> str | list[dict[str, Any]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft import PeftConfig
 from transformers.processing_utils import ProcessorMixin
 
+_WORDS = 300
+"""Characters of vLLM's error that are shown: it lists all architectures."""
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's `max_lora_rank`."""
 
@@ -34,6 +37,29 @@ def image_settings(processor: ProcessorMixin) -> dict[str, Any]:
     size = any_processor.image_processor.size
     limits = {name: size[name] for name in ("shortest_edge", "longest_edge")}
     return {"mm_processor_kwargs": {"size": limits}, "limit_mm_per_prompt": {"video": 0}}
+
+
+@contextmanager
+def loading(path: str, asked: str, other: str) -> Iterator[None]:
+    """Name the model that vLLM could not load in the block.
+
+    `asked` is the setting that has vLLM load it, `other` the one that does without.
+
+    Raises:
+        ValueError: with vLLM's own words.
+    """
+    try:
+        yield
+    except (
+        *(AssertionError, AttributeError, LookupError, NotImplementedError),
+        *(OSError, RuntimeError, TypeError, ValueError),
+    ) as error:
+        words = " ".join(str(error).split())
+        words = words if len(words) <= _WORDS else f"{words[:_WORDS]}..."
+        raise ValueError(
+            f"{asked}: vLLM cannot load model.path={path} ({type(error).__name__}: {words}); "
+            f"choose {other}"
+        ) from error
 
 
 def adapter_settings(rank: int) -> dict[str, Any]:

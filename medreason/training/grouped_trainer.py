@@ -6,7 +6,7 @@ questions of a micro-batch, P and C the tokens of the longest prompt and complet
     _prepare_inputs, whenever new completions are due
       * _generate_and_score_completions           rows: a list of Q * G dicts
             OncePerQuestionProcessor              rows -> questions [::G] -> rows, images once
-          * _generate_single_turn                 prefill (Q, P), decode (Q, G, C) -> rows
+          * _generate_single_turn                 prefill (Q, P), decode (Q, G, C) -> rows; or vLLM
           * _calculate_rewards, then advantages   rows (Q * G)
           * _get_per_token_logps_and_entropies    of old policy and reference, as below
             rows_to_questions                     rows (Q * G, ...) -> questions (Q, G, ...)
@@ -99,7 +99,11 @@ class GroupedGRPOTrainer(GRPOTrainer):
         self._cuda_graphs = cuda_graphs
         self._vision_caches: dict[int, VisionCache | None] = {}
         """By `id` of the model: the policy and the reference model have towers of their own."""
-        self._drafts = draft_history(rollout.draft_tokens, self.accelerator.device.type)
+        self._drafts = (
+            None
+            if self.use_vllm
+            else draft_history(rollout.draft_tokens, self.accelerator.device.type)
+        )
         self._shares_prompts = True
         self._checked = False
         self._rows: list[Row] = []
@@ -117,9 +121,10 @@ class GroupedGRPOTrainer(GRPOTrainer):
             self._drafts = None
 
     def _fall_back(self, reason: str) -> None:
+        key = "rollout.update" if self.use_vllm else "rollout"
         if self._rollout.fallback == "error":
             raise ValueError(
-                f"rollout=grouped cannot be used: {reason}; choose rollout=trl, or let "
+                f"{key}=grouped cannot be used: {reason}; choose {key}=trl, or let "
                 "rollout.fallback=unshared do so where it must"
             )
         if self._rollout.dynamic_sampling:
@@ -127,7 +132,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
                 f"rollout=grouped cannot be used: {reason}; without it there is no "
                 f"rollout.dynamic_sampling={self._rollout.dynamic_sampling}: set it to 0"
             )
-        _log.warning("rollout=grouped cannot be used: %s; going on as rollout=trl", reason)
+        _log.warning("%s=grouped cannot be used: %s; going on as %s=trl", key, reason, key)
         self._shares_prompts = False
 
     def _check_sharing(self, row: Row) -> None:
@@ -192,7 +197,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         has_tool_images: bool = False,
     ) -> tuple[list[list[int]], list[list[float]] | None]:
         processor = self.processing_class
-        if not isinstance(processor, OncePerQuestionProcessor):
+        if self.use_vllm or not isinstance(processor, OncePerQuestionProcessor):
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )

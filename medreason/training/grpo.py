@@ -47,6 +47,10 @@ class PortableGroupedTrainer(PortableCheckpoints, GroupedGRPOTrainer):
     """The grouped trainer with such checkpoints."""
 
 
+class PortableGroupedVllmTrainer(PortableCheckpoints, VllmGRPOTrainer, GroupedGRPOTrainer):
+    """vLLM draws the completions and the grouped trainer learns from them."""
+
+
 def trainer(
     config: Config,
     samples: Sequence[Sample],
@@ -108,18 +112,19 @@ def _round_products_of_reference(config: Config, trainer: GRPOTrainer) -> None:
 
 def _trainer_class(config: Config) -> Callable[..., GRPOTrainer]:
     """The trainer of `rollout`, with the arguments that TRL's has not."""
-    match config.rollout.name:
-        case "grouped":
-            return functools.partial(
-                PortableGroupedTrainer,
-                rollout=config.rollout,
-                vision_cache=config.folder / "cache" / "vision",
-                cuda_graphs=config.hardware.uses_cuda_graphs,
-            )
-        case "vllm":
-            return functools.partial(PortableVllmTrainer, precision=config.hardware.precision)
-        case _:
+    precision = config.hardware.precision
+    match (config.rollout.name, config.rollout.shares_prompts):
+        case ("vllm", False):
+            return functools.partial(PortableVllmTrainer, precision=precision)
+        case (_, False):
             return PortableGRPOTrainer
+        case ("vllm", True):
+            shared = functools.partial(PortableGroupedVllmTrainer, precision=precision)
+        case _:
+            graphs = config.hardware.uses_cuda_graphs
+            shared = functools.partial(PortableGroupedTrainer, cuda_graphs=graphs)
+    cache = config.folder / "cache" / "vision"
+    return functools.partial(shared, rollout=config.rollout, vision_cache=cache)
 
 
 def _reference_arguments(config: Config) -> dict[str, Any]:

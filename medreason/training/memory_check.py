@@ -117,8 +117,11 @@ def _full_length_batch(
     size, tokens = config.method.num_generations, config.method.trl["max_completion_length"]
     repeated = [row for row in rows for _ in range(size)]
 
-    def completions(*_: object, **__: object) -> tuple[list[list[int]], None]:
-        return [[100] * tokens for _ in repeated], None
+    # vLLM gives log-probabilities beside the tokens, None for one that it cannot score.
+    unscored = [[None] * tokens for _ in repeated] if trainer.use_vllm else None
+
+    def completions(*_: object, **__: object) -> tuple[list[list[int]], list[list[None]] | None]:
+        return [[100] * tokens for _ in repeated], unscored
 
     def rewards(*_: object) -> Tensor:  # equal ones would make the grouped trainer skip the group
         values = torch.arange(float(len(repeated)), device=trainer.accelerator.device)

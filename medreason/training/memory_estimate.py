@@ -60,7 +60,7 @@ class DeviceBatch:
     patches: int
     """Of an image; four become one visual token."""
     shared: bool
-    """Whether a question's completions share its prompt and its image (rollout=grouped)."""
+    """Whether a question's completions share its prompt and its image in the update."""
 
     @property
     def tokens(self) -> int:
@@ -125,7 +125,7 @@ def largest_batch(
         prompt_tokens=text_tokens + patches // 4,
         completion_tokens=config.method.trl["max_completion_length"] if sampled else target_tokens,
         patches=patches,
-        shared=sampled and config.rollout.name == "grouped",
+        shared=sampled and config.rollout.shares_prompts,
     )
 
 

@@ -21,6 +21,7 @@ from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUs
 
 from medreason.config import Config
 from medreason.console import notice
+from medreason.evaluation import vllm_answers
 from medreason.evaluation.run import refuse_long_questions
 from medreason.generation.context_length import Question, refuse_longer_than_context
 from medreason.models.load import load_model, load_processor
@@ -59,6 +60,8 @@ def train(
     _refuse_long_questions(config, samples)
     if questions:
         refuse_long_questions(as_evaluation(config), validation_rows(config, questions))
+    if config.evaluation.engine == "vllm":
+        vllm_answers.refuse_model(config)
     checkpoint = checkpoints.newest(  # which refuses some, before a model is loaded
         folder,
         processes=config.hardware.processes,

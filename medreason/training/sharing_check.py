@@ -32,7 +32,8 @@ def sharing_obstacles(trainer: GRPOTrainer) -> list[str]:
     assert size
     layers = getattr(model.config.get_text_config(), "layer_types", None) or []
     attention = model.config._attn_implementation
-    other_engine = trainer.use_vllm or trainer.use_transformers_continuous_batching
+    batching = trainer.use_transformers_continuous_batching
+    other_engine = trainer.use_vllm or batching  # whose settings are its own
     settings = {} if other_engine else unsupported_settings(trainer.generation_config)
     mrope = hasattr(getattr(model, "model", None), "get_rope_index")
     parameters = inspect.signature(type(model).forward).parameters
@@ -45,7 +46,7 @@ def sharing_obstacles(trainer: GRPOTrainer) -> list[str]:
         f"attention={attention!r} takes no mask": attention not in ("sdpa", "eager"),
         # A window counts tokens of the packed sequence, where completion 8 is far from the prompt.
         "sliding-window attention": any(kind != "full_attention" for kind in layers),
-        "vLLM or continuous batching": other_engine,
+        "continuous batching": batching,
         "tools or a rollout function": trainer.tools or trainer.rollout_func is not None,
         "pad_to_multiple_of": trainer.pad_to_multiple_of is not None,
         # Its balancing loss is a mean over tokens, of which packing leaves fewer.

@@ -11,6 +11,8 @@ TRL 1.16 with vLLM 0.30 alone draws from another one, which its importance weigh
 - An adapter is merged into the base and subtracted again at each sync, which rounds the base away
   in bfloat16 (trl#6688). Here vLLM gets it as an adapter, where it takes it.
 - The log-probabilities that are compared with vLLM's are computed with dropout.
+- Each completion is a request of its own with its image, drawn by vLLM's own seed: another one
+  after a resume.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -32,16 +34,28 @@ from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
-from medreason.generation.vllm_settings import adapter_problem, adapter_settings, image_settings
+from medreason.generation.vllm_settings import (
+    adapter_problem,
+    adapter_settings,
+    image_settings,
+    loading,
+)
 from medreason.models import merging
 
 LIMITS = {"float32": 1e-3, "bfloat16": 0.05}
 """Largest mean difference of a completion token's log-probability between vLLM and the update that
 rounding explains, by `hardware.precision`."""
 
+_CPU_BLOCK = 32
+"""Tokens of a block of vLLM's KV cache, in place of 128 on a CPU: completions share whole ones of
+their prompt."""
+
 
 class VllmGRPOTrainer(GRPOTrainer):
-    """TRL's trainer with the engine of this module, and a check of its log-probabilities."""
+    """TRL's trainer with the engine of this module, and a check of its log-probabilities.
+
+    Before `GroupedGRPOTrainer` among the bases of a class, that trainer with them.
+    """
 
     def __init__(self, *args: Any, precision: str, **settings: Any) -> None:
         """`precision` is `hardware.precision`; the rest goes to TRL."""
@@ -53,15 +67,28 @@ class VllmGRPOTrainer(GRPOTrainer):
         def step() -> int:
             return self.state.global_step
 
-        return Engine(precision=self._precision, seed=self.args.seed, step=step, **settings)
+        assert self.num_generations
+        return Engine(
+            precision=self._precision,
+            seed=self.args.seed,
+            step=step,
+            completions=self.num_generations,
+            **settings,
+        )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        with _without_dropout(self.model):  # vLLM draws without
-            batch = super()._generate_and_score_completions(inputs)
+        batch = super()._generate_and_score_completions(inputs)
         if _draws_from_the_whole_distribution(self):
             differences = batch["old_per_token_logps"] - batch["sampling_per_token_logps"]
             refuse_other_model(differences, batch["completion_mask"], self._precision)
         return batch
+
+    def _get_per_token_logps_and_entropies(
+        self, model: nn.Module, *inputs: Any, **settings: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        # Without gradients they are those that are compared with vLLM's, which draws without.
+        with nullcontext() if torch.is_grad_enabled() else _without_dropout(model):
+            return super()._get_per_token_logps_and_entropies(model, *inputs, **settings)
 
 
 def refuse_other_model(differences: Tensor, mask: Tensor, precision: str) -> None:
@@ -107,15 +134,18 @@ class Engine(VLLMGeneration):
         precision: str,
         seed: int,
         step: Callable[[], int],
+        completions: int,
         processing_class: ProcessorMixin,
         **settings: Any,
     ) -> None:
-        """`step` gives the number of the optimizer step, from which and `seed` completions are
-        drawn."""
+        """`step` gives the number of the optimizer step, from which and `seed` the `completions`
+        of each question are drawn."""
         self._precision, self._seed, self._step = precision, seed, step
+        self._completions = completions
         self._processor: Any = processing_class
         self._adapter: tempfile.TemporaryDirectory[str] | None = None
-        if isinstance(settings["model"], PeftModel) and takes_as_adapter(settings["model"]):
+        model, own = settings["model"], settings.get("mode", "colocate") == "colocate"
+        if own and isinstance(model, PeftModel) and takes_as_adapter(model):
             self._adapter = tempfile.TemporaryDirectory(prefix="adapter-for-vllm-")
         self._syncs = 0
         super().__init__(processing_class=processing_class, **settings)
@@ -126,13 +156,15 @@ class Engine(VLLMGeneration):
 
             if not torch.cuda.is_available():
                 _keep_weights_plain()
-            built = LLM(
-                **settings,
-                dtype=self._dtype(),
-                **self._image_settings(),
-                **self._adapter_settings(),
-            )
-            built.generate = self._with_seeds(built.generate)
+                settings["block_size"] = _CPU_BLOCK
+            with loading(settings["model"], "rollout=vllm", "rollout=grouped"):
+                built = LLM(
+                    **settings,
+                    dtype=self._dtype(),
+                    **self._image_settings(),
+                    **self._adapter_settings(),
+                )
+            built.generate = self._by_question(built.generate)
             return built
 
         with _replaced(vllm_generation, "LLM", llm):
@@ -144,23 +176,32 @@ class Engine(VLLMGeneration):
     def _image_settings(self) -> dict[str, Any]:
         return image_settings(self._processor)
 
-    def _with_seeds(self, generate: Callable[..., Any]) -> Callable[..., Any]:
-        """vLLM's `generate` with a seed for each prompt: by the engine's own, completions after a
-        resume would be others."""
+    def _by_question(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """vLLM's `generate` for TRL's rows, which it gets as questions where they are whole groups,
+        so that it processes and prefills image and prompt once; with a seed for each row."""
+        # By vLLM's own seed, completions after a resume would be others.
 
-        def seeded(prompts: Sequence[object], **settings: Any) -> object:
+        def asked(rows: Sequence[object], **settings: Any) -> object:
+            size = self._completions if len(rows) % self._completions == 0 else 1
             if self._adapter:
                 settings["lora_request"] = self._adapter_request()
-            each = [settings["sampling_params"].clone() for _ in prompts]
-            for row, parameters in enumerate(each):
-                parameters.seed = self._row_seed(row)
-            return generate(prompts, **settings | {"sampling_params": each})
+            # With tensor parallelism the processes of a group draw the same rows.
+            first = self.accelerator.process_index // self.tensor_parallel_size * len(rows)
+            each = []
+            for row in range(0, len(rows), size):
+                parameters = settings["sampling_params"].clone()
+                parameters.n = size
+                parameters.seed = self._row_seed(first + row)
+                each.append(parameters)
+            return generate(rows[::size], **settings | {"sampling_params": each})
 
-        return seeded
+        return asked
 
     def _row_seed(self, row: int) -> int:
-        place = f"{self._seed} {self._step()} {self.accelerator.process_index} {row}"
-        return int.from_bytes(hashlib.sha256(place.encode()).digest()[:4])
+        """Of a row of the step; a question's rows are counted up, as vLLM does."""
+        question, completion = divmod(row, self._completions)
+        place = f"{self._seed} {self._step()} {question}"
+        return int.from_bytes(hashlib.sha256(place.encode()).digest()[:4]) + completion
 
     def generate(
         self, prompts: list[list[int]], images: list[list | None] | None, *args: Any, **more: Any
@@ -233,10 +274,9 @@ def _keep_weights_plain() -> None:
 
 
 @contextmanager
-def _without_dropout(model: nn.Module | None) -> Iterator[None]:
+def _without_dropout(model: nn.Module) -> Iterator[None]:
     """The rest of the model stays in training, by which TRL tells training and evaluation apart."""
-    modules = model.modules() if model else ()
-    active = [m for m in modules if isinstance(m, nn.Dropout) and m.training]
+    active = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.training]
     for module in active:
         module.eval()
     try:

@@ -18,6 +18,10 @@ from medreason.generation.served_model import PROBE_PROMPT
 Given = dict[str, Any] | int | str
 """A reply (content and what else a message has), a status, `cut` or `silent`."""
 Answer = Callable[[str, Image.Image | None], Given]
+Places = list[dict[str, dict[str, float]] | None]
+"""vLLM's log-probabilities of a prompt: of each place id -> `logprob`, of the first none."""
+Scored = Callable[[str, Image.Image | None, str], Places | int]
+"""Of a prompt whose reply begins with a text."""
 
 
 def says(content: str | None, *, tokens: tuple[int, int] = (9, 5), **others: Any) -> dict[str, Any]:
@@ -34,6 +38,7 @@ class ChatServer(JsonServer):
         self.models: list[str] | None = ["m"]
         self.key: str | None = None
         self.bodies: list[dict[str, Any]] = []
+        self.scored: Scored = lambda *_: []
 
     @staticmethod
     def answer_probe(_: str, image: Image.Image | None) -> Given:
@@ -52,6 +57,8 @@ class _Handler(JsonHandler, BaseHTTPRequestHandler):
         body = self.read()
         if self.server.key and self.key != self.server.key:
             return self.send(401, {"error": {"message": f"Incorrect API key: {self.key}"}})
+        if body.get("prompt_logprobs") == 0:
+            return self._score(body)
         prompt, image = _read(body["messages"])
         if prompt == PROBE_PROMPT:
             return self._reply(self.server.probed(prompt, image))
@@ -59,6 +66,20 @@ class _Handler(JsonHandler, BaseHTTPRequestHandler):
             self.server.calls[prompt] += 1
             self.server.bodies.append(body)
         return self._reply(self.server.answer(prompt, image))
+
+    def _score(self, body: dict[str, Any]) -> None:
+        assert body["continue_final_message"]
+        assert not body["add_generation_prompt"]
+        *question, beginning = body["messages"]
+        assert beginning["role"] == "assistant"
+        prompt, image = _read(question)
+        with self.server.lock:
+            self.server.calls[prompt] += 1
+        places = self.server.scored(prompt, image, beginning["content"])
+        if isinstance(places, int):
+            return self._reply(places)
+        choice = {"index": 0, "finish_reason": "length", "message": {"content": "x"}}
+        return self.send(200, {"id": "1", "choices": [choice], "prompt_logprobs": places})
 
     def _reply(self, reply: Given) -> None:
         if isinstance(reply, int):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from run_folders import draw_samples, reply
 
@@ -29,7 +30,7 @@ from medreason.evaluation.run import evaluation_row, predict_rows
 from medreason.execution import launch
 from medreason.generation import served_model
 from medreason.generation.context_length import prompt_tokens
-from medreason.generation.generate import generate
+from medreason.generation.generate import generate, prompt_texts
 from medreason.generation.rows import EvaluationRow
 from medreason.metrics import Metric
 from medreason.models.load import load_model, load_processor
@@ -39,7 +40,7 @@ from medreason.runs.run_folder import EvaluationFolder, RunFolder
 from medreason.samples import Sample
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chat_server import Answer, ChatServer, Given, says, serving
+from chat_server import Answer, ChatServer, Given, Places, says, serving
 
 Compose = Callable[..., Config]
 KEY = "0123456789ab"
@@ -195,6 +196,75 @@ def test_trouble_is_repeated_then_counted_and_left_out_of_every_number(
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.suffix == ".jsonl" for path in files)
     assert not any(SECRET.encode() in path.read_bytes() for path in files)
+
+
+SCORED = "evaluation.answers=[option_likelihood]"
+
+
+def test_options_of_a_served_model_are_as_likely_as_when_it_is_loaded_here(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    local = composed("method=base", SCORED)
+    model, processor = load_model(local.model, local.hardware), load_processor(local.model)
+    one_at_a_time = threading.Lock()
+
+    def scored(prompt: str, image: Image.Image | None, beginning: str) -> Places:
+        (text,) = prompt_texts(processor, [prompt], [image is not None])
+        images = [image] if image else None
+        inputs: Any = processor(text=[text + beginning], images=images, return_tensors="pt")  # pyright: ignore[reportCallIssue]
+        with one_at_a_time, torch.inference_mode():
+            logps = model(**inputs).logits[0].log_softmax(-1)
+        ids = inputs["input_ids"][0].tolist()
+        return [None, *({str(t): {"logprob": logps[i, t].item()}} for i, t in enumerate(ids[1:]))]
+
+    expected = predict_rows(local, rows_of(local, samples), lambda *_: None)
+    with serving(lambda *_: says("")) as server:
+        server.scored = scored
+        config = asking(composed, server, SCORED)
+        given = predict_rows(config, rows_of(config, samples), lambda *_: None)
+        asked = server.calls.total()
+        assert predict_rows(config, rows_of(config, samples), lambda *_: None) == given
+        assert server.calls.total() == asked + 2  # of the probe; all others are kept
+    assert len({round(p.option_likelihoods[0], 3) for p in expected}) > 3
+    for ours, theirs in zip(expected, given, strict=True):
+        assert theirs.option_likelihoods == pytest.approx(ours.option_likelihoods, abs=1e-5)
+        assert replace(theirs, option_likelihoods=[]) == replace(ours, option_likelihoods=[])
+
+
+def scored_alike(prompt: str, image: Image.Image | None, beginning: str) -> Places:
+    return [None, {"1": {"logprob": -1.0}}, {str(ord(beginning[-1])): {"logprob": -0.5}}]
+
+
+def test_options_that_got_no_likelihoods_are_counted_and_left_out(
+    composed: Compose, samples: list[Sample], evaluated: Callable[..., Any]
+) -> None:
+    with serving(lambda *_: says(reply("A"))) as server:
+        server.scored = lambda prompt, *more: (
+            500 if "-3-" in prompt else scored_alike(prompt, *more)
+        )
+        config = asking(composed, server, "evaluation.answers=[generated,option_likelihood]")
+        metrics, rows, _ = evaluated(config)
+    overall = metrics["overall"]
+    assert overall[Metric.UNANSWERED] == 0.25
+    assert overall[Metric.OPTION_LIKELIHOOD_N] == overall[Metric.N] == len(samples) * 3 / 4
+    assert not [row for row in rows if "-3-" in row.question]
+    assert {row.answer for row in rows} == {"A"}
+    assert set(metrics["requests"]["failures"]) == {"status 500"}
+
+
+@pytest.mark.parametrize("places", [[], 400])
+def test_server_that_scores_no_prompts_is_named_before_the_questions(
+    composed: Compose, samples: list[Sample], places: Places | int
+) -> None:
+    with serving(lambda *_: says("")) as server:
+        server.scored = lambda *_: places
+        config = asking(composed, server, SCORED)
+        words = (
+            r"'m' gives no log-probabilities of a prompt .*serve`, or set .*answers=\[generated\]"
+        )
+        with pytest.raises(ValueError, match=words):
+            predict_rows(config, rows_of(config, samples), lambda *_: None)
+    assert server.calls.total() <= 2
 
 
 def test_what_was_left_unanswered_is_asked_again_as_the_table_says(
@@ -493,7 +563,6 @@ def test_server_name_and_settings_decide_the_key_and_where_the_key_is_does_not(
         (["action=bench"], "action=bench needs weights"),
         (["action=export"], "action=export needs weights"),
         (["action=predict"], "action=predict needs weights"),
-        (["evaluation=option_likelihood"], r"set 'evaluation\.answers=\[generated\]'"),
         (["model.max_pixels=3136"], r"set that, or model\.max_pixels=null"),
     ],
 )

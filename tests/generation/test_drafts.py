@@ -150,7 +150,9 @@ def test_draws_of_mixed_settings_are_those_of_plain_decoding(draws: int) -> None
     Passes of other shapes round logits otherwise, so a number within 1e-5 of where the part of one
     token ends and that of the next begins may choose either.
     """
-    model = load_model(Model(name="tiny", path="tiny"), Hardware("cpu", "cpu", 1, "1", 1, "float32"))
+    model = load_model(
+        Model(name="tiny", path="tiny"), Hardware("cpu", "cpu", 1, "1", 1, "float32")
+    )
     assert takes_drafts(model.eval())
     drawn, rng, seed, near_borders = 0, random.Random(0), 0, 0
     while drawn < draws:

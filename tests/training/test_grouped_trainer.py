@@ -22,14 +22,21 @@ from medreason import data, phantom
 from medreason.config import Config, Hardware
 from medreason.generation import fused_layers, packed_attention
 from medreason.generation.drafts import DraftHistory
-from medreason.models.load import load_model, load_processor, meta_model
+from medreason.models.load import (
+    END_TOKENS,
+    VISION_TOKENS,
+    load_model,
+    load_processor,
+    meta_model,
+)
 from medreason.runs.keys import train_parts
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import TASKS, Sample
-from medreason.training import grpo, memory_estimate, sharing_check
+from medreason.training import grpo, memory_estimate, sharing_check, vllm_rollout
 from medreason.training.group_batches import OncePerQuestionProcessor
 from medreason.training.grouped_trainer import GroupedGRPOTrainer
 from medreason.training.sharing_check import sharing_obstacles
+from medreason.training.vllm_rollout import VllmGRPOTrainer
 
 Compose = Callable[..., Config]
 SMALL = (
@@ -74,14 +81,15 @@ def force_completions(trainer: GRPOTrainer) -> None:
 
     def completions(
         prompt_ids: list[list[int]], *_: object, **__: object
-    ) -> tuple[list[list[int]], None]:
+    ) -> tuple[list[list[int]], list[list[None]] | None]:
         rows = []
         for i, prompt in enumerate(prompt_ids):
             draw = torch.Generator().manual_seed(sum(prompt) * 4 + i % 4)
             length = (0, 3, 7, 12)[i % 4]
             tokens = torch.randint(20, 400, (length,), generator=draw).tolist()
             rows.append(tokens if length == 12 else [*tokens, end])
-        return rows, None
+        # None is what vLLM gives for a token that it cannot score.
+        return rows, [[None] * len(ids) for ids in rows] if trainer.use_vllm else None
 
     trainer._generate_single_turn = completions
     # Any reward that differs within most groups will do; every third group has equal ones.
@@ -178,6 +186,91 @@ def test_weights_of_qwen2_5_vl_are_those_of_trl(
 ) -> None:
     model = f"model.path={qwen2_5_vl}"
     assert_weights_are_those_of_trl(composed, tmp_path, 2, ["method.trl.beta=0.0", model])
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What trainers asked of vLLM, which is not there."""
+    built: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        vllm_rollout, "Engine", lambda **settings: built.append(settings) or SimpleNamespace()
+    )
+    return built
+
+
+@pytest.mark.usefixtures("engines")
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["method.trl.beta=0.0", "method.trl.num_iterations=2", "hardware.per_device_prompts=4"],
+        ["adapter=lora_r8", "adapter.lora_dropout=0", "method.trl.beta=0.04"],
+        ["method.trl.loss_type=dapo", "+rollout.vllm.vllm_importance_sampling_mode=token_truncate"],
+    ],
+    ids=lambda value: ",".join(v.split(".")[-1] for v in value),
+)
+def test_weights_are_the_same_whether_vllm_or_we_draw_the_same_completions(
+    composed: Compose, tmp_path: Path, more: list[str]
+) -> None:
+    small = [o for o in SMALL if o.split("=")[0] not in {p.split("=")[0] for p in more}]
+    small.append("method.trl.max_steps=4")
+    own = [o for o in more if "vllm" not in o]
+    before, ours, own_logs = trained(composed(*small, *own, "rollout=grouped"), tmp_path / "ours")
+    moved = torch.stack([(ours[n] - before[n]).norm() for n in ours]).norm()
+    assert moved > 0
+    for update in ("grouped", "trl"):
+        config = composed(*small, "rollout=vllm", f"rollout.update={update}", *more)
+        _, vllm, logs = trained(config, tmp_path / update)
+        assert ("skipped_groups" in logs[0]) is (update == "grouped")
+        assert logs[0]["sampling/importance_sampling_ratio/min"] == 1.0
+        for row, expected in zip(logs, own_logs, strict=True):
+            assert row["loss"] == pytest.approx(expected["loss"], abs=1e-4, rel=1e-3)
+        difference = torch.stack([(ours[n] - vllm[n]).norm() for n in ours]).norm()
+        assert difference / moved < 0.01
+
+
+def test_vllm_ends_a_reply_and_bans_vision_tokens_as_we_do(
+    composed: Compose, tmp_path: Path, engines: list[dict[str, Any]]
+) -> None:
+    trainer = built(composed(*SMALL, "rollout=vllm"), tmp_path)
+    (engine,) = engines
+    settings = engine["generation_kwargs"]
+    ids = trainer._tokenizer.convert_tokens_to_ids
+    assert settings["stop_token_ids"] == ids([*END_TOKENS])
+    assert settings["logit_bias"] == dict.fromkeys(ids([*VISION_TOKENS]), -100.0)
+    assert (engine["completions"], engine["precision"]) == (4, "float32")
+
+
+@pytest.mark.usefixtures("engines")
+@pytest.mark.parametrize("update", ["grouped", "trl"])
+def test_log_probabilities_are_compared_with_vllm_without_dropout_which_trl_leaves_on(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: str
+) -> None:
+    dropout = ("adapter=lora_r8", "adapter.lora_dropout=0.5", "rollout=vllm")
+    trainer = built(composed(*SMALL, *dropout, f"rollout.update={update}"), tmp_path)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    force_completions(trainer)
+    rows = next(iter(trainer.get_train_dataloader()))
+
+    def scored_twice() -> list[Tensor]:
+        score = trainer._generate_and_score_completions
+        return [score(rows)["old_per_token_logps"] for _ in range(2)]
+
+    assert torch.equal(*scored_twice())
+    # Where this fails, TRL has mended it: take the method out of `VllmGRPOTrainer`.
+    monkeypatch.delattr(VllmGRPOTrainer, "_get_per_token_logps_and_entropies")
+    assert not torch.equal(*scored_twice())
+
+
+@pytest.mark.usefixtures("engines")
+def test_update_that_cannot_be_shared_with_vllm_is_refused_by_its_own_key(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obstacle = {"sharing_obstacles": lambda _: ["a mixture of experts"]}
+    monkeypatch.setattr(sharing_check, *obstacle.popitem())
+    with pytest.raises(ValueError, match=r"^rollout\.update=grouped .*choose rollout\.update=trl"):
+        built(composed(*SMALL, "rollout=vllm"), tmp_path)
 
 
 def test_groups_without_gradient_are_skipped_counted_and_logged(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from medreason.config import Config
 from medreason.runs.run_folder import RunFolder
-from medreason.training import memory_check, memory_estimate, run, sft
+from medreason.training import memory_check, memory_estimate, run, sft, vllm_rollout
 from medreason.training.memory_estimate import DeviceBatch
 
 Compose = Callable[..., Config]
@@ -42,6 +43,21 @@ def test_trial_step_computes_in_the_precision_of_training(
     layer.register_forward_hook(products_of("training"))
     trainer.train()
     assert computed == {"trial": {torch.bfloat16}, "training": {torch.bfloat16}}
+
+
+@pytest.mark.parametrize("update", ["grouped", "trl"])
+def test_trial_step_of_vllm_draws_nothing_and_passes_its_gate(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: str
+) -> None:
+    monkeypatch.setattr(vllm_rollout, "Engine", lambda **_: SimpleNamespace())
+    grpo = ("method=grpo", "rollout=vllm", f"rollout.update={update}", "hardware=cpu")
+    config, samples = composed(*SMALL[:3], *grpo), draw_samples(tmp_path / "images", 1)
+    trainer = run.build(config, samples, RunFolder(tmp_path / "run"), [])
+    _, batch = memory_check.trial_step(config, trainer, samples)
+    assert batch.shared is (update == "grouped")
+    planned = memory_estimate.largest_batch(config, text_tokens=9, target_tokens=0, pixels=784)
+    assert planned.shared is batch.shared
+    assert batch.completion_tokens == config.method.trl["max_completion_length"]
 
 
 def test_buckets_of_ddp_are_counted_where_gradients_lie_beside_them(composed: Compose) -> None:

