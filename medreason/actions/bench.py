@@ -35,18 +35,7 @@ def run(config: Config) -> None:
     Raises:
         ValueError: the method has nothing to measure, or the profile takes several devices.
     """
-    if config.hardware.processes > 1:
-        raise ValueError(
-            f"action=bench measures one device; hardware={config.hardware.name} takes "
-            f"{config.hardware.processes}; set hardware.devices=1 hardware.nodes=1 "
-            "hardware.parallel=ddp hardware.offload=false"
-        )
-    machine.check(config)
-    if config.bench.what != "memory" and config.method.algorithm != "grpo":
-        raise ValueError(
-            f"bench.what={config.bench.what} measures GRPO; method={config.method.name} has no "
-            "completions to sample; bench.what=memory takes every method"
-        )
+    _refuse_unmeasurable(config)
     gpu_slots.hold_one(config.hardware)
     folder = config.folder / "benchmarks" / config.model.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +50,21 @@ def run(config: Config) -> None:
             _drafts(config, samples, folder)
         case _:
             _memory(config, samples, folder)
+
+
+def _refuse_unmeasurable(config: Config) -> None:
+    if config.hardware.processes > 1:
+        raise ValueError(
+            f"action=bench measures one device; hardware={config.hardware.name} takes "
+            f"{config.hardware.processes}; set hardware.devices=1 hardware.nodes=1 "
+            "hardware.parallel=ddp hardware.offload=false"
+        )
+    machine.check(config)
+    if config.bench.what != "memory" and config.method.algorithm != "grpo":
+        raise ValueError(
+            f"bench.what={config.bench.what} measures GRPO; method={config.method.name} has no "
+            "completions to sample; bench.what=memory takes every method"
+        )
 
 
 def _speed(config: Config, samples: Sequence[Sample], folder: Path) -> None:

@@ -198,33 +198,37 @@ def _rollouts(
     config: Config, model: PreTrainedModel, processor: ProcessorMixin, samples: Sequence[Sample]
 ) -> Rounds:
     settings, history = _sampling(config, processor), _new_history(config)
-    completions = config.method.num_generations
-
-    def sampled(
-        steps: Sequence[tuple[Sequence[Sample], dict[str, Any]]],
-        first: int,
-        history: DraftHistory | None,
-    ) -> list[list[int]]:
-        rows: list[list[int]] = []
-        for step, (asked, inputs) in enumerate(steps, start=first):
-            names = [sample.id for sample in asked for _ in range(completions)]
-            groups = sample_completions(
-                model,
-                inputs,
-                completions=completions,
-                settings=settings,
-                seeds=[f"{config.seed}:{step}:{sample.id}" for sample in asked],
-                graphs=config.hardware.uses_cuda_graphs,
-                drafts=history.of_rows(names) if history else None,
-            )
-            rows += [row.ids for group in groups for row in group]
-        return rows
-
     questions = _questions(config, samples)
     for first in itertools.count(0, _STEPS):
         asked = [*itertools.islice(questions, _STEPS)]
         steps = [(step, _inputs(config, model, processor, step)) for step in asked]
-        yield functools.partial(sampled, steps, first), history
+        yield functools.partial(_sampled, config, model, settings, steps, first), history
+
+
+def _sampled(
+    config: Config,
+    model: PreTrainedModel,
+    settings: GenerationConfig,
+    steps: Sequence[tuple[Sequence[Sample], dict[str, Any]]],
+    first: int,
+    history: DraftHistory | None,
+) -> list[list[int]]:
+    """The completions of so many steps of a training, of which step `first` is the first."""
+    completions = config.method.num_generations
+    rows: list[list[int]] = []
+    for step, (asked, inputs) in enumerate(steps, start=first):
+        names = [sample.id for sample in asked for _ in range(completions)]
+        groups = sample_completions(
+            model,
+            inputs,
+            completions=completions,
+            settings=settings,
+            seeds=[f"{config.seed}:{step}:{sample.id}" for sample in asked],
+            graphs=config.hardware.uses_cuda_graphs,
+            drafts=history.of_rows(names) if history else None,
+        )
+        rows += [row.ids for group in groups for row in group]
+    return rows
 
 
 def _curve(

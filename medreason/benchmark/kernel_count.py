@@ -108,16 +108,11 @@ def decoding_kernels(
     `trained` has weights in float32 under autocast to bfloat16, as in the rollouts of a training of
     all weights; else they are bfloat16, as in an evaluation.
     """
-    text = config.get_text_config()
-    width = text.hidden_size // text.num_attention_heads
     dtype = torch.float32 if trained else torch.bfloat16
     known = mock.patch.object(fused_step, "_is_known", return_value=fused)
     with FakeTensorMode(), torch.device("cuda"), torch.no_grad(), known, _as_on_cuda("CUDA"):
         model = _model(config, dtype).eval()
-        cache = DynamicCache()
-        for layer in range(text.num_hidden_layers):
-            states = torch.empty(1, text.num_key_value_heads, prompt, width, dtype=torch.bfloat16)
-            cache.update(states, states, layer)
+        cache = _prompt_cache(config, prompt)
         with _autocast("cuda", enabled=trained):
             repeated = repeat_kv_cache(cache, torch.zeros(rows, dtype=torch.long), tokens)
             visible = torch.ones(rows, prompt, dtype=torch.long)
@@ -126,6 +121,16 @@ def decoding_kernels(
             with KernelCounter() as counter:
                 step.run()
     return counter.kernels
+
+
+def _prompt_cache(config: PreTrainedConfig, tokens: int) -> DynamicCache:
+    text = config.get_text_config()
+    width = text.hidden_size // text.num_attention_heads
+    cache = DynamicCache()
+    for layer in range(text.num_hidden_layers):
+        states = torch.empty(1, text.num_key_value_heads, tokens, width, dtype=torch.bfloat16)
+        cache.update(states, states, layer)
+    return cache
 
 
 def update_kernels(

@@ -310,13 +310,17 @@ def _batch(
 
     vars(trainer)["_generate_single_turn"] = generate
     batch = trainer._generate_and_score_completions(rows)
-    # Random advantages in place of those of the rewards: with equal rewards the grouped trainer
-    # would skip a group.
-    draws = torch.Generator().manual_seed(0)
-    advantages = torch.randn(batch["advantages"].numel(), generator=draws)
-    batch["advantages"] = advantages.view_as(batch["advantages"]).to(device)
+    batch["advantages"] = _random_like(batch["advantages"])
     trainer._metrics["train"].clear()
     return batch, spent
+
+
+def _random_like(advantages: Tensor) -> Tensor:
+    """In place of those of the rewards: of equal ones the grouped trainer would skip the group."""
+    draws = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(advantages.numel(), generator=draws).view_as(advantages).to(advantages.device)
+    )
 
 
 def _time_step(trainer: GRPOTrainer, rows: list[Row], tokens: int) -> dict[str, Seconds]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -86,17 +86,9 @@ class DraftStep:
         decoded before that one.
         """
         assert self._cache is not None
-        place_of_row = {row: place for place, row in enumerate(self.rows)}
-        width = max(map(len, tokens.values()))
-        columns: list[tuple[int, int, int, int, int]] = []
-        for row, ids in tokens.items():
-            place, (slot, position) = place_of_row[row], self._behind_prompt[row]
-            columns += [
-                (token, place, slot + count, position + count, place * width + offset)
-                for offset, (token, count) in enumerate(zip(ids, itertools.count(done[row])))
-            ]
-        device = self._visible.device
-        ids, places, slots, positions, places_of_tokens = torch.tensor(columns, device=device).T
+        width, device = max(map(len, tokens.values())), self._visible.device
+        columns = torch.tensor([*self._columns(tokens, done, width)], device=device)
+        ids, places, slots, positions, places_of_tokens = columns.T
         length = int(slots.max()) + 1
         for layer in self._cache.layers:
             assert isinstance(layer, PreallocatedLayer)
@@ -111,6 +103,16 @@ class DraftStep:
             use_cache=True,
             draft_layout=DraftLayout(width, token_of_place, places_of_tokens),
         ).logits[0]
+
+    def _columns(
+        self, tokens: Mapping[int, Sequence[int]], done: Mapping[int, int], width: int
+    ) -> Iterator[tuple[int, int, int, int, int]]:
+        """(token, place of its row, slot, position, its place among rows of `width`) of each."""
+        place_of_row = {row: place for place, row in enumerate(self.rows)}
+        for row, ids in tokens.items():
+            place, (slot, position) = place_of_row[row], self._behind_prompt[row]
+            for offset, (token, count) in enumerate(zip(ids, itertools.count(done[row]))):
+                yield token, place, slot + count, position + count, place * width + offset
 
     def _mask(self, slots: Tensor, length: int) -> Tensor:
         """(rows, 1, heads of a key head x width, length) for tokens at `slots` (rows, width): each

@@ -157,15 +157,7 @@ def _text_attention(
 ) -> tuple[Tensor, Tensor | None]:
     assert position_embeddings is not None
     attention: Any = module
-    shape = hidden_states.shape[:2]
-    states = _joined_products(
-        (attention.q_proj, attention.k_proj, attention.v_proj), hidden_states
-    ).view(*shape, -1, attention.head_dim)
-    queries, keys = attention.num_heads, attention.num_key_value_heads
-    turning, value = states.split([queries + keys, keys], dim=2)
-    cosine, sine = (angles.unsqueeze(2) for angles in position_embeddings)
-    query, key = _Turn.apply(turning, cosine, sine).split([queries, keys], dim=2)  # pyright: ignore
-    query, key, value = (states.transpose(1, 2) for states in (query, key, value))
+    query, key, value = _turned_states(attention, hidden_states, *position_embeddings)
     if past_key_values is not None:
         key, value = past_key_values.update(key, value, attention.layer_idx)
     attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
@@ -177,7 +169,21 @@ def _text_attention(
         sliding_window=attention.sliding_window,
         **settings,
     )
-    return attention.o_proj(attended.reshape(*shape, -1)), weights
+    return attention.o_proj(attended.flatten(2)), weights
+
+
+def _turned_states(
+    module: nn.Module, hidden: Tensor, cosine: Tensor, sine: Tensor
+) -> tuple[Tensor, ...]:
+    """Queries, keys and values (sequences, heads, tokens, channels)."""
+    attention: Any = module
+    states = _joined_products((attention.q_proj, attention.k_proj, attention.v_proj), hidden)
+    states = states.unflatten(2, (-1, attention.head_dim))
+    queries, keys = attention.num_heads, attention.num_key_value_heads
+    turning, value = states.split([queries + keys, keys], dim=2)
+    turned = _Turn.apply(turning, cosine.unsqueeze(2), sine.unsqueeze(2))
+    query, key = turned.split([queries, keys], dim=2)  # pyright: ignore
+    return tuple(states.transpose(1, 2) for states in (query, key, value))
 
 
 def _joined_products(layers: Sequence[nn.Module], inputs: Tensor) -> Tensor:
@@ -248,19 +254,25 @@ def _vision_attention(
     segments = cu_seqlens
     if segments.order is not None:
         turned, value = (t.index_select(0, segments.order) for t in (turned, value))
-    query, key = turned.unbind(1)
+    attended = _attended_in(segments, *turned.unbind(1), value.squeeze(1), attention.scaling)
+    if segments.back is not None:
+        attended = attended.index_select(0, segments.back)
+    return attention.proj(attended)
+
+
+def _attended_in(
+    segments: _Segments, query: Tensor, key: Tensor, value: Tensor, scale: float
+) -> Tensor:
+    """(patches, width) of states (patches, heads, channels) in the order of the groups."""
     sizes = [count * size for count, size in segments.groups]
+    parts = zip(*(states.split(sizes) for states in (query, key, value)), strict=True)
     attended = [
         scaled_dot_product_attention(
-            *(part.unflatten(0, group).transpose(1, 2) for part in parts), scale=attention.scaling
+            *(part.unflatten(0, group).transpose(1, 2) for part in of_group), scale=scale
         )
         .transpose(1, 2)
-        .reshape(-1, hidden_states.shape[-1])
-        for group, *parts in zip(
-            segments.groups, *(t.split(sizes) for t in (query, key, value.squeeze(1))), strict=True
-        )
+        .flatten(0, 1)
+        .flatten(1)
+        for group, of_group in zip(segments.groups, parts, strict=True)
     ]
-    together = attended[0] if len(attended) == 1 else torch.cat(attended)
-    if segments.back is not None:
-        together = together.index_select(0, segments.back)
-    return attention.proj(together)
+    return attended[0] if len(attended) == 1 else torch.cat(attended)

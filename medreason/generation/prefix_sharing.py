@@ -133,15 +133,7 @@ class PrefixPrefiller:
         The tokens with which all `endings` of a row begin become part of its prompt.
         """
         images = self._encode_images(rows)
-        prompts: list[list[int]] = []
-        ending_ids: list[list[list[int]]] = []
-        endings = endings or [()] * len(rows)
-        # Prompt and ending are one text: a tokenizer may merge tokens where they meet.
-        ids_of_rows = self._tokenize(rows, images, [texts or ("",) for texts in endings])
-        for ids_of_texts, texts in zip(ids_of_rows, endings, strict=True):
-            prompts.append(common_prefix(ids_of_texts) if texts else ids_of_texts[0])
-            behind = len(prompts[-1])
-            ending_ids.append([ids[behind:] for ids in ids_of_texts] if texts else [])
+        prompts, ending_ids = self._prompts(rows, images, endings or [()] * len(rows))
         prefixes, entries, shown = self._group(prompts, images)
         cache, mask, positions = self._prefill(prefixes, shown)
         return PrefilledPrefixes(
@@ -156,6 +148,25 @@ class PrefixPrefiller:
             cache=cache,
             prompt_tokens=[len(ids) for ids in prompts],
         )
+
+    def _prompts(
+        self,
+        rows: Sequence[EvaluationRow],
+        images: Sequence[_ImageKey],
+        endings: Sequence[Sequence[str]],
+    ) -> tuple[list[list[int]], list[list[list[int]]]]:
+        """Token ids of each row's prompt, and of what follows it in each of its endings."""
+        # Prompt and ending are one text: a tokenizer may merge tokens where they meet.
+        ids_of_rows = self._tokenize(rows, images, [texts or ("",) for texts in endings])
+        prompts = [
+            common_prefix(ids) if texts else ids[0]
+            for ids, texts in zip(ids_of_rows, endings, strict=True)
+        ]
+        behind = [
+            [ids[len(prompt) :] for ids in ids_of_texts] if texts else []
+            for prompt, ids_of_texts, texts in zip(prompts, ids_of_rows, endings, strict=True)
+        ]
+        return prompts, behind
 
     def prefill_rest(self, prefixes: PrefilledPrefixes, room: int) -> Prefill:
         """Prefill the rest of each row's prompt behind its prefix's KV cache, which is repeated for

@@ -78,16 +78,21 @@ def main() -> None:
     except store.UnusableStoreError as error:
         sys.exit(str(error))
     show(f"the newest sweep: {page}")
-    arguments = ["ui", "--backend-store-uri", store.escaped(uri, typed.outputs)]
+    sys.exit(_serve(store.escaped(uri, typed.outputs), port, page))
+
+
+def _serve(uri: str, port: int, page: str) -> int:
+    """The server's exit status, once it has ended or Ctrl-C ends it."""
+    arguments = ["ui", "--backend-store-uri", uri]
     command = [sys.executable, "-m", "mlflow", *arguments, "--host", _HOST, "--port", str(port)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with subprocess.Popen(command) as server:
         try:
             if _has_display() and _answers(port, server):
                 webbrowser.open(page)
-            sys.exit(server.wait())
+            return server.wait()
         except KeyboardInterrupt:
-            sys.exit(130)
+            return 130
         finally:
             server.terminate()
 

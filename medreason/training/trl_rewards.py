@@ -107,11 +107,7 @@ class Reward:
             )
         ]
         if self is self._reader.logging_reward:
-            log_extra("sample", [shown.id for _, shown in replies])
-            log_extra("gold", [shown.answer for _, shown in replies])
-            log_extra("answer_read", [reply.answer or reply.reason for reply, _ in replies])
-            if family:
-                log_extra("family", family)
+            _log_columns(replies, family, log_extra)
         values = self._scores(replies)
         groups = [
             [i for i, _ in members]
@@ -142,6 +138,18 @@ class Reward:
             log_metric(f"rewards/{self.__name__}/constant_groups", variance[1])
         if None in values:
             log_metric(f"rewards/{self.__name__}/ungraded", values.count(None) / len(values))
+
+
+def _log_columns(
+    replies: Sequence[ReplyAndSample],
+    family: list[str] | None,
+    log_extra: Callable[[str, list[str]], None],
+) -> None:
+    log_extra("sample", [shown.id for _, shown in replies])
+    log_extra("gold", [shown.answer for _, shown in replies])
+    log_extra("answer_read", [reply.answer or reply.reason for reply, _ in replies])
+    if family:
+        log_extra("family", family)
 
 
 def _with_group_means(
