@@ -1,21 +1,21 @@
-"""Sets of image, question and answer on the Hugging Face hub; `datasets` downloads them once.
+"""Sets of image, question and answer: a table of one's own, or one of the Hugging Face hub.
 
 Sets differ in their columns: `data.columns` names them, and those of the usual names need no key.
-`saved_sets` reads a folder of `save_to_disk`, and what the columns of R1-V and Med-R1 hold.
+`question_files` finds and reads the files; `saved_sets` what the columns of R1-V and Med-R1 hold.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
-from medreason.data import rows, saved_sets
+from medreason.data import csv_table, question_files, rows, saved_sets
 from medreason.data.names import modality_of, task_of
+from medreason.data.question_files import Part
 from medreason.data.rows import Record, Remark, Row
 from medreason.replies import parse
 from medreason.runs.files import atomic
@@ -29,22 +29,23 @@ from medreason.samples import (
     refuse_glued,
 )
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 _USUAL = {
     "image": ("image", "images"),
     "question": ("question", "problem"),
     "answer": ("answer", "solution"),
     "options": ("options", "choices"),
-    "answer_type": ("answer_type",),
+    **{key: (key,) for key in ("explanation", "modality", "task", "source", "answer_type")},
+    "patient": rows.PATIENT_COLUMNS,
+    "alternatives": ("alternatives",),
 }
-"""Names that a column has where `data.columns` names none."""
-_KNOWN = (*_USUAL, "explanation", "modality", "task", "source", "patient", "alternatives")
-"""Keys of `data.columns`."""
+"""Our name, a key of `data.columns` -> names that a column has where that key names none."""
 _CELLS = {"path-vqa": ("microscopy", "attributes")}
 """Modality and task of all rows, by the name of a known set."""
+_FACETS = {"modality": (modality_of, MODALITY_NAMES), "task": (task_of, TASK_NAMES)}
+"""Cells of the matrix that columns may name: what reads a name, and what is known."""
 _OR_PATHS = ", or its path, which starts from data.image_folder"
+_IMAGE_FOLDER = "data.image_folder"
+_COLUMN_EACH = "give each option a column, option_A, option_B ..."
 _REQUIRED = ("image", "question", "answer")
 _OPTION_PREFIXES = ("option_", "Option ", "Choice ", "")
 """Before the letters that name columns of one option each."""
@@ -63,6 +64,7 @@ class _Layout:
     images: Path
     """Folder that paths of images start from."""
     cache: Path
+    """Folder of the images that the set holds itself."""
 
     @property
     def has_problems(self) -> bool:
@@ -81,8 +83,9 @@ def read(
     subset: str | None = None,
     image_folder: str | None = None,
     validation: str | None = None,
+    images: str = "decode",
 ) -> Iterator[Row]:
-    """Rows of a hub id, or of a folder that holds its files.
+    """Rows of a hub id, of a folder that holds its files, or of a table of one's own.
 
     `columns` maps our names (image, question, answer, options, answer_type, explanation, modality,
     task, source, patient, and alternatives: a list of texts that are as right as the answer of an
@@ -90,149 +93,187 @@ def read(
     modality and task of their own get those given, else those known of the set. Validation rows
     belong to the split `validation`; None leaves them out. Images are written to `cache` under the
     hash of their content, so that an image in train and test is known to be the same; where a
-    column holds paths, they start from `image_folder`.
+    column holds paths, they start from `image_folder`, by default the folder of the files. Where
+    `images` is "decode", a set of which no image is there is refused.
 
     Raises:
-        ValueError: the hub cannot be reached and the set is not in the local cache, or it has no
-            column of images, questions or answers.
+        ValueError: the set cannot be found or read, or has no column of images, questions or
+            answers.
     """
     for key, value, known in (("modality", modality, MODALITY_NAMES), ("task", task, TASK_NAMES)):
         if value not in (None, *known):
             raise ValueError(f"data.{key}={value!r}; known: {', '.join(known)}")
-    source = hub.rstrip("/").rpartition("/")[2]
+    folder = _image_folder(hub, image_folder)
+    source = Path(hub).stem if Path(hub).is_file() else Path(hub).name
     known_cell = _CELLS.get(source.lower(), ("unknown", "unknown"))
     splits = {"train": "train", "test": "test"} | ({"validation": validation} if validation else {})
-    folder = cache / "hub" / hub.strip("/").replace("/", "--")
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = _parts(hub, revision, subset)
-    if not splits.keys() & parts.keys():
+    parts = question_files.read(hub, revision, subset)
+    names = [part.split for part in parts]
+    if not splits.keys() & {*names}:
         raise ValueError(
-            f"data.hub={hub!r} has the splits {list(parts)}, none of {', '.join(splits)}; "
-            "set data.validation=test where it has validation rows alone"
+            f"data.hub={hub!r} has the splits {list(dict.fromkeys(names))}, none of "
+            f"{', '.join(splits)}; set data.validation=test where it has validation rows alone"
         )
-    for name, part in parts.items():
-        if name not in splits:
-            yield Remark(name, -1, f"{len(part):,} rows of this split are not read")
+    for part in parts:
+        if part.split not in splits:
+            yield Remark(part.name, -1, f"{part.count:,} rows of this split are not read")
             continue
         layout = _Layout(
-            *_columns(hub, part.column_names, columns or {}),
+            *_columns(hub, part, columns or {}),
             cell=(modality or known_cell[0], task or known_cell[1]),
             source=source,
-            images=Path(image_folder or (hub if Path(hub).is_dir() else ".")),
-            cache=folder,
+            images=folder,
+            cache=cache / "hub" / hub.strip("/").replace("/", "--"),
         )
-        _refuse_lost_options(hub, part, layout)
-        _refuse_places_from_1(hub, part, layout)
+        yield from _remarks(part, layout)
+        _refuse_lost_options(part, layout)
+        _refuse_options_in_one_cell(part, layout)
+        _refuse_places_from_1(part, layout)
+        if images == "decode":
+            _refuse_absent_images(part, layout)
         yield from rows.each(
-            name,
-            _records(_undecoded(part, layout.columns["image"])),
-            lambda id, row, layout=layout, split=splits[name]: _sample(layout, id, row, split),
+            part.name,
+            part.records(part.columns),
+            lambda id, row, layout=layout, split=splits[part.split]: _sample(
+                layout, id, row, split
+            ),
+            part.numbers,
         )
 
 
-def _parts(hub: str, revision: str | None, subset: str | None) -> dict[str, Dataset]:
-    """The splits of the set."""
-    # datasets, seconds
-    from datasets import DatasetDict, load_dataset
-
-    try:
-        if saved_sets.is_saved(Path(hub)):
-            return saved_sets.read(Path(hub))
-        dataset = load_dataset(hub, subset, revision=revision)
-    except (OSError, ValueError) as error:  # what `datasets` raises where it does not find one
-        raise ValueError(
-            f"data.hub={hub!r} cannot be loaded ({error}); with a network it is downloaded once, "
-            "without one give a folder that holds its files. Of a set with several, data.subset "
-            "names one"
-        ) from error
-    assert isinstance(dataset, DatasetDict)
-    return {str(name): part for name, part in dataset.items()}
-
-
-def _undecoded(part: Dataset, column: str) -> Dataset:
-    """The rows with images as bytes and paths, whether a row has one or a list of them."""
-    from datasets import Image, List
-
-    match part.features[column]:
-        case Image():
-            return part.cast_column(column, Image(decode=False))
-        case List(feature=Image()):
-            return part.cast_column(column, List(Image(decode=False)))
-        case _:
-            return part
-
-
-def _records(part: Dataset) -> Iterator[Record]:
-    """The rows, with the names of classes in place of their numbers."""
-    from datasets import ClassLabel
-
-    classes = {name: kind for name, kind in part.features.items() if isinstance(kind, ClassLabel)}
-    for row in cast(Iterable[dict[str, Any]], part):
-        named = {
-            name: kind.int2str(row[name])
-            for name, kind in classes.items()
-            if row[name] is not None and row[name] >= 0
-        }
-        yield row | named
+def _image_folder(hub: str, given: str | None) -> Path:
+    """The folder that paths of images start from. Raises ValueError where the one given is none."""
+    path = Path(hub)
+    own = path.parent if path.is_file() else path if path.is_dir() else Path()
+    if not given:
+        return own
+    if not Path(given).is_dir():
+        below = (
+            f"set {own / given}" if (own / given).is_dir() else "give the one that paths start from"
+        )
+        raise ValueError(f"data.image_folder={given} is not a folder; {below}")
+    return Path(given)
 
 
 def _columns(
-    hub: str, names: Sequence[str], given: Mapping[str, str | None]
+    hub: str, part: Part, given: Mapping[str, str | None]
 ) -> tuple[dict[str, str], list[str]]:
     """The column of each of our names, and columns of one option each."""
+    names = part.columns
+    if unknown := [key for key in given if key not in _USUAL]:
+        raise ValueError(f"data.columns.{unknown[0]} is unknown; known: {', '.join(_USUAL)}")
     usual = {key: next((n for n in known if n in names), None) for key, known in _USUAL.items()}
-    if {*saved_sets.COLUMNS} <= {*names}:
-        usual |= {key: key for key in saved_sets.FACTS if key in names}
     chosen = usual | {key: name for key, name in given.items() if name}
     columns = {key: name for key, name in chosen.items() if name}
-    if unknown := [key for key in columns if key not in _KNOWN]:
-        raise ValueError(f"data.columns.{unknown[0]} is unknown; known: {', '.join(_KNOWN)}")
     absent = {key: name for key, name in columns.items() if name not in names}
     absent |= {key: _USUAL[key][0] for key in _REQUIRED if key not in columns}
     if absent:
         key, name = next(iter(absent.items()))
-        raise ValueError(
-            f"data.hub={hub!r}: no column {name!r}; columns are {list(names)}: set "
-            f"data.columns.{key} to the one that holds the {key}"
+        remedy = _other_reading(hub, part) or (
+            f"set data.columns.{key} to the one that holds the {key}"
             f"{_OR_PATHS if key == 'image' else ''}"
         )
+        raise ValueError(f"{part.where}: no column {name!r}; columns are {list(names)}: {remedy}")
+    for key in _FACETS:
+        if key in columns and not given.get(key) and not _known_names(part, key, columns[key]):
+            del columns[key]
     by_letter = [[f"{prefix}{letter}" for letter in LETTERS] for prefix in _OPTION_PREFIXES]
     options = [[*takewhile(names.__contains__, of_prefix)] for of_prefix in by_letter]
     of_one = max(options, key=len) if "options" not in columns else []
     return columns, of_one if len(of_one) > 1 else []
 
 
-def _refuse_lost_options(hub: str, part: Dataset, layout: _Layout) -> None:
+def _known_names(part: Part, key: str, column: str) -> bool:
+    """Whether a column has a modality or task that is known, or none at all."""
+    values = {str(row[column] or "").strip() for row in part.records([column])} - {""}
+    return not values or any(map(_FACETS[key][0], values))
+
+
+def _remarks(part: Part, layout: _Layout) -> Iterator[Remark]:
+    """What is not used of a set."""
+    foreign = [key for key in _FACETS if key in part.columns and key not in layout.columns]
+    for key in foreign:
+        known = ", ".join(_FACETS[key][1])
+        text = f"column {key!r} is not used: it has none of {known}"
+        yield Remark(part.name, -1, f"{text}; data.{key} says the {key} of all rows")
+    used = (*layout.columns.values(), *layout.options, *foreign)
+    if part.table and (others := [name for name in part.columns if name not in used]):
+        text = f"columns that are not used: {', '.join(others)}"
+        yield Remark(part.name, -1, f"{text}; data.columns gives those of other names a use")
+
+
+def _other_reading(hub: str, part: Part) -> str:
+    """How to read a set of which no question was found, where it is clear; else ""."""
+    if {*part.columns} <= {"image", "label"} and (tables := question_files.below(Path(hub))):
+        return (
+            f"pictures were read, {tables[0]} was not: set data.hub={tables[0]} "
+            f"data.image_folder={hub}"
+        )
+    if part.table and "label" in part.columns and "question" not in part.columns:
+        return (
+            "it looks like a table of labels: use data=labelled_images "
+            f"data.root={part.table.parent} data.table={part.table.name}"
+        )
+    return ""
+
+
+def _refuse_lost_options(part: Part, layout: _Layout) -> None:
     """Refuse a set whose answers are all letters while no column holds options."""
     if "options" in layout.columns or layout.options or layout.has_problems:
         return
-    answers = {str(answer).strip() for answer in part[layout.columns["answer"]]}
+    column = layout.columns["answer"]
+    answers = {str(row[column]).strip() for row in part.records([column])}
     if len(answers) > 1 and answers <= set(LETTERS[:8]):
         raise ValueError(
-            f"data.hub={hub!r}: the answers are letters ({', '.join(sorted(answers))}), and no "
-            f"column of options is known; columns are {part.column_names}: set data.columns.options"
+            f"{part.where}: the answers are letters ({', '.join(sorted(answers))}), and no column "
+            f"of options is known; columns are {list(part.columns)}: set data.columns.options, or "
+            f"{_COLUMN_EACH}"
         )
 
 
-def _refuse_places_from_1(hub: str, part: Dataset, layout: _Layout) -> None:
+def _refuse_options_in_one_cell(part: Part, layout: _Layout) -> None:
+    """Refuse a set with a text where the list of options should be, such as `Yes; No`."""
+    if column := layout.columns.get("options"):
+        cells = [row[column] for row in part.records([column]) if row[column]]
+        if cells and all(isinstance(cell, str) for cell in cells):
+            raise ValueError(
+                f"{part.where}: column {column!r} holds a text, {cells[0]!r}, not a list. A CSV "
+                f"file holds no lists: {_COLUMN_EACH}"
+            )
+
+
+def _refuse_places_from_1(part: Part, layout: _Layout) -> None:
     """Refuse a set whose answers are places of options that are counted from 1: most would pass
     as those of the next option."""
     answer, options = layout.columns["answer"], layout.columns.get("options")
     columns = [answer, *filter(None, [options]), *layout.options]
-    records = cast(Iterable[Record], part.select_columns(columns))
-    rows_read = [(_place(row[answer]), _texts(row, layout)) for row in records]
+    rows_read = [(_place(row[answer]), _texts(row, layout)) for row in part.records(columns)]
     places = [(place, texts) for place, texts in rows_read if texts]
     if not places or any(place is None or place < 1 or str(place) in t for place, t in places):
         return
     if any(place == len(texts) for place, texts in places):
         raise ValueError(
-            f"data.hub={hub!r}: column {answer!r} counts options from 1, and is read from 0; "
+            f"{part.where}: column {answer!r} counts options from 1, and is read from 0; "
             "subtract 1 in the set, or put letters there"
+        )
+
+
+def _refuse_absent_images(part: Part, layout: _Layout) -> None:
+    """Refuse paths of which none leads to an image: they start from another folder."""
+    column = layout.columns["image"]
+    paths = [row[column] for row in part.records([column]) if isinstance(row[column], str)]
+    files = [layout.images / path.replace("\\", "/") for path in paths if "://" not in path]
+    if files and not any(file.is_file() for file in files):
+        raise ValueError(
+            f"{part.where}: none of its {len(files):,} images is there, such as {files[0]}; set "
+            f"data.image_folder to the folder that paths as {paths[0]!r} start from"
         )
 
 
 def _sample(layout: _Layout, name: str, row: Record, split: str) -> Sample:
     columns = layout.columns
+    if problem := csv_table.extra_problem(row):
+        raise ValueError(problem)
     kind = rows.answer_type(row, columns["answer_type"]) if "answer_type" in columns else ""
     options = _options(row, layout)
     question = rows.text(row, columns["question"]).strip()
@@ -270,7 +311,7 @@ def _alternatives(row: Record, columns: Mapping[str, str]) -> tuple[str, ...]:
 
 def _own(row: Record, columns: Mapping[str, str], key: str) -> str | None:
     """The text of an optional column; None where there is no column or no text."""
-    if key not in columns or row[columns[key]] is None:
+    if key not in columns or row[columns[key]] in (None, ""):
         return None
     return rows.text_or_number(row, columns[key])
 
@@ -280,9 +321,8 @@ def _facet(row: Record, columns: Mapping[str, str], key: str, of_all: str) -> st
     name = _own(row, columns, key)
     if name is None:
         return of_all
-    value = modality_of(name) if key == "modality" else task_of(name)
-    if not value:
-        known = MODALITY_NAMES if key == "modality" else TASK_NAMES
+    key_of, known = _FACETS[key]
+    if not (value := key_of(name)):
         raise ValueError(f'"{columns[key]}" is {name!r}; known: {", ".join(known)}')
     return value
 
@@ -290,7 +330,9 @@ def _facet(row: Record, columns: Mapping[str, str], key: str, of_all: str) -> st
 def _texts(row: Record, layout: _Layout) -> list[str]:
     """The texts of a row's options, in the order of their letters, empty for those without."""
     if "options" in layout.columns:
-        values = row[layout.columns["options"]] or ()
+        values = row[layout.columns["options"]]
+        if isinstance(values, str | None):
+            return []
         if isinstance(values, Mapping):
             values = _in_order(values)
     else:
@@ -358,6 +400,8 @@ def _letter(answer: object, options: Sequence[str]) -> str:
             f"{list(options)}; give its letter"
         )
     letter = parse(f"<answer>{text}</answer>", options).answer
+    if letter is None and isinstance(answer, bool):
+        letter = parse(f"<answer>{'yes' if answer else 'no'}</answer>", options).answer
     if letter is None:
         raise ValueError(f"answer {answer!r} is none of the options {list(options)}")
     return letter
@@ -369,7 +413,7 @@ def _place(answer: object) -> int | None:
         return int(answer)
     if isinstance(answer, str) and answer.strip().isdecimal():
         return int(answer)
-    return answer if isinstance(answer, int) else None
+    return answer if isinstance(answer, int) and not isinstance(answer, bool) else None
 
 
 def _image(value: object, layout: _Layout) -> Path:
@@ -379,7 +423,7 @@ def _image(value: object, layout: _Layout) -> Path:
             raise ValueError(f"has {len(value)} images; a question is about one")
         return _image(value[0], layout)
     if isinstance(value, str):
-        return layout.images / rows.inside(value)
+        return layout.images / rows.inside(value, layout.images, _IMAGE_FOLDER)
     if not isinstance(value, Mapping) or value.get("bytes") is value.get("path") is None:
         raise ValueError(f"image is {value!r}; needs an image or a path")
     return _stored(value.get("bytes"), value.get("path"), layout.cache)
@@ -390,6 +434,7 @@ def _stored(content: bytes | None, path: str | None, folder: Path) -> Path:
     if content is None and not Path(str(path)).is_file():
         raise ValueError(f"image {path} is not there; data.image_folder is where paths start from")
     content = content if content is not None else Path(str(path)).read_bytes()
+    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{hashlib.sha256(content).hexdigest()[:20]}{Path(path or '').suffix}"
     if not target.exists():
         with atomic(target, sync=False) as unfinished:
