@@ -7,12 +7,16 @@ named as an editor shows it; everything else is read by `datasets`.
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 import re
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from medreason.data import csv_table, rows, saved_sets
 from medreason.data.rows import Record
@@ -198,6 +202,7 @@ def _loaded(hub: str, revision: str | None, subset: str | None) -> dict[str, Dat
     from datasets import DatasetDict, load_dataset
 
     try:
+        _refuse_no_network(hub)
         dataset = load_dataset(hub, subset, revision=revision)
     except (OSError, ValueError) as error:  # what `datasets` raises where it does not find one
         raise ValueError(
@@ -207,6 +212,21 @@ def _loaded(hub: str, revision: str | None, subset: str | None) -> dict[str, Dat
         ) from error
     assert isinstance(dataset, DatasetDict)
     return {str(name): part for name, part in dataset.items()}
+
+
+def _refuse_no_network(hub: str) -> None:
+    """Raise OSError for an id of whose owner nothing is in the cache where the hub has no address:
+    `datasets` would try for half a minute. A proxy looks addresses up itself."""
+    from datasets import config
+
+    owner, host = hub.partition("/")[0], urlsplit(config.HF_ENDPOINT).hostname
+    cache = Path(config.HF_DATASETS_CACHE)
+    if Path(hub).exists() or getproxies() or [*cache.glob(f"{glob.escape(owner)}___*")]:
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise OSError(f"no network, since {host} is not found; nor is it in {cache}") from error
 
 
 def _of_sets(hub: str, splits: Mapping[str, Dataset]) -> list[Part]:

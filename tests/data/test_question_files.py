@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -265,6 +266,24 @@ def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(
     assert str(caught.value).startswith(f"data.hub={hub}: ")
     assert str(caught.value).endswith(f"which is owner/name{hint}")
     assert time.monotonic() - start < 5
+
+
+def test_an_id_without_a_network_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def not_found(*_: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", not_found)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    for proxy in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(proxy, raising=False)
+        monkeypatch.delenv(proxy.upper(), raising=False)
+    with pytest.raises(ValueError, match=r"'owner/set' cannot be loaded \(no network, since hugg"):
+        read("owner/set")
+    (tmp_path / "owner___set").mkdir()
+    with pytest.raises(ValueError, match=r"'owner/set' cannot be loaded \(Couldn't reach"):
+        read("owner/set")  # by `datasets`, offline in tests
 
 
 def test_columns_that_are_not_used_are_said(tmp_path: Path) -> None:
