@@ -145,6 +145,9 @@ def test_a_set_of_one_side_is_evaluated_on_or_split(
     train = write(tmp_path / "train", train=rows)
     with pytest.raises(NoDataError, match=r"none in test; .*data\.split=by_image"):
         run_request(config(train, "method=base"))
+    named = [row(i, patient=f"p{i}") for i in range(12)]
+    with pytest.raises(NoDataError, match=r"none in test; .*data\.split=by_patient"):
+        run_request(config(write(tmp_path / "named", train=named), "method=base"))
     split = run_request(config(train, "method=base", "data.split=by_image"))
     assert len(split.test_samples) == 4
 
