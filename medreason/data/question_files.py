@@ -57,6 +57,8 @@ def read(hub: str, revision: str | None, subset: str | None) -> list[Part]:
         ValueError: there is no such file or folder, a file cannot be read, or the hub cannot be
             reached and the set is not in the local cache.
     """
+    if not hub:
+        raise ValueError("data.hub=''; give your table, a folder, or an id of the hub")
     path = Path(hub)
     if path.is_file():
         return [_of_file(path)]
@@ -183,7 +185,11 @@ def _refuse_no_path(hub: str) -> None:
     """Refuse what can only be a path, or begins as one, and leads nowhere: the hub would be asked
     for half a minute."""
     path = Path(hub)
-    is_id = hub.count("/") == 1 and hub[0] not in "./~" and path.suffix.lower() not in TABLES
+    is_id = (
+        hub.count("/") == 1
+        and not hub.startswith((".", "/", "~"))
+        and path.suffix.lower() not in TABLES
+    )
     beside = path.parent.is_dir() and (not is_id or path.parent != Path())
     if path.exists() or (is_id and not beside):
         return
@@ -230,10 +236,9 @@ def _refuse_no_network(hub: str) -> None:
 
 
 def _of_sets(hub: str, splits: Mapping[str, Dataset]) -> list[Part]:
-    """Rows named by set and split: a split of one's own may put a row of train in the test."""
-    name = Path(hub).name
+    """Rows named by their split as the set has it: `data.split` may test on one of its train."""
     return [
-        _of_dataset(f"{name}/{split}", f"data.hub={hub!r}", split, dataset)
+        _of_dataset(f"published {split}", f"data.hub={hub!r}", split, dataset)
         for split, dataset in splits.items()
     ]
 

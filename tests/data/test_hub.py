@@ -127,7 +127,9 @@ def test_contradicting_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     rows = [row(0), row(0, answer="no"), row(1)]
     root = write(tmp_path / "set", train=rows, test=[row(2)])
     assert len(load(root)) == 2
-    with pytest.raises(ValueError, match=r"set/train, row 0 and set/train, row 1 disagree"):
+    with pytest.raises(
+        ValueError, match=r"published train, row 0 and published train, row 1 disagree"
+    ):
         load(root, contradictions="error")
 
 

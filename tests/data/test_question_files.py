@@ -298,9 +298,38 @@ def test_a_column_of_other_things_is_no_modality(tmp_path: Path) -> None:
     file = table(tmp_path, **{",disease,": ",vqa,"})
     loaded = read(file)
     assert {s.task for s in loaded.samples} == {"unknown"}
-    assert "column 'task' is not used: it has none of anatomy, disease" in str(loaded.remarks[0])
+    assert "column 'task' is not used: it has other values than anatomy" in str(loaded.remarks[0])
     misspelt = table(tmp_path, text="\n".join([HEADER, *ROWS]).replace("disease", "sick", 1))
     assert "\"task\" is 'sick'; known: anatomy" in read(misspelt).bad_rows[0].problem
+
+
+def test_a_column_of_a_set_that_names_other_tasks_is_not_used(tmp_path: Path) -> None:
+    rows = [
+        row | {"task": task} for row, task in zip(records(), ["disease", "report"] * 6, strict=True)
+    ]
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "set/train.parquet")
+    loaded = read(tmp_path / "set")
+    assert not loaded.bad_rows
+    assert {s.task for s in loaded.samples} == {"unknown"}
+    assert "published train: column 'task' is not used" in str(loaded.remarks[0])
+
+
+def test_a_table_of_something_else_in_the_folder_is_named(tmp_path: Path) -> None:
+    table(tmp_path)
+    (tmp_path / "patients.csv").write_text("patient,age\np1,30\n")
+    with pytest.raises(
+        ValueError, match=r"patients\.csv: no column 'image'; .*set data\.hub to the"
+    ):
+        read(tmp_path)
+
+
+def test_the_folder_one_is_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table(tmp_path / "mydata")
+    monkeypatch.chdir(tmp_path / "mydata")
+    assert {s.source for s in read(".").samples} == {"mydata"}
+    with pytest.raises(ValueError, match=r"^data\.hub=''; give your table"):
+        read("")
 
 
 def test_a_table_below_pictures_is_named(tmp_path: Path) -> None:
@@ -321,7 +350,7 @@ def test_a_set_laid_out_for_datasets_is_left_to_it(tmp_path: Path) -> None:
     table(tmp_path, "metadata.csv", text="file_name,question,answer\nimages/0.png,Is it?,yes\n")
     (sample,) = read(tmp_path, cache=tmp_path / ".cache").samples
     assert sample.question == "Is it?"
-    assert sample.id.endswith("/train:0")
+    assert sample.id == "published train:0"
 
 
 def test_no_patients_names_the_key_of_their_column(tmp_path: Path) -> None:
