@@ -20,7 +20,7 @@ from medreason.data import (
 )
 from medreason.data.question_columns import Layout
 from medreason.data.question_files import Part
-from medreason.data.rows import Record, Remark, Row
+from medreason.data.rows import LeftOut, Record, Remark, Row
 from medreason.runs.files import atomic
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, Sample
 
@@ -44,8 +44,8 @@ def read(
     """Rows of a hub id, of a folder that holds its files, or of a table of one's own.
 
     `columns` maps our names (image, question, answer, options, answer_type, explanation, modality,
-    task, source, patient, and alternatives: a list of texts that are as right as the answer of an
-    open question) to the set's; null takes the usual name, where there is one. Rows without
+    task, source, patient, split, and alternatives: a list of texts that are as right as the answer
+    of an open question) to the set's; null takes the usual name, where there is one. Rows without
     modality and task of their own get those given, else those known of the set. Validation rows
     belong to the split `validation`; None leaves them out. Images are written to `cache` under the
     hash of their content, so that an image in train and test is known to be the same; where a
@@ -91,8 +91,8 @@ def read(
         yield from rows.each(
             part.name,
             part.records(part.columns),
-            lambda id, row, layout=layout, split=splits[part.split]: _sample(
-                layout, id, row, split
+            lambda id, row, layout=layout, split=part.split: _sample(
+                layout, id, row, split, splits
             ),
             part.numbers,
         )
@@ -124,10 +124,16 @@ def _refuse_absent_images(part: Part, layout: Layout) -> None:
         )
 
 
-def _sample(layout: Layout, name: str, row: Record, split: str) -> Sample:
+def _sample(
+    layout: Layout, name: str, row: Record, split: str, splits: Mapping[str, str]
+) -> Sample | LeftOut:
+    """`split` is that of rows that name none, and `splits` what becomes of those that are read."""
     columns = layout.columns
     if problem := csv_table.extra_problem(row):
         raise ValueError(problem)
+    if (split := _facet(row, columns, "split", split)) not in splits:
+        file, _, number = name.rpartition(":")
+        return LeftOut(file, int(number), rows.OF_VALIDATION, rows.OF_VALIDATION)
     kind = rows.answer_type(row, columns["answer_type"]) if "answer_type" in columns else ""
     options = question_options.options_of(row, layout)
     question = rows.text(row, columns["question"]).strip()
@@ -149,7 +155,7 @@ def _sample(layout: Layout, name: str, row: Record, split: str) -> Sample:
         task=_facet(row, columns, "task", layout.cell[1]),
         source=_own(row, columns, "source") or layout.source,
         patient=rows.patient(_own(row, columns, "patient")),
-        split=split,
+        split=splits[split],
         alternatives=() if options else _alternatives(row, columns),
         answer_type=kind,
     )
@@ -171,7 +177,7 @@ def _own(row: Record, columns: Mapping[str, str], key: str) -> str | None:
 
 
 def _facet(row: Record, columns: Mapping[str, str], key: str, of_all: str) -> str:
-    """Modality or task: of the row where it says one, else of all rows."""
+    """Modality, task or split: of the row where it says one, else of all rows."""
     name = _own(row, columns, key)
     if name is None:
         return of_all

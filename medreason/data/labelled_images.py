@@ -258,8 +258,8 @@ def _folds(
         elif validation:
             kept.append(replace(item, sample=replace(item.sample, split=validation)))
         else:
-            reason = "of the validation fold, which validation.source=published uses"
-            others.append(LeftOut(*checks.file_and_row(item.sample), reason, reason))
+            place = checks.file_and_row(item.sample)
+            others.append(LeftOut(*place, rows.OF_VALIDATION, rows.OF_VALIDATION))
     return kept, others
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -21,10 +21,15 @@ _USUAL = {
     **{key: (key,) for key in ("explanation", "modality", "task", "source", "answer_type")},
     "patient": rows.PATIENT_COLUMNS,
     "alternatives": ("alternatives",),
+    "split": ("split", "fold"),
 }
 """Our name, a key of `data.columns` -> names that a column has where that key names none."""
-FACETS = {"modality": (modality_of, MODALITY_NAMES), "task": (task_of, TASK_NAMES)}
-"""Cells of the matrix that columns may name: what reads a name, and what is known."""
+FACETS: dict[str, tuple[Callable[[str], str], Collection[str]]] = {
+    "modality": (modality_of, MODALITY_NAMES),
+    "task": (task_of, TASK_NAMES),
+    "split": (lambda word: rows.FOLDS.get(word.lower(), ""), rows.FOLDS),
+}
+"""What cells name of which not everything is known: what reads a name, and what is known."""
 _OR_PATHS = ", or its path, which starts from data.image_folder"
 _OR_FILE = "; where it holds no questions, set data.hub to the file that does"
 _REQUIRED = ("image", "question", "answer")
@@ -59,6 +64,8 @@ def find(hub: str, part: Part, given: Mapping[str, str | None]) -> tuple[dict[st
     if unknown := [key for key in given if key not in _USUAL]:
         raise ValueError(f"data.columns.{unknown[0]} is unknown; known: {', '.join(_USUAL)}")
     usual = {key: next((n for n in known if n in names), None) for key, known in _USUAL.items()}
+    if not part.table:
+        usual["split"] = None  # of a set its own splits count, unless a column is given
     chosen = usual | {key: name for key, name in given.items() if name}
     columns = {key: name for key, name in chosen.items() if name}
     absent = {key: name for key, name in columns.items() if name not in names}
@@ -81,8 +88,8 @@ def find(hub: str, part: Part, given: Mapping[str, str | None]) -> tuple[dict[st
 
 
 def _is_foreign(part: Part, key: str, column: str) -> bool:
-    """Whether a column of that name is about something else: it has no modality or task that is
-    known. One that is unknown is a slip in a table of one's own, and another scheme in a set."""
+    """Whether a column of that name is about something else. In a table of one's own a value that
+    is not known is a slip, unless none is known; in a set it belongs to another scheme."""
     values = {str(row[column] or "").strip() for row in part.records([column])} - {""}
     known = [bool(FACETS[key][0](value)) for value in values]
     return bool(known) and not (any(known) if part.table else all(known))
@@ -90,7 +97,9 @@ def _is_foreign(part: Part, key: str, column: str) -> bool:
 
 def remarks(part: Part, layout: Layout) -> Iterator[Remark]:
     """What is not used of a set."""
-    foreign = [key for key in FACETS if key in part.columns and key not in layout.columns]
+    foreign = [
+        key for key in ("modality", "task") if key in part.columns and key not in layout.columns
+    ]
     for key in foreign:
         known = ", ".join(FACETS[key][1])
         text = f"column {key!r} is not used: it has other values than {known}"

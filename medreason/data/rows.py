@@ -76,6 +76,8 @@ FOLDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Words of people's tables for a split -> the split."""
+OF_VALIDATION = "of the validation fold, which validation.source=published uses"
+"""Why a row of such a table is left out where no key says where it belongs."""
 
 Record = Mapping[str, Any]
 """One object of a JSON array or one row of a table; `text` checks that it is one."""
@@ -215,7 +217,9 @@ def json_array(path: Path) -> list[Record]:
     try:
         rows = parsed(decoded(path, "utf-8-sig", what="broken JSON, "), path)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: broken JSON ({error}); download the file again") from error
+        raise ValueError(
+            f"{path}: broken JSON ({error}); correct it, or download the file again"
+        ) from error
     if not isinstance(rows, list):
         raise ValueError(f"{path}: holds {type(rows).__name__}, not an array of objects")
     if not rows:

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from medreason import data
-from medreason.config import Config
+from medreason.config import Config, Validation
+from medreason.data import rows
 from medreason.data.rows import Loaded
 
 HEADER = "image,question,option_A,option_B,answer,modality,task,patient,explanation"
@@ -146,6 +147,36 @@ def test_sides_are_words_of_the_names_of_files(tmp_path: Path) -> None:
     assert sides == {("mri_test.csv", "test"), ("training.csv", "train"), ("contest.csv", "train")}
     assert "val.csv: 12 rows of this split are not read" in map(str, loaded.remarks)
     assert Counter(s.split for s in read(tmp_path, validation="train").samples)["train"] == 36
+
+
+def test_a_column_of_folds_is_the_split(tmp_path: Path) -> None:
+    folds = ["train", "Val", "test", ""] * 3
+    lines = [f"{row},{fold}" for row, fold in zip(ROWS, folds, strict=True)]
+    file = table(tmp_path, text="\n".join([f"{HEADER},fold", *lines]))
+    loaded = read(file)
+    assert loaded.counts == {"train": 6, "test": 3, rows.OF_VALIDATION: 3}
+    assert [row.row for row in loaded.left_out] == [3, 7, 11]
+    assert read(file, validation="test").counts == {"train": 6, "test": 6}
+    spec = {"_target_": "medreason.data.hub.read", "hub": str(file), "images": "none"}
+    published = data.read(spec, tmp_path / "cache", Validation("in_domain", source="published"))
+    assert published.counts == {"train": 6, "test": 3, "validation": 3}
+    file = table(tmp_path, text="\n".join([f"{HEADER},fold", *lines]), Val="vaal")
+    bad = read(file).bad_rows
+    assert [row.row for row in bad] == [3, 7, 11]
+    assert bad[0].problem == (
+        "\"fold\" is 'vaal'; known: train, training, val, valid, validation, dev, test, testing"
+    )
+    numbered = "\n".join([f"{HEADER},fold", *(f"{row},{i}" for i, row in enumerate(ROWS))])
+    (remark,) = read(table(tmp_path, text=numbered)).remarks
+    assert "columns that are not used: fold" in str(remark)
+
+
+def test_splits_of_a_set_count_whatever_a_column_says(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    members = [row | {"split": "test"} for row in records()]
+    pq.write_table(pa.Table.from_pylist(members), tmp_path / "set/train.parquet")
+    assert read(tmp_path / "set").counts == {"train": 12, "test": 0}
+    assert read(tmp_path / "set", columns={"split": "split"}).counts == {"train": 0, "test": 12}
 
 
 def test_a_row_keeps_its_name_and_side_wherever_the_table_lies(tmp_path: Path) -> None:
