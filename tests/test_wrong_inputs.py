@@ -24,6 +24,7 @@ def lines(root): yield from rows.each("q.jsonl", map(json.loads, ["{}", "{"]), l
 value = 3
 """
 TABLE = "data=labelled_images data.root=mydata action=audit"
+QUESTIONS = "data=hub action=audit"
 READER = "--config-dir my action=audit data=mine data._target_=own."
 REWARD = "--config-dir my action=plan data=labelled_images data.root=mydata reward=own"
 PREDICT = "action=predict predict.image=mydata/0.png"
@@ -77,6 +78,13 @@ WRONG: list[tuple[str | list[str], str]] = [
     (f"{TABLE} data.table=picture.csv", "not utf-8"),
     (f"{TABLE} data.ask.disease=null", "needs a task and a question"),
     ([*TABLE.split(), "data.ask={tumour: {task: disease, question: Q}}"], "correct the names"),
+    (f"{TABLE} data.table=questions.csv", "use data=hub data.hub=mydata/questions.csv"),
+    (f"{QUESTIONS} data.hub=mydat", "did you mean mydata?"),
+    (f"{QUESTIONS} data.hub=mydata/labels.csv", "use data=labelled_images data.root=mydata"),
+    (f"{QUESTIONS} data.hub=mydata/picture.csv", "not utf-8"),
+    (f"{QUESTIONS} data.hub=mydata/questions.csv data.image_folder=no", "=no is not a folder"),
+    (f"{QUESTIONS} data.hub=mydata/questions.csv data.split=by_patient", "data.columns.patient"),
+    (f"{QUESTIONS} data.hub=own.py", "no file that ends with '.py' is read"),
     (f"{READER}zero", "own.zero (own.py, line 7) raised ZeroDivisionError"),
     (f"{READER}other", "own.other (own.py, line 8) yields {'image'"),
     (f"{READER}none", "own.none (own.py, line 9) gives None"),
@@ -104,6 +112,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append(f"{i}.png,CT,{'ab'[i % 2]},disease,p{i // 2}")
     (path / "mydata/labels.csv").write_text("\n".join(rows))
     (path / "mydata/semicolons.csv").write_text("\n".join(rows).replace(",", ";"))
+    (path / "mydata/questions.csv").write_text("image,question,answer\n0.png,Is it?,yes\n")
     (path / "mydata/empty.csv").write_text("")
     (path / "mydata/picture.csv").write_bytes((path / "mydata/0.png").read_bytes())
     return path

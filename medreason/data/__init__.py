@@ -103,7 +103,7 @@ def _load(spec_json: str, third_side: _ThirdSide | None, cache: Path) -> Loaded:
     loaded = checks.without_contradictions(loaded)
     if handling.images == "decode":
         loaded = checks.with_readable_images(loaded, root_of(reader), cache)
-    checks.refuse_bad_rows(loaded, handling.bad_rows, root_of(reader) or reader["_target_"])
+    checks.refuse_bad_rows(loaded, handling.bad_rows, _where(reader))
     checks.refuse_same_ids(loaded.samples)
     loaded = _split_and_select(loaded, handling, reader, cache, third_side)
     checks.refuse_mixed_families(loaded.samples)
@@ -209,6 +209,12 @@ def _parameters(reader: dict[str, Any]) -> Collection[str]:
 def root_of(reader: dict[str, Any]) -> Path | None:
     """The folder of a data set's files; None where it has no files."""
     return Path(reader["root"]) if "root" in reader else None
+
+
+def _where(reader: dict[str, Any]) -> object:
+    """What names the data in a message: its folder or id, else the reader's function."""
+    keys = [key for key in ("root", "hub", "_target_") if key in reader]
+    return reader[keys[0]]
 
 
 def _with_options(sample: Sample, handling: Handling) -> Sample:

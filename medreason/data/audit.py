@@ -166,6 +166,10 @@ def validation_leakage(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
 def warnings(report: Mapping[str, Any]) -> list[str]:
     """What a reader has to know before believing a result, a sentence each."""
     sentences = []
+    if not report["row_counts"].get("test") and report["row_counts"].get("train"):
+        sentences.append(
+            "no test rows: set data.split=by_patient, or by_image where no row names a patient"
+        )
     leak = report["leakage"].get("all", {})
     if rows := leak.get("test_rows"):
         sentences.append(

@@ -49,7 +49,7 @@ def refuse_bad_rows(loaded: Loaded, rule: str, where: object) -> None:
     if loaded.bad_rows and (rule == "error" or not loaded.samples):
         listed = "\n  ".join(str(row) for row in loaded.bad_rows[:10])
         raise ValueError(
-            f"{len(loaded.bad_rows):,} bad rows below {where}, the first:\n  {listed}\n"
+            f"{len(loaded.bad_rows):,} bad rows in {where}, the first:\n  {listed}\n"
             "repair them, or leave them out with data.bad_rows=skip where others remain"
         )
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from medreason.data.rows import Record, decoded
 
@@ -16,21 +16,35 @@ if TYPE_CHECKING:
 
 
 def read(
-    path: Path,
-    columns: Iterable[str],
-    *,
-    separator: str = ",",
-    encoding: str = "utf-8-sig",
-    keys: Mapping[str, str] | None = None,
+    path: Path, columns: Iterable[str], *, separator: str = ",", encoding: str = "utf-8-sig"
 ) -> list[TableRow]:
-    """The rows of a CSV file as text; cells that a row lacks are empty, those beyond the last
-    column are at EXTRA. `keys`, column -> key of the configuration that names it, are of a data set
-    with the keys data.encoding and data.separator.
+    """The rows of a CSV file with these columns.
 
     Raises:
-        ValueError: the file lacks a column or rows, has one column twice, or is no proper CSV.
+        ValueError: as `table` and `check`.
     """
-    content = decoded(path, encoding, "data.encoding" if keys else "")
+    found = table(path, separator=separator, encoding=encoding)
+    check(found, columns, separator=separator)
+    return found.rows
+
+
+def table(
+    path: Path,
+    *,
+    separator: str | None = None,
+    encoding: str = "utf-8-sig",
+    encoding_key: str = "",
+) -> Table:
+    """The rows of a CSV file as text; cells that a row lacks are empty, those beyond the last
+    column are at EXTRA. None for the separator takes that of the names of the columns.
+    `encoding_key` is the key of the configuration that names the encoding, if any.
+
+    Raises:
+        ValueError: the file is empty or no proper CSV.
+    """
+    content = decoded(path, encoding, encoding_key)
+    if separator is None:
+        separator = max((",", *_SEPARATORS), key=content.lstrip().partition("\n")[0].count)
     separator = "\t" if separator in ("\\t", "tab") else separator
     if len(separator) != 1:
         raise ValueError(f"data.separator={separator!r}; needs one character, such as ',', or tab")
@@ -42,9 +56,8 @@ def read(
             f"{path}, up to line {reader.line_num}: {error}; is a quotation mark in a cell? Put "
             'the cell in "..." and write the mark twice'
         ) from error
-    _refuse_columns(path, names, columns, separator, keys)
-    if not rows:
-        raise ValueError(f"{path}: holds no rows below the names of its columns")
+    if not names:
+        raise ValueError(f"{path}: is empty; save the table again")
     records = []
     for line, row in rows:
         record = TableRow(zip_longest(names, row[: len(names)], fillvalue=""))
@@ -52,7 +65,14 @@ def read(
         if any(extra := row[len(names) :]):
             record[EXTRA] = ", ".join(extra)
         records.append(record)
-    return records
+    return Table(path, names, records)
+
+
+class Table(NamedTuple):
+    path: Path
+    names: list[str]
+    """Of its columns."""
+    rows: list[TableRow]
 
 
 class TableRow(dict[str, str]):
@@ -77,17 +97,20 @@ _SEPARATORS = {";": ";", "\t": "tab", "|": "|", ",": ","}
 """What may separate cells, and how it is named."""
 
 
-def _refuse_columns(
-    path: Path,
-    names: Sequence[str],
-    required: Iterable[str],
-    separator: str,
-    keys: Mapping[str, str] | None,
+def check(
+    table: Table,
+    columns: Iterable[str],
+    *,
+    separator: str = ",",
+    keys: Mapping[str, str] | None = None,
 ) -> None:
-    """Raise ValueError for a column that is missing or there twice."""
-    required = list(dict.fromkeys(required))
-    if not names:
-        raise ValueError(f"{path}: is empty; save the table again")
+    """Raise ValueError for a column that is missing or there twice, and for a table without rows.
+
+    `keys`, column -> key of the configuration that names it, are of a data set with the key
+    data.separator.
+    """
+    path, names, _ = table
+    required = list(dict.fromkeys(columns))
     if missing := [name for name in required if name not in names]:
         alone = names[0] if len(names) == 1 else ""
         likely = next((word for sign, word in _SEPARATORS.items() if sign in alone), "")
@@ -100,6 +123,8 @@ def _refuse_columns(
         raise ValueError(
             f"{path}: {names.count(twice[0])} columns {twice[0]!r}; rename all but one"
         )
+    if not table.rows:
+        raise ValueError(f"{path}: holds no rows below the names of its columns")
 
 
 def _column_remedy(key: str) -> str:

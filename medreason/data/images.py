@@ -225,7 +225,7 @@ def _decoded(content: bytes) -> Image.Image:
 def _refuse_absent(path: Path) -> None:
     """Whatever is no file: a folder, a link to itself, a pipe, which would be waited for."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; check the data root, or copy the image there")
+        raise ValueError(f"{path}: no such file; correct the path, or copy the image there")
 
 
 def _content(path: Path) -> bytes:

@@ -100,5 +100,4 @@ def _slake_names(sample: Sample) -> set[str]:
 
 
 def _left_out(sample: Sample, reason: str, count: str) -> LeftOut:
-    file, _, row = sample.id.rpartition(":")
-    return LeftOut(file, int(row), reason, count)
+    return LeftOut(*checks.file_and_row(sample), reason, count)

@@ -53,7 +53,7 @@ class _Labelled:
 def read(
     root: Path | str | None,
     table: str,
-    columns: Mapping[str, str | None],
+    columns: Mapping[str, str | Sequence[str] | None],
     ask: Mapping[str, Group],
     *,
     choices: int = 4,
@@ -69,7 +69,8 @@ def read(
 ) -> Iterator[Row]:
     """Questions about the images of a CSV file below the root.
 
-    `columns` names the columns of image, modality, label, group and, optionally, patient and split.
+    `columns` names the columns of image, modality, label, group and, optionally, patient and split;
+    of several names the first that the table has.
     Rows of a fold for validation belong to the split `validation`; None leaves them out.
     Labels with fewer than `min_images` images in their group and modality make bad rows. So do
     images that cannot be decoded, before sets are made, so that these stay balanced.
@@ -78,15 +79,16 @@ def read(
         ValueError: the table cannot be read, or has no row of a group that `ask` names.
     """
     root = rows.folder(root)
-    columns = {key: column for key, column in columns.items() if column}
     _refuse_settings(columns, ask)
     if not 2 <= choices <= len(LETTERS):
         raise ValueError(f"data.choices={choices}; a question has from 2 to {len(LETTERS)} options")
-    keys = {column: f"data.columns.{key}" for key, column in columns.items()}
-    records = csv_table.read(
-        root / table, columns.values(), separator=separator, encoding=encoding, keys=keys
+    found = csv_table.table(
+        root / table, separator=separator, encoding=encoding, encoding_key="data.encoding"
     )
-    labelled, others = _labelled_rows(root, table, records, columns, ask)
+    columns = _columns(found, columns)
+    keys = {column: f"data.columns.{key}" for key, column in columns.items()}
+    csv_table.check(found, columns.values(), separator=separator, keys=keys)
+    labelled, others = _labelled_rows(root, table, found.rows, columns, ask)
     yield from others
     if split == "published":
         labelled, others = _folds(labelled, validation)
@@ -102,12 +104,14 @@ def read(
     yield from _surplus(usable, questions)
 
 
-def _refuse_settings(columns: Mapping[str, str], ask: Mapping[str, Group]) -> None:
+def _refuse_settings(
+    columns: Mapping[str, str | Sequence[str] | None], ask: Mapping[str, Group]
+) -> None:
     """Raise ValueError for columns and groups of `data.ask` that are not said in full."""
     required = ("image", "modality", "label", "group")
     known = (*required, "patient", "split")
     for name in required:
-        if name not in columns:
+        if not columns.get(name):
             raise ValueError(f"data.columns.{name} has no value; name the column of the {name}")
     if unknown := [name for name in columns if name not in known]:
         raise ValueError(f"data.columns.{unknown[0]} is unknown; known: {', '.join(known)}")
@@ -118,6 +122,27 @@ def _refuse_settings(columns: Mapping[str, str], ask: Mapping[str, Group]) -> No
             raise ValueError(
                 f"data.ask.{name}.task={group.get('task')!r}; known: {', '.join(TASK_NAMES)}"
             )
+
+
+def _columns(
+    table: csv_table.Table, columns: Mapping[str, str | Sequence[str] | None]
+) -> dict[str, str]:
+    """The column of each of our names that has one.
+
+    Raises ValueError for a table of questions.
+    """
+    several = {key: [c] if isinstance(c, str) else list(c or ()) for key, c in columns.items()}
+    found = {
+        key: next((name for name in named if name in table.names), named[0])
+        for key, named in several.items()
+        if named
+    }
+    if found["label"] not in table.names and {"question", "answer"} <= {*table.names}:
+        raise ValueError(
+            f"{table.path} looks like a table of questions (columns {', '.join(table.names)}), not "
+            f"of labels: use data=hub data.hub={table.path}"
+        )
+    return found
 
 
 def _labelled_rows(
@@ -218,12 +243,7 @@ def _labelled(
     return _Labelled(sample, group, sample.answer.lower())
 
 
-_FOLDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-    **{"test": "test", "testing": "test", "": ""},
-}
-"""Words of a column for the split -> the split."""
+_FOLDS = rows.FOLDS | {"": ""}
 
 
 def _folds(
@@ -238,8 +258,8 @@ def _folds(
         elif validation:
             kept.append(replace(item, sample=replace(item.sample, split=validation)))
         else:
-            reason = "of the validation fold, which validation.source=published uses"
-            others.append(LeftOut(*checks.file_and_row(item.sample), reason, reason))
+            place = checks.file_and_row(item.sample)
+            others.append(LeftOut(*place, rows.OF_VALIDATION, rows.OF_VALIDATION))
     return kept, others
 
 

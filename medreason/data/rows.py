@@ -23,7 +23,7 @@ class BadRow:
     file: str
     """Path below the root."""
     row: int
-    """Counted from 0; in a table of `data=labelled_images` its line, as an editor counts them."""
+    """Counted from 0; in a CSV file or JSON lines of one's own its line, as an editor counts."""
     problem: str
     """Why it cannot be used, and what to do."""
     count: str = "bad"
@@ -69,6 +69,15 @@ JSON_LINES = (".jsonl", ".ndjson")
 
 SIDES = ("train", "validation", "test")
 """Values of `Sample.split` once rows are split."""
+
+FOLDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Words of people's tables for a split -> the split."""
+OF_VALIDATION = "of the validation fold, which validation.source=published uses"
+"""Why a row of such a table is left out where no key says where it belongs."""
 
 Record = Mapping[str, Any]
 """One object of a JSON array or one row of a table; `text` checks that it is one."""
@@ -116,14 +125,19 @@ def counts_text(counts: Mapping[str, int]) -> str:
     return f"{sum(counts.values()):,} rows: {'; '.join([asked, *others])}"
 
 
-def each(file: str, rows: Iterable[T], build: Callable[[str, T], Row | None]) -> Iterator[Row]:
-    """`build(id, row)` of each row.
+def each(
+    file: str,
+    rows: Iterable[T],
+    build: Callable[[str, T], Row | None],
+    numbers: Iterable[int] | None = None,
+) -> Iterator[Row]:
+    """`build(id, row)` of each row. `numbers` are the rows' in the file; None counts from 0.
 
     A row that it cannot read, whatever it raises, becomes a BadRow, one for which it returns None a
     LeftOut. So does a row that `rows` cannot give, such as a broken line.
     """
     iterator = iter(rows)
-    for index in itertools.count():
+    for index in itertools.count() if numbers is None else numbers:
         following: list[T] = []
         try:
             following += itertools.islice(iterator, 1)
@@ -203,7 +217,9 @@ def json_array(path: Path) -> list[Record]:
     try:
         rows = parsed(decoded(path, "utf-8-sig", what="broken JSON, "), path)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: broken JSON ({error}); download the file again") from error
+        raise ValueError(
+            f"{path}: broken JSON ({error}); correct it, or download the file again"
+        ) from error
     if not isinstance(rows, list):
         raise ValueError(f"{path}: holds {type(rows).__name__}, not an array of objects")
     if not rows:
@@ -263,7 +279,7 @@ _NO_TEXT = {
     b"PK\x03\x04": "a workbook of Excel or a zip archive; save it as CSV, or unpack it",
     b"\xd0\xcf\x11\xe0": "a workbook of Excel; save it as CSV",
     b"\x1f\x8b": "a gzip archive; unpack it (gunzip)",
-    b"PAR1": "a Parquet file, not text; data=hub reads a folder of them",
+    b"PAR1": "a Parquet file, not text; data=hub reads it under a name that ends with .parquet",
     b"SQLite": "a database; export the table as CSV",
     b"version https://git-lfs": "a pointer of Git LFS, not the file; fetch it with git lfs pull",
 }
@@ -310,15 +326,17 @@ def patient(text: str | None) -> str | None:
     return name.removesuffix(".0") if re.fullmatch(r"\d+\.0", name) else name
 
 
+PATIENT_COLUMNS = ("patient", "patient_id", "patient_or_source_id")
+"""Names of a column of patients where the configuration gives none."""
 _NO_PATIENT = ("", "na", "n/a", "nan", "none", "null", "unknown", "<na>", "-", "?")
 
 
-def inside(image: str, root: Path | None = None) -> str:
+def inside(image: str, root: Path | None = None, folder: str = "the data root") -> str:
     """The image's path below the root, with slashes where Windows has backslashes; one that begins
-    at the top of the disk is taken where it leads below `root`. Raises ValueError where it leads
-    out of the root or is none."""
+    at the top of the disk is taken where it leads below `root`. `folder` names the root in
+    messages. Raises ValueError where it leads out of the root or is none."""
     if not isinstance(image, str) or not image.strip():
-        raise ValueError(f"image is {image!r}; needs a path below the data root")
+        raise ValueError(f"image is {image!r}; needs a path below {folder}")
     path = image.replace("\\", "/")
     if re.match(r"\w{2,}://|data:", path):
         raise ValueError(f"image {image[:80]!r} is an address; download it, and give its path")
@@ -327,7 +345,7 @@ def inside(image: str, root: Path | None = None) -> str:
         if Path(absolute).is_relative_to(top) and absolute != top:
             return Path(absolute).relative_to(top).as_posix()
     if path.startswith("/") or re.match(r"\w:", path) or ".." in path.split("/"):
-        raise ValueError(f"image {image!r} leaves the data root; give a path below it")
+        raise ValueError(f"image {image!r} leaves {folder}; give a path below it")
     return path
 
 

@@ -31,8 +31,9 @@ def split(samples: Sequence[Sample], how: str, *, test_share: float, seed: int) 
         case "by_patient":
             if not any(sample.patient for sample in samples):
                 raise ValueError(
-                    "data.split=by_patient: no row names a patient; name a table in data.patients "
-                    "where the data set takes one, or set data.split=by_image"
+                    "data.split=by_patient: no row names a patient; set data.columns.patient to "
+                    "the column of patients (data=hub, labelled_images), data.patients to their "
+                    "table (data=med_r1), or data.split=by_image"
                 )
             return split_by_group(merged(samples), test_share=test_share, seed=seed)
         case "joint":

@@ -162,10 +162,11 @@ def _without_side(side: str, config: Config, samples: Sequence[Sample]) -> str:
     if not samples or any(sample.split == side for sample in samples):
         return ""
     drawn = f"{side}_images"  # phantoms are drawn, not split
+    how = "by_patient" if any(sample.patient for sample in samples) else "by_image"
     remedy = (
         f"set data.{drawn} to 1 or more"
         if drawn in config.data
-        else f"bring its {side} files, or set data.split=by_image to split those there are"
+        else f"bring its {side} files, or set data.split={how} to split those there are"
     )
     return f"the data set has {len(samples):,} rows and none in {side}; {remedy}"
 

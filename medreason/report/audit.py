@@ -32,10 +32,10 @@ def show(report: Mapping[str, Any]) -> None:
         ("option_prior", "Answered by option strings alone, %: trained on (row), tested on"),
         ("option_prior_task", "The same for question types"),
     ):
-        if report[key]:
+        if any(report[key].values()):
             _print(console, _matrix(report[key], title))
-    if report["typography"] or report["leakage"]:
-        _print(console, _by_modality(report))
+    if (by_modality := _by_modality(report)).rows:
+        _print(console, by_modality)
     _print(console, _counts(report))
     for remark in report["remarks"][:10]:
         row = "" if remark["row"] < 0 else f", row {remark['row']}"
@@ -100,7 +100,7 @@ def _by_modality(report: Mapping[str, Any]) -> Table:
     for modality in _LEAK_NAMES:
         leak = report["leakage"].get(modality)
         habits = [report["typography"].get(modality, {}).get(rule) for rule in rules]
-        if leak or any(habits):
+        if leak or any(map(_habit, habits)):
             leaks = [f"{leak[key]:,}" if leak else "" for key in ("shared_images", "test_rows")]
             table.add_row(_LEAK_NAMES[modality], *leaks, *[_habit(habit) for habit in habits])
     return table

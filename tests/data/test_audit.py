@@ -215,6 +215,20 @@ def test_the_published_figures_are_found_in_the_published_files(
     assert "99.0" in shown
 
 
+def test_a_set_without_a_test_is_said_and_its_empty_tables_are_not_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tables.show(audit_of(sample("a.png", "train"), sample("b.png", "train")))
+    shown = capsys.readouterr().out
+    assert "! no test rows: set data.split=by_patient, or by_image where no row names" in shown
+    assert "tested on" not in shown
+    assert "typing habits" not in shown
+    tables.show(audit_of(sample("a.png", "train"), sample("b.png", "test")))
+    shown = capsys.readouterr().out
+    assert "no test rows" not in shown
+    assert "tested on" in shown
+
+
 def test_the_command_line_writes_audit_json_and_imports_no_torch(tmp_path: Path) -> None:
     rows = [{"image": f"{i}.png", "problem": "? A)x, B)y", "solution": "A"} for i in range(4)]
     (tmp_path / "CT_test.json").write_text(json.dumps(rows))

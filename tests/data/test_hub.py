@@ -127,7 +127,9 @@ def test_contradicting_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     rows = [row(0), row(0, answer="no"), row(1)]
     root = write(tmp_path / "set", train=rows, test=[row(2)])
     assert len(load(root)) == 2
-    with pytest.raises(ValueError, match=r"train, row 0 and train, row 1 disagree"):
+    with pytest.raises(
+        ValueError, match=r"published train, row 0 and published train, row 1 disagree"
+    ):
         load(root, contradictions="error")
 
 
@@ -145,6 +147,9 @@ def test_a_set_of_one_side_is_evaluated_on_or_split(
     train = write(tmp_path / "train", train=rows)
     with pytest.raises(NoDataError, match=r"none in test; .*data\.split=by_image"):
         run_request(config(train, "method=base"))
+    named = [row(i, patient=f"p{i}") for i in range(12)]
+    with pytest.raises(NoDataError, match=r"none in test; .*data\.split=by_patient"):
+        run_request(config(write(tmp_path / "named", train=named), "method=base"))
     split = run_request(config(train, "method=base", "data.split=by_image"))
     assert len(split.test_samples) == 4
 

@@ -467,11 +467,21 @@ def test_an_absolute_path_below_the_root_is_that_of_an_image(tmp_path: Path) -> 
 def test_a_missing_column_is_named_with_its_key(tmp_path: Path) -> None:
     table = write(tmp_path, uneven()) / "labels.csv"
     table.write_text(table.read_text().replace("patient_or_source_id", "case").replace("label", ""))
-    with pytest.raises(ValueError, match=r"no column \['label', 'label_group', 'patient_or_sou"):
+    with pytest.raises(ValueError, match=r"no column \['label', 'label_group', 'patient'\]"):
         read(tmp_path)
     columns = SPEC["columns"] | {"label": "", "group": "_group"}
     with pytest.raises(ValueError, match=r"set data\.columns\.patient=null, or the name"):
         read(tmp_path, columns=columns | {"label": "image"})
+
+
+@pytest.mark.parametrize("name", ["patient", "patient_id", "patient_or_source_id"])
+def test_patients_stand_in_a_column_of_any_usual_name(tmp_path: Path, name: str) -> None:
+    table = write(tmp_path, uneven()) / "labels.csv"
+    table.write_text(table.read_text().replace(COLUMNS[-1], name))
+    assert {s.patient for s in read(tmp_path).samples} <= {row[-1] for row in uneven()}
+    assert {
+        s.patient for s in read(tmp_path, columns=SPEC["columns"] | {"patient": None}).samples
+    } == {None}
 
 
 def test_rows_of_a_fold_for_validation_are_a_side_or_left_out(tmp_path: Path) -> None:

@@ -52,6 +52,41 @@ def test_one_module_and_one_yaml_file_are_a_data_set(tmp_path: Path) -> None:
     assert all(r in other["reason"] for r, other in zip(reasons, others, strict=True))
 
 
+def test_own_questions_are_read_as_the_readme_shows_them(tmp_path: Path) -> None:
+    """Its table of three rows, with more of their kind, by each of its commands."""
+    section = README.partition("## Your own questions")[2].partition("\n## ")[0]
+    (table,) = re.findall(r"```\n(image,.*?)```", section, re.DOTALL)
+    header, *shown = table.splitlines()
+    assert len(shown) == 3
+    rows = [
+        line.replace("/1.", f"/{i}.").replace("/2.", f"/{i + 12}.").replace(",p", f",p{i}")
+        for i in range(1, 13)
+        for line in shown
+    ]
+    (tmp_path / "mydata/images").mkdir(parents=True)
+    for i in range(1, 25):
+        Image.effect_noise((40, 40), 20 + i).save(tmp_path / f"mydata/images/{i}.png")
+    typed = [shlex.split(words) for words in re.findall(r"^    .*medreason (.*)$", section, re.M)]
+    assert len(typed) == 3
+    for words in typed:
+        text = "\n".join([header, *rows])
+        if "data.columns.question=text" in words:  # where the table and its images have other names
+            text = text.replace("question,", "text,").replace("images/", "")
+        (tmp_path / "mydata/questions.csv").write_text(text)
+        words = [word for word in words if not word.startswith("method=")]
+        done = commands.medreason(*words, "action=audit", "tracking=none", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        (written,) = tmp_path.glob("outputs/runs/audit-*/audit.json")
+        report = json.loads(written.read_text())
+        assert set(report["cells"]) == {"xray"}
+        assert set(report["cells"]["xray"]) == {"disease", "anatomy", "attributes"}
+        assert report["options"] == {"0": 12, "2": 24}
+        assert report["row_counts"]["train"] + report["row_counts"]["test"] == 36
+        assert report["row_counts"]["test"] > 0
+        assert not report["unparsed"]
+        shutil.rmtree(tmp_path / "outputs")
+
+
 def test_a_label_group_with_a_space_is_asked_about(tmp_path: Path) -> None:
     """As the README types it, and as its file."""
     (command,) = re.findall(r"medreason (action=plan data=labelled_images .*)", README)

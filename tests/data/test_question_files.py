@@ -1,0 +1,401 @@
+"""Tables of questions of one's own: what is read, and what is said of what cannot be."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from medreason import data
+from medreason.config import Config, Validation
+from medreason.data import rows
+from medreason.data.rows import Loaded
+
+HEADER = "image,question,option_A,option_B,answer,modality,task,patient,explanation"
+ROWS = [
+    f"images/{i}.png,Which is {i}?,normal,fracture,{'AB'[i % 2]},X-ray,disease,p{i // 2},seen"
+    for i in range(12)
+]
+
+
+def table(root: Path, name: str = "questions.csv", text: str = "", **changes: str) -> Path:
+    """A table of twelve questions, with changed texts, and its images."""
+    text = text or "\n".join([HEADER, *ROWS])
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    for i in range(12):
+        Image.new("L", (16, 16), 20 * i).save(root / f"images/{i}.png")
+    (root / name).write_text(text)
+    return root / name
+
+
+def read(hub: Path | str, *, cache: Path = Path("unused"), **more: object) -> Loaded:
+    spec = {"_target_": "medreason.data.hub.read", "hub": str(hub), "images": "none"}
+    return data.read(spec | more, cache)
+
+
+def load(hub: Path | str, cache: Path, **more: object) -> None:
+    data._load.cache_clear()
+    data.load({"_target_": "medreason.data.hub.read", "hub": str(hub)} | more, cache)
+
+
+def records() -> list[dict[str, Any]]:
+    return [dict(zip(HEADER.split(","), row.split(","), strict=True)) for row in ROWS]
+
+
+def test_a_csv_beside_its_pictures_needs_no_key(tmp_path: Path) -> None:
+    file = table(tmp_path / "mydata")
+    for hub in (file, tmp_path / "mydata"):
+        loaded = read(hub)
+        assert not loaded.bad_rows
+        assert not loaded.remarks
+        first = loaded.samples[0]
+        assert first.image == tmp_path / "mydata/images/0.png"
+        assert (first.options, first.answer) == (("normal", "fracture"), "A")
+        assert (first.cell, first.patient) == (("xray", "disease"), "p0")
+        assert (first.explanation, first.split) == ("seen", "train")
+        assert first.id == "questions.csv:2"
+    split = read(file, split="by_patient", test_share=0.5).samples
+    assert {s.split for s in split} == {"train", "test"}
+    assert len({(s.patient, s.split) for s in split}) == 6
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".json", ".jsonl", ".parquet"])
+def test_each_kind_of_file_gives_the_rows_of_the_csv(tmp_path: Path, suffix: str) -> None:
+    expected = read(table(tmp_path)).samples
+    file = tmp_path / f"questions{suffix}"
+    rows = records()
+    match suffix:
+        case ".tsv":
+            file.write_text("\n".join([HEADER, *ROWS]).replace(",", "\t"))
+        case ".json":
+            file.write_text(json.dumps(rows))
+        case ".jsonl":
+            file.write_text("\n\n".join(map(json.dumps, rows)))
+        case _:
+            pq.write_table(pa.Table.from_pylist(rows), file)
+    samples = read(file).samples
+    first = {".tsv": 2, ".jsonl": 1}.get(suffix, 0)
+    assert samples[0].id == f"questions{suffix}:{first}"
+    assert [{**vars(s), "id": 0} for s in samples] == [{**vars(s), "id": 0} for s in expected]
+
+
+def test_json_rows_have_lists_and_columns_of_their_own(tmp_path: Path) -> None:
+    rows = [
+        {"image": "0.png", "question": "Which?", "options": ["CT", "MRI"], "answer": 1},
+        {"image": "1.png", "question": "How many?", "answer": 3, "modality": "CT"},
+        {"image": "1.png", "question": "Normal?", "answer": False, "alternatives": None},
+    ]
+    (tmp_path / "questions.json").write_text(json.dumps(rows))
+    closed, number, truth = read(tmp_path / "questions.json").samples
+    assert (closed.options, closed.answer) == (("CT", "MRI"), "B")
+    assert (number.answer, number.modality) == ("3", "ct")
+    assert (truth.options, truth.answer_text) == (("Yes", "No"), "No")
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
+def test_a_table_is_read_whatever_separates_its_cells(tmp_path: Path, sign: str) -> None:
+    file = table(tmp_path, text="\n".join([HEADER, *ROWS]).replace(",", sign))
+    assert len(read(file).samples) == 12
+
+
+def test_cells_are_read_as_they_are_written(tmp_path: Path) -> None:
+    text = "image,question,answer,patient_id\n0.png,Which lesion?,None,007\n1.png,How many?,1.50,"
+    (tmp_path / "a.csv").write_text(text)
+    none, number = read(tmp_path / "a.csv").samples
+    assert (none.answer, none.patient) == ("None", "007")
+    assert (number.answer, number.patient) == ("1.50", None)
+    (tmp_path / "a.csv").write_text(
+        "image,question,answer\n0.png,Normal?,TRUE\n1.png,Normal?,FALSE"
+    )
+    assert [s.answer_text for s in read(tmp_path / "a.csv").samples] == ["Yes", "No"]
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "right"),
+    [
+        (["Yes", "No"], True, "Yes"),
+        (["No", "Yes"], False, "No"),
+        (["True", "False"], True, "True"),
+        (["False", "True"], False, "False"),
+    ],
+)
+def test_a_truth_is_no_place_of_an_option(
+    tmp_path: Path, options: list[str], answer: bool, right: str
+) -> None:
+    row = {"image": "0.png", "question": "Is it?", "options": options, "answer": answer}
+    (tmp_path / "a.json").write_text(json.dumps([row]))
+    assert [s.answer_text for s in read(tmp_path / "a.json").samples] == [right]
+
+
+def test_sides_are_words_of_the_names_of_files(tmp_path: Path) -> None:
+    for name in ("mri_test.csv", "training.csv", "contest.csv", "val.csv"):
+        table(tmp_path, name)
+    loaded = read(tmp_path)
+    sides = {(s.id.partition(":")[0], s.split) for s in loaded.samples}
+    assert sides == {("mri_test.csv", "test"), ("training.csv", "train"), ("contest.csv", "train")}
+    assert "val.csv: 12 rows of this split are not read" in map(str, loaded.remarks)
+    assert Counter(s.split for s in read(tmp_path, validation="train").samples)["train"] == 36
+
+
+def test_a_column_of_folds_is_the_split(tmp_path: Path) -> None:
+    folds = ["train", "Val", "test", ""] * 3
+    lines = [f"{row},{fold}" for row, fold in zip(ROWS, folds, strict=True)]
+    file = table(tmp_path, text="\n".join([f"{HEADER},fold", *lines]))
+    loaded = read(file)
+    assert loaded.counts == {"train": 6, "test": 3, rows.OF_VALIDATION: 3}
+    assert [row.row for row in loaded.left_out] == [3, 7, 11]
+    assert read(file, validation="test").counts == {"train": 6, "test": 6}
+    spec = {"_target_": "medreason.data.hub.read", "hub": str(file), "images": "none"}
+    published = data.read(spec, tmp_path / "cache", Validation("in_domain", source="published"))
+    assert published.counts == {"train": 6, "test": 3, "validation": 3}
+    file = table(tmp_path, text="\n".join([f"{HEADER},fold", *lines]), Val="vaal")
+    bad = read(file).bad_rows
+    assert [row.row for row in bad] == [3, 7, 11]
+    assert bad[0].problem == (
+        "\"fold\" is 'vaal'; known: train, training, val, valid, validation, dev, test, testing"
+    )
+    numbered = "\n".join([f"{HEADER},fold", *(f"{row},{i}" for i, row in enumerate(ROWS))])
+    (remark,) = read(table(tmp_path, text=numbered)).remarks
+    assert "columns that are not used: fold" in str(remark)
+
+
+def test_splits_of_a_set_count_whatever_a_column_says(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    members = [row | {"split": "test"} for row in records()]
+    pq.write_table(pa.Table.from_pylist(members), tmp_path / "set/train.parquet")
+    assert read(tmp_path / "set").counts == {"train": 12, "test": 0}
+    assert read(tmp_path / "set", columns={"split": "split"}).counts == {"train": 0, "test": 12}
+
+
+def test_a_row_keeps_its_name_and_side_wherever_the_table_lies(tmp_path: Path) -> None:
+    here, there = table(tmp_path / "here"), table(tmp_path / "there/below")
+    for how in ("by_image", "by_patient"):
+        first, second = (
+            [(s.id, s.split) for s in read(f, split=how).samples] for f in (here, there)
+        )
+        assert first == second
+    shuffled = [HEADER, *random.Random(0).sample(ROWS, len(ROWS))]
+    table(tmp_path / "there/below", text="\n".join(shuffled))
+    sides = [
+        {(s.question, s.split) for s in read(f, split="by_patient").samples} for f in (here, there)
+    ]
+    assert sides[0] == sides[1]
+
+
+def test_bad_rows_are_named_as_an_editor_counts_them(tmp_path: Path) -> None:
+    text = "\n".join([HEADER, '0.png,"two\nlines",,,yes,,,,', "", *ROWS]).replace(",B,X", ",C,X", 1)
+    bad, *others = read(table(tmp_path, text=text)).bad_rows
+    assert not others
+    assert text.splitlines()[bad.row - 1] == ROWS[1].replace(",B,X", ",C,X")
+    assert str(bad).startswith("questions.csv, row 6: answer 'C' is none of the options")
+    lines = [json.dumps(row) for row in records()]
+    lines[5] = "{}"
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    assert [b.row for b in read(tmp_path / "q.jsonl").bad_rows] == [6]
+    extra = table(tmp_path, **{",p0,seen": ",p0,seen,as it is"})
+    assert "cells beyond the last column (as it is)" in read(extra).bad_rows[0].problem
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        (
+            "q.csv",
+            "image,question,options,answer\n0.png,Is it?,Yes; No,Yes\n",
+            "column 'options' holds a text, 'Yes; No', not a list. A CSV file holds no lists: give "
+            "each option a column, option_A, option_B ...",
+        ),
+        (
+            "q.csv",
+            "image,text,answer\n0.png,Is it?,Yes\n",
+            "q.csv: no column 'question'; columns are ['image', 'text', 'answer']: set "
+            "data.columns.question to the one that holds the question",
+        ),
+        (
+            "q.csv",
+            "image,modality,label,label_group\n0.png,CT,cyst,disease\n",
+            "looks like a table of labels: use data=labelled_images data.root=",
+        ),
+        ("q.csv", "image,question,answer\n", "holds no rows"),
+        ("q.csv", "image,question,question,answer\na,b,c,d\n", "2 columns 'question'; rename"),
+        ("q.csv", "", "is empty"),
+        ("q.json", "[1, 2]", "holds 1; needs objects with a question each"),
+        ("q.jsonl", '{"image": "0.png"}\n{"im', "q.jsonl, line 2: is no JSON"),
+        ("q.jsonl", "\n", "holds no rows"),
+        ("q.xlsx", "PK", "no file that ends with '.xlsx' is read, those are that end with .csv,"),
+        (
+            "q.csv",
+            "image,question,answer\n0.png,Is it?,A\n1.png,Is it?,B\n",
+            "the answers are letters (A, B), and no column of options is known",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_read_says_what_to_do(
+    tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=r".") as caught:
+        read(tmp_path / name)
+    assert words in str(caught.value)
+
+
+def test_a_folder_that_is_named_wrongly_is_said_once(tmp_path: Path) -> None:
+    file = table(tmp_path)
+    with pytest.raises(ValueError, match=r"^data\.image_folder=nowhere is not a folder; give the"):
+        read(file, image_folder="nowhere")
+    with pytest.raises(ValueError, match=rf"=images is not a folder; set {tmp_path}/images$"):
+        read(file, image_folder="images")
+    with pytest.raises(ValueError, match=r"none of its 12 images is there, such as .*0\.png; set "):
+        load(file, tmp_path / "cache", image_folder=str(tmp_path / "images"))
+    moved = table(tmp_path, **{"images/": ""})
+    load(moved, tmp_path / "cache", image_folder=str(tmp_path / "images"))
+
+
+def test_a_missing_or_misplaced_image_names_the_keys_of_the_table(tmp_path: Path) -> None:
+    file = table(tmp_path, **{"images/1.png": "../1.png", "images/3.png": "images/30.png"})
+    with pytest.raises(ValueError, match=r"2 bad rows in .*questions\.csv, the first") as caught:
+        load(file, tmp_path / "cache")
+    assert "row 3: image '../1.png' leaves data.image_folder; give a path" in str(caught.value)
+    assert "30.png: no such file; correct the path, or copy the image there" in str(caught.value)
+    assert "data root" not in str(caught.value)
+    absolute = table(tmp_path, **{"images/": f"{tmp_path}/images/"})
+    assert not read(absolute).bad_rows
+
+
+@pytest.mark.parametrize(
+    ("hub", "hint"),
+    [
+        ("qaa", ""),
+        ("mydat", "; did you mean mydata?"),
+        ("mydata/question.csv", "; did you mean mydata/questions.csv?"),
+        ("mydata/none", ""),
+        ("nowhere/questions.csv", ""),
+        ("./nowhere", ""),
+        ("/nowhere/set", ""),
+    ],
+)
+def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: str, hint: str
+) -> None:
+    table(tmp_path / "mydata")
+    monkeypatch.chdir(tmp_path)
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="no such file or folder here, and no id of the") as caught:
+        read(hub)
+    assert str(caught.value).startswith(f"data.hub={hub}: ")
+    assert str(caught.value).endswith(f"which is owner/name{hint}")
+    assert time.monotonic() - start < 5
+
+
+def test_an_id_without_a_network_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def not_found(*_: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", not_found)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    for proxy in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(proxy, raising=False)
+        monkeypatch.delenv(proxy.upper(), raising=False)
+    with pytest.raises(ValueError, match=r"'owner/set' cannot be loaded \(no network, since hugg"):
+        read("owner/set")
+    (tmp_path / "owner___set").mkdir()
+    with pytest.raises(ValueError, match=r"'owner/set' cannot be loaded \(Couldn't reach"):
+        read("owner/set")  # by `datasets`, offline in tests
+
+
+def test_columns_that_are_not_used_are_said(tmp_path: Path) -> None:
+    file = table(tmp_path, **{HEADER: HEADER.replace("modality", "age").replace("task", "sex")})
+    (remark,) = read(file).remarks
+    assert str(remark).startswith(
+        "questions.csv: columns that are not used: age, sex; data.columns"
+    )
+
+
+def test_a_column_of_other_things_is_no_modality(tmp_path: Path) -> None:
+    file = table(tmp_path, **{",disease,": ",vqa,"})
+    loaded = read(file)
+    assert {s.task for s in loaded.samples} == {"unknown"}
+    assert "column 'task' is not used: it has other values than anatomy" in str(loaded.remarks[0])
+    misspelt = table(tmp_path, text="\n".join([HEADER, *ROWS]).replace("disease", "sick", 1))
+    assert "\"task\" is 'sick'; known: anatomy" in read(misspelt).bad_rows[0].problem
+
+
+def test_a_column_of_a_set_that_names_other_tasks_is_not_used(tmp_path: Path) -> None:
+    rows = [
+        row | {"task": task} for row, task in zip(records(), ["disease", "report"] * 6, strict=True)
+    ]
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "set/train.parquet")
+    loaded = read(tmp_path / "set")
+    assert not loaded.bad_rows
+    assert {s.task for s in loaded.samples} == {"unknown"}
+    assert "published train: column 'task' is not used" in str(loaded.remarks[0])
+
+
+def test_a_table_of_something_else_in_the_folder_is_named(tmp_path: Path) -> None:
+    table(tmp_path)
+    (tmp_path / "patients.csv").write_text("patient,age\np1,30\n")
+    with pytest.raises(
+        ValueError, match=r"patients\.csv: no column 'image'; .*set data\.hub to the"
+    ):
+        read(tmp_path)
+
+
+def test_the_folder_one_is_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table(tmp_path / "mydata")
+    monkeypatch.chdir(tmp_path / "mydata")
+    assert {s.source for s in read(".").samples} == {"mydata"}
+    with pytest.raises(ValueError, match=r"^data\.hub=''; give your table"):
+        read("")
+
+
+def test_a_table_below_pictures_is_named(tmp_path: Path) -> None:
+    table(tmp_path)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "questions.csv").rename(tmp_path / "tables/questions.csv")
+    with pytest.raises(
+        ValueError, match=r"pictures were read, .*tables/questions\.csv was not"
+    ) as e:
+        read(tmp_path)
+    assert str(e.value).endswith(
+        f"set data.hub={tmp_path}/tables/questions.csv data.image_folder={tmp_path}"
+    )
+    assert not read(tmp_path / "tables/questions.csv", image_folder=str(tmp_path)).bad_rows
+
+
+def test_a_set_laid_out_for_datasets_is_left_to_it(tmp_path: Path) -> None:
+    table(tmp_path, "metadata.csv", text="file_name,question,answer\nimages/0.png,Is it?,yes\n")
+    (sample,) = read(tmp_path, cache=tmp_path / ".cache").samples
+    assert sample.question == "Is it?"
+    assert sample.id == "published train:0"
+
+
+def test_no_patients_names_the_key_of_their_column(tmp_path: Path) -> None:
+    file = table(tmp_path, **{",patient": ",who"})
+    with pytest.raises(ValueError, match=r"no row names a patient; set data\.columns\.patient to"):
+        read(file, split="by_patient")
+    assert read(file, split="by_patient", columns={"patient": "who"}).samples
+
+
+def test_questions_of_labelled_images_are_sent_to_the_other_reader(
+    composed: Callable[..., Config], tmp_path: Path
+) -> None:
+    file = table(tmp_path)
+    words = (f"data.root={tmp_path}", "data.table=questions.csv")
+    with pytest.raises(ValueError, match=r"looks like a table of questions") as caught:
+        data.read(composed("data=labelled_images", *words).data, tmp_path / "cache")
+    assert str(caught.value).endswith(f"not of labels: use data=hub data.hub={file}")
