@@ -165,6 +165,8 @@ class DraftHistory:
 
     def of_rows(self, questions: Sequence[str]) -> RowDrafts:
         """The drafts of rows that answer `questions`; rows of one question help each other."""
+        if not self._replies.keys().isdisjoint(questions):  # these may help where others did not
+            self.gained, self.rest = [0, 0], 0
         return RowDrafts(self, questions)
 
     def of_question(self, question: str) -> SuffixTable:

@@ -64,7 +64,8 @@ def _at_heights(probabilities: Tensor, numbers: Tensor) -> Tensor:
     # Added up in another order, the block may end a little below its sum: never behind its end.
     last = torch.nextafter(cumulated[:, -1:], torch.zeros_like(heights))
     places = torch.searchsorted(cumulated, torch.minimum(heights - below, last), right=True)
-    return (blocks * _BLOCK + places)[:, 0]
+    tokens = (blocks * _BLOCK + places)[:, 0]
+    return tokens.clamp(max=vocabulary - 1)  # NaN of weights that diverged lies behind all
 
 
 def logits_processors(settings: GenerationConfig, device: torch.device) -> LogitsProcessorList:

@@ -59,10 +59,10 @@ def test_a_text_that_needs_quotes_is_refused_with_them(override: str, words: str
         options.check([override], [CONF])
         return
     with pytest.raises(ValueError, match=re.escape(words)):
-        options._refuse_unquoted([override])
+        options._refuse_unquoted([override], {})
     typed = re.search(r'type "(.*)"', words)
     assert typed
-    options._refuse_unquoted([typed[1]])
+    options._refuse_unquoted([typed[1]], {})
 
 
 @pytest.mark.parametrize(
