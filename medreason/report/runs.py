@@ -18,7 +18,7 @@ from medreason.evaluation import predictions
 from medreason.evaluation.metrics import interval_metrics, likelihood_metrics
 from medreason.metrics import Metric
 from medreason.report.names import file_name, run_names
-from medreason.runs import keys
+from medreason.runs import keys, status
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, State
 from medreason.stats import Difference, Estimate, Power
 
@@ -68,8 +68,8 @@ class Run:
 
     @property
     def progress(self) -> str:
-        """State of the run; done where this evaluation is, whatever another one came to."""
-        return "done" if self.metrics else self.state.state
+        """Done where this evaluation is, whatever another one came to; else `status.status`."""
+        return "done" if self.metrics else status.status(self.evaluation, self.state)
 
     @property
     def overall(self) -> dict[str, Any]:

@@ -12,8 +12,9 @@ class Outcome:
     """`outcome.json` of a job."""
 
     state: str
-    """done, skipped (already finished), empty (no data), busy, failed; lost for a job that left no
-    outcome; shared for one whose evaluation another job of the sweep did."""
+    """done, skipped (already finished), empty (no data), busy, failed; lost where a job began and
+    left no outcome, unreached where it did not begin; shared where another job of the sweep did its
+    evaluation."""
     run: str = ""
     """Name of the run folder, where it is known."""
     evaluation: str = ""

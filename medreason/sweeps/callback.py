@@ -57,7 +57,8 @@ _NAMES = {
     "empty": "without data",
     "busy": "left to another process",
     "failed": "failed",
-    "lost": "lost or not reached",
+    "lost": "interrupted",
+    "unreached": "not reached",
 }
 
 
@@ -206,9 +207,9 @@ class Sweep(Callback):
                 same = f" and {count - 1} more" if count > 1 else ""
                 notice(f"{_NAMES[outcome.state]}: {' '.join(outcome.overrides)}{same}")
                 notice(f"  {outcome.error}")
-        if counts["lost"]:
+        if counts["lost"] or counts["unreached"]:
             notice("re-run the same command to resume")
-        return bool(counts["failed"] or counts["lost"])
+        return any(counts[state] for state in ("failed", "lost", "unreached"))
 
 
 def job_label(config: Config) -> str:
@@ -279,7 +280,8 @@ def _read_outcome(folder: Path, overrides: list[str]) -> Outcome:
     try:
         return Outcome(**read_json(folder / "outcome.json"))
     except (FileNotFoundError, ValueError):
-        return Outcome("lost", overrides=overrides)
+        # Hydra makes the folder of a job when it begins.
+        return Outcome("lost" if folder.exists() else "unreached", overrides=overrides)
 
 
 def _mark_shared(outcomes: list[Outcome]) -> list[Outcome]:

@@ -263,13 +263,13 @@ def test_failed_and_unfinished_runs_are_shown_with_their_error(
     run.update(state="planned")
     bare = EvaluationFolder(run, "evaluation0")
     assert [(r.label, r.state, r.error) for r in table.rows([failed, bare])] == [
-        ("sft", "planned", None),
+        ("sft", "not started", None),
         ("rarl", "failed", "OutOfMemoryError: 40 GiB"),
     ]
     table.show([failed, bare])
     printed = capsys.readouterr().out
     assert "rarl: failed, OutOfMemoryError: 40 GiB" in printed
-    assert "sft: planned" in printed
+    assert "sft: not started" in printed
     assert "Traceback" not in printed
 
 
