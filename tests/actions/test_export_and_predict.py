@@ -35,6 +35,7 @@ from medreason.evaluation.run import evaluate
 from medreason.models import adapters
 from medreason.models.load import load_model, load_processor
 from medreason.models.model_folder import EMBEDDED
+from medreason.report import model_card
 from medreason.runs.files import write_json
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
 
@@ -196,7 +197,8 @@ def test_adapter_is_merged_or_exported_alone_with_the_metrics_of_its_run(
     export.run(composed(*overrides, f"export.to={alone}", "export.adapter_only=true"))
     card = (merged / "README.md").read_text()
     assert "| optimizer step | 10, best of 2 validations; no test question was asked" in card
-    accuracy = "accuracy over 36 questions in 24 clusters, 95 % interval"
+    assert "| trained on | 36 questions; ct: anatomy, disease; mri: disease |" in card
+    accuracy = "accuracy over 36 questions in 24 images, 95 % interval"
     for words in (f"| {accuracy} | 100.0 [89.2, 100.0] |", "LoRA rank 8"):
         assert words in card
     assert "| accuracy with a blank image | 25.0 |" in card
@@ -213,6 +215,26 @@ def test_adapter_is_merged_or_exported_alone_with_the_metrics_of_its_run(
     capsys.readouterr()
     exec(example(alone), {})
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
+    ("patients", "override", "words"),
+    [
+        (36, "statistics.clusters=patient", "questions in 4 patients, 95 %"),
+        (12, "statistics.clusters=patient", "in 28 patients and, where none is known, images, 95"),
+        (36, "statistics.clusters=question", "over 36 questions, 95 %"),
+    ],
+)
+def test_card_says_what_the_clusters_are(
+    composed: Compose, tmp_path: Path, patients: int, override: str, words: str
+) -> None:
+    samples = [
+        replace(sample, question=f"{i}", patient=f"p{i % 4}" if i < patients else None)
+        for i, sample in enumerate(draw_samples(tmp_path / "images"))
+    ]
+    config = composed("method=sft", override)
+    run = write_run(config, samples, lambda _, s: reply(s.answer)).run
+    assert words in model_card.card(config, run.model, "transformers")
 
 
 def test_export_says_what_its_precision_keeps_of_an_adapter(
