@@ -128,6 +128,7 @@ class Decision(Enum):
     RESUME = "resumed from its last checkpoint"
     START_AGAIN = "started again, since it ended before its first checkpoint"
     EVALUATE = "already trained, evaluating its weights"
+    EVALUATE_START = "start model, nothing to train"
     EVALUATE_AGAIN = "its evaluation was changed or cut off since it was finished; evaluated again"
 
 
@@ -149,10 +150,15 @@ def decide(config: Config, request: RunRequest, state: State) -> Decision:
         raise ValueError(
             f"{folder.path} failed before ({state.error}); runs.retry_failed=true tries again"
         )
+    if evaluated:
+        return Decision.EVALUATE_AGAIN
+    untrained = config.method.algorithm == "none"
     if state.trained:
-        return Decision.EVALUATE_AGAIN if evaluated else Decision.EVALUATE
+        return Decision.EVALUATE_START if untrained else Decision.EVALUATE
     if not state.attempts:
         return Decision.START
+    if untrained:
+        return Decision.EVALUATE_START
     has_checkpoint = any(folder.checkpoints.glob("checkpoint-*"))
     return Decision.RESUME if has_checkpoint else Decision.START_AGAIN
 

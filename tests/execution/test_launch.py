@@ -106,6 +106,23 @@ def test_judge_of_a_reward_is_tried_before_a_worker_starts(
 
 
 @pytest.mark.parametrize(
+    ("state", "decision"),
+    [
+        ({}, Decision.START),
+        ({"attempts": 1}, Decision.EVALUATE_START),
+        ({"attempts": 1, "trained": True, "state": "done"}, Decision.EVALUATE_START),
+    ],
+)
+def test_start_model_is_not_called_trained(
+    composed: Compose, state: dict[str, Any], decision: Decision
+) -> None:
+    config = composed("method=base", *SMALL)
+    request = run_request(config)
+    assert launch.decide(config, request, request.folder.update(**state)) is decision
+    assert Decision.EVALUATE_START.value == "start model, nothing to train"
+
+
+@pytest.mark.parametrize(
     ("state", "damaged", "decision"),
     [
         ({}, False, Decision.START),
