@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import Config, Statistics, Tracking
-from medreason.console import notice
+from medreason.console import counted, notice
 from medreason.report import published_file
 from medreason.runs import lock, parent_watch
 from medreason.runs.files import read_json, write_json
@@ -190,7 +190,7 @@ class Sweep(Callback):
         if self._search:  # as many as the sweeper made, all with the same overrides and more
             jobs = [self._search.fixed for path in self._folder.glob("*") if path.name.isdigit()]
             if self._study and self._study.finished:
-                notice(f"{self._study.finished} trials were finished before")
+                notice(f"finished before: {counted(self._study.finished, 'trial')}")
         elif not any((self._folder / str(i)).exists() for i in range(len(jobs))):
             return True  # Hydra refused the sweep, and says why
         outcomes = _mark_shared(
@@ -198,9 +198,8 @@ class Sweep(Callback):
         )
         counts = Counter(outcome.state for outcome in outcomes)
         states = ", ".join(f"{counts[state]} {_NAMES[state]}" for state in _NAMES if counts[state])
-        counted = "1 job" if len(outcomes) == 1 else f"{len(outcomes)} jobs"
-        seconds = time.monotonic() - self._started
-        notice(f"sweep {config.sweep}: {counted} in {duration(seconds)}: {states}")
+        took = duration(time.monotonic() - self._started)
+        notice(f"sweep {config.sweep}: {counted(len(outcomes), 'job')} in {took}: {states}")
         reasons = Counter((o.state, o.error) for o in outcomes if o.error)
         for outcome in outcomes:
             if outcome.error and (count := reasons.pop((outcome.state, outcome.error), 0)):

@@ -147,7 +147,7 @@ def test_data_that_is_unknown_or_damaged_is_refused_with_its_reason(
 ) -> None:
     plan.run(composed("data=vqa_rad", "data.root=nowhere"))
     shown = capsys.readouterr().out
-    assert "1 cells: 1 refused" in shown
+    assert "1 cell: 1 refused" in shown
     assert "#0: data.root=nowhere" in shown
 
 
