@@ -104,12 +104,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
         ("os.kill(os.getpid(), 9)", -9, ""),
     ],
 )
-def test_a_worker_does_not_log_which_kernels_bitsandbytes_lacks() -> None:
-    command = [sys.executable, "-c", "import medreason.execution.worker"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "gemm_4bit" not in done.stderr
-
-
 def test_worker_ends_as_a_process_of_its_own(folder: Path, key: str, code: int, words: str) -> None:
     worker = start(folder, key)
     assert worker.wait(timeout=30) == worker.poll() == worker.returncode == code
@@ -204,3 +198,9 @@ def test_a_fork_watches_again_what_its_parent_has_watched() -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert os.read(read, 1) == b"\0"
+
+
+def test_a_worker_does_not_log_which_kernels_bitsandbytes_lacks() -> None:
+    command = [sys.executable, "-c", "import medreason.execution.worker"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "gemm_4bit" not in done.stderr
