@@ -122,9 +122,20 @@ def predictions(run: Run | Sequence[Run]) -> pd.DataFrame:
 
 def rollouts(run: Run) -> pd.DataFrame:
     """The completions of a GRPO training that were written, those of each tenth `step`, with their
-    rewards (`reward/NAME`) and advantages; empty where nothing was sampled."""
+    rewards (`reward/NAME`) and advantages.
+
+    Raises:
+        ValueError: the run has none: it sampled nothing, as SFT does, or not yet.
+    """
     frames = [
         read_parquet(path).to_pandas().assign(step=int(path.stem.rpartition("-")[2]))
         for path in sorted(run.folder.rollouts.glob("step-*.parquet"))
     ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    if not frames:
+        why = (
+            "none is written yet"
+            if run.config and run.config.method.algorithm == "grpo"
+            else f"method={run.method} samples none, only GRPO does"
+        )
+        raise ValueError(f"{run.folder.path} has no rollouts: {why}")
+    return pd.concat(frames, ignore_index=True)

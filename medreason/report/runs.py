@@ -53,6 +53,15 @@ class Run:
     any evaluation, whatever id the sample has there; `cluster` is a number for each of what
     `statistics.clusters` counts, the same in any evaluation."""
 
+    def __repr__(self) -> str:
+        """`<Run grpo: 62.9 % of 240 right, outputs/runs/grpo-.../evaluation>`."""
+        result = self.progress
+        if self.metrics:
+            result = (
+                f"{100 * self.overall[Metric.ACCURACY]:.1f} % of {self.overall[Metric.N]} right"
+            )
+        return f"<Run {self.label}: {result}, {self.evaluation.path}>"
+
     @property
     def folder(self) -> RunFolder:
         return self.evaluation.run
