@@ -30,21 +30,30 @@ _LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_C
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C ends it in one line, with what to type to go on."""
+    """Run the command line; Ctrl-C and SIGTERM end it in one line, with what to type to go on."""
     typed = shlex.join(sys.argv[1:])
-    signal.signal(signal.SIGINT, _interrupt)
+    received: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        received.append(number)
+        # A second signal ends this process at once, but for SIGTERM: `timeout` sends it to its
+        # command, and again to the group.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if len(received) == 1:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         _run_command_line()
-    except KeyboardInterrupt as interrupt:
-        kept = str(interrupt) or "what was finished is kept"
+    except KeyboardInterrupt as error:
+        kept = str(error) or "what was finished is kept"
+        stopped = "stopped by SIGTERM" if received[:1] == [signal.SIGTERM] else "interrupted"
         after = "\n" if sys.stderr.isatty() else ""  # the terminal's ^C
-        notice(f"{after}medreason: interrupted; {kept}; to go on: python -m medreason {typed}")
-        sys.exit(128 + signal.SIGINT)
-
-
-def _interrupt(*_: object) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends this process at once
-    raise KeyboardInterrupt
+        notice(f"{after}medreason: {stopped}; {kept}; to go on: python -m medreason {typed}")
+        sys.exit(128 + (received or [signal.SIGINT])[0])
 
 
 def _run_command_line() -> None:

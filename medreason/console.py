@@ -19,9 +19,17 @@ def notice(text: object, *, end: str = "\n") -> None:
     sys.stderr.flush()
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 run`, `1,152 runs`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def quiet_libraries() -> None:
     """Leave out what libraries print that no command line changes: names to be renamed, a kernel
-    that has a substitute, the start and end of a monitor."""
+    that has a substitute, the start and end of a monitor.
+
+    Before they are imported: bitsandbytes says then which kernels it has not.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)

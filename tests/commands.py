@@ -11,6 +11,7 @@ import atexit
 import gc
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -119,6 +120,7 @@ def _serve(of_server: socket.socket, environment: Mapping[str, str], log: int) -
     work, worker.main = worker.main, main
     os.setsid()
     atexit._clear()  # the command does that at its own end
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(log, 1)
     os.dup2(log, 2)
     for descriptor in map(int, os.listdir("/proc/self/fd")):  # locks of the command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 
 from medreason import config as configuration
 from medreason.config import Config
-from medreason.data import image_cache
+from medreason.data import audit, image_cache
 from medreason.evaluation import predictions
 from medreason.evaluation.metrics import compute_metrics
 from medreason.runs.files import write_json
@@ -65,14 +66,17 @@ def write_run(
     **state: Any,
 ) -> EvaluationFolder:
     """A finished run whose completion to the i-th sample is `answer(i, sample)`; one that ends in
-    an ellipsis was cut off. In a folder that is there already, one more evaluation of it."""
+    an ellipsis was cut off. It was trained on as many others of each sample's cell. In a folder
+    that is there already, one more evaluation of it."""
     folder = RunFolder(config.folder / "runs" / f"{config.run_name}-{key}")
     evaluation = EvaluationFolder(folder, evaluation_key)
     evaluation.path.mkdir(parents=True)
     if not folder.config.exists():
         configuration.write(config, folder.config)
     configuration.write(config, evaluation.config)
-    write_json(evaluation.data, {"test_rows_on_trained_images": 0})
+    trained_on = [replace(sample, split="train") for sample in samples]
+    cells = audit.cells([*samples, *trained_on])
+    write_json(evaluation.data, {"test_rows_on_trained_images": 0, "cells": cells})
     rows = [
         predictions.predict(sample, control, _completion(text))
         for control in ("original", "blank_image")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -26,23 +27,48 @@ from medreason.runs.run_folder import RunFolder, run_folders
 
 @pytest.fixture(autouse=True)
 def handler_is_put_back() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped by SIGTERM")],
+)
 def test_interrupt_ends_in_one_line_with_the_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli, "_run_command_line", lambda: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(cli, "_run_command_line", lambda: os.kill(os.getpid(), number))
     monkeypatch.setattr(sys, "argv", ["medreason", "method=sft", "sweep=a b"])
     with pytest.raises(SystemExit) as end:
         cli.main()
-    assert end.value.code == 130
+    assert end.value.code == code
     assert capsys.readouterr().err == (
-        "medreason: interrupted; what was finished is kept; to go on: python -m medreason "
+        f"medreason: {words}; what was finished is kept; to go on: python -m medreason "
         "method=sft 'sweep=a b'\n"
     )
+
+
+def test_sigterm_that_timeout_sends_twice_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "_run_command_line", stopped)
+    monkeypatch.setattr(sys, "argv", ["medreason"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err.count("stopped by SIGTERM") == 1
 
 
 @pytest.mark.parametrize(
@@ -85,9 +111,10 @@ def test_mlflow_shows_a_stopped_run_as_killed(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("words", [(), ("-m", "seed=0,1", "hydra/launcher=joblib_x2")])
 def test_interrupted_training_goes_on_with_the_command_that_is_shown(
-    words: tuple[str, ...], tmp_path: Path
+    words: tuple[str, ...], number: signal.Signals, tmp_path: Path
 ) -> None:
     small = ("method=sft", "evaluation=quick", "data.train_images=8", "data.test_images=1")
     steps = ("method.trl.max_steps=8", "runs.checkpoint_steps=1", "evaluation.modalities=[ct]")
@@ -99,11 +126,17 @@ def test_interrupted_training_goes_on_with_the_command_that_is_shown(
     while not list(tmp_path.glob("outputs/runs/*/checkpoints/checkpoint-2")):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(process.pid, number)  # as a terminal and `timeout` do
     _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "Traceback" not in told
-    line = next(line for line in told.splitlines() if line.startswith("medreason: interrupted"))
+    line = next(line for line in told.splitlines() if "; to go on: python " in line)
+    assert line.startswith("medreason: ")
+    report = (*command[:3], "action=report", "tracking=none")
+    shown = subprocess.run(report, cwd=tmp_path, capture_output=True, text=True)
+    assert re.search(r"interrupted at step \d of 8; the same command resumes", shown.stdout)
+    if words:
+        assert "2 interrupted" in told
     again = shlex.split(line.partition("to go on: python ")[2])
     done = subprocess.run([sys.executable, *again], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

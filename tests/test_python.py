@@ -65,7 +65,12 @@ def test_predictions_have_the_controls_and_rollouts_their_step(outputs: Path) ->
     assert answers.groupby("control")["correct"].mean()["original"] == run.overall["accuracy"] == 1
     assert set(answers["control"]) == {"original", "blank_image"}
     assert list(medreason.rollouts(run)["step"]) == [11, 11]
-    assert medreason.rollouts(medreason.load_runs(outputs)[0]).empty
+
+
+def test_runs_are_printed_in_a_line(outputs: Path) -> None:
+    base, grpo = medreason.load_runs(outputs)
+    assert str(grpo) == f"<Run grpo: 100.0 % of 36 right, {grpo.evaluation.path}>"
+    assert repr(base).startswith("<Run base: 25.0 % of 36 right, ")
 
 
 def test_wrong_names_are_refused_with_those_there_are(outputs: Path) -> None:
@@ -73,6 +78,9 @@ def test_wrong_names_are_refused_with_those_there_are(outputs: Path) -> None:
         medreason.load_runs(outputs, sweep="demmo")
     with pytest.raises(ValueError, match="is no run folder"):
         medreason.load_run(outputs)
+    base = medreason.load_runs(outputs)[0]
+    with pytest.raises(ValueError, match=r"base-.* no rollouts: method=base samples none, only GR"):
+        medreason.rollouts(base)
     with pytest.raises(ValueError, match="grppo"):
         medreason.compose(["method=grppo"])
 

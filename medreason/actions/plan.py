@@ -15,6 +15,7 @@ from rich.text import Text
 
 from medreason import data, stats
 from medreason.config import Config, Statistics
+from medreason.console import counted
 from medreason.data import release_sizes
 from medreason.data.release_sizes import Counts
 from medreason.evaluation.controls import questions_of
@@ -350,10 +351,6 @@ def _listed(places: Sequence[str]) -> str:
     return f"{named} and {len(places) - 3} more" if len(places) > 3 else named
 
 
-def _cells(count: int) -> str:
-    return f"{count} cell" if count == 1 else f"{count} cells"
-
-
 def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
     counts = {
         state: sum(c.state == state for c in cells)
@@ -364,7 +361,7 @@ def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
     unknown = len(ahead) - len(known)
     time = duration(sum(known)) if known or not ahead else "unknown"
     if known and unknown:
-        time += f" and {_cells(unknown)} unknown: no comparable run has been measured yet"
+        time += f" and {counted(unknown, 'cell')} unknown: no comparable run has been measured yet"
     disk = sum(cell.disk for cell in ahead)
     download = max((cell.download for cell in ahead), default=0)
     needed = disk + download + max((cell.peak for cell in ahead), default=0)
@@ -372,17 +369,19 @@ def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
     unknown_disk = sum(not cell.disk_known for cell in ahead)
     least = "at least " if unknown_disk else ""
     lines = [
-        f"{_cells(len(cells))}: " + ", ".join(f"{n} {state}" for state, n in counts.items()),
-        f"{sum(c.updates for c in ahead):,} updates, {sum(c.generations for c in ahead):,} "
-        f"generations, time {time} on this machine (one after the other)",
+        f"{counted(len(cells), 'cell')}: "
+        + ", ".join(f"{n} {state}" for state, n in counts.items()),
+        f"{counted(sum(c.updates for c in ahead), 'update')}, "
+        f"{counted(sum(c.generations for c in ahead), 'generation')}, time {time} "
+        "on this machine (one after the other)",
         f"disk {least}{_size(disk)} kept, {_size(needed)} with the checkpoints of one training; "
         f"{_size(free)} free"
         + (f"; {_size(download)} of weights come from the hub" if download else ""),
     ]
     if unknown_disk:
         lines.append(
-            f"disk without the models of {_cells(unknown_disk)}: the hub is not reached, and their "
-            "start model is not in its cache"
+            f"disk without the models of {counted(unknown_disk, 'cell')}: the hub is not reached, "
+            "and their start model is not in its cache"
         )
     if needed > free:
         lines.append(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medreason import config as configuration
 from medreason.config import Config, machine
-from medreason.console import show
+from medreason.console import notice, show
 from medreason.data import dicom
 from medreason.data.rows import parsed
 from medreason.execution import gpu_slots
@@ -46,6 +46,8 @@ class _Answer:
     answer: str | None
     parse_status: str
     """ "parsed", or why there is no answer."""
+    options: dict[str, str]
+    """Letter -> text; empty for an open question."""
     option_likelihoods: dict[str, float]
     """Of each letter; empty for an open question."""
     completion: str
@@ -64,6 +66,11 @@ def run(config: Config) -> None:
     model_folder.check_hub(config.model.path, config.model.revision)
     config = replace(config, hardware=gpu_slots.hold_one(config.hardware))
     machine.check(config)
+    if not Path(config.model.path).exists():
+        notice(
+            f"answered by the start model {config.model.name}; model.path=outputs/runs/NAME asks a "
+            "trained one"
+        )
     with tempfile.TemporaryDirectory() as fetched:
         window = configuration.handling(config.data)[0].ct_window
         samples = [_sample(question, root, Path(fetched), window) for question in questions]
@@ -204,6 +211,7 @@ def _answers(
             reasoning=prediction.reasoning,
             answer=prediction.answer,
             parse_status=prediction.parse_status,
+            options=dict(zip(sample.letters, sample.options, strict=True)),
             option_likelihoods=dict(
                 zip(sample.letters, prediction.option_likelihoods, strict=True)
             ),
@@ -216,9 +224,10 @@ def _answers(
 def _text(answer: _Answer) -> str:
     # A data URL holds the whole image.
     lines = [f"{answer.image[:80]}: {answer.question}"]
-    if answer.reasoning:
-        lines.append(f"  reasoning: {answer.reasoning}")
-    lines.append(f"  answer: {answer.answer or f'none, {answer.parse_status}'}")
+    lines.append(f"  reply: {' '.join(answer.completion.split())}")
+    option = answer.options.get(answer.answer or "")
+    named = f"{answer.answer} ({option})" if option else answer.answer
+    lines.append(f"  answer: {named or f'none, {answer.parse_status}'}")
     if answer.option_likelihoods:
         falling = sorted(answer.option_likelihoods.items(), key=lambda pair: -pair[1])
         listed = ", ".join(f"{letter} {100 * value:.1f} %" for letter, value in falling)

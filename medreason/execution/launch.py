@@ -61,14 +61,15 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
     if rendezvous and rendezvous.node:
         _join_first_node(config, request, display, rendezvous)
         return request, True
+    _check(config, request)  # before there is a folder: what is refused leaves none
     with _hold_folder(request, display) as descriptor:
-        state = _join_sweep(config, request)  # read again: another process may have worked on it
-        decision = decide(config, request, state)
+        # Read again: another process may have worked on it.
+        decision = decide(config, request, request.folder.state())
+        state = _join_sweep(config, request)
         if decision is Decision.FINISHED:  # by that process, or killed on its last line
             request.folder.update(state="done", error=None)
             _record_opening(config, request)
             return request, False
-        _check(config, request, state)
         if decision is not Decision.START:
             display.line(decision.value)
         with gpu_slots.hold(config.hardware, lambda: display.line("waits for a GPU")) as slots:
@@ -127,6 +128,7 @@ class Decision(Enum):
     RESUME = "resumed from its last checkpoint"
     START_AGAIN = "started again, since it ended before its first checkpoint"
     EVALUATE = "already trained, evaluating its weights"
+    EVALUATE_START = "start model, nothing to train"
     EVALUATE_AGAIN = "its evaluation was changed or cut off since it was finished; evaluated again"
 
 
@@ -137,7 +139,7 @@ def decide(config: Config, request: RunRequest, state: State) -> Decision:
         ValueError: the folder was edited since, or failed before and is not to be tried again.
     """
     folder, evaluation_key = request.folder, request.evaluation_key
-    if state.trained and folder.config.exists():
+    if folder.config.exists():
         integrity.refuse_other_config(folder, request.parts)
     if state.trained and not config.runs.test:
         return Decision.FINISHED
@@ -148,10 +150,15 @@ def decide(config: Config, request: RunRequest, state: State) -> Decision:
         raise ValueError(
             f"{folder.path} failed before ({state.error}); runs.retry_failed=true tries again"
         )
+    if evaluated:
+        return Decision.EVALUATE_AGAIN
+    untrained = config.method.algorithm == "none"
     if state.trained:
-        return Decision.EVALUATE_AGAIN if evaluated else Decision.EVALUATE
+        return Decision.EVALUATE_START if untrained else Decision.EVALUATE
     if not state.attempts:
         return Decision.START
+    if untrained:
+        return Decision.EVALUATE_START
     has_checkpoint = any(folder.checkpoints.glob("checkpoint-*"))
     return Decision.RESUME if has_checkpoint else Decision.START_AGAIN
 
@@ -184,14 +191,14 @@ def _record_opening(config: Config, request: RunRequest) -> None:
     )
 
 
-def _check(config: Config, request: RunRequest, state: State) -> None:
+def _check(config: Config, request: RunRequest) -> None:
     """Refuse what this machine, its disk, a server or the judge's endpoint does not allow."""
     machine.check(config)
     if config.model.is_served:
         from medreason.generation import served_model  # openai, an extra, and a second to import
 
         served_model.probe(config.model)
-    elif not state.trained:
+    elif not request.state.trained:
         model_folder.check_hub(config.model.path, config.model.revision)
         files = request.folder.checkpoints.rglob("*")
         disk.refuse_full(config, present=sum(file.stat().st_size for file in files))

@@ -4,7 +4,12 @@ or for a run on a CPU a fork of a process that has imported this module (`fork_s
 Trains what is not trained and evaluates what is not evaluated. Its output goes to train.log.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+from medreason.console import quiet_libraries
+
+quiet_libraries()  # bitsandbytes, which the others import, warns at once
 
 import faulthandler
 import os
@@ -20,7 +25,6 @@ from accelerate import PartialState
 from medreason import config as configuration
 from medreason import data, tracking
 from medreason.config import Config
-from medreason.console import quiet_libraries
 from medreason.data import validation
 from medreason.evaluation.run import evaluate, refuse_long_tests
 from medreason.models import device
@@ -35,7 +39,6 @@ ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None]
 
 def main(path: Path, evaluation_key: str) -> None:
     folder = RunFolder(path)
-    quiet_libraries()
     sys.excepthook = _record_error_in(folder)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     faulthandler.register(signal.SIGUSR1)  # the launcher sends it when no step comes

@@ -34,6 +34,7 @@ def run(
     """
     folder = request.folder
     folder.path.mkdir(parents=True, exist_ok=True)
+    folder.progress.unlink(missing_ok=True)  # that of a worker that was killed
     with folder.log.open("a") as log:
         start = log.tell()
         # Run and GPUs stay held until the worker is gone, even if its parent is killed.
@@ -47,11 +48,11 @@ def run(
                 lambda: display.show(folder.progress),
             )
         finally:
-            if process.poll() is None:  # interrupted: Ctrl-C, a signal, an error of our own
-                _stop(process)
-                folder.update(error="interrupted")
             display.clear()
-            folder.progress.unlink(missing_ok=True)
+            if process.poll() is None:  # interrupted: Ctrl-C, a signal, an error of our own
+                _stop(process)  # its progress stays, for tables
+            else:
+                folder.progress.unlink(missing_ok=True)
     if process.returncode:
         output = _tail(folder.log, start)
         # A rank that was killed wrote no error, and those of the others are its echo.

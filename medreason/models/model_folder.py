@@ -11,7 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from medreason.config import Model
+from medreason.runs import status
 from medreason.runs.files import read_json
+from medreason.runs.run_folder import EvaluationFolder, RunFolder
 
 EMBEDDED = Path(__file__).parent / "tiny" / "weights"
 """The tiny model that ships with the package."""
@@ -27,9 +29,25 @@ def resolve(path: str) -> str:
 
 
 def of_run(model: Model) -> Model:
-    """The model in a run folder, where `path` is one; any other as it is."""
-    path = Path(model.path) / "model"
-    return replace(model, path=str(path)) if path.is_dir() else model
+    """The model in a run folder, where `path` is one; any other as it is.
+
+    Raises:
+        ValueError: the run has no weights of its own, or none yet.
+    """
+    folder = RunFolder(Path(model.path))
+    if folder.model.is_dir():
+        return replace(model, path=str(folder.model))
+    if (folder.path / "state.json").exists():
+        state = folder.state()
+        why = (
+            "the run of a start model, which leaves no weights; give the start model, as its "
+            "command did"
+            if state.trained
+            else "this run is unfinished, "
+            + status.status(EvaluationFolder(folder, state.evaluating), state)
+        )
+        raise ValueError(f"model.path={model.path!r}: {why}")
+    return model
 
 
 def check(path: str, key: str = "model.path") -> None:
@@ -48,7 +66,8 @@ def check(path: str, key: str = "model.path") -> None:
         return
     kinds = ("config.json", "adapter_config.json")
     if not any((folder / name).exists() for name in kinds):
-        raise ValueError(f"{key}={path!r}: neither {kinds[0]} nor {kinds[1]} in the folder")
+        hint = f"; give {folder / 'model'}" if (folder / "model").is_dir() else ""
+        raise ValueError(f"{key}={path!r}: neither {kinds[0]} nor {kinds[1]} in the folder{hint}")
     name = "adapter_model" if (folder / kinds[1]).exists() else "model"
     read_json(folder / (kinds[1] if name == "adapter_model" else kinds[0]))
     _refuse_missing_weights(folder, name, key, path)

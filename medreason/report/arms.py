@@ -23,6 +23,7 @@ from medreason.report.table import (
     filled,
     method_note,
     no_baseline_note,
+    no_start_note,
     percent,
     show_table,
     unfinished,
@@ -67,6 +68,8 @@ class Differences:
 
     @property
     def note(self) -> str:
+        if self.tests == 1:  # Holm's adjustment of one p is that p
+            return f"*: p is below {LEVEL:g}"
         family = f"{self.tests} differences" + " of a column" * self.several
         return f"*: p by Holm, over the {family}, is below {LEVEL:g}"
 
@@ -209,6 +212,7 @@ def _notes(rows: Sequence[Row], tables: Tables) -> Text:
         f"{method_note(tables.arms[0].statistics)}; a question counts as the share of an arm's "
         "models that answer it right; in-domain: on what a model was trained on",
         *baseline_note(rows),
+        *no_start_note(rows),
         "vs base: percent points, paired by question; [95 % intervals]",
         f"all {len(rows)} runs, one by one: the page and table.csv below",
     ]

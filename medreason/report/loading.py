@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from medreason.console import notice
 from medreason.evaluation import predictions as stored
 from medreason.report import table
 from medreason.report.runs import Run, load
+from medreason.runs import lock
 from medreason.runs.files import read_parquet
 from medreason.runs.run_folder import (
     EvaluationFolder,
@@ -60,18 +62,40 @@ def evaluations_of(folder: Path, sweep: str) -> list[EvaluationFolder]:
         if sweep not in by_sweep:
             raise ValueError(f"{where} that can be read; {errors[0]}{more}")
         notice(f"left out, whatever its sweep: {errors[0]}{more}")
-    if sweep in by_sweep:
-        return by_sweep[sweep]
-    if names := sorted(by_sweep):
+    asked = by_sweep.get(sweep, [])
+    if _has_begun(asked):
+        return asked
+    others = [name for name, evaluations in by_sweep.items() if _has_begun(evaluations)]
+    if others:
+        others.sort(key=lambda name: (-_last_written(by_sweep[name]), name))
+        begun = " that have begun" if asked else ""
+        outputs = folder.parent
+        words = [f"sweep={others[0]}", *([f"outputs={outputs}"] if str(outputs) != _USUAL else [])]
         raise ValueError(
-            f"{where}; there are {', '.join(names)}: "
-            f"type `python -m medreason action=report sweep={names[0]}`"
+            f"{where}{begun}; there are {', '.join(others)}: "
+            f"type `python -m medreason action=report {shlex.join(words)}`"
         )
+    if asked:
+        return asked
     raise ValueError(
         f"{where}, and none of another; make some with `python -m medreason -m prompt=think "
         f"method=base,sft,grpo,rarl sweep={sweep}`, or set outputs=... to the folder that "
         "holds runs/"
     )
+
+
+_USUAL = "outputs"
+"""The value of `outputs` in conf/config.yaml, which a command need not name."""
+
+
+def _has_begun(evaluations: Sequence[EvaluationFolder]) -> bool:
+    """Whether a run has ever been worked on, or a process holds it and waits for a GPU."""
+    states = ((each.run, each.run.state()) for each in evaluations)
+    return any(s.attempts or s.trained or lock.is_held(run.path) for run, s in states)
+
+
+def _last_written(evaluations: Sequence[EvaluationFolder]) -> float:
+    return max((each.run.path / "state.json").stat().st_mtime for each in evaluations)
 
 
 def load_run(path: str | Path) -> Run:
@@ -98,9 +122,20 @@ def predictions(run: Run | Sequence[Run]) -> pd.DataFrame:
 
 def rollouts(run: Run) -> pd.DataFrame:
     """The completions of a GRPO training that were written, those of each tenth `step`, with their
-    rewards (`reward/NAME`) and advantages; empty where nothing was sampled."""
+    rewards (`reward/NAME`) and advantages.
+
+    Raises:
+        ValueError: the run has none: it sampled nothing, as SFT does, or not yet.
+    """
     frames = [
         read_parquet(path).to_pandas().assign(step=int(path.stem.rpartition("-")[2]))
         for path in sorted(run.folder.rollouts.glob("step-*.parquet"))
     ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    if not frames:
+        why = (
+            "none is written yet"
+            if run.config and run.config.method.algorithm == "grpo"
+            else f"method={run.method} samples none, only GRPO does"
+        )
+        raise ValueError(f"{run.folder.path} has no rollouts: {why}")
+    return pd.concat(frames, ignore_index=True)

@@ -9,7 +9,8 @@ from medreason import config as configuration
 from medreason.config import Config
 from medreason.evaluation import predictions
 from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown
-from medreason.runs.run_folder import RunFolder
+from medreason.runs.files import read_json
+from medreason.runs.run_folder import EvaluationFolder, RunFolder
 
 _EXAMPLE = """\
 from io import BytesIO
@@ -92,7 +93,7 @@ def _origin(config: Config, folder: RunFolder, base_model: str) -> list[str]:
         "method": config.method.name,
         "data": f"{config.choices.get('data') or config.data['_target_']}",
         "data digest": parts.get("data", "-"),
-        "trained on": f"{', '.join(config.modality.members)}; {', '.join(config.task.members)}",
+        "trained on": _trained_on(folder),
         "rewards": ", ".join(f"{n} x {r.weight:g}" for n, r in config.reward.items())
         if config.method.algorithm == "grpo"
         else "-",
@@ -104,17 +105,44 @@ def _origin(config: Config, folder: RunFolder, base_model: str) -> list[str]:
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items()), ""]
 
 
+def _trained_on(folder: RunFolder) -> str:
+    """The cells that had training questions: `210 questions; xray: anatomy, disease`. The cells
+    that were asked for may be more, since a data set need not have them all."""
+    files = sorted(folder.path.glob("evaluations/*/data.json"))  # all say the same of the training
+    if not files:
+        return "-"
+    cells: dict[str, dict[str, dict[str, int]]] = read_json(files[0])["cells"]
+    trained = {
+        modality: {task: counts["train"] for task, counts in tasks.items() if counts["train"]}
+        for modality, tasks in cells.items()
+    }
+    total = sum(sum(tasks.values()) for tasks in trained.values())
+    listed = [f"{modality}: {', '.join(tasks)}" for modality, tasks in trained.items() if tasks]
+    return "; ".join([f"{total:,} questions", *listed])
+
+
+def _clusters(evaluation: EvaluationFolder, count: int) -> str:
+    """` in 6 patients`: what an evaluation's intervals take as independent; empty of questions."""
+    counted = configuration.read(evaluation.config).statistics.clusters
+    if counted == "question":
+        return ""
+    patients = predictions.read_frame([evaluation.path], ["patient"])["patient"].fillna("") != ""
+    if counted == "image" or not patients.any():
+        return f" in {count} images"
+    return f" in {count} patients{'' if patients.all() else ' and, where none is known, images'}"
+
+
 def _results(folder: RunFolder) -> list[str]:
     evaluations = folder.state().evaluations
     if not evaluations:
         return ["No evaluation was run.", ""]
-    metrics: dict[str, Any] = predictions.load_metrics(folder.evaluation(evaluations[-1]))[
-        "overall"
-    ]
+    evaluation = EvaluationFolder(folder, evaluations[-1])
+    metrics: dict[str, Any] = predictions.load_metrics(evaluation.path)["overall"]
     accuracy, low, high = (f"{100 * metrics[metric]:.1f}" for metric in ACCURACY)
     shown = {
-        f"accuracy over {metrics[Metric.N]} questions in {metrics[Metric.CLUSTERS]} clusters, "
-        "95 % interval": f"{accuracy} [{low}, {high}]",
+        f"accuracy over {metrics[Metric.N]} questions"
+        f"{_clusters(evaluation, metrics[Metric.CLUSTERS])}, 95 % interval": f"{accuracy} "
+        f"[{low}, {high}]",
         **{
             metric.explanation: f"{100 * metrics[metric]:.1f}"
             for metric in Metric.shown_in(Shown.CARD)

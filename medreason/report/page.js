@@ -252,8 +252,8 @@ function drawScale(shown, metric, limit) {
 }
 
 // What a paired test shows with 80 % power, before Holm's adjustment.
-const able = ([smallest, needed]) => (smallest === null ? "can show no difference with so few clusters"
-  : `can show ${smallest.toFixed(1)} points; ${data.wanted} need ${needed} questions`);
+const able = ([smallest, needed]) => (smallest === null ? "this test can show no difference with so few clusters"
+  : `this test can show ${smallest.toFixed(1)} points or more; for ${data.wanted} points it needs ${needed} questions`);
 
 function numbers(cell) {
   const parts = [`accuracy ${percent(cell.accuracy).toFixed(1)} % [${percent(cell.ci_low).toFixed(1)}, `

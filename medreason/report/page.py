@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from medreason.config import Statistics
+from medreason.console import counted
 from medreason.metrics import Metric, Shown
 from medreason.report import analyses, arms, data_sets, published, search, summary, views
 from medreason.report import tables as gathering
@@ -32,6 +33,7 @@ from medreason.report.table import (
     baseline_note,
     columns,
     method_note,
+    no_start_note,
     percent,
     rows_of,
     unanswered_notes,
@@ -308,13 +310,16 @@ def _facts(runs: Sequence[Run], tables: Tables) -> list[str]:
         if run.folder.environment.exists()
     }
     counts = [f"{arm.models} {arm.name}" for arm in tables.arms]
+    evaluated = {run.folder.path for run in runs if run.metrics}
+    if unfinished := len({run.folder.path for run in runs} - evaluated):
+        counts.append(f"{unfinished} without results")
     by_arm = f": {', '.join(counts)}" if len(tables.arms) < len(runs) else ""
     folders = len({run.folder.path for run in runs})
-    counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs{by_arm}"
+    number = counted(len(runs), "run")
     if folders < len(runs):
-        counted = f"{len(runs)} evaluations of {folders} models{by_arm}"
+        number = f"{counted(len(runs), 'evaluation')} of {counted(folders, 'model')}"
     return [
-        counted,
+        f"{number}{by_arm}",
         f"model {', '.join(models)}",
         f"data {', '.join(sources)}",
         *_counts(tables),
@@ -326,7 +331,7 @@ def _counts(tables: Tables) -> list[str]:
     """The cells and questions of in-domain means, where arms have several models."""
     totals = [tables.domains.total(arm.name, IN_DOMAIN) for arm in tables.arms if not arm.untrained]
     return [
-        f"{t.arm} in-domain: {t.cells} cells, {t.n:,} questions"
+        f"{t.arm} in-domain: {counted(t.cells, 'cell')}, {counted(t.n, 'question')}"
         for t in totals
         if t and t.models > 1
     ]
@@ -364,7 +369,11 @@ def _notes(rows: Sequence[Row], grouped: bool) -> str:
     elif any(row.difference for row in rows):
         notes.append("vs base: percent points, paired by question, 95 % interval.")
     unlike = Counter(row.no_base for row in rows if row.no_base)
-    notes += [f"{NO_BASE.capitalize()}, {reason}: {runs} runs." for reason, runs in unlike.items()]
+    notes += [
+        f"{NO_BASE.capitalize()}, {reason}: {counted(count, 'run')}."
+        for reason, count in unlike.items()
+    ]
+    notes += [f"{note}." for note in no_start_note(rows)]
     baselines = arms.baseline_note(rows) if grouped else baseline_note(evaluated)
     notes += [f"{note[0].upper()}{note[1:]}." for note in baselines]
     if any(row.metrics.get(Metric.OPTION_LIKELIHOOD) is not None for row in rows):

@@ -18,7 +18,7 @@ from medreason.evaluation import predictions
 from medreason.evaluation.metrics import interval_metrics, likelihood_metrics
 from medreason.metrics import Metric
 from medreason.report.names import file_name, run_names
-from medreason.runs import keys
+from medreason.runs import keys, status
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, State
 from medreason.stats import Difference, Estimate, Power
 
@@ -53,6 +53,15 @@ class Run:
     any evaluation, whatever id the sample has there; `cluster` is a number for each of what
     `statistics.clusters` counts, the same in any evaluation."""
 
+    def __repr__(self) -> str:
+        """`<Run grpo: 62.9 % of 240 right, outputs/runs/grpo-.../evaluation>`."""
+        result = self.progress
+        if self.metrics:
+            result = (
+                f"{100 * self.overall[Metric.ACCURACY]:.1f} % of {self.overall[Metric.N]} right"
+            )
+        return f"<Run {self.label}: {result}, {self.evaluation.path}>"
+
     @property
     def folder(self) -> RunFolder:
         return self.evaluation.run
@@ -68,8 +77,8 @@ class Run:
 
     @property
     def progress(self) -> str:
-        """State of the run; done where this evaluation is, whatever another one came to."""
-        return "done" if self.metrics else self.state.state
+        """Done where this evaluation is, whatever another one came to; else `status.status`."""
+        return "done" if self.metrics else status.status(self.evaluation, self.state)
 
     @property
     def overall(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
+from medreason.console import counted
 from medreason.metrics import Metric
 from medreason.report.arms import gain
 from medreason.report.domains import IN_DOMAIN, Total
@@ -40,8 +41,11 @@ def tested(openings: Sequence[Opening]) -> list[str]:
         arms = {opening.arm for opening in members}
         evaluations = {(opening.run, opening.evaluation) for opening in members}
         several = f" in {len(evaluations)} evaluations" if len(evaluations) > len(arms) else ""
-        counted = "1 arm" if len(arms) == 1 else f"{len(arms)} arms"
-        sentences.append(f"test of {data} opened by {counted}{several}")
+        were = "was" if len(arms) == 1 else "were"
+        sentences.append(
+            f"{counted(len(arms), 'arm')} {were} tested{several} on the test questions of "
+            f"data={data}"
+        )
     return sentences
 
 

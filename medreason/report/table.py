@@ -315,9 +315,20 @@ def _notes(rows: Sequence[Row]) -> Text:
     notes += [f"{row.label}: {NO_BASE}, {row.no_base}" for row in rows if row.no_base]
     if evaluated := [row for row in rows if row.metrics]:
         notes += [*baseline_note(evaluated), method_note(evaluated[0].statistics)]
+    notes += no_start_note(rows)
     if any(row.difference for row in rows):
         notes.append("vs base: percent points, paired by question; [95 % intervals]")
     return Text("\n".join(notes))
+
+
+def no_start_note(rows: Sequence[Row]) -> list[str]:
+    """Why no row has a difference to a start model, where there is none with results."""
+    methods = {row.method for row in rows if row.metrics}
+    if not methods or "base" in methods:
+        return []
+    if any(row.method == "base" for row in rows):
+        return ["vs base: the base run has no results yet"]
+    return ["vs base: no base run here; add method=base to the sweep"]
 
 
 def unanswered_notes(rows: Sequence[Row]) -> list[str]:

@@ -44,7 +44,7 @@ def refuse_other_state(folder: RunFolder, state: State, parts: dict[str, Any]) -
 
 
 def refuse_other_config(folder: RunFolder, parts: dict[str, Any]) -> None:
-    """Compare what decides the weights in a trained folder's config.yaml and in this command.
+    """Compare what decides the weights in a folder's config.yaml and in this command.
 
     What a configuration cannot say, the digests of data and model, is taken from `parts`.
 
@@ -65,7 +65,7 @@ def _refuse_difference(path: Path, recorded: dict[str, Any], parts: dict[str, An
     for key, before, now in keys.differences(recorded, parts):
         raise ValueError(
             f"{path} says {key}={before!r}, this command {now!r}; the folder was edited "
-            "or copied: move it away to run again"
+            "or copied: put that back to go on, or move the folder away to run again"
         )
 
 

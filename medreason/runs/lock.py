@@ -59,6 +59,27 @@ def held(folder: Path) -> Iterator[int | None]:
                 owner_file.unlink(missing_ok=True)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process works on a folder, for a table: it neither waits nor takes the lock.
+
+    The owner's file outlives an owner that was killed. On this machine its process tells; of
+    another machine, whose clock may differ, a heartbeat within the last minute.
+    """
+    owner_file = folder / ".owner.json"
+    owner = _read_owner(owner_file)
+    if not owner:
+        return False
+    try:
+        written = owner_file.stat().st_mtime
+        if owner.get("boot") != boot_id():
+            return time.time() - written < _DYING_SECONDS
+        process = psutil.Process(owner["pid"])
+        # A younger process has the killed owner's number by chance.
+        return parent_watch.is_alive(process) and process.create_time() <= written
+    except (FileNotFoundError, psutil.NoSuchProcess):
+        return False
+
+
 @contextmanager
 def briefly(path: Path) -> Iterator[None]:
     """Wait for a lock file that others hold for milliseconds only."""

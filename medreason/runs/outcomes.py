@@ -12,8 +12,9 @@ class Outcome:
     """`outcome.json` of a job."""
 
     state: str
-    """done, skipped (already finished), empty (no data), busy, failed; lost for a job that left no
-    outcome; shared for one whose evaluation another job of the sweep did."""
+    """done, skipped (already finished), empty (no data), busy, failed; lost where a job began and
+    left no outcome, unreached where it did not begin; shared where another job of the sweep did its
+    evaluation."""
     run: str = ""
     """Name of the run folder, where it is known."""
     evaluation: str = ""
@@ -42,6 +43,9 @@ def explained(error: BaseException, outputs: str) -> str:
     if not isinstance(error, OSError):
         return str(error)
     path = Path(error.filename or outputs).absolute()
+    if error.errno in _NO_FOLDER and (file := _file_in(Path(outputs))):
+        where = "" if file == Path(outputs) else f": {file}"
+        return f"outputs={outputs}{where} is a file; set outputs=... to a folder"
     refused = error.errno in _READ_ONLY or (
         error.errno == errno.ENOENT and not Path(outputs).exists()  # its parent takes no folder
     )
@@ -52,5 +56,11 @@ def explained(error: BaseException, outputs: str) -> str:
     return f"{error}{remedy if not_written else ''}"
 
 
+def _file_in(folder: Path) -> Path | None:
+    """What is a file of a path that has to be a folder."""
+    return next((part for part in (folder, *folder.parents) if part.is_file()), None)
+
+
+_NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)

@@ -31,8 +31,9 @@ def end_with(pid: int) -> None:
 
 def start_in_pool(pid: int) -> None:
     """For a process of a pool: it ends with its parent `pid`, and leaves Ctrl-C, which a terminal
-    sends to both, to it."""
+    sends to both, to it. SIGTERM, by which a broken pool ends its processes, ends it at once."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with(pid)
 
 

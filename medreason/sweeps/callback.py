@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import Config, Statistics, Tracking
-from medreason.console import notice
+from medreason.console import counted, notice
 from medreason.report import published_file
 from medreason.runs import lock, parent_watch
 from medreason.runs.files import read_json, write_json
@@ -57,7 +57,8 @@ _NAMES = {
     "empty": "without data",
     "busy": "left to another process",
     "failed": "failed",
-    "lost": "lost or not reached",
+    "lost": "interrupted",
+    "unreached": "not reached",
 }
 
 
@@ -189,7 +190,7 @@ class Sweep(Callback):
         if self._search:  # as many as the sweeper made, all with the same overrides and more
             jobs = [self._search.fixed for path in self._folder.glob("*") if path.name.isdigit()]
             if self._study and self._study.finished:
-                notice(f"{self._study.finished} trials were finished before")
+                notice(f"finished before: {counted(self._study.finished, 'trial')}")
         elif not any((self._folder / str(i)).exists() for i in range(len(jobs))):
             return True  # Hydra refused the sweep, and says why
         outcomes = _mark_shared(
@@ -197,18 +198,17 @@ class Sweep(Callback):
         )
         counts = Counter(outcome.state for outcome in outcomes)
         states = ", ".join(f"{counts[state]} {_NAMES[state]}" for state in _NAMES if counts[state])
-        counted = "1 job" if len(outcomes) == 1 else f"{len(outcomes)} jobs"
-        seconds = time.monotonic() - self._started
-        notice(f"sweep {config.sweep}: {counted} in {duration(seconds)}: {states}")
+        took = duration(time.monotonic() - self._started)
+        notice(f"sweep {config.sweep}: {counted(len(outcomes), 'job')} in {took}: {states}")
         reasons = Counter((o.state, o.error) for o in outcomes if o.error)
         for outcome in outcomes:
             if outcome.error and (count := reasons.pop((outcome.state, outcome.error), 0)):
                 same = f" and {count - 1} more" if count > 1 else ""
                 notice(f"{_NAMES[outcome.state]}: {' '.join(outcome.overrides)}{same}")
                 notice(f"  {outcome.error}")
-        if counts["lost"]:
+        if counts["lost"] or counts["unreached"]:
             notice("re-run the same command to resume")
-        return bool(counts["failed"] or counts["lost"])
+        return any(counts[state] for state in ("failed", "lost", "unreached"))
 
 
 def job_label(config: Config) -> str:
@@ -279,7 +279,8 @@ def _read_outcome(folder: Path, overrides: list[str]) -> Outcome:
     try:
         return Outcome(**read_json(folder / "outcome.json"))
     except (FileNotFoundError, ValueError):
-        return Outcome("lost", overrides=overrides)
+        # Hydra makes the folder of a job when it begins.
+        return Outcome("lost" if folder.exists() else "unreached", overrides=overrides)
 
 
 def _mark_shared(outcomes: list[Outcome]) -> list[Outcome]:

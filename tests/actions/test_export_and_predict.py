@@ -35,6 +35,7 @@ from medreason.evaluation.run import evaluate
 from medreason.models import adapters
 from medreason.models.load import load_model, load_processor
 from medreason.models.model_folder import EMBEDDED
+from medreason.report import model_card
 from medreason.runs.files import write_json
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
 
@@ -196,7 +197,8 @@ def test_adapter_is_merged_or_exported_alone_with_the_metrics_of_its_run(
     export.run(composed(*overrides, f"export.to={alone}", "export.adapter_only=true"))
     card = (merged / "README.md").read_text()
     assert "| optimizer step | 10, best of 2 validations; no test question was asked" in card
-    accuracy = "accuracy over 36 questions in 24 clusters, 95 % interval"
+    assert "| trained on | 36 questions; ct: anatomy, disease; mri: disease |" in card
+    accuracy = "accuracy over 36 questions in 24 images, 95 % interval"
     for words in (f"| {accuracy} | 100.0 [89.2, 100.0] |", "LoRA rank 8"):
         assert words in card
     assert "| accuracy with a blank image | 25.0 |" in card
@@ -213,6 +215,26 @@ def test_adapter_is_merged_or_exported_alone_with_the_metrics_of_its_run(
     capsys.readouterr()
     exec(example(alone), {})
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
+    ("patients", "override", "words"),
+    [
+        (36, "statistics.clusters=patient", "questions in 4 patients, 95 %"),
+        (12, "statistics.clusters=patient", "in 28 patients and, where none is known, images, 95"),
+        (36, "statistics.clusters=question", "over 36 questions, 95 %"),
+    ],
+)
+def test_card_says_what_the_clusters_are(
+    composed: Compose, tmp_path: Path, patients: int, override: str, words: str
+) -> None:
+    samples = [
+        replace(sample, question=f"{i}", patient=f"p{i % 4}" if i < patients else None)
+        for i, sample in enumerate(draw_samples(tmp_path / "images"))
+    ]
+    config = composed("method=sft", override)
+    run = write_run(config, samples, lambda _, s: reply(s.answer)).run
+    assert words in model_card.card(config, run.model, "transformers")
 
 
 def test_export_says_what_its_precision_keeps_of_an_adapter(
@@ -305,9 +327,34 @@ def test_predict_gives_the_same_for_a_path_a_file_url_and_a_data_url(
     for other in others:
         assert other["completion"] == first["completion"]
         assert other["option_likelihoods"] == pytest.approx(first["option_likelihoods"], abs=1e-5)
-    shown = capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert captured.err.count("answered by the start model tiny; model.path=outputs/runs/NAME") == 1
+    shown = captured.out
+    assert shown.count(f"  reply: {' '.join(first['completion'].split())}\n") == 3
     assert shown.count("option likelihood: ") == 3
     assert max(map(len, shown.splitlines())) < 200
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "options", "words"),
+    [
+        ("A", "parsed", {"A": "Yes", "B": "No"}, "answer: A (Yes)"),
+        (None, "no answer", {"A": "Yes", "B": "No"}, "answer: none, no answer"),
+        ("left lung", "parsed", {}, "answer: left lung"),
+    ],
+)
+def test_answer_comes_with_the_text_of_its_option_and_the_whole_reply(
+    answer: str | None, status: str, options: dict[str, str], words: str
+) -> None:
+    completion = "<think>It is\nbright.</think>\n<answer>A</answer>"
+    shown = predict._text(
+        predict._Answer("a.png", "Is it?", "", answer, status, options, {}, completion)
+    )
+    assert shown.splitlines() == [
+        "a.png: Is it?",
+        "  reply: <think>It is bright.</think> <answer>A</answer>",
+        f"  {words}",
+    ]
 
 
 def test_questions_may_be_json_lines(tmp_path: Path) -> None:
@@ -362,6 +409,35 @@ def test_what_cannot_be_asked_is_refused_before_a_model_is_loaded(
     given = [text.replace("FOLDER", str(tmp_path)) for text in overrides]
     with pytest.raises(ValueError, match=words):
         predict.run(composed("action=predict", *given))
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (
+            {"state": "running", "attempts": 1},
+            "run: this run is unfinished, interrupted at step 36 of 60; .*same command",
+        ),
+        ({"state": "done", "trained": True}, "run: the run of a start model, which leaves no wei"),
+    ],
+)
+@pytest.mark.parametrize("action", ["predict", "export"])
+def test_run_without_weights_is_refused_with_what_it_is(
+    composed: Compose,
+    tmp_path: Path,
+    images: list[Path],
+    action: str,
+    state: dict[str, Any],
+    words: str,
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.update(evaluating="one", **state)
+    progress = {"phase": "training", "done": 36, "total": 60, "left_seconds": None, "note": ""}
+    write_json(folder.progress, progress)
+    asked = (f"predict.image={images[0]}", "predict.question=What?", f"export.to={tmp_path}/to")
+    run = {"predict": predict.run, "export": export.run}[action]
+    with pytest.raises(ValueError, match=words.replace("run:", "run':", 1)):
+        run(composed(f"action={action}", f"model.path={folder.path}", *asked))
 
 
 def test_image_that_cannot_be_read_is_named(composed: Compose, tmp_path: Path) -> None:

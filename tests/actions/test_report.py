@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,8 @@ from run_folders import draw_samples, reply, write_failed, write_run
 
 from medreason.actions import report
 from medreason.config import Config
+from medreason.report.loading import evaluations_of
+from medreason.runs.run_folder import RunFolder
 
 Compose = Callable[..., Config]
 
@@ -71,6 +75,27 @@ def test_unknown_sweep_names_those_there_are(composed: Compose, tmp_path: Path) 
     write_run(composed("method=base", "sweep=demo"), samples, lambda i, s: reply("A"))
     with pytest.raises(ValueError, match=r"no runs of sweep=dmeo .* there are demo: type .*=demo"):
         report.run(composed("action=report", "sweep=dmeo"))
+
+
+def test_sweep_that_has_not_begun_names_the_newest_of_the_others(
+    composed: Compose, tmp_path: Path
+) -> None:
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    for age, sweep in enumerate(("own", "mine", "rates")):
+        config = composed("method=base", f"sweep={sweep}")
+        evaluation = write_run(config, samples, lambda i, s: reply("A"), key=f"{age:012d}")
+        written = time.time() - 60 * age
+        os.utime(evaluation.run.path / "state.json", (written, written))
+    waiting = RunFolder(tmp_path / "outputs/runs/sft-tiny-all-all-ba9876543210")
+    waiting.update(sweeps={"runs": ["evaluation0"]})
+    words = (
+        r"no runs of sweep=runs below \S+ that have begun; there are own, mine, rates: type "
+        r"`python -m medreason action=report sweep=own outputs=\S+/outputs`"
+    )
+    with pytest.raises(ValueError, match=words):
+        report.run(composed("action=report", "tracking=none"))
+    with waiting.locked():  # for a GPU
+        assert [each.run for each in evaluations_of(waiting.path.parent, "runs")] == [waiting]
 
 
 def test_run_folder_of_another_version_is_named_with_what_evaluates_it_again(

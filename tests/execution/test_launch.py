@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from medreason import config as configuration
 from medreason import data
-from medreason.config import Config
+from medreason.config import Config, machine
 from medreason.execution import launch
 from medreason.execution.launch import Decision
 from medreason.execution.request import RunRequest, run_request
@@ -105,6 +106,23 @@ def test_judge_of_a_reward_is_tried_before_a_worker_starts(
 
 
 @pytest.mark.parametrize(
+    ("state", "decision"),
+    [
+        ({}, Decision.START),
+        ({"attempts": 1}, Decision.EVALUATE_START),
+        ({"attempts": 1, "trained": True, "state": "done"}, Decision.EVALUATE_START),
+    ],
+)
+def test_start_model_is_not_called_trained(
+    composed: Compose, state: dict[str, Any], decision: Decision
+) -> None:
+    config = composed("method=base", *SMALL)
+    request = run_request(config)
+    assert launch.decide(config, request, request.folder.update(**state)) is decision
+    assert Decision.EVALUATE_START.value == "start model, nothing to train"
+
+
+@pytest.mark.parametrize(
     ("state", "damaged", "decision"),
     [
         ({}, False, Decision.START),
@@ -150,8 +168,37 @@ def test_full_disk_is_refused_before_training(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**6))
+    config = composed(*SMALL)
     with pytest.raises(ValueError, match=r"GiB free, about .* needed"):
-        launch.run(composed(*SMALL))
+        launch.run(config)
+    assert not (config.folder / "runs").exists()
+
+
+def test_a_command_for_other_hardware_leaves_no_run(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: [])
+    config = composed("hardware=gpu", *SMALL)
+    with pytest.raises(ValueError, match="this machine has 0"):
+        launch.run(config)
+    assert not (config.folder / "runs").exists()
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_edited_configuration_of_a_folder_is_refused_with_both_values(
+    composed: Compose, *, trained: bool
+) -> None:
+    config = composed("method=sft", "method.trl.learning_rate=5e-5", *SMALL)
+    request = run_request(config)
+    edited = composed("method=sft", "method.trl.learning_rate=6e-5", *SMALL)
+    folder = request.folder
+    before = folder.update(attempts=1, trained=trained, sweeps={"first": ["evaluation0"]})
+    configuration.write(edited, folder.config)
+    with pytest.raises(
+        ValueError, match=r"config\.yaml says .*learning_rate=6e-05, this command 5e-05; .*put that"
+    ):
+        launch.run(config)
+    assert folder.state() == before
 
 
 def test_evaluation_that_another_process_is_at_is_left_to_it(composed: Compose) -> None:

@@ -39,6 +39,11 @@ def test_folder_that_lacks_a_part_is_refused(copy: Path, file: str, words: str) 
         model_folder.check(str(copy))
 
 
+def test_folder_around_a_model_names_the_model(copy: Path) -> None:
+    with pytest.raises(ValueError, match=r"neither config\.json nor .*; give \S+/model$"):
+        model_folder.check(str(copy.parent))
+
+
 def test_empty_weights_file_is_refused(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"model\.safetensors: empty or cut off"):

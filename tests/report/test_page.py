@@ -299,6 +299,28 @@ def test_sweep_without_results_still_has_a_page(composed: Compose) -> None:
     assert "ValueError: &lt;b&gt;no&lt;/b&gt; data" in html
 
 
+def test_runs_without_results_are_counted(composed: Compose, samples: list[Sample]) -> None:
+    runs = [
+        write_run(composed(f"method={method}"), samples, right, key=key * 12)
+        for method, key in (("base", "0"), ("sft", "1"))
+    ]
+    runs.append(write_failed(composed("method=rarl"), "no"))
+    html = page(load(runs), sweep="demo")
+    assert "<li>3 runs: 1 base, 1 sft, 1 without results</li>" in html
+    assert "; *: p is below 0.05." in html  # one difference, and Holm's adjustment of one p
+
+
+def test_an_interrupted_run_is_not_called_running(composed: Compose, tmp_path: Path) -> None:
+    failed = write_failed(composed("method=sft"), "")
+    failed.run.update(state="running", evaluating=failed.key, error=None)
+    (failed.run.checkpoints / "checkpoint-40").mkdir(parents=True)
+    progress = {"phase": "training", "done": 49, "total": 60, "left_seconds": 1.0, "note": ""}
+    failed.run.progress.write_text(json.dumps(progress))
+    html = page(load([failed]), sweep="demo")
+    state = '<span class="state">interrupted at step 49 of 60; the same command resumes</span>'
+    assert state in html
+
+
 def test_what_people_and_models_write_is_escaped(composed: Compose, samples: list[Sample]) -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
     asked = [replace(s, question=evil, options=(evil, "b", "c", "d")) for s in samples]
@@ -443,8 +465,10 @@ def test_a_choice_by_the_test_is_said_beside_the_headline(
     arms_of = ("start", "a", "b")
     without = [opening(*pair, validated=False) for pair in zip(made, arms_of, strict=True)]
     html = page(load(made), sweep="s", openings=without)
-    assert "<li>test of phantom opened by 3 arms</li>" in html
+    assert "<li>3 arms were tested on the test questions of data=phantom</li>" in html
     assert "No validation: 2 trained arms were tested on phantom." in html
+    alone = page(load(made), sweep="s", openings=without[:1])
+    assert "<li>1 arm was tested on the test questions of data=phantom</li>" in alone
     chosen = [opening(*pair, validated=True) for pair in zip(made, arms_of, strict=True)]
     for guarded in (without[:2], chosen):
         assert "No validation" not in page(load(made), sweep="s", openings=guarded)

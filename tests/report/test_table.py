@@ -10,6 +10,7 @@ from run_folders import draw_samples, reply, write_failed, write_run
 
 from medreason.config import Config, Statistics
 from medreason.report import table
+from medreason.report.page import page
 from medreason.report.runs import load
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
 from medreason.samples import Sample
@@ -263,14 +264,29 @@ def test_failed_and_unfinished_runs_are_shown_with_their_error(
     run.update(state="planned")
     bare = EvaluationFolder(run, "evaluation0")
     assert [(r.label, r.state, r.error) for r in table.rows([failed, bare])] == [
-        ("sft", "planned", None),
+        ("sft", "not started", None),
         ("rarl", "failed", "OutOfMemoryError: 40 GiB"),
     ]
     table.show([failed, bare])
     printed = capsys.readouterr().out
     assert "rarl: failed, OutOfMemoryError: 40 GiB" in printed
-    assert "sft: planned" in printed
+    assert "sft: not started" in printed
     assert "Traceback" not in printed
+
+
+def test_table_without_a_base_run_says_how_to_get_the_difference(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sft = write_run(composed("method=sft"), samples, right)
+    table.show([sft])
+    missing = "vs base: no base run here; add method=base to the sweep"
+    assert missing in capsys.readouterr().out
+    assert f"{missing}." in page(load([sft]), sweep="s")
+    failed = write_failed(composed("method=base"), "no")
+    table.show([sft, failed])
+    assert "vs base: the base run has no results yet" in capsys.readouterr().out
+    table.show([failed])
+    assert "vs base:" not in capsys.readouterr().out
 
 
 def test_a_run_that_saw_its_test_images_says_so(
