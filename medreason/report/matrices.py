@@ -215,7 +215,7 @@ def _facts(run: Run) -> dict[str, Any]:
 
 def trained_key(run: Run) -> str:
     """The cells a run was trained on as one string, empty for a start model."""
-    return " ".join(sorted(run.trained_on))
+    return " ".join(sorted(run.chosen_cells))
 
 
 def _axes(cell: Cell) -> dict[str, str]:
@@ -225,7 +225,7 @@ def _axes(cell: Cell) -> dict[str, str]:
 
 def _row(run: Run, table: str) -> str | None:
     """The row of the table a trained run belongs to, if its cells are all in one row."""
-    rows = {_axes(cell)[_AXES[table]] for cell in run.trained_on}
+    rows = {_axes(cell)[_AXES[table]] for cell in run.chosen_cells}
     return rows.pop() if len(rows) == 1 else None
 
 

@@ -9,7 +9,6 @@ from medreason import config as configuration
 from medreason.config import Config
 from medreason.evaluation import predictions
 from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown
-from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
 
 _EXAMPLE = """\
@@ -111,13 +110,9 @@ def _trained_on(folder: RunFolder) -> str:
     files = sorted(folder.path.glob("evaluations/*/data.json"))  # all say the same of the training
     if not files:
         return "-"
-    cells: dict[str, dict[str, dict[str, int]]] = read_json(files[0])["cells"]
-    trained = {
-        modality: {task: counts["train"] for task, counts in tasks.items() if counts["train"]}
-        for modality, tasks in cells.items()
-    }
+    trained = EvaluationFolder(folder, files[0].parent.name).training_questions()
     total = sum(sum(tasks.values()) for tasks in trained.values())
-    listed = [f"{modality}: {', '.join(tasks)}" for modality, tasks in trained.items() if tasks]
+    listed = [f"{modality}: {', '.join(tasks)}" for modality, tasks in trained.items()]
     return "; ".join([f"{total:,} questions", *listed])
 
 

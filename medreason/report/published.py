@@ -222,13 +222,13 @@ def _is_of_other_family(run: Run, test: str) -> bool:
 def _is_trained_on(run: Run, train: str) -> bool:
     assert run.config
     if train in MODALITIES:
-        return {cell.partition("/")[0] for cell in run.trained_on} == {train}
+        return {cell.partition("/")[0] for cell in run.chosen_cells} == {train}
     if train in TASKS:
-        return {cell.partition("/")[2] for cell in run.trained_on} == {train}
+        return {cell.partition("/")[2] for cell in run.chosen_cells} == {train}
     if "/" in train:
-        return run.trained_on == {train}
+        return run.chosen_cells == {train}
     if train == "all":
-        return {*matrices.CELLS} <= run.trained_on
+        return {*matrices.CELLS} <= run.chosen_cells
     joined = run.config.data.get("train", ())
     return train == run.config.choices.get("data") or train in joined
 

@@ -46,11 +46,12 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
     """`reasoning.md`, and its two tables as CSV and Parquet; nothing where runs have no reasoning
     score, or were trained on different cells, for which there are the matrices."""
     arms = matrices.arms(runs)
-    trained = {frozenset(run.trained_on) for arm in arms if not arm.untrained for run in arm.runs}
+    trained = [run for arm in arms if not arm.untrained for run in arm.runs]
     explained = all(_has_reasoning(run) for arm in arms for run in arm.runs)
-    if len(trained) > 1 or not arms or not explained:
+    chosen = {frozenset(run.chosen_cells) for run in trained}
+    if len(chosen) > 1 or not arms or not explained:
         return []
-    cells = next(iter(trained), None)
+    cells = set.intersection(*(run.trained_on for run in trained)) if trained else None
     scores = {
         (arm.name, *key): values for arm in arms for key, values in _scores(arm, cells).items()
     }

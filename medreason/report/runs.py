@@ -96,10 +96,21 @@ class Run:
         return file_name(self.label)
 
     @functools.cached_property
-    def trained_on(self) -> set[Cell]:
+    def chosen_cells(self) -> set[Cell]:
+        """Those that its modalities and tasks choose for training; none of a start model."""
         if self.config is None or self.config.method.name == "base":
             return set()
         return {f"{m}/{t}" for m in self.config.modality.members for t in self.config.task.members}
+
+    @functools.cached_property
+    def trained_on(self) -> set[Cell]:
+        """The chosen cells that had training questions: a data set need not have them all."""
+        if not self.config or self.config.method.algorithm == "none":  # released: not trained here
+            return self.chosen_cells
+        if not self.evaluation.data.exists():  # it has not begun
+            return self.chosen_cells
+        trained = self.evaluation.training_questions()
+        return self.chosen_cells & {f"{m}/{t}" for m, tasks in trained.items() for t in tasks}
 
     @functools.cached_property
     def correct(self) -> pd.Series:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medreason.runs import lock
-from medreason.runs.files import write_json
+from medreason.runs.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,15 @@ class EvaluationFolder:
     @property
     def finished(self) -> bool:
         return self.key in self.run.state().evaluations
+
+    def training_questions(self) -> dict[str, dict[str, int]]:
+        """Modality -> task -> questions that the run trains on, of cells that have any."""
+        cells: dict[str, dict[str, dict[str, int]]] = read_json(self.data)["cells"]
+        trained = {
+            modality: {task: counts["train"] for task, counts in tasks.items() if counts["train"]}
+            for modality, tasks in cells.items()
+        }
+        return {modality: tasks for modality, tasks in trained.items() if tasks}
 
 
 def _merged(sweeps: dict[str, list[str]], joining: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from medreason.config import Config, Statistics
 from medreason.report import table
 from medreason.report.page import page
 from medreason.report.runs import load
+from medreason.runs.files import read_json, write_json
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
 from medreason.samples import Sample
 
@@ -256,6 +257,23 @@ def test_run_of_one_cell_is_compared_on_that_cell(composed: Compose, samples: li
     assert (start.in_domain.n, start.in_domain.mean) == (12, 0.5)
 
 
+def test_cells_without_training_questions_are_not_in_domain(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    """All cells are chosen, but the data set has questions about CT alone to train on."""
+    trained = write_run(composed("method=sft"), samples, right)
+    facts = read_json(trained.data)
+    facts["cells"]["mri"]["disease"]["train"] = 0
+    write_json(trained.data, facts)
+    (row,) = table.rows([trained])
+    assert row.restricted
+    assert row.in_domain
+    assert row.in_domain.n == 24
+    (run,) = load([trained])
+    assert run.trained_on == {"ct/disease", "ct/anatomy"}
+    assert "mri/disease" in run.chosen_cells
+
+
 def test_failed_and_unfinished_runs_are_shown_with_their_error(
     composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,7 +311,7 @@ def test_a_run_that_saw_its_test_images_says_so(
     composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_run(composed("method=grpo"), samples, right)
-    folder.data.write_text('{"test_rows_on_trained_images": 17}')
+    write_json(folder.data, read_json(folder.data) | {"test_rows_on_trained_images": 17})
     table.show([folder])
     assert "grpo: 17 of its test questions are about images it was trained on" in " ".join(
         capsys.readouterr().out.split()
