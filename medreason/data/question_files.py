@@ -99,6 +99,8 @@ def _of_file(path: Path) -> Part:
     """The rows of one file; those of JSON lines and CSV with their lines."""
     numbers: Sequence[int] | None = None
     match path.suffix.lower():
+        case ".parquet":
+            return _parquet(path)
         case ".csv" | ".tsv":
             columns, records, numbers = _csv(path)
         case ".json":
@@ -106,11 +108,6 @@ def _of_file(path: Path) -> Part:
         case suffix if suffix in rows.JSON_LINES:
             numbers, objects = _json_lines(path)
             columns, records = _same_columns(path, objects)
-        case ".parquet":
-            from datasets import Dataset  # seconds
-
-            dataset = cast("Dataset", Dataset.from_parquet(str(path)))
-            return _of_dataset(path.name, str(path), _split_of(path), dataset)
         case suffix:
             raise ValueError(
                 f"data.hub={path}: no file that ends with {suffix!r} is read, those are that end "
@@ -126,6 +123,13 @@ def _of_file(path: Path) -> Part:
         numbers,
         path,
     )
+
+
+def _parquet(path: Path) -> Part:
+    from datasets import Dataset  # seconds
+
+    dataset = cast("Dataset", Dataset.from_parquet(str(path)))
+    return _of_dataset(path.name, str(path), _split_of(path), dataset)
 
 
 def _split_of(path: Path) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MethodType
@@ -24,13 +23,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_window_index
 
-from medreason.generation.small_models import PATCH_VALUES, small_model
-
-_log = logging.getLogger(__name__)
-
-_SAME = 5e-5
-"""Largest difference of a small model's logits in float32, and of its gradients relative to the
-largest one."""
+from medreason.generation.small_models import PATCH_VALUES, are_as_in_transformers
 
 
 def fuse(model: PreTrainedModel) -> bool:
@@ -44,18 +37,7 @@ def fuse(model: PreTrainedModel) -> bool:
 
 @functools.cache
 def _is_known(kind: type[PreTrainedModel], device: torch.device) -> bool:
-    small = small_model(kind, device)
-    if small is None:
-        return False
-    difference = _difference(small)
-    if difference <= _SAME:
-        return True
-    _log.warning(
-        "layers of %s in fewer kernels are not transformers' (%.2g apart); going on with "
-        "transformers'",
-        *(kind.__name__, difference),
-    )
-    return False
+    return are_as_in_transformers("layers", kind, device, _difference)
 
 
 def _difference(small: PreTrainedModel) -> float:

@@ -9,7 +9,6 @@ together and are written into the KV cache by one kernel.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,15 +21,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from medreason.generation.kv_cache import PreallocatedLayer, repeat_kv_cache
 from medreason.generation.packing import additive_mask
-from medreason.generation.small_models import small_model
+from medreason.generation.small_models import are_as_in_transformers
 from medreason.generation.tolerance import computed_in
 from medreason.models import merging
 from medreason.models.merging import MergedLinear
-
-_log = logging.getLogger(__name__)
-
-_SAME = 5e-5
-"""Largest difference of logits of a small model in float32."""
 
 
 @dataclass(frozen=True)
@@ -198,23 +192,12 @@ def takes_fused_steps(model: PreTrainedModel) -> bool:
 @functools.cache
 def _is_known(kind: type[PreTrainedModel], device: torch.device) -> bool:
     """Whether the step computes what transformers' layers do, tried on a small model."""
-    small = small_model(kind, device)
-    if small is None:
-        return False
-    difference = _difference(small)
-    if difference <= _SAME:
-        return True
-    _log.warning(
-        "decoding steps of %s in few kernels are not transformers': logits are %.2g apart; "
-        "going on with transformers'",
-        *(kind.__name__, difference),
-    )
-    return False
+    return are_as_in_transformers("decoding steps", kind, device, _difference)
 
 
 @torch.no_grad()
 def _difference(small: PreTrainedModel) -> float:
-    """Largest difference of logits between transformers' and this step, behind three tokens."""
+    """Largest difference of logits from transformers', relative to the largest of those."""
     device = small.device
     with torch.autocast(device.type, enabled=False):
         ids = torch.tensor([[3, 5, 7, 11], [2, 9, 4, 6]], device=device)
@@ -230,7 +213,7 @@ def _difference(small: PreTrainedModel) -> float:
         step = FusedStep(small)
         mask = step.mask(torch.ones(2, 4, dtype=torch.bool, device=device))
         logits = step(ids[:, 3], positions[..., 3:], mask, cache, last)
-    return (logits - expected).abs().max().item()
+    return ((logits - expected).abs().max() / expected.abs().max()).item()
 
 
 def _is_product(module: nn.Module) -> bool:

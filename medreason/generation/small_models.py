@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,6 +36,33 @@ _VISION = {
 """Families -> shapes of their vision tower."""
 
 PATCH_VALUES = 3 * 2 * 14 * 14
+
+_SAME = 5e-5
+"""Largest difference of a small model's logits and gradients in float32, relative to the largest
+one."""
+
+_log = logging.getLogger(__name__)
+
+
+def are_as_in_transformers(
+    what: str,
+    kind: type[PreTrainedModel],
+    device: torch.device,
+    difference_of: Callable[[PreTrainedModel], float],
+) -> bool:
+    """Whether `what` replaces computes the same as transformers on a small model of class `kind`,
+    by the difference that it gives; a line says where not."""
+    small = small_model(kind, device)
+    if small is None:
+        return False
+    difference = difference_of(small)
+    if difference <= _SAME:
+        return True
+    _log.warning(
+        "%s of %s in few kernels are not transformers' (%.2g apart); going on with transformers'",
+        *(what, kind.__name__, difference),
+    )
+    return False
 
 
 def small_model(kind: type[PreTrainedModel], device: torch.device) -> PreTrainedModel | None:

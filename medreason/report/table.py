@@ -289,8 +289,23 @@ def unfinished(rows: Sequence[Row]) -> list[str]:
 
 
 def _notes(rows: Sequence[Row]) -> Text:
-    notes = unfinished(rows)
-    notes += [
+    notes = [*unfinished(rows), *_row_notes(rows), *unanswered_notes(rows)]
+    if labels := ", ".join(row.label for row in rows if row.by_option_likelihood):
+        notes.append(f"{labels}: answered by the likeliest letter, nothing generated or parsed")
+    if any(row.restricted for row in rows):
+        notes.append("in-domain: the cells a run was trained on; n of those, or in-domain/all")
+    notes += [f"{row.label}: {NO_BASE}, {row.no_base}" for row in rows if row.no_base]
+    if evaluated := [row for row in rows if row.metrics]:
+        notes += [*baseline_note(evaluated), method_note(evaluated[0].statistics)]
+    notes += no_start_note(rows)
+    if any(row.difference for row in rows):
+        notes.append("vs base: percent points, paired by question; [95 % intervals]")
+    return Text("\n".join(notes))
+
+
+def _row_notes(rows: Sequence[Row]) -> list[str]:
+    """What to know of single rows: leaks, replies that are all alike, replies that were cut off."""
+    notes = [
         f"{row.label}: {row.tested_on_trained_images:,} of its test questions are about images it "
         "was trained on; data.split=by_image has no such leak"
         for row in rows
@@ -307,18 +322,7 @@ def _notes(rows: Sequence[Row]) -> Text:
         for row in rows
         if row.is_cut_off
     ]
-    notes += unanswered_notes(rows)
-    if labels := ", ".join(row.label for row in rows if row.by_option_likelihood):
-        notes.append(f"{labels}: answered by the likeliest letter, nothing generated or parsed")
-    if any(row.restricted for row in rows):
-        notes.append("in-domain: the cells a run was trained on; n of those, or in-domain/all")
-    notes += [f"{row.label}: {NO_BASE}, {row.no_base}" for row in rows if row.no_base]
-    if evaluated := [row for row in rows if row.metrics]:
-        notes += [*baseline_note(evaluated), method_note(evaluated[0].statistics)]
-    notes += no_start_note(rows)
-    if any(row.difference for row in rows):
-        notes.append("vs base: percent points, paired by question; [95 % intervals]")
-    return Text("\n".join(notes))
+    return notes
 
 
 def no_start_note(rows: Sequence[Row]) -> list[str]:
