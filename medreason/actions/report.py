@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -84,7 +85,9 @@ def run(config: Config) -> None:
     show(f"open {files[0]} in a browser: every cell leads to its questions")
     if config.tracking.uri:
         _track(config, evaluations, files)
-        show("`make ui` shows parameters, curves, predictions with images in MLflow")
+        command = shlex.join(["python", "-m", "medreason.tracking.pages", config.outputs])
+        place = f"`{command}`" if config.tracking.name == "local" else "the tracking server"
+        show(f"{place} shows parameters, curves, predictions with images in MLflow")
 
 
 def _write(config: Config, parts: _Parts, target: Path) -> Iterator[Path]:

@@ -66,8 +66,9 @@ def main() -> None:
     typed = parser.parse_args()
     if not (typed.outputs / "mlflow.db").exists():
         sys.exit(
-            f"{typed.outputs}/mlflow.db is not there yet; `make smoke` makes a first sweep, and a "
-            "server of tracking.uri has pages of its own"
+            f"{typed.outputs}/mlflow.db is not there yet; `python -m medreason "
+            "experiment=smoke/quick` makes a first sweep, and a server of tracking.uri has pages "
+            "of its own"
         )
     uri = f"sqlite:///{typed.outputs}/mlflow.db"
     tracking = Tracking(name="local", uri=uri)

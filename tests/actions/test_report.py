@@ -129,17 +129,21 @@ def test_lost_tracking_server_costs_the_view_alone(
     samples = draw_samples(tmp_path / "images", per_cell=2)
     write_run(composed("method=base"), samples, lambda i, s: reply("A"))
     report.run(composed("action=report", "tracking=server", "tracking.uri=http://127.0.0.1:9"))
-    assert "MLflow at http://127.0.0.1:9 not reached" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "MLflow at http://127.0.0.1:9 not reached" in printed.err
+    assert "the tracking server shows parameters" in printed.out
     assert (tmp_path / "outputs" / "reports" / "runs" / "index.html").exists()
 
 
 def test_resync_brings_run_folders_and_the_report_into_mlflow(
-    composed: Compose, tmp_path: Path
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     samples = draw_samples(tmp_path / "images", per_cell=2)
     config = composed("method=base", "sweep=demo", "modality=ct")
     folder = write_run(config, samples, lambda i, s: reply("A"))
     report.run(replace(config, tracking=replace(config.tracking, resync=True)))
+    pages = f"`python -m medreason.tracking.pages {config.outputs}` shows parameters"
+    assert pages in capsys.readouterr().out
 
     from mlflow import MlflowClient  # heavy
 
