@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from typing import Any
 
 import pytest
 from transformers import PreTrainedConfig
@@ -13,21 +13,21 @@ from medreason.config import Model
 from medreason.models.load import meta_model
 
 
-@pytest.fixture(scope="module")
+@functools.cache
 def config_of_2b() -> PreTrainedConfig:
     return meta_model(Model(name="qwen2_vl_2b", path="Qwen/Qwen2-VL-2B-Instruct")).config  # pyright: ignore[reportReturnType]
 
 
-def launches(config: PreTrainedConfig, **settings: Any) -> int:
-    return sum(map(len, update_kernels(config, **settings)))
+@functools.cache
+def launches(*, questions: int, fused: bool, checkpointing: bool) -> int:
+    settings = {"questions": questions, "fused": fused, "checkpointing": checkpointing}
+    return sum(map(len, update_kernels(config_of_2b(), **settings)))
 
 
 @pytest.mark.parametrize("trained", [True, False], ids=["in training", "in evaluation"])
-def test_decoding_step_is_at_most_500_kernels(
-    config_of_2b: PreTrainedConfig, trained: bool
-) -> None:
-    assert len(decoding_kernels(config_of_2b, trained=trained, fused=False)) > 1200
-    kernels = decoding_kernels(config_of_2b, trained=trained)
+def test_decoding_step_is_at_most_500_kernels(trained: bool) -> None:
+    assert len(decoding_kernels(config_of_2b(), trained=trained, fused=False)) > 1200
+    kernels = decoding_kernels(config_of_2b(), trained=trained)
     assert len(kernels) <= 500
     # Attention is one kernel a layer, and nothing prepares its mask or repeats its keys.
     operators = Counter(kernel.operator for kernel in kernels)
@@ -38,20 +38,17 @@ def test_decoding_step_is_at_most_500_kernels(
     assert weights < sum(kernel.moved for kernel in kernels) < 1.15 * weights
 
 
-def test_update_of_four_questions_is_a_third_of_the_kernels_one_by_one(
-    config_of_2b: PreTrainedConfig,
-) -> None:
-    one_by_one = 4 * launches(config_of_2b, questions=1, fused=False)
+def test_update_of_four_questions_is_a_third_of_the_kernels_one_by_one() -> None:
+    one_by_one = 4 * launches(questions=1, fused=False, checkpointing=True)
     assert one_by_one == pytest.approx(4 * 10_900, rel=0.01)
-    assert launches(config_of_2b, questions=4) <= one_by_one / 3
+    assert launches(questions=4, fused=True, checkpointing=True) <= one_by_one / 3
 
 
 @pytest.mark.parametrize("checkpointing", [True, False], ids=["checkpointing", "without"])
 def test_update_of_a_question_is_less_than_two_thirds_of_transformers_kernels(
-    config_of_2b: PreTrainedConfig, checkpointing: bool
+    checkpointing: bool,
 ) -> None:
     stock, fused = (
-        launches(config_of_2b, questions=1, checkpointing=checkpointing, fused=fused)
-        for fused in (False, True)
+        launches(questions=1, fused=fused, checkpointing=checkpointing) for fused in (False, True)
     )
     assert fused <= 2 / 3 * stock
