@@ -24,8 +24,8 @@ from medreason.data import phantom_releases
 from medreason.models.model_folder import EMBEDDED
 from medreason.runs.progress import duration
 
-_OF_PAPERS = ("med_r1/", "rarl/")
-"""How names of recipes begin that can be rehearsed."""
+_REHEARSED = ("med_r1/", "rarl/")
+"""How the names of recipes begin that are of a paper, and can be rehearsed."""
 _FAMILIES = ("med_r1_modality", "med_r1_question_type")
 _SMALL = (
     *("model=tiny", "hardware=cpu", "hardware.threads=1", "hydra/launcher=joblib_x2"),
@@ -85,12 +85,12 @@ def run(overrides: Sequence[str]) -> None:
 def every_recipe() -> list[str]:
     """The recipes of both papers."""
     known = options.options([CONF])["experiment"]
-    return [name for name in known if name.startswith(_OF_PAPERS)]
+    return [name for name in known if name.startswith(_REHEARSED)]
 
 
 def obstacle(recipe: str) -> str:
     """Why a recipe cannot be rehearsed, and what to do; empty where it can."""
-    if not recipe.startswith(_OF_PAPERS):
+    if not recipe.startswith(_REHEARSED):
         return (
             f"experiment={recipe} is not of a paper, so there is no release to draw for it; recipes"
             f" of smoke/ are small as they are: python -m medreason experiment={recipe}. "
