@@ -265,7 +265,7 @@ def _score_served_options(
     on_likelihoods: Callable[[Mapping[int, list[float]]], None],
     on_failures: Callable[[Mapping[int, Completion]], None],
 ) -> None:
-    """The same of a served model; `on_failures` gets the rows without a reply."""
+    """Likelihoods of the options by a served model; `on_failures` gets the rows without any."""
     from medreason.evaluation import endpoint_answers  # openai, an extra
 
     closed = [i for i, row in enumerate(rows) if row.sample.options]
