@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 from mlflow import MlflowClient
 
 from medreason.config import Tracking
-from medreason.console import show
+from medreason.console import notice, show
 from medreason.tracking import store
 
 _HOST, _PORT = "127.0.0.1", 5000
@@ -34,27 +34,33 @@ _COLUMNS = (
 _VIEW = "medreason"
 
 
-def address(client: MlflowClient, experiment: str, port: int = _PORT) -> str:
+def address(
+    client: MlflowClient, experiment: str, port: int = _PORT, *, read_only: bool = False
+) -> str:
     """The page with the runs of the sweep that began last, the most accurate first.
 
     MLflow 3.17 opens on a page for language-model traces unless `workflowType` says otherwise,
     folds children behind their parent unless a search leaves the parent out, and shows neither
     metrics nor tags unless a view names them: one that is kept as its "Share" button keeps one, in
-    a tag of the experiment, and holds search and order too.
+    a tag of the experiment, and holds search and order too. Of a database that is `read_only` the
+    address has search and order, and the pages none of these columns.
     """
     search = f"tags.`{store.PREFIX}kind` = 'run'"
     if sweeps := store.find_runs(client, experiment, {f"{store.PREFIX}kind": "sweep"}):
         name = sweeps[-1].data.tags[f"{store.PREFIX}sweep"]
         if not {*name} & {*"'\"\\"}:  # MLflow's filters take no quotes
             search += f" and tags.`{store.PREFIX}sweep` = '{name}'"
-    view = {
-        "searchFilter": search,
-        "orderByKey": _BEST,
-        "orderByAsc": False,
-        "selectedColumns": _COLUMNS,
-    }
-    client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{_VIEW}", json.dumps(view))
-    query = urlencode({"workflowType": "machine_learning", "viewStateShareKey": _VIEW})
+    view = {"searchFilter": search, "orderByKey": _BEST, "orderByAsc": False}
+    kept = json.dumps(view | {"selectedColumns": _COLUMNS})
+    tag = f"mlflow.sharedViewState.{_VIEW}"
+    is_kept = client.get_experiment(experiment).tags.get(tag) == kept
+    if not is_kept and not read_only:
+        client.set_experiment_tag(experiment, tag, kept)
+    shown = {"viewStateShareKey": _VIEW}
+    if read_only and not is_kept:
+        notice("the database is read-only: its pages show no columns of metrics and tags")
+        shown = view | {"orderByAsc": "false"}
+    query = urlencode({"workflowType": "machine_learning"} | shown)
     return f"http://{_HOST}:{port}/#/experiments/{experiment}/runs?{query}"
 
 
@@ -75,7 +81,8 @@ def main() -> None:
     port = _free_port(typed.port)
     try:
         client = store.connect(tracking, typed.outputs)
-        page = address(client, store.experiment(client, tracking, typed.outputs), port)
+        experiment = store.experiment(client, tracking, typed.outputs)
+        page = address(client, experiment, port, read_only=store.is_read_only(typed.outputs))
     except store.UnusableStoreError as error:
         sys.exit(str(error))
     show(f"the newest sweep: {page}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -134,6 +135,8 @@ def _follow_move(uri: str, outputs: Path) -> None:
     database = _database(uri)
     if database is None or database.resolve().parent != outputs.resolve():
         return
+    if is_read_only(outputs):  # its pages are shown as they are
+        return
     new = _artifacts(outputs)
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
         query = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE ?"
@@ -239,5 +242,14 @@ def show_audit(tracking: Tracking, outputs: Path, name: str, path: Path, digest:
     client.set_terminated(run.info.run_id)
 
 
+def is_read_only(outputs: Path) -> bool:
+    """Whether the database in `outputs` is there and this process cannot write it: another user's,
+    or one on a disk that is mounted so. SQLite writes a journal beside it."""
+    database = outputs / "mlflow.db"
+    return database.exists() and not all(os.access(p, os.W_OK) for p in (outputs, database))
+
+
 def _one_at_a_time(outputs: Path) -> AbstractContextManager[None]:
+    if is_read_only(outputs):  # nothing is made there, nor can a lock be
+        return nullcontext()
     return lock.briefly(outputs / ".mlflow.lock")

@@ -1,0 +1,72 @@
+"""The address of MLflow's pages: it writes what is new alone, and a read-only database is shown."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from subprocess import run
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from mlflow import MlflowClient
+from mounts import READ_ONLY, mounted
+
+from medreason import tracking
+from medreason.config import Tracking
+from medreason.tracking import pages, store
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    """With a database that holds one sweep."""
+    outputs = tmp_path / "outputs"
+    tracking.prepare(_settings(outputs), outputs, "demo")
+    return outputs
+
+
+def _settings(outputs: Path) -> Tracking:
+    return Tracking(name="local", uri=f"sqlite:///{outputs}/mlflow.db")
+
+
+def _client(outputs: Path) -> tuple[MlflowClient, str]:
+    settings = _settings(outputs)
+    client = store.connect(settings, outputs)
+    return client, store.experiment(client, settings, outputs)
+
+
+def _query(address: str) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(address.replace("/#", "")).query))
+
+
+def test_a_second_start_writes_nothing(outputs: Path) -> None:
+    first = pages.address(*_client(outputs))
+    before = hashlib.sha256((outputs / "mlflow.db").read_bytes()).hexdigest()
+    assert pages.address(*_client(outputs)) == first
+    assert hashlib.sha256((outputs / "mlflow.db").read_bytes()).hexdigest() == before
+    tracking.prepare(_settings(outputs), outputs, "later")
+    pages.address(*_client(outputs))
+    client, experiment = _client(outputs)
+    (view,) = [v for k, v in client.get_experiment(experiment).tags.items() if "ViewState" in k]
+    assert "'later'" in view
+
+
+@pytest.mark.parametrize("place", ["outputs", "outputs/mlflow.db"])
+def test_pages_of_a_read_only_database_are_opened_with_one_line(outputs: Path, place: str) -> None:
+    """Of a disk that is mounted so, and of another user's file in a folder that can be written."""
+    script = (
+        "import sys; from medreason.tracking import pages; "
+        "pages._serve = lambda *_: 0; sys.argv[1:] = ['outputs']; pages.main()"
+    )
+    command = mounted(READ_ONLY.format(place), [sys.executable, "-c", script])
+    shown = run(command, cwd=outputs.parent, capture_output=True, text=True, check=True)
+    assert shown.stderr.splitlines() == [
+        "the database is read-only: its pages show no columns of metrics and tags"
+    ]
+    query = _query(shown.stdout.removeprefix("the newest sweep: "))
+    assert query["searchFilter"].endswith("tags.`medreason.sweep` = 'demo'")
+    assert query["orderByKey"] == "metrics.`test/accuracy`"
+    pages.address(*_client(outputs))  # as one who may write it
+    shown = run(command, cwd=outputs.parent, capture_output=True, text=True, check=True)
+    assert shown.stderr == ""
+    assert "viewStateShareKey=medreason" in shown.stdout
