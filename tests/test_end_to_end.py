@@ -261,3 +261,15 @@ def test_killed_training_resumes_from_its_checkpoint_in_the_same_mlflow_run(tmp_
     state = run.state()
     assert (state.state, state.attempts, state.mlflow_runs) == ("done", 2, first)
     assert [row["step"] for row in run.logged()] == list(range(1, 17))
+    (mlflow_run,) = first.values()
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    assert client.get_run(mlflow_run).info.run_name == "sft"  # as its table has it
+
+
+def test_single_runs_are_named_in_mlflow_as_the_rows_of_their_sweeps_tables(place: Path) -> None:
+    medreason(place, "method=sft", *TRAINED, "evaluation.tasks=[anatomy]", "evaluation.controls=[]")
+    client = MlflowClient(f"sqlite:///{place}/outputs/mlflow.db")
+    pairs = only_run(place, "sft").state().mlflow_runs
+    names = sorted(str(client.get_run(run_id).info.run_name) for run_id in pairs.values())
+    assert len(names) == 3
+    assert "sft tasks=['anatomy'] controls=[]" in names

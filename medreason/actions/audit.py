@@ -7,7 +7,7 @@ from typing import Any
 from medreason import config as configuration
 from medreason import data
 from medreason.config import Config
-from medreason.console import notice, show
+from medreason.console import show
 from medreason.data import audit, pictures
 from medreason.report import audit as tables
 from medreason.runs.files import write_json
@@ -36,13 +36,10 @@ def run(config: Config) -> None:
 
 
 def _track(config: Config, folder: RunFolder, report: dict[str, Any]) -> None:
-    # MLflow, seconds
-    from mlflow.exceptions import MlflowException
-
-    from medreason import tracking
+    from medreason import tracking  # MLflow, seconds
 
     try:
         name = config.choices.get("data", "data")
         tracking.show_audit(config.tracking, config.folder, name, folder.audit, report["digest"])
-    except (MlflowException, OSError) as error:
-        notice(f"MLflow at {config.tracking.uri} not reached ({error}); {folder.audit} is on disk")
+    except tracking.UNREACHED as error:
+        tracking.warn_unreached(config.tracking, error, f"{folder.audit} is on disk")

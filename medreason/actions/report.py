@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medreason.config import Config
-from medreason.console import notice, show
+from medreason.console import show
 from medreason.metrics import Metric
 from medreason.report import (
     analyses,
@@ -170,13 +170,10 @@ def _weights(run: Run, questions: dict[str, int]) -> dict[str, int] | None:
 
 
 def _track(config: Config, evaluations: Sequence[EvaluationFolder], files: list[Path]) -> None:
-    # MLflow, seconds
-    from mlflow.exceptions import MlflowException
-
-    from medreason import tracking
+    from medreason import tracking  # MLflow, seconds
 
     try:
         tracking.show_sweep(config.tracking, config.folder, config.sweep, files)
         tracking.name_runs(config.tracking, config.folder, config.sweep, evaluations)
-    except (MlflowException, OSError) as error:
-        notice(f"MLflow at {config.tracking.uri} not reached ({error}); the files are on disk")
+    except tracking.UNREACHED as error:
+        tracking.warn_unreached(config.tracking, error, "the files are on disk")

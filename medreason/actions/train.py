@@ -7,7 +7,7 @@ from medreason.config import Config
 from medreason.console import show
 from medreason.execution import launch
 from medreason.runs.outcomes import Outcome
-from medreason.runs.run_folder import unsynced
+from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, unsynced
 from medreason.training import selection
 
 
@@ -20,15 +20,23 @@ def run(config: Config, label: str = "") -> Outcome:
     if not label:
         from medreason.report import table  # pandas, half a second
 
-        if config.tracking.uri and unsynced(request.evaluation, config.sweep):
-            from medreason import tracking  # MLflow, seconds
-
-            tracking.catch_up(config.tracking, config.folder, config.sweep, [request.evaluation])
         table.show([request.evaluation], config.statistics)
         show(request.folder.path)
+        if config.tracking.uri and (worked or unsynced(request.evaluation, config.sweep)):
+            _show_in_mlflow(config, request.evaluation)
     return Outcome(
         "done" if worked else "skipped",
         run=request.folder.path.name,
         evaluation=request.evaluation_key,
         score=selection.kept_score(request.folder),
     )
+
+
+def _show_in_mlflow(config: Config, evaluation: EvaluationFolder) -> None:
+    """Send what MLflow lacks of a single run, and name the runs of its sweep as the tables do."""
+    from medreason import tracking  # MLflow, seconds
+
+    sweep = config.tracking, config.folder, config.sweep
+    if tracking.catch_up(*sweep, [evaluation]):
+        of_sweep = evaluations_by_sweep(config.folder / "runs").get(config.sweep, [])
+        tracking.name_runs(*sweep, of_sweep)

@@ -165,7 +165,7 @@ def _loaded(reader: dict[str, Any], arguments: dict[str, Any]) -> Loaded:
         raise ValueError(f"data: {place(function.func)} {problem}") from error
     if not any(vars(loaded).values()):
         raise ValueError(f"data: {place(function.func)} yields no rows; does it read its files?")
-    return checks.with_release_named(loaded, reader["_target_"])
+    return checks.with_release_named(loaded, reader)
 
 
 def _split_and_select(

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from medreason import config as configuration
 from medreason.data import image_cache
@@ -107,11 +108,20 @@ def _contradictions(samples: Sequence[Sample]) -> list[list[Sample]]:
     return [rows for rows in asked.values() if len({s.answer_text for s in rows}) > 1]
 
 
-def with_release_named(loaded: Loaded, target: str) -> Loaded:
+DRAWN = "DRAWN_PHANTOMS"
+"""File in a folder of phantoms that are laid out as a release, or as several below it."""
+
+
+def with_release_named(loaded: Loaded, reader: Mapping[str, Any]) -> Loaded:
     """The rows with a remark for each file, or pattern of files, that has not as many as the
-    release that papers report on: the RELEASED_ROWS of the module that the reader at `target` is
-    of, where it has that constant."""
-    module = sys.modules[configuration.target(target).__module__]
+    release that papers report on: the RELEASED_ROWS of the module that the reader's function is
+    of, where it has that constant. Of drawn phantoms one remark says what they are."""
+    if root := reader.get("root"):
+        if (Path(root) / DRAWN).exists():
+            return replace(loaded, remarks=[*loaded.remarks, Remark(DRAWN, -1, _ARE_DRAWN)])
+        if (Path(root).parent / DRAWN).exists():  # which is told of all sets at once
+            return loaded
+    module = sys.modules[configuration.target(reader["_target_"]).__module__]
     released: Mapping[str, int] = getattr(module, "RELEASED_ROWS", {})
     others = (row.file for row in (*loaded.bad_rows, *loaded.left_out))
     counts = Counter([*(file_and_row(sample)[0] for sample in loaded.samples), *others])
@@ -124,6 +134,7 @@ def with_release_named(loaded: Loaded, target: str) -> Loaded:
     return replace(loaded, remarks=[*loaded.remarks, *remarks])
 
 
+_ARE_DRAWN = "phantoms that are laid out as the release, for a rehearsal"
 _OTHER_RELEASE = (
     "{:,} rows, and {:,} in the release that papers report on: another version, whose results do "
     "not compare with theirs; download that release, or name the version with your results"

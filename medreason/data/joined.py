@@ -64,7 +64,7 @@ def _rows(root: Path, name: str, spec: Mapping[str, Any]) -> Iterator[Row]:
     """The rows of one set, their files named from the common root."""
     reader = dict(spec) | {"root": str(root / name)}
     targets.check(f"data.sets.{name}", reader)
-    loaded = checks.with_release_named(Loaded.of(function(reader)()), reader["_target_"])
+    loaded = checks.with_release_named(Loaded.of(function(reader)()), reader)
     for row in (*loaded.samples, *loaded.bad_rows, *loaded.left_out, *loaded.remarks):
         if isinstance(row, Sample):
             yield replace(row, id=f"{name}/{row.id}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medreason import phantom
-from medreason.data import omnimedvqa, vqa_med_2019, vqa_rad
+from medreason.data import checks, omnimedvqa, vqa_med_2019, vqa_rad
 from medreason.data.images import open_rgb
 from medreason.data.names import MED_R1_FILES
 from medreason.samples import MODALITIES, TASKS, Sample
@@ -63,6 +63,7 @@ def write_omnimedvqa(root: Path, samples: Sequence[Sample]) -> None:
             splits[file].append({"image": path, "problem": sample.problem, "solution": solution})
     for file, rows in (raw | splits).items():
         _write(root / file, json.dumps(rows))
+    _write(root / checks.DRAWN, "")
 
 
 def write_rarl(root: Path, samples: Sequence[Sample]) -> None:
@@ -73,6 +74,7 @@ def write_rarl(root: Path, samples: Sequence[Sample]) -> None:
     write_vqa_rad(root / "vqa_rad", radiology)
     write_vqa_med_2019(root / "vqa_med_2019", [s for s in radiology if s.task != "grading"])
     write_path_vqa(root / "path_vqa", [s for s in samples if s.modality == "microscopy"])
+    _write(root / checks.DRAWN, "")
 
 
 def write_slake(root: Path, samples: Sequence[Sample]) -> None:

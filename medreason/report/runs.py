@@ -17,6 +17,7 @@ from medreason.config import METHODS, Config, Statistics
 from medreason.evaluation import predictions
 from medreason.evaluation.metrics import interval_metrics, likelihood_metrics
 from medreason.metrics import Metric
+from medreason.replies import STYLES
 from medreason.report.names import file_name, run_names
 from medreason.runs import keys, status
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, State
@@ -125,7 +126,8 @@ class Run:
 def load(
     evaluations: Iterable[EvaluationFolder], statistics: Statistics | None = None
 ) -> list[Run]:
-    """The rows in the order of the tables: base, sft, grpo, rarl, then others by name."""
+    """The rows in the order of the tables: base, sft, grpo, rarl, then others by name; of one
+    method those with the prompt think first, from which others differ as in Med-R1's figures."""
     evaluations = list(evaluations)
     configs = [_config(evaluation) for evaluation in evaluations]
     labels = run_names(evaluations, configs)
@@ -133,8 +135,16 @@ def load(
         _load(evaluation, config, label, statistics or Statistics())
         for evaluation, config, label in zip(evaluations, configs, labels, strict=True)
     ]
+    return sorted(runs, key=_place)
+
+
+def _place(run: Run) -> tuple[int, str, int, bool, str]:
+    """A later arm minus an earlier one is what tables and maps show."""
     order = {name: place for place, name in enumerate(METHODS)}
-    return sorted(runs, key=lambda r: (order.get(r.method, len(order)), r.method, r.label))
+    prompt = run.config.prompt if run.config else None
+    style = STYLES.index(prompt.style) if prompt and prompt.style in STYLES else len(STYLES)
+    is_other = prompt is None or prompt.name.removesuffix("_parity") != STYLES[0]
+    return order.get(run.method, len(order)), run.method, style, is_other, run.label
 
 
 def base_of(run: Run, runs: Iterable[Run]) -> Run | None:

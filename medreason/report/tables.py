@@ -11,7 +11,7 @@ from medreason.report import comparisons, domains, matrices
 from medreason.report.comparisons import MAY_BE_CHANCE, MEANS, Comparison
 from medreason.report.domains import Domains, NotCompared, Total
 from medreason.report.matrices import CELLS, TABLES, Arm, Place
-from medreason.report.names import file_name
+from medreason.report.names import difference_name, file_name
 from medreason.report.runs import Run, estimate
 from medreason.samples import MODALITIES, TASKS
 
@@ -94,7 +94,7 @@ def _draw(tables: Tables, folder: Path) -> None:
             if len(values) >= _LEAST:
                 clear = {(c.train, c.test) for c in chosen if c.clear}
                 path = folder / f"{table}-{file_name(a.name)}-minus-{file_name(b.name)}.png"
-                title = f"{a.name} minus {b.name}"
+                title = difference_name(a.name, b.name)
                 marks = Marked(clear, MAY_BE_CHANCE, limit)
                 save(table, values, title, path, _weights(a, counts), marks)
 

@@ -349,4 +349,4 @@ def _prepare_mlflow(config: DictConfig) -> None:
     try:
         tracking.prepare(settings, Path(config.outputs), config.sweep)
     except MlflowException as error:
-        notice(f"MLflow at {config.tracking.uri} not reached ({error}); the sweep runs without it")
+        tracking.warn_unreached(settings, error, "the sweep runs without it")

@@ -13,6 +13,15 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from medreason.tracking.mirror import catch_up, mirrored, name_runs
-from medreason.tracking.store import prepare, show_audit, show_sweep
+from medreason.tracking.store import UNREACHED, prepare, show_audit, show_sweep, warn_unreached
 
-__all__ = ["catch_up", "mirrored", "name_runs", "prepare", "show_audit", "show_sweep"]
+__all__ = [
+    "UNREACHED",
+    "catch_up",
+    "mirrored",
+    "name_runs",
+    "prepare",
+    "show_audit",
+    "show_sweep",
+    "warn_unreached",
+]

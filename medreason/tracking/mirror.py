@@ -56,7 +56,7 @@ class Mirror:
         sweep = self._config.folder, self._config.sweep
         parent = store.parent(self._client, self._experiment, *sweep)
         where = f"Run folder: {self._folder.path.resolve()}"
-        if recorded and store.is_active(self._client, recorded):
+        if recorded and store.active_run(self._client, recorded):
             self._client.update_run(recorded, status="RUNNING")
             self._client.set_tag(recorded, "mlflow.note.content", where)  # may have been moved
             self._client.set_tag(recorded, "mlflow.parentRunId", parent)  # may have been deleted
@@ -220,7 +220,7 @@ def catch_up(
                 config = replace(config, tracking=tracking, outputs=str(outputs), sweep=sweep)
                 state = "done" if each.finished else each.run.state().state
                 Mirror(config, each).close(_STATUS.get(state, "KILLED"))
-            except (MlflowException, OSError, store.UnusableStoreError) as error:
+            except store.UNREACHED as error:
                 _warn_unreached(tracking, error)
                 return False
             except ValueError as error:  # a damaged folder: the others are sent
@@ -240,9 +240,10 @@ def name_runs(
         with store.writing(tracking, outputs):
             for (each, _), name in zip(known, names, strict=True):
                 run_id = each.run.state().mlflow_runs.get(f"{sweep}/{each.key}")
-                if run_id and store.is_active(client, run_id):
-                    client.update_run(run_id, name=name)
-    except (MlflowException, OSError, store.UnusableStoreError) as error:
+                run = store.active_run(client, run_id) if run_id else None
+                if run and run.info.run_name != name:
+                    client.update_run(run.info.run_id, name=name)
+    except store.UNREACHED as error:
         _warn_unreached(tracking, error)
 
 
@@ -259,7 +260,7 @@ def _open_mirror(config: Config, evaluation: EvaluationFolder) -> Mirror | None:
     evaluation.run.update(synced=[other for other in synced if other != slot])
     try:
         return Mirror(config, evaluation)
-    except (MlflowException, OSError, store.UnusableStoreError) as error:
+    except store.UNREACHED as error:
         _warn_unreached(config.tracking, error)
         return None
 
@@ -273,13 +274,11 @@ def _keep_pushing(mirror: Mirror, done: threading.Event) -> None:
 
 
 def _warn_unreached(tracking: Tracking, error: Exception) -> None:
-    if isinstance(error, store.UnusableStoreError):
-        notice(error)
-        return
-    notice(
-        f"MLflow at {tracking.uri} not reached ({error}); the run folders have everything, "
-        "`python -m medreason action=report tracking.resync=true` sends them"
+    kept = (
+        "the run folders have everything, `python -m medreason action=report tracking.resync=true` "
+        "sends them"
     )
+    store.warn_unreached(tracking, error, kept)
 
 
 def _flat(value: object, path: str = "") -> Iterator[tuple[str, object]]:

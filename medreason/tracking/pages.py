@@ -80,9 +80,11 @@ def main() -> None:
     tracking = Tracking(name="local", uri=uri)
     port = _free_port(typed.port)
     try:
-        client = store.connect(tracking, typed.outputs)
+        read_only = store.is_read_only(store.escaped(uri, typed.outputs))
+        connect = store.connect_to_read if read_only else store.connect
+        client = connect(tracking, typed.outputs)
         experiment = store.experiment(client, tracking, typed.outputs)
-        page = address(client, experiment, port, read_only=store.is_read_only(typed.outputs))
+        page = address(client, experiment, port, read_only=read_only)
     except store.UnusableStoreError as error:
         sys.exit(str(error))
     show(f"the newest sweep: {page}")

@@ -8,7 +8,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 
 from medreason.config import Tracking
+from medreason.console import notice
 from medreason.runs import lock
 
 PREFIX = "medreason."
@@ -29,7 +30,19 @@ _LONGEST_NAME = 250  # MLflow's limit for params and metrics
 
 
 class UnusableStoreError(ValueError):
-    """Another version of MLflow made the database, or its pages deleted the experiment."""
+    """Another version of MLflow made the database, its pages deleted the experiment, or the
+    database is read-only."""
+
+
+UNREACHED = (MlflowException, OSError, UnusableStoreError)
+"""Errors that leave all that was made on disk, and MLflow without it."""
+
+
+def warn_unreached(tracking: Tracking, error: Exception, kept: str) -> None:
+    """Say in one line that MLflow lacks something, why, and where it is."""
+    reason = next(iter(str(error).splitlines()), "")
+    unusable = isinstance(error, UnusableStoreError)
+    notice(f"{reason if unusable else f'MLflow at {tracking.uri} not reached ({reason})'}; {kept}")
 
 
 def safe_name(name: str) -> str:
@@ -79,17 +92,41 @@ def connect(tracking: Tracking, outputs: Path) -> MlflowClient:
     Raises:
         UnusableStoreError: with what to do.
     """
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    assert tracking.uri is not None
-    uri = escaped(tracking.uri, outputs)
-    mlflow.set_tracking_uri(uri)
+    uri = _uri(tracking, outputs)
+    if is_read_only(uri):
+        raise UnusableStoreError(
+            f"tracking.uri={tracking.uri} is read-only; make it and its folder writable, set "
+            "tracking.uri to a new file, or tracking=none"
+        )
     outputs.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(outputs):
         _refuse_other_version(uri)
         _follow_move(uri, outputs)
-        client = MlflowClient(uri)
-        client.get_experiment("0")
+        return _client(uri)
+
+
+def connect_to_read(tracking: Tracking, outputs: Path) -> MlflowClient:
+    """A client that writes nothing, neither a lock beside the database.
+
+    Raises:
+        UnusableStoreError: with what to do.
+    """
+    uri = _uri(tracking, outputs)
+    _refuse_other_version(uri)
+    return _client(uri)
+
+
+def _uri(tracking: Tracking, outputs: Path) -> str:
+    assert tracking.uri is not None
+    return escaped(tracking.uri, outputs)
+
+
+def _client(uri: str) -> MlflowClient:
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(uri)
+    client = MlflowClient(uri)
+    client.get_experiment("0")
     return client
 
 
@@ -135,8 +172,6 @@ def _follow_move(uri: str, outputs: Path) -> None:
     database = _database(uri)
     if database is None or database.resolve().parent != outputs.resolve():
         return
-    if is_read_only(outputs):  # its pages are shown as they are
-        return
     new = _artifacts(outputs)
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
         query = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE ?"
@@ -155,6 +190,14 @@ def _database(uri: str) -> Path | None:
     """The file of a SQLite database that exists."""
     database = make_url(uri).database if uri.startswith("sqlite") else None
     return Path(database) if database and Path(database).is_file() else None
+
+
+def is_read_only(uri: str) -> bool:
+    """Whether this process may not write a database that is there: that of another user, or on a
+    disk that is mounted so. SQLite writes a journal beside it."""
+    database = _database(uri)
+    written = (database, database.parent) if database else ()
+    return not all(os.access(path, os.W_OK) for path in written)
 
 
 def _artifacts(outputs: Path) -> str:
@@ -180,18 +223,26 @@ def experiment(client: MlflowClient, tracking: Tracking, outputs: Path) -> str:
     Raises:
         UnusableStoreError: it was deleted in MLflow, which keeps its name.
     """
+    if existing := _existing(client, tracking):
+        return existing
     with _one_at_a_time(outputs):
-        if existing := client.get_experiment_by_name(tracking.experiment):
-            if existing.lifecycle_stage != LifecycleStage.ACTIVE:
-                raise UnusableStoreError(
-                    f"tracking.experiment={tracking.experiment} was deleted in MLflow; restore it "
-                    f"with `MLFLOW_TRACKING_URI={tracking.uri} mlflow experiments restore "
-                    f"--experiment-id {existing.experiment_id}`, or choose another name"
-                )
-            return existing.experiment_id
         local = str(tracking.uri).startswith("sqlite:")
         artifacts = _artifacts(outputs) if local else None
-        return client.create_experiment(tracking.experiment, artifact_location=artifacts)
+        return _existing(client, tracking) or client.create_experiment(
+            tracking.experiment, artifact_location=artifacts
+        )
+
+
+def _existing(client: MlflowClient, tracking: Tracking) -> str:
+    """The id of the experiment, empty where there is none; raises as `experiment` does."""
+    existing = client.get_experiment_by_name(tracking.experiment)
+    if existing and existing.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise UnusableStoreError(
+            f"tracking.experiment={tracking.experiment} was deleted in MLflow; restore it "
+            f"with `MLFLOW_TRACKING_URI={tracking.uri} mlflow experiments restore "
+            f"--experiment-id {existing.experiment_id}`, or choose another name"
+        )
+    return existing.experiment_id if existing else ""
 
 
 def parent(client: MlflowClient, experiment: str, outputs: Path, sweep: str) -> str:
@@ -206,15 +257,15 @@ def parent(client: MlflowClient, experiment: str, outputs: Path, sweep: str) -> 
         return run.info.run_id
 
 
-def is_active(client: MlflowClient, run_id: str) -> bool:
-    """False for a run that is gone or was deleted in MLflow's pages."""
+def active_run(client: MlflowClient, run_id: str) -> Run | None:
+    """None of a run that is gone or was deleted in MLflow's pages."""
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
+            return None
         raise
-    return run.info.lifecycle_stage == LifecycleStage.ACTIVE
+    return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
 def show_sweep(tracking: Tracking, outputs: Path, sweep: str, files: list[Path]) -> None:
@@ -242,14 +293,5 @@ def show_audit(tracking: Tracking, outputs: Path, name: str, path: Path, digest:
     client.set_terminated(run.info.run_id)
 
 
-def is_read_only(outputs: Path) -> bool:
-    """Whether the database in `outputs` is there and this process cannot write it: another user's,
-    or one on a disk that is mounted so. SQLite writes a journal beside it."""
-    database = outputs / "mlflow.db"
-    return database.exists() and not all(os.access(p, os.W_OK) for p in (outputs, database))
-
-
 def _one_at_a_time(outputs: Path) -> AbstractContextManager[None]:
-    if is_read_only(outputs):  # nothing is made there, nor can a lock be
-        return nullcontext()
     return lock.briefly(outputs / ".mlflow.lock")

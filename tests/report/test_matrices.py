@@ -302,3 +302,23 @@ def test_tables_are_written_as_csv_and_parquet_with_pictures(
     assert not any("8x5-base" in name for name in names)
     places = pq.read_table(tmp_path / "tables" / "places.parquet").to_pylist()
     assert {row["arm"] for row in places} == {"base", "sft"}
+
+
+def test_maps_of_prompts_subtract_think_as_the_figures_of_the_paper_do(
+    composed: Compose, samples: list[Sample], tmp_path: Path
+) -> None:
+    """Whatever the names are by the alphabet."""
+    prompts = ("no_think_parity", "think_after", "think_parity")
+    folders = []
+    for prompt in prompts:
+        for modality in ("ct", "mri"):
+            typed = composed("method=sft", f"prompt={prompt}", f"modality={modality}")
+            config = replace(typed, choices={"prompt": prompt})
+            key = f"{prompts.index(prompt)}{modality}00000000000"[:12]
+            folders.append(write_run(config, samples, right_on(), key=key))
+    folder = tables.write(tables.gather(load(folders)), tmp_path)
+    assert {path.stem for path in folder.glob("8x8-*-minus-*.png")} == {
+        "8x8-sft-no_think_parity-minus-sft-think_parity",
+        "8x8-sft-think_after-minus-sft-think_parity",
+        "8x8-sft-think_after-minus-sft-no_think_parity",
+    }

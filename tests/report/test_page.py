@@ -224,9 +224,8 @@ def test_arms_are_compared_on_page_and_terminal_or_say_why_not(
     tables = gather(runs)
     arms.show_differences(tables.domains)
     printed = capsys.readouterr().out
-    line = (
-        r"base: think minus no_think +-50\.0\* \[-7\d\.\d, -2\d\.\d\] +0\.0\d+ +0\.0\d+ +36 in 24"
-    )
+    points = r"\+50\.0\* \[\+2\d\.\d, \+7\d\.\d\]"
+    line = rf"base: no_think minus think +{points} +0\.0\d+ +0\.0\d+ +36 in 24"
     assert re.search(line, printed)
     assert re.search(
         r"think: sft minus base +\+0\.0 \[-\d+\.\d, \+\d+\.\d\] +1 +1 +36 in 24", printed
@@ -236,7 +235,7 @@ def test_arms_are_compared_on_page_and_terminal_or_say_why_not(
     )
     assert "-: trained differently and evaluated with another prompt" in printed
     html = page(runs, sweep="s", tables=tables)
-    assert '<th scope="row">base: think minus no_think</th>' in html
+    assert '<th scope="row">base: no_think minus think</th>' in html
     assert html.count("trained differently and evaluated with another prompt: ") == 2
     assert "*: p by Holm, over the 4 differences, is below 0.05." in html
 
