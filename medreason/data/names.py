@@ -46,6 +46,16 @@ MED_R1_FILES = {
 MODALITIES and TASKS. Source: experiments/med_r1/README.md, "Data"."""
 
 
+def split_family(sample: str) -> str:
+    """Which family of Med-R1's split files the id of a sample is of: modality or question_type,
+    which were drawn independently from the same questions; "" for neither."""
+    file = sample.rpartition(":")[0].replace("\\", "/").rpartition("/")[2]
+    name = re.sub(r"_(train|test)\.jsonl?$", "", file)
+    if name not in MED_R1_FILES:
+        return ""
+    return "modality" if modality_of(name) else "question_type"
+
+
 # How questions name what an image is.
 _IN_QUESTIONS = {
     "ct": r"cta?\b|cat scan|computed tomography",

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from medreason import stats
 from medreason.config import Statistics
+from medreason.data.names import split_family
 from medreason.report import matrices, published_file
 from medreason.report.matrices import TABLES, Arm
 from medreason.report.names import file_name
@@ -201,22 +202,11 @@ def _members(name: str) -> Sequence[str]:
 
 
 def _place(arm: Arm, train: str, test: str) -> pd.DataFrame:
-    runs = {
-        run.name
-        for run in arm.runs
-        if (arm.untrained or _is_trained_on(run, train)) and not _is_of_other_family(run, test)
-    }
+    runs = {run.name for run in arm.runs if arm.untrained or _is_trained_on(run, train)}
     answers = arm.answers[arm.answers["run"].isin(runs)].assign(place=f"{train}|{test}")
     answers = answers[_is_tested_on(answers, arm, test)]
     shares = answers.groupby(_PLACE, sort=False)["correct"].mean()
     return shares.rename("share").reset_index()
-
-
-def _is_of_other_family(run: Run, test: str) -> bool:
-    """Whether it was tested on the files of Med-R1's other family of splits, whose questions about
-    a modality are not those of the modality's test."""
-    families = {"modality": TASKS, "question_type": MODALITIES}
-    return any(name in _data_of(run) and test in others for name, others in families.items())
 
 
 def _is_trained_on(run: Run, train: str) -> bool:
@@ -236,13 +226,21 @@ def _is_trained_on(run: Run, train: str) -> bool:
 def _is_tested_on(answers: pd.DataFrame, arm: Arm, test: str) -> pd.Series:
     for column, names in (("modality", MODALITIES), ("task", TASKS), ("cell", matrices.CELLS)):
         if test in names:
-            return answers[column] == test
+            return (answers[column] == test) & ~_are_of_other_splits(answers["sample"], test)
     of_set = {run.name for run in arm.runs if _data_of(run) == test}
     return (
         (test == "all")
         | answers["run"].isin(of_set)
         | answers["sample"].str.startswith(f"{test}/")  # of data sets that are joined
     )
+
+
+def _are_of_other_splits(samples: pd.Series, test: str) -> pd.Series:
+    """Whether samples are of Med-R1's other family of split files: its questions about a modality
+    are not those of the modality's test, and most of them are in that family's training files."""
+    other = {**dict.fromkeys(MODALITIES, "question_type"), **dict.fromkeys(TASKS, "modality")}
+    family = {sample: split_family(sample) for sample in samples.unique()}
+    return samples.map(family) == other.get(test, "none")
 
 
 def _data_of(run: Run) -> str:

@@ -197,6 +197,26 @@ def test_tests_of_a_data_set_count_as_that_set(composed: Compose, tmp_path: Path
     assert second.why == "not trained or not tested"
 
 
+@pytest.mark.parametrize("data", ["med_r1_modality", "prepared", "modality_of_ours"])
+def test_a_modality_is_tested_on_its_own_split_files_wherever_they_were_read(
+    composed: Compose, tmp_path: Path, data: str
+) -> None:
+    """A file of question types asks about the modality, too, with other questions."""
+    files = ("modality/test/CT(Computed Tomography)", "question_type/test/Disease Diagnosis")
+    samples = [
+        replace(s, id=f"Splits/{files[i % 2]}_test.json:{i}")
+        for i, s in enumerate(draw_samples(tmp_path / "images"))
+        if s.cell == ("ct", "disease")
+    ]
+    places = [{"train": place, "test": place} for place in ("ct", "disease", "ct/disease")]
+    path = write(tmp_path / "published.csv", *[ROW | place for place in places])
+    typed = ("method=grpo", "modality=ct", "task=disease", f"report.published={path}")
+    config = replace(composed(*typed), choices={"data": data})
+    runs = load([write_run(config, samples, lambda i, s: reply(s.answer))])
+    rows = published.compare(runs, arms(runs))
+    assert [row.ours and row.ours.n for row in rows] == [6, 6, 12]
+
+
 def test_a_released_model_stands_for_the_training_it_came_from(
     composed: Compose, tmp_path: Path
 ) -> None:
