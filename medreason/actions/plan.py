@@ -20,6 +20,7 @@ from medreason.data import release_sizes
 from medreason.data.release_sizes import Counts
 from medreason.evaluation.controls import questions_of
 from medreason.execution.disk import disk_space
+from medreason.execution.launch import Decision, decide
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.throughput import Throughput
 from medreason.runs import keys
@@ -156,31 +157,46 @@ def _cell(
     except NoDataError as error:
         return Cell(name, "empty", reason=str(error))
     except ValueError as error:
-        if not (counts := release_sizes.counts(config)):
-            return Cell(name, "refused", reason=str(error))
-        train = keys.digest(keys.train_parts(config, str(config.data), ""))
-        evaluation = keys.digest(keys.evaluation_parts(config, train, str(config.data)))
-        if (first := seen.setdefault((train, evaluation), index)) != index:
-            return Cell(name, "same run", reason=f"as #{first}")
-        return _published(name, config, counts)
+        return _unread(config, name, str(error), seen, index)
     first = seen.setdefault((request.train_key, request.evaluation_key), index)
     if first != index:
         return Cell(name, "same run", reason=f"as #{first}")
-    if request.finished or (request.state.trained and not config.runs.test):
+    try:
+        decision = decide(config, request, request.state)
+    except ValueError as error:
+        return Cell(name, "refused", reason=str(error))
+    if decision is Decision.FINISHED:
         return Cell(name, "done")
     answers = questions.count(config, request.test_samples) if config.runs.test else 0
-    evaluation = throughput.evaluation(config)
-    cell = Cell(
+    cell = _evaluation(name, answers, throughput.evaluation(config))
+    if request.state.trained or config.method.algorithm == "none":
+        return cell
+    return _with_training(cell, config, request, throughput, resumes=decision is Decision.RESUME)
+
+
+def _evaluation(name: str, answers: int, seconds: float | None) -> Cell:
+    """A cell that evaluates, in so many seconds an answer."""
+    return Cell(
         name,
         "to evaluate",
         generations=answers,
         answers=answers,
-        seconds=0.0 if not answers else None if evaluation is None else evaluation * answers,
+        seconds=0.0 if not answers else None if seconds is None else seconds * answers,
         disk=answers * _ANSWER_BYTES,
     )
-    if request.state.trained or config.method.algorithm == "none":
-        return cell
-    return _with_training(cell, config, request, throughput)
+
+
+def _unread(
+    config: Config, name: str, error: str, seen: dict[tuple[str, str], int], index: int
+) -> Cell:
+    """A cell whose data or model cannot be used: refused, or of a release that is not here."""
+    if not (counts := release_sizes.counts(config)):
+        return Cell(name, "refused", reason=error)
+    train = keys.digest(keys.train_parts(config, str(config.data), ""))
+    evaluation = keys.digest(keys.evaluation_parts(config, train, str(config.data)))
+    if (first := seen.setdefault((train, evaluation), index)) != index:
+        return Cell(name, "same run", reason=f"as #{first}")
+    return _published(name, config, counts)
 
 
 def _published(name: str, config: Config, counts: Counts) -> Cell:
@@ -212,7 +228,9 @@ def _with_disk(cell: Cell, config: Config) -> Cell:
     return replace(cell, disk=cell.disk + space.kept, peak=peak, download=space.download)
 
 
-def _with_training(cell: Cell, config: Config, request: RunRequest, throughput: Throughput) -> Cell:
+def _with_training(
+    cell: Cell, config: Config, request: RunRequest, throughput: Throughput, *, resumes: bool
+) -> Cell:
     updates = config.updates(request.training_samples)
     rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0
     validations, each = _validations(config, request, updates)
@@ -223,7 +241,6 @@ def _with_training(cell: Cell, config: Config, request: RunRequest, throughput: 
     notes = [_left_out(config, request)]
     plural = "" if validations == 1 else "s"
     notes += [f"{validations} validation{plural} of {each:,} answers"] if each else []
-    resumes = any(request.folder.checkpoints.glob("checkpoint-*"))
     failed = request.state.state == "failed"
     return replace(
         _with_disk(cell, config),

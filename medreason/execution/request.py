@@ -44,10 +44,6 @@ class RunRequest:
     def evaluation(self) -> EvaluationFolder:
         return EvaluationFolder(self.folder, self.evaluation_key)
 
-    @property
-    def finished(self) -> bool:
-        return self.state.trained and self.evaluation_key in self.state.evaluations
-
 
 def run_request(config: Config) -> RunRequest:
     """Keys and run folder of a configuration, after every check that needs no model.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from medreason import config as configuration
 from medreason import stats
 from medreason.actions import plan
 from medreason.config import Config
+from medreason.execution import launch
+from medreason.execution.request import run_request
 from medreason.execution.throughput import Throughput
 from medreason.training import memory_limits
 
@@ -188,3 +192,36 @@ def test_images_none_opens_no_image(
     monkeypatch.setattr(memory_limits, "size_of", None)
     plan.run(composed("method=sft", "model.max_pixels=12544", *SMALL[2:], "modality=ct"))
     assert "memory of sft, tiny: about" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("state", "edit", "planned"),
+    [
+        ({"attempts": 1, "checkpoint": True}, "", "to resume"),
+        ({"attempts": 1, "checkpoint": True}, "learning_rate", "refused"),
+        ({"attempts": 1, "checkpoint": True, "state": "failed"}, "retry_failed", "refused"),
+        ({"attempts": 1, "state": "failed", "error": "out of memory"}, "", "failed before"),
+        ({"attempts": 1}, "", "to do"),
+        ({"trained": True}, "", "to evaluate"),
+        ({"trained": True, "evaluated": True}, "", "to evaluate"),  # its files are not there
+    ],
+)
+def test_plan_says_of_a_folder_what_the_command_does_with_it(
+    composed: Compose, state: dict[str, Any], edit: str, planned: str
+) -> None:
+    config = composed(*SMALL, "method=sft", f"runs.retry_failed={edit != 'retry_failed'}")
+    request = run_request(config)
+    if state.pop("checkpoint", False):
+        (request.folder.checkpoints / "checkpoint-5").mkdir(parents=True)
+    if state.pop("evaluated", False):
+        state["evaluations"] = [request.evaluation_key]
+    on_disk = request.folder.update(**state)
+    typed = ["method.trl.learning_rate=0.5"] if edit == "learning_rate" else []
+    written = composed(*SMALL, "method=sft", *typed)
+    configuration.write(written, request.folder.config)
+    throughput = Throughput(config.folder / "runs")
+    cell = plan._cell(config, "sft", throughput, plan._Questions(), {}, 0)
+    assert cell.state == planned
+    if planned == "refused":
+        with pytest.raises(ValueError, match=re.escape(cell.reason)):
+            launch.decide(config, request, on_disk)

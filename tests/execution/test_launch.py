@@ -53,7 +53,7 @@ def med_r1(folder: Path, rows: int = 12) -> list[str]:
 def test_same_configuration_plans_the_same_work(composed: Compose) -> None:
     first, second = run_request(composed(*SMALL)), run_request(composed(*SMALL))
     assert (first.train_key, first.evaluation_key) == (second.train_key, second.evaluation_key)
-    assert not first.finished
+    assert not first.evaluation.finished
 
 
 def test_more_training_images_are_another_run_and_another_prior(composed: Compose) -> None:

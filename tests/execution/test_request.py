@@ -79,10 +79,10 @@ def test_an_edited_reward_is_not_already_finished(
     code: Path, composed: Compose, file: str, old: str, new: str, finished: bool
 ) -> None:
     before = finish(rewarded(composed))
-    assert run_request(rewarded(composed)).finished
+    assert run_request(rewarded(composed)).evaluation.finished
     edit(code / file, old, new)
     after = run_request(rewarded(composed))
-    assert after.finished is finished
+    assert after.evaluation.finished is finished
     if not finished:
         ((key, was, is_now),) = keys.differences(before.parts, after.parts)
         assert key == "reward.mine.score.source"
@@ -96,9 +96,9 @@ def test_an_edited_data_reader_is_not_already_finished(
 ) -> None:
     overrides = (*SMALL, f"method={method}", "data._target_=my_functions.read")
     finish(composed(*overrides))
-    assert run_request(composed(*overrides)).finished
+    assert run_request(composed(*overrides)).evaluation.finished
     edit(code / "my_functions.py", "def read(", "def read(  # all rows")
-    assert not run_request(composed(*overrides)).finished
+    assert not run_request(composed(*overrides)).evaluation.finished
 
 
 def test_a_setting_named_source_still_decides(code: Path, composed: Compose) -> None:
@@ -112,13 +112,13 @@ def test_another_picture_under_the_same_name_and_size_is_not_already_finished(
 ) -> None:
     small = ("method=sft", *SMALL)
     finish(composed(*small))
-    assert run_request(composed(*small)).finished
+    assert run_request(composed(*small)).evaluation.finished
     image = min((composed().folder / "cache").rglob("ct/train-*.png"))
     content = bytearray(image.read_bytes())
     content[len(content) // 2] ^= 1
     image.write_bytes(content)
     _forget()
-    assert not run_request(composed(*small)).finished
+    assert not run_request(composed(*small)).evaluation.finished
 
 
 def _forget() -> None:
