@@ -7,7 +7,7 @@ from typing import Any
 from medreason import config as configuration
 from medreason import data
 from medreason.config import Config
-from medreason.console import show
+from medreason.console import counted, show
 from medreason.data import audit, pictures
 from medreason.report import audit as tables
 from medreason.runs.files import write_json
@@ -16,7 +16,10 @@ from medreason.runs.run_folder import RunFolder
 
 
 def run(config: Config) -> None:
-    """Print the audit, and write it to `audit.json` in a folder named after the data's digest."""
+    """Print the audit, and write it to `audit.json` in a folder named after the data's digest.
+
+    Raises ValueError after that where no row can be used.
+    """
     handling, _ = configuration.handling(config.data)
     loaded = data.read(config.data, config.folder / "cache", config.validation)
     pixels = None
@@ -33,6 +36,12 @@ def run(config: Config) -> None:
     show(folder.audit)
     if config.tracking.uri:
         _track(config, folder, report)
+    if not loaded.samples or report["images"]["read"] == 0:
+        count = len(loaded.samples) + len(loaded.bad_rows) + len(loaded.left_out)
+        raise ValueError(
+            f"none of {counted(count, 'row')} can be used; {folder.audit} says of each why: "
+            "correct the files, or give others"
+        )
 
 
 def _track(config: Config, folder: RunFolder, report: dict[str, Any]) -> None:

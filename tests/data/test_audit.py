@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from PIL import Image
 
@@ -244,3 +245,26 @@ def test_the_command_line_writes_audit_json_and_imports_no_torch(tmp_path: Path)
     assert done.stdout.endswith("False False\n")
     (written,) = tmp_path.glob("outputs/runs/audit-med_r1-*/audit.json")
     assert json.loads(written.read_text())["rows"] == 4
+
+
+@pytest.mark.parametrize(
+    ("problem", "images", "status"),
+    [
+        ("? A)x, B)y", "none", 0),
+        ("no options", "none", 1),
+        ("? A)x, B)y", "decode", 1),  # no image is there
+    ],
+)
+def test_an_audit_of_rows_of_which_none_can_be_used_fails_after_it_was_written(
+    tmp_path: Path, problem: str, images: str, status: int
+) -> None:
+    rows = [{"image": f"{i}.png", "problem": problem, "solution": "A"} for i in range(4)]
+    (tmp_path / "CT_test.json").write_text(json.dumps(rows))
+    words = ["action=audit", "data=med_r1", f"data.root={tmp_path}", f"data.images={images}"]
+    done = commands.medreason(*words, "tracking=none", cwd=tmp_path)
+    (written,) = tmp_path.glob("outputs/runs/audit-med_r1-*/audit.json")
+    assert json.loads(written.read_text())["rows"] == 4
+    assert done.returncode == status, done.stderr
+    said = "medreason: none of 4 rows can be used; outputs/runs/audit-med_r1-"
+    assert (said in done.stderr) == bool(status)
+    assert "Traceback" not in done.stderr
