@@ -10,14 +10,12 @@ import difflib
 import glob
 import json
 import re
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
+from medreason.config import hub
 from medreason.data import csv_table, rows, saved_sets
 from medreason.data.rows import Record
 
@@ -50,24 +48,24 @@ class Part:
     """The file, of a table of one's own."""
 
 
-def read(hub: str, revision: str | None, subset: str | None) -> list[Part]:
+def read(name: str, revision: str | None, subset: str | None) -> list[Part]:
     """The parts of a hub id, of a folder, or of a file.
 
     Raises:
         ValueError: there is no such file or folder, a file cannot be read, or the hub cannot be
             reached and the set is not in the local cache.
     """
-    if not hub:
+    if not name:
         raise ValueError("data.hub=''; give your table, a folder, or an id of the hub")
-    path = Path(hub)
+    path = Path(name)
     if path.is_file():
         return [_of_file(path)]
     if saved_sets.is_saved(path):
-        return _of_sets(hub, saved_sets.read(path))
+        return _of_sets(name, saved_sets.read(path))
     if tables := _tables(path):
         return [_of_file(table) for table in tables]
-    _refuse_no_path(hub)
-    return _of_sets(hub, _loaded(hub, revision, subset))
+    _refuse_no_path(name)
+    return _of_sets(name, _loaded(name, revision, subset))
 
 
 def below(folder: Path) -> list[Path]:
@@ -185,13 +183,13 @@ def _same_columns(path: Path, objects: Sequence[object]) -> tuple[list[str], lis
     return columns, [{name: member.get(name) for name in columns} for member in members]
 
 
-def _refuse_no_path(hub: str) -> None:
+def _refuse_no_path(name: str) -> None:
     """Refuse what can only be a path, or begins as one, and leads nowhere: the hub would be asked
-    for half a minute."""
-    path = Path(hub)
+    for half a minute. A word alone is a path: the sets that had no owner were given one."""
+    path = Path(name)
     is_id = (
-        hub.count("/") == 1
-        and not hub.startswith((".", "/", "~"))
+        name.count("/") == 1
+        and not name.startswith((".", "/", "~"))
         and path.suffix.lower() not in TABLES
     )
     beside = path.parent.is_dir() and (not is_id or path.parent != Path())
@@ -200,23 +198,27 @@ def _refuse_no_path(hub: str) -> None:
     names = sorted(other.name for other in path.parent.iterdir()) if beside else []
     near = difflib.get_close_matches(path.name, names, n=1)
     hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+    if not near and name.isidentifier():
+        hint = f"; huggingface.co/datasets/{name} leads to the one that a set without owner has now"
     raise ValueError(
-        f"data.hub={hub}: no such file or folder here, and no id of the hub, which is owner/name"
+        f"data.hub={name}: no such file or folder here, and no id of the hub, which is owner/name"
         f"{hint}"
     )
 
 
-def _loaded(hub: str, revision: str | None, subset: str | None) -> dict[str, Dataset]:
+def _loaded(name: str, revision: str | None, subset: str | None) -> dict[str, Dataset]:
     """The splits of a set as `datasets` reads it."""
     # datasets, seconds
     from datasets import DatasetDict, load_dataset
 
     try:
-        _refuse_no_network(hub)
-        dataset = load_dataset(hub, subset, revision=revision)
+        if not Path(name).exists():
+            hub.read_cache_if_unreached(f"data.hub={name}")
+            _refuse_unknown_owner(name)
+        dataset = load_dataset(name, subset, revision=revision)
     except (OSError, ValueError) as error:  # what `datasets` raises where it does not find one
         raise ValueError(
-            f"data.hub={hub!r} cannot be loaded ({error}); with a network it is downloaded once, "
+            f"data.hub={name!r} cannot be loaded ({error}); with a network it is downloaded once, "
             "without one give a folder that holds its files. Of a set with several, data.subset "
             "names one"
         ) from error
@@ -224,25 +226,19 @@ def _loaded(hub: str, revision: str | None, subset: str | None) -> dict[str, Dat
     return {str(name): part for name, part in dataset.items()}
 
 
-def _refuse_no_network(hub: str) -> None:
-    """Raise OSError for an id of whose owner nothing is in the cache where the hub has no address:
-    `datasets` would try for half a minute. A proxy looks addresses up itself."""
+def _refuse_unknown_owner(name: str) -> None:
+    """Raise OSError for an id of whose owner the cache has nothing, where the hub is not asked."""
     from datasets import config
 
-    owner, host = hub.partition("/")[0], urlsplit(config.HF_ENDPOINT).hostname
-    cache = Path(config.HF_DATASETS_CACHE)
-    if Path(hub).exists() or getproxies() or [*cache.glob(f"{glob.escape(owner)}___*")]:
-        return
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError as error:
-        raise OSError(f"no network, since {host} is not found; nor is it in {cache}") from error
+    owner, cache = name.partition("/")[0], Path(config.HF_DATASETS_CACHE)
+    if config.HF_HUB_OFFLINE and not [*cache.glob(f"{glob.escape(owner)}___*")]:
+        raise OSError(f"no network, or HF_HUB_OFFLINE is set, and it is not in {cache}")
 
 
-def _of_sets(hub: str, splits: Mapping[str, Dataset]) -> list[Part]:
+def _of_sets(name: str, splits: Mapping[str, Dataset]) -> list[Part]:
     """Rows named by their split as the set has it: `data.split` may test on one of its train."""
     return [
-        _of_dataset(f"published {split}", f"data.hub={hub!r}", split, dataset)
+        _of_dataset(f"published {split}", f"data.hub={name!r}", split, dataset)
         for split, dataset in splits.items()
     ]
 

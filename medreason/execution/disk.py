@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medreason.config import Config, Hardware
+from medreason.config import Config, Hardware, hub
 from medreason.models import layout, model_folder
 from medreason.runs.files import free_bytes, read_json
 
@@ -118,7 +118,7 @@ def _hub_shapes(name: str, revision: str | None) -> tuple[Shapes, int]:
     Raises:
         OSError: the hub cannot be reached, or has no such model in safetensors.
     """
-    import huggingface_hub as hub  # half a second
+    import huggingface_hub  # half a second
     from huggingface_hub.errors import (
         HTTPError,  # pyright: ignore[reportPrivateImportUsage]
         NotASafetensorsRepoError,
@@ -126,11 +126,12 @@ def _hub_shapes(name: str, revision: str | None) -> tuple[Shapes, int]:
     )
 
     for file in ("model.safetensors", "model.safetensors.index.json"):
-        cached = hub.try_to_load_from_cache(name, file, revision=revision)
+        cached = huggingface_hub.try_to_load_from_cache(name, file, revision=revision)
         if isinstance(cached, str) and _has_all(Path(cached)):
             return model_folder.shapes(Path(cached).parent), 0
+    hub.read_cache_if_unreached(f"model.path={name}")
     try:
-        metadata = hub.get_safetensors_metadata(name, revision=revision)
+        metadata = huggingface_hub.get_safetensors_metadata(name, revision=revision)
     except (HTTPError, NotASafetensorsRepoError, SafetensorsParsingError) as error:
         raise OSError(f"{name}: {error}") from error
     tensors = {n: t for file in metadata.files_metadata.values() for n, t in file.tensors.items()}

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
+from pathlib import Path
 
 from medreason import config as configuration
 from medreason import data
-from medreason.config import Config, Hardware, machine
+from medreason.config import Config, Hardware, hub, machine
 from medreason.data import audit, images, validation
 from medreason.execution import disk, gpu_slots, slurm, worker_process
 from medreason.execution.request import RunRequest, run_request
@@ -198,7 +199,10 @@ def _check(config: Config, request: RunRequest) -> None:
         from medreason.generation import served_model  # openai, an extra, and a second to import
 
         served_model.probe(config.model)
-    elif not request.state.trained:
+    elif request.state.trained:  # an adapter's base may be on the hub
+        if not Path(model_folder.resolve(config.model.path)).exists():
+            hub.read_cache_if_unreached(f"model.path={config.model.path}")
+    else:
         model_folder.check_hub(config.model.path, config.model.revision)
         files = request.folder.checkpoints.rglob("*")
         disk.refuse_full(config, present=sum(file.stat().st_size for file in files))

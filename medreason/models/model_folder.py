@@ -10,7 +10,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from medreason.config import Model
+from medreason.config import Model, hub
 from medreason.runs import status
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
@@ -84,6 +84,7 @@ def check_hub(path: str, revision: str | None = None, key: str = "model.path") -
     """
     if Path(resolve(path)).exists():
         return
+    hub.read_cache_if_unreached(f"{key}={path}")
     from huggingface_hub import errors, hf_hub_download  # 0.3 s
 
     where = f"{key}={path!r}" + (f", revision {revision!r}" if revision else "")

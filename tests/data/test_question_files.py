@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
-import socket
+import shutil
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,12 +17,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, load_dataset
 from PIL import Image
 
 from medreason import data
 from medreason.config import Config, Validation
 from medreason.data import rows
 from medreason.data.rows import Loaded
+from medreason.models.model_folder import EMBEDDED
 
 HEADER = "image,question,option_A,option_B,answer,modality,task,patient,explanation"
 ROWS = [
@@ -277,7 +282,7 @@ def test_a_missing_or_misplaced_image_names_the_keys_of_the_table(tmp_path: Path
 @pytest.mark.parametrize(
     ("hub", "hint"),
     [
-        ("qaa", ""),
+        ("qaa", "; huggingface.co/datasets/qaa leads to the one that a set without owner has now"),
         ("mydat", "; did you mean mydata?"),
         ("mydata/question.csv", "; did you mean mydata/questions.csv?"),
         ("mydata/none", ""),
@@ -299,22 +304,66 @@ def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(
     assert time.monotonic() - start < 5
 
 
-def test_an_id_without_a_network_is_refused_at_once(
+@pytest.mark.parametrize("name", ["mydata", "owner/name"])
+def test_a_folder_here_is_read_whatever_the_hub_has_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    table(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(read(name).samples) == len(ROWS)
+
+
+def test_an_id_that_the_cache_has_nothing_of_is_refused_at_once_without_a_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def not_found(*_: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", not_found)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-    for proxy in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(proxy, raising=False)
-        monkeypatch.delenv(proxy.upper(), raising=False)
-    with pytest.raises(ValueError, match=r"'owner/set' cannot be loaded \(no network, since hugg"):
+    with pytest.raises(ValueError, match=r"'owner/set' cannot be loaded \(no network, or HF_HUB_O"):
         read("owner/set")
     (tmp_path / "owner___set").mkdir()
     with pytest.raises(ValueError, match=r"'owner/set' cannot be loaded \(Couldn't reach"):
         read("owner/set")  # by `datasets`, offline in tests
+
+
+def test_a_set_and_a_model_in_the_cache_are_read_at_once_where_the_hub_is_not_reached(
+    tmp_path: Path,
+) -> None:
+    """`datasets` tries for half a minute, and transformers as long for each file."""
+    made = tmp_path / "made"
+    rows = [{"question": "?", "answer": "yes"}] * 3
+    Dataset.from_list(rows).to_parquet(tmp_path / "t.parquet")
+    load_dataset("parquet", data_files={"train": f"{tmp_path}/t.parquet"}, cache_dir=str(made))
+    (arrow,) = made.rglob("*.arrow")
+    cached = tmp_path / "datasets/owner___name/default/0.0.0" / arrow.parent.name
+    shutil.copytree(arrow.parent, cached)
+    (cached / arrow.name).rename(cached / "name-train.arrow")
+    snapshot = tmp_path / "hub/models--owner--tiny/snapshots/abc"
+    shutil.copytree(EMBEDDED, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text("abc")
+    script = """
+from medreason.data import question_files
+from medreason.models import model_folder
+print([part.count for part in question_files.read("owner/name", None, None)])
+model_folder.check_hub("owner/tiny")
+from transformers import AutoProcessor
+print(type(AutoProcessor.from_pretrained("owner/tiny")).__name__)
+"""
+    proxies = {f"{name}_proxy" for name in ("http", "https", "all", "no")}
+    environment = {k: v for k, v in os.environ.items() if k.lower() not in proxies}
+    environment.pop("HF_HUB_OFFLINE")
+    places = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | places,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    assert done.stdout.split("\n")[:2] == ["[3]", "Qwen2VLProcessor"]
+    said = [line for line in done.stderr.splitlines() if "127.0.0.1" in line]
+    assert said == ["127.0.0.1 is not reached: data.hub=owner/name is looked for in the cache"]
+    assert "Retrying" not in done.stderr
 
 
 def test_columns_that_are_not_used_are_said(tmp_path: Path) -> None:
