@@ -6,6 +6,7 @@ and evaluates (`worker`). Nothing here loads torch.
 
 from __future__ import annotations
 
+import glob
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -50,6 +51,8 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
         RuntimeError: the worker process failed; the first line of its error and its log are named.
     """
     config = _without_device(config)
+    if not any((config.folder / "runs").glob(f"{glob.escape(config.run_name)}-*")):
+        machine.check(config)  # before images are drawn; a finished run is shown on any machine
     request = run_request(config)
     display = Display(request.folder.path.name, label)
     done = request.state.state == "done"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from run_folders import draw_samples, reply, write_run
 
 from medreason import config as configuration
 from medreason import data
@@ -181,7 +182,7 @@ def test_a_command_for_other_hardware_leaves_no_run(
     config = composed("hardware=gpu", *SMALL)
     with pytest.raises(ValueError, match="this machine has 0"):
         launch.run(config)
-    assert not (config.folder / "runs").exists()
+    assert not config.folder.exists()  # nor any drawn image
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -271,3 +272,18 @@ def test_large_images_into_the_tiny_model_are_told_of_prepare(
     Image.new("L", (300, 300)).save(image)
     assert not launch._size_note(composed(*SMALL), [sample])
     assert not launch._size_note(composed(*SMALL, "model=qwen2_vl_2b"), [sample])
+
+
+def test_a_finished_run_is_shown_on_a_machine_that_could_not_make_it(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: [])
+    config = composed("hardware=gpu", *SMALL)
+    request = run_request(config)
+    keys = {"key": request.train_key, "evaluation_key": request.evaluation_key}
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    run = write_run(config, samples, lambda i, s: reply("A"), **keys).run
+    integrity.seal(run, request.evaluation_key)
+    run.update(train_key=request.train_key, train_parts=request.parts)
+    again, worked = launch.run(config)
+    assert (again.train_key, worked) == (request.train_key, False)
