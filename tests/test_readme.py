@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,3 +135,35 @@ def test_link_leads_to_a_file_and_heading_that_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_page_names_nothing_a_stranger_has_not_got(page: str) -> None:
     assert not re.search(r"\.\./shared|P[A]PERS|D[E]SIGN section|conf/tuned", PAGES[page])
+
+
+def git(*words: str) -> str | None:
+    """What git prints in this repository; None where there is none, or no git."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", ROOT, *words], capture_output=True, text=True, check=True
+        )
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return done.stdout
+
+
+COMMIT = r"(?=[0-9a-f]*[a-f])(?=[a-f]*\d)[0-9a-f]{7}"
+"""Hashes of letters or digits alone, one of 27, are found behind the word alone."""
+
+
+def test_every_commit_that_a_page_names_is_in_the_history() -> None:
+    """Also in what is put together later: a commit of a branch that was rebased or squashed is not.
+    Figures of such a state are named by date, machine and "a state before" the commit that has
+    them."""
+    known = git("rev-parse", "--show-toplevel", "--is-shallow-repository")
+    if known != f"{ROOT}\nfalse\n":
+        pytest.skip("no history, or a part of it alone: a shallow clone or no clone at all")
+    history = {line[:7] for line in (git("rev-list", "HEAD") or "").split()}
+    named = {
+        (commit, page)
+        for page, text in PAGES.items()
+        for commit in re.findall(rf"\b(?:{COMMIT}|(?<=commit )[0-9a-f]{{7}})\b", text)
+    }
+    assert len(named) > 20
+    assert {(commit, page) for commit, page in named if commit not in history} == set()
