@@ -49,6 +49,13 @@ class _Callbacks(TypedDict):
     on_answers: OnAnswers
 
 
+class _ScoringCallbacks(TypedDict):
+    """Of an engine that scores options."""
+
+    on_batch: OnBatch
+    on_likelihoods: Callable[[Mapping[int, list[float]]], None]
+
+
 def evaluate(
     config: Config, samples: Sequence[Sample], folder: RunFolder, key: str, progress: Progress
 ) -> None:
@@ -155,76 +162,116 @@ def predict_rows(
     `action=predict` calls this too, so that it answers as evaluation does.
     """
     refuse_long_questions(config, rows)
-    generated = "generated" in config.evaluation.answers
+    loaded, answers = _Loaded(config), _Answers(config, rows, on_predictions)
+    if "option_likelihood" in config.evaluation.answers:
+        _score_options(config, loaded, progress, answers)
+    if answers.generated:
+        _generate(config, loaded, progress, answers, drafts, earlier)
+    return [answers.predictions[i] for i in range(len(rows))]
 
-    # Not before they are needed: vLLM loads the weights itself, and a server has its own.
-    @functools.cache
-    def processor() -> ProcessorMixin:
-        return load_processor(config.model)
 
-    @functools.cache
-    def model() -> PreTrainedModel:
-        loaded = load_model(config.model, config.hardware).to(PartialState().device)  # pyright: ignore[reportArgumentType]
-        loaded.requires_grad_(requires_grad=False)  # `FusedStep` holds frozen weights once
-        if config.hardware.uses_fused_layers:
-            fused_layers.fuse(loaded)
-        return loaded
+class _Loaded:
+    """Processor and weights, not before they are needed: vLLM loads the weights itself, and a
+    server has its own."""
 
-    predictions: dict[int, Prediction] = {}
-    likelihoods: dict[int, list[float]] = {}
+    def __init__(self, config: Config) -> None:
+        self._config = config
 
-    def finish(batch: dict[int, Prediction]) -> None:
-        predictions.update(batch)
-        on_predictions([*batch.values()])
+    @functools.cached_property
+    def processor(self) -> ProcessorMixin:
+        return load_processor(self._config.model)
 
-    def read(completions: Mapping[int, Completion]) -> None:
-        encoder = config.evaluation.encoder
-        finish(
+    @functools.cached_property
+    def model(self) -> PreTrainedModel:
+        hardware = self._config.hardware
+        model = load_model(self._config.model, hardware).to(PartialState().device)  # pyright: ignore[reportArgumentType]
+        model.requires_grad_(requires_grad=False)  # `FusedStep` holds frozen weights once
+        if hardware.uses_fused_layers:
+            fused_layers.fuse(model)
+        return model
+
+    def unload_model(self) -> None:
+        self.__dict__.pop("model", None)
+
+
+class _Answers:
+    """The predictions of rows by their place, made of what an engine gives as it gives it."""
+
+    def __init__(
+        self, config: Config, rows: Sequence[EvaluationRow], on_predictions: OnPredictions
+    ) -> None:
+        self.predictions: dict[int, Prediction] = {}
+        self.generated = "generated" in config.evaluation.answers
+        self.rows = rows
+        self._encoder = config.evaluation.encoder
+        self._on_predictions = on_predictions
+        self._likelihoods: dict[int, list[float]] = {}
+
+    def read(self, completions: Mapping[int, Completion]) -> None:
+        """Completions are the predictions of their rows."""
+        self._finish(
             {
-                i: predict(rows[i].sample, rows[i].control, c, likelihoods.get(i, []), encoder)
+                i: predict(row.sample, row.control, c, self._likelihoods.get(i, []), self._encoder)
                 for i, c in completions.items()
+                for row in [self.rows[i]]
             }
         )
 
-    def score(batch: Mapping[int, list[float]]) -> None:
-        likelihoods.update(batch)
-        if not generated:
-            of_batch = [(i, rows[i], values) for i, values in batch.items()]
-            finish({i: settle(r.sample, r.control, r.prompt, v) for i, r, v in of_batch})
+    def score(self, likelihoods: Mapping[int, list[float]]) -> None:
+        """Option likelihoods stand beside the completion that is to come, or are the prediction."""
+        self._likelihoods.update(likelihoods)
+        if not self.generated:
+            of_rows = [(i, self.rows[i], values) for i, values in likelihoods.items()]
+            self._finish({i: settle(r.sample, r.control, r.prompt, v) for i, r, v in of_rows})
 
-    if "option_likelihood" in config.evaluation.answers:
-        if config.evaluation.engine == "endpoint":
-            _score_served_options(config, rows, progress, score, read)
-        else:
-            _score_options(config, model(), processor(), rows, progress, score)
-    if generated:
-        on_batch = functools.partial(_tell, progress, len(rows))
-        callbacks: _Callbacks = {"on_batch": on_batch, "on_answers": read}
-        match config.evaluation.engine:
-            case "endpoint":
-                from medreason.evaluation import endpoint_answers  # openai, an extra
+    def _finish(self, batch: dict[int, Prediction]) -> None:
+        self.predictions.update(batch)
+        self._on_predictions([*batch.values()])
 
-                # A row whose options got no reply has failed already.
-                left = [i for i in range(len(rows)) if i not in predictions]
-                callbacks["on_answers"] = lambda batch: read({left[i]: c for i, c in batch.items()})
-                endpoint_answers.answer_rows(config, [rows[i] for i in left], **callbacks)
-            case "vllm":
-                model.cache_clear()
-                vllm_answers.answer_rows(config, processor(), rows, **callbacks)
-            case _:
-                if drafts:
-                    remember_replies(drafts, earlier, rows, processor().tokenizer)
-                answer_rows(
-                    model(),
-                    processor(),
-                    rows,
-                    batch_size=config.hardware.per_device_evaluation,
-                    max_new_tokens=config.evaluation.max_new_tokens,
-                    graphs=config.hardware.uses_cuda_graphs,
-                    drafts=drafts,
-                    **callbacks,
-                )
-    return [predictions[i] for i in range(len(rows))]
+
+def _generate(
+    config: Config,
+    loaded: _Loaded,
+    progress: Progress,
+    answers: _Answers,
+    drafts: DraftHistory | None,
+    earlier: Sequence[Path],
+) -> None:
+    """Let the configured engine answer the rows."""
+    tell = functools.partial(_tell, progress, len(answers.rows))
+    callbacks: _Callbacks = {"on_batch": tell, "on_answers": answers.read}
+    match config.evaluation.engine:
+        case "endpoint":
+            _ask_server(config, answers, tell)
+        case "vllm":
+            loaded.unload_model()
+            vllm_answers.answer_rows(config, loaded.processor, answers.rows, **callbacks)
+        case _:
+            if drafts:
+                remember_replies(drafts, earlier, answers.rows, loaded.processor.tokenizer)
+            answer_rows(
+                loaded.model,
+                loaded.processor,
+                answers.rows,
+                batch_size=config.hardware.per_device_evaluation,
+                max_new_tokens=config.evaluation.max_new_tokens,
+                graphs=config.hardware.uses_cuda_graphs,
+                drafts=drafts,
+                **callbacks,
+            )
+
+
+def _ask_server(config: Config, answers: _Answers, on_batch: OnBatch) -> None:
+    """A row whose options got no reply has failed already, and is not asked again."""
+    from medreason.evaluation import endpoint_answers  # openai, an extra
+
+    left = [i for i in range(len(answers.rows)) if i not in answers.predictions]
+    endpoint_answers.answer_rows(
+        config,
+        [answers.rows[i] for i in left],
+        on_batch=on_batch,
+        on_answers=lambda batch: answers.read({left[i]: c for i, c in batch.items()}),
+    )
 
 
 def remember_replies(
@@ -258,44 +305,35 @@ def _tell(progress: Progress, count: int, done: int) -> None:
     progress("evaluating", done, count)
 
 
-def _score_served_options(
-    config: Config,
-    rows: Sequence[EvaluationRow],
-    progress: Progress,
-    on_likelihoods: Callable[[Mapping[int, list[float]]], None],
-    on_failures: Callable[[Mapping[int, Completion]], None],
-) -> None:
-    """Likelihoods of the options by a served model; `on_failures` gets the rows without any."""
-    from medreason.evaluation import endpoint_answers  # openai, an extra
-
-    closed = [i for i, row in enumerate(rows) if row.sample.options]
-    endpoint_answers.score_options(
-        config,
-        [rows[i] for i in closed],
-        on_batch=lambda done: progress("evaluating option likelihoods", done, len(closed)),
-        on_likelihoods=lambda batch: on_likelihoods({closed[i]: v for i, v in batch.items()}),
-        on_answers=lambda batch: on_failures({closed[i]: c for i, c in batch.items()}),
-    )
-
-
 def _score_options(
     config: Config,
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    rows: Sequence[EvaluationRow],
+    loaded: _Loaded,
     progress: Progress,
-    on_likelihoods: Callable[[Mapping[int, list[float]]], None],
+    answers: _Answers,
 ) -> None:
-    """Score the rows that have options; `on_likelihoods` gets them by their place in `rows`."""
-    closed = [i for i, row in enumerate(rows) if row.sample.options]
+    """Likelihoods of the options of the rows that have some; of a served model those rows whose
+    request failed are predictions already."""
+    closed = [i for i, row in enumerate(answers.rows) if row.sample.options]
+    closed_rows = [answers.rows[i] for i in closed]
+    callbacks: _ScoringCallbacks = {
+        "on_batch": lambda done: progress("evaluating option likelihoods", done, len(closed)),
+        "on_likelihoods": lambda batch: answers.score({closed[i]: v for i, v in batch.items()}),
+    }
+    if config.evaluation.engine == "endpoint":
+        from medreason.evaluation import endpoint_answers  # openai, an extra
+
+        def on_answers(failed: Mapping[int, Completion]) -> None:
+            answers.read({closed[i]: completion for i, completion in failed.items()})
+
+        endpoint_answers.score_options(config, closed_rows, on_answers=on_answers, **callbacks)
+        return
     option_likelihoods(
-        model,
-        processor,
-        [rows[i] for i in closed],
+        loaded.model,
+        loaded.processor,
+        closed_rows,
         batch_size=config.hardware.per_device_evaluation,
         tagged=config.prompt.style != "free",
-        on_batch=lambda done: progress("evaluating option likelihoods", done, len(closed)),
-        on_likelihoods=lambda batch: on_likelihoods({closed[i]: v for i, v in batch.items()}),
+        **callbacks,
     )
 
 
