@@ -27,9 +27,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import Config, Statistics, Tracking
 from medreason.console import counted, notice
+from medreason.execution import supervision
 from medreason.report import published_file
-from medreason.runs import lock, parent_watch
+from medreason.runs import interrupts, lock, parent_watch
 from medreason.runs.files import read_json, write_json
+from medreason.runs.interrupts import InterruptedRunError
 from medreason.runs.outcomes import BusyError, NoDataError, Outcome, explained
 from medreason.runs.progress import duration
 from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, unsynced
@@ -125,7 +127,9 @@ class Sweep(Callback):
             "trials": OmegaConf.select(config, "hydra.sweeper.n_trials") or 0,
         }
         write_json(self._folder / "launcher.json", launcher)
-        _make_jobs_watch_launcher(config.hydra.launcher)
+        if "joblib" in config.hydra.launcher["_target_"].lower():
+            _make_jobs_watch_launcher(config.hydra.launcher)
+            interrupts.before_end(lambda: supervision.finish_jobs(config.runs.grace_seconds))
         if shutil.disk_usage(self._folder).free < _SWEEP_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
         _prepare_mlflow(config)
@@ -268,6 +272,8 @@ def _outcome(job_return: JobReturn, outputs: str) -> Outcome:
     match value:
         case NoDataError():
             outcome = Outcome("empty")
+        case InterruptedRunError():
+            outcome = Outcome("lost")
         case BusyError():
             outcome = Outcome("busy", run=value.run, evaluation=value.evaluation)
         case _:
@@ -330,11 +336,10 @@ def _is_outlived(config: DictConfig) -> bool:
 
 def _make_jobs_watch_launcher(launcher: DictConfig) -> None:
     """End joblib's processes with the launcher; without this they wait forever for a first job."""
-    if "joblib" in launcher["_target_"].lower():
-        os.environ[parent_watch.LAUNCHER] = str(os.getpid())
-        begin = f"{parent_watch.__name__}.{parent_watch.end_with_launcher.__name__}"
-        with read_write(launcher), open_dict(launcher):  # joblib.Parallel's, not in the schema
-            launcher.initializer = {"_target_": "hydra.utils.get_method", "path": begin}
+    os.environ[parent_watch.LAUNCHER] = str(os.getpid())
+    begin = f"{interrupts.__name__}.{interrupts.start_job_process.__name__}"
+    with read_write(launcher), open_dict(launcher):  # joblib.Parallel's, not in the schema
+        launcher.initializer = {"_target_": "hydra.utils.get_method", "path": begin}
 
 
 def _prepare_mlflow(config: DictConfig) -> None:
