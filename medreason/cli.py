@@ -12,13 +12,12 @@ from pathlib import Path
 from string import Template
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
-from medreason.config import CONF, Config, composing, options, steps
+from medreason.config import CONF, Config, composing, flags, options, steps
 from medreason.console import notice, quiet_libraries, show
 from medreason.runs import interrupts
 from medreason.runs.outcomes import Outcome, explained
@@ -47,7 +46,10 @@ def main() -> None:
 
 def _run_command_line() -> None:
     """Check it and hand it to Hydra, which calls `job`."""
-    arguments, _ = get_args_parser().parse_known_intermixed_args()
+    try:
+        arguments = flags.parse(options.options([CONF]))
+    except ValueError as error:
+        sys.exit(f"medreason: {error}")
     if not _has_other_folders(arguments):
         if arguments.config_dir and not Path(arguments.config_dir).is_dir():
             sys.exit(f"medreason: --config-dir {arguments.config_dir}: no such folder")

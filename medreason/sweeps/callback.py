@@ -100,9 +100,7 @@ class Sweep(Callback):
                 notice(line)
             if config.report.published:
                 published_file.read(config.report.published)
-            if _is_done_here(config, self._jobs):
-                if self._search:
-                    notice(f"a search: {self._search.trials} trials like this, one of them tested")
+            if _is_done_here(config, self._jobs, self._search):
                 sys.exit()
             self._folder, self._started = Path(config.hydra.sweep.dir), time.monotonic()
             if self._search:
@@ -240,16 +238,20 @@ def as_job(config: Config) -> Config:
     return as_trial(config)
 
 
-def _is_done_here(config: DictConfig, jobs: list[list[str]]) -> bool:
+def _is_done_here(config: DictConfig, jobs: list[list[str]], search: Search | None) -> bool:
     """Do an action that takes the sweep as a whole; False where each job acts for itself."""
     match config.action.name:
         case "plan":
             from medreason.actions import plan
 
             configs = compose_jobs(config, jobs)
-            if is_search(config):
-                configs = [as_trial(trial) for trial in configs]
-            plan.run_all(configs, labels(jobs))
+            if search is None:
+                plan.run_all(configs, labels(jobs))
+            else:
+                trials = plan.Trials(max(search.trials, 1), search.at_a_time)
+                plan.run_all([as_trial(trial) for trial in configs], labels(jobs), trials)
+                if not search.trials:
+                    notice("of one trial; how many it makes, this sweeper does not say")
         case "report":
             from medreason.actions import report
 
