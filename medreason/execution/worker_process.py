@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medreason.config import Config
 from medreason.execution import fork_server, gpu_slots, supervision
+from medreason.execution.contention import Contention
 from medreason.execution.fork_server import ForkedWorker
 from medreason.execution.gpu_slots import GpuSlots
 from medreason.execution.request import RunRequest
@@ -69,8 +70,14 @@ def _wait(
 ) -> None:
     """Wait until it ends. Ctrl-C lets a training end its update and write a checkpoint."""
 
+    contention = Contention(_threads(config)) if config.hardware.accelerator == "cpu" else None
+
     def show() -> None:
         display.show(folder.progress)
+        if contention and contention.is_due and status.is_training(folder):
+            line = contention.line(supervision.ranks(process.pid))
+            if line:
+                display.line(line)
 
     def show_unless_asked() -> None:
         interrupts.raise_if_asked()
@@ -92,9 +99,9 @@ def _wait(
 
 def _present_update(folder: RunFolder, config: Config) -> int | None:
     """The update after which a training can be resumed; None where none is going on."""
-    progress, logged = status.progress_of(folder), folder.logged()
-    if progress.get("phase") not in status.TRAINING:
+    if not status.is_training(folder):
         return None
+    progress, logged = status.progress_of(folder), folder.logged()
     done, each = logged[-1]["step"] if logged else 0, config.updates_per_rollout
     update = (done // each + 1) * each
     # After the last update its weights are saved.
@@ -145,16 +152,20 @@ def _command(config: Config, request: RunRequest, rendezvous: Rendezvous | None)
 
 
 def _environment(config: Config, slots: GpuSlots) -> dict[str, str]:
-    threads = config.hardware.threads or max((os.cpu_count() or 1) // config.hardware.devices, 1)
     cuda = gpu_slots.cuda_environment(slots.devices, expandable=config.rollout.name != "vllm")
     return {
         **os.environ,
         **cuda,
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(_threads(config)),
         "TOKENIZERS_PARALLELISM": "false",
         "MEDREASON_PARENT": str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _threads(config: Config) -> int:
+    """Of each rank."""
+    return config.hardware.threads or max((os.cpu_count() or 1) // config.hardware.devices, 1)
 
 
 def _stop(process: subprocess.Popen[bytes] | ForkedWorker) -> None:

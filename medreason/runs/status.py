@@ -8,7 +8,7 @@ from medreason.runs import lock
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, State
 
-TRAINING = ("training", "validating")
+_TRAINING = ("training", "validating")
 """Phases of a worker in which it trains."""
 
 
@@ -26,12 +26,16 @@ def status(evaluation: EvaluationFolder, state: State) -> str:
     if not state.attempts:
         return "not started"
     progress = progress_of(folder)
-    in_training = progress.get("phase") in TRAINING
-    if in_training and not any(folder.checkpoints.glob("checkpoint-*")):
+    if is_training(folder) and not any(folder.checkpoints.glob("checkpoint-*")):
         goes_on = "has no checkpoint yet, the same command starts again"
     else:
         goes_on = "the same command resumes"
     return f"interrupted{_place(progress)}; {goes_on}"
+
+
+def is_training(folder: RunFolder) -> bool:
+    """Whether its worker trains, or did when it ended."""
+    return progress_of(folder).get("phase") in _TRAINING
 
 
 def progress_of(folder: RunFolder) -> dict[str, Any]:
