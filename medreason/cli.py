@@ -12,14 +12,14 @@ from pathlib import Path
 from string import Template
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
-from medreason.config import CONF, Config, composing, options, steps
+from medreason.config import CONF, Config, composing, flags, options, steps
 from medreason.console import notice, quiet_libraries, show
+from medreason.runs import interrupts
 from medreason.runs.outcomes import Outcome, explained
 from medreason.sweeps.callback import EXPECTED, as_job, job_label
 from medreason.sweeps.jobs import first_value
@@ -32,33 +32,24 @@ _LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_C
 def main() -> None:
     """Run the command line; Ctrl-C and SIGTERM end it in one line, with what to type to go on."""
     typed = shlex.join(sys.argv[1:])
-    received: list[int] = []
-
-    def interrupt(number: int, _: object) -> None:
-        received.append(number)
-        # A second signal ends this process at once, but for SIGTERM: `timeout` sends it to its
-        # command, and again to the group.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if len(received) == 1:
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    interrupts.listen()
     try:
         _run_command_line()
     except KeyboardInterrupt as error:
+        interrupts.leave()
         kept = str(error) or "what was finished is kept"
-        stopped = "stopped by SIGTERM" if received[:1] == [signal.SIGTERM] else "interrupted"
+        stopped = "stopped by SIGTERM" if interrupts.first() == signal.SIGTERM else "interrupted"
         after = "\n" if sys.stderr.isatty() else ""  # the terminal's ^C
         notice(f"{after}medreason: {stopped}; {kept}; to go on: python -m medreason {typed}")
-        sys.exit(128 + (received or [signal.SIGINT])[0])
+        sys.exit(128 + interrupts.first())
 
 
 def _run_command_line() -> None:
     """Check it and hand it to Hydra, which calls `job`."""
-    arguments, _ = get_args_parser().parse_known_intermixed_args()
+    try:
+        arguments = flags.parse(options.options([CONF]))
+    except ValueError as error:
+        sys.exit(f"medreason: {error}")
     if not _has_other_folders(arguments):
         if arguments.config_dir and not Path(arguments.config_dir).is_dir():
             sys.exit(f"medreason: --config-dir {arguments.config_dir}: no such folder")

@@ -22,6 +22,8 @@ from run_folders import draw_samples, reply, write_run
 from medreason import cli, tracking
 from medreason.config import Config
 from medreason.execution import launch
+from medreason.runs import interrupts
+from medreason.runs.interrupts import InterruptedRunError
 from medreason.runs.run_folder import RunFolder, run_folders
 
 
@@ -71,6 +73,58 @@ def test_sigterm_that_timeout_sends_twice_is_one(
     assert capsys.readouterr().err.count("stopped by SIGTERM") == 1
 
 
+def test_second_ctrl_c_does_not_wait_for_what_the_first_one_lets_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("it waited") from None
+
+    monkeypatch.setattr(cli, "_run_command_line", stopped)
+    monkeypatch.setattr(sys, "argv", ["medreason"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err.count("interrupted") == 1
+
+
+def test_jobs_of_joblib_are_waited_for_before_the_first_signal_ends_their_launcher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[bool] = []
+
+    def stopped() -> None:
+        interrupts.before_end(lambda: waited.append(True))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(cli, "_run_command_line", stopped)
+    monkeypatch.setattr(sys, "argv", ["medreason"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert waited == [True]
+
+
+def test_run_whose_worker_got_the_signal_alone_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of Slurm, or of somebody's `kill`."""
+
+    def interrupted(*_: object) -> None:
+        raise InterruptedRunError("a signal ended its worker")
+
+    monkeypatch.setattr(launch.worker_process, "run", interrupted)
+    (tmp_path / "run/checkpoints/checkpoint-7").mkdir(parents=True)
+    request: Any = SimpleNamespace(folder=RunFolder(tmp_path / "run"))
+    unused: Any = None
+    config: Any = SimpleNamespace(method=SimpleNamespace(algorithm="sft"))
+    words = r"run: a signal.*keeps the checkpoint of step 7; re-run the same command to resume"
+    with pytest.raises(InterruptedRunError, match=words):
+        launch._start_and_wait(config, request, unused, unused, None, 0)
+    assert request.folder.state().state != "failed"
+
+
 @pytest.mark.parametrize(
     ("made", "words"),
     [
@@ -117,29 +171,34 @@ def test_interrupted_training_goes_on_with_the_command_that_is_shown(
     words: tuple[str, ...], number: signal.Signals, tmp_path: Path
 ) -> None:
     small = ("method=sft", "evaluation=quick", "data.train_images=8", "data.test_images=1")
-    steps = ("method.trl.max_steps=8", "runs.checkpoint_steps=1", "evaluation.modalities=[ct]")
+    steps = ("method.trl.max_steps=20", "hardware.threads=1", "evaluation.modalities=[ct]")
     command = [sys.executable, "-m", "medreason", *words, *small, *steps]
     process = subprocess.Popen(
         command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("outputs/runs/*/checkpoints/checkpoint-2")):
+    runs = tmp_path / "outputs/runs"
+    while sum(bool(run.logged()) for run in run_folders(runs)) < (2 if words else 1):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     os.killpg(process.pid, number)  # as a terminal and `timeout` do
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=120)
+    for run in run_folders(runs):  # long before runs.checkpoint_steps
+        (step,) = {row["step"] for row in run.logged()[-1:]}
+        assert [path.name for path in run.checkpoints.iterdir()] == [f"checkpoint-{step}"]
+        assert re.search(rf"ends update {step} and writes a checkpoint, within 5 min", told)
     assert process.returncode == 128 + number
     assert "Traceback" not in told
     line = next(line for line in told.splitlines() if "; to go on: python " in line)
     assert line.startswith("medreason: ")
     report = (*command[:3], "action=report", "tracking=none")
     shown = subprocess.run(report, cwd=tmp_path, capture_output=True, text=True)
-    assert re.search(r"interrupted at step \d of 8; the same command resumes", shown.stdout)
+    assert re.search(r"interrupted at step \d+ of 20; the same command resumes", shown.stdout)
     if words:
         assert "2 interrupted" in told
     again = shlex.split(line.partition("to go on: python ")[2])
     done = subprocess.run([sys.executable, *again], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "resumed from its last checkpoint" in done.stderr
-    states = {run.state().state for run in run_folders(tmp_path / "outputs/runs")}
+    states = {run.state().state for run in run_folders(runs)}
     assert states == {"done"}

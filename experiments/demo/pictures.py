@@ -1,9 +1,4 @@
-"""The READMEs' pictures of report and MLflow, from what `make demo` has left.
-
-Needs Chromium with its driver (Debian: chromium-driver).
-
-python experiments/demo/pictures.py [OUTPUTS]
-"""
+"""The READMEs' pictures of report and MLflow, from what `make demo` has left: README.md."""
 
 from __future__ import annotations
 
@@ -19,25 +14,26 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-HERE = Path(__file__).parent
 SEARCH = """tags."medreason.modality" = 'xray' and metrics."test/above_prior/xray-disease" > 0.1"""
 
 
-def main(outputs: Path) -> None:
+def main(outputs: Path, folder: Path) -> None:
+    """Write the pictures to a folder."""
     browser = open_browser()
-    take_report(browser, outputs / "reports/demo/index.html")
+    take_report(browser, outputs / "reports/demo/index.html", folder / "report.png")
     command = [sys.executable, "-m", "medreason.tracking.pages", outputs, "--port", "5077"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         page = server.stdout.readline().split()[-1]
         try:
-            take(browser, page, "mlflow-runs.png", "grpo")
+            take(browser, page, folder / "mlflow-runs.png", "grpo")
             experiment, _, _ = page.partition("?")
             query = {"workflowType": "machine_learning", "searchFilter": SEARCH}
             query |= {"orderByKey": "metrics.`test/accuracy`", "orderByAsc": "false"}
-            take(browser, f"{experiment}?{urlencode(query)}", "mlflow-search.png", "grpo")
+            found = f"{experiment}?{urlencode(query)}"
+            take(browser, found, folder / "mlflow-search.png", "grpo")
             run = f"{experiment}/{run_of(outputs, 'grpo')}/model-metrics"
-            take(browser, run, "mlflow-curves.png", "first_update")
+            take(browser, run, folder / "mlflow-curves.png", "first_update")
         finally:
             server.terminate()
     browser.quit()
@@ -50,13 +46,13 @@ def open_browser() -> webdriver.Chrome:
     return webdriver.Chrome(options=options)
 
 
-def take_report(browser: webdriver.Chrome, page: Path) -> None:
+def take_report(browser: webdriver.Chrome, page: Path, file: Path) -> None:
     browser.set_window_size(1200, 2200)
     browser.get(page.resolve().as_uri())
-    browser.save_screenshot(HERE / "report.png")
+    browser.save_screenshot(file)
 
 
-def take(browser: webdriver.Chrome, address: str, name: str, awaited: str) -> None:
+def take(browser: webdriver.Chrome, address: str, file: Path, awaited: str) -> None:
     """A picture of the page once it shows a text."""
     browser.set_window_size(1500, 700)
     wait = WebDriverWait(browser, 90, ignored_exceptions=[WebDriverException])
@@ -65,7 +61,7 @@ def take(browser: webdriver.Chrome, address: str, name: str, awaited: str) -> No
     for close in browser.find_elements(By.CSS_SELECTOR, "button[aria-label='Close']"):
         close.click()  # the assistant beside the page
     time.sleep(8)  # charts draw themselves
-    browser.save_screenshot(HERE / name)
+    browser.save_screenshot(file)
 
 
 def run_of(outputs: Path, method: str) -> str:
@@ -78,4 +74,5 @@ def run_of(outputs: Path, method: str) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "outputs"))
+    given = map(Path, sys.argv[1:])
+    main(next(given, Path("outputs")), next(given, Path(__file__).parent))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -66,10 +66,23 @@ def run(config: Config) -> None:
     run_all([config], [""])
 
 
-def run_all(configs: Sequence[Config], labels: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class Trials:
+    """Of a search: jobs like the one that is planned."""
+
+    count: int = 1
+    at_a_time: int = 1
+
+    @property
+    def rounds(self) -> int:
+        return math.ceil(self.count / self.at_a_time)
+
+
+def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | None = None) -> None:
     """Print the plan of all jobs: each cell, the totals, and what does not fit.
 
-    `labels` say what tells each of `configs` from the others; empty where nothing does.
+    `labels` say what tells each of `configs` from the others; empty where nothing does. `trials`
+    where the only one is a trial of a search.
     """
     throughput = Throughput(configs[0].folder / "runs")
     seen: dict[tuple[str, str], int] = {}
@@ -77,7 +90,7 @@ def run_all(configs: Sequence[Config], labels: Sequence[str]) -> None:
     cells: list[Cell] = []
     for i, (config, label) in enumerate(zip(configs, labels, strict=True)):
         cells.append(_cell(config, label or config.run_name, throughput, questions, seen, i))
-    _print(cells, configs[0])
+    _print(cells, configs[0], trials)
     possible = [
         c
         for c, cell in zip(configs, cells, strict=True)
@@ -87,7 +100,7 @@ def run_all(configs: Sequence[Config], labels: Sequence[str]) -> None:
     kinds: dict[tuple[str, ...], list[tuple[Config, Cell]]] = defaultdict(list)
     for config, cell in zip(configs, cells, strict=True):
         if cell.state not in _FINISHED:
-            kinds[_kind(config)].append((config, cell))
+            kinds[_kind(config)] += [(config, cell)] * (trials.count if trials else 1)
     for line in _needs_of_all(list(kinds.values())):  # last, since it loads torch
         Console().print(line, highlight=False, soft_wrap=True)
 
@@ -269,7 +282,7 @@ def _left_out(config: Config, request: RunRequest) -> str:
     return f"each epoch leaves out {count} of {questions} questions" if count else ""
 
 
-def _print(cells: Sequence[Cell], config: Config) -> None:
+def _print(cells: Sequence[Cell], config: Config, trials: Trials | None) -> None:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for head in ("#", "cell", "state", "updates", "generations", "time", "disk"):
         side = "left" if head in ("cell", "state") else "right"
@@ -285,8 +298,20 @@ def _print(cells: Sequence[Cell], config: Config) -> None:
     console.print(table)
     for reason, places in reasons.items():  # once, however many cells it is of
         console.print(f"{_listed(places)}: {reason}", highlight=False, markup=False, soft_wrap=True)
-    for line in _totals(cells, config):
+    for line in [*_totals(cells, config, trials), *_data_lines(cells, config)]:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _data_lines(cells: Sequence[Cell], config: Config) -> list[str]:
+    """What is to be downloaded of a data set that is not there."""
+    if not any(cell.reason.startswith(_NOT_HERE) for cell in cells):
+        return []
+    sizes = release_sizes.downloads(config)
+    parts = [f"{name} {_size(size)}" for name, size in sizes.items() if size is not None]
+    if unknown := [name for name, size in sizes.items() if size is None]:
+        parts.append(f"unknown of {', '.join(unknown)}")
+    where = f"data.root={config.data['root']}"
+    return [f"{where} is not there; to download, packed: {'; '.join(parts)}"]
 
 
 def _print_power(configs: Sequence[Config]) -> None:
@@ -368,44 +393,51 @@ def _listed(places: Sequence[str]) -> str:
     return f"{named} and {len(places) - 3} more" if len(places) > 3 else named
 
 
-def _totals(cells: Sequence[Cell], config: Config) -> list[str]:
-    counts = {
-        state: sum(c.state == state for c in cells)
-        for state in dict.fromkeys(c.state for c in cells)
-    }
+def _totals(cells: Sequence[Cell], config: Config, trials: Trials | None) -> list[str]:
+    how, rounds = "one after the other", 1.0
+    if trials:
+        how = f"{trials.at_a_time} at a time, each as fast as alone; without the test of the best"
+        cells, rounds = [*cells] * trials.count, trials.rounds / trials.count
+    counts = Counter(cell.state for cell in cells)
     ahead = [cell for cell in cells if cell.state not in _FINISHED]
     known = [cell.seconds for cell in ahead if cell.seconds is not None]
     unknown = len(ahead) - len(known)
-    time = duration(sum(known)) if known or not ahead else "unknown"
+    time = duration(sum(known) * rounds) if known or not ahead else "unknown"
     if known and unknown:
         time += f" and {counted(unknown, 'cell')} unknown: no comparable run has been measured yet"
-    disk = sum(cell.disk for cell in ahead)
-    download = max((cell.download for cell in ahead), default=0)
-    needed = disk + download + max((cell.peak for cell in ahead), default=0)
-    free = free_bytes(config.folder)
-    unknown_disk = sum(not cell.disk_known for cell in ahead)
-    least = "at least " if unknown_disk else ""
-    lines = [
-        f"{counted(len(cells), 'cell')}: "
+    return [
+        f"{counted(len(cells), 'trial' if trials else 'cell')}: "
         + ", ".join(f"{n} {state}" for state, n in counts.items()),
         f"{counted(sum(c.updates for c in ahead), 'update')}, "
         f"{counted(sum(c.generations for c in ahead), 'generation')}, time {time} "
-        "on this machine (one after the other)",
-        f"disk {least}{_size(disk)} kept, {_size(needed)} with the checkpoints of one training; "
-        f"{_size(free)} free"
-        + (f"; {_size(download)} of weights come from the hub" if download else ""),
+        f"on this machine ({how})",
+        *_disk_lines(ahead, config, trials.at_a_time if trials else 1),
     ]
-    if unknown_disk:
-        lines.append(
-            f"disk without the models of {counted(unknown_disk, 'cell')}: the hub is not reached, "
+
+
+def _disk_lines(ahead: Sequence[Cell], config: Config, at_a_time: int) -> Iterator[str]:
+    """What all take, and whether it fits."""
+    disk = sum(cell.disk for cell in ahead)
+    download = max((cell.download for cell in ahead), default=0)
+    needed = disk + download + at_a_time * max((cell.peak for cell in ahead), default=0)
+    free = free_bytes(config.folder)
+    unknown = sum(not cell.disk_known for cell in ahead)
+    trainings = "one training" if at_a_time == 1 else f"{at_a_time} trainings at a time"
+    yield (
+        f"disk {'at least ' if unknown else ''}{_size(disk)} kept, {_size(needed)} with the "
+        f"checkpoints of {trainings}; {_size(free)} free"
+        + (f"; {_size(download)} of weights come from the hub" if download else "")
+    )
+    if unknown:
+        yield (
+            f"disk without the models of {counted(unknown, 'cell')}: the hub is not reached, "
             "and their start model is not in its cache"
         )
     if needed > free:
-        lines.append(
+        yield (
             f"does not fit: outputs={config.outputs} has {_size(free)} free of {_size(needed)}; "
             "free some space, set outputs=... to another disk, or choose adapter=lora_r8"
         )
-    return lines
 
 
 def _size(count: int) -> str:

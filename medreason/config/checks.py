@@ -3,7 +3,6 @@ within it. Each error names key, value and remedy."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING
@@ -265,17 +264,16 @@ def hardware_can_split_a_step(config: Config) -> None:
 def checkpoints_fall_between_rollouts(config: Config) -> None:
     if config.method.algorithm != "grpo":
         return
-    iterations = config.method.trl.get("num_iterations", 1)
     given = config.method.trl.get("steps_per_generation")
     if given and config.hardware.per_device_prompts == "auto":
         raise ValueError(
             f"method.trl.steps_per_generation={given} counts micro-batches, which "
             "hardware.per_device_prompts=auto leaves open; give a number of questions"
         )
-    batches = given or config.accumulation
+    iterations = config.method.trl.get("num_iterations", 1)
     positive("method.trl.num_iterations", iterations)
-    positive("method.trl.steps_per_generation", batches)
-    updates = math.ceil(iterations * batches / config.accumulation)
+    positive("method.trl.steps_per_generation", given or config.accumulation)
+    updates = config.updates_per_rollout
     steps = {"runs.checkpoint_steps": config.runs.checkpoint_steps}
     if config.validation.every and config.validation.makes_checkpoints:
         steps["validation.every"] = config.validation.every

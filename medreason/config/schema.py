@@ -415,12 +415,17 @@ class Runs:
     """Print the table of runs when a sweep ends."""
     checkpoint_steps: int = 50
     """Optimizer steps between checkpoints."""
+    grace_seconds: int = 300
+    """In which a training that Ctrl-C or SIGTERM stops ends its update and writes a checkpoint; a
+    second Ctrl-C does not wait for it. 0 stops it at once."""
     test: bool = True
     """Evaluate on the test split after training. A search sets it false for its trials, of which it
     tests the chosen one alone."""
 
     def __post_init__(self) -> None:
         positive("runs.checkpoint_steps", self.checkpoint_steps)
+        if self.grace_seconds < 0:
+            raise ValueError(f"runs.grace_seconds={self.grace_seconds}; give 0 or more")
 
 
 @dataclass
@@ -607,6 +612,15 @@ class Config:
         epoch = questions / self.method.prompts_per_step
         whole = math.ceil(epoch) if self.method.algorithm == "sft" else math.floor(epoch)
         return math.ceil(whole * self.method.trl["num_train_epochs"])
+
+    @property
+    def updates_per_rollout(self) -> int:
+        """Updates on the same completions, between which no checkpoint can be resumed."""
+        if self.method.algorithm != "grpo":
+            return 1
+        iterations = self.method.trl.get("num_iterations", 1)
+        batches = self.method.trl.get("steps_per_generation") or self.accumulation
+        return math.ceil(iterations * batches / self.accumulation)
 
     def left_out_of_epoch(self, questions: int) -> int:
         """How many of the training questions an epoch of GRPO leaves out, others in each epoch.

@@ -1,4 +1,4 @@
-"""How many questions the papers' releases have, for plans made before anything is downloaded."""
+"""Questions and bytes of the papers' releases, for plans before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -13,12 +13,28 @@ from medreason.samples import MODALITIES, TASKS
 _TESTS = {"vqa_rad": 451, "slake": 1_061, "vqa_med_2019": 500, "path_vqa": 6_761}
 """Test questions of RARL's unseen sets. Source: the released files; SLAKE's English ones."""
 
+_BYTES = {"omnimedvqa": 10_700_000_000, "slake": 216_000_000}
+"""To download, where it is known. Source: the pages of foreverbeliever/OmniMedVQA (OmniMedVQA.zip,
+10.7 GB) and BoKelvin/SLAKE (imgs.zip, 212 MB, and 4 MB of questions) on the hub."""
+
 
 class Counts(NamedTuple):
     """Questions as published; those that `data` leaves out are among them."""
 
     training: int
     test: int
+
+
+def downloads(config: Config) -> dict[str, int | None]:
+    """Bytes of each release that a data set known to `counts` is made of, packed as published."""
+    sets = config.data.get("sets")
+    releases = [name for name in sets if name in _used(config)] if sets else ["omnimedvqa"]
+    return {name: _BYTES.get(name) for name in releases}
+
+
+def _used(config: Config) -> set[str]:
+    """Sets of RARL's that are trained or tested on."""
+    return {*config.data["train"], *config.data["test"]}
 
 
 def counts(config: Config) -> Counts | None:

@@ -25,8 +25,9 @@ from medreason.execution.slurm import Rendezvous
 from medreason.judging import grade
 from medreason.models import model_folder
 from medreason.report.names import arm_key
-from medreason.runs import integrity, openings
+from medreason.runs import integrity, interrupts, openings
 from medreason.runs.files import atomic, read_json, remove_unfinished, write_json
+from medreason.runs.interrupts import InterruptedRunError
 from medreason.runs.openings import Opening
 from medreason.runs.outcomes import BusyError
 from medreason.runs.progress import Display
@@ -50,6 +51,7 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
         ValueError: bad input, refused before any training.
         RuntimeError: the worker process failed; the first line of its error and its log are named.
     """
+    interrupts.raise_if_asked()
     config = _without_device(config)
     if not any((config.folder / "runs").glob(f"{glob.escape(config.run_name)}-*")):
         machine.check(config)  # before images are drawn; a finished run is shown on any machine
@@ -282,7 +284,7 @@ def _start_and_wait(
 
     Raises:
         RuntimeError: with the first line of the error and the last lines of the log.
-        KeyboardInterrupt: with what the folder keeps.
+        KeyboardInterrupt, InterruptedRunError: with what the folder keeps.
     """
     log = request.folder.log
     start = log.stat().st_size if log.exists() else 0
@@ -290,6 +292,11 @@ def _start_and_wait(
         worker_process.run(config, request, display, slots, rendezvous, descriptor)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(f"{request.folder.path} {_kept(config, request)}") from interrupt
+    except InterruptedRunError as error:
+        kept = _kept(config, request)
+        raise InterruptedRunError(
+            f"{request.folder.path.name}: {error}; it {kept}; re-run the same command to resume"
+        ) from error
     except RuntimeError as error:
         request.folder.update(state="failed", error=next(iter(str(error).splitlines()), ""))
         raise RuntimeError(

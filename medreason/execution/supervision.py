@@ -12,13 +12,18 @@ from pathlib import Path
 
 import psutil
 
+from medreason.execution import fork_server
 from medreason.execution.fork_server import ForkedWorker
+from medreason.runs import interrupts
 
 _POLL_SECONDS = 0.1
 _STACK_SECONDS = 2.0  # the ranks need to write their stacks
 _RANK_SECONDS = 0.3  # from one rank to the next, or their lines would mix
 _LAST_LINES = 15
+_TORCHRUN_SIGNALLED = re.compile(r"SignalException: Process \d+ got signal: (2|15)$", re.MULTILINE)
 _WORKER, _LAUNCHER = "medreason.execution.worker", "torch.distributed.run"
+_SERVER = fork_server.__name__
+_JOB_PROCESS = "joblib.externals.loky.backend.popen_loky_posix"
 
 
 class HungError(RuntimeError):
@@ -53,6 +58,41 @@ def wait(
         time.sleep(_POLL_SECONDS)
 
 
+def finish(
+    process: subprocess.Popen[bytes] | ForkedWorker, seconds: float, on_poll: Callable[[], None]
+) -> None:
+    """Ask every rank to end its training after this update, and wait for them that long."""
+    # Not torchrun: it would wait for half a minute, and kill.
+    for rank in ranks(process.pid):
+        with suppress(psutil.NoSuchProcess):
+            rank.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        on_poll()
+        time.sleep(_POLL_SECONDS)
+
+
+def finish_jobs(seconds: float) -> None:
+    """Ask the jobs in joblib's processes to end as `worker_process.run` ends them, and wait for
+    their workers that long: at the next exception of this process joblib kills all of them."""
+    jobs = [p for p in psutil.Process().children() if _JOB_PROCESS in p.cmdline()]
+    workers = [p for job in jobs for p in job.children(recursive=True) if _is_worker(p)]
+    for job in jobs:
+        job.send_signal(signal.SIGTERM)
+    psutil.wait_procs(workers, timeout=seconds)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    """Not the server that forks some of them."""
+    try:
+        command, parent = process.cmdline(), process.parent()
+        return _WORKER in command or (
+            _SERVER in command and parent is not None and _SERVER in parent.cmdline()
+        )
+    except psutil.NoSuchProcess:
+        return False
+
+
 def dump_stacks(pid: int) -> None:
     """Make every rank, one behind the other, write the stacks of its threads to the log (see
     `worker.main`)."""
@@ -84,6 +124,12 @@ def how_it_died(returncode: int, output: str) -> str:
         if code < 0 and -code != signal.SIGTERM:  # SIGTERM is torchrun's, to the other ranks
             return f"rank {rank} {_describe_exit(code)}"
     return f"the worker {_describe_exit(returncode)}"
+
+
+def was_interrupted(returncode: int | None, output: str) -> bool:
+    """Whether SIGTERM or SIGINT has ended the worker, torchrun, or all ranks."""
+    codes = {code for _, code in _failures(output)} or {returncode}
+    return codes == {interrupts.EXIT_CODE} or bool(_TORCHRUN_SIGNALLED.search(output))
 
 
 def was_killed(output: str) -> bool:

@@ -28,7 +28,7 @@ from medreason.config import Config
 from medreason.data import validation
 from medreason.evaluation.run import evaluate, refuse_long_tests
 from medreason.models import device
-from medreason.runs import environment, parent_watch
+from medreason.runs import environment, interrupts, parent_watch
 from medreason.runs.process_memory import return_freed_blocks
 from medreason.runs.progress import Reporter
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
@@ -40,7 +40,8 @@ ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None]
 def main(path: Path, evaluation_key: str) -> None:
     folder = RunFolder(path)
     sys.excepthook = _record_error_in(folder)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, interrupts.end_worker)
     faulthandler.register(signal.SIGUSR1)  # the launcher sends it when no step comes
     if parent := os.environ.get("MEDREASON_PARENT"):
         parent_watch.end_with(int(parent))

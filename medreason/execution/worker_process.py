@@ -10,11 +10,15 @@ from pathlib import Path
 
 from medreason.config import Config
 from medreason.execution import fork_server, gpu_slots, supervision
+from medreason.execution.contention import Contention
 from medreason.execution.fork_server import ForkedWorker
 from medreason.execution.gpu_slots import GpuSlots
 from medreason.execution.request import RunRequest
 from medreason.execution.slurm import Rendezvous
-from medreason.runs.progress import Display
+from medreason.runs import interrupts, status
+from medreason.runs.interrupts import InterruptedRunError
+from medreason.runs.progress import Display, duration
+from medreason.runs.run_folder import RunFolder
 
 
 def run(
@@ -31,7 +35,9 @@ def run(
 
     Raises:
         RuntimeError: it failed, and why.
+        InterruptedRunError: a signal ended it, but none that came to this process.
     """
+    interrupts.raise_if_asked()
     folder = request.folder
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.progress.unlink(missing_ok=True)  # that of a worker that was killed
@@ -41,23 +47,65 @@ def run(
         held = (*descriptors, *slots.descriptors)
         process = _start(config, request, rendezvous, slots, log.fileno(), held)
         try:
-            supervision.wait(
-                process,
-                folder.progress,
-                config.hardware.hang_timeout_minutes,
-                lambda: display.show(folder.progress),
-            )
+            _wait(process, config, folder, display)
         finally:
             display.clear()
             if process.poll() is None:  # interrupted: Ctrl-C, a signal, an error of our own
-                _stop(process)  # its progress stays, for tables
-            else:
-                folder.progress.unlink(missing_ok=True)
+                _stop(process)
+    output = _tail(folder.log, start) if process.returncode else ""
+    if supervision.was_interrupted(process.returncode, output):
+        raise InterruptedRunError("a signal ended its worker")
+    folder.progress.unlink(missing_ok=True)  # that of an interrupted run stays, for tables
     if process.returncode:
-        output = _tail(folder.log, start)
         # A rank that was killed wrote no error, and those of the others are its echo.
         error = None if supervision.was_killed(output) else folder.state().error
         raise RuntimeError(error or supervision.how_it_died(process.returncode, output))
+
+
+def _wait(
+    process: subprocess.Popen[bytes] | ForkedWorker,
+    config: Config,
+    folder: RunFolder,
+    display: Display,
+) -> None:
+    """Wait until it ends. Ctrl-C lets a training end its update and write a checkpoint."""
+
+    contention = Contention(_threads(config)) if config.hardware.accelerator == "cpu" else None
+
+    def show() -> None:
+        display.show(folder.progress)
+        if contention and contention.is_due and status.is_training(folder):
+            line = contention.line(supervision.ranks(process.pid))
+            if line:
+                display.line(line)
+
+    def show_unless_asked() -> None:
+        interrupts.raise_if_asked()
+        show()
+
+    minutes = config.hardware.hang_timeout_minutes
+    try:
+        supervision.wait(process, folder.progress, minutes, show_unless_asked)
+    except (KeyboardInterrupt, SystemExit):  # submitit ends a job like that before its time is over
+        seconds, update = config.runs.grace_seconds, _present_update(folder, config)
+        if seconds and update:
+            display.line(
+                f"ends update {update} and writes a checkpoint, within {duration(seconds)}; a "
+                "second Ctrl-C stops it at once"
+            )
+            supervision.finish(process, seconds, show)
+        raise
+
+
+def _present_update(folder: RunFolder, config: Config) -> int | None:
+    """The update after which a training can be resumed; None where none is going on."""
+    if not status.is_training(folder):
+        return None
+    progress, logged = status.progress_of(folder), folder.logged()
+    done, each = logged[-1]["step"] if logged else 0, config.updates_per_rollout
+    update = (done // each + 1) * each
+    # After the last update its weights are saved.
+    return min(update, progress["total"]) if progress["phase"] == "training" else update
 
 
 def _start(
@@ -104,21 +152,25 @@ def _command(config: Config, request: RunRequest, rendezvous: Rendezvous | None)
 
 
 def _environment(config: Config, slots: GpuSlots) -> dict[str, str]:
-    threads = config.hardware.threads or max((os.cpu_count() or 1) // config.hardware.devices, 1)
     cuda = gpu_slots.cuda_environment(slots.devices, expandable=config.rollout.name != "vllm")
     return {
         **os.environ,
         **cuda,
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(_threads(config)),
         "TOKENIZERS_PARALLELISM": "false",
         "MEDREASON_PARENT": str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
     }
 
 
+def _threads(config: Config) -> int:
+    """Of each rank."""
+    return config.hardware.threads or max((os.cpu_count() or 1) // config.hardware.devices, 1)
+
+
 def _stop(process: subprocess.Popen[bytes] | ForkedWorker) -> None:
-    """End the worker and all its ranks."""
-    for stop_signal in (signal.SIGTERM, signal.SIGKILL):
+    """End the worker and all its ranks at once."""
+    for stop_signal in (signal.SIGHUP, signal.SIGKILL):
         try:
             os.killpg(process.pid, stop_signal)
             process.wait(timeout=10)

@@ -1,4 +1,4 @@
-"""Heat maps as pictures: 8 modalities x 5 question types, with means of rows and columns."""
+"""Heat maps as pictures: modalities x question types, with means of rows and columns."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def heat_map(
     weights: Mapping[str, float] | None = None,
     marks: Marks | None = None,
 ) -> Figure:
-    """Draw values keyed `modality/task`; a cell without one stays empty and is in no mean.
+    """Draw values keyed `modality/task`; a cell without one stays empty and is in no mean, a row or
+    a column without any is left out.
 
     Cells whose modality or task is not said (`unknown/disease`) are left out, as in the paper.
 
@@ -60,10 +61,19 @@ def heat_map(
     values = {cell: v for cell, v in values.items() if UNKNOWN not in cell.split("/")}
     _refuse_unknown_cells(values)
     norm, colours = _colours(vmin, vmax, center)
-    figure = Figure(figsize=(6.6, 5.2), dpi=160, facecolor="white", layout="constrained")
-    axes = figure.add_subplot()
-    rows, columns = len(MODALITIES), len(TASKS)
     known = {key: value for key, value in values.items() if value is not None}
+    modalities = {
+        m: name for m, name in MODALITIES.items() if any(f"{m}/{t}" in known for t in TASKS)
+    }
+    tasks = {t: name for t, name in TASKS.items() if any(f"{m}/{t}" in known for m in MODALITIES)}
+    rows, columns = len(modalities), len(tasks)
+    figure = Figure(
+        figsize=(2.0 + 0.77 * (columns + 1), 1.35 + 0.43 * (rows + 1)),
+        dpi=160,
+        facecolor="white",
+        layout="constrained",
+    )
+    axes = figure.add_subplot()
 
     def draw(x: float, y: float, name: str, value: float | None) -> None:
         pale = bool(marks) and name not in marks.clear
@@ -76,14 +86,15 @@ def heat_map(
         factors = [weights[cell] for cell in members] if weights else None
         return statistics.fmean([known[cell] for cell in members], factors) if members else None
 
-    for i, m in enumerate(MODALITIES):
-        for j, t in enumerate(TASKS):
+    for i, m in enumerate(modalities):
+        for j, t in enumerate(tasks):
             draw(j, i, f"{m}/{t}", known.get(f"{m}/{t}"))
-        draw(columns + _GAP, i, f"{m}/all", mean(f"{m}/{t}" for t in TASKS))
-    for j, t in enumerate(TASKS):
-        draw(j, rows + _GAP, f"all/{t}", mean(f"{m}/{t}" for m in MODALITIES))
+        draw(columns + _GAP, i, f"{m}/all", mean(f"{m}/{t}" for t in tasks))
+    for j, t in enumerate(tasks):
+        draw(j, rows + _GAP, f"all/{t}", mean(f"{m}/{t}" for m in modalities))
     draw(columns + _GAP, rows + _GAP, "all/all", mean(known))
-    _frame(axes, title, unit, "Over questions" if weights else "Over cells")
+    ends = [*modalities.values()], [*tasks.values()]
+    _frame(axes, *ends, f"{title} ({unit})", "Over questions" if weights else "Over cells")
     _explain(axes, marks)
     return figure
 
@@ -223,22 +234,23 @@ def _cell(
 
 def _headline(axes: Axes, text: str) -> None:
     """The title; smaller where it is long, since matplotlib cuts off a wider one."""
-    size = min(11.5, 640 / len(text))
+    assert isinstance(axes.figure, Figure)
+    size = min(11.5, 97 * axes.figure.get_figwidth() / len(text))
     axes.set_title(text, loc="left", fontsize=size, color=_INK, pad=12)
 
 
-def _frame(axes: Axes, title: str, unit: str, mean: str) -> None:
-    rows, columns = len(MODALITIES), len(TASKS)
+def _frame(
+    axes: Axes, modalities: Sequence[str], tasks: Sequence[str], title: str, mean: str
+) -> None:
+    rows, columns = len(modalities), len(tasks)
     axes.set(xlim=(0, columns + 1 + _GAP), ylim=(rows + 1 + _GAP, 0))
     middles = [*(j + 0.5 for j in range(columns)), columns + _GAP + 0.5]
-    axes.set_xticks(middles, [*TASKS.values(), mean.replace(" ", "\n")])
-    axes.set_yticks(
-        [*(i + 0.5 for i in range(rows)), rows + _GAP + 0.5], [*MODALITIES.values(), mean]
-    )
+    axes.set_xticks(middles, [*tasks, mean.replace(" ", "\n")])
+    axes.set_yticks([*(i + 0.5 for i in range(rows)), rows + _GAP + 0.5], [*modalities, mean])
     axes.tick_params(length=0, labelsize=9.5, labelcolor=_INK, pad=5)
     axes.xaxis.tick_top()
     axes.spines[:].set_visible(False)
-    _headline(axes, f"{title} ({unit})")
+    _headline(axes, title)
 
 
 def _luminance(red: float, green: float, blue: float) -> float:

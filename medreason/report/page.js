@@ -7,6 +7,8 @@ for (const { items } of Object.values(data.questions)) {
 const byId = (id) => document.getElementById(id);
 const letterAt = (i) => String.fromCharCode(65 + i);
 const MOST_SIDE_BY_SIDE = 6;
+const [NAMES, COLUMN] = [9, [6, 12]]; // rem, of columns from and to: a matrix of few is not drawn over the whole page
+const MOST_WITH_NUMBERS = 12; // columns of a matrix; with more, colours alone can be seen
 const LEVEL = 0.05;
 const OVER = `Over ${data.average}`;
 
@@ -140,11 +142,20 @@ function chooseRun() {
   if (focused) list.focus();
 }
 
+// The rows and columns in which any run or method has a cell: those alone are shown, the same ones for all of them.
+function withCells(rows, columns, has) {
+  return { rows: rows.filter(([row]) => columns.some(([column]) => has(row, column))),
+    columns: columns.filter(([column]) => rows.some(([row]) => has(row, column))),
+    left: [rows, columns].map((names, i) => names.filter(([a]) =>
+      !(i ? rows : columns).some(([b]) => (i ? has(b, a) : has(a, b)))).map(([, name]) => name)) };
+}
+
 // Rows and columns of the view, each a key with a name, and the cell where they meet.
 function grid() {
   if (chosen.view === "run") {
     const run = data.runs[chosen.run];
-    return { rows: data.modalities, columns: data.tasks, means: true, changes: (key) => run.means[key],
+    const used = withCells(data.modalities, data.tasks, (m, t) => data.runs.some((r) => r.cells[`${m}/${t}`]));
+    return { ...used, means: true, changes: (key) => run.means[key],
       cells: data.runs.flatMap((r) => Object.values(r.cells)), visible: Object.values(run.cells),
       at: (m, t) => ({ cell: run.cells[`${m}/${t}`], run: chosen.run, test: `${m}/${t}`,
         marked: run.restricted && run.cells[`${m}/${t}`]?.in_domain }) };
@@ -154,15 +165,18 @@ function grid() {
   const every = modalities.flatMap(([m, name]) => tasks.map(([t, task]) => [`${m}/${t}`, `${name}, ${task}`]));
   const axis = { "8x8": modalities, "5x5": tasks, "40x40": every }[chosen.view];
   const table = tableOf(chosen.view, chosen.arm);
+  const placeOf = (row, column) => (own ? `${row}/${column}|${row}/${column}` : `${row}|${column}`);
   const at = (row, column) => {
-    const place = own ? `${row}/${column}|${row}/${column}` : `${row}|${column}`;
+    const place = placeOf(row, column);
     const test = own ? `${row}/${column}` : column;
     return { cell: table[place], run: table[place]?.run, test: test.includes("/") ? test : null,
       marked: !own && row === column };
   };
-  return { rows: own ? modalities : axis, columns: own ? tasks : axis, means: own, at,
+  const used = withCells(own ? modalities : axis, own ? tasks : axis,
+    (row, column) => data.arms.some((_, i) => tableOf(chosen.view, i)?.[placeOf(row, column)]));
+  return { ...used, means: own, at,
     changes: (key) => data.arms[chosen.arm].means[key]?.[against()],
-    dense: chosen.view === "40x40", crossed: !own, visible: Object.values(table),
+    dense: used.columns.length > MOST_WITH_NUMBERS, crossed: !own, visible: Object.values(table),
     cells: data.arms.flatMap((_, i) => Object.values(tableOf(chosen.view, i) ?? {})) };
 }
 
@@ -190,10 +204,12 @@ function drawMatrix() {
       ...columns.map(([values, key]) => averaged(values, key)),
       ...beside(averaged(columns.flatMap(([values]) => values), "all/all"))));
   }
-  const widths = make("colgroup", {}, make("col", { className: "names" }), ...shown.columns.map(() => make("col")),
+  const group = make("colgroup", {}, make("col", { className: "names" }), ...shown.columns.map(() => make("col")),
     ...(shown.means ? [make("col", { className: "gap" }), make("col")] : []));
-  byId("matrix").replaceChildren(make("table", { className: shown.dense ? "matrix dense" : "matrix" }, widths,
+  byId("matrix").replaceChildren(make("table", { className: shown.dense ? "matrix dense" : "matrix" }, group,
     make("thead", {}, head), make("tbody", {}, ...rows)));
+  const widths = COLUMN.map((width) => `${NAMES + width * (shown.columns.length + 1)}rem`);
+  if (!shown.dense) byId("matrix").firstChild.style.cssText = `min-width: min(640px, ${widths[0]}); max-width: ${widths[1]}`;
   drawScale(shown, metric, limit);
 }
 
@@ -236,13 +252,31 @@ function meanCell(value, change, metric, limit) {
   return td;
 }
 
+// What hatching means, where a cell is hatched.
+function hatched(shown, metric) {
+  const empty = ([row], [column]) => {
+    const { cell } = shown.at(row, column);
+    return !cell || metric.value(cell) === null;
+  };
+  if (!shown.rows.some((row) => shown.columns.some((column) => empty(row, column)))) return "";
+  return `Hatched: ${shown.crossed ? "not trained or not tested" : "no test questions"}. `;
+}
+
+// Which rows and columns are not shown, where there are any.
+function leftOut(shown) {
+  const names = shown.left.map((list, i) => list.length > 4 ? `${list.length} ${i ? "columns" : "rows"}` : list.join(", "));
+  const why = shown.crossed ? [" (not trained on)", " (not tested)"] : ["", ""];
+  const listed = names.map((text, i) => text && text + why[i]).filter(Boolean).join("; ");
+  return listed && `Left out${shown.crossed ? "" : ", without test questions"}: ${listed}. `;
+}
+
 function drawScale(shown, metric, limit) {
   const bar = make("span", { className: "scale", "aria-hidden": "true" });
   bar.style.background = `linear-gradient(90deg, ${metric.colours.map((rgb) => `rgb(${rgb})`).join(", ")})`;
   const [low, high] = metric.signed ? [sign(-limit, true, 0), sign(limit, true, 0)] : ["0", "100"];
   const notes = [metric.signed ? "percent points" : "%",
     metric.ends ? "; below each number its 95 % interval. " : ". ",
-    shown.means ? `Means are over ${data.average}. ` : "", `Hatched: ${shown.crossed ? "not trained or not tested" : "no test questions"}. `,
+    shown.means ? `Means are over ${data.average}. ` : "", hatched(shown, metric), leftOut(shown),
     !metric.clear ? "" : `${shown.dense ? "Dot" : "*"}: more than chance; ${shown.dense ? "without" : "pale"}: may be chance `
       + `(${metric.rule}${shown.visible.some((c) => metric.value(c) !== null && metric.clear(c)) ? "" : "; here every place"}). `,
     shown.crossed ? "Dashed outline: trained and tested on the same. "

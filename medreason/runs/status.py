@@ -8,6 +8,9 @@ from medreason.runs import lock
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, State
 
+_TRAINING = ("training", "validating")
+"""Phases of a worker in which it trains."""
+
 
 def status(evaluation: EvaluationFolder, state: State) -> str:
     """`failed`, `running at step 49 of 60`, `interrupted at step 49 of 60; the same command
@@ -17,21 +20,25 @@ def status(evaluation: EvaluationFolder, state: State) -> str:
         return "failed"
     working = state.state == "running" and state.evaluating == evaluation.key
     if lock.is_held(folder.path):
-        return f"running{_place(_progress(folder))}" if working else "waiting"
+        return f"running{_place(progress_of(folder))}" if working else "waiting"
     if state.trained and not working:
         return "not tested; the same command does it"
     if not state.attempts:
         return "not started"
-    progress = _progress(folder)
-    in_training = progress.get("phase") in ("training", "validating")
-    if in_training and not any(folder.checkpoints.glob("checkpoint-*")):
+    progress = progress_of(folder)
+    if is_training(folder) and not any(folder.checkpoints.glob("checkpoint-*")):
         goes_on = "has no checkpoint yet, the same command starts again"
     else:
         goes_on = "the same command resumes"
     return f"interrupted{_place(progress)}; {goes_on}"
 
 
-def _progress(folder: RunFolder) -> dict[str, Any]:
+def is_training(folder: RunFolder) -> bool:
+    """Whether its worker trains, or did when it ended."""
+    return progress_of(folder).get("phase") in _TRAINING
+
+
+def progress_of(folder: RunFolder) -> dict[str, Any]:
     """How far the worker is, or was when it ended; empty where it did not come to say so."""
     try:
         return read_json(folder.progress)

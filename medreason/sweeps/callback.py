@@ -27,9 +27,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import Config, Statistics, Tracking
 from medreason.console import counted, notice
+from medreason.execution import supervision
 from medreason.report import published_file
-from medreason.runs import lock, parent_watch
+from medreason.runs import interrupts, lock, parent_watch
 from medreason.runs.files import read_json, write_json
+from medreason.runs.interrupts import InterruptedRunError
 from medreason.runs.outcomes import BusyError, NoDataError, Outcome, explained
 from medreason.runs.progress import duration
 from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, unsynced
@@ -98,9 +100,7 @@ class Sweep(Callback):
                 notice(line)
             if config.report.published:
                 published_file.read(config.report.published)
-            if _is_done_here(config, self._jobs):
-                if self._search:
-                    notice(f"a search: {self._search.trials} trials like this, one of them tested")
+            if _is_done_here(config, self._jobs, self._search):
                 sys.exit()
             self._folder, self._started = Path(config.hydra.sweep.dir), time.monotonic()
             if self._search:
@@ -125,7 +125,9 @@ class Sweep(Callback):
             "trials": OmegaConf.select(config, "hydra.sweeper.n_trials") or 0,
         }
         write_json(self._folder / "launcher.json", launcher)
-        _make_jobs_watch_launcher(config.hydra.launcher)
+        if "joblib" in config.hydra.launcher["_target_"].lower():
+            _make_jobs_watch_launcher(config.hydra.launcher)
+            interrupts.before_end(lambda: supervision.finish_jobs(config.runs.grace_seconds))
         if shutil.disk_usage(self._folder).free < _SWEEP_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
         _prepare_mlflow(config)
@@ -236,16 +238,20 @@ def as_job(config: Config) -> Config:
     return as_trial(config)
 
 
-def _is_done_here(config: DictConfig, jobs: list[list[str]]) -> bool:
+def _is_done_here(config: DictConfig, jobs: list[list[str]], search: Search | None) -> bool:
     """Do an action that takes the sweep as a whole; False where each job acts for itself."""
     match config.action.name:
         case "plan":
             from medreason.actions import plan
 
             configs = compose_jobs(config, jobs)
-            if is_search(config):
-                configs = [as_trial(trial) for trial in configs]
-            plan.run_all(configs, labels(jobs))
+            if search is None:
+                plan.run_all(configs, labels(jobs))
+            else:
+                trials = plan.Trials(max(search.trials, 1), search.at_a_time)
+                plan.run_all([as_trial(trial) for trial in configs], labels(jobs), trials)
+                if not search.trials:
+                    notice("of one trial; how many it makes, this sweeper does not say")
         case "report":
             from medreason.actions import report
 
@@ -268,6 +274,8 @@ def _outcome(job_return: JobReturn, outputs: str) -> Outcome:
     match value:
         case NoDataError():
             outcome = Outcome("empty")
+        case InterruptedRunError():
+            outcome = Outcome("lost")
         case BusyError():
             outcome = Outcome("busy", run=value.run, evaluation=value.evaluation)
         case _:
@@ -330,11 +338,10 @@ def _is_outlived(config: DictConfig) -> bool:
 
 def _make_jobs_watch_launcher(launcher: DictConfig) -> None:
     """End joblib's processes with the launcher; without this they wait forever for a first job."""
-    if "joblib" in launcher["_target_"].lower():
-        os.environ[parent_watch.LAUNCHER] = str(os.getpid())
-        begin = f"{parent_watch.__name__}.{parent_watch.end_with_launcher.__name__}"
-        with read_write(launcher), open_dict(launcher):  # joblib.Parallel's, not in the schema
-            launcher.initializer = {"_target_": "hydra.utils.get_method", "path": begin}
+    os.environ[parent_watch.LAUNCHER] = str(os.getpid())
+    begin = f"{interrupts.__name__}.{interrupts.start_job_process.__name__}"
+    with read_write(launcher), open_dict(launcher):  # joblib.Parallel's, not in the schema
+        launcher.initializer = {"_target_": "hydra.utils.get_method", "path": begin}
 
 
 def _prepare_mlflow(config: DictConfig) -> None:

@@ -6,6 +6,7 @@ Its jobs are trials: trained, validated and not tested. The best of them alone i
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +35,16 @@ _QUESTIONS = ("data", "validation", "evaluation", "modality", "task")
 """Groups that decide which questions a score is of."""
 
 
+def _at_a_time(hydra: DictConfig) -> int:
+    """Trials that are trained at the same time."""
+    asked = OmegaConf.select(hydra, "sweeper.n_jobs") or 1
+    launcher = hydra.launcher["_target_"].lower()
+    if "basic" in launcher:
+        return 1
+    processes = OmegaConf.select(hydra, "launcher.n_jobs") if "joblib" in launcher else asked
+    return max(min(asked, os.cpu_count() or 1 if processes == -1 else processes), 1)
+
+
 def is_search(config: DictConfig) -> bool:
     """Whether the sweeper wants a number from each job."""
     return not config.hydra.sweeper["_target_"].endswith(BASIC)
@@ -54,6 +65,8 @@ class Search:
     """Overrides that all trials share."""
     trials: int
     """How many this command makes; 0 where the sweeper does not say."""
+    at_a_time: int
+    """As many as sweeper and launcher both allow."""
 
     @classmethod
     def of(cls, config: DictConfig) -> Search:
@@ -80,7 +93,8 @@ class Search:
                 "hydra/sweeper out"
             )
         fixed = [str(e.input_line) for e in by_key.values() if not e.is_sweep_override()]
-        return cls(searched, fixed, OmegaConf.select(sweeper, "n_trials") or 0)
+        trials = OmegaConf.select(sweeper, "n_trials") or 0
+        return cls(searched, fixed, trials, _at_a_time(config.hydra))
 
     def refuse_unusable(self, config: Config) -> None:
         """Refuse what has no score, or whose scores do not compare.

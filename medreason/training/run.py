@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -39,6 +40,7 @@ from medreason.training import (
 )
 from medreason.training.arguments import longest_prompt
 from medreason.training.divergence import DivergenceCheck, explained
+from medreason.training.interruption import Interruption
 from medreason.training.recorder import Recorder
 from medreason.training.update_check import UpdateCheck
 from medreason.training.validation import Validator, as_evaluation, validation_rows
@@ -67,10 +69,12 @@ def train(
         processes=config.hardware.processes,
         deepspeed=config.hardware.parallel in ("zero2", "zero3"),
     )
-    trainer = _prepare(config, samples, folder, progress, questions)
-    trained = _run(config, trainer, checkpoint)
-    chosen = _save(config, trainer, folder, trained=trained)
-    _record_end(trainer, folder, chosen, time.monotonic() - began)
+    interruption = Interruption(config.updates_per_rollout)
+    trainer = _prepare(config, samples, folder, progress, questions, interruption)
+    with interruption.listening() if config.runs.grace_seconds else nullcontext():
+        trained = _run(config, trainer, checkpoint)
+        chosen = _save(config, trainer, folder, trained=trained)
+        _record_end(trainer, folder, chosen, time.monotonic() - began)
     # The evaluation follows in this process and needs the memory. Trainers refer to themselves in
     # cycles, so they are freed by a collection alone.
     del trainer
@@ -85,12 +89,15 @@ def _prepare(
     folder: RunFolder,
     progress: Callable[..., None],
     questions: Mapping[str, Sequence[Sample]],
+    interruption: Interruption,
 ) -> SFTTrainer | GRPOTrainer:
     """The trainer with all that listens to it, after a trial step where one is asked for."""
     recorder, update_check = Recorder(folder, progress), UpdateCheck(folder)
-    callbacks: list[TrainerCallback] = [recorder, DivergenceCheck(), update_check]
     validator = Validator(config, questions, samples, progress) if questions else None
-    trainer = build(config, samples, folder, callbacks + ([validator] if validator else []))
+    callbacks: list[TrainerCallback] = [recorder, update_check, *([validator] if validator else [])]
+    # The last one looks at the weights that any of the others wants saved.
+    callbacks += [interruption, DivergenceCheck()]
+    trainer = build(config, samples, folder, callbacks)
     if validator:
         validator.trainer = trainer
     _log_parameters(trainer, folder)

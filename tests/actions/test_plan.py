@@ -111,6 +111,23 @@ def test_plan_prices_validations(composed: Compose) -> None:
     assert untested.generations == 3 * 12
 
 
+def test_plan_of_a_search_is_that_of_all_its_trials(
+    composed: Compose, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Throughput, "training", lambda self, config: 30.0)
+    trial = composed(*SMALL, "method=sft", "method.trl.max_steps=10", "runs.test=false")
+    shown = []
+    for trials in (plan.Trials(1, 1), plan.Trials(7, 2)):
+        plan.run_all([trial], [""], trials)
+        shown.append(capsys.readouterr().out)
+    kept = [float(re.findall(r"disk (\S+) MiB kept", text)[0]) for text in shown]
+    assert kept[1] == pytest.approx(7 * kept[0], rel=0.02)
+    assert "7 trials: 7 to do" in shown[1]
+    # Four rounds of 10 updates, 30 s each.
+    assert "70 updates, 0 generations, time 20 min 0 s on this machine (2 at a time" in shown[1]
+    assert "with the checkpoints of 2 trainings at a time" in shown[1]
+
+
 MED_R1 = ("method=grpo", "model=qwen2_vl_2b", "hardware=a100_40gb", "prompt=think")
 
 
@@ -128,6 +145,7 @@ def test_plan_of_a_release_that_is_not_here_says_what_to_buy(
     assert "#0, #1: numbers" in shown
     assert "4.1 GiB of weights come from the hub" in shown
     assert "RTX 4090 too small; A100 40 GB" in shown
+    assert shown.count("is not there; to download, packed: omnimedvqa 10.0 GiB\n") == 1
 
 
 def test_start_model_of_several_seeds_is_one_job_of_a_release_that_is_not_here(
@@ -140,6 +158,8 @@ def test_start_model_of_several_seeds_is_one_job_of_a_release_that_is_not_here(
     shown = capsys.readouterr().out
     assert "4 cells: 3 to do, 1 same run" in shown
     assert "#1: as #0" in shown
+    packed = "data.root=nowhere is not there; to download, packed: slake 206.0 MiB; unknown of "
+    assert f"{packed}silvar_med, vqa_rad, vqa_med_2019, path_vqa\n" in shown
     times = {
         what: [*map(float, re.findall(r"A100 40 GB (\S+) to (\S+) h", rest)[0])]
         for what, _, rest in (

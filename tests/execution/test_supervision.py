@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,63 @@ def test_rank_that_dies_takes_the_job_down_and_is_named(
     )
     assert supervision.was_killed(output) == ("rank 1" in words)
     assert "last words" in supervision.last_lines(done.stdout + done.stderr)
+
+
+def test_ranks_that_a_signal_has_ended_are_interrupted_and_not_failed(tmp_path: Path) -> None:
+    program = tmp_path / "rank.py"
+    for code, interrupted in (("143", True), ("143 * (os.environ['RANK'] == '1') or 1", False)):
+        program.write_text(f"import os, sys\nsys.exit({code})")
+        done = subprocess.run([*TORCHRUN, str(program)], capture_output=True, text=True)
+        assert supervision.was_interrupted(done.returncode, done.stdout + done.stderr) is (
+            interrupted
+        )
+    assert supervision.was_interrupted(143, "")
+    assert not supervision.was_interrupted(1, "")
+
+
+def test_torchrun_that_a_signal_has_ended_is_interrupted(tmp_path: Path) -> None:
+    program = tmp_path / "rank.py"
+    program.write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)")
+    with subprocess.Popen(
+        [*TORCHRUN, str(program)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout
+        while "begun" not in process.stdout.readline():
+            assert process.poll() is None
+        process.terminate()
+        output = process.stdout.read()
+    assert supervision.was_interrupted(process.returncode, output)
+
+
+UPDATES = """
+import pathlib, signal, sys, time
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+pathlib.Path(sys.argv[1]).write_text("begun")
+while not (asked and sys.argv[2] == "ends"):
+    time.sleep(0.05)
+time.sleep(0.5)
+pathlib.Path(sys.argv[1]).write_text("finished")
+"""
+
+
+@pytest.mark.parametrize("step", ["ends", "hangs"])
+def test_step_may_end_within_the_grace_and_a_hanging_one_is_not_waited_for(
+    tmp_path: Path, step: str
+) -> None:
+    file = tmp_path / "file"
+    process = subprocess.Popen([sys.executable, "-c", UPDATES, str(file), step])
+    try:
+        while not file.exists():
+            time.sleep(0.01)
+        began = time.monotonic()
+        supervision.finish(process, 60 if step == "ends" else 1, lambda: None)
+        assert time.monotonic() - began < 30
+        assert process.poll() == (0 if step == "ends" else None)
+        assert file.read_text() == ("finished" if step == "ends" else "begun")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_single_process_that_is_killed_is_told_so() -> None:

@@ -68,6 +68,17 @@ def press(browser: Any, css: str, name: str) -> None:  # noqa: ANN401
     button.click()
 
 
+def test_matrix_has_the_rows_and_columns_with_test_questions_alone(opened: Any) -> None:  # noqa: ANN401
+    rows = [head.text for head in find(opened, '#matrix th[scope="row"]')]
+    columns = [head.text for head in find(opened, '#matrix th[scope="col"]')]
+    assert rows == ["CT", "MRI", "Over questions"]
+    assert columns == ["Anatomy", "Disease", "Over questions"]
+    assert len(find(opened, "#matrix td.empty")) == 1  # MRI, Anatomy
+    note = find(opened, "#matrix-note")[0].text
+    left_out = "6 rows; Grading, Modality, Attributes"
+    assert f"Hatched: no test questions. Left out, without test questions: {left_out}. " in note
+
+
 def test_cell_opens_its_questions_and_filters_choose_among_them(opened: Any) -> None:  # noqa: ANN401
     assert not find(opened, "#questions")[0].is_displayed()
     find(opened, '[data-cell="ct/disease"]')[0].click()
@@ -134,7 +145,11 @@ def matrix(browser: Any, composed: Callable[..., Config], tmp_path: Path) -> Any
 def test_views_show_what_was_trained_against_what_was_tested(matrix: Any) -> None:  # noqa: ANN401
     press(matrix, "#view-choice", "Across cells")
     assert [b.text for b in find(matrix, "#arm-choice button")] == ["sft"]
-    assert len(find(matrix, ".matrix tbody td")) == 40 * 40
+    # Two of 40 cells were trained on, three tested.
+    assert len(find(matrix, ".matrix tbody td")) == 2 * 3
+    assert "Left out: 38 rows (not trained on); 37 columns (not tested). " in (
+        find(matrix, "#matrix-note")[0].text
+    )
     press(matrix, "#view-choice", "Across modalities")
     assert [b.text for b in find(matrix, "#matrix td b")] == ["50.0", "0.0", "0.0", "100.0"]
     press(matrix, "#metric-choice", "Difference")

@@ -50,10 +50,29 @@ def test_search_is_read_from_recipe_and_command_line() -> None:
     read = Search.of(config)
     assert read.keys == ["method.trl.learning_rate", "seed"]
     assert {"method=grpo", "method.trl.beta=0.02", *RECIPE} == set(read.fixed)
-    assert read.trials == 6
+    assert (read.trials, read.at_a_time) == (6, 2)
     assert search.label(["method.trl.learning_rate=1.2345678e-05", *RECIPE], read.keys) == [
         "learning_rate=1.235e-05"
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "trials"),
+    [
+        ((), 2),
+        (("hydra.sweeper.n_jobs=1",), 1),
+        (("hydra/launcher=basic",), 1),
+        (("hydra.sweeper.n_jobs=9", "hydra.launcher.n_jobs=4"), 4),
+        (("hydra/launcher=submitit_slurm", "hydra.sweeper.n_jobs=9"), 9),
+    ],
+)
+def test_as_many_trials_run_at_a_time_as_sweeper_and_launcher_allow(
+    words: tuple[str, ...], trials: int
+) -> None:
+    config = with_hydra(*RECIPE, *words)
+    with read_write(config):
+        config.hydra.overrides.task.append("seed=choice(0,1)")
+    assert Search.of(config).at_a_time == trials
 
 
 @pytest.mark.parametrize(
@@ -82,8 +101,8 @@ def test_search_without_scores_that_compare_is_refused(
     composed: Compose, words: tuple[str, ...], searched: list[str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        Search(searched, [], 6).refuse_unusable(composed(*words))
-    Search(["seed"], [], 6).refuse_unusable(composed("method=sft", "validation=in_domain"))
+        Search(searched, [], 6, 1).refuse_unusable(composed(*words))
+    Search(["seed"], [], 6, 1).refuse_unusable(composed("method=sft", "validation=in_domain"))
 
 
 def test_search_over_nothing_is_refused() -> None:

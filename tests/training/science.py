@@ -28,6 +28,7 @@ from medreason import data
 from medreason.config import CONF, Config
 from medreason.data import validation
 from medreason.execution import worker
+from medreason.runs.interrupts import EXIT_CODE
 from medreason.runs.run_folder import RunFolder
 from medreason.training import run as training
 
@@ -49,6 +50,7 @@ class Job:
     """Its run folder; `output.txt` holds what all ranks printed."""
     overrides: Sequence[str]
     dies_at: int | tuple[int, str] | None
+    dies_of: signal.Signals
     limit_mib: int | None
     phantoms: Path | None
 
@@ -68,18 +70,20 @@ def trained(
     name: str,
     *overrides: str,
     dies_at: int | tuple[int, str] | None = None,
+    dies_of: signal.Signals = signal.SIGKILL,
     limit_mib: int | None = None,
 ) -> RunFolder:
     """The run folder `folder / name` of a training as the worker runs it; called again, it resumes.
 
-    `dies_at` kills the training with SIGKILL as soon as it has reported that optimizer step, or as
-    soon as it reports that phase after it: `(step, "validating")`.
+    `dies_at` sends `dies_of` to the first rank as soon as it has reported that optimizer step, or
+    as soon as it reports that phase after it: `(step, "validating")`.
     `limit_mib` lets it allocate only so much more than its process holds at the start, and expects
     it to fail.
     """
-    job = Job(folder / name, overrides, dies_at, limit_mib, drawn_phantoms.folder)
+    job = Job(folder / name, overrides, dies_at, dies_of, limit_mib, drawn_phantoms.folder)
     job.path.mkdir(exist_ok=True)
     processes = job.config.hardware.processes
+    killed = dies_at is not None and dies_of == signal.SIGKILL
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     ranks = [
@@ -92,11 +96,12 @@ def trained(
         connection.wait(running)
         if any(rank.exitcode for rank in ranks):  # the others may wait for it for ever
             for rank in ranks:
-                rank.join(timeout=0 if dies_at is not None else 60)
+                rank.join(timeout=0 if killed else 60)
                 rank.kill()
-    expected = 1 if limit_mib else 0 if dies_at is None else -signal.SIGKILL
+    ended = -signal.SIGKILL if killed else EXIT_CODE
+    expected = 1 if limit_mib else 0 if dies_at is None else ended
     codes = [rank.exitcode for rank in ranks]
-    if dies_at is not None:  # a rank may fail because another was killed, before it is killed too
+    if killed:  # a rank may fail because another was killed, before it is killed too
         codes = [code and expected for code in codes]
     assert codes == [expected] * processes, job.output.read_text()
     return RunFolder(job.path)
@@ -123,7 +128,7 @@ def _train(job: Job, rank: int, processes: int, port: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     training.train(
         *(config, data.trained_on(config, samples), RunFolder(job.path)),
-        listener(job.dies_at, _kill),
+        listener(job.dies_at, lambda: os.kill(os.getpid(), job.dies_of)),
         questions=validation.questions(config, samples),
     )
     state.destroy_process_group()
@@ -141,7 +146,3 @@ def listener(dies_at: int | tuple[int, str] | None, die: Callable[[], None]) -> 
             die()
 
     return progress
-
-
-def _kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)

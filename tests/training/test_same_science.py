@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,9 +47,9 @@ def method(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def train(folder: Path, method: str) -> Callable[..., RunFolder]:
-    """A training of the method: `train(name, *overrides, dies_at=step)`."""
-    return lambda name, *overrides, dies_at=None: science.trained(
-        folder, f"{method}-{name}", *METHODS[method], *overrides, dies_at=dies_at
+    """A training of the method: `train(name, *overrides, dies_at=step, dies_of=signal)`."""
+    return lambda name, *overrides, **dies: science.trained(
+        folder, f"{method}-{name}", *METHODS[method], *overrides, **dies
     )
 
 
@@ -71,6 +72,13 @@ def assert_same(run: RunFolder, expected: RunFolder) -> None:
         torch.testing.assert_close(trained[name], weight, rtol=1e-3, atol=2e-4, msg=name)
     # Each tensor counted once, whatever part of it a process holds; a resume keeps the first.
     assert run.state().first_update == expected.state().first_update
+
+
+def assert_equal(run: RunFolder, expected: RunFolder) -> None:
+    """Losses and final weights are the same bits."""
+    trained, expected_weights = weights(run), weights(expected)
+    assert all(torch.equal(trained[name], weight) for name, weight in expected_weights.items())
+    assert [row["loss"] for row in run.logged()] == [row["loss"] for row in expected.logged()]
 
 
 def weights(run: RunFolder) -> dict[str, torch.Tensor]:
@@ -169,9 +177,37 @@ def test_killed_and_resumed_training_ends_in_the_same_bits(
     # The trial step before training leaves no trace either.
     resumed = train("killed", "runs.checkpoint_steps=1", "hardware.memory_check=true")
     assert "trial step of the longest samples: peak" in (resumed.path / "output.txt").read_text()
-    trained, expected = weights(resumed), weights(whole)
-    assert all(torch.equal(trained[name], weight) for name, weight in expected.items())
-    assert [row["loss"] for row in resumed.logged()] == [row["loss"] for row in whole.logged()]
+    assert_equal(resumed, whole)
+
+
+def test_interrupted_training_ends_its_update_and_resumes_to_the_same_bits(
+    train: Callable[..., RunFolder], whole: RunFolder
+) -> None:
+    stopped = train("interrupted", dies_at=1, dies_of=signal.SIGTERM)
+    assert [path.name for path in stopped.checkpoints.iterdir()] == ["checkpoint-2"]
+    assert [row["step"] for row in stopped.logged()] == [1, 2]
+    assert not stopped.state().trained
+    assert_equal(train("interrupted"), whole)
+
+
+@pytest.mark.parametrize("method", ["sft"], indirect=True)
+@pytest.mark.parametrize("hardware", [TWO, pytest.param(FSDP, marks=pytest.mark.slow)])
+def test_signal_to_one_rank_interrupts_all_after_the_same_update(
+    train: Callable[..., RunFolder], whole: RunFolder, hardware: tuple[str, ...]
+) -> None:
+    name = f"interrupted {hardware}"
+    stopped = train(name, *hardware, dies_at=1, dies_of=signal.SIGINT)
+    assert [path.name for path in stopped.checkpoints.iterdir()] == ["checkpoint-2"]
+    assert_same(train(name, *hardware), whole)
+
+
+@pytest.mark.parametrize("method", ["sft"], indirect=True)
+def test_signal_at_the_last_update_ends_with_weights_that_are_kept(
+    train: Callable[..., RunFolder], whole: RunFolder
+) -> None:
+    stopped = train("interrupted late", dies_at=4, dies_of=signal.SIGTERM)
+    assert stopped.state().trained
+    assert_equal(stopped, whole)
 
 
 def test_training_that_does_not_fit_fails_before_the_first_step(folder: Path) -> None:

@@ -1,0 +1,62 @@
+"""One line says that other processes slow a training on CPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from medreason.execution import contention
+from medreason.execution.contention import Contention
+
+
+@pytest.fixture
+def minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute of a second, in which a process that sleeps gets no processor time."""
+    monkeypatch.setattr(contention, "_SECONDS", 1.0)
+    monkeypatch.setattr(contention, "_cores", lambda: 2)
+
+
+def lines(watch: Contention, minutes: int) -> list[str]:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        ranks = [psutil.Process(process.pid)]
+        told = []
+        while minutes:
+            if watch.is_due:
+                minutes -= 1
+                told.append(watch.line(ranks))
+        process.kill()
+    return [line for line in told if line]
+
+
+def test_training_that_gets_less_than_its_threads_on_a_loaded_machine_says_so_once(
+    minute: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (6.25, 5.0, 4.0))
+    watch = Contention(threads=2)
+    (line,) = lines(watch, 2)
+    assert line == (
+        "other processes slow it: it got 0.0 of 2 cores in the last minute, 6.2 processes want "
+        "the 2 of this machine"
+    )
+    assert not watch.is_due
+
+
+@pytest.mark.parametrize(("load", "threads"), [(2.1, 2), (0.3, 1)])
+def test_nothing_is_said_where_no_others_want_the_cores(
+    minute: None, monkeypatch: pytest.MonkeyPatch, load: float, threads: int
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert lines(Contention(threads), 3) == []
+
+
+def test_nothing_is_said_of_a_training_that_gets_its_cores(
+    minute: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.0, 0.0, 0.0))
+    got = iter([0.0, 2.0, 4.0])
+    monkeypatch.setattr(contention, "_processor_seconds", lambda _: next(got))
+    assert lines(Contention(threads=2), 3) == []
