@@ -157,8 +157,12 @@ def serve(launcher: socket.socket) -> None:
     gc.freeze()  # a collection in a worker would else copy all the memory that it shares
     while run := _next_run(launcher):
         folder, evaluation_key, working_directory, descriptors = run
+        # Slurm sends it to all processes of a job; the worker, which ends with this one, may need
+        # it to write a checkpoint.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         pid = os.fork()
         if pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             launcher.close()
             parent_watch.end_with(server)
             os.chdir(working_directory)
@@ -171,6 +175,7 @@ def serve(launcher: socket.socket) -> None:
         try:
             launcher.sendall(_NUMBER.pack(pid))
             _, status = os.waitpid(pid, 0)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             launcher.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(status)))
         except ConnectionError:  # the launcher was killed, and the worker has noticed
             break
