@@ -26,7 +26,12 @@ TRAINING = (
     *("model=tiny", "hardware=cpu", "hardware.threads=1", "tracking=none", "seed=0"),
     *("++method.trl.max_steps=1", "method.prompts_per_step=2", "hardware.per_device_prompts=2"),
     *("evaluation.samples_per_cell=1", "evaluation.max_new_tokens=4"),
-    *("validation.questions=4", "validation.max_new_tokens=4", "validation.share=0.3"),
+    *(
+        "validation.questions=4",
+        "validation.max_new_tokens=4",
+        "validation.share=0.3",
+        "validation.every=1",
+    ),
 )
 GRPO = ("method.trl.max_completion_length=8", "method.trl.num_generations=2")
 PHANTOMS = ("data.train_images=8", "data.test_images=1")
@@ -47,7 +52,10 @@ ELSEWHERE = {
     r"adapter=qlora|hardware\.memory_limit_gb": ("needs a GPU", "tests/config/test_machine.py"),
 }
 """What is not run here: why, and what runs it."""
-PLACES = {"outputs/runs/NAME": "outputs/runs/shown", "sweep=NAME": "sweep=prompts"}
+PLACES = {
+    "outputs/runs/NAME": "outputs/runs/shown",
+    **dict.fromkeys(("sweep=NAME", "sweep=med_r1_cross_modality", "sweep=rarl_methods"), "sweep=s"),
+}
 
 
 def elsewhere(command: Sequence[str]) -> str | None:
@@ -58,9 +66,13 @@ def small(command: Sequence[str]) -> list[str]:
     """The command with the place of a run in it, few updates and few questions."""
     words = [re.sub("|".join(PLACES), lambda m: PLACES[m[0]], word) for word in command]
     actions = [word for word in words if word.startswith("action=")]
+    if "action=prepare" in actions:
+        words.append("prepare.save_to_disk=true")  # a command after it reads that
+    if "data.columns.question=text" in words:  # where the table and its images have other names
+        words = ["data.hub=mydata/asked.csv" if w.startswith("data.hub=") else w for w in words]
     if actions and actions != ["action=train"]:
         return [*words, *(["tracking=none"] if "tracking" not in " ".join(words) else [])]
-    others = ("method=base", "method=sft", "-m")
+    others = ("method=base", "method=sft", "-m", "experiment=")
     extra = [*TRAINING, *(GRPO if not any(w.startswith(others) for w in words) else ())]
     extra += [] if any(word.startswith("data=") for word in words) else PHANTOMS
     if "validation" not in " ".join(words):
@@ -109,7 +121,8 @@ def write_tables(mydata: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
     """A run that stands for the NAME of the READMEs."""
-    small_run = (*TRAINING, *GRPO, *PHANTOMS, "method=grpo", "modality=ct", "task=disease")
+    cell = ("method=grpo", "modality=ct", "task=disease", "sweep=s")
+    small_run = (*TRAINING, *GRPO, *PHANTOMS, *cell)
     small_run = [word for word in small_run if not word.startswith("validation.")]
     done = commands.medreason(*small_run, cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from medreason.runs import parent_watch
+from medreason.runs import interrupts, parent_watch
 
 _WORKER = "medreason.execution.worker"
 _COMMAND = (sys.executable, "-m", __name__)
@@ -159,10 +159,10 @@ def serve(launcher: socket.socket) -> None:
         folder, evaluation_key, working_directory, descriptors = run
         # Slurm sends it to all processes of a job; the worker, which ends with this one, may need
         # it to write a checkpoint.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _handle(signal.SIG_IGN)
         pid = os.fork()
         if pid == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            _handle(signal.SIG_DFL)
             launcher.close()
             parent_watch.end_with(server)
             os.chdir(working_directory)
@@ -175,11 +175,16 @@ def serve(launcher: socket.socket) -> None:
         try:
             launcher.sendall(_NUMBER.pack(pid))
             _, status = os.waitpid(pid, 0)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            _handle(signal.SIG_DFL)
             launcher.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(status)))
         except ConnectionError:  # the launcher was killed, and the worker has noticed
             break
     os._exit(0)  # the workers did what is to be done at exit
+
+
+def _handle(handler: signal.Handlers) -> None:
+    for number in interrupts.OF_WORKERS:
+        signal.signal(number, handler)
 
 
 def _next_run(launcher: socket.socket) -> tuple[str, str, str, list[int]] | None:
