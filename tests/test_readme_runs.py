@@ -75,6 +75,8 @@ def small(command: Sequence[str]) -> list[str]:
     others = ("method=base", "method=sft", "-m", "experiment=")
     extra = [*TRAINING, *(GRPO if not any(w.startswith(others) for w in words) else ())]
     extra += [] if any(word.startswith("data=") for word in words) else PHANTOMS
+    if "experiment=smoke/transfer" in words:  # of eight
+        extra.append("modality=ct,mri")
     if "validation" not in " ".join(words):
         extra = [word for word in extra if not word.startswith("validation.")]
     replaced = {word.lstrip("+").partition("=")[0] for word in extra}
