@@ -132,7 +132,10 @@ def job(composed: DictConfig) -> Outcome | None:
     except EXPECTED as error:
         if in_sweep:
             raise
-        sys.exit(f"medreason: {explained(error, composed.outputs)}")
+        values = OmegaConf.to_container(composed)
+        assert isinstance(values, dict)
+        outputs = str(values["outputs"])  # as typed, since this may be what is wrong
+        sys.exit(f"medreason: {explained(error, outputs)}")
 
 
 def _leave_other_launchers() -> None:

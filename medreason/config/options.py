@@ -9,6 +9,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, ValueType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf, ValidationError
+from omegaconf.errors import OmegaConfBaseException
 
 from medreason import moved
 from medreason.config import key_names
@@ -242,6 +244,7 @@ def _of_overrides(overrides: Iterable[str], known: Mapping[str, object]) -> Iter
         if key not in known and not key.startswith(_HYDRA):
             key_names.refuse_unknown(key)
             _refuse_changed_text(override, parsed)
+            _refuse_other_type(override, parsed)
         for option in () if parsed.is_delete() else _values(parsed):
             yield _Choice(key, parsed.package or "", option)
 
@@ -260,6 +263,35 @@ def _refuse_changed_text(override: str, parsed: Override) -> None:
                 f"{key}={word} is read as the {type(value).__name__} {value}; for the text, type "
                 f"both pairs of quotes: \"{key}='{word}'\""
             )
+
+
+def _refuse_other_type(override: str, parsed: Override) -> None:
+    """Refuse a value that the schema does not take, of which OmegaConf says so in four lines."""
+    if parsed.is_delete() or parsed.key_or_group in _MERGED:
+        return
+    kind = key_names.type_of(parsed.key_or_group)
+    if kind is Any or is_dataclass(kind):
+        return
+    for value in _values(parsed):
+        plain = value is None or isinstance(value, int | float | str | list | dict)
+        if not plain or "${" in str(value) or _takes(kind, value):  # or range(1,3) of a sweep
+            continue
+        name = kind.__name__ if isinstance(kind, type) else str(kind).replace(" | None", " or null")
+        raise ValueError(f"{parsed.key_or_group}={override.partition('=')[2]}; it takes {name}")
+
+
+def _takes(kind: object, value: object) -> bool:
+    """Whether OmegaConf would convert the value to a number, text or list of the schema; of other
+    types it is left to say so itself."""
+    try:
+        node = OmegaConf.structured(make_dataclass("Node", [("value", kind, MISSING)]))
+    except OmegaConfBaseException:
+        return True
+    try:
+        node.value = value
+    except ValidationError:
+        return False
+    return True
 
 
 def _is_changed(value: object, word: str) -> bool:

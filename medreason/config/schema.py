@@ -374,6 +374,8 @@ class Tracking:
     def __post_init__(self) -> None:
         if self.images < 0:
             raise ValueError(f"tracking.images={self.images}; give 0 or more")
+        if not self.experiment.strip():
+            raise ValueError(f"tracking.experiment={self.experiment!r}; give it a name")
         scheme, separator, _ = (self.uri or "").partition("://")
         if not separator or scheme.partition("+")[0] in _MLFLOW_SCHEMES:
             return
@@ -578,7 +580,10 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}; give a number from 0 to {2**32 - 1}")
-        if not self.sweep.strip("/. ") or ".." in self.sweep.split("/"):
+        if not self.outputs.strip():
+            raise ValueError(f"outputs={self.outputs!r}; give a folder, such as outputs=outputs")
+        parts = self.sweep.split("/")
+        if not self.sweep.strip("/. ") or ".." in parts or not parts[0].strip():
             raise ValueError(
                 f"sweep={self.sweep!r}: it names folders below outputs; give a word, such as "
                 "sweep=prompts"

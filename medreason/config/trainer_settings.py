@@ -24,6 +24,11 @@ def check(values: Mapping[str, Any]) -> None:
     if method["algorithm"] == "grpo" and rollout["name"] == "vllm":
         _check("rollout.vllm", rollout["vllm"], "trl", trl)
     _check("adapter", values["adapter"], "peft", ("LoraConfig",))
+    if values["adapter"].get("target_modules") == []:
+        raise ValueError(
+            "adapter.target_modules is empty: nothing would be trained; name layers, such as "
+            "[q_proj,v_proj], or set adapter=none to train all weights"
+        )
 
 
 def _check(key: str, settings: Mapping[str, object], package: str, classes: Sequence[str]) -> None:
