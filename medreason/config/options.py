@@ -8,29 +8,38 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple, get_args, get_origin
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, ValueType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import BooleanNode, FloatNode, IntegerNode, OmegaConf, ValidationError, ValueNode
 
 from medreason import moved
 from medreason.config import key_names
 from medreason.config.files import CONF
 from medreason.config.rules import one_of
+from medreason.config.upstream import UPSTREAM
 from medreason.samples import MODALITIES, TASKS
 
 _MERGED = ("modality", "task")
 """Groups whose options can be combined: each option is a key of one mapping."""
 _NESTED = ("model/steps",)
 """Groups in the folder of another group; other folders below a group hold options of it."""
+_TABLES = (".csv", ".tsv", ".json", ".jsonl")
+"""Ends of files that are not options, but what data=hub reads."""
 _SWEEP = "hydra.sweeper.params."
 _HYDRA = ("hydra.", "hydra/")
 _TEXT = (str, str | None)
+_NODES: Mapping[object, tuple[Callable[[object], ValueNode], str]] = {
+    bool: (BooleanNode, "true or false"),
+    int: (IntegerNode, "a whole number"),
+    float: (FloatNode, "a number"),
+}
 _PACKAGE = re.compile(r"# @package (\S+)")
 
 
@@ -64,7 +73,23 @@ def check(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     choices = list(_of_overrides(overrides, known))
     _check(choices, known, folders, read)
     refuse_two_cells(overrides)
+    _refuse_path_of_another_model(overrides, read)
     _refuse_other_rewards(overrides, {str(c.option) for c in choices if c.group == "reward"}, read)
+
+
+def _refuse_path_of_another_model(overrides: Iterable[str], read: Iterable[Path]) -> None:
+    """Refuse the hub id of one of our models where none is chosen: steps and lengths would be those
+    of the tiny model. `read` are all files that the command line chooses."""
+    if any(file.parent.name == "model" for file in read):
+        return
+    typed = {p.key_or_group: _values(p) for _, p in _parsed(overrides) if not p.is_delete()}
+    for path in typed.get("model.path", []):
+        for file in sorted((CONF / "model").glob("*.yaml")):
+            if "/" in str(path) and _content(file).get("path") == path:
+                raise ValueError(
+                    f"model.path={path} beside model={_default('model')}, whose steps and lengths "
+                    f"fit no other; type model={file.stem} in its place"
+                )
 
 
 def _refuse_other_rewards(
@@ -109,7 +134,9 @@ def _refuse_unquoted(overrides: Iterable[str], known: Mapping[str, Sequence[str]
         except HydraException:
             if not equals:
                 groups = [group for group, names in known.items() if override in names]
-                meant = f"; did you mean {groups[0]}={override}?" if len(groups) == 1 else ""
+                words = [f"{groups[0]}={override}"] if len(groups) == 1 else []
+                words += ["--help"] * (override == "help")
+                meant = f"; did you mean {words[0]}?" if words else ""
                 raise ValueError(f"{override}: type key=value, or group=option{meant}") from None
             quoted = f"{key}='{value}'"
             if not re.search(r"^[\[{]|['\"]", value) and next(_parsed([quoted]), None):
@@ -125,6 +152,12 @@ _QUOTES = (
     """none: 'predict.question="Which? A)CT, B)MRI"', """
     """'data.ask={tumour type: {task: disease, question: "Which?"}}'"""
 )
+
+
+def for_hydra(override: str) -> str:
+    """With `++` where the key goes on to TRL or PEFT, which have more keys than our files set."""
+    groups = (f"{group}." for group in UPSTREAM)
+    return f"++{override}" if override.startswith((*groups,)) and "=" in override else override
 
 
 def refuse_sweep(overrides: Iterable[str]) -> None:
@@ -216,6 +249,11 @@ def _known_option(choice: _Choice, known: Sequence[str]) -> str:
             f"model={option}: a folder or hub id is model.path={option}, beside the model of its "
             f"family: model={'|'.join(known)}"
         )
+    if name == "data" and Path(str(choice.option)).suffix in _TABLES:
+        raise ValueError(
+            f"data={choice.option}: a table of questions is data=hub data.hub={choice.option}; a "
+            "table of labelled images is data=labelled_images data.root=FOLDER data.table=FILE"
+        )
     one_of(name, option, known)
     return option
 
@@ -242,6 +280,7 @@ def _of_overrides(overrides: Iterable[str], known: Mapping[str, object]) -> Iter
         if key not in known and not key.startswith(_HYDRA):
             key_names.refuse_unknown(key)
             _refuse_changed_text(override, parsed)
+            _refuse_other_type(parsed)
         for option in () if parsed.is_delete() else _values(parsed):
             yield _Choice(key, parsed.package or "", option)
 
@@ -260,6 +299,31 @@ def _refuse_changed_text(override: str, parsed: Override) -> None:
                 f"{key}={word} is read as the {type(value).__name__} {value}; for the text, type "
                 f"both pairs of quotes: \"{key}='{word}'\""
             )
+
+
+def _refuse_other_type(parsed: Override) -> None:
+    """Refuse what the schema takes for no number, list, true or false, in plainer words than
+    OmegaConf's."""
+    if parsed.is_delete():
+        return
+    key, kind = parsed.key_or_group, _plain(key_names.type_of(parsed.key_or_group))
+    for value in _values(parsed):
+        if value is None or (isinstance(value, str) and "${" in value):
+            continue
+        if get_origin(kind) is list and not isinstance(value, list):
+            raise ValueError(f"{key}={value} is no list; type {key}=[{value}]")
+        if kind in _NODES:
+            node, words = _NODES[kind]
+            try:
+                node(value)
+            except ValidationError as error:
+                raise ValueError(f"{key}={value}; give {words}") from error
+
+
+def _plain(kind: object) -> object:
+    """A type without `None`."""
+    others = [k for k in get_args(kind) if k is not NoneType]
+    return others[0] if len(others) == 1 and NoneType in get_args(kind) else kind
 
 
 def _is_changed(value: object, word: str) -> bool:
