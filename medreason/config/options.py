@@ -24,15 +24,20 @@ from medreason import moved
 from medreason.config import key_names
 from medreason.config.files import CONF
 from medreason.config.rules import one_of
+from medreason.config.upstream import UPSTREAM
 from medreason.samples import MODALITIES, TASKS
 
 _MERGED = ("modality", "task")
 """Groups whose options can be combined: each option is a key of one mapping."""
 _NESTED = ("model/steps",)
 """Groups in the folder of another group; other folders below a group hold options of it."""
+_TABLES = (".csv", ".tsv", ".json", ".jsonl")
+"""Ends of files that are not options, but what data=hub reads."""
 _SWEEP = "hydra.sweeper.params."
 _HYDRA = ("hydra.", "hydra/")
 _TEXT = (str, str | None)
+_WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+"""Type of the schema -> what to give."""
 _PACKAGE = re.compile(r"# @package (\S+)")
 
 
@@ -66,7 +71,23 @@ def check(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     choices = list(_of_overrides(overrides, known))
     _check(choices, known, folders, read)
     refuse_two_cells(overrides)
+    _refuse_path_of_another_model(overrides, read)
     _refuse_other_rewards(overrides, {str(c.option) for c in choices if c.group == "reward"}, read)
+
+
+def _refuse_path_of_another_model(overrides: Iterable[str], read: Iterable[Path]) -> None:
+    """Refuse the hub id of one of our models where none is chosen: steps and lengths would be those
+    of the tiny model. `read` are all files that the command line chooses."""
+    if any(file.parent.name == "model" for file in read):
+        return
+    typed = {p.key_or_group: _values(p) for _, p in _parsed(overrides) if not p.is_delete()}
+    for path in typed.get("model.path", []):
+        for file in sorted((CONF / "model").glob("*.yaml")):
+            if "/" in str(path) and _content(file).get("path") == path:
+                raise ValueError(
+                    f"model.path={path} beside model={_default('model')}, whose steps and lengths "
+                    f"fit no other; type model={file.stem} in its place"
+                )
 
 
 def _refuse_other_rewards(
@@ -111,7 +132,9 @@ def _refuse_unquoted(overrides: Iterable[str], known: Mapping[str, Sequence[str]
         except HydraException:
             if not equals:
                 groups = [group for group, names in known.items() if override in names]
-                meant = f"; did you mean {groups[0]}={override}?" if len(groups) == 1 else ""
+                words = [f"{groups[0]}={override}"] if len(groups) == 1 else []
+                words += ["--help"] * (override == "help")
+                meant = f"; did you mean {words[0]}?" if words else ""
                 raise ValueError(f"{override}: type key=value, or group=option{meant}") from None
             quoted = f"{key}='{value}'"
             if not re.search(r"^[\[{]|['\"]", value) and next(_parsed([quoted]), None):
@@ -127,6 +150,12 @@ _QUOTES = (
     """none: 'predict.question="Which? A)CT, B)MRI"', """
     """'data.ask={tumour type: {task: disease, question: "Which?"}}'"""
 )
+
+
+def for_hydra(override: str) -> str:
+    """With `++` where the key goes on to TRL or PEFT, which have more keys than our files set."""
+    groups = (f"{group}." for group in UPSTREAM)
+    return f"++{override}" if override.startswith((*groups,)) and "=" in override else override
 
 
 def refuse_sweep(overrides: Iterable[str]) -> None:
@@ -218,6 +247,11 @@ def _known_option(choice: _Choice, known: Sequence[str]) -> str:
             f"model={option}: a folder or hub id is model.path={option}, beside the model of its "
             f"family: model={'|'.join(known)}"
         )
+    if name == "data" and Path(str(choice.option)).suffix in _TABLES:
+        raise ValueError(
+            f"data={choice.option}: a table of questions is data=hub data.hub={choice.option}; a "
+            "table of labelled images is data=labelled_images data.root=FOLDER data.table=FILE"
+        )
     one_of(name, option, known)
     return option
 
@@ -276,8 +310,13 @@ def _refuse_other_type(override: str, parsed: Override) -> None:
         plain = value is None or isinstance(value, int | float | str | list | dict)
         if not plain or "${" in str(value) or _takes(kind, value):  # or range(1,3) of a sweep
             continue
-        name = kind.__name__ if isinstance(kind, type) else str(kind).replace(" | None", " or null")
-        raise ValueError(f"{parsed.key_or_group}={override.partition('=')[2]}; it takes {name}")
+        key, typed = parsed.key_or_group, override.partition("=")[2]
+        if str(kind).startswith("list[") and not isinstance(value, list | dict | None):
+            raise ValueError(f"{key}={typed} is no list; type {key}=[{typed}]")
+        name = kind.__name__ if isinstance(kind, type) else str(kind)
+        words = _WORDS.get(name.removesuffix(" | None"), name.removesuffix(" | None"))
+        or_null = " or null" if name.endswith(" | None") else ""
+        raise ValueError(f"{key}={typed}; it takes {words}{or_null}")
 
 
 def _takes(kind: object, value: object) -> bool:
