@@ -67,6 +67,14 @@ class PreallocatedLayer(DynamicLayer):
         self._buffers.index_copy_(3, write_position, states.transpose(0, 1).unsqueeze(3))
         return self.keys, self.values  # pyright: ignore[reportReturnType]
 
+    def write_tokens(
+        self, states: Tensor, rows: Tensor, slots: Tensor, length: int
+    ) -> tuple[Tensor, Tensor]:
+        """Write keys and values (tokens, 2, heads, width) of token i at `slots[i]` of row
+        `rows[i]`; returns the first `length` of each row, which attention sees."""
+        self._buffers[:, rows, :, slots] = states.to(self._buffers.dtype)
+        return self._expose(length)
+
     def batch_select_indices(self, indices: Tensor) -> None:
         self._buffers = self._buffers[:, indices]
         self._expose(self._length)
@@ -105,3 +113,14 @@ def repeat_kv_cache(cache: DynamicCache, entries: Tensor, room: int) -> DynamicC
         assert layer.values is not None
         repeated.layers.append(PreallocatedLayer(layer.keys, layer.values, entries, room))
     return repeated
+
+
+def empty_kv_cache(like: Tensor, layers: int, shape: tuple[int, int, int, int]) -> DynamicCache:
+    """A KV cache of `shape` (rows, heads, room, width) in type and place of `like`."""
+    rows, heads, room, width = shape
+    nothing = like.new_empty(1, heads, 0, width)
+    entries = torch.zeros(rows, dtype=torch.long, device=like.device)
+    cache = DynamicCache()
+    for _ in range(layers):
+        cache.layers.append(PreallocatedLayer(nothing, nothing, entries, room))
+    return cache
