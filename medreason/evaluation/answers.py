@@ -23,7 +23,7 @@ from medreason.generation.generate import (
     model_inputs,
 )
 from medreason.generation.prefill import Prefill
-from medreason.generation.prefix_sharing import PrefixPrefiller
+from medreason.generation.prefix_sharing import PrefilledPrefixes, PrefixPrefiller
 from medreason.generation.row_decoder import decode_refilled
 from medreason.generation.rows import Completion, EvaluationRow
 from medreason.generation.tolerance import computed_in, tolerance
@@ -141,10 +141,19 @@ def _decode_refilled(
     """At most `size` rows at a time, of which those that end are replaced by waiting ones."""
     room = settings.max_new_tokens
     assert room is not None
-    prompt_tokens: dict[int, int] = {}
+    order, prompt_tokens = prefix_sharing.in_order(rows), dict[int, int]()
+    ahead: dict[int, tuple[PrefilledPrefixes, int]] = {}
+    """Of the next rows: their prefixes, and the place of the row in these."""
 
     def prefill(begun: Sequence[int]) -> Prefill:
-        prefixes = prefiller.prefill_prefixes([rows[i] for i in begun])
+        if not ahead.keys() >= {*begun}:
+            # The prefixes of a whole batch: those of a few rows are small passes.
+            first = order.index(begun[0])
+            batch = order[first : first + size]
+            prefixes = prefiller.prefill_prefixes([rows[i] for i in batch])
+            ahead.clear()
+            ahead.update({i: (prefixes, place) for place, i in enumerate(batch)})
+        prefixes = ahead[begun[0]][0].of_rows([ahead[i][1] for i in begun])
         prompt_tokens.update(zip(begun, prefixes.prompt_tokens, strict=True))
         return prefiller.prefill_rest(prefixes, room)
 
@@ -154,7 +163,7 @@ def _decode_refilled(
         prefill,
         settings,
         None,
-        prefix_sharing.in_order(rows),
+        order,
         size=size,
         drafts=drafts.of_rows(questions) if drafts else None,
     )

@@ -90,7 +90,8 @@ class DraftStep:
         """
         assert self._cache is not None
         width, device = max(map(len, tokens.values())), self._visible.device
-        columns = torch.tensor([*self._columns(tokens, done, width)], device=device)
+        columns = itertools.chain.from_iterable(self._columns(tokens, done, width))
+        columns = torch.tensor([*columns], device=device).view(-1, 5)
         ids, places, slots, positions, places_of_tokens = columns.T
         length = int(slots.max()) + 1
         token_of_place = torch.zeros(len(self.rows) * width, dtype=torch.long, device=device)
@@ -154,7 +155,7 @@ def _positions_of_pass(model: PreTrainedModel) -> float:
     text = model.config.get_text_config()
     layers, head = text.num_hidden_layers, text.vocab_size * text.hidden_size
     weights = sum(p.numel() for p in model.model.language_model.layers.parameters()) + head
-    # Of one core of a current CPU, in seconds; measured on the tiny model and on 33 M parameters.
-    of_pass = layers * 2e-3 + weights * 4 / 10e9
-    of_position = layers * 7e-6 + weights * 2 / 75e9
+    # Of one core of a current CPU, in seconds; measured on the tiny model (2026-11-29).
+    of_pass = layers * 1.5e-3 + weights * 4 / 10e9
+    of_position = layers * 4e-6 + weights * 2 / 75e9
     return of_pass / of_position

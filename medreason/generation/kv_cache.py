@@ -81,11 +81,9 @@ class PreallocatedLayer(DynamicLayer):
 
     def append_rows(self, other: PreallocatedLayer) -> None:
         """Take in the rows of another layer, with their own room, behind those that are here."""
-        parts = (self._buffers, other._buffers)
-        slots = max(part.shape[3] for part in parts)
-        self._buffers = torch.cat(
-            [nn.functional.pad(part, (0, 0, 0, slots - part.shape[3])) for part in parts], dim=1
-        )
+        slots = max(self._buffers.shape[3], other._buffers.shape[3])
+        parts = [_with_room(part, slots) for part in (self._buffers, other._buffers)]
+        self._buffers = torch.cat(parts, dim=1)
         self._expose(self._length)
 
     def _expose(self, length: int) -> tuple[Tensor, Tensor]:
@@ -94,6 +92,11 @@ class PreallocatedLayer(DynamicLayer):
         keys, values = self._buffers[:, :, :, :length].unbind(0)
         self.keys, self.values = keys, values
         return keys, values
+
+
+def _with_room(buffers: Tensor, slots: int) -> Tensor:
+    more = slots - buffers.shape[3]
+    return nn.functional.pad(buffers, (0, 0, 0, more)) if more else buffers  # pad always copies
 
 
 def _stored_dtype(keys: Tensor) -> torch.dtype:

@@ -9,18 +9,19 @@ third of a prefill.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch import Tensor, nn
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 from transformers import DynamicCache, PreTrainedModel
 
-from medreason.generation.fused_step import FusedStep, _Layer, _Product, takes_fused_steps
 from medreason.generation.kv_cache import PreallocatedLayer, empty_kv_cache
 from medreason.generation.packing import additive_mask
 from medreason.generation.small_models import are_as_in_transformers
+from medreason.generation.tolerance import computed_in
 from medreason.models.load import without_adapter
 
 
@@ -45,6 +46,11 @@ class RowLayout:
     def width(self) -> int:
         return self.visible.shape[1]
 
+    def of_last(self, count: int) -> RowLayout:
+        """Of the last tokens of so many rows alone, for attention."""
+        rows = torch.arange(count, device=self.rows.device)
+        return replace(self, token_of_place=rows, place_of_token=rows, visible=self.visible[:, -1:])
+
 
 def padded_layout(mask: Tensor, before: Tensor) -> RowLayout:
     """Of rows that are padded on the left as `mask` (rows, width) says, behind what `before`
@@ -68,14 +74,39 @@ def padded_layout(mask: Tensor, before: Tensor) -> RowLayout:
     )
 
 
-class PackedPass(FusedStep):
-    """The language model with its weights as one decoding takes them; see `FusedStep`."""
+class PackedPass:
+    """The language model, while its weights stay as they are."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """`model` is one that `packed_pass` knows."""
+        text, whole = model.config.get_text_config(), cast(Any, model)
+        self._embedding = whole.get_input_embeddings()
+        self._head = whole.get_output_embeddings()
+        self._decoder = whole.model.language_model
+        self._dtype = computed_in(model)
+        self._query_heads, self._key_heads = text.num_attention_heads, text.num_key_value_heads
+        self._width = text.hidden_size // text.num_attention_heads
+        *layers, last = self._decoder.layers
+        with torch.inference_mode(mode=False), torch.no_grad():
+            self._products = [self._joined(layer.self_attn, ("q", "k", "v")) for layer in layers]
+            self._last_queries = self._joined(last.self_attn, ("q",))
+            self._last_others = self._joined(last.self_attn, ("k", "v"))
+
+    def _joined(self, attention: nn.Module, names: Sequence[str]) -> Callable[[Tensor], Tensor]:
+        """The outputs of layers of the same input beside each other: one product, but with
+        adapters."""
+        layers = [getattr(attention, f"{name}_proj") for name in names]
+        if any(type(layer) is not nn.Linear for layer in layers):
+            return lambda inputs: torch.cat([layer(inputs) for layer in layers], dim=-1)
+        weight = torch.cat([layer.weight for layer in layers]).to(self._dtype)
+        bias = torch.cat([layer.bias for layer in layers]).to(self._dtype)
+        return functools.partial(linear, weight=weight, bias=bias)
 
     def empty_cache(self, rows: int, slots: int) -> DynamicCache:
         """A KV cache with room for so many tokens of each row."""
         shape = (rows, self._key_heads, slots, self._width)
         like = self._embedding.weight.new_empty(0, dtype=self._dtype)
-        return empty_kv_cache(like, len(self._layers), shape)
+        return empty_kv_cache(like, len(self._decoder.layers), shape)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(tokens, width)"""
@@ -118,100 +149,120 @@ class PackedPass(FusedStep):
     ) -> Tensor:
         """Logits behind embedded tokens (tokens, width) at mRoPE positions (3, tokens): behind all,
         or behind the last of each row, which are padded on the left, or behind none."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            turns = positions.index_select(0, self._axes).T[:, None] * self._frequencies
-            angles = turns.cos(), turns.sin()
-            visible = layout.visible.repeat(1, self._query_heads // self._key_heads, 1)
-            mask = additive_mask(visible[:, None], self._dtype)
-            layers = [*zip(self._layers, cache.layers, strict=True)]
-            whole = layers if read == "all" else layers[:-1]
-            for layer, cached in whole:
-                normed = self._normed(hidden, layer.attention_norm)
-                turned = self._turned(layer.queries_keys_values, normed, *angles)
-                keys, values = self._write(turned[:, self._query_heads :], cached, layout)
-                attended = self._attend(turned[:, : self._query_heads], keys, values, mask, layout)
-                hidden = self._behind_attention(layer, hidden, attended)
-            if read != "all":
-                hidden = self._last_layer(*layers[-1], hidden, angles, mask, layout, read=read)
-            return self._head(self._normed(hidden, self._norm))
+        visible = layout.visible.repeat(1, self._query_heads // self._key_heads, 1)
+        mask = additive_mask(visible[:, None], self._dtype)
+        rotary = self._decoder.rotary_emb
+        # Of the class: `fused_layers` gives the module another forward.
+        cosine, sine = type(rotary).forward(rotary, hidden, positions[:, None])
+        first, second = sine[0].chunk(2, dim=-1)
+        turns = _Turns(cosine[0, :, None], torch.cat([-first, second], dim=-1)[:, None])
+        *layers, last = zip(self._decoder.layers, cache.layers, strict=True)
+        for (layer, cached), products in zip(layers, self._products, strict=True):
+            normed = _normed(layer.input_layernorm, hidden)
+            queries, *others = self._heads(products(normed), turns)
+            keys, values = _write(others, cached, layout)
+            attended = self._attend(queries, keys, values, mask, layout)
+            hidden = _behind_attention(layer, hidden, attended)
+        return self._last_layer(*last, hidden, turns, mask, layout, read)
 
     def _last_layer(
         self,
-        layer: _Layer,
+        layer: nn.Module,
         cached: object,
         hidden: Tensor,
-        angles: tuple[Tensor, Tensor],
+        turns: _Turns,
         mask: Tensor,
         layout: RowLayout,
-        *,
         read: str,
     ) -> Tensor:
-        """The hidden states (rows, width) of the last tokens; of none, if none are read."""
-        normed, channels = self._normed(hidden, layer.attention_norm), self._query_heads
-        of_queries, of_others = _split(layer.queries_keys_values, channels * self._width)
-        turned = self._turned(of_others, normed, *(angle[:, channels:] for angle in angles))
-        keys, values = self._write(turned, cached, layout)
+        normed = _normed(layer.input_layernorm, hidden)  # pyright: ignore[reportArgumentType]
+        _, *others = self._heads(self._last_others(normed), turns, queries=0)
+        keys, values = _write(others, cached, layout)
         if read == "none":
             return hidden[:0]
-        last = layout.token_of_place.view(-1, layout.width)[:, -1]
-        queries = self._turned(
-            of_queries, normed[last], *(angle[last, :channels] for angle in angles)
-        ).unflatten(1, (self._key_heads, -1))
-        of_last = mask.unflatten(2, (-1, layout.width))[:, :, :, -1]
-        attended = scaled_dot_product_attention(queries, keys, values, attn_mask=of_last)
-        return self._behind_attention(layer, hidden[last], attended.transpose(1, 2).flatten(1))
+        if read == "last":
+            last = layout.token_of_place.view(-1, layout.width)[:, -1]
+            hidden, normed, turns = hidden[last], normed[last], turns.of(last)
+            mask = mask.unflatten(2, (-1, layout.width))[:, :, :, -1]
+            layout = layout.of_last(len(last))
+        queries, *_ = self._heads(self._last_queries(normed), turns, others=0)
+        attended = self._attend(queries, keys, values, mask, layout)
+        hidden = _behind_attention(layer, hidden, attended)
+        return self._head(_normed(self._decoder.norm, hidden))
 
-    def _turned(self, product: _Product, normed: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    def _heads(
+        self, states: Tensor, turns: _Turns, queries: int | None = None, others: int | None = None
+    ) -> list[Tensor]:
         """Queries, keys and values (tokens, heads, channels), of which values do not turn."""
-        states = product(normed).view(len(normed), -1, self._width)
-        turned = torch.empty_like(states)
-        rolled = states.roll(self._width // 2, dims=-1)
-        return torch.addcmul(states * cosine, rolled, sine, out=turned)
-
-    def _write(self, states: Tensor, cached: object, layout: RowLayout) -> tuple[Tensor, Tensor]:
-        assert isinstance(cached, PreallocatedLayer)
-        states = states.unflatten(1, (2, -1))
-        return cached.write_tokens(states, layout.rows, layout.slots, layout.length)
+        sizes = [
+            self._query_heads if queries is None else queries,
+            *[self._key_heads if others is None else others] * 2,
+        ]
+        states = states.view(len(states), -1, self._width)
+        turning, values = states.split([sizes[0] + sizes[1], sizes[2]], dim=1)
+        return [*turns(turning).split(sizes[:2], dim=1), values]
 
     def _attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, layout: RowLayout
     ) -> Tensor:
-        """(tokens, heads x channels), heads in the order of `FusedStep`."""
+        """(tokens, heads x channels)"""
         by_row = queries.index_select(0, layout.token_of_place)
         by_row = by_row.view(len(keys), layout.width, self._key_heads, -1, self._width)
         # Query heads that read the same keys are further queries of one head.
         by_head = by_row.permute(0, 2, 3, 1, 4)
         attended = scaled_dot_product_attention(
-            by_head.flatten(2, 3), keys, values, attn_mask=mask
+            *(by_head.flatten(2, 3).to(keys.dtype), keys, values), attn_mask=mask
         )
-        by_row = attended.view(by_head.shape).permute(0, 3, 2, 1, 4).flatten(0, 1)
+        by_row = attended.view(by_head.shape).permute(0, 3, 1, 2, 4).flatten(0, 1)
         return by_row.index_select(0, layout.place_of_token).flatten(1)
 
-    def _behind_attention(self, layer: _Layer, hidden: Tensor, attended: Tensor) -> Tensor:
-        """Adds to the hidden states in place."""
-        layer.output.add_to(hidden, attended)
-        normed = self._normed(hidden, layer.mlp_norm)
-        products = [product(normed) for product in layer.gate_up]
-        gate, up = products if len(products) == 2 else products[0].chunk(2, dim=-1)
-        layer.down.add_to(hidden, silu(gate).mul_(up))
-        return hidden
+
+@dataclass(frozen=True)
+class _Turns:
+    """Rotary embedding of tokens."""
+
+    cosine: Tensor
+    """(tokens, 1, channels)"""
+    sine: Tensor
+    """Negative in the first half of the channels."""
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Of states (tokens, heads, channels), each with the channel half a width away."""
+        rolled = states.roll(states.shape[-1] // 2, dims=-1)
+        return torch.addcmul(states * self.cosine, rolled, self.sine).to(states.dtype)
+
+    def of(self, tokens: Tensor) -> _Turns:
+        return _Turns(self.cosine[tokens], self.sine[tokens])
 
 
-def _split(product: _Product, outputs: int) -> tuple[_Product, _Product]:
-    """The first outputs of a product, and the others."""
-    biases = (None, None) if product.bias is None else product.bias.tensor_split([outputs])
-    parts = zip(product.weight.tensor_split([outputs]), biases, strict=True)
-    first, others = (_Product(weight, bias, product.projection) for weight, bias in parts)
-    return first, others
+def _normed(module: nn.Module, hidden: Tensor) -> Tensor:
+    norm: Any = module
+    weight = norm.weight.to(hidden.dtype)
+    return rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)
+
+
+def _write(states: Sequence[Tensor], cached: object, layout: RowLayout) -> tuple[Tensor, Tensor]:
+    assert isinstance(cached, PreallocatedLayer)
+    return cached.write_tokens(
+        torch.stack([*states], dim=1), layout.rows, layout.slots, layout.length
+    )
+
+
+def _behind_attention(module: nn.Module, hidden: Tensor, attended: Tensor) -> Tensor:
+    layer: Any = module
+    hidden = hidden + layer.self_attn.o_proj(attended)
+    return hidden + layer.mlp(_normed(layer.post_attention_layernorm, hidden))
 
 
 def packed_pass(model: PreTrainedModel) -> PackedPass | None:
     """The model's, as long as its weights stay as they are; None where it takes none."""
-    base = without_adapter(model)
+    base, text = without_adapter(model), model.config.get_text_config()
     # On accelerators kernels, not products, take the time of few tokens, and none has run it.
     on_cpu = base.device.type == "cpu" and base.config._attn_implementation == "sdpa"
-    known = on_cpu and takes_fused_steps(base) and _is_known(type(base), base.device)
-    return PackedPass(base) if known else None
+    if not on_cpu or {*text.layer_types} != {"full_attention"}:
+        return None
+    # FSDP, whose hooks are those of whole layers, makes another class of the model.
+    return PackedPass(base) if _is_known(type(base), base.device) else None
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from medreason.generation.packed_pass import packed_pass
 from medreason.generation.prefill import Prefill, mrope_positions
 from medreason.generation.rows import EvaluationRow
 from medreason.generation.vision_cache import takes_vision_features
+
+_SLOTS = 32
 
 _ImageKey = Path | tuple[int, int] | None
 """What a row shows: a file, a grey image of (width, height), or nothing."""
@@ -88,6 +90,16 @@ class PrefilledPrefixes:
     """The KV cache of the prefixes, each once."""
     prompt_tokens: list[int]
     """Of each row, its prefix included."""
+
+    def of_rows(self, places: Sequence[int]) -> PrefilledPrefixes:
+        """Those of some of the rows."""
+        return replace(
+            self,
+            rest_ids=[self.rest_ids[place] for place in places],
+            ending_ids=[self.ending_ids[place] for place in places],
+            entries=self.entries[torch.tensor(places, device=self.entries.device)],
+            prompt_tokens=[self.prompt_tokens[place] for place in places],
+        )
 
     def positions(self, rest_mask: Tensor) -> Tensor:
         """mRoPE positions (3, rows, tokens) behind the prefixes."""
@@ -174,6 +186,8 @@ class PrefixPrefiller:
         """Prefill the rest of each row's prompt behind its prefix's KV cache, which is repeated for
         the rows and has `room` for more tokens."""
         ids, rest_mask = self.pad_left(prefixes.rest_ids)
+        # Rounded up, so that rows which take the places of others mostly have equally much room.
+        room += -(prefixes.mask.shape[1] + ids.shape[1] + room) % _SLOTS
         cache = repeat_kv_cache(prefixes.cache, prefixes.entries, ids.shape[1] + room)
         mask = torch.cat([prefixes.mask[prefixes.entries], rest_mask], dim=1)
         positions = prefixes.positions(rest_mask)
