@@ -228,7 +228,7 @@ class RowDrafts:
                 return {row: [] for row in room}
             # No draft token that is less likely raises the tokens a second of this pass.
             least = max(len(room) / (len(room) + positions_of_pass), _LEAST)
-        self._trials = _TRIALS if most is None else most * len(room)
+        self._trials = _TRIALS if most is None else (1 + most) * len(room)
         likelihoods = [
             (likelihood, row)
             for row, tokens in room.items()
