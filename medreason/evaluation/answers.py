@@ -142,18 +142,10 @@ def _decode_refilled(
     room = settings.max_new_tokens
     assert room is not None
     order, prompt_tokens = prefix_sharing.in_order(rows), dict[int, int]()
-    ahead: dict[int, tuple[PrefilledPrefixes, int]] = {}
-    """Of the next rows: their prefixes, and the place of the row in these."""
+    prefixes_of = _prefixes_ahead(prefiller, rows, order, size)
 
     def prefill(begun: Sequence[int]) -> Prefill:
-        if not ahead.keys() >= {*begun}:
-            # The prefixes of a whole batch: those of a few rows are small passes.
-            first = order.index(begun[0])
-            batch = order[first : first + size]
-            prefixes = prefiller.prefill_prefixes([rows[i] for i in batch])
-            ahead.clear()
-            ahead.update({i: (prefixes, place) for place, i in enumerate(batch)})
-        prefixes = ahead[begun[0]][0].of_rows([ahead[i][1] for i in begun])
+        prefixes = prefixes_of(begun)
         prompt_tokens.update(zip(begun, prefixes.prompt_tokens, strict=True))
         return prefiller.prefill_rest(prefixes, room)
 
@@ -169,6 +161,26 @@ def _decode_refilled(
     )
     for ended in decoded:
         yield {i: (prompt_tokens[i], tokens.ids) for i, tokens in ended.items()}
+
+
+def _prefixes_ahead(
+    prefiller: PrefixPrefiller, rows: Sequence[EvaluationRow], order: Sequence[int], size: int
+) -> Callable[[Sequence[int]], PrefilledPrefixes]:
+    """Gives the prefixes of the next few rows in `order`. They are prefilled `size` rows at a time:
+    those of a few rows are small passes."""
+    ahead: dict[int, tuple[PrefilledPrefixes, int]] = {}
+    """Of rows: their prefixes, and the row's place in these."""
+
+    def prefixes_of(begun: Sequence[int]) -> PrefilledPrefixes:
+        if not ahead.keys() >= {*begun}:
+            first = order.index(begun[0])
+            batch = order[first : first + size]
+            prefixes = prefiller.prefill_prefixes([rows[i] for i in batch])
+            ahead.clear()
+            ahead.update({i: (prefixes, place) for place, i in enumerate(batch)})
+        return ahead[begun[0]][0].of_rows([ahead[i][1] for i in begun])
+
+    return prefixes_of
 
 
 def question_of(sample: str, prompt: str) -> str:
