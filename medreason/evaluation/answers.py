@@ -23,7 +23,7 @@ from medreason.generation.generate import (
     model_inputs,
 )
 from medreason.generation.prefill import Prefill
-from medreason.generation.prefix_sharing import PrefixPrefiller
+from medreason.generation.prefix_sharing import PrefilledPrefixes, PrefixPrefiller
 from medreason.generation.row_decoder import decode_refilled
 from medreason.generation.rows import Completion, EvaluationRow
 from medreason.generation.tolerance import computed_in, tolerance
@@ -141,10 +141,11 @@ def _decode_refilled(
     """At most `size` rows at a time, of which those that end are replaced by waiting ones."""
     room = settings.max_new_tokens
     assert room is not None
-    prompt_tokens: dict[int, int] = {}
+    order, prompt_tokens = prefix_sharing.in_order(rows), dict[int, int]()
+    prefixes_of = _prefixes_ahead(prefiller, rows, order, size)
 
     def prefill(begun: Sequence[int]) -> Prefill:
-        prefixes = prefiller.prefill_prefixes([rows[i] for i in begun])
+        prefixes = prefixes_of(begun)
         prompt_tokens.update(zip(begun, prefixes.prompt_tokens, strict=True))
         return prefiller.prefill_rest(prefixes, room)
 
@@ -154,12 +155,32 @@ def _decode_refilled(
         prefill,
         settings,
         None,
-        prefix_sharing.in_order(rows),
+        order,
         size=size,
         drafts=drafts.of_rows(questions) if drafts else None,
     )
     for ended in decoded:
         yield {i: (prompt_tokens[i], tokens.ids) for i, tokens in ended.items()}
+
+
+def _prefixes_ahead(
+    prefiller: PrefixPrefiller, rows: Sequence[EvaluationRow], order: Sequence[int], size: int
+) -> Callable[[Sequence[int]], PrefilledPrefixes]:
+    """Gives the prefixes of the next few rows in `order`. They are prefilled `size` rows at a time:
+    those of a few rows are small passes."""
+    ahead: dict[int, tuple[PrefilledPrefixes, int]] = {}
+    """Of rows: their prefixes, and the row's place in these."""
+
+    def prefixes_of(begun: Sequence[int]) -> PrefilledPrefixes:
+        if not ahead.keys() >= {*begun}:
+            first = order.index(begun[0])
+            batch = order[first : first + size]
+            prefixes = prefiller.prefill_prefixes([rows[i] for i in batch])
+            ahead.clear()
+            ahead.update({i: (prefixes, place) for place, i in enumerate(batch)})
+        return ahead[begun[0]][0].of_rows([ahead[i][1] for i in begun])
+
+    return prefixes_of
 
 
 def question_of(sample: str, prompt: str) -> str:

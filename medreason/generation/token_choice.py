@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import (
     GenerationConfig,
+    LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
-    SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -68,11 +69,22 @@ def _at_heights(probabilities: Tensor, numbers: Tensor) -> Tensor:
     return tokens.clamp(max=vocabulary - 1)  # NaN of weights that diverged lies behind all
 
 
+class _Suppress(LogitsProcessor):
+    """transformers' `SuppressTokensLogitsProcessor`, which looks for them in the whole vocabulary
+    at each token."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self._tokens = tokens
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Tensor) -> Tensor:
+        return scores.index_fill(1, self._tokens, -math.inf)
+
+
 def logits_processors(settings: GenerationConfig, device: torch.device) -> LogitsProcessorList:
-    """transformers' own, in the order of `generate`, which changes what top-k and top-p keep."""
+    """As transformers' own, in the order of `generate`, which changes what top-k and top-p keep."""
     processors = LogitsProcessorList()
     if settings.suppress_tokens is not None:
-        processors.append(SuppressTokensLogitsProcessor(settings.suppress_tokens, str(device)))
+        processors.append(_Suppress(torch.tensor(settings.suppress_tokens, device=device)))
     if not settings.do_sample:
         return processors
     if settings.temperature is not None and settings.temperature != 1.0:
