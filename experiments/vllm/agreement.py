@@ -24,7 +24,7 @@ from medreason import data
 from medreason.config import CONF
 from medreason.console import show
 from medreason.runs.run_folder import RunFolder
-from medreason.training import vllm_rollout
+from medreason.training import sampling_check, vllm_rollout
 from medreason.training.run import train
 from medreason.training.vllm_rollout import Engine
 
@@ -60,7 +60,7 @@ def _adapter_merged_by_peft() -> None:
 
 
 def _dropout_kept() -> None:
-    vllm_rollout._without_dropout = contextlib.nullcontext
+    sampling_check.without_dropout = vllm_rollout.without_dropout = contextlib.nullcontext
 
 
 VARIANTS: dict[str, tuple[str, Callable[[], None] | None, tuple[str, ...]]] = {
@@ -88,7 +88,7 @@ VARIANTS: dict[str, tuple[str, Callable[[], None] | None, tuple[str, ...]]] = {
 def measure(variant: str) -> None:
     """Train, and print mean and maximum of the first and of the last step."""
     _, change, overrides = VARIANTS[variant]
-    vllm_rollout.LIMITS = dict.fromkeys(vllm_rollout.LIMITS, float("inf"))
+    sampling_check.LIMITS = dict.fromkeys(sampling_check.LIMITS, float("inf"))
     if change:
         change()
     with tempfile.TemporaryDirectory() as outputs:
