@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
