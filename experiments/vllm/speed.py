@@ -67,7 +67,8 @@ def ours(config: Config, folder: Path, *, text: bool) -> Draw:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-    drafts = draft_history("auto", "cpu") if text and takes_drafts(model) else None
+    assert takes_drafts(model)  # its attention is then that of a training
+    drafts = draft_history("auto", "cpu") if text else None
 
     def draw(rows: Sequence[EvaluationRow], tokens: int) -> list[list[int]]:
         samples, prompts = [row.sample for row in rows], [row.prompt for row in rows]
