@@ -350,16 +350,18 @@ class GroupedGRPOTrainer(SamplingCheck):
     ) -> None:
         """Compare the log-probabilities (questions, G, C) of the `scored` questions with those of
         drawing; with dropout those of the first one."""
-        compared = torch.full_like(logps, torch.nan)
+
+        def rows(places: Sequence[int], values: Tensor) -> Tensor:
+            compared = torch.full_like(logps, torch.nan)
+            compared[places] = values
+            return compared.flatten(0, 1)
 
         def of_first() -> Tensor:
             first = scored[:1]
-            if first:
-                compared[first] = self.shared_logps(model, questions, first)[0]
-            return compared.flatten(0, 1)
+            return rows(first, self.shared_logps(model, questions, first)[0])
 
-        compared[scored] = logps[scored].detach()
-        self.compare_with_drawn(model, compared.flatten(0, 1), of_first)
+        if scored:
+            self.compare_with_drawn(model, rows(scored, logps[scored].detach()), of_first)
 
     def likely_causes(self) -> str:
         used = {

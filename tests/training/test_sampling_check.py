@@ -72,7 +72,11 @@ def weights(trainer: GRPOTrainer) -> dict[str, Tensor]:
         (),
         ("method.trl.temperature=0.7", "method.trl.top_p=0.8", "method.trl.top_k=20"),
         ("method.trl.num_iterations=2", "+method.trl.off_policy_mask_threshold=0.1"),
-        ("adapter=lora_r8", "adapter.lora_dropout=0.5", "rollout.dynamic_sampling=1"),
+        (
+            *("adapter=lora_r8", "adapter.lora_dropout=0.5", "rollout.dynamic_sampling=1"),
+            # A rate with which the second step's log-probabilities differ by 0.02 with dropout.
+            *("method.trl.learning_rate=1e-2", "hardware.per_device_prompts=2"),
+        ),
     ],
     ids=["plain", "truncated", "old policy", "dropout"],
 )
