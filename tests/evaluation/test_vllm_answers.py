@@ -180,8 +180,20 @@ def test_missing_package_is_named(composed: Compose, monkeypatch: pytest.MonkeyP
         machine.check(composed(*VLLM))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "asked", "other"),
+    [
+        (("method=sft", *VLLM[1:]), *vllm_answers.ASKED_AND_OTHER),
+        (("method=grpo", "rollout=vllm"), "rollout=vllm", "rollout=grouped"),
+    ],
+)
 def test_model_that_vllm_does_not_take_is_named_before_the_training(
-    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    composed: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: tuple[str, ...],
+    asked: str,
+    other: str,
 ) -> None:
     def create() -> None:
         raise ValueError("Model architectures ['Other'] are not supported for now.")
@@ -193,8 +205,8 @@ def test_model_that_vllm_does_not_take_is_named_before_the_training(
         return SimpleNamespace(create_model_config=create)
 
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(EngineArgs=arguments))
-    config = composed("method=sft", *VLLM[1:])
-    words = r"evaluation\.engine=vllm: vLLM cannot load model\.path=tiny .*Other.*engine=generate$"
+    config = composed(*overrides)
+    words = rf"^{asked}: vLLM cannot load model\.path=tiny .*Other.*; choose {other}$"
     with pytest.raises(ValueError, match=words):
         training.train(config, [], RunFolder(tmp_path), lambda *_: None)
     assert looked_at[0]["dtype"] == "float32"
@@ -237,11 +249,13 @@ def test_200_replies_of_base_merged_and_adapter_are_those_of_generate(
 def test_architecture_that_vllm_does_not_know_is_refused_by_its_configuration(
     composed: Compose, tmp_path: Path
 ) -> None:
-    vllm_answers.refuse_model(composed("method=sft", *VLLM[1:]))
+    asked = vllm_answers.ASKED_AND_OTHER
+    vllm_answers.refuse_model(composed("method=sft", *VLLM[1:]), *asked)
     folder = tmp_path / "other"
     shutil.copytree(model_folder.resolve("tiny"), folder)
     values = json.loads((folder / "config.json").read_text())
     values["architectures"] = ["NoSuchModel"]
     (folder / "config.json").write_text(json.dumps(values))
+    config = composed("method=sft", *VLLM[1:], f"model.path={folder}")
     with pytest.raises(ValueError, match=r"model\.path=.*other .*\['NoSuchModel'\] are not supp"):
-        vllm_answers.refuse_model(composed("method=sft", *VLLM[1:], f"model.path={folder}"))
+        vllm_answers.refuse_model(config, *asked)
