@@ -13,7 +13,7 @@ from medreason.generation.cuda_graph import CudaGraphStep, EagerStep
 from medreason.generation.drafts import RowDrafts
 from medreason.generation.prefill import Prefill
 from medreason.generation.row_decoder import RowDecoder
-from medreason.generation.token_choice import CompletionTokens, choose_tokens, logits_processors
+from medreason.generation.token_choice import CompletionTokens, TokenChoice
 
 
 @torch.no_grad()
@@ -52,14 +52,11 @@ def decode(
     # `active` which of those have not ended, since leaving copies the KV cache and is put off.
     rows = torch.arange(len(logits), device=logits.device)
     active = torch.ones_like(rows, dtype=torch.bool)
-    process = logits_processors(settings, logits.device)
+    choose = TokenChoice(settings, logits.device)
     decoding_step: EagerStep | CudaGraphStep | None = None
 
     for step in range(limit):
-        scores = process(None, logits.float())  # pyright: ignore[reportArgumentType]
-        tokens, token_logps = choose_tokens(
-            scores, None if numbers is None else numbers[step, rows]
-        )
+        tokens, token_logps = choose(logits, None if numbers is None else numbers[step, rows])
         ids[rows, step], logps[rows, step] = tokens, token_logps
         ended = active & torch.isin(tokens, end_ids)
         lengths[rows] = torch.where(ended, step + 1, lengths[rows])

@@ -20,6 +20,8 @@ from transformers import (
 _BLOCK = 64
 """Tokens whose probabilities are added up before those of others."""
 
+_TRUNCATING = (TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
+
 
 @dataclass(frozen=True)
 class CompletionTokens:
@@ -28,22 +30,43 @@ class CompletionTokens:
     ids: list[int]
     """The end token included, where there is one."""
     logps: list[float]
-    """Log-probability of each token in the distribution it was sampled from."""
+    """Log-probability of each token, as the update of GRPO computes it: at the temperature, among
+    all tokens, whether top-k, top-p, min-p or a ban kept them or not."""
 
 
-def choose_tokens(scores: Tensor, numbers: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(tokens, log-probabilities) of scores (rows, vocabulary) and numbers (rows) from [0, 1).
+class TokenChoice:
+    """Chooses tokens as `generate` does with the same settings."""
 
-    The token into whose part of the cumulated probabilities a number falls; without numbers the
-    likeliest one.
-    """
-    if numbers is None:
-        tokens = scores.argmax(-1)
-        logps = scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(-1)
-        return tokens, logps
-    probabilities = scores.softmax(-1)
-    tokens = _at_heights(probabilities, numbers)
-    return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
+    def __init__(self, settings: GenerationConfig, device: torch.device) -> None:
+        self._processors = logits_processors(settings, device)
+        self._truncates = any(isinstance(each, _TRUNCATING) for each in self._processors)
+        self._temperature = settings.temperature or 1.0
+        self._banned = torch.tensor(settings.suppress_tokens or [], dtype=torch.long, device=device)
+
+    def __call__(self, logits: Tensor, numbers: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(tokens, their log-probabilities) of logits (rows, vocabulary) and numbers (rows) from
+        [0, 1).
+
+        The token into whose part of the cumulated probabilities a number falls; without numbers the
+        likeliest one. Log-probabilities: see `CompletionTokens.logps`.
+        """
+        logits = logits.float()
+        if numbers is None:
+            tokens = self._scores(logits).argmax(-1)
+            return tokens, logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+        scaled = logits if self._temperature == 1.0 else logits / self._temperature
+        probabilities = scaled.softmax(-1)
+        if self._truncates:
+            drawn_from = self._scores(logits).softmax(-1)
+        else:
+            # The same softmax gives both, as it costs as much as all else here; heights are scaled
+            # to what is left.
+            drawn_from = probabilities.index_fill_(1, self._banned, 0.0)
+        tokens = _at_heights(drawn_from, numbers)
+        return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        return self._processors(None, logits)  # pyright: ignore[reportArgumentType]
 
 
 def _at_heights(probabilities: Tensor, numbers: Tensor) -> Tensor:

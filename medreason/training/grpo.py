@@ -119,12 +119,14 @@ def _trainer_class(config: Config) -> Callable[..., GRPOTrainer]:
         case (_, False):
             return PortableGRPOTrainer
         case ("vllm", True):
-            shared = functools.partial(PortableGroupedVllmTrainer, precision=precision)
+            shared = PortableGroupedVllmTrainer
         case _:
             graphs = config.hardware.uses_cuda_graphs
             shared = functools.partial(PortableGroupedTrainer, cuda_graphs=graphs)
     cache = config.folder / "cache" / "vision"
-    return functools.partial(shared, rollout=config.rollout, vision_cache=cache)
+    return functools.partial(
+        shared, precision=precision, rollout=config.rollout, vision_cache=cache
+    )
 
 
 def _reference_arguments(config: Config) -> dict[str, Any]:

@@ -24,8 +24,7 @@ from medreason.generation.packed_pass import packed_pass
 from medreason.generation.prefill import Prefill
 from medreason.generation.token_choice import (
     CompletionTokens,
-    choose_tokens,
-    logits_processors,
+    TokenChoice,
 )
 from medreason.models.load import load_model
 
@@ -145,12 +144,11 @@ def choices_around(
 ) -> list[int]:
     """The tokens behind `ids` that numbers 1e-5 below and above this one choose: the lowest and the
     highest that it could choose with other rounding."""
-    process = logits_processors(GenerationConfig(**sampling), model.device)
+    choose = TokenChoice(GenerationConfig(**sampling), model.device)
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([ids])).logits[:, -1].float()
-    scores = process(None, logits)  # pyright: ignore[reportArgumentType]
+        logits = model(input_ids=torch.tensor([ids])).logits[:, -1]
     numbers = torch.tensor([number - 1e-5, number + 1e-5], dtype=torch.float64).clamp(0, 1)
-    tokens, _ = choose_tokens(scores.expand(2, -1), numbers)
+    tokens, _ = choose(logits.expand(2, -1), numbers)
     return tokens.tolist()
 
 
