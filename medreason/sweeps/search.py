@@ -9,7 +9,7 @@ import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -164,7 +164,7 @@ def _refuse_other_command(study: OptunaStudy, search: Search, fixed: Config, fol
     parts = keys.training_parts(fixed) | {
         "cell": [fixed.modality.members, fixed.task.members],
         "seed": fixed.seed,
-        "questions": asdict(fixed.validation),
+        "questions": fixed.validation.identity,
     }
     digest = keys.digest({"searched": sorted(search.keys), "parts": parts})
     if study.user_attrs.get(_COMMAND, digest) != digest:
