@@ -360,7 +360,7 @@ class Validation:
     def given_every(self) -> int | None:
         """Updates between validations as typed; None of auto, whose number the length of a run
         decides (`Config.validated_every`), and where nothing is asked."""
-        return int(self.every) if self.every is not None and self.every.isdecimal() else None
+        return int(self.every) if str(self.every).isdecimal() else None  # pyright: ignore[reportArgumentType]
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import ProcessorMixin
@@ -27,6 +28,7 @@ from medreason.generation.kv_cache import repeat_kv_cache
 from medreason.generation.prefill import Prefill, mrope_positions
 from medreason.generation.rows import EvaluationRow
 from medreason.generation.vision_cache import takes_vision_features
+from medreason.models.load import without_adapter
 
 _ImageKey = Path | tuple[int, int] | None
 """What a row shows: a file, a grey image of (width, height), or nothing."""
@@ -175,14 +177,15 @@ class PrefixPrefiller:
         cache = repeat_kv_cache(prefixes.cache, prefixes.entries, ids.shape[1] + room)
         mask = torch.cat([prefixes.mask[prefixes.entries], rest_mask], dim=1)
         positions = prefixes.positions(rest_mask)
-        logits = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        with last_token_alone(self._model):
+            logits = self._model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
         return Prefill(logits, positions[:, :, -1:], mask, lambda: cache)
 
     def pad_left(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -287,6 +290,21 @@ class PrefixPrefiller:
             logits_to_keep=1,
         )
         return outputs.past_key_values, mask, positions
+
+
+@contextmanager
+def last_token_alone(model: PreTrainedModel) -> Iterator[None]:
+    """Let the last layer's MLP see each row's last token alone, whose logits are all that is read.
+
+    What it gives is added to the residual stream of all tokens, of which no other is read.
+    """
+    language_model: Any = without_adapter(model).model.language_model
+    mlp: nn.Module = language_model.layers[-1].mlp
+    hook = mlp.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, -1:],))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def common_prefix(rows: Sequence[list[int]]) -> list[int]:

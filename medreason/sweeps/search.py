@@ -112,7 +112,7 @@ class Search:
             )
         if not config.validation.every:
             raise ValueError(
-                f"validation={config.validation.name} validation.every={config.validation.every}: "
+                f"validation={config.validation.name} validation.every=null: "
                 f"{sweeper}, and without them it would tune on the test; set validation=in_domain"
             )
         for key in self.keys:

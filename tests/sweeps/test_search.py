@@ -78,11 +78,11 @@ def test_as_many_trials_run_at_a_time_as_sweeper_and_launcher_allow(
 @pytest.mark.parametrize(
     ("words", "searched", "message"),
     [
-        (("method=sft",), ["seed"], r"validation=none validation\.every=None: .*tune on the test"),
+        (("method=sft",), ["seed"], r"validation=none validation\.every=null: .*tune on the test"),
         (
             ("method=sft", "validation=in_domain", "validation.every=null"),
             ["seed"],
-            r"validation=in_domain validation\.every=None: .*set validation=in_domain",
+            r"validation=in_domain validation\.every=null: .*set validation=in_domain",
         ),
         (("method=base",), ["seed"], r"method=base has no score.*choose a method that trains"),
         (
