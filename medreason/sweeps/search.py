@@ -111,9 +111,10 @@ class Search:
                 "choose a method that trains"
             )
         if not config.validation.every:
+            remedy = "validation.every=auto" if config.validation.is_on else "validation=in_domain"
             raise ValueError(
-                f"validation={config.validation.name} validation.every=null: "
-                f"{sweeper}, and without them it would tune on the test; set validation=in_domain"
+                f"validation={config.validation.name} validation.every=null: {sweeper}, and "
+                f"without them it would tune on the test; set {remedy}"
             )
         for key in self.keys:
             if key.partition(".")[0] in _QUESTIONS:

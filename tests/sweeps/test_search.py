@@ -82,7 +82,7 @@ def test_as_many_trials_run_at_a_time_as_sweeper_and_launcher_allow(
         (
             ("method=sft", "validation=in_domain", "validation.every=null"),
             ["seed"],
-            r"validation=in_domain validation\.every=null: .*set validation=in_domain",
+            r"validation=in_domain validation\.every=null: .*set validation\.every=auto",
         ),
         (("method=base",), ["seed"], r"method=base has no score.*choose a method that trains"),
         (
