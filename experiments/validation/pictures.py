@@ -22,12 +22,12 @@ from medreason.training.selection import SCORE
 
 TRAINING = (
     *("method=sft", "modality=xray", "prompt=no_think", "data.train_images=48"),
-    *("data.test_images=1", "method.trl.max_steps=40", "validation=transfer", "validation.every=4"),
-    *("validation.share=0.3", "validation.questions=60", "validation.select=best"),
+    *("data.test_images=1", "method.trl.max_steps=24", "validation=transfer", "validation.every=3"),
+    *("validation.share=0.3", "validation.questions=40", "validation.select=best"),
     *("validation.max_new_tokens=20", "evaluation.max_new_tokens=20", "hardware.threads=1"),
     "evaluation.modalities=[xray]",
 )
-MOMENTS = (3, 8)
+MOMENTS = (2, 6)
 """Validations after which MLflow's curves are taken."""
 
 
