@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -63,8 +64,7 @@ def answer_rows(
     if not rows:
         return []
     model.eval()
-    obstacles = "; ".join(prefix_sharing.sharing_obstacles(model))
-    if reason := obstacles or _difference_from_unshared(model, processor, rows[0].sample):
+    if reason := _reason_against_sharing(model, processor, rows[0].sample):
         _log.warning(UNSHARED_WARNING, reason)
         return answer_rows_unshared(
             model,
@@ -187,6 +187,21 @@ def question_of(sample: str, prompt: str) -> str:
     """What a `DraftHistory` knows replies by; a control that changes the image alone has the
     question of the original. `sample` is its id."""
     return f"{sample} {prompt}"
+
+
+_reasons: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
+"""Against sharing, of models that were asked before: a training asks its own at each validation,
+and other weights compute in the same way."""
+
+
+def _reason_against_sharing(
+    model: PreTrainedModel, processor: ProcessorMixin, sample: Sample
+) -> str:
+    """Why questions cannot share their images; empty where they can."""
+    if model not in _reasons:
+        obstacles = "; ".join(prefix_sharing.sharing_obstacles(model))
+        _reasons[model] = obstacles or _difference_from_unshared(model, processor, sample) or ""
+    return _reasons[model]
 
 
 def _difference_from_unshared(
