@@ -211,9 +211,3 @@ def test_a_fork_watches_again_what_its_parent_has_watched() -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert os.read(read, 1) == b"\0"
-
-
-def test_a_worker_does_not_log_which_kernels_bitsandbytes_lacks() -> None:
-    command = [sys.executable, "-c", "import medreason.execution.worker"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "gemm_4bit" not in done.stderr

@@ -87,7 +87,7 @@ def test_run_that_two_jobs_ask_for_is_done_once_and_named_shared(tmp_path: Path)
         tmp_path,
         *("-m", *TINY[:-1], "method=base", "modality=ct,mri", "hydra/launcher=joblib_x2"),
         *("evaluation.modalities=[ct]", "evaluation.tasks=[disease]", "evaluation.controls=[]"),
-        "evaluation.max_new_tokens=2",
+        *("evaluation.max_new_tokens=2", "hardware.threads=1"),
         status=0,
     )
     assert "2 jobs in " in output
