@@ -57,16 +57,19 @@ def test_time_of_an_evaluation_is_its_own(composed: Compose, samples: list[Sampl
 def test_single_run_is_shown_beside_the_start_model_of_its_sweep(
     composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = write_run(composed("method=base"), samples, half_right)
+    started = replace(composed("method=base"), choices={"prompt": "think"})
+    base = write_run(started, samples, half_right)
     sft = write_run(composed("method=sft"), samples, right)
     table.show_with_base(sft, [base], Statistics())
     printed = capsys.readouterr().out
     assert "no base run here" not in printed
     assert "+50.0 [" in printed
-    other = write_run(composed("method=rarl", "prompt=rarl"), samples, right)
+    rarl = replace(composed("method=rarl", "prompt=rarl"), choices={"prompt": "rarl"})
+    other = write_run(rarl, samples, right)
     table.show_with_base(other, [base], Statistics())
     printed = " ".join(capsys.readouterr().out.split())
     assert "rarl: not compared with a start model, evaluated with another prompt" in printed
+    assert f"method=base prompt=rarl sweep={rarl.sweep}` adds it" in printed
     assert "no base run here" not in printed
     table.show_with_base(sft, [], Statistics())
     assert "no base run here; add method=base to the sweep" in capsys.readouterr().out
