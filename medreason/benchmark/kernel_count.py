@@ -12,13 +12,15 @@ a few inputs less there (10 of 299 operators in the forward pass of two layers).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from torch import Tensor
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses import FakeTensorMode
 from torch.library import _scoped_library
@@ -36,9 +38,18 @@ from transformers.models.qwen2_vl import modeling_qwen2_vl
 from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
-from medreason.generation import fused_layers, fused_step, packed_attention, packing
+from medreason.generation import (
+    fused_layers,
+    fused_operators,
+    fused_step,
+    kept_graphs,
+    packed_attention,
+    packing,
+)
 from medreason.generation.cuda_graph import CudaGraphStep
+from medreason.generation.kept_graphs import DecodingGraphs, KeptGraphStep
 from medreason.generation.kv_cache import repeat_kv_cache
+from medreason.generation.prefill import Prefill, PromptCache
 
 _NO_KERNEL = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::detach", "prim::")
 _OF_SOME_ROWS = ("aten::embedding", "aten::index_select", "aten::gather", "aten::index_copy_")
@@ -81,6 +92,8 @@ class KernelCounter(TorchDispatchMode):
             of_product = flop_registry.get(func.overloadpacket)
             flops = of_product(*args, **kwargs, out_val=result) if of_product else 0
             tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+            if name == "medreason::turn_into_cache":  # writes keys and values of a token
+                tensors = [*tensors[:3], tensors[0]]
             written = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
             if name in _OF_SOME_ROWS:
                 tensors, written = tensors[-1:] if name in _IN_PLACE else written, written[:0]
@@ -97,38 +110,76 @@ def _bytes(tensor: Tensor) -> int:
 def decoding_kernels(
     config: PreTrainedConfig,
     *,
-    rows: int = 16,
+    questions: int = 4,
+    completions: int = 4,
     prompt: int = 256,
     tokens: int = 256,
+    done: int = 0,
     trained: bool = True,
     fused: bool = True,
+    adapter: Mapping[str, Any] | None = None,
 ) -> list[Kernel]:
-    """Kernels of a decoding step of `rows`, as a CUDA graph captures it.
+    """Kernels of a decoding step behind `done` of the `tokens`, as a CUDA graph captures it.
 
-    `trained` has weights in float32 under autocast to bfloat16, as in the rollouts of a training of
-    all weights; else they are bfloat16, as in an evaluation.
+    `trained` is a rollout, whose questions share their prompts, with weights in float32 under
+    autocast to bfloat16, or those of a bfloat16 base with an `adapter` (settings of LoRA); else an
+    evaluation with weights in bfloat16.
     """
-    dtype = torch.float32 if trained else torch.bfloat16
+    float32 = trained and adapter is None
     known = mock.patch.object(fused_step, "_is_known", return_value=fused)
-    with FakeTensorMode(), torch.device("cuda"), torch.no_grad(), known, _as_on_cuda("CUDA"):
-        model = _model(config, dtype).eval()
-        cache = _prompt_cache(config, prompt)
+    built = mock.patch.object(fused_operators, "are_available", return_value=True)
+    placed = mock.patch.object(kept_graphs, "signature", return_value=())  # without addresses
+    on_cuda = (FakeTensorMode(), torch.device("cuda"), torch.no_grad(), _as_on_cuda("CUDA"))
+    with ExitStack() as stack:
+        for context in (*on_cuda, known, built, placed):
+            stack.enter_context(context)
+        model: Any = _model(config, torch.float32 if float32 else torch.bfloat16).eval()
+        if adapter is not None:
+            # PEFT would move what is on the device already, which tensors without values refuse.
+            stack.enter_context(mock.patch.object(nn.Module, "to", lambda module, *_, **__: module))
+            model = get_peft_model(model, LoraConfig(**adapter)).eval().get_base_model()
         with _autocast("cuda", enabled=trained):
-            repeated = repeat_kv_cache(cache, torch.zeros(rows, dtype=torch.long), tokens)
-            visible = torch.ones(rows, prompt, dtype=torch.long)
-            step = CudaGraphStep(model, repeated, visible, tokens)
+            prefill = _prefilled(config, questions, completions, prompt, tokens, shared=trained)
+            step = _step(model, prefill, tokens)
+            step.skip(done)
             step.run()  # autocast casts the weights once and keeps them
             with KernelCounter() as counter:
                 step.run()
     return counter.kernels
 
 
-def _prompt_cache(config: PreTrainedConfig, tokens: int) -> DynamicCache:
+def _step(model: PreTrainedModel, prefill: Prefill, room: int) -> CudaGraphStep | KeptGraphStep:
+    if fused_step.takes_fused_steps(model):
+        return DecodingGraphs().begin(model, prefill, room)
+    return CudaGraphStep(model, prefill.cache(), prefill.mask, room)
+
+
+def _prefilled(
+    config: PreTrainedConfig,
+    questions: int,
+    completions: int,
+    prompt: int,
+    tokens: int,
+    *,
+    shared: bool,
+) -> Prefill:
+    cache, rows = _prompt_cache(config, questions, prompt), questions * completions
+    entries = torch.arange(questions).repeat_interleave(completions)
+    return Prefill(
+        logits=torch.empty(rows, 1),
+        position=torch.empty(3, rows, 1, dtype=torch.long),
+        mask=torch.ones(rows, prompt, dtype=torch.long),
+        cache=functools.partial(repeat_kv_cache, cache, entries, tokens),
+        prompts=PromptCache(cache, torch.ones(questions, prompt)) if shared else None,
+    )
+
+
+def _prompt_cache(config: PreTrainedConfig, prompts: int, tokens: int) -> DynamicCache:
     text = config.get_text_config()
     width = text.hidden_size // text.num_attention_heads
     cache = DynamicCache()
     for layer in range(text.num_hidden_layers):
-        states = torch.empty(1, text.num_key_value_heads, tokens, width, dtype=torch.bfloat16)
+        states = torch.empty(prompts, text.num_key_value_heads, tokens, width, dtype=torch.bfloat16)
         cache.update(states, states, layer)
     return cache
 

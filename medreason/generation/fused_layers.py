@@ -1,15 +1,21 @@
 """Norms and attention of Qwen2-VL and Qwen2.5-VL in fewer kernels than transformers' own.
 
 An update of a few questions launches more kernels than Python and autograd hand out in the time
-that the GPU takes for them. Here a norm is one kernel whose result is rounded once for all products
-that read it, queries, keys and values are one product, they turn by one function with a backward
-pass of its own, and the vision tower attends to images or windows of the same size in one call.
+that the GPU takes for them; one of many reads and writes activations for longer than products need
+without them. Here a norm is one kernel with the sum before it, and its result is rounded once for
+all products that read it; queries, keys and values are one product and turn in one kernel, as an
+activation and its gate are one; the vision tower attends to images or windows of the same size in
+one call.
+
+Between layers goes a pair (hidden states, what the last product adds to them), which the next
+layer's first norm adds up.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MethodType
@@ -17,22 +23,38 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
-from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_window_index
 
+from medreason.generation import fused_operators
 from medreason.generation.small_models import PATCH_VALUES, are_as_in_transformers
+
+_log = logging.getLogger(__name__)
 
 
 def fuse(model: PreTrainedModel) -> bool:
     """Give the model's layers these forwards, where its family is known and they compute what
     transformers' do; tells whether they have them now."""
-    if model.config._attn_implementation != "sdpa" or not _is_known(type(model), model.device):
+    if model.config._attn_implementation != "sdpa":
+        return False
+    if not fused_operators.are_available(model.device):
+        _log.warning("no C compiler to build CUDA kernels with; going on with transformers' layers")
+        return False
+    if not _is_known(type(model), model.device) or not _activations_are_known(model):
         return False
     _fuse(model)
     return True
+
+
+def _activations_are_known(model: PreTrainedModel) -> bool:
+    whole: Any = model
+    config = whole.config
+    gated = hasattr(whole.model.visual.blocks[0].mlp, "gate_proj")
+    of_vision = config.vision_config.hidden_act
+    of_text = config.get_text_config().hidden_act
+    return of_text == "silu" and of_vision == ("silu" if gated else "quick_gelu")
 
 
 @functools.cache
@@ -76,57 +98,75 @@ def _fuse(model: PreTrainedModel) -> None:
     decoder, tower = whole.model.language_model, whole.model.visual
     if "forward" in vars(decoder.norm):  # they have them already
         return
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            module.forward = MethodType(_norm, module)
     for layer in decoder.layers:
+        layer.forward = MethodType(_text_layer, layer)
         layer.self_attn.forward = MethodType(_text_attention, layer.self_attn)
+        layer.mlp.forward = MethodType(_gated_mlp, layer.mlp)
     for block in tower.blocks:
+        block.forward = MethodType(_vision_block, block)
         block.attn.forward = MethodType(_vision_attention, block.attn)
+        mlp = _gated_mlp if hasattr(block.mlp, "gate_proj") else _quick_gelu_mlp
+        block.mlp.forward = MethodType(mlp, block.mlp)
+    for last in (decoder.norm, tower.merger.ln_q):
+        last.forward = MethodType(_last_norm, last)
     for rotary in (decoder.rotary_emb, tower.rotary_pos_emb):
         rotary.forward = MethodType(_angles, rotary)
     tower.register_forward_pre_hook(_with_segments, with_kwargs=True)
 
 
-def _norm(module: nn.Module, hidden: Tensor) -> Tensor:
+_States = Tensor | tuple[Tensor, Tensor]
+"""Hidden states, or a pair with what is to be added to them."""
+
+
+def _normed(module: nn.Module, states: _States) -> tuple[Tensor, Tensor]:
+    """(hidden states, their norm)"""
     norm: Any = module
-    device = hidden.device.type
-    autocast = torch.is_autocast_enabled(device)
-    # Autocast would compute a bfloat16 norm in float32, with kernels for both ways.
-    with torch.autocast(device, enabled=False):
-        normed = rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
-        # Autocast rounds the input of each product that follows on its own.
-        return normed.to(torch.get_autocast_dtype(device)) if autocast else normed
+    bias = getattr(norm, "bias", None)
+    epsilon = norm.variance_epsilon if bias is None else norm.eps
+    if isinstance(states, Tensor):
+        return states, fused_operators.norm(states, norm.weight, bias, epsilon)
+    return fused_operators.add_norm(*states, norm.weight, bias, epsilon)
+
+
+def _last_norm(module: nn.Module, states: _States) -> Tensor:
+    return _normed(module, states)[1]
+
+
+def _text_layer(
+    module: nn.Module, hidden_states: _States, *args: object, **settings: Any
+) -> tuple[Tensor, Tensor]:
+    layer: Any = module
+    hidden, normed = _normed(layer.input_layernorm, hidden_states)
+    attended, _ = layer.self_attn(normed, *args, **settings)
+    hidden, normed = _normed(layer.post_attention_layernorm, (hidden, attended))
+    return hidden, layer.mlp(normed)
+
+
+def _vision_block(
+    module: nn.Module, hidden_states: _States, *args: object, **settings: Any
+) -> tuple[Tensor, Tensor]:
+    block: Any = module
+    hidden, normed = _normed(block.norm1, hidden_states)
+    attended = block.attn(normed, *args, **settings)
+    hidden, normed = _normed(block.norm2, (hidden, attended))
+    return hidden, block.mlp(normed)
+
+
+def _gated_mlp(module: nn.Module, hidden: Tensor) -> Tensor:
+    mlp: Any = module
+    return mlp.down_proj(fused_operators.gated(mlp.gate_proj(hidden), mlp.up_proj(hidden)))
+
+
+def _quick_gelu_mlp(module: nn.Module, hidden: Tensor) -> Tensor:
+    mlp: Any = module
+    return mlp.fc2(fused_operators.quick_gelu(mlp.fc1(hidden)))
 
 
 def _angles(module: nn.Module, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine as `_Turn` takes them."""
+    """Cosine and sine (..., channels) as `fused_operators.turn` takes them."""
     cosine, sine = type(module).forward(module, hidden, position_ids)
     first, second = sine.chunk(2, dim=-1)
-    return cosine, torch.cat([-first, second], dim=-1)
-
-
-class _Turn(torch.autograd.Function):
-    """Rotary embedding of states (..., channels): each channel turns with the one half a width
-    away. Turned in the precision of the angles and rounded once."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """`sine` has a negative sign in the first half of its channels."""
-        ctx.save_for_backward(cosine, sine)
-        return _turned(states, cosine, sine)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        cosine, sine = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        return _turned(gradients[0], cosine, sine, -1), None, None
-
-
-def _turned(states: Tensor, cosine: Tensor, sine: Tensor, direction: int = 1) -> Tensor:
-    with torch.autocast(states.device.type, enabled=False):
-        rolled = states.roll(states.shape[-1] // 2, dims=-1)
-        turned = torch.empty_like(states)
-        return torch.addcmul(states * cosine, rolled, sine, value=direction, out=turned)
+    return cosine.contiguous(), torch.cat([-first, second], dim=-1)
 
 
 def _text_attention(
@@ -163,8 +203,8 @@ def _turned_states(
     states = states.unflatten(2, (-1, attention.head_dim))
     queries, keys = attention.num_heads, attention.num_key_value_heads
     turning, value = states.split([queries + keys, keys], dim=2)
-    turned = _Turn.apply(turning, cosine.unsqueeze(2), sine.unsqueeze(2))
-    query, key = turned.split([queries, keys], dim=2)  # pyright: ignore
+    turned = fused_operators.turn(turning.flatten(0, 1), cosine.flatten(0, 1), sine.flatten(0, 1))
+    query, key = turned.view(turning.shape).split([queries, keys], dim=2)
     return tuple(states.transpose(1, 2) for states in (query, key, value))
 
 
@@ -231,8 +271,7 @@ def _vision_attention(
     attention: Any = module
     states = attention.qkv(hidden_states).view(len(hidden_states), 3, attention.num_heads, -1)
     turning, value = states.split([2, 1], dim=1)
-    cosine, sine = (angles[:, None, None] for angles in position_embeddings)
-    turned = _Turn.apply(turning, cosine, sine)
+    turned = fused_operators.turn(turning.flatten(1, 2), *position_embeddings).view(turning.shape)
     segments = cu_seqlens
     if segments.order is not None:
         turned, value = (t.index_select(0, segments.order) for t in (turned, value))

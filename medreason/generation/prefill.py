@@ -27,6 +27,17 @@ class Prefill:
     """(rows, tokens): 0 where the KV cache holds padding."""
     cache: Callable[[], DynamicCache]
     """The KV cache of the rows, made once a second token is to be decoded."""
+    prompts: PromptCache | None = None
+    """That of the prompts themselves, where every prompt has the same number of rows."""
+
+
+@dataclass(frozen=True)
+class PromptCache:
+    """Prompts, each of which is that of a group of rows."""
+
+    cache: DynamicCache
+    mask: Tensor
+    """(prompts, tokens): 0 where the KV cache holds padding."""
 
 
 @torch.no_grad()
@@ -55,6 +66,7 @@ def prefill_prompts(
         position=position_ids[:, entries, -1:],
         mask=inputs["attention_mask"][entries],
         cache=functools.partial(repeat_kv_cache, outputs.past_key_values, entries, room),
+        prompts=PromptCache(outputs.past_key_values, inputs["attention_mask"]),
     )
 
 

@@ -17,9 +17,18 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from medreason.config import Config, Hardware, Model
 from medreason.evaluation import run
-from medreason.generation import cuda_graph, fused_layers, fused_step, packed_attention, packing
+from medreason.generation import (
+    fused_layers,
+    fused_operators,
+    fused_step,
+    kept_graphs,
+    packed_attention,
+    packing,
+)
+from medreason.generation.cuda_graph import CudaGraphStep
 from medreason.generation.decoding import CompletionTokens, decode
 from medreason.generation.fused_step import FusedStep, takes_fused_steps
+from medreason.generation.kept_graphs import DecodingGraphs
 from medreason.generation.prefill import mrope_positions, prefill_prompts
 from medreason.models.load import load_model, without_adapter
 from medreason.models.merging import with_exact_layers
@@ -200,7 +209,8 @@ def decoded(
         do_sample=sampled, temperature=2.0, max_new_tokens=LIMIT, eos_token_id=[*range(100, 120)]
     )
     numbers = torch.rand(LIMIT, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    return decode(model, prefill, settings, numbers if sampled else None, graphs=graphs)  # pyright: ignore
+    numbers, kept = numbers if sampled else None, DecodingGraphs() if graphs else None
+    return decode(model, prefill, settings, numbers, graphs=kept)  # pyright: ignore
 
 
 @FAMILIES
@@ -213,7 +223,7 @@ def test_steps_in_few_kernels_decode_the_tokens_of_transformers_layers(
     adapter: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cuda_graph, "WINDOW", 7)
+    monkeypatch.setattr(kept_graphs, "WINDOW", 7)
     model: Any = load(family)
     if adapter != "none":
         model = with_lora(model)
@@ -274,18 +284,22 @@ def test_evaluated_weights_are_frozen(composed: Compose, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("trained", [True, False], ids=["autocast", "bfloat16"])
 def test_bfloat16_steps_are_no_further_from_float32_than_with_transformers_layers(
-    load: Callable[..., PreTrainedModel], trained: bool, monkeypatch: pytest.MonkeyPatch
+    load: Callable[..., PreTrainedModel], trained: bool
 ) -> None:
     exact_model = load("qwen2_vl")
 
-    def logits(model: PreTrainedModel, autocast: bool) -> Tensor:
+    def logits(model: PreTrainedModel, *, autocast: bool, fused: bool = True) -> Tensor:
         """Behind the prompts and 12 given tokens, step by step."""
         inputs = prompts(model)
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         given = torch.randint(20, 400, (12, 8), generator=torch.Generator().manual_seed(4))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             prefill = prefill_prompts(model, inputs, completions=4, room=LIMIT)
-            step = cuda_graph.CudaGraphStep(model, prefill.cache(), prefill.mask, LIMIT)
+            step = (
+                DecodingGraphs().begin(model, prefill, LIMIT)
+                if fused
+                else CudaGraphStep(model, prefill.cache(), prefill.mask, LIMIT)
+            )
             rows = [
                 step(tokens, prefill.position + 1 + place).float().log_softmax(-1)
                 for place, tokens in enumerate(given)
@@ -295,8 +309,7 @@ def test_bfloat16_steps_are_no_further_from_float32_than_with_transformers_layer
     exact = logits(exact_model, autocast=False)
     model = exact_model if trained else load("qwen2_vl", "bfloat16")
     fused = logits(model, autocast=trained)
-    monkeypatch.setattr(cuda_graph, "takes_fused_steps", lambda _: False)
-    stock = logits(model, autocast=trained)
+    stock = logits(model, autocast=trained, fused=False)
     assert (fused - exact).abs().mean() <= 1.05 * (stock - exact).abs().mean()
 
 
@@ -308,8 +321,18 @@ def test_layers_that_compute_something_else_are_left_as_they_are(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     what._is_known.cache_clear()
-    norm = torch.nn.functional.rms_norm
-    monkeypatch.setattr(what, "rms_norm", lambda *args: 1.01 * norm(*args))
+
+    class Wrong:
+        """The operators, one of them a little off."""
+
+        def __getattr__(self, name: str) -> Callable[..., Tensor]:
+            return getattr(torch.ops.medreason, name)
+
+        def gated(self, gate: Tensor, up: Tensor, room: int) -> Tensor:
+            return 1.01 * torch.ops.medreason.gated(gate, up, room)
+
+    of_operators = fused_operators if what is fused_layers else fused_step
+    monkeypatch.setattr(of_operators, "_operators", Wrong())
     model = load("qwen2_vl")
     applies = fused_layers.fuse if what is fused_layers else takes_fused_steps
     assert not applies(model)
