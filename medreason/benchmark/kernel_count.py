@@ -15,6 +15,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -26,10 +27,11 @@ from torch._subclasses import FakeTensorMode
 from torch.library import _scoped_library
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 from transformers import (
     AutoModelForImageTextToText,
     DynamicCache,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -50,13 +52,20 @@ from medreason.generation.cuda_graph import CudaGraphStep
 from medreason.generation.kept_graphs import DecodingGraphs, KeptGraphStep
 from medreason.generation.kv_cache import repeat_kv_cache
 from medreason.generation.prefill import Prefill, PromptCache
+from medreason.generation.token_choice import choose_tokens, logits_processors
 
 _NO_KERNEL = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::detach", "prim::")
-_OF_SOME_ROWS = ("aten::embedding", "aten::index_select", "aten::gather", "aten::index_copy_")
-_IN_PLACE = ("aten::index_copy_",)
+_IN_PLACE = ("aten::index_copy_", "aten::index_fill_")
+_OF_SOME_ROWS = ("aten::embedding", "aten::index_select", "aten::gather", *_IN_PLACE)
 """They read or write no more of a tensor than what they copy."""
 _PATCHES = 28 * 28
 """Of an image of 392 x 392 pixels, the largest of `model=qwen2_vl_2b`."""
+
+
+@register_flop_formula([torch.ops.medreason.product, torch.ops.medreason.add_product])
+def _flops_in_float32(*shapes: list[int], out_shape: object = None) -> int:
+    a, b = shapes[-2:]
+    return 2 * a[0] * a[1] * b[1]
 
 
 class Kernel(NamedTuple):
@@ -94,6 +103,8 @@ class KernelCounter(TorchDispatchMode):
             tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
             if name == "medreason::turn_into_cache":  # writes keys and values of a token
                 tensors = [*tensors[:3], tensors[0]]
+            if name == "medreason::add_product":
+                tensors = [tensors[0], *tensors]
             written = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
             if name in _OF_SOME_ROWS:
                 tensors, written = tensors[-1:] if name in _IN_PLACE else written, written[:0]
@@ -193,9 +204,10 @@ def update_kernels(
     text_tokens: int = 60,
     checkpointing: bool = True,
     fused: bool = True,
+    first: bool = True,
 ) -> tuple[list[Kernel], list[Kernel]]:
     """Kernels of (forward, backward) pass of a micro-batch of `questions` in GRPO of all weights,
-    without those of the optimizer."""
+    without those of the optimizer. Gradients of others than the `first` of a step are added up."""
     packed, grids = _packed(config, questions, completions, tokens, text_tokens)
     device = "cpu"
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -208,6 +220,9 @@ def update_kernels(
         trl_utils.add_fused_lm_head(model, outputs=("log_probs", "entropy"))
         if checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
+        if not first:
+            for parameter in model.parameters():
+                parameter.grad = torch.empty_like(parameter)
     attention: Any = packed_attention.attention_inputs(model, packed, torch.bfloat16)
 
     def fake(tensor: Tensor) -> Tensor:
@@ -221,7 +236,8 @@ def update_kernels(
     labels, places, predicted = map(fake, (packed.labels, packed.places, packed.predicted))
     vision: Any = model.model.visual
     values = config.vision_config.in_channels * 2 * config.vision_config.patch_size**2
-    with mode, _as_on_cuda("CPU"), _known_images(questions):
+    labelled = _head_of(questions * completions * tokens)
+    with mode, _as_on_cuda("CPU"), _known_images(questions), labelled:
         with KernelCounter() as forward, _autocast(device, enabled=True):
             pixels = torch.empty(questions * _PATCHES, values, device=device)
             features = vision(pixels, grids).pooler_output
@@ -239,6 +255,67 @@ def update_kernels(
     return forward.kernels, backward.kernels
 
 
+def prefill_kernels(
+    config: PreTrainedConfig, *, questions: int, text_tokens: int = 60, fused: bool = True
+) -> list[Kernel]:
+    """Kernels of the prefill of a rollout: images and prompts through the model, each once."""
+    prompt, grids = text_tokens + _PATCHES // 4, _grids(questions)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    known = mock.patch.object(fused_layers, "_is_known", return_value=True)
+    with mode, known, torch.no_grad():
+        model: Any = _model(config, torch.float32).eval()
+        if fused:
+            assert fused_layers.fuse(model)
+        values = config.vision_config.in_channels * 2 * config.vision_config.patch_size**2
+        pixels = torch.empty(questions * _PATCHES, values)
+        mask = torch.ones(questions, 1, prompt, prompt, dtype=torch.bool)
+        tokens = torch.zeros(questions, prompt, dtype=torch.long)
+        on_cuda = (_as_on_cuda("CPU"), _known_images(questions), _autocast("cpu", enabled=True))
+        with on_cuda[0], on_cuda[1], on_cuda[2], KernelCounter() as counter:
+            features = model.model.visual(pixels, grids).pooler_output
+            encoded = BaseModelOutputWithPooling(pooler_output=(features,))  # pyright: ignore
+            model(
+                input_ids=tokens,
+                position_ids=tokens.expand(3, -1, -1),
+                attention_mask=mask,
+                mm_encoder_outputs={"image": encoded},
+                use_cache=True,
+                logits_to_keep=1,
+            )
+    return counter.kernels
+
+
+def choosing_kernels(config: PreTrainedConfig, *, rows: int) -> list[Kernel]:
+    """Kernels by which a step's tokens are sampled from logits in bfloat16."""
+    vocabulary = config.get_text_config().vocab_size
+    settings = GenerationConfig(do_sample=True, suppress_tokens=[5, 6, 7])
+    with FakeTensorMode(), torch.device("cuda"):
+        logits = torch.empty(rows, vocabulary, dtype=torch.bfloat16)
+        numbers = torch.empty(rows, dtype=torch.float64)
+        process = logits_processors(settings, torch.device("cuda"))
+        with KernelCounter() as counter:
+            choose_tokens(process(None, logits.float()), numbers)  # pyright: ignore
+    return counter.kernels
+
+
+@contextmanager
+def _head_of(tokens: int) -> Iterator[None]:
+    """TRL's head takes so many tokens, those with a label, as on CUDA; tensors without values
+    cannot say which."""
+    of_all = chunked_logprob.ChunkedLogProbFunction.apply
+
+    def of_labelled(hidden: Tensor, weight: Tensor, bias: None, labels: Tensor, *rest: Any) -> Any:  # noqa: ANN401
+        places = torch.arange(tokens, device=hidden.device)
+        results = of_all(hidden.index_select(0, places), weight, bias, labels[:tokens], *rest)
+        return tuple(
+            r if r is None else r.new_zeros(len(hidden)).index_copy(0, places, r) for r in results
+        )
+
+    head = SimpleNamespace(apply=of_labelled)
+    with mock.patch.object(trl_utils, "_ChunkedLogProbFunction", head):
+        yield
+
+
 def _model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
 
@@ -247,7 +324,6 @@ def _packed(
     config: PreTrainedConfig, questions: int, completions: int, tokens: int, text_tokens: int
 ) -> tuple[packing.PackedSequences, Tensor]:
     """(questions of equal length, packed, with values; grids of their images)."""
-    side = round(_PATCHES**0.5)
     prompt = text_tokens + _PATCHES // 4
     ids = torch.full((questions, prompt), 5)
     ids[:, :-text_tokens] = config.image_token_id
@@ -259,7 +335,12 @@ def _packed(
         torch.full((questions, completions, tokens), 5),
         torch.ones(questions, completions, tokens, dtype=torch.long),
     )
-    return packed, torch.tensor([[1, side, side]] * questions)
+    return packed, _grids(questions)
+
+
+def _grids(questions: int) -> Tensor:
+    side = round(_PATCHES**0.5)
+    return torch.tensor([[1, side, side]] * questions)
 
 
 @contextmanager
@@ -298,13 +379,21 @@ def _as_on_cuda(backend: str) -> Iterator[None]:
         # takes apart on a CPU.
         return torch.ops.aten.native_layer_norm(hidden, shape, weight, None, eps)[0]
 
-    def fold(tile: Tensor, *_: object, **__: object) -> None:
-        tile.add_(1)  # one kernel
+    def read(tile: Tensor, *_: object, **__: object) -> None:
+        tile.sum()  # one kernel
+
+    def replace(tile: Tensor, *_: object, **__: object) -> None:
+        tile.neg_()
 
     with (
         _scoped_library("aten", "IMPL") as library,
-        mock.patch.multiple(chunked_logprob, _forward_tile=fold, _backward_tile=fold),
-        mock.patch.object(chunked_logprob, "_use_triton", return_value=False),
+        mock.patch.multiple(
+            chunked_logprob,
+            _forward_tile=read,
+            _backward_tile=replace,
+            _addmm_fp32=torch.ops.medreason.add_product,
+            _use_triton=lambda _: False,
+        ),
         mock.patch.object(trl_utils, "_use_triton", return_value=False),
     ):
         if backend == "CPU":

@@ -22,6 +22,7 @@ from medreason.generation.generate import (
     greedy_settings,
     model_inputs,
 )
+from medreason.generation.kept_graphs import DecodingGraphs
 from medreason.generation.prefill import Prefill
 from medreason.generation.prefix_sharing import PrefixPrefiller
 from medreason.generation.row_decoder import decode_refilled
@@ -90,7 +91,9 @@ def answer_rows(
     decoded = (
         _decode_refilled(model, prefiller, asked, settings, batch_size, drafts)
         if refills or drafts
-        else _decode_batches(model, prefiller, asked, settings, batch_size, graphs=graphs)
+        else _decode_batches(
+            model, prefiller, asked, settings, batch_size, DecodingGraphs() if graphs else None
+        )
     )
     completions: dict[int, Completion] = {}
     for ended in decoded:
@@ -116,8 +119,7 @@ def _decode_batches(
     rows: Sequence[EvaluationRow],
     settings: GenerationConfig,
     size: int,
-    *,
-    graphs: bool,
+    graphs: DecodingGraphs | None,
 ) -> Iterator[_Decoded]:
     """`size` rows at a time, until the last of them ends."""
     room = settings.max_new_tokens

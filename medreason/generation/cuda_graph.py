@@ -83,7 +83,7 @@ class CudaGraphStep:
         # CUDA's kernels take rows of numbers without copying them.
         visible = nn.functional.pad(mask.bool(), (0, room + -self._end % ALIGNED))
         self._mask = visible[:, None, None]
-        self._captures = mask.device.type == "cuda"
+        self._captures = captures_on(mask.device)
         self._open_window()
 
     def _open_window(self) -> None:
@@ -152,6 +152,10 @@ class CudaGraphStep:
 
     def _run_captured(self) -> None:
         self._logits = self.run()
+
+
+def captures_on(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def captured(

@@ -3,6 +3,7 @@ for the rollouts of training and for the greedy answers of evaluation."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,11 @@ from medreason.generation.fused_step import takes_fused_steps
 from medreason.generation.kept_graphs import DecodingGraphs, KeptGraphStep
 from medreason.generation.prefill import Prefill
 from medreason.generation.row_decoder import RowDecoder
-from medreason.generation.token_choice import CompletionTokens, choose_tokens, logits_processors
+from medreason.generation.token_choice import (
+    CompletionTokens,
+    choose_tokens,
+    logits_processors,
+)
 from medreason.models.load import without_adapter
 
 
@@ -59,6 +64,8 @@ def decode(
     active = torch.ones_like(rows, dtype=torch.bool)
     process = logits_processors(settings, logits.device)
     decoding_step: _Step | None = None
+    counts: deque[Callable[[], int]] = deque()
+    remaining = len(rows)
 
     for step in range(limit):
         scores = process(None, logits.float())  # pyright: ignore[reportArgumentType]
@@ -69,7 +76,11 @@ def decode(
         ended = active & torch.isin(tokens, end_ids)
         lengths[rows] = torch.where(ended, step + 1, lengths[rows])
         active = active & ~ended
-        remaining = int(active.sum())
+        counts.append(_sent_to_host(active.sum()))
+        # Where steps are graphs, the host launches one before it reads how many rows the last one
+        # left, so that the device never waits for it; at the end that is a step in vain.
+        if len(counts) > (isinstance(decoding_step, KeptGraphStep) and _STEPS_AHEAD):
+            remaining = counts.popleft()()
         if step + 1 == limit or not total_over_ranks(remaining):
             break
         if decoding_step is None:
@@ -86,6 +97,25 @@ def decode(
         CompletionTokens(row[:length], values[:length])
         for row, values, length in zip(ids.tolist(), logps.tolist(), lengths.tolist(), strict=True)
     ]
+
+
+_STEPS_AHEAD = 1
+
+
+def _sent_to_host(count: Tensor) -> Callable[[], int]:
+    """Begins to copy a number from the device; the result waits for it."""
+    if count.device.type != "cuda":
+        return lambda: int(count)
+    host = torch.empty((), dtype=count.dtype, pin_memory=True)
+    host.copy_(count, non_blocking=True)
+    sent = torch.cuda.Event()
+    sent.record()
+
+    def read() -> int:
+        sent.synchronize()
+        return int(host)
+
+    return read
 
 
 _Step = EagerStep | CudaGraphStep | KeptGraphStep

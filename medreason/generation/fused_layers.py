@@ -4,8 +4,8 @@ An update of a few questions launches more kernels than Python and autograd hand
 that the GPU takes for them; one of many reads and writes activations for longer than products need
 without them. Here a norm is one kernel with the sum before it, and its result is rounded once for
 all products that read it; queries, keys and values are one product and turn in one kernel, as an
-activation and its gate are one; the vision tower attends to images or windows of the same size in
-one call.
+activation and its gate are one; gradients of weights are added up in float32 by their products; the
+vision tower attends to images or windows of the same size in one call.
 
 Between layers goes a pair (hidden states, what the last product adds to them), which the next
 layer's first norm adds up.
@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_window_index
@@ -152,14 +152,19 @@ def _vision_block(
     return hidden, block.mlp(normed)
 
 
+def _product(layer: nn.Module, inputs: Tensor) -> Tensor:
+    return fused_operators.products(inputs, [layer])
+
+
 def _gated_mlp(module: nn.Module, hidden: Tensor) -> Tensor:
     mlp: Any = module
-    return mlp.down_proj(fused_operators.gated(mlp.gate_proj(hidden), mlp.up_proj(hidden)))
+    gate, up = (_product(layer, hidden) for layer in (mlp.gate_proj, mlp.up_proj))
+    return _product(mlp.down_proj, fused_operators.gated(gate, up))
 
 
 def _quick_gelu_mlp(module: nn.Module, hidden: Tensor) -> Tensor:
     mlp: Any = module
-    return mlp.fc2(fused_operators.quick_gelu(mlp.fc1(hidden)))
+    return _product(mlp.fc2, fused_operators.quick_gelu(_product(mlp.fc1, hidden)))
 
 
 def _angles(module: nn.Module, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,7 +196,7 @@ def _text_attention(
         sliding_window=attention.sliding_window,
         **settings,
     )
-    return attention.o_proj(attended.flatten(2)), weights
+    return _product(attention.o_proj, attended.flatten(2)), weights
 
 
 def _turned_states(
@@ -199,21 +204,15 @@ def _turned_states(
 ) -> tuple[Tensor, ...]:
     """Queries, keys and values (sequences, heads, tokens, channels)."""
     attention: Any = module
-    states = _joined_products((attention.q_proj, attention.k_proj, attention.v_proj), hidden)
+    states = fused_operators.products(
+        hidden, (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
     states = states.unflatten(2, (-1, attention.head_dim))
     queries, keys = attention.num_heads, attention.num_key_value_heads
     turning, value = states.split([queries + keys, keys], dim=2)
     turned = fused_operators.turn(turning.flatten(0, 1), cosine.flatten(0, 1), sine.flatten(0, 1))
     query, key = turned.view(turning.shape).split([queries, keys], dim=2)
     return tuple(states.transpose(1, 2) for states in (query, key, value))
-
-
-def _joined_products(layers: Sequence[nn.Module], inputs: Tensor) -> Tensor:
-    """The outputs of linear layers of the same input beside each other."""
-    if any(type(layer) is not nn.Linear for layer in layers):  # adapters
-        return torch.cat([layer(inputs) for layer in layers], dim=-1)
-    weight = torch.cat([layer.weight for layer in layers])  # pyright: ignore
-    return linear(inputs, weight, torch.cat([layer.bias for layer in layers]))  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -269,7 +268,9 @@ def _vision_attention(
     """Of hidden states (patches, width)."""
     assert position_embeddings is not None
     attention: Any = module
-    states = attention.qkv(hidden_states).view(len(hidden_states), 3, attention.num_heads, -1)
+    states = _product(attention.qkv, hidden_states).view(
+        len(hidden_states), 3, attention.num_heads, -1
+    )
     turning, value = states.split([2, 1], dim=1)
     turned = fused_operators.turn(turning.flatten(1, 2), *position_embeddings).view(turning.shape)
     segments = cu_seqlens
@@ -278,7 +279,7 @@ def _vision_attention(
     attended = _attended_in(segments, *turned.unbind(1), value.squeeze(1), attention.scaling)
     if segments.back is not None:
         attended = attended.index_select(0, segments.back)
-    return attention.proj(attended)
+    return _product(attention.proj, attended)
 
 
 def _attended_in(

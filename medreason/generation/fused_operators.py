@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.nn.functional import linear, pad
 
 _operators: Any = torch.ops.medreason
 
@@ -61,6 +63,27 @@ def turn(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     channel turns with the one half a width away. `sine` has a negative sign in the first half of
     its channels."""
     return _Turn.apply(states, cosine, sine)  # pyright: ignore[reportReturnType]
+
+
+def products(inputs: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+    """The outputs of linear layers of the same input, of theirs (..., channels), beside each other.
+
+    Of weights in float32 under autocast, which are trained, gradients are added up in float32, as
+    TRL's head does it: autocast would round the sums of each backward pass to bfloat16, and read
+    and write them three times.
+    """
+    if not all(type(layer) is nn.Linear for layer in layers):  # adapters
+        outputs = [layer(inputs) for layer in layers]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+    weights: list[Any] = [layer.weight for layer in layers]
+    biases: list[Any] = [layer.bias for layer in layers]
+    rounded = _of_products(inputs) != weights[0].dtype
+    if rounded and torch.is_grad_enabled() and all(w.requires_grad for w in weights):
+        return _Products.apply(inputs, _of_products(inputs), len(weights), *weights, *biases)  # pyright: ignore
+    if len(weights) == 1:
+        return layers[0](inputs)
+    bias = None if biases[0] is None else torch.cat(biases)
+    return linear(inputs, torch.cat(weights), bias)
 
 
 def _of_products(hidden: Tensor) -> torch.dtype:
@@ -141,6 +164,57 @@ def _norm_gradients(
     )
 
 
+class _Products(torch.autograd.Function):
+    """`products` of weights that are rounded to a type of their own."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        inputs: Tensor,
+        dtype: torch.dtype,
+        count: int,
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        # Autocast would keep these copies for later layers, without a way back to the weights.
+        with torch.autocast(inputs.device.type, enabled=False):
+            inputs = inputs.to(dtype)
+            weights, biases = parameters[:count], parameters[count:]
+            weight = _rounded(weights, dtype)
+            bias = None if biases[0] is None else _rounded(biases, dtype)
+            ctx.save_for_backward(inputs, weight, *weights)
+            ctx.settings = [None if b is None else b.dtype for b in biases]  # pyright: ignore
+            return linear(inputs, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        inputs, weight, *weights = ctx.saved_tensors
+        gradient = gradients[0].flatten(0, -2)
+        parts = gradient.split([len(w) for w in weights], dim=-1)
+        rows = inputs.flatten(0, -2)
+        of_weights = [_of_weight(w, part, rows) for w, part in zip(weights, parts, strict=True)]
+        of_biases = [
+            None if dtype is None else part.sum(0, dtype=torch.float32).to(dtype)
+            for part, dtype in zip(parts, ctx.settings, strict=True)
+        ]
+        of_inputs = (gradient @ weight).view(inputs.shape) if ctx.needs_input_grad[0] else None
+        return of_inputs, None, None, *of_weights, *of_biases
+
+
+def _rounded(parameters: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor:
+    rounded = [p.to(dtype) for p in parameters if p is not None]
+    return rounded[0] if len(rounded) == 1 else torch.cat(rounded)
+
+
+def _of_weight(weight: Tensor, gradient: Tensor, inputs: Tensor) -> Tensor | None:
+    """The gradient of a weight; None where it is added to `weight.grad` here."""
+    # DDP waits for autograd to hand it the gradient of every weight.
+    alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+    if weight.grad is None or weight.grad.dtype != torch.float32 or not alone:
+        return _operators.product(gradient.t(), inputs)
+    _operators.add_product(weight.grad, gradient.t(), inputs)
+    return None
+
+
 class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, gate: Tensor, up: Tensor) -> Tensor:
@@ -192,6 +266,9 @@ for _schema in (
     "turn(Tensor states, Tensor cosine, Tensor sine, int direction) -> Tensor",
     "turn_into_cache(Tensor states, Tensor cosine, Tensor sine, Tensor(a!) cache,"
     " Tensor write_position) -> Tensor",
+    "product(Tensor a, Tensor b) -> Tensor",
+    "block_sums(Tensor scores, Tensor most, int block) -> Tensor",
+    "add_product(Tensor(a!) total, Tensor a, Tensor b) -> ()",
     "merge(Tensor first, Tensor first_sum, Tensor second, Tensor second_sum, int members, int room)"
     " -> Tensor",
 ):
@@ -271,6 +348,15 @@ def _merged_results(
 ) -> Tensor:
     rows, further, keys, width = second.shape
     return second.new_empty(rows, further * keys * width + room)
+
+
+def _product_results(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1], dtype=torch.float32)
+
+
+def _sums_of_blocks(scores: Tensor, most: Tensor, block: int) -> Tensor:
+    rows, columns = scores.shape
+    return scores.new_empty(rows, -(-columns // block), dtype=torch.float64)
 
 
 NORM_PROGRAMS = 264
@@ -408,7 +494,37 @@ def _merged(
     return out
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """In float32, of tensors of another type."""
+    return a.float() @ b.float()
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    total.addmm_(a.float(), b.float())
+
+
+def _block_sums(scores: Tensor, most: Tensor, block: int) -> Tensor:
+    """(rows, blocks) of scores (rows, columns): sums of exponentials, less `most` (rows, 1)."""
+    exponentials = (scores.float() - most).exp()
+    padded = pad(exponentials, (0, -scores.shape[1] % block))
+    return padded.unflatten(1, (-1, block)).sum(-1, dtype=torch.float64)
+
+
 # On CUDA.
+
+
+def _block_sums_on_cuda(scores: Tensor, most: Tensor, block: int) -> Tensor:
+    out = _sums_of_blocks(scores, most, block)
+    _kernels().block_sums(scores.contiguous(), most, out, block)
+    return out
+
+
+def _product_on_cuda(a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a, b, out_dtype=torch.float32)
+
+
+def _add_product_on_cuda(total: Tensor, a: Tensor, b: Tensor) -> None:
+    torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
 
 
 def _norm_on_cuda(
@@ -507,7 +623,7 @@ def _kernels() -> ModuleType:
     return triton_kernels
 
 
-for _name, _plain, _on_cuda, _results in (
+_IMPLEMENTATIONS = (
     ("norm", _norm, _norm_on_cuda, _norm_results),
     ("add_norm", _add_norm, _add_norm_on_cuda, _add_norm_results),
     ("norm_backward", _norm_backward, _norm_backward_on_cuda, _norm_gradient_results),
@@ -522,8 +638,17 @@ for _name, _plain, _on_cuda, _results in (
     ),
     ("turn", _turned, _turned_on_cuda, _turned_results),
     ("turn_into_cache", _turned_into_cache, _turned_into_cache_on_cuda, _queries_of),
+    ("block_sums", _block_sums, _block_sums_on_cuda, _sums_of_blocks),
+    ("product", _product, _product_on_cuda, _product_results),
+    ("add_product", _add_product, _add_product_on_cuda, lambda total, a, b: None),
     ("merge", _merged, _merged_on_cuda, _merged_results),
-):
+)
+for _name, _plain, _on_cuda, _results in _IMPLEMENTATIONS:
     _library.impl(_name, _plain, "CPU")
     _library.impl(_name, _on_cuda, "CUDA")
     torch.library.register_fake(f"medreason::{_name}", _results, lib=_library)
+
+
+def implementations(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(plain torch, CUDA) of an operator."""
+    return next((plain, cuda) for known, plain, cuda, _ in _IMPLEMENTATIONS if known == name)

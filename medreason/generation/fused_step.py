@@ -10,8 +10,9 @@ have in common are read once for all of them (arXiv:2402.05099).
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -40,6 +41,9 @@ class _Product:
     projection: Tensor | None = None
     """(ranks, inputs)"""
 
+    def tensors(self) -> list[Tensor]:
+        return [t for t in (self.weight, self.bias, self.projection) if t is not None]
+
     @property
     def ranks(self) -> int:
         return 0 if self.projection is None else len(self.projection)
@@ -65,16 +69,10 @@ class _Layer:
     gate_up: _Product
     down: _Product
 
-    def take(self, other: _Layer) -> None:
-        """Copy what `other` holds into the tensors of this one."""
-        for field in fields(self):
-            own, new = getattr(self, field.name), getattr(other, field.name)
-            pairs = [(own, new)]
-            if isinstance(own, _Product):
-                pairs = [(getattr(own, f.name), getattr(new, f.name)) for f in fields(own)]
-            for mine, theirs in pairs:
-                if mine is not None and not mine.is_set_to(theirs):
-                    mine.copy_(theirs)
+    def tensors(self) -> list[Tensor]:
+        products = (self.queries_keys_values, self.output, self.gate_up, self.down)
+        of_products = itertools.chain.from_iterable(product.tensors() for product in products)
+        return [self.attention_norm, self.mlp_norm, *of_products]
 
 
 @dataclass(frozen=True)
@@ -122,6 +120,15 @@ class FusedStep:
             (self._head,) = _products([self._model.get_output_embeddings()], self.dtype)
             self._axes, self._frequencies = self._turns(language_model.rotary_emb)
 
+    @property
+    def copied_bytes(self) -> int:
+        """Of weights that are not the model's own tensors."""
+        own = {p.untyped_storage().data_ptr() for p in self._model.parameters()}
+        held = [t for layer in self._layers for t in layer.tensors()]
+        held += self._head.tensors()
+        copies = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
+        return sum(size for place, size in copies.items() if place not in own)
+
     def refresh(self) -> None:
         """Take the weights as the model has them now, into the tensors that captured kernels read.
         The model is the same in all else, see `signature`."""
@@ -129,10 +136,9 @@ class FusedStep:
         with torch.inference_mode(mode=False), torch.no_grad():
             layers = self._model.model.language_model.layers
             for layer, module in zip(self._layers, layers, strict=True):
-                layer.take(self._layer(module))
+                _copy(self._layer(module).tensors(), layer.tensors())
             (head,) = _products([self._model.get_output_embeddings()], self.dtype)
-            if not self._head.weight.is_set_to(head.weight):
-                self._head.weight.copy_(head.weight)
+            _copy(head.tensors(), self._head.tensors())
 
     def _layer(self, module: nn.Module) -> _Layer:
         layer: Any = module
@@ -248,6 +254,13 @@ def _attended_with_sum(
     scores = queries.float() @ keys.float().transpose(2, 3) * queries.shape[-1] ** -0.5 + mask
     attended = scores.softmax(-1) @ values.float()
     return attended.to(queries.dtype).transpose(1, 2).contiguous(), scores.logsumexp(-1)
+
+
+def _copy(new: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
+    """Copy what is not the model's own tensor in both."""
+    for target, source in zip(kept, new, strict=True):
+        if not target.is_set_to(source):
+            target.copy_(source)
 
 
 def signature(model: PreTrainedModel) -> tuple[object, ...]:

@@ -66,7 +66,7 @@ class DecodingGraphs:
             self.release()
             self._step = FusedStep(model)
             self._signature = signature(model)  # frozen layers may have been joined
-            self._captures = model.device.type == "cuda"
+            self._captures = cuda_graph.captures_on(model.device)
         else:
             self._step.refresh()
         return KeptGraphStep(self, self._step, prefill, room)
@@ -77,6 +77,12 @@ class DecodingGraphs:
         self._graphs.clear()
         self._warm_up_steps.clear()
         self._storages.clear()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of the KV cache and copies of weights."""
+        held = sum(t.numel() * t.element_size() for t in self._storages.values())
+        return held + (self._step.copied_bytes if self._step else 0)
 
     def tensor(
         self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
@@ -205,6 +211,8 @@ class KeptGraphStep:
             return None
         by_group = active.view(shape.groups, shape.members)
         counts = by_group.sum(1)
+        if not counts.any():  # `remaining` is of an earlier step
+            return None
         groups = _power_of_two(int((counts > 0).sum()), shape.groups)
         members = _power_of_two(int(counts.max()), shape.members)
         if groups * members == shape.rows:

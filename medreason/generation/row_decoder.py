@@ -16,7 +16,11 @@ from medreason.generation.cuda_graph import KEPT_SHARE
 from medreason.generation.draft_step import DraftStep
 from medreason.generation.drafts import RowDrafts
 from medreason.generation.prefill import Prefill
-from medreason.generation.token_choice import CompletionTokens, choose_tokens, logits_processors
+from medreason.generation.token_choice import (
+    CompletionTokens,
+    choose_tokens,
+    logits_processors,
+)
 
 _SCORES_AT_ONCE = 2**26
 """Rows x vocabulary, from which tokens are chosen: the probabilities of 512 MB."""

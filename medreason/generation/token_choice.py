@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     GenerationConfig,
+    LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
-    SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+from medreason.generation import fused_operators  # noqa: F401  # defines torch.ops.medreason
 
 _BLOCK = 64
 """Tokens whose probabilities are added up before those of others."""
@@ -40,39 +42,51 @@ def choose_tokens(scores: Tensor, numbers: Tensor | None) -> tuple[Tensor, Tenso
         tokens = scores.argmax(-1)
         logps = scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(-1)
         return tokens, logps
-    probabilities = scores.softmax(-1)
-    tokens = _at_heights(probabilities, numbers)
-    return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
+    most = scores.amax(-1, keepdim=True)
+    tokens, total = _at_heights(scores, most, numbers)
+    logits = scores.gather(1, tokens[:, None]) - most
+    return tokens, logits[:, 0] - total.log().float()
 
 
-def _at_heights(probabilities: Tensor, numbers: Tensor) -> Tensor:
-    """The token of each row into whose part of the cumulated probabilities the number falls."""
+def _at_heights(scores: Tensor, most: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """(the token of each row into whose part of the cumulated probabilities the number falls, the
+    sum of exponentials of scores, less the `most` of their row)"""
     # The inverse of the distribution function in place of torch.multinomial, which takes its
     # numbers from a generator that all rows share. Sums of blocks first, so that float64 is not
-    # added up over the whole vocabulary.
-    rows, vocabulary = probabilities.shape
-    if vocabulary % _BLOCK:
-        probabilities = nn.functional.pad(probabilities, (0, -vocabulary % _BLOCK))
-    by_block = probabilities.view(rows, -1, _BLOCK)
-    sums = by_block.sum(-1, dtype=torch.float64).cumsum(-1)
-    # Rounding lets the sum end a little beside 1: the numbers are scaled to where it ends.
-    heights = (numbers * sums[:, -1])[:, None]
+    # added up over the whole vocabulary, nor probabilities written for all of it.
+    vocabulary = scores.shape[1]
+    sums = torch.ops.medreason.block_sums(scores, most, _BLOCK).cumsum(-1)
+    total = sums[:, -1]
+    heights = (numbers * total)[:, None]
     blocks = torch.searchsorted(sums, heights, right=True).clamp(max=sums.shape[1] - 1)
     below = nn.functional.pad(sums, (1, 0)).gather(1, blocks)
-    block = by_block.gather(1, blocks[:, :, None].expand(-1, -1, _BLOCK))[:, 0]
+    columns = blocks * _BLOCK + torch.arange(_BLOCK, device=scores.device)
+    block = (scores.gather(1, columns.clamp(max=vocabulary - 1)) - most).exp()
+    if vocabulary % _BLOCK:
+        block = block.masked_fill(columns >= vocabulary, 0.0)
     cumulated = block.cumsum(-1, dtype=torch.float64)
     # Added up in another order, the block may end a little below its sum: never behind its end.
     last = torch.nextafter(cumulated[:, -1:], torch.zeros_like(heights))
     places = torch.searchsorted(cumulated, torch.minimum(heights - below, last), right=True)
     tokens = (blocks * _BLOCK + places)[:, 0]
-    return tokens.clamp(max=vocabulary - 1)  # NaN of weights that diverged lies behind all
+    return tokens.clamp(max=vocabulary - 1), total  # NaN of weights that diverged lies behind all
+
+
+class _SuppressTokens(LogitsProcessor):
+    """transformers' own without a pass over the whole vocabulary; scores change in place."""
+
+    def __init__(self, tokens: list[int], device: torch.device) -> None:
+        self._tokens = torch.tensor(tokens, dtype=torch.long, device=device)
+
+    def __call__(self, input_ids: Tensor | None, scores: Tensor) -> Tensor:  # pyright: ignore
+        return scores.index_fill_(-1, self._tokens, -torch.inf)
 
 
 def logits_processors(settings: GenerationConfig, device: torch.device) -> LogitsProcessorList:
     """transformers' own, in the order of `generate`, which changes what top-k and top-p keep."""
     processors = LogitsProcessorList()
     if settings.suppress_tokens is not None:
-        processors.append(SuppressTokensLogitsProcessor(settings.suppress_tokens, str(device)))
+        processors.append(_SuppressTokens(settings.suppress_tokens, device))
     if not settings.do_sample:
         return processors
     if settings.temperature is not None and settings.temperature != 1.0:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 _BLOCK = 1024
 _ROWS_AT_ONCE = 4096
+_BLOCKS = 32
 
 
 @triton.jit
@@ -53,10 +54,12 @@ def _norm_backward(
     scales = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     weight_sum = tl.zeros([BLOCK], dtype=tl.float32)
     bias_sum = tl.zeros([BLOCK], dtype=tl.float32)
-    for number in range(tl.program_id(0), rows, tl.num_programs(0)):
-        place = number.to(tl.int64) * width + column
-        values = tl.load(hidden + place, mask=inside, other=0.0).to(tl.float32)
-        received = tl.load(gradient + place, mask=inside, other=0.0).to(tl.float32)
+    begin, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
+    for turn in range(tl.cdiv(rows, programs)):
+        row = begin + turn * programs
+        place, here = row * width + column, inside & (row < rows)
+        values = tl.load(hidden + place, mask=here, other=0.0).to(tl.float32)
+        received = tl.load(gradient + place, mask=here, other=0.0).to(tl.float32)
         if CENTRED:
             values = tl.where(inside, values - tl.sum(values) / width, 0.0)
         scale = tl.rsqrt(tl.sum(values * values) / width + epsilon)
@@ -67,10 +70,10 @@ def _norm_backward(
             result -= tl.sum(scaled) / width
         result *= scale
         if HAS_TOTAL:
-            result += tl.load(of_total + place, mask=inside, other=0.0).to(tl.float32)
-        tl.store(of_hidden + place, result.to(of_hidden.dtype.element_ty), mask=inside)
+            result += tl.load(of_total + place, mask=here, other=0.0).to(tl.float32)
+        tl.store(of_hidden + place, result.to(of_hidden.dtype.element_ty), mask=here)
         if HAS_DELTA:
-            tl.store(of_delta + place, result.to(of_delta.dtype.element_ty), mask=inside)
+            tl.store(of_delta + place, result.to(of_delta.dtype.element_ty), mask=here)
         weight_sum += received * unit
         bias_sum += received
     if WEIGHTS:
@@ -175,6 +178,23 @@ def _merge(
     result = (a * of_first + b * of_second) / (a + b)
     place = out + row * out_stride + head * WIDTH + channel
     tl.store(place, result.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _block_sums(scores, most, out, columns, blocks, WIDTH: tl.constexpr, BLOCKS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
+    column = block[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    values = tl.load(scores + row * columns + column, mask=column < columns, other=float("-inf"))
+    exponentials = tl.exp(values.to(tl.float32) - tl.load(most + row).to(tl.float32))
+    sums = tl.sum(exponentials.to(tl.float64), axis=1)
+    tl.store(out + row * blocks + block, sums, mask=block < blocks)
+
+
+def block_sums(scores: Tensor, most: Tensor, out: Tensor, block: int) -> None:
+    (rows, columns), blocks = scores.shape, out.shape[1]
+    grid = (rows, triton.cdiv(blocks, _BLOCKS))
+    _block_sums[grid](scores, most, out, columns, blocks, WIDTH=block, BLOCKS=_BLOCKS)
 
 
 def norm(

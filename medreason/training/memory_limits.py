@@ -108,6 +108,21 @@ def with_questions_at_once(config: Config, samples: Sequence[Sample]) -> tuple[C
     return cut(1), f"{chosen} 1, the smallest{larger.replace(', and', ':')} ({why})"
 
 
+def keeps_graphs(config: Config, samples: Sequence[Sample]) -> bool:
+    """Whether CUDA graphs of decoding steps fit beside the update, with what they work on."""
+    from medreason.training import memory_estimate
+
+    limit = device_limit_bytes(config)
+    if limit is None:
+        return False
+    try:
+        batch = largest_batch(config, samples)
+        peak = memory_estimate.estimate(config, batch, keeps_graphs=True).peak
+    except (OSError, ValueError):  # the architecture is not known: see `memory_lines`
+        return False
+    return peak <= _TRUSTED * limit
+
+
 def device_limit_bytes(config: Config) -> int | None:
     """What training may take of its device; None where this machine has no such device, or one
     whose memory is not known (named by UUID, or a MIG slice)."""

@@ -155,7 +155,10 @@ def test_step_reads_nothing_back_from_the_device(
     assert logits.shape == (2, config.text_config.vocab_size)
 
 
-def test_failed_capture_goes_on_in_the_stream_it_began_in(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "of transformers"])
+def test_failed_capture_goes_on_in_the_stream_it_began_in(
+    fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     streams = ["of the model"]
 
     class FailingCapture:
@@ -173,13 +176,10 @@ def test_failed_capture_goes_on_in_the_stream_it_began_in(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "graph", FailingCapture)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
     monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
-    begin = CudaGraphStep._open_window
-
-    def capture_all(step: CudaGraphStep) -> None:
-        step._captures = True
-        begin(step)
-
-    monkeypatch.setattr(CudaGraphStep, "_open_window", capture_all)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(cuda_graph, "captures_on", lambda _: True)
+    if not fused:
+        monkeypatch.setattr(decoding, "takes_fused_steps", lambda _: False)
     model = tiny()
     graphed = decoded(model, graphs=True)
     assert streams == ["of the model", "of the capture", "of the model"]
