@@ -153,9 +153,10 @@ def decoding_kernels(
             prefill = _prefilled(config, questions, completions, prompt, tokens, shared=trained)
             step = _step(model, prefill, tokens)
             step.skip(done)
-            step.run()  # autocast casts the weights once and keeps them
+            run = step.kernels if isinstance(step, KeptGraphStep) else step.run
+            run()  # autocast casts the weights once and keeps them
             with KernelCounter() as counter:
-                step.run()
+                run()
     return counter.kernels
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -53,11 +54,13 @@ def answer_rows(
     batch_size: int,
     max_new_tokens: int,
     graphs: bool = False,
+    images_ahead: bool = False,
     drafts: DraftHistory | None = None,
     on_batch: OnBatch = lambda done: None,
     on_answers: OnAnswers = lambda batch: None,
 ) -> list[Completion]:
-    """A completion of each row, in their order, as `generate` gives it. `graphs`: see `decode`.
+    """A completion of each row, in their order, as `generate` gives it. `graphs`: see `decode`;
+    with `images_ahead` other threads read and process images meanwhile.
 
     `drafts` save passes through the model and change no token; it knows replies by `question_of`.
     """
@@ -96,16 +99,18 @@ def answer_rows(
         )
     )
     completions: dict[int, Completion] = {}
-    for ended in decoded:
-        batch: dict[int, Completion] = {}
-        for i, (count, ids) in ended.items():
-            completion = completion_from_ids(
-                asked[i].prompt, count, ids, settings, processor.tokenizer
-            )
-            batch |= dict.fromkeys(places[i], completion)
-        completions |= batch
-        on_batch(len(completions))
-        on_answers(batch)
+    in_order = [asked[i] for i in prefix_sharing.in_order(asked)]
+    with prefiller.loading_ahead(in_order) if images_ahead else nullcontext():
+        for ended in decoded:
+            batch: dict[int, Completion] = {}
+            for i, (count, ids) in ended.items():
+                completion = completion_from_ids(
+                    asked[i].prompt, count, ids, settings, processor.tokenizer
+                )
+                batch |= dict.fromkeys(places[i], completion)
+            completions |= batch
+            on_batch(len(completions))
+            on_answers(batch)
     return [completions[i] for i in range(len(rows))]
 
 

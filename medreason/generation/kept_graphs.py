@@ -9,7 +9,9 @@ where a power of two of them is enough.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +45,26 @@ class _Shape:
     @property
     def rows(self) -> int:
         return self.groups * self.members
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """The tensors that a step works on."""
+
+    cache: StepCache
+    tokens: Tensor
+    """(rows)"""
+    position: Tensor
+    """(3, rows, 1)"""
+    logits: Tensor
+    """(rows, vocabulary)"""
+
+    def run(self, step: FusedStep, length: int) -> None:
+        """The step; nothing in it waits for the device."""
+        self.cache.mask.index_fill_(3, self.cache.write_position, 0.0)
+        step(self.tokens, self.position, self.cache, length, self.logits)
+        # In place and as the last kernel, so that each replay writes one place further.
+        self.cache.write_position.add_(1)
 
 
 class DecodingGraphs:
@@ -100,23 +122,23 @@ class DecodingGraphs:
             self._storages[name] = held
         return held[:numbers].view(shape)
 
-    def run(self, key: object, step: KeptGraphStep) -> None:
-        """The kernels of the step, by its graph as soon as that is captured."""
+    def run(self, key: object, kernels: Callable[[], None]) -> None:
+        """Run the kernels, by the graph of this key as soon as that is captured."""
         graph = self._graphs.get(key)
         count = self._warm_up_steps.get(key, 0)
         if graph is None and self._captures and count >= cuda_graph.WARM_UP_STEPS:
-            graph = self._capture(key, step)
+            graph = self._capture(key, kernels)
         if graph is None:
             self._warm_up_steps[key] = count + 1
-            step.run()
+            kernels()
             return
         self._graphs.move_to_end(key)
         graph.replay()
 
-    def _capture(self, key: object, step: KeptGraphStep) -> torch.cuda.CUDAGraph | None:
+    def _capture(self, key: object, kernels: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
         # One pool for all: a graph's own memory is free again when it has run.
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        graph = cuda_graph.captured(step.run, self._pool)
+        graph = cuda_graph.captured(kernels, self._pool)
         self._captures = graph is not None
         if graph is not None:
             self._graphs[key] = graph
@@ -146,7 +168,7 @@ class KeptGraphStep:
             self._shape = _Shape(rows, 1, 0, self._length + _up_to(room, WINDOW))
             self._allocate()
             self._fill_rows(prefill.cache(), prefill.mask.bool())
-        self._cache.write_position.fill_(self._length)
+        self._fixed.cache.write_position.fill_(self._length)
         self._window_end = self._length
 
     def _allocate(self) -> None:
@@ -161,33 +183,38 @@ class KeptGraphStep:
             return tensor(name, step.layers, 2, rows, heads[0], tokens, heads[1])
 
         prompt = shape.prompt
-        self._cache = StepCache(
+        cache = StepCache(
             own=states("own", shape.rows, shape.slots),
             mask=tensor("mask", shape.rows, 1, 1, shape.slots),
             write_position=tensor("write_position", 1, dtype=torch.long),
             prompts=states("prompts", shape.groups, prompt) if prompt else None,
             prompt_mask=tensor("prompt_mask", shape.groups, 1, 1, prompt) if prompt else None,
         )
-        self._tokens = tensor("tokens", shape.rows, dtype=torch.long)
-        self._position = tensor("position", 3, shape.rows, 1, dtype=torch.long)
-        self._logits = tensor("logits", shape.rows, step.vocabulary)
+        self._fixed = _Fixed(
+            cache,
+            tokens=tensor("tokens", shape.rows, dtype=torch.long),
+            position=tensor("position", 3, shape.rows, 1, dtype=torch.long),
+            logits=tensor("logits", shape.rows, step.vocabulary),
+        )
 
     def _fill_prompts(self, cache: DynamicCache, visible: Tensor) -> None:
         """With the prompts behind padding, and rows that have no tokens yet."""
-        assert self._cache.prompts is not None
-        assert self._cache.prompt_mask is not None
-        self._fill(self._cache.prompts, cache)
-        self._fill_mask(self._cache.prompt_mask, visible)
+        kept = self._fixed.cache
+        assert kept.prompts is not None
+        assert kept.prompt_mask is not None
+        self._fill(kept.prompts, cache)
+        self._fill_mask(kept.prompt_mask, visible)
         # What a mask hides is multiplied by 0, which makes NaN of what another call may have left.
-        self._cache.own.zero_()
-        self._cache.mask.fill_(torch.finfo(self._step.dtype).min)
+        kept.own.zero_()
+        kept.mask.fill_(torch.finfo(self._step.dtype).min)
 
     def _fill_rows(self, cache: DynamicCache, visible: Tensor) -> None:
         """With each row's prompt behind padding, and room for its tokens."""
-        self._fill(self._cache.own[..., : self._length, :], cache, visible.shape[1])
-        self._cache.own[..., self._length :, :] = 0
-        self._cache.mask.fill_(torch.finfo(self._step.dtype).min)
-        self._fill_mask(self._cache.mask[..., : self._length], visible)
+        kept = self._fixed.cache
+        self._fill(kept.own[..., : self._length, :], cache, visible.shape[1])
+        kept.own[..., self._length :, :] = 0
+        kept.mask.fill_(torch.finfo(self._step.dtype).min)
+        self._fill_mask(kept.mask[..., : self._length], visible)
 
     def _fill(self, states: Tensor, cache: DynamicCache, tokens: int | None = None) -> None:
         layers: list[Any] = cache.layers
@@ -225,9 +252,9 @@ class KeptGraphStep:
         return rows
 
     def _keep(self, groups: Tensor, rows: Tensor, shape: _Shape) -> None:
-        before, self._shape = self._cache, shape
+        before, self._shape = self._fixed.cache, shape
         self._allocate()
-        after = self._cache
+        after = self._fixed.cache
         # Layer by layer: what is kept moves to the front of the same memory.
         for place in range(self._step.layers):
             after.own[place] = before.own[place][:, rows].clone()
@@ -245,25 +272,22 @@ class KeptGraphStep:
         """Logits (rows, vocabulary), overwritten by the next call, behind tokens (rows) at mRoPE
         positions (3, rows, 1)."""
         self.skip(0)
-        self._tokens.copy_(tokens)
-        self._position.copy_(position)
+        self._fixed.tokens.copy_(tokens)
+        self._fixed.position.copy_(position)
         self._length += 1
-        self._graphs.run((self._shape, self._window_end), self)
-        return self._logits
+        self._graphs.run((self._shape, self._window_end), self.kernels)
+        return self._fixed.logits
+
+    @property
+    def kernels(self) -> Callable[[], None]:
+        """What a graph captures."""
+        return functools.partial(self._fixed.run, self._step, self._window_end)
 
     def skip(self, tokens: int) -> None:
         """Take so many as decoded, and open the window of the next one."""
         self._length += tokens
         while self._length >= self._window_end:
             self._window_end += WINDOW
-
-    def run(self) -> None:
-        """The step on the fixed tensors; nothing in it waits for the device."""
-        cache = self._cache
-        cache.mask.index_fill_(3, cache.write_position, 0.0)
-        self._step(self._tokens, self._position, cache, self._window_end, self._logits)
-        # In place and as the last kernel, so that each replay writes one place further.
-        cache.write_position.add_(1)
 
 
 def _up_to(number: int, multiple: int) -> int:

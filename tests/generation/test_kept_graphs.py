@@ -156,7 +156,7 @@ def test_another_precision_model_or_adapter_is_captured_anew(model: PreTrainedMo
 
 def test_longer_prompts_and_more_rows_get_larger_tensors(model: PreTrainedModel) -> None:
     graphs = DecodingGraphs()
-    long = ([*range(20, 120)], [*range(30, 60)])
+    long = ([*range(40, 140)], [*range(50, 80)])
     for prompts, completions in ((PROMPTS, 4), (long, 4), (PROMPTS, 4), (PROMPTS, 8)):
         for shared in (True, False):
             case = {"prompts": prompts, "completions": completions, "shared": shared}

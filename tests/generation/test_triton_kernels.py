@@ -22,6 +22,7 @@ import test_triton_kernels as cases
 from medreason.generation import fused_operators, triton_kernels
 
 torch.manual_seed(0)
+fused_operators.NORM_PROGRAMS = 4
 for name, dtype in [(n, d) for n in cases.CASES for d in (torch.float32, torch.bfloat16)]:
     cases.compare(name, dtype)
     print("same", name)
@@ -40,9 +41,9 @@ def norm_case(draw: Callable[..., Any], *, centred: bool, added: bool) -> tuple[
 def norm_backward_case(draw: Callable[..., Any], *, centred: bool, first: bool) -> tuple:
     import torch
 
-    hidden = draw(300, 100, dtype=torch.float32)
-    gradient, delta = draw(300, 100), draw(1)
-    of_total = None if first else draw(300, 100, dtype=torch.float32)
+    hidden = draw(10, 100, dtype=torch.float32)
+    gradient, delta = draw(10, 100), draw(1)
+    of_total = None if first else draw(10, 100, dtype=torch.float32)
     weight = draw(100, dtype=torch.float32)
     return "norm_backward", (
         *(gradient, of_total, hidden, weight, 1e-6, centred, delta.dtype, not first),
@@ -140,3 +141,43 @@ def test_interpreted_kernels_compute_what_plain_torch_does() -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("same") == 2 * len(CASES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_for_a_gpu(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+    from triton.runtime.jit import JITFunction
+
+    compiled: set[str] = set()
+    of_tensor = {
+        **{torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float64: "*fp64"},
+        torch.int64: "*i64",
+    }
+
+    def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **constants: Any) -> None:  # noqa: ANN401
+        names = [name for name in kernel.arg_names if name not in constants]
+        signature: dict[str, str] = dict.fromkeys(constants, "constexpr")
+        for name, value in zip(names, args, strict=True):
+            match value:
+                case torch.Tensor():
+                    signature[name] = of_tensor[value.dtype]
+                case None:
+                    signature[name] = "constexpr"
+                    constants[name] = None
+                case _:
+                    signature[name] = "fp32" if isinstance(value, float) else "i32"
+        ordered = {name: signature[name] for name in kernel.arg_names}
+        source = ASTSource(kernel, ordered, constants)
+        assert compile(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]
+        compiled.add(kernel.__name__)
+
+    monkeypatch.setattr(JITFunction, "run", compile_only)
+    from medreason.generation import fused_operators
+
+    for case in CASES.values():
+        operator, args = case(lambda *shape, dtype=torch.bfloat16: torch.randn(*shape).to(dtype))
+        fused_operators.implementations(operator)[1](*args)
+    assert len(compiled) == 8
