@@ -47,7 +47,8 @@ def option_likelihoods(
     """The probabilities of each row's letters, in the order of its options; they add up to 1.
 
     Every row has options, which are scored in one packed sequence. `tagged` is false for prompts
-    that ask for no tags. `images_ahead`: see `answer_rows`. `on_likelihoods` hears those of each batch, by the row's place.
+    that ask for no tags. `images_ahead`: see `answer_rows`. `on_likelihoods` hears those of each
+    batch, by the row's place.
     """
     if not rows:
         return []

@@ -171,7 +171,7 @@ def estimate(config: Config, batch: DeviceBatch, *, keeps_graphs: bool = False) 
     copies, cache = _decoding_copies(config, full_model), _kv_cache(config, model, batch)
     on_cpu = hardware.accelerator == "cpu"
     # With checkpointing a CPU worker calls `return_freed_blocks`.
-    keeps_blocks = on_cpu and not hardware.gradient_checkpointing
+    keeps_blocks = on_cpu and not hardware.recomputes
     share = _HEAP_OF_ONE if config.accumulation == 1 else _HEAP
     return MemoryEstimate(
         weights=_weights(config, full_model, total, trained) // shards.get("weights", 1),
@@ -281,7 +281,7 @@ def _activations(
         # From a bool mask torch makes one of numbers in each layer, and saves it.
         layer += size * rows * batch.row_tokens**2
     depth, visual = text.num_hidden_layers, 0 if config.adapter else tower.layers
-    if config.hardware.gradient_checkpointing:  # of each layer its input alone, in float32
+    if config.hardware.recomputes:  # of each layer its input alone, in float32
         # Fused layers hand on what is to be added to it beside it.
         numbers = batch.tokens * width * depth + patches * tower.width * visual
         inputs = (4 + size * fused) * numbers

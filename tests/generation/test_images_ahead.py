@@ -55,7 +55,7 @@ def test_errors_come_with_their_image_and_closing_does_not_wait() -> None:
 
     images = ImagesAhead(load, ["fine", "damaged", "slow", *map(str, range(100))])
     assert images("fine") == "fine"
-    with pytest.raises(ValueError, match="damaged.png"):
+    with pytest.raises(ValueError, match=r"damaged\.png"):
         images("damaged")
     assert asked.wait(10)
     begin = time.monotonic()
