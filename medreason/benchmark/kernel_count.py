@@ -52,7 +52,7 @@ from medreason.generation.cuda_graph import CudaGraphStep
 from medreason.generation.kept_graphs import DecodingGraphs, KeptGraphStep
 from medreason.generation.kv_cache import repeat_kv_cache
 from medreason.generation.prefill import Prefill, PromptCache
-from medreason.generation.token_choice import choose_tokens, logits_processors
+from medreason.generation.token_choice import choose_tokens, logits_processors, scores_of
 
 _NO_KERNEL = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::detach", "prim::")
 _IN_PLACE = ("aten::index_copy_", "aten::index_fill_")
@@ -295,7 +295,7 @@ def choosing_kernels(config: PreTrainedConfig, *, rows: int) -> list[Kernel]:
         numbers = torch.empty(rows, dtype=torch.float64)
         process = logits_processors(settings, torch.device("cuda"))
         with KernelCounter() as counter:
-            choose_tokens(process(None, logits.float()), numbers)  # pyright: ignore
+            choose_tokens(scores_of(logits, process), numbers)
     return counter.kernels
 
 

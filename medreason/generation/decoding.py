@@ -68,7 +68,7 @@ def decode(
     remaining = len(rows)
 
     for step in range(limit):
-        scores = process(None, logits.float())  # pyright: ignore[reportArgumentType]
+        scores = scores_of(logits, process)
         tokens, token_logps = choose_tokens(
             scores, None if numbers is None else numbers[step, rows]
         )

@@ -158,7 +158,7 @@ class RowDecoder:
         at_once = max(_SCORES_AT_ONCE // logits.shape[-1], 1)
         for begin in range(0, len(logits), at_once):
             part = slice(begin, begin + at_once)
-            scores = self._process(None, logits[part].float())  # pyright: ignore[reportArgumentType]
+            scores = scores_of(logits[part], self._process)
             chosen = choose_tokens(scores, None if numbers is None else numbers[part])
             ids += chosen[0].tolist()
             logps += chosen[1].tolist()

@@ -40,12 +40,19 @@ def choose_tokens(scores: Tensor, numbers: Tensor | None) -> tuple[Tensor, Tenso
     """
     if numbers is None:
         tokens = scores.argmax(-1)
-        logps = scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(-1)
+        logps = scores.gather(1, tokens[:, None])[:, 0].float() - scores.float().logsumexp(-1)
         return tokens, logps
-    most = scores.amax(-1, keepdim=True)
+    most = scores.amax(-1, keepdim=True).float()
     tokens, total = _at_heights(scores, most, numbers)
-    logits = scores.gather(1, tokens[:, None]) - most
+    logits = scores.gather(1, tokens[:, None]).float() - most
     return tokens, logits[:, 0] - total.log().float()
+
+
+def scores_of(logits: Tensor, process: LogitsProcessorList) -> Tensor:
+    """The scores that tokens are chosen by: in float32, or as they are where that loses nothing,
+    since a copy of them is a pass over rows x vocabulary."""
+    exact = all(isinstance(each, _SuppressTokens) for each in process)
+    return process(None, logits if exact else logits.float())  # pyright: ignore[reportArgumentType]
 
 
 def _at_heights(scores: Tensor, most: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +68,7 @@ def _at_heights(scores: Tensor, most: Tensor, numbers: Tensor) -> tuple[Tensor, 
     blocks = torch.searchsorted(sums, heights, right=True).clamp(max=sums.shape[1] - 1)
     below = nn.functional.pad(sums, (1, 0)).gather(1, blocks)
     columns = blocks * _BLOCK + torch.arange(_BLOCK, device=scores.device)
-    block = (scores.gather(1, columns.clamp(max=vocabulary - 1)) - most).exp()
+    block = (scores.gather(1, columns.clamp(max=vocabulary - 1)).float() - most).exp()
     if vocabulary % _BLOCK:
         block = block.masked_fill(columns >= vocabulary, 0.0)
     cumulated = block.cumsum(-1, dtype=torch.float64)

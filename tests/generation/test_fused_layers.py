@@ -179,6 +179,22 @@ def test_bfloat16_is_no_further_from_float32_than_with_transformers_layers(
     assert (errors[1] <= 1.05 * errors[0]).all()
 
 
+@pytest.mark.parametrize("distributed", [False, True])
+def test_gradients_of_micro_batches_add_up(
+    load: Callable[..., PreTrainedModel], distributed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load("qwen2_vl")
+    assert fused_layers.fuse(model)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: distributed)
+    _, first, _ = update(model, autocast=True, seed=1)
+    _, second, _ = update(model, autocast=True, seed=2)
+    update(model, autocast=True, seed=1)
+    monkeypatch.setattr(model, "zero_grad", lambda: None)
+    _, both, _ = update(model, autocast=True, seed=2)
+    assert relative(both, {name: first[name] + second[name] for name in first}) < 1e-6
+    assert all(gradient.dtype == torch.float32 for gradient in both.values())
+
+
 def test_windows_of_an_image_are_attended_in_a_call_for_each_size(
     load: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
