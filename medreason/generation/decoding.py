@@ -21,6 +21,7 @@ from medreason.generation.token_choice import (
     CompletionTokens,
     choose_tokens,
     logits_processors,
+    scores_of,
 )
 from medreason.models.load import without_adapter
 

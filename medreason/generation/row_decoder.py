@@ -20,6 +20,7 @@ from medreason.generation.token_choice import (
     CompletionTokens,
     choose_tokens,
     logits_processors,
+    scores_of,
 )
 
 _SCORES_AT_ONCE = 2**26
