@@ -334,8 +334,8 @@ def _score_options(
         closed_rows,
         batch_size=config.hardware.per_device_evaluation,
         tagged=config.prompt.style != "free",
-        **callbacks,
         images_ahead=config.hardware.accelerator == "cuda",
+        **callbacks,
     )
 
 
