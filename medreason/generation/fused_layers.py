@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -99,11 +99,11 @@ def _fuse(model: PreTrainedModel) -> None:
     if "forward" in vars(decoder.norm):  # they have them already
         return
     for layer in decoder.layers:
-        layer.forward = MethodType(_text_layer, layer)
+        layer.forward = MethodType(_checkpointed(_text_layer), layer)
         layer.self_attn.forward = MethodType(_text_attention, layer.self_attn)
         layer.mlp.forward = MethodType(_gated_mlp, layer.mlp)
     for block in tower.blocks:
-        block.forward = MethodType(_vision_block, block)
+        block.forward = MethodType(_checkpointed(_vision_block), block)
         block.attn.forward = MethodType(_vision_attention, block.attn)
         mlp = _gated_mlp if hasattr(block.mlp, "gate_proj") else _quick_gelu_mlp
         block.mlp.forward = MethodType(mlp, block.mlp)
@@ -126,6 +126,29 @@ def _normed(module: nn.Module, states: _States) -> tuple[Tensor, Tensor]:
     if isinstance(states, Tensor):
         return states, fused_operators.norm(states, norm.weight, bias, epsilon)
     return fused_operators.add_norm(*states, norm.weight, bias, epsilon)
+
+
+def _checkpointed(forward: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Any]:
+    """As transformers wraps the forward of a layer's class, which one of an object replaces: with
+    checkpointing the layer runs again in the backward pass."""
+
+    def checkpointed(
+        module: nn.Module, hidden_states: _States, *args: object, **settings: Any
+    ) -> tuple[Tensor, Tensor]:
+        layer: Any = module
+        if not (layer.gradient_checkpointing and layer.training):
+            return forward(module, hidden_states, *args, **settings)
+        settings = {**settings, "use_cache": False, "past_key_values": None}
+
+        def again(*states: Tensor) -> tuple[Tensor, Tensor]:
+            pair: _States = states if len(states) == 2 else states[0]
+            return forward(module, pair, *args, **settings)
+
+        # Tensors beside each other: of those in a pair, reentrant checkpoints keep no gradient.
+        states = (hidden_states,) if isinstance(hidden_states, Tensor) else hidden_states
+        return layer._gradient_checkpointing_func(again, *states)
+
+    return checkpointed
 
 
 def _last_norm(module: nn.Module, states: _States) -> Tensor:

@@ -141,7 +141,13 @@ def test_logps_and_gradients_of_an_update_are_those_of_transformers_layers(
     adapter: bool,
     by_blocks: bool,
     checkpointing: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    runs: list[int] = []
+    gated = fused_operators.gated
+    counted = lambda gate, up: runs.append(1) or gated(gate, up)  # noqa: E731
+    monkeypatch.setattr(fused_operators, "gated", counted)
+
     def computed(*, fused: bool) -> tuple[Tensor, dict[str, Tensor]]:
         model: Any = load(family)
         if fused:
@@ -157,6 +163,9 @@ def test_logps_and_gradients_of_an_update_are_those_of_transformers_layers(
     assert (logps - expected).abs().max() < 1e-5
     assert len(gradients) > 40
     assert relative(fused_gradients, gradients) < 1e-5
+    if family == "qwen2_vl":  # whose tower has no gates
+        layers = load(family).config.get_text_config().num_hidden_layers
+        assert len(runs) == layers * (2 if checkpointing else 1)
 
 
 @FAMILIES
