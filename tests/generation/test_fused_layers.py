@@ -152,6 +152,7 @@ def test_logps_and_gradients_of_an_update_are_those_of_transformers_layers(
         model: Any = load(family)
         if fused:
             assert fused_layers.fuse(model)
+        runs.clear()  # of a small model, tried once
         model = with_lora(model) if adapter else model
         if checkpointing:
             model.enable_input_require_grads()
