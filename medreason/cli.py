@@ -54,7 +54,7 @@ def _run_command_line() -> None:
         if arguments.config_dir and not Path(arguments.config_dir).is_dir():
             sys.exit(f"medreason: --config-dir {arguments.config_dir}: no such folder")
         folders = [CONF, *map(Path, filter(None, [arguments.config_dir]))]
-        if arguments.help:
+        if arguments.help or len(sys.argv) == 1:
             show(_help(folders))
             return
         try:
@@ -100,8 +100,9 @@ def _may_sweep(arguments: Namespace) -> bool:
 
 def _for_hydra(typed: list[str], arguments: Namespace) -> list[str]:
     """The command line for Hydra, changed where it would complain of something else."""
-    overrides = arguments.overrides
-    typed = [*(word for word in typed if word not in overrides), *overrides]  # a=1 -m b=2
+    flagged = [word for word in typed if word not in arguments.overrides]
+    overrides = [options.for_hydra(override) for override in arguments.overrides]
+    typed = [*flagged, *overrides]  # a=1 -m b=2
     if arguments.cfg is not None or arguments.info is not None:
         # It shows one configuration: that of the first job.
         single = [word for word in typed if word not in ("-m", "--multirun")]
@@ -132,7 +133,10 @@ def job(composed: DictConfig) -> Outcome | None:
     except EXPECTED as error:
         if in_sweep:
             raise
-        sys.exit(f"medreason: {explained(error, composed.outputs)}")
+        values = OmegaConf.to_container(composed)
+        assert isinstance(values, dict)
+        outputs = str(values["outputs"])  # as typed, since this may be what is wrong
+        sys.exit(f"medreason: {explained(error, outputs)}")
 
 
 def _leave_other_launchers() -> None:

@@ -1,8 +1,9 @@
 """`python -m medreason ...` in a process forked from one that has imported it, seconds cheaper.
 
-What such a process does at its start and end is what Python does, but for the imports. Tests that
-kill processes, or are about imports and environment variables that C libraries read at their start,
-start a real one.
+What such a process does at its start and end is what Python does, but for the imports. Its workers
+compute in one thread, as every process of pytest: two that share a core wait for each other in
+loops, which takes more than twice the time. Tests that kill processes, or are about imports and
+environment variables that C libraries read at their start, start a real one.
 """
 
 from __future__ import annotations
@@ -109,15 +110,8 @@ def _fork_server_of_workers(
 
 
 def _serve(of_server: socket.socket, environment: Mapping[str, str], log: int) -> None:
-    import torch
+    from medreason.execution import fork_server
 
-    from medreason.execution import fork_server, worker
-
-    def main(path: Path, evaluation_key: str) -> None:
-        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # which is read at the import
-        work(path, evaluation_key)
-
-    work, worker.main = worker.main, main
     os.setsid()
     atexit._clear()  # the command does that at its own end
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

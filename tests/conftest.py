@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import drawn_phantoms
-import empty_databases
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -24,12 +23,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker of pytest a core
 from medreason import config as configuration
 from medreason.config import CONF, Config
 
-LONGEST = ("test_end_to_end", "test_same_science", "test_grouped_trainer", "test_pairs")
+LONGEST = (
+    *("test_end_to_end", "test_grouped_trainer", "test_same_science", "test_divergence"),
+    *("test_store", "test_adapter", "test_update_check", "test_callback", "test_pairs"),
+    *("test_validation", "test_wrong_inputs", "test_export_and_predict", "test_kernel_count"),
+    *("test_rehearse", "test_qwen2_5_vl", "test_memory_check", "test_page_in_browser"),
+)
+"""Files that take ten seconds or more, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take a minute or more, so that none is left alone at the end."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    """Begin with the longest files, so that none is left alone at the end."""
+    order = {stem: place for place, stem in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_collection_finish() -> None:
@@ -41,6 +47,8 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Phantoms and the tables of an empty database, which tests of all processes ask for."""
+    import empty_databases  # and MLflow with it, which the process that deals the files needs not
+
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     drawn_phantoms.share(folder)

@@ -24,9 +24,10 @@ def share(parent: Path | None) -> None:
 
 
 def _copy_missing(drawn: Path, pictures: Sequence[Picture], target: Path) -> None:
+    for modality in {picture.modality for picture in pictures}:  # fails before any is drawn
+        (target / modality).mkdir(parents=True, exist_ok=True)
     draw_missing(pictures, drawn / target.name)
     for picture in pictures:
         path = target / picture.name
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(drawn / target.name / picture.name, path)

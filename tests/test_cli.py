@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 from hydra._internal.utils import get_args_parser
 
 from medreason import cli
+from medreason.config import flags
 
 OTHERS = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "ACCELERATE_MIXED_PRECISION": "bf16"}
 
@@ -39,3 +41,23 @@ def test_options_stand_anywhere_among_the_overrides(typed: str) -> None:
     arguments, rest = get_args_parser().parse_known_intermixed_args(words)
     hydra = get_args_parser().parse_args(cli._for_hydra(words, arguments))
     assert (rest, hydra.overrides, hydra.multirun) == ([], ["a=1", "b=2"], True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--hlep", "--hlep: no such flag; did you mean --help?"),
+        ("a=1 --method=sft", "--method=sft: groups and keys are typed without dashes: method=sft"),
+        ("--method sft", "typed without dashes: method=..."),
+        ("--method.trl.lr=1", "did you mean, without dashes, method.trl.learning_rate?"),
+        ("--colour", "--colour: no such flag; --help shows what can be typed"),
+        ("--cfg everything", "argument --cfg/-c: invalid choice: 'everything'"),
+        ("--config-dir", "argument --config-dir/-cd: expected one argument"),
+    ],
+)
+def test_flag_that_is_none_is_named_with_what_may_be_meant(
+    typed: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["medreason", *typed.split()])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        flags.parse({"method"})

@@ -33,6 +33,7 @@ SMALL = (
     "modality=ct",
     "hardware.per_device_prompts=4",
     "method.prompts_per_step=4",
+    "hardware.threads=1",  # tests use all cores already
 )
 TRAINED = (*SMALL, "method.trl.max_steps=2", "method.trl.learning_rate=1e-4")
 SAMPLED = (
@@ -86,6 +87,12 @@ def test_run_leaves_predictions_and_figures_of_every_cell(place: Path, method: s
     assert figures["overall"]["prior"] is not None
     environment = json.loads(run.environment.read_text())
     assert environment["packages"]["trl"] == "1.16.0"
+
+
+def test_a_worker_does_not_log_which_kernels_bitsandbytes_lacks(place: Path) -> None:
+    # That of the first run holds what the server of the worker has written at its imports.
+    log = only_run(place, "base").log.read_text()
+    assert "gemm_4bit" not in log
 
 
 @pytest.mark.parametrize("method", ["sft", "grpo", "rarl"])

@@ -103,7 +103,7 @@ def test_other_programs_that_are_shown_are_there(page: str) -> None:
     """Scripts with their options, and the extras that are installed."""
     project = (ROOT / "pyproject.toml").read_text()
     for line in code(PAGES[page]).splitlines():
-        for extra in re.findall(r"pip install .*\.\[(\w+)\]", line):
+        for extra in re.findall(r"pip install .*\.\[([\w-]+)\]", line):
             assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
         script = re.search(r"((?:experiments|tests)/[\w/]+\.(?:py|sh))((?: [^#]*)?)", line)
         if script and "::" not in line:

@@ -1,4 +1,5 @@
-"""How far vLLM's log-probabilities are from the update's, with and without each of our changes.
+"""How far log-probabilities of drawing are from the update's: vLLM's with and without each of our
+changes, and those of our own rollout.
 
     python experiments/vllm/agreement.py [VARIANT ...]
 
@@ -24,18 +25,18 @@ from medreason import data
 from medreason.config import CONF
 from medreason.console import show
 from medreason.runs.run_folder import RunFolder
-from medreason.training import vllm_rollout
+from medreason.training import sampling_check, vllm_rollout
 from medreason.training.run import train
 from medreason.training.vllm_rollout import Engine
 
 SMALL = (
-    *("method=grpo", "rollout=vllm", "modality=ct", "data.train_images=16", "data.test_images=1"),
+    *("method=grpo", "modality=ct", "data.train_images=16", "data.test_images=1"),
     *("method.prompts_per_step=4", "hardware.per_device_prompts=4", "method.trl.beta=0"),
     *("method.trl.num_generations=4", "method.trl.max_completion_length=32", "tracking=none"),
     *("method.trl.max_steps=8", "method.trl.learning_rate=3e-4", "method.trl.warmup_steps=0"),
 )
 LORA = ("adapter=lora_r8", "method.trl.learning_rate=1e-3")
-BFLOAT16 = "hardware.precision=bfloat16"
+BFLOAT16, GROUPED = "hardware.precision=bfloat16", "rollout=grouped"
 
 
 def _placeholders_expanded() -> None:
@@ -60,12 +61,16 @@ def _adapter_merged_by_peft() -> None:
 
 
 def _dropout_kept() -> None:
-    vllm_rollout._without_dropout = contextlib.nullcontext
+    sampling_check.without_dropout = vllm_rollout.without_dropout = contextlib.nullcontext
 
 
 VARIANTS: dict[str, tuple[str, Callable[[], None] | None, tuple[str, ...]]] = {
     "float32": ("ours, float32", None, ()),
     "bfloat16": ("ours, bfloat16", None, (BFLOAT16,)),
+    "update": ("ours, rollout.update=trl, float32", None, ("rollout.update=trl",)),
+    "grouped": ("rollout=grouped, float32", None, (GROUPED,)),
+    "grouped-bfloat16": ("rollout=grouped, bfloat16", None, (GROUPED, BFLOAT16)),
+    "grouped-adapter": ("rollout=grouped, LoRA, float32", None, (GROUPED, *LORA)),
     "adapter": ("ours, LoRA, float32", None, LORA),
     "adapter-bfloat16": ("ours, LoRA, bfloat16", None, (*LORA, BFLOAT16)),
     "small": ("ours, model.max_pixels=3136", None, ("model.max_pixels=3136",)),
@@ -88,12 +93,15 @@ VARIANTS: dict[str, tuple[str, Callable[[], None] | None, tuple[str, ...]]] = {
 def measure(variant: str) -> None:
     """Train, and print mean and maximum of the first and of the last step."""
     _, change, overrides = VARIANTS[variant]
-    vllm_rollout.LIMITS = dict.fromkeys(vllm_rollout.LIMITS, float("inf"))
+    sampling_check.LIMITS = dict.fromkeys(sampling_check.LIMITS, float("inf"))
     if change:
         change()
     with tempfile.TemporaryDirectory() as outputs:
+        rollout = () if GROUPED in overrides else ("rollout=vllm",)
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            composed = compose("config", overrides=[*SMALL, f"outputs={outputs}", *overrides])
+            composed = compose(
+                "config", overrides=[*SMALL, *rollout, f"outputs={outputs}", *overrides]
+            )
         config = configuration.load(composed)
         folder = RunFolder(Path(outputs) / "run")
         folder.path.mkdir()

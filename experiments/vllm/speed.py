@@ -1,6 +1,6 @@
 """Wall seconds in which vLLM and our rollout draw completions, measured in turn.
 
-    OMP_NUM_THREADS=2 python experiments/vllm/speed.py {float32,bfloat16} [--text]
+    OMP_NUM_THREADS=2 python experiments/vllm/speed.py {float32,bfloat16} [--text] [--tokens N]
 
 Two phantom questions of 8 completions each, from text and image to token ids: the 33 M parameters
 of `make bench`, which are random, and no completion ends before its length. With `--text` the
@@ -67,7 +67,8 @@ def ours(config: Config, folder: Path, *, text: bool) -> Draw:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-    drafts = draft_history("auto", "cpu") if text and takes_drafts(model) else None
+    assert takes_drafts(model)  # its attention is then that of a training
+    drafts = draft_history("auto", "cpu") if text else None
 
     def draw(rows: Sequence[EvaluationRow], tokens: int) -> list[list[int]]:
         samples, prompts = [row.sample for row in rows], [row.prompt for row in rows]
@@ -146,6 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("precision", choices=["float32", "bfloat16"])
     parser.add_argument("--text", action="store_true")
+    parser.add_argument("--tokens", type=int, help="of a completion at most, one length alone")
     given = parser.parse_args()
     model, prompt = ("tiny", "think") if given.text else ("random_33m", "no_think")
     with tempfile.TemporaryDirectory() as outputs:
@@ -163,7 +165,7 @@ def main() -> None:
         engines["vLLM, compiled"] = vllm(config, path, text=text)
         show(f"{torch.get_num_threads()} threads; median (least to most)")
         show(f"| tokens | precision | {' | '.join(engines)} |")
-        for tokens in LENGTHS[text]:
+        for tokens in [given.tokens] if given.tokens else LENGTHS[text]:
             figures: dict[str, list[float]] = {name: [] for name in engines}
             for done in range(WARM_UP + ROUNDS):
                 rows = next(rounds)

@@ -252,8 +252,11 @@ def _with_training(
     if cell.seconds is not None and update is not None and (answer is not None or not each):
         seconds = cell.seconds + update * updates + (answer or 0.0) * validations * each
     notes = [_left_out(config, request)]
-    plural = "" if validations == 1 else "s"
-    notes += [f"{validations} validation{plural} of {each:,} answers"] if each else []
+    if each:
+        every = config.validated_every(request.training_samples)
+        often = "an update" if every == 1 else f"every {every} updates"
+        plural = "" if validations == 1 else "s"
+        notes += [f"{validations} validation{plural} of {each:,} answers, one {often}"]
     failed = request.state.state == "failed"
     return replace(
         _with_disk(cell, config),
@@ -270,10 +273,10 @@ def _with_training(
 
 def _validations(config: Config, request: RunRequest, updates: int) -> tuple[int, int]:
     """How many validations a training makes, and the answers of each, controls included."""
-    if not (every := config.validation.every):
+    if config.validation.every is None:
         return 0, 0
     asked = questions_of(request.validation_samples, config.validation.controls, ["generated"])
-    return math.ceil(updates / every), len(asked)
+    return math.ceil(updates / config.validated_every(request.training_samples)), len(asked)
 
 
 def _left_out(config: Config, request: RunRequest) -> str:

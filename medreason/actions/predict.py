@@ -75,6 +75,11 @@ def run(config: Config) -> None:
         window = configuration.handling(config.data)[0].ct_window
         samples = [_sample(question, root, Path(fetched), window) for question in questions]
         _refuse_other_window(config, samples)
+        if any(not sample.options for sample in samples):
+            notice(
+                "a question without options is asked as an open one; for yes or no, append "
+                "' A)Yes, B)No'"
+            )
         answers = _answers(config, questions, samples)
     for answer in answers:
         show(_text(answer))

@@ -52,7 +52,7 @@ from medreason.generation.cuda_graph import CudaGraphStep
 from medreason.generation.kept_graphs import DecodingGraphs, KeptGraphStep
 from medreason.generation.kv_cache import repeat_kv_cache
 from medreason.generation.prefill import Prefill, PromptCache
-from medreason.generation.token_choice import choose_tokens, logits_processors, scores_of
+from medreason.generation.token_choice import TokenChoice
 
 _NO_KERNEL = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::detach", "prim::")
 _IN_PLACE = ("aten::index_copy_", "aten::index_fill_")
@@ -293,9 +293,9 @@ def choosing_kernels(config: PreTrainedConfig, *, rows: int) -> list[Kernel]:
     with FakeTensorMode(), torch.device("cuda"):
         logits = torch.empty(rows, vocabulary, dtype=torch.bfloat16)
         numbers = torch.empty(rows, dtype=torch.float64)
-        process = logits_processors(settings, torch.device("cuda"))
+        choose = TokenChoice(settings, torch.device("cuda"))
         with KernelCounter() as counter:
-            choose_tokens(scores_of(logits, process), numbers)
+            choose(logits, numbers)
     return counter.kernels
 
 

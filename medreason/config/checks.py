@@ -52,14 +52,14 @@ def published_validation_is_kept(config: Config) -> None:
 
 
 def validation_can_be_asked(config: Config) -> None:
-    every = config.validation.every
+    every = config.validation.given_every
     if every is None or config.method.algorithm == "none":
         return
     steps = config.method.trl.get("max_steps") or 0
     if 0 < steps < every:
         raise ValueError(
             f"validation.every={every} is beyond method.trl.max_steps={steps}: nothing would be "
-            f"validated; set validation.every={max(steps // 4, 1)}, or validation=none"
+            "validated; set validation.every=auto, or validation=none"
         )
 
 
@@ -275,8 +275,8 @@ def checkpoints_fall_between_rollouts(config: Config) -> None:
     positive("method.trl.steps_per_generation", given or config.accumulation)
     updates = config.updates_per_rollout
     steps = {"runs.checkpoint_steps": config.runs.checkpoint_steps}
-    if config.validation.every and config.validation.makes_checkpoints:
-        steps["validation.every"] = config.validation.every
+    if config.validation.makes_checkpoints and (every := config.validation.given_every):
+        steps["validation.every"] = every
     for key, value in steps.items():
         if value % updates:
             raise ValueError(

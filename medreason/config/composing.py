@@ -31,6 +31,7 @@ def compose(overrides: Iterable[str] = ()) -> Config:
     words = list(overrides)
     options.check(words, [CONF])
     options.refuse_sweep(words)
+    words = list(map(options.for_hydra, words))
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         composed = hydra_compose("config", overrides=words, return_hydra_config=True)
     chosen = choices(composed.hydra.runtime.choices)

@@ -6,7 +6,8 @@ import difflib
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Collection
-from typing import NoReturn
+from importlib import metadata
+from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 
@@ -21,6 +22,8 @@ def parse(groups: Collection[str]) -> Namespace:
     """
     parser = get_args_parser()
     parser.error = _refuse
+    shown: Any = next(a for a in parser._actions if "--version" in a.option_strings)
+    shown.version = f"medreason {metadata.version('medreason')}"  # in place of Hydra's
     arguments, unknown = parser.parse_known_intermixed_args(sys.argv[1:])
     if unknown:
         raise ValueError(f"{unknown[0]}: {_meant(unknown[0], parser, groups)}")
@@ -29,6 +32,11 @@ def parse(groups: Collection[str]) -> Namespace:
 
 def _refuse(message: str) -> NoReturn:
     """In place of argparse's own, which shows its usage of a file of this package."""
+    if message.startswith("ambiguous option: --config "):
+        message = (
+            "--config: no such flag; a file of values is an option of a group: "
+            "DIR/experiment/NAME.yaml is chosen by --config-dir DIR experiment=NAME"
+        )
     raise ValueError(f"{message}; --help shows what can be typed")
 
 
@@ -40,7 +48,7 @@ def _meant(typed: str, parser: ArgumentParser, groups: Collection[str]) -> str:
         return f"groups and keys are typed without dashes: {key}={value or '...'}"
     flags = [name for action in parser._actions for name in action.option_strings]
     flags = [name for name in flags if name.startswith("--")]
-    if near := difflib.get_close_matches(flag, flags, n=1):
+    if near := difflib.get_close_matches(flag, flags, n=1, cutoff=0.7):
         return f"no such flag; did you mean {near[0]}?"
     meant = key_names.hint(key).replace(" mean ", " mean, without dashes, ")
     return f"no such flag{meant or '; --help shows what can be typed'}"

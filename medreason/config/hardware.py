@@ -78,6 +78,8 @@ class Hardware:
         positive("hardware.per_device_prompts", self.questions_at_once)
         for key in ("devices", "nodes", "per_device_evaluation"):
             positive(f"hardware.{key}", getattr(self, key))
+        if self.threads is not None:
+            positive("hardware.threads", self.threads)
         for key in ("device_gb", "memory_limit_gb", "hang_timeout_minutes"):
             if (value := getattr(self, key)) is not None and not value > 0:
                 raise ValueError(f"hardware.{key}={value}; it must be above 0")

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from medreason.config.annotations import fields_of
 from medreason.config.data import Handling
 from medreason.config.schema import Config, Reward
-from medreason.config.upstream import DERIVED, LIMITS, UPSTREAM
+from medreason.config.upstream import DERIVED, ELSEWHERE, LIMITS, NOT_NEEDED, UPSTREAM
 
 _NEAR = 0.7
 _LONG_ENOUGH = 4  # letters of a name that is looked for inside longer ones
@@ -48,19 +48,36 @@ def type_of(key: str) -> object:
 
 
 def refuse_unknown(key: str) -> None:
-    """Raise a ValueError where neither the schema nor TRL or PEFT has the key."""
+    """Raise a ValueError where neither the schema nor TRL or PEFT has the key, or where medreason
+    alone sets it."""
     type_of(key)
     for group, classes in UPSTREAM.items():
         name = key.removeprefix(f"{group}.").partition(".")[0]
         known = _upstream_fields(group)
-        if key.startswith(f"{group}.") and known and name not in known:
+        if not key.startswith(f"{group}.") or not known:
+            continue
+        if name not in known:
             raise ValueError(f"{group}.{name} is unknown to {' and '.join(classes)}{hint(key)}")
+        if group != "adapter":
+            refuse_derived(f"{group}.{name}")
+
+
+def refuse_derived(key: str) -> None:
+    """Raise a ValueError where medreason alone sets a field of TRL's."""
+    source = DERIVED.get(key.rpartition(".")[2])
+    if source is not None:
+        remedy = f"leave it out and set {source}" if source else "leave it out"
+        raise ValueError(f"{key} is derived by medreason; {remedy}")
 
 
 def hint(key: str) -> str:
     """`; did you mean ...?` with the key whose name is nearest; empty where none is near."""
     leaf = key.rpartition(".")[2]
+    if leaf in NOT_NEEDED:
+        return f"; {NOT_NEEDED[leaf]}: leave it out"
     names = _by_leaf()
+    if leaf in ELSEWHERE and (leaf not in names or key.startswith(("method.", "model."))):
+        return f"; did you mean {ELSEWHERE[leaf]}?"
     near = {
         *difflib.get_close_matches(leaf, names, n=5, cutoff=_NEAR),
         *(name for name in names if _stands_for(leaf, name)),

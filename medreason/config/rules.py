@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from medreason import moved
 
@@ -15,9 +15,18 @@ def one_of(key: str, value: str, known: Iterable[str]) -> None:
         hint = ""
         if renamed := moved.VALUES.get(key, {}).get(value):
             hint = f"; {value!r} is now {renamed}"
-        elif near := difflib.get_close_matches(str(value), list(known), n=1):
-            hint = f"; did you mean {near[0]!r}?"
+        elif near := _near(str(value), list(known)):
+            hint = f"; did you mean {' or '.join(map(repr, near))}?"
         raise ValueError(f"{key}={value!r}; known: {', '.join(map(repr, known))}{hint}")
+
+
+def _near(value: str, known: Sequence[str]) -> list[str]:
+    """What begins as the value does, in any case, or else what is spelt most like it."""
+    lowered = {name.lower(): name for name in known}
+    if value.lower() in lowered:
+        return [lowered[value.lower()]]
+    longer = [name for name in known if value and name.startswith(f"{value.lower()}_")]
+    return longer or difflib.get_close_matches(value, known, n=1)
 
 
 def subset(key: str, values: list[str], known: Iterable[str]) -> None:

@@ -297,8 +297,9 @@ class Validation:
     """Of the rows that are held back, and of the questions that are asked."""
     questions: int = 240
     """At most this many in-domain questions are asked, and as many of the other cells."""
-    every: int | None = None
-    """Updates between validations; null holds rows back and asks nothing while it trains."""
+    every: str | None = None
+    """Updates between validations; auto is 25, or a fifth of a run of fewer than 125; null holds
+    rows back and asks nothing while it trains."""
     controls: list[str] = field(default_factory=lambda: ["blank_image"])
     """Of `evaluation.controls`: each is a further pass over the questions."""
     max_new_tokens: int = 256
@@ -319,9 +320,13 @@ class Validation:
             raise ValueError(f"validation.share={self.share}; needs a number between 0 and 1")
         if self.seed < 0:
             raise ValueError(f"validation.seed={self.seed}; give 0 or more")
-        for name in ("questions", "max_new_tokens", "every", "patience"):
+        for name in ("questions", "max_new_tokens", "patience"):
             if (value := getattr(self, name)) is not None:
                 positive(f"validation.{name}", value)
+        if self.every not in (None, "auto") and not self.given_every:
+            raise ValueError(
+                f"validation.every={self.every}; give a number of updates, 1 or more, auto, or null"
+            )
         self._refuse_choice_without_validation()
 
     def _refuse_choice_without_validation(self) -> None:
@@ -338,7 +343,7 @@ class Validation:
             if self.every is None:
                 raise ValueError(
                     f"{key} needs validations while it trains; set validation.every to the number "
-                    "of updates between two"
+                    "of updates between two, or auto"
                 )
         if self.name == "none" and self.every is not None:
             raise ValueError(
@@ -350,6 +355,17 @@ class Validation:
     def is_on(self) -> bool:
         """Whether there is a third side beside train and test."""
         return self.name != "none"
+
+    @property
+    def given_every(self) -> int | None:
+        """Updates between validations as typed; None of auto, whose number the length of a run
+        decides (`Config.validated_every`), and where nothing is asked."""
+        return int(self.every) if str(self.every).isdecimal() else None  # pyright: ignore[reportArgumentType]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Its values as keys of runs have them, in which a number of updates is a number."""
+        return {**asdict(self), "every": self.given_every or self.every}
 
     @property
     def makes_checkpoints(self) -> bool:
@@ -374,6 +390,8 @@ class Tracking:
     def __post_init__(self) -> None:
         if self.images < 0:
             raise ValueError(f"tracking.images={self.images}; give 0 or more")
+        if not self.experiment.strip():
+            raise ValueError(f"tracking.experiment={self.experiment!r}; give it a name")
         scheme, separator, _ = (self.uri or "").partition("://")
         if not separator or scheme.partition("+")[0] in _MLFLOW_SCHEMES:
             return
@@ -578,7 +596,10 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed}; give a number from 0 to {2**32 - 1}")
-        if not self.sweep.strip("/. ") or ".." in self.sweep.split("/"):
+        if not self.outputs.strip():
+            raise ValueError(f"outputs={self.outputs!r}; give a folder, such as outputs=outputs")
+        parts = self.sweep.split("/")
+        if not self.sweep.strip("/. ") or ".." in parts or not parts[0].strip():
             raise ValueError(
                 f"sweep={self.sweep!r}: it names folders below outputs; give a word, such as "
                 "sweep=prompts"
@@ -621,6 +642,13 @@ class Config:
         iterations = self.method.trl.get("num_iterations", 1)
         batches = self.method.trl.get("steps_per_generation") or self.accumulation
         return math.ceil(iterations * batches / self.accumulation)
+
+    def validated_every(self, questions: int) -> int:
+        """Updates between validations of a training on so many questions."""
+        if given := self.validation.given_every:
+            return given
+        every = min(25, math.ceil(self.updates(questions) / 5))
+        return math.ceil(every / self.updates_per_rollout) * self.updates_per_rollout
 
     def left_out_of_epoch(self, questions: int) -> int:
         """How many of the training questions an epoch of GRPO leaves out, others in each epoch.

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from medreason.config.annotations import accepts, fields_of, form, words_of
-from medreason.config.key_names import hint
-from medreason.config.upstream import DERIVED, LIMITS, SAME_STEPS, TRL_CLASSES, WORDS
+from medreason.config.key_names import hint, refuse_derived
+from medreason.config.upstream import LIMITS, SAME_STEPS, TRL_CLASSES, WORDS
 
 
 def check(values: Mapping[str, Any]) -> None:
@@ -24,6 +24,11 @@ def check(values: Mapping[str, Any]) -> None:
     if method["algorithm"] == "grpo" and rollout["name"] == "vllm":
         _check("rollout.vllm", rollout["vllm"], "trl", trl)
     _check("adapter", values["adapter"], "peft", ("LoraConfig",))
+    if values["adapter"].get("target_modules") == []:
+        raise ValueError(
+            "adapter.target_modules is empty: nothing would be trained; name layers, such as "
+            "[q_proj,v_proj], or set adapter=none to train all weights"
+        )
 
 
 def _check(key: str, settings: Mapping[str, object], package: str, classes: Sequence[str]) -> None:
@@ -32,10 +37,8 @@ def _check(key: str, settings: Mapping[str, object], package: str, classes: Sequ
         return
     for name, value in settings.items():
         where = f"{key}.{name}"
-        if package == "trl" and name in DERIVED:
-            source = DERIVED[name]
-            remedy = f"leave it out and set {source}" if source else "leave it out"
-            raise ValueError(f"{where} is derived by medreason; {remedy}")
+        if package == "trl":
+            refuse_derived(where)
         problems = [_problem(where, value, package, class_) for class_ in classes]
         without_effect = value is None and len(classes) > 1
         if all(problems) and not (without_effect and any(name in fields_of(c) for c in classes)):

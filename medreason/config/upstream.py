@@ -24,12 +24,33 @@ DERIVED = {
     "save_steps": "runs.checkpoint_steps",
     "ddp_timeout": "hardware.hang_timeout_minutes",
     "reward_weights": "reward.NAME.weight",
+    **dict.fromkeys(("do_eval", "eval_on_start", "eval_strategy"), "validation=in_domain"),
+    **dict.fromkeys(("eval_steps", "eval_delay"), "validation.every"),
+    **dict.fromkeys(("load_best_model_at_end", "metric_for_best_model"), "validation.select=best"),
     **dict.fromkeys(("remove_unused_columns", "report_to", "disable_tqdm", "logging_steps"), ""),
     **dict.fromkeys(("logging_nan_inf_filter", "save_strategy", "dataloader_pin_memory"), ""),
     **dict.fromkeys(("max_length", "generation_kwargs", "local_rank"), ""),
 }
 """Field of TRL that medreason always sets -> the key it follows from, empty where there is none;
 `training.arguments` sets more for some hardware."""
+
+ELSEWHERE = {
+    **dict.fromkeys(("kl_coef", "kl_loss_coef", "init_kl_coef"), "method.trl.beta"),
+    **dict.fromkeys(("n", "rollout_n", "num_rollouts"), "method.trl.num_generations"),
+    **dict.fromkeys(("batch_size", "train_batch_size"), "method.prompts_per_step"),
+    **dict.fromkeys(("epochs", "num_epochs", "total_epochs"), "method.trl.num_train_epochs"),
+    **dict.fromkeys(("max_new_tokens", "max_response_length"), "method.trl.max_completion_length"),
+    **dict.fromkeys(("evaluation_strategy", "test_freq"), "validation.every"),
+    **dict.fromkeys(("dtype", "precision", "torch_dtype"), "hardware.precision"),
+}
+"""What other trainers and other versions of TRL call a setting -> the key here."""
+
+NOT_NEEDED = {
+    "max_prompt_length": "prompts are never cut",
+    "use_vllm": "rollout=vllm has vLLM draw",
+    "use_peft": "adapter=lora_r8 trains an adapter",
+}
+"""Setting of other trainers or other versions of TRL -> why there is none."""
 
 SAME_STEPS = {
     "dataloader_drop_last": (False,),

@@ -141,8 +141,9 @@ def _rows(
     loaded = _loaded(reader, arguments)
     if published and not any(sample.split == "validation" for sample in loaded.samples):
         raise ValueError(
-            f"validation.source='published': {reader['_target_']} reads no validation rows here; "
-            "set validation.source=train, which holds rows back from train"
+            f"validation.source='published': the data that {reader['_target_']} reads have no "
+            "validation rows of their own; set validation.source=train, which holds rows back from "
+            "train"
         )
     return loaded
 

@@ -81,11 +81,10 @@ def refuse_unusable(config: Config, samples: Sequence[Sample]) -> None:
             f"task={config.task.name}; {remedy}"
         )
     updates = config.updates(len(data.trained_on(config, samples)))
-    if settings.every and settings.every > updates:
+    if (every := settings.given_every) and every > updates:
         raise ValueError(
-            f"validation.every={settings.every} is beyond the {updates} updates of this run: "
-            f"nothing would be validated; set validation.every={max(updates // 4, 1)}, or "
-            "validation.every=null"
+            f"validation.every={every} is beyond the {updates} updates of this run: nothing would "
+            "be validated; set validation.every=auto, or validation.every=null"
         )
 
 

@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from medreason.generation.generate import (
 )
 from medreason.generation.kept_graphs import DecodingGraphs
 from medreason.generation.prefill import Prefill
-from medreason.generation.prefix_sharing import PrefixPrefiller
+from medreason.generation.prefix_sharing import PrefilledPrefixes, PrefixPrefiller
 from medreason.generation.row_decoder import decode_refilled
 from medreason.generation.rows import Completion, EvaluationRow
 from medreason.generation.tolerance import computed_in, tolerance
@@ -67,8 +68,7 @@ def answer_rows(
     if not rows:
         return []
     model.eval()
-    obstacles = "; ".join(prefix_sharing.sharing_obstacles(model))
-    if reason := obstacles or _difference_from_unshared(model, processor, rows[0].sample):
+    if reason := _reason_against_sharing(model, processor, rows[0].sample):
         _log.warning(UNSHARED_WARNING, reason)
         return answer_rows_unshared(
             model,
@@ -148,10 +148,11 @@ def _decode_refilled(
     """At most `size` rows at a time, of which those that end are replaced by waiting ones."""
     room = settings.max_new_tokens
     assert room is not None
-    prompt_tokens: dict[int, int] = {}
+    order, prompt_tokens = prefix_sharing.in_order(rows), dict[int, int]()
+    prefixes_of = _prefixes_ahead(prefiller, rows, order, size)
 
     def prefill(begun: Sequence[int]) -> Prefill:
-        prefixes = prefiller.prefill_prefixes([rows[i] for i in begun])
+        prefixes = prefixes_of(begun)
         prompt_tokens.update(zip(begun, prefixes.prompt_tokens, strict=True))
         return prefiller.prefill_rest(prefixes, room)
 
@@ -161,7 +162,7 @@ def _decode_refilled(
         prefill,
         settings,
         None,
-        prefix_sharing.in_order(rows),
+        order,
         size=size,
         drafts=drafts.of_rows(questions) if drafts else None,
     )
@@ -169,10 +170,45 @@ def _decode_refilled(
         yield {i: (prompt_tokens[i], tokens.ids) for i, tokens in ended.items()}
 
 
+def _prefixes_ahead(
+    prefiller: PrefixPrefiller, rows: Sequence[EvaluationRow], order: Sequence[int], size: int
+) -> Callable[[Sequence[int]], PrefilledPrefixes]:
+    """Gives the prefixes of the next few rows in `order`. They are prefilled `size` rows at a time:
+    those of a few rows are small passes."""
+    ahead: dict[int, tuple[PrefilledPrefixes, int]] = {}
+    """Of rows: their prefixes, and the row's place in these."""
+
+    def prefixes_of(begun: Sequence[int]) -> PrefilledPrefixes:
+        if not ahead.keys() >= {*begun}:
+            first = order.index(begun[0])
+            batch = order[first : first + size]
+            prefixes = prefiller.prefill_prefixes([rows[i] for i in batch])
+            ahead.clear()
+            ahead.update({i: (prefixes, place) for place, i in enumerate(batch)})
+        return ahead[begun[0]][0].of_rows([ahead[i][1] for i in begun])
+
+    return prefixes_of
+
+
 def question_of(sample: str, prompt: str) -> str:
     """What a `DraftHistory` knows replies by; a control that changes the image alone has the
     question of the original. `sample` is its id."""
     return f"{sample} {prompt}"
+
+
+_reasons: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
+"""Against sharing, of models that were asked before: a training asks its own at each validation,
+and other weights compute in the same way."""
+
+
+def _reason_against_sharing(
+    model: PreTrainedModel, processor: ProcessorMixin, sample: Sample
+) -> str:
+    """Why questions cannot share their images; empty where they can."""
+    if model not in _reasons:
+        obstacles = "; ".join(prefix_sharing.sharing_obstacles(model))
+        _reasons[model] = obstacles or _difference_from_unshared(model, processor, sample) or ""
+    return _reasons[model]
 
 
 def _difference_from_unshared(

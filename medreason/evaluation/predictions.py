@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -18,7 +17,7 @@ from medreason.replies import parse
 from medreason.rewards import embeddings
 from medreason.rewards.answer import correct, token_f1
 from medreason.rewards.reasoning import consistency, reasoning_similarity
-from medreason.runs.files import read_parquet, write_json, write_parquet
+from medreason.runs.files import read_json, read_parquet, write_json, write_parquet
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample, letter_at
 
@@ -319,4 +318,4 @@ def save(folder: Path, predictions: Sequence[Prediction], metrics: dict[str, Any
 
 
 def load_metrics(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "metrics.json").read_text())
+    return read_json(folder / "metrics.json")

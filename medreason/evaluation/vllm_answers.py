@@ -28,12 +28,13 @@ _ROWS = 256
 _MEMORY_SHARE = 0.9
 """Of the GPU, vLLM's default."""
 _BANNED = -100.0
-_LOADING = ("evaluation.engine=vllm", "evaluation.engine=generate")
+ASKED_AND_OTHER = ("evaluation.engine=vllm", "evaluation.engine=generate")
+"""The setting that has vLLM answer, and the one that does without."""
 
 
-def refuse_model(config: Config) -> None:
-    """Let vLLM look at the configuration of the model, before a training whose result it answers
-    for.
+def refuse_model(config: Config, asked: str, other: str) -> None:
+    """Let vLLM look at the configuration of the model, before a training that it draws for, or
+    whose result it answers for; `asked` and `other`: see `loading`.
 
     Raises:
         ValueError: vLLM does not take it.
@@ -42,7 +43,7 @@ def refuse_model(config: Config) -> None:
 
     settings, _ = _model(config)
     looked_at = {name: settings[name] for name in ("model", "revision", "dtype")}
-    with loading(config.model.path, *_LOADING):
+    with loading(config.model.path, asked, other):
         EngineArgs(**looked_at).create_model_config()
 
 
@@ -76,7 +77,7 @@ def answer_rows(
     gc.collect()  # training, or the model that scored options, was here
     torch.cuda.empty_cache()
     # The end tokens are those above, whatever the checkpoint's generation config says.
-    with loading(config.model.path, *_LOADING):
+    with loading(config.model.path, *ASKED_AND_OTHER):
         llm = LLM(**model_settings, **image_settings(processor), generation_config="vllm")
     for start in range(0, len(rows), _ROWS):
         batch = rows[start : start + _ROWS]

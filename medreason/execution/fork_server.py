@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from medreason.runs import parent_watch
+from medreason.runs import interrupts, parent_watch
 
 _WORKER = "medreason.execution.worker"
 _COMMAND = (sys.executable, "-m", __name__)
@@ -157,8 +157,12 @@ def serve(launcher: socket.socket) -> None:
     gc.freeze()  # a collection in a worker would else copy all the memory that it shares
     while run := _next_run(launcher):
         folder, evaluation_key, working_directory, descriptors = run
+        # Slurm sends it to all processes of a job; the worker, which ends with this one, may need
+        # it to write a checkpoint.
+        _handle(signal.SIG_IGN)
         pid = os.fork()
         if pid == 0:
+            _handle(signal.SIG_DFL)
             launcher.close()
             parent_watch.end_with(server)
             os.chdir(working_directory)
@@ -171,10 +175,16 @@ def serve(launcher: socket.socket) -> None:
         try:
             launcher.sendall(_NUMBER.pack(pid))
             _, status = os.waitpid(pid, 0)
+            _handle(signal.SIG_DFL)
             launcher.sendall(_NUMBER.pack(os.waitstatus_to_exitcode(status)))
         except ConnectionError:  # the launcher was killed, and the worker has noticed
             break
     os._exit(0)  # the workers did what is to be done at exit
+
+
+def _handle(handler: signal.Handlers) -> None:
+    for number in interrupts.OF_WORKERS:
+        signal.signal(number, handler)
 
 
 def _next_run(launcher: socket.socket) -> tuple[str, str, str, list[int]] | None:

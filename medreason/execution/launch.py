@@ -76,6 +76,8 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
             request.folder.update(state="done", error=None)
             _record_opening(config, request)
             return request, False
+        if state.trained and config.method.algorithm != "none":
+            _refuse_damaged_weights(request)
         if decision is not Decision.START:
             display.line(decision.value)
         with gpu_slots.hold(config.hardware, lambda: display.line("waits for a GPU")) as slots:
@@ -212,6 +214,16 @@ def _check(config: Config, request: RunRequest) -> None:
         files = request.folder.checkpoints.rglob("*")
         disk.refuse_full(config, present=sum(file.stat().st_size for file in files))
         _try_reward_judge(config)
+
+
+def _refuse_damaged_weights(request: RunRequest) -> None:
+    """Raise ValueError where the model of a finished training cannot be loaded any more."""
+    try:
+        model_folder.check(str(request.folder.model), "the run's weights")
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; put it back, or move {request.folder.path} away to train again"
+        ) from error
 
 
 def _try_reward_judge(config: Config) -> None:

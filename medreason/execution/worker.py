@@ -40,7 +40,7 @@ ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None]
 def main(path: Path, evaluation_key: str) -> None:
     folder = RunFolder(path)
     sys.excepthook = _record_error_in(folder)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (*interrupts.OF_WORKERS, signal.SIGHUP):
         signal.signal(number, interrupts.end_worker)
     faulthandler.register(signal.SIGUSR1)  # the launcher sends it when no step comes
     if parent := os.environ.get("MEDREASON_PARENT"):

@@ -69,7 +69,6 @@ def _wait(
     display: Display,
 ) -> None:
     """Wait until it ends. Ctrl-C lets a training end its update and write a checkpoint."""
-
     contention = Contention(_threads(config)) if config.hardware.accelerator == "cpu" else None
 
     def show() -> None:
@@ -86,7 +85,9 @@ def _wait(
     minutes = config.hardware.hang_timeout_minutes
     try:
         supervision.wait(process, folder.progress, minutes, show_unless_asked)
-    except (KeyboardInterrupt, SystemExit):  # submitit ends a job like that before its time is over
+    except supervision.HungError:
+        raise
+    except BaseException:  # Ctrl-C, SIGTERM, what submitit raises before the time of a job is over
         seconds, update = config.runs.grace_seconds, _present_update(folder, config)
         if seconds and update:
             display.line(

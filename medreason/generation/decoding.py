@@ -17,12 +17,7 @@ from medreason.generation.fused_step import takes_fused_steps
 from medreason.generation.kept_graphs import DecodingGraphs, KeptGraphStep
 from medreason.generation.prefill import Prefill
 from medreason.generation.row_decoder import RowDecoder
-from medreason.generation.token_choice import (
-    CompletionTokens,
-    choose_tokens,
-    logits_processors,
-    scores_of,
-)
+from medreason.generation.token_choice import CompletionTokens, TokenChoice
 from medreason.models.load import without_adapter
 
 
@@ -63,16 +58,13 @@ def decode(
     # `active` which of those have not ended, since leaving copies the KV cache and is put off.
     rows = torch.arange(len(logits), device=logits.device)
     active = torch.ones_like(rows, dtype=torch.bool)
-    process = logits_processors(settings, logits.device)
+    choose = TokenChoice(settings, logits.device)
     decoding_step: _Step | None = None
     counts: deque[Callable[[], int]] = deque()
     remaining = len(rows)
 
     for step in range(limit):
-        scores = scores_of(logits, process)
-        tokens, token_logps = choose_tokens(
-            scores, None if numbers is None else numbers[step, rows]
-        )
+        tokens, token_logps = choose(logits, None if numbers is None else numbers[step, rows])
         ids[rows, step], logps[rows, step] = tokens, token_logps
         ended = active & torch.isin(tokens, end_ids)
         lengths[rows] = torch.where(ended, step + 1, lengths[rows])

@@ -18,6 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 from medreason.generation import packed_attention
 from medreason.generation.kv_cache import PreallocatedLayer
 from medreason.generation.packed_attention import DraftLayout
+from medreason.generation.packed_pass import PackedPass, RowLayout
 from medreason.generation.packing import additive_mask
 from medreason.generation.prefill import Prefill
 from medreason.generation.tolerance import computed_in
@@ -42,12 +43,14 @@ class DraftStep:
         self._dtype = computed_in(base)
         text = base.config.get_text_config()
         self._shared_heads = text.num_attention_heads // text.num_key_value_heads
+        self._passes: PackedPass | None = None
         self.positions_of_pass = _positions_of_pass(base)
         """A pass costs as much beside its positions as so many further positions."""
 
     def add_rows(self, rows: Sequence[int], prefill: Prefill, room: int) -> None:
         """Take the KV cache of prefilled rows, which has `room` for more tokens, behind the rows
         that are here."""
+        self._passes = prefill.passes
         cache, visible = prefill.cache(), prefill.mask.bool()
         visible = nn.functional.pad(visible, (0, room), value=True)
         if self._cache is None:
@@ -87,17 +90,23 @@ class DraftStep:
         """
         assert self._cache is not None
         width, device = max(map(len, tokens.values())), self._visible.device
-        columns = torch.tensor([*self._columns(tokens, done, width)], device=device)
+        columns = itertools.chain.from_iterable(self._columns(tokens, done, width))
+        columns = torch.tensor([*columns], device=device).view(-1, 5)
         ids, places, slots, positions, places_of_tokens = columns.T
         length = int(slots.max()) + 1
+        token_of_place = torch.zeros(len(self.rows) * width, dtype=torch.long, device=device)
+        token_of_place[places_of_tokens] = torch.arange(len(ids), device=device)
+        visible = self._seen(slots[token_of_place].view(-1, width), length)
+        if self._passes is not None:
+            layout = RowLayout(places, slots, length, token_of_place, places_of_tokens, visible)
+            hidden = self._passes.embed(ids)
+            return self._passes.of_tokens(hidden, positions.expand(3, -1), layout, self._cache)
         for layer in self._cache.layers:
             assert isinstance(layer, PreallocatedLayer)
             layer.write_at(places, slots, length)
-        token_of_place = torch.zeros(len(self.rows) * width, dtype=torch.long, device=device)
-        token_of_place[places_of_tokens] = torch.arange(len(ids), device=device)
         return self._model(
             input_ids=ids[None],
-            attention_mask=self._mask(slots[token_of_place].view(-1, width), length),
+            attention_mask=self._mask(visible),
             position_ids=positions.expand(3, 1, -1),
             past_key_values=self._cache,
             use_cache=True,
@@ -114,11 +123,14 @@ class DraftStep:
             for offset, (token, count) in enumerate(zip(ids, itertools.count(done[row]))):
                 yield token, place, slot + count, position + count, place * width + offset
 
-    def _mask(self, slots: Tensor, length: int) -> Tensor:
-        """(rows, 1, heads of a key head x width, length) for tokens at `slots` (rows, width): each
-        sees its row's prompt and what its row has in the slots up to its own."""
+    def _seen(self, slots: Tensor, length: int) -> Tensor:
+        """(rows, width, length), bool, for tokens at `slots` (rows, width): each sees its row's
+        prompt and what its row has in the slots up to its own."""
         behind = torch.arange(length, device=slots.device) <= slots[:, :, None]
-        visible = behind & self._visible[:, None, :length]
+        return behind & self._visible[:, None, :length]
+
+    def _mask(self, visible: Tensor) -> Tensor:
+        """(rows, 1, heads of a key head x width, length)"""
         return additive_mask(visible.repeat(1, self._shared_heads, 1)[:, None], self._dtype)
 
 
@@ -143,7 +155,7 @@ def _positions_of_pass(model: PreTrainedModel) -> float:
     text = model.config.get_text_config()
     layers, head = text.num_hidden_layers, text.vocab_size * text.hidden_size
     weights = sum(p.numel() for p in model.model.language_model.layers.parameters()) + head
-    # Of one core of a current CPU, in seconds; measured on the tiny model and on 33 M parameters.
-    of_pass = layers * 2e-3 + weights * 4 / 10e9
-    of_position = layers * 7e-6 + weights * 2 / 75e9
+    # Of one core of a current CPU, in seconds; measured on the tiny model (2026-11-29).
+    of_pass = layers * 1.5e-3 + weights * 4 / 10e9
+    of_position = layers * 4e-6 + weights * 2 / 75e9
     return of_pass / of_position

@@ -33,10 +33,15 @@ _LEAST = 0.2
 
 _LEAST_GAIN = 0.25
 """Accepted tokens a pass of a row, with fewer of which guessing is not worth its time."""
-_JUDGED_PASSES = 256
+_JUDGED_PASSES = 128
 """Of rows."""
-_REST = 32
-"""Passes of all rows without a guess, before it is tried again."""
+_REST, _LONGEST_REST = 32, 1024
+"""Passes of all rows without a guess, before it is tried again: twice as many each time in vain."""
+
+_UNSEEN = 0.75
+"""Likelihood of a guess of a kind that was never seen to be right or wrong."""
+_TRIALS = 16
+"""Guesses of such kinds in a pass: others are not drafted, since what is decoded tells anyway."""
 
 _REMEMBERED = 4
 """Replies of a question; the oldest is forgotten."""
@@ -140,6 +145,7 @@ class DraftHistory:
         """[accepted tokens, passes of a row] since it was last asked whether drafts help."""
         self.rest = 0
         """Passes that are still to go without a guess, since drafts did not help."""
+        self._next_rest = _REST
 
     def take_counts(self) -> dict[str, float]:
         """The metrics since the last call."""
@@ -166,8 +172,21 @@ class DraftHistory:
     def of_rows(self, questions: Sequence[str]) -> RowDrafts:
         """The drafts of rows that answer `questions`; rows of one question help each other."""
         if not self._replies.keys().isdisjoint(questions):  # these may help where others did not
-            self.gained, self.rest = [0, 0], 0
+            self.rest = 0
         return RowDrafts(self, questions)
+
+    def rests(self) -> bool:
+        """Whether the next pass goes without a guess."""
+        accepted, passes = self.gained
+        if passes >= _JUDGED_PASSES:
+            self.gained = [0, 0]
+            if accepted < _LEAST_GAIN * passes:
+                self.rest = self._next_rest
+                self._next_rest = min(2 * self._next_rest, _LONGEST_REST)
+            else:
+                self._next_rest = _REST
+        self.rest -= self.rest > 0
+        return self.rest > 0
 
     def of_question(self, question: str) -> SuffixTable:
         """A table of the remembered replies to a question."""
@@ -192,6 +211,8 @@ class RowDrafts:
         """How many tokens of a row's text are in its question's table."""
         self._guesses: dict[int, list[tuple[int, tuple[int, int, int]]]] = {}
         """Of each row that is being decoded (token, kind) of its next tokens."""
+        self._trials = 0
+        """Guesses of unseen kinds that may still be drafted in this pass."""
 
     def propose(
         self, room: Mapping[int, int], positions_of_pass: float, ends: frozenset[int]
@@ -203,17 +224,11 @@ class RowDrafts:
         history = self._history
         most, least = history.most, 0.0
         if most is None:
-            accepted, passes = history.gained
-            if passes >= _JUDGED_PASSES:
-                history.gained = [0, 0]
-                if accepted < _LEAST_GAIN * passes:
-                    history.rest = _REST
-            if history.rest:
-                # Guessing costs time even where nothing is drafted.
-                history.rest -= 1
+            if history.rests():  # guessing costs time even where nothing is drafted
                 return {row: [] for row in room}
             # No draft token that is less likely raises the tokens a second of this pass.
             least = max(len(room) / (len(room) + positions_of_pass), _LEAST)
+        self._trials = _TRIALS if most is None else (1 + most) * len(room)
         likelihoods = [
             (likelihood, row)
             for row, tokens in room.items()
@@ -241,7 +256,7 @@ class RowDrafts:
         its own.
         """
         own, others = self._table_of(row), self._history.table
-        rates, tail = self._history.rates, as_bytes(self._texts[row][-_LONGEST:])
+        tail = as_bytes(self._texts[row][-_LONGEST:])
         guesses: list[tuple[int, tuple[int, int, int]]] = []
         self._guesses[row] = guesses
         likelihoods: list[float] = []
@@ -255,8 +270,7 @@ class RowDrafts:
             if not entry:
                 break
             token, kind = entry >> _LEAD_BITS, (source, size, entry & _MOST_LEAD)
-            right, made = rates.get(kind) or rates.setdefault(kind, [1.5, 2.0])
-            likelihood *= right / made
+            likelihood *= self._rate(kind)
             guesses.append((token, kind))
             if likelihood <= least or len(guesses) > most:
                 break
@@ -265,6 +279,13 @@ class RowDrafts:
                 break
             tail = tail[(1 - _LONGEST) * _BYTES :] + as_bytes([token])
         return likelihoods
+
+    def _rate(self, kind: tuple[int, int, int]) -> float:
+        """How often guesses of a kind are right."""
+        if rate := self._history.rates.get(kind):
+            return rate[0] / rate[1]
+        self._trials -= 1
+        return _UNSEEN if self._trials >= 0 else 0.0
 
     def observe(self, row: int, tokens: Sequence[int], drafted: int) -> None:
         """A pass over a draft of so many tokens decoded these tokens of the row."""
@@ -282,7 +303,7 @@ class RowDrafts:
             self._history.gained[0] += len(tokens) - 1
             self._history.gained[1] += 1
         for (guess, kind), token in zip(guesses or (), tokens, strict=False):
-            rate = self._history.rates[kind]
+            rate = self._history.rates.setdefault(kind, [0.5, 1.0])
             if rate[1] > _FADES_AFTER:
                 rate[0], rate[1] = rate[0] / 2, rate[1] / 2
             rate[1] += 1.0

@@ -67,17 +67,23 @@ class PreallocatedLayer(DynamicLayer):
         self._buffers.index_copy_(3, write_position, states.transpose(0, 1).unsqueeze(3))
         return self.keys, self.values  # pyright: ignore[reportReturnType]
 
+    def write_tokens(
+        self, states: Tensor, rows: Tensor, slots: Tensor, length: int
+    ) -> tuple[Tensor, Tensor]:
+        """Write keys and values (tokens, 2, heads, width) of token i at `slots[i]` of row
+        `rows[i]`; returns the first `length` of each row, which attention sees."""
+        self._buffers[:, rows, :, slots] = states.to(self._buffers.dtype)
+        return self._expose(length)
+
     def batch_select_indices(self, indices: Tensor) -> None:
         self._buffers = self._buffers[:, indices]
         self._expose(self._length)
 
     def append_rows(self, other: PreallocatedLayer) -> None:
         """Take in the rows of another layer, with their own room, behind those that are here."""
-        parts = (self._buffers, other._buffers)
-        slots = max(part.shape[3] for part in parts)
-        self._buffers = torch.cat(
-            [nn.functional.pad(part, (0, 0, 0, slots - part.shape[3])) for part in parts], dim=1
-        )
+        slots = max(self._buffers.shape[3], other._buffers.shape[3])
+        parts = [_with_room(part, slots) for part in (self._buffers, other._buffers)]
+        self._buffers = torch.cat(parts, dim=1)
         self._expose(self._length)
 
     def _expose(self, length: int) -> tuple[Tensor, Tensor]:
@@ -86,6 +92,11 @@ class PreallocatedLayer(DynamicLayer):
         keys, values = self._buffers[:, :, :, :length].unbind(0)
         self.keys, self.values = keys, values
         return keys, values
+
+
+def _with_room(buffers: Tensor, slots: int) -> Tensor:
+    more = slots - buffers.shape[3]
+    return nn.functional.pad(buffers, (0, 0, 0, more)) if more else buffers  # pad always copies
 
 
 def _stored_dtype(keys: Tensor) -> torch.dtype:
@@ -105,3 +116,14 @@ def repeat_kv_cache(cache: DynamicCache, entries: Tensor, room: int) -> DynamicC
         assert layer.values is not None
         repeated.layers.append(PreallocatedLayer(layer.keys, layer.values, entries, room))
     return repeated
+
+
+def empty_kv_cache(like: Tensor, layers: int, shape: tuple[int, int, int, int]) -> DynamicCache:
+    """A KV cache of `shape` (rows, heads, room, width) in type and place of `like`."""
+    rows, heads, room, width = shape
+    nothing = like.new_empty(1, heads, 0, width)
+    entries = torch.zeros(rows, dtype=torch.long, device=like.device)
+    cache = DynamicCache()
+    for _ in range(layers):
+        cache.layers.append(PreallocatedLayer(nothing, nothing, entries, room))
+    return cache

@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from medreason.generation.kv_cache import repeat_kv_cache
+from medreason.generation.packed_pass import PackedPass, packed_pass
+from medreason.models.load import without_adapter
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,10 @@ class Prefill:
     """(rows, tokens): 0 where the KV cache holds padding."""
     cache: Callable[[], DynamicCache]
     """The KV cache of the rows, made once a second token is to be decoded."""
+    passes: PackedPass | None = None
+    """That have made it, and can decode the rows; None where transformers has."""
     prompts: PromptCache | None = None
-    """That of the prompts themselves, where every prompt has the same number of rows."""
+    """The KV cache of the prompts themselves, where every prompt has the same number of rows."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +55,48 @@ def prefill_prompts(
     mm_encoder_outputs. The KV cache has room for `room` more tokens.
     """
     position_ids = mrope_positions(model, inputs)
-    outputs = model(
-        # Positions are given, so the model needs no types of tokens to find them.
-        **{name: value for name, value in inputs.items() if name != "mm_token_type_ids"},
-        position_ids=position_ids,
-        use_cache=True,
-        # Logits of all prompt tokens would be prompts x tokens x vocabulary numbers.
-        logits_to_keep=1,
-    )
-    logits = outputs.logits[:, -1]  # (prompts, vocabulary)
+    passes = packed_pass(model)
+    if passes is not None:
+        logits, cache = _packed(model, passes, inputs, position_ids)
+    else:
+        outputs = model(
+            # Positions are given, so the model needs no types of tokens to find them.
+            **{name: value for name, value in inputs.items() if name != "mm_token_type_ids"},
+            position_ids=position_ids,
+            use_cache=True,
+            # Logits of all prompt tokens would be prompts x tokens x vocabulary numbers.
+            logits_to_keep=1,
+        )
+        logits, cache = outputs.logits[:, -1], outputs.past_key_values
     entries = torch.arange(len(logits), device=logits.device).repeat_interleave(completions)
     return Prefill(
         logits=logits[entries],
         position=position_ids[:, entries, -1:],
         mask=inputs["attention_mask"][entries],
-        cache=functools.partial(repeat_kv_cache, outputs.past_key_values, entries, room),
-        prompts=PromptCache(outputs.past_key_values, inputs["attention_mask"]),
+        cache=functools.partial(repeat_kv_cache, cache, entries, room),
+        prompts=PromptCache(cache, inputs["attention_mask"]),
+        passes=passes,
     )
+
+
+def _packed(
+    model: PreTrainedModel, passes: PackedPass, inputs: Mapping[str, Any], position_ids: Tensor
+) -> tuple[Tensor, DynamicCache]:
+    """Logits (prompts, vocabulary) and KV cache."""
+    ids, base = inputs["input_ids"], without_adapter(model)
+    encoded = (
+        inputs["mm_encoder_outputs"]["image"]
+        if "mm_encoder_outputs" in inputs
+        else base.get_image_features(  # pyright: ignore[reportCallIssue]
+            inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True
+        )
+    )
+    cache = passes.empty_cache(*ids.shape)
+    logits = passes.of_prompts(
+        *(ids, inputs["attention_mask"], position_ids, cache),
+        image=(torch.cat([*encoded.pooler_output]), base.config.image_token_id),
+    )
+    return logits, cache
 
 
 def mrope_positions(model: PreTrainedModel | PeftModel, inputs: Mapping[str, Any]) -> Tensor:

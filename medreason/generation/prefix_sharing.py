@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ from medreason.data.images import blank, open_rgb, size_of
 from medreason.generation.generate import prompt_texts
 from medreason.generation.images_ahead import ImagesAhead
 from medreason.generation.kv_cache import repeat_kv_cache
+from medreason.generation.packed_pass import packed_pass
 from medreason.generation.prefill import Prefill, mrope_positions
 from medreason.generation.rows import EvaluationRow
 from medreason.generation.vision_cache import takes_vision_features
 from medreason.samples import Window
+
+_SLOTS = 32
 
 _ImageKey = Path | tuple[int, int] | None
 """What a row shows: a file, a grey image of (width, height), or nothing."""
@@ -91,6 +94,16 @@ class PrefilledPrefixes:
     prompt_tokens: list[int]
     """Of each row, its prefix included."""
 
+    def of_rows(self, places: Sequence[int]) -> PrefilledPrefixes:
+        """Those of some of the rows."""
+        return replace(
+            self,
+            rest_ids=[self.rest_ids[place] for place in places],
+            ending_ids=[self.ending_ids[place] for place in places],
+            entries=self.entries[torch.tensor(places, device=self.entries.device)],
+            prompt_tokens=[self.prompt_tokens[place] for place in places],
+        )
+
     def positions(self, rest_mask: Tensor) -> Tensor:
         """mRoPE positions (3, rows, tokens) behind the prefixes."""
         # The rest is text, whose three mRoPE positions are the same and count up by one.
@@ -111,6 +124,7 @@ class PrefixPrefiller:
         self._model: Any = model
         self._processor: Any = processor
         self._windows: dict[Path, Window] = {}
+        self._passes = packed_pass(model)
         self._features: dict[_ImageKey, tuple[Tensor, Tensor]] = {}
         """Vision features (tokens, width) and grid (1, 3)."""
         self._sizes: dict[Path, tuple[int, int]] = dict(sizes or {})
@@ -190,18 +204,24 @@ class PrefixPrefiller:
         """Prefill the rest of each row's prompt behind its prefix's KV cache, which is repeated for
         the rows and has `room` for more tokens."""
         ids, rest_mask = self.pad_left(prefixes.rest_ids)
+        # Rounded up, so that rows which take the places of others mostly have equally much room.
+        room += -(prefixes.mask.shape[1] + ids.shape[1] + room) % _SLOTS
         cache = repeat_kv_cache(prefixes.cache, prefixes.entries, ids.shape[1] + room)
         mask = torch.cat([prefixes.mask[prefixes.entries], rest_mask], dim=1)
         positions = prefixes.positions(rest_mask)
-        logits = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return Prefill(logits, positions[:, :, -1:], mask, lambda: cache)
+        if self._passes is not None:
+            before = mask[:, : prefixes.mask.shape[1]]
+            logits = self._passes.of_prompts(ids, rest_mask, positions, cache, before=before)
+        else:
+            logits = self._model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+        return Prefill(logits, positions[:, :, -1:], mask, lambda: cache, self._passes)
 
     def pad_left(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """(ids, mask), (rows, tokens), so that every row ends at the last place."""
@@ -301,6 +321,11 @@ class PrefixPrefiller:
         }
         positions = mrope_positions(self._model, inputs)
         features = tuple(features for features, _ in shown)
+        if self._passes is not None:
+            cache = self._passes.empty_cache(*ids.shape)
+            image = (torch.cat(features), self._processor.image_token_id) if shown else None
+            self._passes.of_prompts(ids, mask, positions, cache, image=image, read="none")
+            return cache, mask, positions
         encoded = BaseModelOutputWithPooling(pooler_output=features)  # pyright: ignore[reportArgumentType]
         outputs = self._model(
             input_ids=ids,

@@ -16,12 +16,7 @@ from medreason.generation.cuda_graph import KEPT_SHARE
 from medreason.generation.draft_step import DraftStep
 from medreason.generation.drafts import RowDrafts
 from medreason.generation.prefill import Prefill
-from medreason.generation.token_choice import (
-    CompletionTokens,
-    choose_tokens,
-    logits_processors,
-    scores_of,
-)
+from medreason.generation.token_choice import CompletionTokens, TokenChoice
 
 _SCORES_AT_ONCE = 2**26
 """Rows x vocabulary, from which tokens are chosen: the probabilities of 512 MB."""
@@ -76,7 +71,7 @@ class RowDecoder:
         self._numbers, self._drafts = numbers, drafts
         self._limit = settings.max_new_tokens
         self._ends = frozenset(torch.as_tensor(settings.eos_token_id).view(-1).tolist())
-        self._process = logits_processors(settings, model.device)
+        self._choice = TokenChoice(settings, model.device)
         self._step = DraftStep(model)
         self._begun: list[tuple[Sequence[int], Prefill]] = []
         """Rows that are not yet in the KV cache: a completion of one token needs none."""
@@ -159,8 +154,7 @@ class RowDecoder:
         at_once = max(_SCORES_AT_ONCE // logits.shape[-1], 1)
         for begin in range(0, len(logits), at_once):
             part = slice(begin, begin + at_once)
-            scores = scores_of(logits[part], self._process)
-            chosen = choose_tokens(scores, None if numbers is None else numbers[part])
+            chosen = self._choice(logits[part], None if numbers is None else numbers[part])
             ids += chosen[0].tolist()
             logps += chosen[1].tolist()
         return ids, logps

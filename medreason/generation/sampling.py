@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from medreason.generation.decoding import decode
 from medreason.generation.drafts import RowDrafts
 from medreason.generation.kept_graphs import DecodingGraphs
+from medreason.generation.onednn_products import onednn_products
 from medreason.generation.prefill import prefill_prompts
 from medreason.generation.token_choice import CompletionTokens
 
@@ -66,19 +67,18 @@ def sample_completions(
     """
     steps = settings.max_new_tokens
     assert steps is not None
-    prefill = prefill_prompts(model, inputs, completions=completions, room=steps)
-    numbers = None
-    if settings.do_sample:
-        numbers = uniform_numbers(seeds, completions, steps).to(prefill.logits.device)
-    rows = decode(
-        model,
-        prefill,
-        settings,
-        numbers,
-        total_over_ranks=total_over_ranks,
-        graphs=graphs,
-        drafts=drafts,
-    )
+    numbers = uniform_numbers(seeds, completions, steps) if settings.do_sample else None
+    with onednn_products(model):
+        prefill = prefill_prompts(model, inputs, completions=completions, room=steps)
+        rows = decode(
+            model,
+            prefill,
+            settings,
+            None if numbers is None else numbers.to(prefill.logits.device),
+            total_over_ranks=total_over_ranks,
+            graphs=graphs,
+            drafts=drafts,
+        )
     return [rows[i : i + completions] for i in range(0, len(rows), completions)]
 
 

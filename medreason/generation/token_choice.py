@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,8 @@ from medreason.generation import fused_operators  # noqa: F401  # defines torch.
 _BLOCK = 64
 """Tokens whose probabilities are added up before those of others."""
 
+_TRUNCATING = (TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
+
 
 @dataclass(frozen=True)
 class CompletionTokens:
@@ -29,71 +32,94 @@ class CompletionTokens:
     ids: list[int]
     """The end token included, where there is one."""
     logps: list[float]
-    """Log-probability of each token in the distribution it was sampled from."""
+    """Log-probability of each token, as the update of GRPO computes it: at the temperature, among
+    all tokens, whether top-k, top-p, min-p or a ban kept them or not."""
 
 
-def choose_tokens(scores: Tensor, numbers: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(tokens, log-probabilities) of scores (rows, vocabulary) and numbers (rows) from [0, 1).
+class TokenChoice:
+    """Chooses tokens as `generate` does with the same settings."""
 
-    The token into whose part of the cumulated probabilities a number falls; without numbers the
-    likeliest one.
+    def __init__(self, settings: GenerationConfig, device: torch.device) -> None:
+        self._processors = logits_processors(settings, device)
+        self._truncates = any(isinstance(each, _TRUNCATING) for each in self._processors)
+        self._temperature = settings.temperature or 1.0
+        self._banned = torch.tensor(settings.suppress_tokens or [], dtype=torch.long, device=device)
+
+    def __call__(self, logits: Tensor, numbers: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(tokens, their log-probabilities) of logits (rows, vocabulary) and numbers (rows) from
+        [0, 1).
+
+        The token into whose part of the cumulated probabilities a number falls; without numbers the
+        likeliest one. Log-probabilities: see `CompletionTokens.logps`.
+        """
+        if numbers is None:
+            logits = logits.float()
+            tokens = self._scores(logits).argmax(-1)
+            return tokens, logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+        # In the type that they have, unless a temperature would round them.
+        scaled = logits if self._temperature == 1.0 else logits.float() / self._temperature
+        most = scaled.amax(-1, keepdim=True).float()
+        sums = torch.ops.medreason.block_sums(scaled, most, _BLOCK)
+        total = sums.sum(-1)  # of all tokens, those that are banned among them
+        if self._truncates:
+            scores = self._scores(logits.float())
+            highest = scores.amax(-1, keepdim=True)
+            kept = torch.ops.medreason.block_sums(scores, highest, _BLOCK)
+            tokens = _at_heights(scores, highest, kept, numbers, self._banned[:0])
+        else:
+            of_banned = (scaled[:, self._banned].float() - most).exp().double()
+            kept = sums.index_add(1, self._banned // _BLOCK, -of_banned).clamp(min=0.0)
+            tokens = _at_heights(scaled, most, kept, numbers, self._banned)
+        chosen = scaled.gather(1, tokens[:, None]).float() - most
+        return tokens, chosen[:, 0] - total.log().float()
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        return self._processors(None, logits)  # pyright: ignore[reportArgumentType]
+
+
+def _at_heights(
+    scores: Tensor, most: Tensor, sums: Tensor, numbers: Tensor, banned: Tensor
+) -> Tensor:
+    """The token of each row into whose part of the cumulated probabilities the number falls.
+
+    `sums` (rows, blocks) of exponentials of `scores` (rows, vocabulary) less `most` (rows, 1),
+    without those of `banned` tokens.
     """
-    if numbers is None:
-        tokens = scores.argmax(-1)
-        logps = scores.gather(1, tokens[:, None])[:, 0].float() - scores.float().logsumexp(-1)
-        return tokens, logps
-    most = scores.amax(-1, keepdim=True).float()
-    tokens, total = _at_heights(scores, most, numbers)
-    logits = scores.gather(1, tokens[:, None]).float() - most
-    return tokens, logits[:, 0] - total.log().float()
-
-
-def scores_of(logits: Tensor, process: LogitsProcessorList) -> Tensor:
-    """The scores that tokens are chosen by: in float32, or as they are where that loses nothing,
-    since a copy of them is a pass over rows x vocabulary."""
-    exact = all(isinstance(each, _SuppressTokens) for each in process)
-    return process(None, logits if exact else logits.float())  # pyright: ignore[reportArgumentType]
-
-
-def _at_heights(scores: Tensor, most: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """(the token of each row into whose part of the cumulated probabilities the number falls, the
-    sum of exponentials of scores, less the `most` of their row)"""
     # The inverse of the distribution function in place of torch.multinomial, which takes its
     # numbers from a generator that all rows share. Sums of blocks first, so that float64 is not
     # added up over the whole vocabulary, nor probabilities written for all of it.
     vocabulary = scores.shape[1]
-    sums = torch.ops.medreason.block_sums(scores, most, _BLOCK).cumsum(-1)
-    total = sums[:, -1]
-    heights = (numbers * total)[:, None]
+    sums = sums.cumsum(-1)
+    heights = (numbers * sums[:, -1])[:, None]
     blocks = torch.searchsorted(sums, heights, right=True).clamp(max=sums.shape[1] - 1)
     below = nn.functional.pad(sums, (1, 0)).gather(1, blocks)
     columns = blocks * _BLOCK + torch.arange(_BLOCK, device=scores.device)
     block = (scores.gather(1, columns.clamp(max=vocabulary - 1)).float() - most).exp()
-    if vocabulary % _BLOCK:
-        block = block.masked_fill(columns >= vocabulary, 0.0)
-    cumulated = block.cumsum(-1, dtype=torch.float64)
+    hidden = (columns[..., None] == banned).any(-1) | (columns >= vocabulary)
+    cumulated = block.masked_fill(hidden, 0.0).cumsum(-1, dtype=torch.float64)
     # Added up in another order, the block may end a little below its sum: never behind its end.
     last = torch.nextafter(cumulated[:, -1:], torch.zeros_like(heights))
     places = torch.searchsorted(cumulated, torch.minimum(heights - below, last), right=True)
     tokens = (blocks * _BLOCK + places)[:, 0]
-    return tokens.clamp(max=vocabulary - 1), total  # NaN of weights that diverged lies behind all
+    return tokens.clamp(max=vocabulary - 1)  # NaN of weights that diverged lies behind all
 
 
-class _SuppressTokens(LogitsProcessor):
-    """transformers' own without a pass over the whole vocabulary; scores change in place."""
+class _Suppress(LogitsProcessor):
+    """transformers' `SuppressTokensLogitsProcessor`, which looks for them in the whole vocabulary
+    at each token."""
 
-    def __init__(self, tokens: list[int], device: torch.device) -> None:
-        self._tokens = torch.tensor(tokens, dtype=torch.long, device=device)
+    def __init__(self, tokens: Tensor) -> None:
+        self._tokens = tokens
 
-    def __call__(self, input_ids: Tensor | None, scores: Tensor) -> Tensor:  # pyright: ignore
-        return scores.index_fill_(-1, self._tokens, -torch.inf)
+    def __call__(self, input_ids: torch.LongTensor, scores: Tensor) -> Tensor:
+        return scores.index_fill(1, self._tokens, -math.inf)
 
 
 def logits_processors(settings: GenerationConfig, device: torch.device) -> LogitsProcessorList:
-    """transformers' own, in the order of `generate`, which changes what top-k and top-p keep."""
+    """As transformers' own, in the order of `generate`, which changes what top-k and top-p keep."""
     processors = LogitsProcessorList()
     if settings.suppress_tokens is not None:
-        processors.append(_SuppressTokens(settings.suppress_tokens, device))
+        processors.append(_Suppress(torch.tensor(settings.suppress_tokens, device=device)))
     if not settings.do_sample:
         return processors
     if settings.temperature is not None and settings.temperature != 1.0:

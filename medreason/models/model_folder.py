@@ -70,9 +70,19 @@ def check(path: str, key: str = "model.path") -> None:
         raise ValueError(f"{key}={path!r}: neither {kinds[0]} nor {kinds[1]} in the folder{hint}")
     name = "adapter_model" if (folder / kinds[1]).exists() else "model"
     read_json(folder / (kinds[1] if name == "adapter_model" else kinds[0]))
+    for part in (folder / name for name in _OF_PROCESSOR):
+        if part.exists():
+            read_json(part)
     _refuse_missing_weights(folder, name, key, path)
     for file in _weights(folder):
         tensors(file)
+
+
+_OF_PROCESSOR = (
+    *("tokenizer.json", "tokenizer_config.json"),
+    *("processor_config.json", "preprocessor_config.json"),
+)
+"""JSON files of a model's folder of which transformers does not say that they are cut off."""
 
 
 def check_hub(path: str, revision: str | None = None, key: str = "model.path") -> None:

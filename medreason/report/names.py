@@ -29,7 +29,9 @@ _SCIENCE = (
 
 
 def short(value: str) -> str:
-    """A finite number with four digits; other values as they are."""
+    """A fraction with four digits; integers and other values as they are."""
+    if value.isdecimal():
+        return value
     try:
         number = float(value)
     except ValueError:
@@ -132,9 +134,9 @@ def _all_values(values: Mapping[str, str]) -> str:
         for key, value in values.items()
         if key.endswith(".name") or not key.startswith(tuple(named))
     }
-    short = {key: value for key, value in values.items() if len(value) <= _LONGEST_VALUE}
-    shown = short or {key: _cut(value) for key, value in values.items()}
-    leaves = {key.removesuffix(".name").rpartition(".")[2]: v for key, v in shown.items()}
+    few = {key: value for key, value in values.items() if len(value) <= _LONGEST_VALUE}
+    shown = few or {key: _cut(value) for key, value in values.items()}
+    leaves = {key.removesuffix(".name").rpartition(".")[2]: short(v) for key, v in shown.items()}
     return " ".join(f"{leaf}={value}" for leaf, value in leaves.items())
 
 

@@ -305,9 +305,7 @@ def _facts(runs: Sequence[Run], tables: Tables) -> list[str]:
     models = sorted({config.model.label for config in configs})
     sources = sorted({config.choices.get("data") or config.data["_target_"] for config in configs})
     commits = {
-        json.loads(run.folder.environment.read_text())["commit"] or "unknown commit"
-        for run in runs
-        if run.folder.environment.exists()
+        run.folder.commit() or "unknown commit" for run in runs if run.folder.environment.exists()
     }
     counts = [f"{arm.models} {arm.name}" for arm in tables.arms]
     evaluated = {run.folder.path for run in runs if run.metrics}

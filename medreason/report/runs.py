@@ -19,7 +19,7 @@ from medreason.evaluation.metrics import interval_metrics, likelihood_metrics
 from medreason.metrics import Metric
 from medreason.replies import STYLES
 from medreason.report.names import file_name, run_names
-from medreason.runs import keys, status
+from medreason.runs import integrity, keys, status
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, State
 from medreason.stats import Difference, Estimate, Power
 
@@ -129,6 +129,9 @@ def load(
     """The rows in the order of the tables: base, sft, grpo, rarl, then others by name; of one
     method those with the prompt think first, from which others differ as in Med-R1's figures."""
     evaluations = list(evaluations)
+    for evaluation in evaluations:
+        if evaluation.finished:
+            integrity.refuse_changed(evaluation.run, evaluation.key)
     configs = [_config(evaluation) for evaluation in evaluations]
     labels = run_names(evaluations, configs)
     runs = [

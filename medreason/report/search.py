@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ from medreason.report.table import filled, percent
 from medreason.training import selection
 
 _INSET = 24  # room for half a label at either end of the x-axis
+_APART = 0.15  # of the x-axis, between labels of neighbours
 _WIDE = 20  # ratio of the largest to the smallest value from which an axis is logarithmic
 _MOST_VALUES = 6  # searched values with a column and a picture each
 
@@ -35,11 +36,6 @@ class Trial:
     low: float | None
     high: float | None
     chosen: bool
-
-    @property
-    def name(self) -> str:
-        """The run's label, its numbers with four digits."""
-        return re.sub(r"\d+\.\d{4,}(e-?\d+)?", lambda m: short(m[0]), self.run.label)
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def _values(configs: Sequence[Config]) -> list[dict[str, str]]:
 
 def table(trials: Sequence[Trial]) -> Table:
     """The trials, the best first."""
-    columns: dict[str, list[str]] = {"trial": [trial.name for trial in trials]}
+    columns: dict[str, list[str]] = {"trial": [trial.run.label for trial in trials]}
     for key in trials[0].values:
         columns[key.rpartition(".")[2]] = [short(trial.values[key]) for trial in trials]
     columns["validation %"] = [score_text(trial) for trial in trials]
@@ -143,7 +139,8 @@ def pictures(trials: Sequence[Trial]) -> list[Picture]:
 
 
 def _picture(key: str, trials: Sequence[Trial]) -> Picture:
-    places, labels = _places([trial.values[key] for trial in trials])
+    values = [trial.values[key] for trial in trials]
+    places, labels = _places(values)
     ends = [(100 * (t.low or t.score or 0), 100 * (t.high or t.score or 0)) for t in trials]
     ticks = ticks_around(min(low for low, _ in ends), max(high for _, high in ends))
 
@@ -155,7 +152,7 @@ def _picture(key: str, trials: Sequence[Trial]) -> Picture:
         return height_at(ticks, value)
 
     return Picture(
-        f"Validation accuracy % by {key}",
+        f"Validation accuracy % by {key}{', log scale' if _is_wide(_numbers(values)) else ''}",
         [(f"{y(tick)}", f"{tick:g}") for tick in ticks],
         [(f"{x(share)}", label) for share, label in labels],
         [
@@ -168,16 +165,28 @@ def _picture(key: str, trials: Sequence[Trial]) -> Picture:
 
 def _places(values: Sequence[str]) -> tuple[list[float], list[tuple[float, str]]]:
     """Of each value its share of the axis; and (share, label) of the axis."""
-    numbers = [number for value in values if (number := _number(value)) is not None]
+    numbers = _numbers(values)
     if len(numbers) < len(values):
         names = sorted(set(values))
         share = {name: i / max(len(names) - 1, 1) for i, name in enumerate(names)}
         return [share[value] for value in values], [(share[name], name) for name in names]
     low, high = min(numbers), max(numbers)
-    scale = math.log if low > 0 and high / low >= _WIDE else float
+    scale = math.log if _is_wide(numbers) else float
     span = scale(high) - scale(low)
     places = [(scale(number) - scale(low)) / span for number in numbers]
-    return places, [(0.0, f"{low:.3g}"), (1.0, f"{high:.3g}")]
+    labels = sorted({(p, f"{number:.3g}") for p, number in zip(places, numbers, strict=True)})
+    if any(b - a < _APART for (a, _), (b, _) in itertools.pairwise(labels)):
+        labels = [labels[0], labels[-1]]
+    return places, labels
+
+
+def _is_wide(numbers: Sequence[float]) -> bool:
+    """Whether an axis of these is logarithmic."""
+    return bool(numbers) and min(numbers) > 0 and max(numbers) / min(numbers) >= _WIDE
+
+
+def _numbers(values: Sequence[str]) -> list[float]:
+    return [number for value in values if (number := _number(value)) is not None]
 
 
 def _number(value: str) -> float | None:

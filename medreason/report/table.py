@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from medreason.report.runs import (
     why_no_base,
 )
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
+from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder
 from medreason.stats import Difference, Estimate
 from medreason.training import selection
@@ -210,7 +210,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "collapsed": collapsed_rewards(logged),
     }
     if run.evaluation.data.exists():
-        facts = json.loads(run.evaluation.data.read_text())
+        facts = read_json(run.evaluation.data)
         row["tested_on_trained_images"] = facts["test_rows_on_trained_images"]
     if run.metrics is None:
         return Row(**row)

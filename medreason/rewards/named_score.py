@@ -33,7 +33,10 @@ class NamedScore:
         except Exception as error:
             if self.spec["_target_"].startswith("medreason."):  # with a remedy of its own
                 if type(error) is ValueError:
-                    raise ValueError(f"{error} (~reward.{self.name} drops it)") from error
+                    raise ValueError(
+                        f"{error} (~reward.{self.name} drops it; beside methods without it, give "
+                        "this one a command of its own with the same sweep=...)"
+                    ) from error
                 raise
             problem = f"raised {targets.described(error, function.func)}"
             raise self._error(problem, reply, sample) from error

@@ -32,6 +32,24 @@ def is_whole(folder: RunFolder, evaluation_key: str) -> bool:
         return False
 
 
+def refuse_changed(folder: RunFolder, evaluation_key: str) -> None:
+    """Compare the files of a finished evaluation with its seal, where it has one.
+
+    Raises:
+        ValueError: naming the first that was changed, cut off or lost.
+    """
+    evaluation = folder.evaluation(evaluation_key)
+    if not (evaluation / _SEAL).exists():
+        return
+    sealed = read_json(evaluation / _SEAL)
+    for path in (evaluation / name for name in _FILES):
+        if not path.is_file() or _digest(path) != sealed.get(path.name):
+            raise ValueError(
+                f"{path}: changed, cut off or lost since it was evaluated; put it back, or re-run "
+                f"the command of {folder.path}, which evaluates again"
+            )
+
+
 def refuse_other_state(folder: RunFolder, state: State, parts: dict[str, Any]) -> None:
     """Compare the parts of the train key that state.json records with those of this command.
 

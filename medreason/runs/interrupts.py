@@ -3,8 +3,8 @@
 command     the first raises KeyboardInterrupt: a worker that trains then has
             `runs.grace_seconds` to end its update and write a checkpoint; a second one ends it
 job         of joblib: Ctrl-C is left to the command, which sends SIGTERM on
-worker      SIGTERM and SIGINT end a training after its update, all else at once; SIGHUP, which
-            the command sends where nobody waits any longer, ends both at once
+worker      `OF_WORKERS` end a training after its update, all else at once; SIGHUP, which the
+            command sends where nobody waits any longer, ends both at once
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import NoReturn
 
 from medreason.runs import parent_watch
 
+OF_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""What lets a worker end. Slurm sends the last ahead of a job's time limit, as submitit asks it."""
 EXIT_CODE = 128 + signal.SIGTERM
 """Of a worker that a signal has ended."""
 

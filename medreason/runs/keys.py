@@ -107,7 +107,7 @@ def start_run_parts(model: dict[str, Any]) -> dict[str, Any]:
 
 def training_parts(config: Config) -> dict[str, Any]:
     """What trainings share that differ in cell and seed alone."""
-    held_back = asdict(config.validation) if config.validation.is_on else None
+    held_back = config.validation.identity if config.validation.is_on else None
     parts = train_parts(config, "", "") | {"rows": config.data, "held_back": held_back}
     return {name: part for name, part in parts.items() if name not in ("modality", "task", "seed")}
 
@@ -143,7 +143,7 @@ def _evaluation_prompt(config: Config) -> dict[str, Any]:
 def _validation(config: Config, digest: str) -> dict[str, Any]:
     """All of the group, since a run folder holds one curve; and how its questions are asked."""
     return {
-        **asdict(config.validation),
+        **config.validation.identity,
         "questions_digest": digest,
         "prompt": _evaluation_prompt(config),
     }

@@ -24,7 +24,7 @@ from filelock import lock_descriptor
 
 from medreason import console
 from medreason.runs import parent_watch
-from medreason.runs.files import atomic
+from medreason.runs.files import atomic, read_json
 
 HEARTBEAT_SECONDS = 5.0
 MISSED_HEARTBEATS = 4
@@ -171,8 +171,8 @@ def _beat(owner_file: Path, owner: dict[str, Any], released: threading.Event) ->
 
 
 def _read_owner(owner_file: Path) -> dict[str, Any]:
-    """Empty where there is none, or one that is being written."""
+    """Empty where there is none, or one that is being written or was damaged."""
     try:
-        return json.loads(owner_file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        return read_json(owner_file)
+    except (FileNotFoundError, ValueError):
         return {}

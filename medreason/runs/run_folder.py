@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import json
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from medreason.runs import lock
 from medreason.runs.files import read_json, write_json
@@ -117,10 +119,10 @@ class RunFolder:
             known = {known.name for known in fields(State)}
             if others := ({*values} ^ known) - _ADDED:
                 raise TypeError(f"unknown or missing: {', '.join(sorted(others))}")
-            if not all(isinstance(keys, list) for keys in values["sweeps"].values()):
-                raise TypeError("its sweeps have one evaluation each")
-            return State(**values)
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            state = State(**values)
+            _refuse_wrong_types(state)
+            return state
+        except (ValueError, TypeError, OSError) as error:
             raise ValueError(
                 f"{path}: cut off, or written by another version of medreason ({error}); move the "
                 "folder away and re-run the command that made it, or evaluate its weights with "
@@ -128,16 +130,26 @@ class RunFolder:
             ) from error
 
     def logged(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, without a last line that a kill cut off."""
+        """The rows of metrics.jsonl before any that is none, as a last line that a kill cut off."""
         if not self.metrics.exists():
             return []
-        rows = []
-        for line in self.metrics.read_text().splitlines():
+        rows: list[dict[str, Any]] = []
+        for line in self.metrics.read_text(errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except json.JSONDecodeError:
                 break
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                break
+            rows.append(row)
         return rows
+
+    def commit(self) -> str:
+        """The one that environment.json names; empty where it names none."""
+        try:
+            return str(read_json(self.environment).get("commit") or "")
+        except (FileNotFoundError, ValueError):
+            return ""
 
     def update(self, **changes: Any) -> State:
         """Change fields of the state on disk, atomically and one process at a time.
@@ -198,6 +210,30 @@ class EvaluationFolder:
             for modality, tasks in cells.items()
         }
         return {modality: tasks for modality, tasks in trained.items() if tasks}
+
+
+def _refuse_wrong_types(state: State) -> None:
+    """Raise TypeError for a value that is none of its field."""
+    for name, kind in get_type_hints(State).items():
+        if not _is_of(value := getattr(state, name), kind):
+            raise TypeError(f"{name}={repr(value)[:80]}")
+    if state.state not in ("planned", "running", "done", "failed"):
+        raise TypeError(f"state={state.state!r}")
+
+
+def _is_of(value: object, kind: object) -> bool:
+    """Whether a JSON value is of a type as `State` has them."""
+    members = get_args(kind)
+    match get_origin(kind):
+        case types.UnionType:
+            return any(_is_of(value, member) for member in members)
+        case builtins.list:
+            return isinstance(value, list) and all(_is_of(v, members[0]) for v in value)
+        case builtins.dict:
+            return isinstance(value, dict) and all(_is_of(v, members[1]) for v in value.values())
+    if kind is float:
+        return type(value) in (int, float)
+    return kind is Any or type(value) is kind
 
 
 def _merged(sweeps: dict[str, list[str]], joining: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import importlib
 import os
 import shutil
 import sys
@@ -112,6 +113,7 @@ class Sweep(Callback):
             sys.exit(f"medreason: {explained(error, config.outputs)}")
         # Hydra calls on_multirun_end only if its launcher raised nothing.
         atexit.register(self._end, config)
+        _import_for_end()
 
     def _prepare(self, config: DictConfig) -> None:
         """Write what jobs need to know of their launcher, and try disk and MLflow."""
@@ -334,6 +336,12 @@ def _send_to_mlflow(config: DictConfig, evaluations: list[EvaluationFolder]) -> 
 def _is_outlived(config: DictConfig) -> bool:
     """Whether jobs go on when the launcher ends: those of a queue, on other machines."""
     return "slurm" in config.hydra.launcher["_target_"].lower()
+
+
+def _import_for_end() -> None:
+    """Import what a process that ends cannot: the tables at the end of a sweep need it."""
+    for name in ("concurrent.futures.process", "concurrent.futures.thread"):
+        importlib.import_module(name)
 
 
 def _make_jobs_watch_launcher(launcher: DictConfig) -> None:

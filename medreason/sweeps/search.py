@@ -9,7 +9,7 @@ import importlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,9 +111,10 @@ class Search:
                 "choose a method that trains"
             )
         if not config.validation.every:
+            remedy = "validation.every=auto" if config.validation.is_on else "validation=in_domain"
             raise ValueError(
-                f"validation={config.validation.name} validation.every={config.validation.every}: "
-                f"{sweeper}, and without them it would tune on the test; set validation=in_domain"
+                f"validation={config.validation.name} validation.every=null: {sweeper}, and "
+                f"without them it would tune on the test; set {remedy}"
             )
         for key in self.keys:
             if key.partition(".")[0] in _QUESTIONS:
@@ -164,7 +165,7 @@ def _refuse_other_command(study: OptunaStudy, search: Search, fixed: Config, fol
     parts = keys.training_parts(fixed) | {
         "cell": [fixed.modality.members, fixed.task.members],
         "seed": fixed.seed,
-        "questions": asdict(fixed.validation),
+        "questions": fixed.validation.identity,
     }
     digest = keys.digest({"searched": sorted(search.keys), "parts": parts})
     if study.user_attrs.get(_COMMAND, digest) != digest:

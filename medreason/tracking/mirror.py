@@ -6,7 +6,6 @@ that sweep's run. Two evaluations of one training are two runs with the same cur
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -131,8 +130,7 @@ class Mirror:
     def _close(self, status: str) -> None:
         state = self._folder.state()
         if self._folder.environment.exists():
-            environment = json.loads(self._folder.environment.read_text())
-            self._client.set_tag(self.run_id, f"{PREFIX}commit", str(environment["commit"]))
+            self._client.set_tag(self.run_id, f"{PREFIX}commit", self._folder.commit())
             self._client.log_artifact(self.run_id, str(self._folder.environment))
         if state.trainable_parameters:
             count = str(state.trainable_parameters)

@@ -28,11 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl.models.utils import unwrap_model_for_generation
 
 from medreason.config import Rollout
@@ -42,6 +40,7 @@ from medreason.generation.drafts import draft_history
 from medreason.generation.kept_graphs import DecodingGraphs
 from medreason.generation.prefill import mrope_positions
 from medreason.generation.sampling import sample_completions
+from medreason.generation.token_choice import CompletionTokens
 from medreason.generation.tolerance import tolerance
 from medreason.generation.vision_cache import (
     VisionCache,
@@ -57,6 +56,7 @@ from medreason.training.group_batches import (
     questions_to_rows,
     rows_to_questions,
 )
+from medreason.training.sampling_check import SamplingCheck
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ Row = dict[str, Any]
 """A row of the data set; TRL's sampler repeats it for each of the question's completions."""
 
 
-class GroupedGRPOTrainer(GRPOTrainer):
+class GroupedGRPOTrainer(SamplingCheck):
     """TRL 1.16's trainer; log-probabilities, losses and gradients are its own to rounding.
 
     Overrides: `_generate_and_score_completions`, `_generate_single_turn`, `_calculate_rewards`,
@@ -81,11 +81,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
     update, else each step captures them anew.
     """
 
-    # TRL and transformers assign these without a type or under a wider one.
-    accelerator: Any  # `gather` and `reduce` return what they get, which their types do not say
-    args: GRPOConfig
-    model: PreTrainedModel | PeftModel
-    num_generations: int
+    num_generations: int  # to TRL's types it may be missing
 
     def __init__(
         self,
@@ -224,8 +220,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
         if self._drafts:
             for name, value in self._drafts.take_counts().items():
                 self._metrics["train"][name].append(value)
-        # TRL takes log-probabilities of sampling from vLLM alone; None leaves the loss as it is.
-        return [ids for group in groups for ids in group], None
+        rows = [row for group in groups for row in group]
+        return [row.ids for row in rows], [row.logps for row in rows]
 
     def _sample(
         self,
@@ -233,8 +229,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
         processor: OncePerQuestionProcessor,
         places: Sequence[int],
         attempt: str,
-    ) -> list[list[list[int]]]:
-        """Token ids of the completions of the questions at `places`, as groups."""
+    ) -> list[list[CompletionTokens]]:
+        """The completions of the questions at `places`, as groups."""
         inputs = {k: v.to(self.accelerator.device) for k, v in processor.inputs(places).items()}
         inputs |= self._image_inputs(model, inputs.pop("pixel_values"), inputs["image_grid_thw"])
         size = self.num_generations
@@ -242,7 +238,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         # One autocast context around all decoding steps: it casts float32 weights once and keeps
         # the copies until it ends.
         with self.accelerator.autocast():
-            groups = sample_completions(
+            return sample_completions(
                 model,
                 inputs,
                 completions=size,
@@ -252,7 +248,6 @@ class GroupedGRPOTrainer(GRPOTrainer):
                 graphs=self._graphs,
                 drafts=self._drafts.of_rows(questions) if self._drafts else None,
             )
-        return [[completion.ids for completion in group] for group in groups]
 
     def _total_over_ranks(self, count: int) -> int:
         """FSDP gathers each layer's weights from all processes, so all decode equally long."""
@@ -263,13 +258,13 @@ class GroupedGRPOTrainer(GRPOTrainer):
         self,
         model: PreTrainedModel,
         processor: OncePerQuestionProcessor,
-        groups: list[list[list[int]]],
+        groups: list[list[CompletionTokens]],
     ) -> None:
         """Replace groups whose completions all got the same reward, as often as configured."""
         # Source: dynamic sampling of DAPO, arXiv:2503.14476, section 3.2.
         redrawn = 0
         for attempt in range(1, self._rollout.dynamic_sampling + 1):
-            places, total = self._constant_groups([ids for group in groups for ids in group])
+            places, total = self._constant_groups([row.ids for group in groups for row in group])
             # The total is over all processes: rewards are gathered, so each must take part in
             # every attempt, whether its own groups are constant or not.
             if not total:
@@ -353,7 +348,35 @@ class GroupedGRPOTrainer(GRPOTrainer):
             # mean over the groups that are trained on.
             mean = entropies[scored][questions.completion_mask[scored].bool()].mean().detach()
             entropies = entropies.nan_to_num(nan=mean.item())
+        self._compare_shared(model, questions, logps, scored)
         return logps.flatten(0, 1), entropies.flatten(0, 1) if compute_entropy else None, None
+
+    def _compare_shared(
+        self, model: nn.Module, questions: QuestionBatch, logps: Tensor, scored: Sequence[int]
+    ) -> None:
+        """Compare the log-probabilities (questions, G, C) of the `scored` questions with those of
+        drawing; with dropout those of the first one."""
+
+        def rows(places: Sequence[int], values: Tensor) -> Tensor:
+            compared = torch.full_like(logps, torch.nan)
+            compared[places] = values
+            return compared.flatten(0, 1)
+
+        def of_first() -> Tensor:
+            first = scored[:1]
+            return rows(first, self.shared_logps(model, questions, first)[0])
+
+        if scored:
+            self.compare_with_drawn(model, rows(scored, logps[scored].detach()), of_first)
+
+    def likely_causes(self) -> str:
+        used = {
+            "drafts (set rollout.draft_tokens=0)": self._drafts,
+            "CUDA graphs (hardware.cuda_graphs=false)": self._cuda_graphs,
+            "stored vision features (rollout.vision_cache_gb=0)": self._vision_cache_folder,
+            "a model whose KV cache or attention changed with transformers (rollout=trl)": True,
+        }
+        return ", ".join(cause for cause, applies in used.items() if applies)
 
     def shared_logps(
         self,

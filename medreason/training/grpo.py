@@ -120,11 +120,13 @@ def _trainer_class(config: Config, samples: Sequence[Sample]) -> Callable[..., G
         case (_, False):
             return PortableGRPOTrainer
         case ("vllm", True):
-            shared = functools.partial(PortableGroupedVllmTrainer, precision=precision)
+            shared = PortableGroupedVllmTrainer
         case _:
             shared = functools.partial(PortableGroupedTrainer, **_graph_settings(config, samples))
     cache = config.folder / "cache" / "vision"
-    return functools.partial(shared, rollout=config.rollout, vision_cache=cache)
+    return functools.partial(
+        shared, precision=precision, rollout=config.rollout, vision_cache=cache
+    )
 
 
 def _graph_settings(config: Config, samples: Sequence[Sample]) -> dict[str, bool]:

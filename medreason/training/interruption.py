@@ -14,8 +14,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from medreason.console import notice
 from medreason.runs import interrupts
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class Interruption(TrainerCallback):
     """Saves and ends the training, on every rank, after the update in which any rank was signalled.
@@ -35,7 +33,7 @@ class Interruption(TrainerCallback):
         Raises:
             SystemExit: one came; a checkpoint is written, or the training has ended.
         """
-        before = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._ask) for number in interrupts.OF_WORKERS}
         try:
             yield
         finally:
@@ -74,6 +72,6 @@ class Interruption(TrainerCallback):
 
 def end() -> None:
     """End this process as interrupted; a further signal does not cut its last steps short."""
-    for number in _SIGNALS:
+    for number in interrupts.OF_WORKERS:
         signal.signal(number, signal.SIG_IGN)
     raise SystemExit(interrupts.EXIT_CODE)

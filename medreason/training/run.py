@@ -62,8 +62,7 @@ def train(
     _refuse_long_questions(config, samples)
     if questions:
         refuse_long_questions(as_evaluation(config), validation_rows(config, questions))
-    if config.evaluation.engine == "vllm":
-        vllm_answers.refuse_model(config)
+    _refuse_what_vllm_cannot_load(config)
     checkpoint = checkpoints.newest(  # which refuses some, before a model is loaded
         folder,
         processes=config.hardware.processes,
@@ -81,6 +80,15 @@ def train(
     gc.collect()
     torch.cuda.empty_cache()
     unset_hf_deepspeed_config()  # else from_pretrained shards what is evaluated
+
+
+def _refuse_what_vllm_cannot_load(config: Config) -> None:
+    """Before our model is loaded, of whose architecture TRL may say less."""
+    own = config.rollout.name == "vllm" and config.rollout.vllm.get("vllm_mode") == "colocate"
+    if own and config.method.algorithm == "grpo":
+        vllm_answers.refuse_model(config, "rollout=vllm", "rollout=grouped")
+    if config.evaluation.engine == "vllm":
+        vllm_answers.refuse_model(config, *vllm_answers.ASKED_AND_OTHER)
 
 
 def _prepare(

@@ -67,6 +67,7 @@ class Validator(TrainerCallback):
         progress: Callable[..., None],
     ) -> None:
         self._config = config
+        self._every = config.validated_every(len(train))
         self._questions = questions
         self._progress = progress
         samples = [sample for members in questions.values() for sample in members]
@@ -81,8 +82,7 @@ class Validator(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         settings = self._config.validation
-        assert settings.every is not None
-        if state.global_step % settings.every and state.global_step != state.max_steps:
+        if state.global_step % self._every and state.global_step != state.max_steps:
             return
         state.log_history.append({"step": state.global_step, **self._validate()})
         is_best = selection.best_step(state.log_history) == state.global_step

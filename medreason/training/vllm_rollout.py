@@ -18,6 +18,7 @@ TRL 1.16 with vLLM 0.30 alone draws from another one, which its importance weigh
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -29,7 +30,6 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.processing_utils import ProcessorMixin
-from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
@@ -41,27 +41,30 @@ from medreason.generation.vllm_settings import (
     loading,
 )
 from medreason.models import merging
+from medreason.training.sampling_check import SamplingCheck, without_dropout
 
-LIMITS = {"float32": 1e-3, "bfloat16": 0.05}
-"""Largest mean difference of a completion token's log-probability between vLLM and the update that
-rounding explains, by `hardware.precision`."""
+_log = logging.getLogger(__name__)
 
 _CPU_BLOCK = 32
 """Tokens of a block of vLLM's KV cache, in place of 128 on a CPU: completions share whole ones of
 their prompt."""
 
 
-class VllmGRPOTrainer(GRPOTrainer):
-    """TRL's trainer with the engine of this module, and a check of its log-probabilities.
+class VllmGRPOTrainer(SamplingCheck):
+    """TRL's trainer with the engine of this module.
 
-    Before `GroupedGRPOTrainer` among the bases of a class, that trainer with them.
+    Before `GroupedGRPOTrainer` among the bases of a class, that trainer with it.
     """
 
     def __init__(self, *args: Any, precision: str, **settings: Any) -> None:
-        """`precision` is `hardware.precision`; the rest goes to TRL."""
-        self._precision = precision
         with _replaced(grpo_trainer, "VLLMGeneration", self._engine):
-            super().__init__(*args, **settings)
+            super().__init__(*args, precision=precision, **settings)
+        if truncations := self._truncations():
+            _log.warning(
+                "rollout=vllm does not compare log-probabilities of drawing and update with %s: "
+                "vLLM gives those among the tokens that are kept, the update those among all",
+                ", ".join(truncations),
+            )
 
     def _engine(self, **settings: Any) -> Engine:
         def step() -> int:
@@ -76,53 +79,31 @@ class VllmGRPOTrainer(GRPOTrainer):
             **settings,
         )
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super()._generate_and_score_completions(inputs)
-        if _draws_from_the_whole_distribution(self):
-            differences = batch["old_per_token_logps"] - batch["sampling_per_token_logps"]
-            refuse_other_model(differences, batch["completion_mask"], self._precision)
-        return batch
-
     def _get_per_token_logps_and_entropies(
         self, model: nn.Module, *inputs: Any, **settings: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         # Without gradients they are those that are compared with vLLM's, which draws without.
-        with nullcontext() if torch.is_grad_enabled() else _without_dropout(model):
+        with nullcontext() if torch.is_grad_enabled() else without_dropout(model):
             return super()._get_per_token_logps_and_entropies(model, *inputs, **settings)
 
+    def likely_causes(self) -> str:
+        return (
+            "another version of vLLM or TRL that treats images, their cache or their scale "
+            "otherwise, weights that changed on a server, or an adapter that vLLM does not apply; "
+            "choose rollout=grouped"
+        )
 
-def refuse_other_model(differences: Tensor, mask: Tensor, precision: str) -> None:
-    """Compare the log-probabilities of drawing and update, (completions, tokens) each.
+    def draws_from_all_tokens(self) -> bool:
+        return not self._truncations()
 
-    Raises:
-        RuntimeError: they differ by more than the precision explains, with the likely causes.
-    """
-    # vLLM gives NaN for a token whose log-probability it has not.
-    known = differences[mask.bool()].abs()
-    known = known[~known.isnan()]
-    if not known.numel():
-        return
-    mean, most = known.mean().item(), known.max().item()
-    if mean <= LIMITS[precision]:
-        return
-    raise RuntimeError(
-        f"rollout=vllm draws from another model than the update: the log-probabilities of "
-        f"{known.numel():,} tokens differ by {mean:.2g} on average (at most {LIMITS[precision]:g} "
-        f"with hardware.precision={precision}) and {most:.2g} at most. Likely causes: another "
-        "version of vLLM or TRL that treats images, their cache or their scale otherwise, weights "
-        "that changed on a server, or an adapter that vLLM does not apply; choose rollout=grouped"
-    )
-
-
-def _draws_from_the_whole_distribution(trainer: GRPOTrainer) -> bool:
-    """Whether vLLM's log-probabilities are those of all tokens, which TRL's update takes."""
-    return (
-        trainer.top_p == 1.0
-        and not trainer.top_k
-        and not trainer.min_p
-        and trainer.repetition_penalty == 1.0
-        and trainer.vllm_importance_sampling_correction
-    )
+    def _truncations(self) -> list[str]:
+        """Settings with which vLLM gives log-probabilities among the tokens that they keep."""
+        neutral = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+        return [
+            f"method.trl.{name}={value}"
+            for name, none in neutral.items()
+            if (value := getattr(self, name)) is not None and value != none
+        ]
 
 
 class Engine(VLLMGeneration):
@@ -271,19 +252,6 @@ def _keep_weights_plain() -> None:
         layer.cpu_linear = nn.functional.linear  # pyright: ignore[reportArgumentType]
 
     utils.dispatch_cpu_unquantized_gemm = plain
-
-
-@contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """The rest of the model stays in training, by which TRL tells training and evaluation apart."""
-    active = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.training]
-    for module in active:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module in active:
-            module.train()
 
 
 @contextmanager

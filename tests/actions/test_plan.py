@@ -106,7 +106,9 @@ def test_plan_prices_validations(composed: Compose) -> None:
     without, with_validation = cell(), cell(*more)
     # Three of the cell, three of others, each about a blank image too; after steps 4, 8 and 10.
     assert with_validation.generations == without.generations + 3 * 12
-    assert with_validation.reason == "3 validations of 12 answers"
+    assert with_validation.reason == "3 validations of 12 answers, one every 4 updates"
+    by_length = cell(*more, "validation.every=auto")
+    assert by_length.reason == "5 validations of 12 answers, one every 2 updates"
     untested = cell(*more, "runs.test=false")
     assert untested.generations == 3 * 12
 

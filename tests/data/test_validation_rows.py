@@ -257,7 +257,12 @@ def test_questions_are_in_domain_or_of_other_cells_and_capped_by_content(
             "validation=in_domain validation.every=null validation.select=best",
             r"validation.select='best' needs validations while it trains; set validation.every",
         ),
-        ("validation=transfer method.trl.max_steps=8", r"every=25 is beyond .*max_steps=8"),
+        (
+            "validation=transfer validation.every=25 method.trl.max_steps=8",
+            r"every=25 is beyond .*max_steps=8.*set validation.every=auto",
+        ),
+        ("validation=in_domain validation.every=0", r"every=0; give a number of updates, 1 or"),
+        ("validation=in_domain validation.every=often", r"every=often; give a number .* auto, or"),
         (
             "validation=in_domain validation.source=published data.split=by_image",
             r"source='published' keeps .*data.split='by_image'.*set data.split=published",
@@ -283,6 +288,42 @@ def test_settings_that_choose_nothing_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         composed(*words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "every"),
+    [
+        ("method.trl.max_steps=500", 25),
+        ("method.trl.max_steps=120", 24),
+        ("method.trl.max_steps=6", 2),
+        ("method.trl.max_steps=1", 1),
+        ("method.trl.max_steps=120 validation.every=7", 7),
+        # 40 rows, 4 an update.
+        ("method.trl.max_steps=-1 method.trl.num_train_epochs=3 method.prompts_per_step=4", 6),
+        # Between the three updates on the same completions none could be resumed.
+        ("method=grpo method.trl.max_steps=120 method.trl.num_iterations=3", 24),
+        ("method=grpo method.trl.max_steps=35 method.trl.num_iterations=3", 9),
+    ],
+)
+def test_validations_fit_the_length_of_a_run(
+    composed: Callable[..., Config], words: str, every: int
+) -> None:
+    base = (
+        "method=sft",
+        "validation=in_domain",
+        "validation.select=best",
+        "runs.checkpoint_steps=3",
+    )
+    config = composed(*base, *words.split(), "hardware.per_device_prompts=1")
+    assert config.validated_every(40) == every
+
+
+def test_a_typed_number_of_updates_leaves_the_key_as_it_was(
+    composed: Callable[..., Config],
+) -> None:
+    assert (
+        composed("validation=in_domain", "validation.every=25").validation.identity["every"] == 25
+    )
 
 
 def test_the_remedy_for_validation_rows_on_no_side_works(composed: Callable[..., Config]) -> None:

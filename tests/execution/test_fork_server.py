@@ -154,6 +154,19 @@ def test_a_worker_that_hangs_writes_its_stacks_and_is_stopped_with_its_children(
     wait_until_dead([child])
 
 
+def test_a_signal_to_all_processes_of_a_job_leaves_the_worker_time_to_end(folder: Path) -> None:
+    """Slurm's, which the worker takes as `Interruption` does."""
+    waits = "signal.signal(signal.SIGTERM, lambda *_: None)"
+    ends = "(pathlib.Path.cwd() / 'stuck').touch(); signal.pause(); time.sleep(1.5); sys.exit(143)"
+    worker = start(folder, f"{waits}; {ends}")
+    wait_for(lambda: worker.poll() is None and (folder / "stuck").exists())
+    for pid in (worker._server.process.pid, worker.pid):
+        os.kill(pid, signal.SIGTERM)
+    assert worker.wait(timeout=30) == 143
+    os.kill(worker._server.process.pid, signal.SIGTERM)  # idle, it ends at once
+    assert worker._server.process.wait(timeout=30) == -signal.SIGTERM
+
+
 def test_the_worker_alone_holds_the_lock_when_the_launcher_has_left_it(folder: Path) -> None:
     path = folder / "lock"
     with path.open("a") as file:
@@ -198,9 +211,3 @@ def test_a_fork_watches_again_what_its_parent_has_watched() -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert os.read(read, 1) == b"\0"
-
-
-def test_a_worker_does_not_log_which_kernels_bitsandbytes_lacks() -> None:
-    command = [sys.executable, "-c", "import medreason.execution.worker"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "gemm_4bit" not in done.stderr

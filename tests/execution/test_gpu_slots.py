@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,7 +61,7 @@ def test_job_waits_for_all_its_devices_and_holds_none_meanwhile(
             assert small.devices == ("2",)
         first.__exit__(None, None, None)
 
-    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(gpu_slots, "time", SimpleNamespace(sleep=lambda _: None))
     with gpu_slots.hold(gpu(2), waiting) as slots:
         assert slots.devices == ("0", "1")
     assert waits == ["waits"]

@@ -22,6 +22,7 @@ from medreason.config import Config, machine
 from medreason.execution import launch
 from medreason.execution.launch import Decision
 from medreason.execution.request import RunRequest, run_request
+from medreason.models import model_folder
 from medreason.runs import integrity
 from medreason.runs.progress import Display
 
@@ -280,10 +281,30 @@ def test_a_finished_run_is_shown_on_a_machine_that_could_not_make_it(
     monkeypatch.setattr(machine, "gpus", lambda: [])
     config = composed("hardware=gpu", *SMALL)
     request = run_request(config)
-    keys = {"key": request.train_key, "evaluation_key": request.evaluation_key}
     samples = draw_samples(tmp_path / "images", per_cell=2)
-    run = write_run(config, samples, lambda i, s: reply("A"), **keys).run
+    train_key, key = request.train_key, request.evaluation_key
+    run = write_run(config, samples, lambda i, s: reply("A"), key=train_key, evaluation_key=key).run
     integrity.seal(run, request.evaluation_key)
     run.update(train_key=request.train_key, train_parts=request.parts)
     again, worked = launch.run(config)
     assert (again.train_key, worked) == (request.train_key, False)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "model.safetensors: "),
+        (lambda path: path.unlink(), "no weights"),
+        (lambda path: shutil.rmtree(path.parent), "no such folder"),
+    ],
+)
+def test_damaged_weights_of_a_finished_training_are_refused_before_a_worker_starts(
+    composed: Compose, damage: Callable[[Path], None], words: str
+) -> None:
+    config = composed(*SMALL, "method=sft", "method.trl.max_steps=1")
+    request = run_request(config)
+    shutil.copytree(model_folder.EMBEDDED, request.folder.model)
+    request.folder.update(state="done", trained=True, attempts=1)
+    damage(request.folder.model / "model.safetensors")
+    with pytest.raises(ValueError, match=f"{words}.*move .*{request.folder.path.name} away"):
+        launch.run(config)

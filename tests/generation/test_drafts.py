@@ -20,11 +20,11 @@ from medreason.generation.decoding import decode
 from medreason.generation.draft_step import takes_drafts
 from medreason.generation.drafts import DraftHistory, SuffixTable, draft_history
 from medreason.generation.kv_cache import repeat_kv_cache
+from medreason.generation.packed_pass import packed_pass
 from medreason.generation.prefill import Prefill
 from medreason.generation.token_choice import (
     CompletionTokens,
-    choose_tokens,
-    logits_processors,
+    TokenChoice,
 )
 from medreason.models.load import load_model
 
@@ -45,24 +45,34 @@ def decoded(
     prompts: Sequence[Sequence[int]] = PROMPTS,
     history: DraftHistory | None = None,
     of_rows: bool = True,
+    packed: bool = False,
     numbers_from: int = 0,
     total_over_ranks: Callable[[int], int] = int,
     **sampling: Any,
 ) -> Rows:
     """Rows of padded prompts. With `of_rows` each row is a question of its own to the
-    history, else each prompt."""
+    history, else each prompt. `packed`: in packed passes, else in those of transformers."""
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(row)) + [*row] for row in prompts])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
     positions = (mask.cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
+    passes = packed_pass(model) if packed else None
+    assert bool(passes) == packed
     with torch.no_grad():
-        outputs = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
+        if passes:
+            cache = passes.empty_cache(*ids.shape)
+            logits = passes.of_prompts(ids, mask, positions, cache)
+        else:
+            inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+            outputs = model(**inputs, use_cache=True)
+            logits, cache = outputs.logits[:, -1], outputs.past_key_values
     rows = torch.arange(len(prompts)).repeat_interleave(completions)
     prefill = Prefill(
-        logits=outputs.logits[rows, -1],
+        logits=logits[rows],
         position=positions[:, rows, -1:],
         mask=mask[rows],
-        cache=lambda: repeat_kv_cache(outputs.past_key_values, rows, limit),
+        cache=lambda: repeat_kv_cache(cache, rows, limit),
+        passes=passes,
     )
     config = GenerationConfig(max_new_tokens=limit, **{"eos_token_id": ENDS} | sampling)
     numbers = None
@@ -86,6 +96,7 @@ def decoded(
     suppressed=st.sampled_from([None, [20, 21]]),
     seed=st.integers(0, 99),
     of_rows=st.booleans(),
+    packed=st.booleans(),
 )
 def test_drafts_of_any_quality_give_the_tokens_of_plain_decoding(
     sampling: dict[str, Any],
@@ -96,6 +107,7 @@ def test_drafts_of_any_quality_give_the_tokens_of_plain_decoding(
     suppressed: list[int] | None,
     seed: int,
     of_rows: bool,
+    packed: bool,
 ) -> None:
     arguments = sampling | {
         "completions": completions,
@@ -109,7 +121,7 @@ def test_drafts_of_any_quality_give_the_tokens_of_plain_decoding(
         name = str(i) if of_rows else str(i // completions)
         history.add(name, [corrupted(row.ids, rate, rng)])
     for _ in range(2):  # the second time with what the first one added to the history
-        drafted = decoded(tiniest(), history=history, of_rows=of_rows, **arguments)
+        drafted = decoded(tiniest(), history=history, of_rows=of_rows, packed=packed, **arguments)
         assert [row.ids for row in drafted] == [row.ids for row in plain]
         for row, expected in zip(drafted, plain, strict=True):
             assert row.logps == pytest.approx(expected.logps, abs=1e-4)
@@ -132,12 +144,11 @@ def choices_around(
 ) -> list[int]:
     """The tokens behind `ids` that numbers 1e-5 below and above this one choose: the lowest and the
     highest that it could choose with other rounding."""
-    process = logits_processors(GenerationConfig(**sampling), model.device)
+    choose = TokenChoice(GenerationConfig(**sampling), model.device)
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([ids])).logits[:, -1].float()
-    scores = process(None, logits)  # pyright: ignore[reportArgumentType]
+        logits = model(input_ids=torch.tensor([ids])).logits[:, -1]
     numbers = torch.tensor([number - 1e-5, number + 1e-5], dtype=torch.float64).clamp(0, 1)
-    tokens, _ = choose_tokens(scores.expand(2, -1), numbers)
+    tokens, _ = choose(logits.expand(2, -1), numbers)
     return tokens.tolist()
 
 
@@ -162,7 +173,9 @@ def test_draws_of_mixed_settings_are_those_of_plain_decoding(draws: int) -> None
         history = DraftHistory([None, 1, 4, 7][seed % 4])
         for i, row in enumerate(plain):
             history.add(str(i), [corrupted(row.ids, 0.2, rng)])
-        drafted = decoded(model, numbers_from=seed, history=history, **arguments)
+        drafted = decoded(
+            model, numbers_from=seed, history=history, packed=seed % 3 > 0, **arguments
+        )
         assert history.counts.accepted
         for i, (row, expected) in enumerate(zip(drafted, plain, strict=True)):
             pairs = enumerate(zip(row.ids, expected.ids, strict=True))
@@ -225,7 +238,8 @@ def test_ranks_go_on_together_until_the_last_row_of_any_rank_ends() -> None:
     assert [row.ids for row in rows] == [row.ids for row in decoded(tiniest(), **arguments)]
 
 
-def test_adapters_take_drafts() -> None:
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "transformers"])
+def test_adapters_take_drafts(packed: bool) -> None:
     adapter = LoraConfig(r=2, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
     model = load_model(
         Model(name="tiny", path="tiny"), Hardware("cpu", "cpu", 1, "1", 1, "float32")
@@ -236,14 +250,15 @@ def test_adapters_take_drafts() -> None:
     history = DraftHistory(4)
     for i, row in enumerate(plain):
         history.add(str(i), [row.ids])
-    assert [r.ids for r in decoded(adapted, history=history, do_sample=True)] == [
+    assert [r.ids for r in decoded(adapted, history=history, do_sample=True, packed=packed)] == [
         r.ids for r in plain
     ]
     assert history.counts.metrics()["tokens_per_pass"] > 2
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "transformers"])
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "bfloat16"])
-def test_in_bfloat16_a_row_differs_first_at_a_near_tie(autocast: bool) -> None:
+def test_in_bfloat16_a_row_differs_first_at_a_near_tie(autocast: bool, packed: bool) -> None:
     precision = "float32" if autocast else "bfloat16"
     hardware = Hardware("cpu", "cpu", 1, "1", 1, precision)
     model = load_model(Model(name="tiny", path="tiny"), hardware).eval()
@@ -255,7 +270,9 @@ def test_in_bfloat16_a_row_differs_first_at_a_near_tie(autocast: bool) -> None:
         history = DraftHistory(4)
         for i, row in enumerate(plain):
             history.add(str(i), [row.ids])
-        drafted = decoded(model, prompts=prompts, completions=1, limit=20, history=history)
+        drafted = decoded(
+            model, prompts=prompts, completions=1, limit=20, history=history, packed=packed
+        )
         different = 0
         for prompt, row, expected in zip(prompts, drafted, plain, strict=True):
             pairs = enumerate(zip(row.ids, expected.ids, strict=False))
@@ -294,13 +311,14 @@ def test_rows_that_no_guess_helps_are_decoded_without_and_tried_again_later() ->
     for row in range(64):
         drafts.observe(row, [row], drafted=0)
     tried = []
-    for count in range(80):
+    for count in range(110):
         drafts.propose(dict.fromkeys(range(64), 5), 100.0, frozenset())
         tried.append(bool(drafts._guesses))
         for row in range(64):
             drafts.observe(row, [1000 * count + row], drafted=0)  # never what came before
-    assert [sum(tried[:4]), sum(tried[4:36]), sum(tried[36:40])] == [4, 0, 4]
-    assert len(drafts._texts[5]) == 2 + 80
+    # Two passes tell; each time in vain twice as many go without a guess.
+    assert [i for i, guessed in enumerate(tried) if guessed] == [0, 1, 33, 34, 98, 99]
+    assert len(drafts._texts[5]) == 2 + 110
 
 
 def test_history_is_bounded() -> None:

@@ -102,9 +102,10 @@ def test_row_ends_at_either_end_token_and_at_the_limit() -> None:
     [{}, {"temperature": 0.7}, {"top_p": 0.8}, {"top_k": 5}, {"min_p": 0.05}],
     ids=["plain", "temperature", "top-p", "top-k", "min-p"],
 )
-def test_sampling_log_probabilities_are_those_of_the_processors_of_generate(
+def test_tokens_are_kept_by_generate_and_have_the_log_probabilities_of_the_update(
     more: dict[str, float],
 ) -> None:
+    """The update's are those of all tokens, at the temperature."""
     tiny, inputs = model(), prompts([1])
     (group,) = sampled(tiny, [1], max_new_tokens=5, **more)
     prompt = inputs["input_ids"]
@@ -120,7 +121,9 @@ def test_sampling_log_probabilities_are_those_of_the_processors_of_generate(
                 pixel_values=inputs["pixel_values"],
                 image_grid_thw=inputs["image_grid_thw"],
             ).logits[0, prompt.shape[1] - 1 : -1]
-        logps = filters(ids, logits).log_softmax(-1)
+        drawn = torch.tensor(completion.ids)[:, None]
+        assert filters(ids, logits).gather(1, drawn).isfinite().all()
+        logps = (logits / more.get("temperature", 1.0)).log_softmax(-1)
         expected = [logps[t, token].item() for t, token in enumerate(completion.ids)]
         assert completion.logps == pytest.approx(expected, abs=1e-4)
 

@@ -228,3 +228,13 @@ def test_a_shard_of_another_model_is_named(copy: Path) -> None:
         ValueError, match=r"of\.another\.model is in model\.safetensors, which does"
     ):
         model_folder.check(str(copy))
+
+
+@pytest.mark.parametrize(
+    "file", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"]
+)
+def test_a_processor_that_was_cut_off_is_named(copy: Path, file: str) -> None:
+    content = (copy / file).read_bytes()
+    (copy / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=rf"{file}: cut off or not JSON"):
+        model_folder.check(str(copy))

@@ -29,9 +29,13 @@ def test_pictures_are_taken_from_what_the_demo_leaves(
     drawn = draw_samples(tmp_path / "images")
     samples = [replace(sample, modality="xray") for sample in drawn if sample.modality == "mri"]
     demo = ("sweep=demo", "modality=xray")
-    base = write_run(composed("method=base", *demo), samples, lambda i, s: reply("A"))
+
+    def config_of(method: str) -> Config:
+        return replace(composed(f"method={method}", *demo), choices={"method": method})
+
+    base = write_run(config_of("base"), samples, lambda i, s: reply("A"))
     grpo = write_run(
-        composed("method=grpo", *demo),
+        config_of("grpo"),
         samples,
         lambda i, s: reply(s.answer),
         logs=[{"step": step, "loss": 1.0, "reward": 0.5} for step in (1, 2)],

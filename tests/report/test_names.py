@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medreason.config import Config
-from medreason.report.names import arm_key, arm_names, cell_name, difference_name, file_name
+from medreason.report.names import arm_key, arm_names, cell_name, difference_name, file_name, short
 
 NAMES = st.text(alphabet="aB -_.=+/é1", max_size=6)
 
@@ -80,3 +80,15 @@ def test_arms_of_long_values_have_names_of_their_own(composed: Callable[..., Con
     names = arm_names(arms)
     assert names[0] == "sft path=.../of/one/hospital/2024"
     assert len({*names}) == len(roots)
+
+
+def test_drawn_numbers_are_named_by_four_digits_unless_more_tell_them_apart(
+    composed: Callable[..., Config],
+) -> None:
+    def named(*rates: str) -> list[str]:
+        return arm_names([composed("method=sft", f"method.trl.learning_rate={r}") for r in rates])
+
+    drawn, typed = named("0.00034093996938792644", "1e-5")
+    assert (drawn, typed) == ("sft learning_rate=0.0003409", "sft learning_rate=1e-05")
+    assert len({*named("0.00034093", "0.00034094")}) == 2  # told apart by their keys
+    assert short("401408") == "401408"

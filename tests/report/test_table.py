@@ -230,7 +230,7 @@ def test_two_evaluations_of_one_training_are_two_rows_each_with_its_own_base(
     ]
     rows = table.rows(evaluations)
     assert [row.label for row in rows] == [
-        *("base no_think", "base think", "sft no_think", "sft think"),
+        *("base think", "base no_think", "sft think", "sft no_think"),
     ]
     gains = {row.label: row.difference.mean for row in rows if row.difference}
     assert gains == {"sft no_think": 0.0, "sft think": 0.0}

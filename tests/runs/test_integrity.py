@@ -10,6 +10,7 @@ import pytest
 from run_folders import draw_samples, reply, write_run
 
 from medreason import config as configuration
+from medreason.actions import report
 from medreason.config import Config
 from medreason.runs import integrity, keys
 from medreason.runs.run_folder import RunFolder
@@ -118,3 +119,24 @@ def test_configuration_that_was_cut_off_is_refused_with_the_remedy(
     finished.config.write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml: .*move the folder away"):
         integrity.refuse_other_config(finished, parts_of(composed("method=sft")))
+
+
+@pytest.mark.parametrize(
+    "name", ["predictions.parquet", "metrics.json", "config.yaml", "data.json"]
+)
+@pytest.mark.parametrize("damage", ["cut off", "changed", "lost"])
+def test_report_refuses_an_evaluation_that_was_changed_since_and_names_the_remedy(
+    finished: RunFolder, composed: Compose, name: str, damage: str
+) -> None:
+    """A changed number would else stand in its tables."""
+    path = finished.evaluation("evaluation0") / name
+    content = path.read_bytes()
+    match damage:
+        case "cut off":
+            path.write_bytes(content[: len(content) // 2])
+        case "changed":
+            path.write_bytes(content + b" ")
+        case "lost":
+            path.unlink()
+    with pytest.raises(ValueError, match=rf"{name}: changed, cut off or lost .*re-run the command"):
+        report.run(composed("action=report", "tracking=none"))

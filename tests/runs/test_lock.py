@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,6 +84,11 @@ def test_worker_of_a_killed_parent_is_waited_for(tmp_path: Path, zombie: bool) -
     assert time.monotonic() - began > 0.5
 
 
+def set_sleep(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], None]) -> None:
+    """Replace `time.sleep` for the lock alone: other threads of this process may sleep, too."""
+    monkeypatch.setattr(lock, "time", SimpleNamespace(**vars(time) | {"sleep": sleep}))
+
+
 def test_owner_on_another_machine_with_a_heartbeat_keeps_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +98,7 @@ def test_owner_on_another_machine_with_a_heartbeat_keeps_its_folder(
         record = json.loads(owner.read_text())
         owner.write_text(json.dumps(record | {"heartbeat": record["heartbeat"] + 1}))
 
-    monkeypatch.setattr(time, "sleep", beats)
+    set_sleep(monkeypatch, beats)
     with lock.held(tmp_path) as descriptor:
         assert descriptor is None
 
@@ -102,7 +109,7 @@ def test_owner_on_another_machine_without_a_heartbeat_is_replaced_whatever_its_c
     owner = foreign(tmp_path)
     os.utime(owner, (2**33, 2**33))  # a clock far ahead
     waited: list[float] = []
-    monkeypatch.setattr(time, "sleep", waited.append)
+    set_sleep(monkeypatch, waited.append)
     with lock.held(tmp_path) as descriptor:
         assert descriptor is not None
         assert json.loads(owner.read_text())["boot"] == lock.boot_id()
@@ -119,6 +126,6 @@ def test_owner_file_that_was_cut_off_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".owner.json").write_text('{"boot"')
-    monkeypatch.setattr(time, "sleep", lambda _: None)
+    set_sleep(monkeypatch, lambda _: None)
     with lock.held(tmp_path) as descriptor:
         assert descriptor is not None

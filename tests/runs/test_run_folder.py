@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +56,51 @@ def test_second_process_does_not_get_the_lock_and_a_dead_one_leaves_none(tmp_pat
         assert descriptor
         assert other() == "False"
     assert other() == "True"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("evaluations", "x"), ("evaluations", [1]), ("trained", "no"), ("trained", 1)),
+        *(("sweeps", []), ("sweeps", {"s": [3]}), ("sweeps", {"s": "key"}), ("attempts", "a")),
+        *(("attempts", True), ("train_parts", []), ("state", "finished"), ("error", 3)),
+        *(("train_seconds", "nan"), ("chosen_step", None), ("mlflow_runs", None), ("synced", 3)),
+    ],
+)
+def test_state_with_a_value_of_another_type_is_named_with_the_value(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.update(train_seconds=1, evaluate_drafts={"tokens_per_pass": 2.5}, error="out of memory")
+    values = json.loads((tmp_path / "state.json").read_text())
+    (tmp_path / "state.json").write_text(json.dumps(values | {name: value}))
+    message = rf"state\.json: cut off, or .*\({name}={re.escape(repr(value))}\); move the folder"
+    with pytest.raises(ValueError, match=message):
+        folder.state()
+
+
+def test_state_that_is_no_text_or_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_bytes(b"\xff\x00\xfe")
+    with pytest.raises(ValueError, match=r"state\.json.*move the folder away"):
+        RunFolder(tmp_path).state()
+    (tmp_path / "state.json").unlink()
+    (tmp_path / "state.json").mkdir()
+    with pytest.raises(ValueError, match=r"state\.json.*move the folder away"):
+        RunFolder(tmp_path).state()
+
+
+@pytest.mark.parametrize("last", [b'{"step": 3, "lo', b"\xff\xfe\x00", b"[1, 2]", b"3", b"{}"])
+def test_rows_of_a_curve_before_one_that_is_none_are_read(tmp_path: Path, last: bytes) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_bytes(b'{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n' + last)
+    assert [row["step"] for row in folder.logged()] == [1, 2]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "{}", "\\xff"])
+def test_commit_of_a_damaged_environment_is_not_known(tmp_path: Path, text: str) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.commit() == ""
+    folder.environment.write_bytes(text.encode().decode("unicode_escape").encode("latin-1"))
+    assert folder.commit() == ""
+    folder.environment.write_text('{"commit": "abc"}')
+    assert folder.commit() == "abc"

@@ -87,7 +87,7 @@ def test_run_that_two_jobs_ask_for_is_done_once_and_named_shared(tmp_path: Path)
         tmp_path,
         *("-m", *TINY[:-1], "method=base", "modality=ct,mri", "hydra/launcher=joblib_x2"),
         *("evaluation.modalities=[ct]", "evaluation.tasks=[disease]", "evaluation.controls=[]"),
-        "evaluation.max_new_tokens=2",
+        *("evaluation.max_new_tokens=2", "hardware.threads=1"),
         status=0,
     )
     assert "2 jobs in " in output
@@ -137,3 +137,17 @@ def test_launcher_killed_before_a_job_began_leaves_no_process(tmp_path: Path) ->
 
 def _is_job(process: psutil.Process) -> bool:
     return any("LokyProcess" in word for word in process.cmdline())
+
+
+def test_tables_can_be_imported_while_an_interrupted_launcher_ends() -> None:
+    """Hydra calls no end of a sweep there, so `atexit` does."""
+    program = (
+        "import atexit, importlib\n"
+        "from medreason.sweeps.callback import _import_for_end\n"
+        "names = 'medreason.phantom', 'medreason.report.table', 'medreason.report.arms'\n"
+        "atexit.register(lambda: print(*map(importlib.import_module, names)))\n"
+        "_import_for_end()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "can't register" not in done.stderr
+    assert "medreason.report.arms" in done.stdout

@@ -163,7 +163,7 @@ def test_both_evaluations_of_one_start_model_are_kept_whatever_the_launcher(
     evaluations = evaluations_by_sweep(tmp_path / "outputs/runs")["runs"]
     assert len({evaluation.run.path for evaluation in evaluations}) == 3
     assert [row.label for row in table.rows(evaluations)] == [
-        *("base no_think", "base think", "sft no_think", "sft think"),
+        *("base think", "base no_think", "sft think", "sft no_think"),
     ]
     assert all(line in done.stdout for line in ("base no_think", "sft think"))
     for evaluation in evaluations:

