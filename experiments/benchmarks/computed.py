@@ -5,6 +5,8 @@
 A kernel takes as long as its bytes at the bandwidth that kernels reach, as its FLOPs at the rate
 that products reach, or as the shortest kernel takes, whichever is longest. Within a CUDA graph that
 is all; elsewhere a step takes at least as long as Python and autograd take to launch its kernels.
+A rollout launches the next step before it reads what the last one sampled, so that there only
+kernels take time.
 The roofline is that of `bench`: image and prompt once a question, weights read once a token, at the
 same rates.
 """
@@ -15,13 +17,21 @@ from collections.abc import Sequence
 
 import torch
 from hydra import compose, initialize_config_dir
+from transformers import PreTrainedConfig
 
 from medreason import config as configuration
 from medreason.benchmark.gpu_time import GPUS
-from medreason.benchmark.kernel_count import Kernel, decoding_kernels, update_kernels
+from medreason.benchmark.kernel_count import (
+    Kernel,
+    choosing_kernels,
+    decoding_kernels,
+    prefill_kernels,
+    update_kernels,
+)
 from medreason.benchmark.roofline import Rates, roofline_seconds
 from medreason.config import CONF, Config
 from medreason.console import show
+from medreason.generation import cuda_graph, kept_graphs
 from medreason.models.load import meta_model
 from medreason.training.memory_estimate import DeviceBatch, estimate
 
@@ -30,8 +40,8 @@ BANDWIDTH_REACHED, PRODUCTS_REACHED = 0.85, 0.6
 SHORTEST, LAUNCH = 1.5e-6, 6e-6
 """Seconds: of a kernel that does nothing, behind another in a graph; of Python with autograd to
 launch one."""
-CHOOSING = 30
-"""Kernels by which a step's tokens are chosen, outside the graph; the next step waits for them."""
+BOOKKEEPING = 16
+"""Short kernels beside a step and the choice of its tokens: what has ended, and what is written."""
 TEXT, PATCHES, TOKENS = 60, 784, 256
 SHAPES = ((4, 4), (16, 8))
 """Questions and completions of a step."""
@@ -79,6 +89,67 @@ def cut(questions: int, completions: int) -> tuple[int, bool]:
     raise ValueError("one question does not fit")
 
 
+def decoding_seconds(
+    config: PreTrainedConfig, questions: int, completions: int, *, fused: bool
+) -> tuple[float, int]:
+    """(seconds of all steps, kernels of one)"""
+    rows, window = questions * completions, kept_graphs.WINDOW if fused else cuda_graph.WINDOW
+    choosing = in_graph(choosing_kernels(config, rows=rows)) + BOOKKEEPING * SHORTEST
+    # A step rounds the weights of the language model, once a rollout.
+    text = 2 * config_numbers(config)
+    seconds, kernels = 3 * text / RATES.bandwidth, 0
+    for done in range(0, TOKENS, window):
+        step = decoding_kernels(
+            config,
+            questions=questions,
+            completions=completions,
+            prompt=TEXT + PATCHES // 4,
+            tokens=TOKENS,
+            done=done,
+            fused=fused,
+        )
+        seconds += min(window, TOKENS - done) * (in_graph(step) + choosing)
+        kernels = len(step)
+    return seconds, kernels
+
+
+def config_numbers(config: PreTrainedConfig) -> int:
+    """Of the weights that a decoding step reads."""
+    text = config.get_text_config()
+    heads = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
+    layer = text.hidden_size * (2 * text.hidden_size + 2 * heads + 3 * text.intermediate_size)
+    return text.num_hidden_layers * layer + text.vocab_size * text.hidden_size
+
+
+def update_seconds(
+    config: PreTrainedConfig,
+    at_once: int,
+    completions: int,
+    micro_batches: int,
+    *,
+    again: bool,
+    fused: bool,
+) -> tuple[float, int]:
+    """(seconds, launches) of all micro-batches: the first, and others, which add up gradients."""
+    seconds, launches = 0.0, 0
+    for first, times in ((True, 1), (False, micro_batches - 1)):
+        if not times:
+            continue
+        forward, backward = update_kernels(
+            config,
+            questions=at_once,
+            completions=completions,
+            tokens=TOKENS,
+            text_tokens=TEXT,
+            checkpointing=again,
+            fused=fused,
+            first=first,
+        )
+        seconds += times * launched([*forward, *backward])
+        launches += times * len([*forward, *backward])
+    return seconds, launches
+
+
 def main() -> None:
     model = meta_model(configured(1, 2).model)
     config = model.config
@@ -88,7 +159,6 @@ def main() -> None:
     show(HEADER)
     show("|" + " --- |" * (HEADER.count("|") - 1))
     for questions, completions in SHAPES:
-        rows = questions * completions
         prompt = TEXT + PATCHES // 4
         roofline = roofline_seconds(
             model,
@@ -105,35 +175,20 @@ def main() -> None:
             ("fused", True, (1, True)),
             ("fused", True, best),
         ):
-            step = decoding_kernels(config, rows=rows, prompt=prompt, tokens=TOKENS, fused=fused)
-            forward, backward = update_kernels(
-                config,
-                questions=at_once,
-                completions=completions,
-                tokens=TOKENS,
-                text_tokens=TEXT,
-                checkpointing=again,
-                fused=fused,
-            )
+            decoding, kernels = decoding_seconds(config, questions, completions, fused=fused)
             micro_batches = questions // at_once
-            # The forward pass of all prompts with a token each.
-            prefill, _ = update_kernels(
-                config,
-                questions=questions,
-                completions=1,
-                tokens=1,
-                text_tokens=TEXT,
-                checkpointing=False,
-                fused=fused,
+            update, launches = update_seconds(
+                config, at_once, completions, micro_batches, again=again, fused=fused
             )
-            rollout = launched(prefill) + TOKENS * (in_graph(step) + CHOOSING * LAUNCH)
-            update = micro_batches * launched([*forward, *backward]) + optimizer
+            update += optimizer
+            prefill = prefill_kernels(config, questions=questions, text_tokens=TEXT, fused=fused)
+            rollout = launched(prefill) + decoding
             seconds = rollout + update
             show(
                 f"| {questions} x {completions} x {TOKENS} | {name} | {at_once} |"
-                f" {'yes' if again else 'no'} | {len(step)} |"
-                f" {micro_batches * len([*forward, *backward]):,} | {rollout:.2f} | {update:.2f} |"
-                f" {seconds:.2f} | {roofline:.2f} | {seconds / roofline:.1f} |"
+                f" {'yes' if again else 'no'} | {kernels} |"
+                f" {launches:,} | {rollout:.2f} | {update:.2f} |"
+                f" {seconds:.2f} | {roofline:.2f} | {seconds / roofline:.2f} |"
             )
 
 

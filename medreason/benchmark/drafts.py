@@ -24,6 +24,7 @@ from medreason.generation.decoding import decode
 from medreason.generation.draft_step import takes_drafts
 from medreason.generation.drafts import DraftHistory
 from medreason.generation.generate import prompt_texts
+from medreason.generation.kept_graphs import DecodingGraphs
 from medreason.generation.prefill import prefill_prompts
 from medreason.generation.sampling import sample_completions, uniform_numbers
 from medreason.models import device
@@ -224,11 +225,15 @@ def _sampled(
             completions=completions,
             settings=settings,
             seeds=[f"{config.seed}:{step}:{sample.id}" for sample in asked],
-            graphs=config.hardware.uses_cuda_graphs,
+            graphs=_graphs(config),
             drafts=history.of_rows(names) if history else None,
         )
         rows += [row.ids for group in groups for row in group]
     return rows
+
+
+def _graphs(config: Config) -> DecodingGraphs | None:
+    return DecodingGraphs() if config.hardware.uses_cuda_graphs else None
 
 
 def _curve(
@@ -255,7 +260,7 @@ def _curve(
             prefill,
             settings,
             numbers,
-            graphs=config.hardware.uses_cuda_graphs,
+            graphs=_graphs(config),
             drafts=history.of_rows(names) if history else None,
         )
         return [row.ids for row in rows]

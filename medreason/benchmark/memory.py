@@ -26,7 +26,7 @@ def compare(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str
     """
     on_cpu = config.hardware.accelerator == "cpu"
     device.join(config.hardware)
-    if on_cpu and config.hardware.gradient_checkpointing:  # as the worker does
+    if on_cpu and config.hardware.recomputes:  # as the worker does
         return_freed_blocks()
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)

@@ -33,8 +33,9 @@ class Hardware:
     """With fsdp, zero2 or zero3: keep shards that are not in use in the memory of the machine."""
     attention: str = "sdpa"
     """sdpa, eager, or flash_attention_2 where flash-attn is installed."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, slower."""
+    gradient_checkpointing: str = "false"
+    """Compute activations again in the backward pass: less memory, slower; true, false or auto:
+    what is faster by the counted work of an update and fits by the estimate."""
     cuda_graphs: bool = True
     """On CUDA, with sdpa and ddp: run each decoding step as one CUDA graph."""
     fused_layers: bool = True
@@ -63,6 +64,11 @@ class Hardware:
         one_of("hardware.precision", self.precision, ("float32", "bfloat16"))
         one_of("hardware.attention", self.attention, ("sdpa", "eager", "flash_attention_2"))
         one_of("hardware.parallel", self.parallel, ("ddp", "fsdp", "zero2", "zero3"))
+        one_of(
+            "hardware.gradient_checkpointing",
+            self.gradient_checkpointing.lower(),  # of true Hydra makes True
+            ("true", "false", "auto"),
+        )
         one_of("hardware.optimizer_states", self.optimizer_states, ("float32", "8bit"))
         if self.per_device_prompts != "auto" and not str(self.per_device_prompts).isdecimal():
             raise ValueError(
@@ -101,6 +107,12 @@ class Hardware:
         """Questions in a micro-batch of a device; of auto 1, the smallest cut, until a training has
         chosen (`training.memory_limits.with_questions_at_once`)."""
         return 1 if self.per_device_prompts == "auto" else int(self.per_device_prompts)
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether activations are computed again; with auto, which takes least memory, until a
+        training has chosen."""
+        return self.gradient_checkpointing.lower() != "false"
 
     @property
     def processes(self) -> int:

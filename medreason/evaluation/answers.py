@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,6 +24,7 @@ from medreason.generation.generate import (
     greedy_settings,
     model_inputs,
 )
+from medreason.generation.kept_graphs import DecodingGraphs
 from medreason.generation.prefill import Prefill
 from medreason.generation.prefix_sharing import PrefilledPrefixes, PrefixPrefiller
 from medreason.generation.row_decoder import decode_refilled
@@ -53,11 +55,13 @@ def answer_rows(
     batch_size: int,
     max_new_tokens: int,
     graphs: bool = False,
+    images_ahead: bool = False,
     drafts: DraftHistory | None = None,
     on_batch: OnBatch = lambda done: None,
     on_answers: OnAnswers = lambda batch: None,
 ) -> list[Completion]:
-    """A completion of each row, in their order, as `generate` gives it. `graphs`: see `decode`.
+    """A completion of each row, in their order, as `generate` gives it. `graphs`: see `decode`;
+    with `images_ahead` other threads read and process images meanwhile.
 
     `drafts` save passes through the model and change no token; it knows replies by `question_of`.
     """
@@ -90,19 +94,23 @@ def answer_rows(
     decoded = (
         _decode_refilled(model, prefiller, asked, settings, batch_size, drafts)
         if refills or drafts
-        else _decode_batches(model, prefiller, asked, settings, batch_size, graphs=graphs)
+        else _decode_batches(
+            model, prefiller, asked, settings, batch_size, DecodingGraphs() if graphs else None
+        )
     )
     completions: dict[int, Completion] = {}
-    for ended in decoded:
-        batch: dict[int, Completion] = {}
-        for i, (count, ids) in ended.items():
-            completion = completion_from_ids(
-                asked[i].prompt, count, ids, settings, processor.tokenizer
-            )
-            batch |= dict.fromkeys(places[i], completion)
-        completions |= batch
-        on_batch(len(completions))
-        on_answers(batch)
+    in_order = [asked[i] for i in prefix_sharing.in_order(asked)]
+    with prefiller.loading_ahead(in_order) if images_ahead else nullcontext():
+        for ended in decoded:
+            batch: dict[int, Completion] = {}
+            for i, (count, ids) in ended.items():
+                completion = completion_from_ids(
+                    asked[i].prompt, count, ids, settings, processor.tokenizer
+                )
+                batch |= dict.fromkeys(places[i], completion)
+            completions |= batch
+            on_batch(len(completions))
+            on_answers(batch)
     return [completions[i] for i in range(len(rows))]
 
 
@@ -116,8 +124,7 @@ def _decode_batches(
     rows: Sequence[EvaluationRow],
     settings: GenerationConfig,
     size: int,
-    *,
-    graphs: bool,
+    graphs: DecodingGraphs | None,
 ) -> Iterator[_Decoded]:
     """`size` rows at a time, until the last of them ends."""
     room = settings.max_new_tokens

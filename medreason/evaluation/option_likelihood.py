@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -39,13 +40,15 @@ def option_likelihoods(
     *,
     batch_size: int,
     tagged: bool,
+    images_ahead: bool = False,
     on_batch: OnBatch = lambda done: None,
     on_likelihoods: Callable[[Mapping[int, list[float]]], None] = lambda batch: None,
 ) -> list[list[float]]:
     """The probabilities of each row's letters, in the order of its options; they add up to 1.
 
     Every row has options, which are scored in one packed sequence. `tagged` is false for prompts
-    that ask for no tags. `on_likelihoods` hears those of each batch, by the row's place.
+    that ask for no tags. `images_ahead`: see `answer_rows`. `on_likelihoods` hears those of each
+    batch, by the row's place.
     """
     if not rows:
         return []
@@ -67,20 +70,22 @@ def option_likelihoods(
     if obstacles := prefix_sharing.sharing_obstacles(model):
         return score_all_unshared("; ".join(obstacles))
     prefiller = PrefixPrefiller(model, processor)
-    for batch in prefix_sharing.batches(rows, batch_size):
-        members = [rows[i] for i in batch]
-        endings = [answer_texts(row.sample, tagged=tagged) for row in members]
-        prefixes = prefiller.prefill_prefixes(members, endings)
-        logps = _ending_logps(model, prefiller, prefixes)
-        scored: dict[int, list[float]] = {
-            i: row_logps[: len(row.sample.options)].softmax(0).tolist()
-            for i, row, row_logps in zip(batch, members, logps, strict=True)
-        }
-        if not likelihoods and (
-            reason := _difference(model, scored[batch[0]], score_unshared(members[0]))
-        ):
-            return score_all_unshared(reason)
-        finish(scored)
+    in_order = [rows[i] for i in prefix_sharing.in_order(rows)]
+    with prefiller.loading_ahead(in_order) if images_ahead else nullcontext():
+        for batch in prefix_sharing.batches(rows, batch_size):
+            members = [rows[i] for i in batch]
+            endings = [answer_texts(row.sample, tagged=tagged) for row in members]
+            prefixes = prefiller.prefill_prefixes(members, endings)
+            logps = _ending_logps(model, prefiller, prefixes)
+            scored: dict[int, list[float]] = {
+                i: row_logps[: len(row.sample.options)].softmax(0).tolist()
+                for i, row, row_logps in zip(batch, members, logps, strict=True)
+            }
+            if not likelihoods and (
+                reason := _difference(model, scored[batch[0]], score_unshared(members[0]))
+            ):
+                return score_all_unshared(reason)
+            finish(scored)
     return [likelihoods[i] for i in range(len(rows))]
 
 

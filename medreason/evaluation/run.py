@@ -257,6 +257,7 @@ def _generate(
                 batch_size=config.hardware.per_device_evaluation,
                 max_new_tokens=config.evaluation.max_new_tokens,
                 graphs=config.hardware.uses_cuda_graphs,
+                images_ahead=config.hardware.accelerator == "cuda",
                 drafts=drafts,
                 **callbacks,
             )
@@ -334,6 +335,7 @@ def _score_options(
         closed_rows,
         batch_size=config.hardware.per_device_evaluation,
         tagged=config.prompt.style != "free",
+        images_ahead=config.hardware.accelerator == "cuda",
         **callbacks,
     )
 

@@ -77,7 +77,7 @@ def processes(config: Config) -> PartialState:
     # Before any thread of torch starts. Gradients of tokens with probability near 1 are denormal
     # numbers, with which a CPU computes several times slower.
     torch.set_flush_denormal(cpu)
-    if cpu and config.hardware.gradient_checkpointing:  # memory before speed
+    if cpu and config.hardware.recomputes:  # memory before speed
         return_freed_blocks()
     state = device.join(config.hardware)
     if state.num_processes != config.hardware.processes:

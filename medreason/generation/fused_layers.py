@@ -1,38 +1,60 @@
 """Norms and attention of Qwen2-VL and Qwen2.5-VL in fewer kernels than transformers' own.
 
 An update of a few questions launches more kernels than Python and autograd hand out in the time
-that the GPU takes for them. Here a norm is one kernel whose result is rounded once for all products
-that read it, queries, keys and values are one product, they turn by one function with a backward
-pass of its own, and the vision tower attends to images or windows of the same size in one call.
+that the GPU takes for them; one of many reads and writes activations for longer than products need
+without them. Here a norm is one kernel with the sum before it, and its result is rounded once for
+all products that read it; queries, keys and values are one product and turn in one kernel, as an
+activation and its gate are one; gradients of weights are added up in float32 by their products; the
+vision tower attends to images or windows of the same size in one call.
+
+Between layers goes a pair (hidden states, what the last product adds to them), which the next
+layer's first norm adds up.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
-from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_window_index
 
+from medreason.generation import fused_operators
 from medreason.generation.small_models import PATCH_VALUES, are_as_in_transformers
+
+_log = logging.getLogger(__name__)
 
 
 def fuse(model: PreTrainedModel) -> bool:
     """Give the model's layers these forwards, where its family is known and they compute what
     transformers' do; tells whether they have them now."""
-    if model.config._attn_implementation != "sdpa" or not _is_known(type(model), model.device):
+    if model.config._attn_implementation != "sdpa":
+        return False
+    if not fused_operators.are_available(model.device):
+        _log.warning("no C compiler to build CUDA kernels with; going on with transformers' layers")
+        return False
+    if not _is_known(type(model), model.device) or not _activations_are_known(model):
         return False
     _fuse(model)
     return True
+
+
+def _activations_are_known(model: PreTrainedModel) -> bool:
+    whole: Any = model
+    config = whole.config
+    gated = hasattr(whole.model.visual.blocks[0].mlp, "gate_proj")
+    of_vision = config.vision_config.hidden_act
+    of_text = config.get_text_config().hidden_act
+    return of_text == "silu" and of_vision == ("silu" if gated else "quick_gelu")
 
 
 @functools.cache
@@ -76,57 +98,103 @@ def _fuse(model: PreTrainedModel) -> None:
     decoder, tower = whole.model.language_model, whole.model.visual
     if "forward" in vars(decoder.norm):  # they have them already
         return
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            module.forward = MethodType(_norm, module)
     for layer in decoder.layers:
+        layer.forward = MethodType(_checkpointed(_text_layer), layer)
         layer.self_attn.forward = MethodType(_text_attention, layer.self_attn)
+        layer.mlp.forward = MethodType(_gated_mlp, layer.mlp)
     for block in tower.blocks:
+        block.forward = MethodType(_checkpointed(_vision_block), block)
         block.attn.forward = MethodType(_vision_attention, block.attn)
+        mlp = _gated_mlp if hasattr(block.mlp, "gate_proj") else _quick_gelu_mlp
+        block.mlp.forward = MethodType(mlp, block.mlp)
+    for last in (decoder.norm, tower.merger.ln_q):
+        last.forward = MethodType(_last_norm, last)
     for rotary in (decoder.rotary_emb, tower.rotary_pos_emb):
         rotary.forward = MethodType(_angles, rotary)
     tower.register_forward_pre_hook(_with_segments, with_kwargs=True)
 
 
-def _norm(module: nn.Module, hidden: Tensor) -> Tensor:
+_States = Tensor | tuple[Tensor, Tensor]
+"""Hidden states, or a pair with what is to be added to them."""
+
+
+def _normed(module: nn.Module, states: _States) -> tuple[Tensor, Tensor]:
+    """(hidden states, their norm)"""
     norm: Any = module
-    device = hidden.device.type
-    autocast = torch.is_autocast_enabled(device)
-    # Autocast would compute a bfloat16 norm in float32, with kernels for both ways.
-    with torch.autocast(device, enabled=False):
-        normed = rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
-        # Autocast rounds the input of each product that follows on its own.
-        return normed.to(torch.get_autocast_dtype(device)) if autocast else normed
+    bias = getattr(norm, "bias", None)
+    epsilon = norm.variance_epsilon if bias is None else norm.eps
+    if isinstance(states, Tensor):
+        return states, fused_operators.norm(states, norm.weight, bias, epsilon)
+    return fused_operators.add_norm(*states, norm.weight, bias, epsilon)
+
+
+def _checkpointed(forward: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., Any]:
+    """As transformers wraps the forward of a layer's class, which one of an object replaces: with
+    checkpointing the layer runs again in the backward pass."""
+
+    def checkpointed(
+        module: nn.Module, hidden_states: _States, *args: object, **settings: Any
+    ) -> tuple[Tensor, Tensor]:
+        layer: Any = module
+        if not (layer.gradient_checkpointing and layer.training):
+            return forward(module, hidden_states, *args, **settings)
+        settings = {**settings, "use_cache": False, "past_key_values": None}
+
+        def again(*states: Tensor) -> tuple[Tensor, Tensor]:
+            pair: _States = states if len(states) == 2 else states[0]
+            return forward(module, pair, *args, **settings)
+
+        # Tensors beside each other: of those in a pair, reentrant checkpoints keep no gradient.
+        states = (hidden_states,) if isinstance(hidden_states, Tensor) else hidden_states
+        return layer._gradient_checkpointing_func(again, *states)
+
+    return checkpointed
+
+
+def _last_norm(module: nn.Module, states: _States) -> Tensor:
+    return _normed(module, states)[1]
+
+
+def _text_layer(
+    module: nn.Module, hidden_states: _States, *args: object, **settings: Any
+) -> tuple[Tensor, Tensor]:
+    layer: Any = module
+    hidden, normed = _normed(layer.input_layernorm, hidden_states)
+    attended, _ = layer.self_attn(normed, *args, **settings)
+    hidden, normed = _normed(layer.post_attention_layernorm, (hidden, attended))
+    return hidden, layer.mlp(normed)
+
+
+def _vision_block(
+    module: nn.Module, hidden_states: _States, *args: object, **settings: Any
+) -> tuple[Tensor, Tensor]:
+    block: Any = module
+    hidden, normed = _normed(block.norm1, hidden_states)
+    attended = block.attn(normed, *args, **settings)
+    hidden, normed = _normed(block.norm2, (hidden, attended))
+    return hidden, block.mlp(normed)
+
+
+def _product(layer: nn.Module, inputs: Tensor) -> Tensor:
+    return fused_operators.products(inputs, [layer])
+
+
+def _gated_mlp(module: nn.Module, hidden: Tensor) -> Tensor:
+    mlp: Any = module
+    gate, up = (_product(layer, hidden) for layer in (mlp.gate_proj, mlp.up_proj))
+    return _product(mlp.down_proj, fused_operators.gated(gate, up))
+
+
+def _quick_gelu_mlp(module: nn.Module, hidden: Tensor) -> Tensor:
+    mlp: Any = module
+    return _product(mlp.fc2, fused_operators.quick_gelu(_product(mlp.fc1, hidden)))
 
 
 def _angles(module: nn.Module, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine as `_Turn` takes them."""
+    """Cosine and sine (..., channels) as `fused_operators.turn` takes them."""
     cosine, sine = type(module).forward(module, hidden, position_ids)
     first, second = sine.chunk(2, dim=-1)
-    return cosine, torch.cat([-first, second], dim=-1)
-
-
-class _Turn(torch.autograd.Function):
-    """Rotary embedding of states (..., channels): each channel turns with the one half a width
-    away. Turned in the precision of the angles and rounded once."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """`sine` has a negative sign in the first half of its channels."""
-        ctx.save_for_backward(cosine, sine)
-        return _turned(states, cosine, sine)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        cosine, sine = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        return _turned(gradients[0], cosine, sine, -1), None, None
-
-
-def _turned(states: Tensor, cosine: Tensor, sine: Tensor, direction: int = 1) -> Tensor:
-    with torch.autocast(states.device.type, enabled=False):
-        rolled = states.roll(states.shape[-1] // 2, dims=-1)
-        turned = torch.empty_like(states)
-        return torch.addcmul(states * cosine, rolled, sine, value=direction, out=turned)
+    return cosine.contiguous(), torch.cat([-first, second], dim=-1)
 
 
 def _text_attention(
@@ -151,7 +219,7 @@ def _text_attention(
         sliding_window=attention.sliding_window,
         **settings,
     )
-    return attention.o_proj(attended.flatten(2)), weights
+    return _product(attention.o_proj, attended.flatten(2)), weights
 
 
 def _turned_states(
@@ -159,21 +227,15 @@ def _turned_states(
 ) -> tuple[Tensor, ...]:
     """Queries, keys and values (sequences, heads, tokens, channels)."""
     attention: Any = module
-    states = _joined_products((attention.q_proj, attention.k_proj, attention.v_proj), hidden)
+    states = fused_operators.products(
+        hidden, (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
     states = states.unflatten(2, (-1, attention.head_dim))
     queries, keys = attention.num_heads, attention.num_key_value_heads
     turning, value = states.split([queries + keys, keys], dim=2)
-    turned = _Turn.apply(turning, cosine.unsqueeze(2), sine.unsqueeze(2))
-    query, key = turned.split([queries, keys], dim=2)  # pyright: ignore
+    turned = fused_operators.turn(turning.flatten(0, 1), cosine.flatten(0, 1), sine.flatten(0, 1))
+    query, key = turned.view(turning.shape).split([queries, keys], dim=2)
     return tuple(states.transpose(1, 2) for states in (query, key, value))
-
-
-def _joined_products(layers: Sequence[nn.Module], inputs: Tensor) -> Tensor:
-    """The outputs of linear layers of the same input beside each other."""
-    if any(type(layer) is not nn.Linear for layer in layers):  # adapters
-        return torch.cat([layer(inputs) for layer in layers], dim=-1)
-    weight = torch.cat([layer.weight for layer in layers])  # pyright: ignore
-    return linear(inputs, weight, torch.cat([layer.bias for layer in layers]))  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -229,17 +291,18 @@ def _vision_attention(
     """Of hidden states (patches, width)."""
     assert position_embeddings is not None
     attention: Any = module
-    states = attention.qkv(hidden_states).view(len(hidden_states), 3, attention.num_heads, -1)
+    states = _product(attention.qkv, hidden_states).view(
+        len(hidden_states), 3, attention.num_heads, -1
+    )
     turning, value = states.split([2, 1], dim=1)
-    cosine, sine = (angles[:, None, None] for angles in position_embeddings)
-    turned = _Turn.apply(turning, cosine, sine)
+    turned = fused_operators.turn(turning.flatten(1, 2), *position_embeddings).view(turning.shape)
     segments = cu_seqlens
     if segments.order is not None:
         turned, value = (t.index_select(0, segments.order) for t in (turned, value))
     attended = _attended_in(segments, *turned.unbind(1), value.squeeze(1), attention.scaling)
     if segments.back is not None:
         attended = attended.index_select(0, segments.back)
-    return attention.proj(attended)
+    return _product(attention.proj, attended)
 
 
 def _attended_in(

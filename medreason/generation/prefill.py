@@ -31,6 +31,17 @@ class Prefill:
     """The KV cache of the rows, made once a second token is to be decoded."""
     passes: PackedPass | None = None
     """That have made it, and can decode the rows; None where transformers has."""
+    prompts: PromptCache | None = None
+    """The KV cache of the prompts themselves, where every prompt has the same number of rows."""
+
+
+@dataclass(frozen=True)
+class PromptCache:
+    """Prompts, each of which is that of a group of rows."""
+
+    cache: DynamicCache
+    mask: Tensor
+    """(prompts, tokens): 0 where the KV cache holds padding."""
 
 
 @torch.no_grad()
@@ -63,6 +74,7 @@ def prefill_prompts(
         position=position_ids[:, entries, -1:],
         mask=inputs["attention_mask"][entries],
         cache=functools.partial(repeat_kv_cache, cache, entries, room),
+        prompts=PromptCache(cache, inputs["attention_mask"]),
         passes=passes,
     )
 

@@ -8,13 +8,13 @@ prompt is prefilled behind it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -23,16 +23,19 @@ from trl.trainer.utils import pad
 
 from medreason.data.images import blank, open_rgb, size_of
 from medreason.generation.generate import prompt_texts
+from medreason.generation.images_ahead import ImagesAhead
 from medreason.generation.kv_cache import repeat_kv_cache
 from medreason.generation.packed_pass import packed_pass
 from medreason.generation.prefill import Prefill, mrope_positions
 from medreason.generation.rows import EvaluationRow
 from medreason.generation.vision_cache import takes_vision_features
+from medreason.samples import Window
 
 _SLOTS = 32
 
 _ImageKey = Path | tuple[int, int] | None
 """What a row shows: a file, a grey image of (width, height), or nothing."""
+_ShownImage = Path | tuple[int, int]
 
 
 def sharing_obstacles(model: PreTrainedModel) -> list[str]:
@@ -120,10 +123,25 @@ class PrefixPrefiller:
         """`sizes` (width, height) of images that are known; others are read from their files."""
         self._model: Any = model
         self._processor: Any = processor
+        self._windows: dict[Path, Window] = {}
         self._passes = packed_pass(model)
         self._features: dict[_ImageKey, tuple[Tensor, Tensor]] = {}
         """Vision features (tokens, width) and grid (1, 3)."""
         self._sizes: dict[Path, tuple[int, int]] = dict(sizes or {})
+        self._load: Callable[[_ShownImage], tuple[Tensor, Tensor]] = self._processed
+
+    @contextmanager
+    def loading_ahead(self, rows: Sequence[EvaluationRow]) -> Iterator[None]:
+        """Within, other threads read and process the images of the rows, in their order."""
+        self._windows = {row.sample.image: row.sample.window for row in rows}
+        keys = (key for row in rows if (key := self.shown(row)) is not None)
+        ahead = ImagesAhead(self._processed, keys)
+        self._load = ahead
+        try:
+            yield
+        finally:
+            ahead.close()
+            self._load = self._processed
 
     def shown(self, row: EvaluationRow) -> _ImageKey:
         """What the row shows. Rows that show the same and have one prompt have one answer."""
@@ -214,26 +232,32 @@ class PrefixPrefiller:
 
     def _encode_images(self, rows: Sequence[EvaluationRow]) -> list[_ImageKey]:
         """What each row shows. Images that the last batch did not show are encoded."""
-        windows = {row.sample.image: row.sample.window for row in rows}
+        self._windows |= {row.sample.image: row.sample.window for row in rows}
         keys = [self.shown(row) for row in rows]
         new = [key for key in dict.fromkeys(keys) if key is not None and key not in self._features]
-        images = [
-            open_rgb(key, windows[key]) if isinstance(key, Path) else blank(key) for key in new
-        ]
+        images = [self._load(key) for key in new]
         # Batches follow the order of images, so one that is not shown again is never needed again.
         still_shown = {key: self._features[key] for key in keys if key in self._features}
         self._features = still_shown | dict(zip(new, self._encode(images), strict=True))
         return keys
 
-    def _encode(self, images: Sequence[Image.Image]) -> list[tuple[Tensor, Tensor]]:
-        """(vision features, grid) of each image."""
+    def _processed(self, key: _ShownImage) -> tuple[Tensor, Tensor]:
+        """(pixels (patches, values), grid (1, 3)) of an image."""
+        image = open_rgb(key, self._windows[key]) if isinstance(key, Path) else blank(key)
+        inputs = self._processor.image_processor(images=[image], return_tensors="pt")
+        return inputs["pixel_values"], inputs["image_grid_thw"]
+
+    def _encode(self, images: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """(vision features, grid) of each processed image."""
         if not images:
             return []
-        inputs = self._processor.image_processor(images=list(images), return_tensors="pt")
-        grids = inputs["image_grid_thw"].to(self._model.device)
-        pixels = inputs["pixel_values"].to(self._model.device, self._model.dtype)
-        features = self._model.get_image_features(pixels, grids, return_dict=True).pooler_output
-        return list(zip(features, grids.split(1), strict=True))
+        pixels, grids = (
+            torch.cat(parts).to(self._model.device) for parts in zip(*images, strict=True)
+        )
+        outputs = self._model.get_image_features(
+            pixels.to(self._model.dtype), grids, return_dict=True
+        )
+        return list(zip(outputs.pooler_output, grids.split(1), strict=True))
 
     def _tokenize(
         self,

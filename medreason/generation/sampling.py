@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from medreason.generation.decoding import decode
 from medreason.generation.drafts import RowDrafts
+from medreason.generation.kept_graphs import DecodingGraphs
 from medreason.generation.onednn_products import onednn_products
 from medreason.generation.prefill import prefill_prompts
 from medreason.generation.token_choice import CompletionTokens
@@ -55,7 +56,7 @@ def sample_completions(
     settings: GenerationConfig,
     seeds: Sequence[str],
     total_over_ranks: Callable[[int], int] = int,
-    graphs: bool = False,
+    graphs: DecodingGraphs | None = None,
     drafts: RowDrafts | None = None,
 ) -> list[list[CompletionTokens]]:
     """`completions` of each question, in the order of the questions, each question by its seed.

@@ -17,6 +17,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from medreason.generation import fused_operators  # noqa: F401  # defines torch.ops.medreason
+
 _BLOCK = 64
 """Tokens whose probabilities are added up before those of others."""
 
@@ -50,41 +52,51 @@ class TokenChoice:
         The token into whose part of the cumulated probabilities a number falls; without numbers the
         likeliest one. Log-probabilities: see `CompletionTokens.logps`.
         """
-        logits = logits.float()
         if numbers is None:
+            logits = logits.float()
             tokens = self._scores(logits).argmax(-1)
             return tokens, logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
-        scaled = logits if self._temperature == 1.0 else logits / self._temperature
-        probabilities = scaled.softmax(-1)
+        # In the type that they have, unless a temperature would round them.
+        scaled = logits if self._temperature == 1.0 else logits.float() / self._temperature
+        most = scaled.amax(-1, keepdim=True).float()
+        sums = torch.ops.medreason.block_sums(scaled, most, _BLOCK)
+        total = sums.sum(-1)  # of all tokens, those that are banned among them
         if self._truncates:
-            drawn_from = self._scores(logits).softmax(-1)
+            scores = self._scores(logits.float())
+            highest = scores.amax(-1, keepdim=True)
+            kept = torch.ops.medreason.block_sums(scores, highest, _BLOCK)
+            tokens = _at_heights(scores, highest, kept, numbers, self._banned[:0])
         else:
-            # The same softmax gives both, as it costs as much as all else here; heights are scaled
-            # to what is left.
-            drawn_from = probabilities.index_fill_(1, self._banned, 0.0)
-        tokens = _at_heights(drawn_from, numbers)
-        return tokens, probabilities.gather(1, tokens[:, None])[:, 0].log()
+            of_banned = (scaled[:, self._banned].float() - most).exp().double()
+            kept = sums.index_add(1, self._banned // _BLOCK, -of_banned).clamp(min=0.0)
+            tokens = _at_heights(scaled, most, kept, numbers, self._banned)
+        chosen = scaled.gather(1, tokens[:, None]).float() - most
+        return tokens, chosen[:, 0] - total.log().float()
 
     def _scores(self, logits: Tensor) -> Tensor:
         return self._processors(None, logits)  # pyright: ignore[reportArgumentType]
 
 
-def _at_heights(probabilities: Tensor, numbers: Tensor) -> Tensor:
-    """The token of each row into whose part of the cumulated probabilities the number falls."""
+def _at_heights(
+    scores: Tensor, most: Tensor, sums: Tensor, numbers: Tensor, banned: Tensor
+) -> Tensor:
+    """The token of each row into whose part of the cumulated probabilities the number falls.
+
+    `sums` (rows, blocks) of exponentials of `scores` (rows, vocabulary) less `most` (rows, 1),
+    without those of `banned` tokens.
+    """
     # The inverse of the distribution function in place of torch.multinomial, which takes its
     # numbers from a generator that all rows share. Sums of blocks first, so that float64 is not
-    # added up over the whole vocabulary.
-    rows, vocabulary = probabilities.shape
-    if vocabulary % _BLOCK:
-        probabilities = nn.functional.pad(probabilities, (0, -vocabulary % _BLOCK))
-    by_block = probabilities.view(rows, -1, _BLOCK)
-    sums = by_block.sum(-1, dtype=torch.float64).cumsum(-1)
-    # Rounding lets the sum end a little beside 1: the numbers are scaled to where it ends.
+    # added up over the whole vocabulary, nor probabilities written for all of it.
+    vocabulary = scores.shape[1]
+    sums = sums.cumsum(-1)
     heights = (numbers * sums[:, -1])[:, None]
     blocks = torch.searchsorted(sums, heights, right=True).clamp(max=sums.shape[1] - 1)
     below = nn.functional.pad(sums, (1, 0)).gather(1, blocks)
-    block = by_block.gather(1, blocks[:, :, None].expand(-1, -1, _BLOCK))[:, 0]
-    cumulated = block.cumsum(-1, dtype=torch.float64)
+    columns = blocks * _BLOCK + torch.arange(_BLOCK, device=scores.device)
+    block = (scores.gather(1, columns.clamp(max=vocabulary - 1)).float() - most).exp()
+    hidden = (columns[..., None] == banned).any(-1) | (columns >= vocabulary)
+    cumulated = block.masked_fill(hidden, 0.0).cumsum(-1, dtype=torch.float64)
     # Added up in another order, the block may end a little below its sum: never behind its end.
     last = torch.nextafter(cumulated[:, -1:], torch.zeros_like(heights))
     places = torch.searchsorted(cumulated, torch.minimum(heights - below, last), right=True)

@@ -18,8 +18,9 @@ class VisionTower:
 
     layers: int
     width: int
+    mlp_width: int
     saved_mlp_widths: int
-    """Numbers a patch that one layer's MLP saves for the backward pass."""
+    """So many times its width one layer's MLP saves for the backward pass."""
     rms_norm: bool
     """RMSNorm in float32 in place of LayerNorm."""
     full_attention: int
@@ -31,12 +32,15 @@ class VisionTower:
         in_windows = (self.layers - self.full_attention) * min(patches, self.window_patches)
         return patches * (self.full_attention * patches + in_windows)
 
-    def layer_bytes(self, size: int) -> int:
-        """Bytes a patch that one layer saves for the backward pass, numbers being `size` bytes."""
+    def layer_bytes(self, size: int, *, fused: bool = False) -> int:
+        """Bytes a patch that one layer saves for the backward pass, numbers being `size` bytes.
+        `fused` layers (`generation.fused_layers`) compute an MLP's activation again."""
         # Queries, keys, values, attention's output, the copy that joins its pieces, the inputs of
         # the products behind the norms; an RMSNorm's float32 input and its normalised value too.
-        widths = 2 * (8 + size) + 7 * size if self.rms_norm else 10 * size
-        return widths * self.width + size * self.saved_mlp_widths
+        in_float32 = self.rms_norm and not fused
+        widths = 2 * (8 + size) + 7 * size if in_float32 else 10 * size
+        of_mlp = (self.saved_mlp_widths - fused) * self.mlp_width
+        return widths * self.width + size * of_mlp
 
 
 def vision_tower(config: PreTrainedConfig) -> VisionTower:
@@ -50,7 +54,8 @@ def vision_tower(config: PreTrainedConfig) -> VisionTower:
             return VisionTower(
                 layers=vision.depth,
                 width=vision.embed_dim,
-                saved_mlp_widths=int(3 * vision.mlp_ratio * vision.embed_dim),
+                mlp_width=int(vision.mlp_ratio * vision.embed_dim),
+                saved_mlp_widths=3,
                 rms_norm=False,
                 full_attention=vision.depth,
                 window_patches=0,
@@ -61,7 +66,8 @@ def vision_tower(config: PreTrainedConfig) -> VisionTower:
                 layers=vision.depth,
                 width=vision.hidden_size,
                 # The gate, its activation, the other product, and their product.
-                saved_mlp_widths=4 * vision.intermediate_size,
+                mlp_width=vision.intermediate_size,
+                saved_mlp_widths=4,
                 rms_norm=True,
                 full_attention=len(vision.fullatt_block_indexes),
                 window_patches=(vision.window_size // vision.patch_size) ** 2,
@@ -70,7 +76,8 @@ def vision_tower(config: PreTrainedConfig) -> VisionTower:
             return VisionTower(  # without the mergers of its deepstack features, one for each
                 layers=vision.depth,
                 width=vision.hidden_size,
-                saved_mlp_widths=3 * vision.intermediate_size,
+                mlp_width=vision.intermediate_size,
+                saved_mlp_widths=3,
                 rms_norm=False,
                 full_attention=vision.depth,
                 window_patches=0,

@@ -39,7 +39,7 @@ def trl_arguments(
         "data_seed": config.seed,
         "use_cpu": on_cpu,
         "bf16": config.hardware.precision == "bfloat16",
-        "gradient_checkpointing": config.hardware.gradient_checkpointing,
+        "gradient_checkpointing": config.hardware.recomputes,
         # The experiment fixes prompts_per_step; the hardware profile only cuts it, so the same
         # experiment takes the same optimizer steps on any machine.
         "gradient_accumulation_steps": config.accumulation,
@@ -83,7 +83,7 @@ def _parallel(hardware: Hardware) -> dict[str, object]:
         arguments["optim"] = "adamw_bnb_8bit"  # bitsandbytes; embeddings keep float32 states
     if hardware.parallel == "fsdp":
         fsdp: dict[str, object] = {"version": 2, "cpu_offload": hardware.offload}
-        if hardware.gradient_checkpointing:
+        if hardware.recomputes:
             # The training argument would gather each layer's weights once more in backward.
             arguments["gradient_checkpointing"] = False
             fsdp["activation_checkpointing"] = True

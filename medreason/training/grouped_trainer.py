@@ -37,6 +37,7 @@ from medreason.config import Rollout
 from medreason.generation import packed_attention, packing
 from medreason.generation.draft_step import takes_drafts
 from medreason.generation.drafts import draft_history
+from medreason.generation.kept_graphs import DecodingGraphs
 from medreason.generation.prefill import mrope_positions
 from medreason.generation.sampling import sample_completions
 from medreason.generation.token_choice import CompletionTokens
@@ -76,7 +77,8 @@ class GroupedGRPOTrainer(SamplingCheck):
 
     `rollout.fallback` decides about a model or a setting that rules out sharing: `error`, or
     `unshared`, TRL's way with a warning. `vision_cache` is the folder for the vision features of a
-    tower that is not trained. `cuda_graphs`: see `decode`.
+    tower that is not trained. `cuda_graphs`: see `decode`; with `keep_graphs` they stay beside the
+    update, else each step captures them anew.
     """
 
     num_generations: int  # to TRL's types it may be missing
@@ -87,12 +89,14 @@ class GroupedGRPOTrainer(SamplingCheck):
         rollout: Rollout,
         vision_cache: Path,
         cuda_graphs: bool = False,
+        keep_graphs: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._rollout = rollout
         self._vision_cache_folder = vision_cache if rollout.vision_cache_gb else None
-        self._cuda_graphs = cuda_graphs
+        self._graphs = DecodingGraphs() if cuda_graphs else None
+        self._keep_graphs = keep_graphs
         self._vision_caches: dict[int, VisionCache | None] = {}
         """By `id` of the model: the policy and the reference model have towers of their own."""
         self._drafts = (
@@ -211,6 +215,8 @@ class GroupedGRPOTrainer(SamplingCheck):
             if self._rollout.dynamic_sampling:
                 self._resample_constant_groups(model, processor, groups)
             model.train()
+        if self._graphs and not self._keep_graphs:
+            self._graphs.release()
         if self._drafts:
             for name, value in self._drafts.take_counts().items():
                 self._metrics["train"][name].append(value)
@@ -239,7 +245,7 @@ class GroupedGRPOTrainer(SamplingCheck):
                 settings=self.generation_config,
                 seeds=[self._seeds[i] + attempt for i in places],
                 total_over_ranks=self._total_over_ranks if self.is_fsdp_enabled else int,
-                graphs=self._cuda_graphs,
+                graphs=self._graphs,
                 drafts=self._drafts.of_rows(questions) if self._drafts else None,
             )
 

@@ -21,6 +21,7 @@ from medreason.models.load import END_TOKENS, VISION_TOKENS, without_adapter
 from medreason.prompts import conversation
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
+from medreason.training import memory_limits
 from medreason.training.adapter import lora_config
 from medreason.training.arguments import (
     EpochCounter,
@@ -68,7 +69,7 @@ def trainer(
     epoch = EpochCounter()
     reader = CompletionReader(samples, ends, functools.partial(sample_in_epoch, config))
     functions, weights = rewards(config, reader)
-    trainer = _trainer_class(config)(
+    trainer = _trainer_class(config, samples)(
         model=model,
         reward_funcs=list(functions),
         args=trl_arguments(
@@ -110,7 +111,7 @@ def _round_products_of_reference(config: Config, trainer: GRPOTrainer) -> None:
             module.to(torch.bfloat16)
 
 
-def _trainer_class(config: Config) -> Callable[..., GRPOTrainer]:
+def _trainer_class(config: Config, samples: Sequence[Sample]) -> Callable[..., GRPOTrainer]:
     """The trainer of `rollout`, with the arguments that TRL's has not."""
     precision = config.hardware.precision
     match (config.rollout.name, config.rollout.shares_prompts):
@@ -121,12 +122,17 @@ def _trainer_class(config: Config) -> Callable[..., GRPOTrainer]:
         case ("vllm", True):
             shared = PortableGroupedVllmTrainer
         case _:
-            graphs = config.hardware.uses_cuda_graphs
-            shared = functools.partial(PortableGroupedTrainer, cuda_graphs=graphs)
+            shared = functools.partial(PortableGroupedTrainer, **_graph_settings(config, samples))
     cache = config.folder / "cache" / "vision"
     return functools.partial(
         shared, precision=precision, rollout=config.rollout, vision_cache=cache
     )
+
+
+def _graph_settings(config: Config, samples: Sequence[Sample]) -> dict[str, bool]:
+    if not config.hardware.uses_cuda_graphs:
+        return {}
+    return {"cuda_graphs": True, "keep_graphs": memory_limits.keeps_graphs(config, samples)}
 
 
 def _reference_arguments(config: Config) -> dict[str, Any]:

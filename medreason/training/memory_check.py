@@ -68,7 +68,7 @@ def _run_step(
         _allocated_later(config, trained), dtype=torch.uint8, device=trainer.accelerator.device
     ).add_(1)
     model.train()
-    if config.hardware.gradient_checkpointing:  # transformers enables it when training begins
+    if config.hardware.recomputes:  # transformers enables it when training begins
         settings = trainer.args.activation_checkpointing_kwargs
         trainer.model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)  # pyright: ignore
     if isinstance(trainer, GRPOTrainer):

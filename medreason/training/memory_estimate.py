@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
@@ -95,7 +96,11 @@ class MemoryEstimate:
     recomputed: int
     """With checkpointing: activations of one layer, later in the backward pass."""
     cache: int
-    """KV cache while completions are sampled; there are no activations then."""
+    """KV cache while completions are sampled, and copies of an adapter's layers; there are no
+    activations then."""
+    kept: int
+    """Of these and of copies of trained weights: what graphs of decoding steps keep beside the
+    update."""
     heap: int
     """On a CPU: freed blocks that malloc keeps."""
     libraries: int
@@ -105,7 +110,7 @@ class MemoryEstimate:
     def peak(self) -> int:
         always = self.weights + self.reference + self.gradients + self.states + self.libraries
         working = self.activations + max(self.logits, self.recomputed)
-        return always + self.heap + max(working, self.cache)
+        return always + self.heap + max(working + self.kept, self.cache)
 
     def summary(self) -> str:
         parts = [(f.name, getattr(self, f.name)) for f in fields(self)]
@@ -138,8 +143,11 @@ _SHARDED = {
 """Parts that `hardware.parallel` divides among the processes."""
 
 
-def estimate(config: Config, batch: DeviceBatch) -> MemoryEstimate:
-    """Memory of the configured training at this micro-batch, if shards are of equal size."""
+def estimate(config: Config, batch: DeviceBatch, *, keeps_graphs: bool = False) -> MemoryEstimate:
+    """Memory of the configured training at this micro-batch, if shards are of equal size.
+
+    `keeps_graphs`: CUDA graphs of decoding steps stay beside the update, with what they work on.
+    """
     model = meta_model(config.model)
     adapted = bool(config.adapter)
     full_model = get_peft_model(model, LoraConfig(**config.adapter)) if adapted else model
@@ -160,9 +168,10 @@ def estimate(config: Config, batch: DeviceBatch) -> MemoryEstimate:
         gradients = max(gradients - activations, 0)
     elif config.accumulation > 1:
         gradients += buckets
+    copies, cache = _decoding_copies(config, full_model), _kv_cache(config, model, batch)
     on_cpu = hardware.accelerator == "cpu"
     # With checkpointing a CPU worker calls `return_freed_blocks`.
-    keeps_blocks = on_cpu and not hardware.gradient_checkpointing
+    keeps_blocks = on_cpu and not hardware.recomputes
     share = _HEAP_OF_ONE if config.accumulation == 1 else _HEAP
     return MemoryEstimate(
         weights=_weights(config, full_model, total, trained) // shards.get("weights", 1),
@@ -172,7 +181,9 @@ def estimate(config: Config, batch: DeviceBatch) -> MemoryEstimate:
         activations=activations,
         logits=logits,
         recomputed=recomputed,
-        cache=_kv_cache(config, model, batch),
+        # Copies of trained weights are those that autocast keeps in the update.
+        cache=cache + (copies if adapted else 0),
+        kept=cache + copies if keeps_graphs else 0,
         heap=round(share * (activations + logits)) if keeps_blocks else 0,
         libraries=IMPORTED + _FIRST_USE if on_cpu else 0,
     )
@@ -239,17 +250,19 @@ def _activations(
     width, inner, size = text.hidden_size, text.intermediate_size, _bytes(config)
     # Each of a layer's two norms saves its float32 input and its normalised value, and the product
     # after it saves its input. Attention saves 4 widths, the MLP 4 inner widths.
-    norms = 2 * (2 * 4 + size)
-    layer = batch.tokens * ((norms + 4 * size) * width + 4 * size * inner)
+    # Fused layers save neither the normalised value nor what the gate's activation makes of it.
+    fused = config.hardware.uses_fused_layers and config.rollout.name != "trl"
+    norms = 2 * ((1 if fused else 2) * 4 + size)
+    layer = batch.tokens * ((norms + 4 * size) * width + (4 - fused) * size * inner)
     patches = batch.images * batch.patches
-    block = patches * tower.layer_bytes(size)
+    block = patches * tower.layer_bytes(size, fused=fused)
     # `ends` are outside the layers: pixels, the merger's norm and product, and below the language
     # model's last norm and the input of its head.
     ends = patches * (_VALUES_PER_PATCH * size + (8 + 3 * size) * tower.width)
     if config.adapter:
         # A frozen product needs no gradient of its weights and saves no input. The vision tower
         # saves nothing, since no gradient reaches it.
-        layer = batch.tokens * ((8 + 6 * size) * width + 3 * size * inner)
+        layer = batch.tokens * ((8 + 6 * size) * width + (3 - fused) * size * inner)
         layer += batch.tokens * adapter_bytes // text.num_hidden_layers
         block = ends = 0
     ends += batch.tokens * (8 + 2 * size) * width
@@ -268,8 +281,10 @@ def _activations(
         # From a bool mask torch makes one of numbers in each layer, and saves it.
         layer += size * rows * batch.row_tokens**2
     depth, visual = text.num_hidden_layers, 0 if config.adapter else tower.layers
-    if config.hardware.gradient_checkpointing:  # of each layer its input alone, in float32
-        inputs = 4 * batch.tokens * width * depth + 4 * patches * tower.width * visual
+    if config.hardware.recomputes:  # of each layer its input alone, in float32
+        # Fused layers hand on what is to be added to it beside it.
+        numbers = batch.tokens * width * depth + patches * tower.width * visual
+        inputs = (4 + size * fused) * numbers
         return inputs + ends, max(layer + _layer_gradients(config, model, batch), block)
     return layer * depth + block * visual + ends, 0
 
@@ -315,5 +330,31 @@ def _kv_cache(config: Config, model: PreTrainedModel, batch: DeviceBatch) -> int
     text = model.config.get_text_config()
     heads = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
     # TRL samples a whole optimizer step at once, the update cuts it into micro-batches.
-    rows = batch.questions * batch.completions * config.accumulation
-    return 2 * _bytes(config) * rows * batch.row_tokens * heads * text.num_hidden_layers
+    questions = batch.questions * config.accumulation
+    rows = questions * batch.completions
+    tokens = rows * batch.row_tokens
+    if _decodes_by_graphs(config):  # prompts once, beside those of the prefill
+        tokens = 2 * questions * batch.prompt_tokens + rows * batch.completion_tokens
+    return 2 * _bytes(config) * tokens * heads * text.num_hidden_layers
+
+
+def _decodes_by_graphs(config: Config) -> bool:
+    graphs = config.hardware.uses_cuda_graphs and config.rollout.draft_tokens in ("auto", "0")
+    return graphs and config.method.algorithm == "grpo" and config.rollout.name == "grouped"
+
+
+def _decoding_copies(config: Config, model: nn.Module) -> int:
+    """Bytes of the weights that decoding steps copy: those that are trained, and with an adapter
+    the layers that have one, of the language model."""
+    if not _decodes_by_graphs(config) or config.model.quantization != "none":
+        return 0
+    if config.adapter:
+        layers = (
+            m
+            for name, m in model.named_modules()
+            if isinstance(m, LoraLayer) and ".language_model." in name
+        )
+        return _bytes(config) * sum(p.numel() for m in layers for p in m.parameters())
+    text = (p for name, p in model.named_parameters() if ".language_model.layers." in f".{name}")
+    head: Any = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+    return _bytes(config) * (sum(p.numel() for p in text) + head.weight.numel())

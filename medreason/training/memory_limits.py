@@ -77,35 +77,98 @@ def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
 
 
 def with_questions_at_once(config: Config, samples: Sequence[Sample]) -> tuple[Config, str | None]:
-    """(the configuration with `hardware.per_device_prompts` as a number, for `auto` what was chosen
-    and why): the largest micro-batch that splits a step evenly and fits by the estimate."""
-    if config.hardware.per_device_prompts != "auto":
-        return config, None
+    """(the configuration with a number for `hardware.per_device_prompts` and true or false for
+    `hardware.gradient_checkpointing`, for auto what was chosen and why): of the micro-batches that
+    split a step evenly and fit by the estimate the largest, of both ways the faster one."""
+    if config.hardware.gradient_checkpointing != "auto":
+        cut, chosen, _ = _largest_cut(config, samples)
+        return cut, chosen
+    plain, again = (
+        _largest_cut(_with(config, gradient_checkpointing=value), samples)
+        for value in ("false", "true")
+    )
+    cut, why = _faster(plain, again, samples)
+    value = cut[0].hardware.gradient_checkpointing
+    text = f"hardware.gradient_checkpointing=auto is {value}: {why}"
+    return cut[0], f"{cut[1]}; {text}" if cut[1] else text
 
-    def cut(questions: int) -> Config:
-        hardware = replace(config.hardware, per_device_prompts=str(questions))
-        return replace(config, hardware=hardware)
 
-    chosen = "hardware.per_device_prompts=auto is"
+_Cut = tuple[Config, str | None, bool]
+"""A configuration with a number of questions, why that (None where it was given), whether it fits
+by the estimate."""
+
+
+def _faster(plain: _Cut, again: _Cut, samples: Sequence[Sample]) -> tuple[_Cut, str]:
+    """(the one of two cuts, without and with recomputing, that is faster or fits, and why)"""
+    if not plain[2]:
+        return again, "without, the activations do not fit, or memory is not known"
+    from medreason.training import update_time
+
+    seconds = [
+        update_time.relative_seconds(config, largest_batch(config, samples))
+        for config, _, _ in (plain, again)
+    ]
+    times = f"{max(seconds) / min(seconds):.2f} times as fast"
+    if not again[2] or seconds[0] <= seconds[1]:
+        other = f"true with {again[0].hardware.questions_at_once} at once"
+        return plain, f"by counted work an update is {times} as {other}"
+    other = f"false with {plain[0].hardware.questions_at_once} at once"
+    return again, f"by counted work an update is {times} as {other}"
+
+
+def _with(config: Config, **hardware: str) -> Config:
+    return replace(config, hardware=replace(config.hardware, **hardware))
+
+
+def _largest_cut(config: Config, samples: Sequence[Sample]) -> _Cut:
+    """With the most questions at once that fit; those given where a number is."""
     limit = device_limit_bytes(config)
+    if config.hardware.per_device_prompts != "auto":
+        return config, None, limit is not None and _fits(config, samples, limit)
+    chosen = "hardware.per_device_prompts=auto is"
+    one = _with(config, per_device_prompts="1")
     if limit is None:
-        return cut(1), f"{chosen} 1: the device's memory is not known; set hardware.device_gb"
+        text = f"{chosen} 1: the device's memory is not known; set hardware.device_gb"
+        return one, text, False
     share = config.method.prompts_per_step // config.hardware.processes
     why = f"an estimate may fill {_TRUSTED:.0%} of {limit / 2**30:.1f} GiB"
     larger = ""
     for questions in (n for n in range(share, 0, -1) if share % n == 0):
+        cut = _with(config, per_device_prompts=str(questions))
         try:
-            peak = _estimate(cut(questions), samples).peak
+            peak = _estimate(cut, samples).peak
         # As for `memory_lines`: the architecture is not known.
         except (OSError, ValueError) as error:
             first = next(iter(str(error).splitlines()), "")
-            return cut(1), f"{chosen} 1: memory is not known: {first}"
+            return one, f"{chosen} 1: memory is not known: {first}", False
         takes = f"{questions} take{'s' if questions == 1 else ''} about {peak / 2**30:.2f} GiB"
         if peak <= _TRUSTED * limit:
             whole = larger or ", the whole share of a step"
-            return cut(questions), f"{chosen} {questions}: {takes}{whole} ({why})"
+            return cut, f"{chosen} {questions}: {takes}{whole} ({why})", True
         larger = f", and {takes}"
-    return cut(1), f"{chosen} 1, the smallest{larger.replace(', and', ':')} ({why})"
+    return one, f"{chosen} 1, the smallest{larger.replace(', and', ':')} ({why})", False
+
+
+def _fits(config: Config, samples: Sequence[Sample], limit: int) -> bool:
+    try:
+        return _estimate(config, samples).peak <= _TRUSTED * limit
+    except (OSError, ValueError):
+        return False
+
+
+def keeps_graphs(config: Config, samples: Sequence[Sample]) -> bool:
+    """Whether CUDA graphs of decoding steps fit beside the update, with what they work on."""
+    from medreason.training import memory_estimate
+
+    limit = device_limit_bytes(config)
+    if limit is None:
+        return False
+    try:
+        batch = largest_batch(config, samples)
+        peak = memory_estimate.estimate(config, batch, keeps_graphs=True).peak
+    except (OSError, ValueError):  # the architecture is not known: see `memory_lines`
+        return False
+    return peak <= _TRUSTED * limit
 
 
 def device_limit_bytes(config: Config) -> int | None:
@@ -198,8 +261,8 @@ def _remedies(config: Config) -> Iterator[Remedy]:
     sharded = hardware.parallel != "ddp"
     if hardware.questions_at_once > 1:
         yield Remedy("hardware.per_device_prompts=1", {"per_device_prompts": "1"})
-    if not hardware.gradient_checkpointing:
-        yield Remedy("hardware.gradient_checkpointing=true", {"gradient_checkpointing": True})
+    if not hardware.recomputes:
+        yield Remedy("hardware.gradient_checkpointing=true", {"gradient_checkpointing": "true"})
     # An adapter's gradients and states are small: quantising or sharding them saves nothing.
     if not adapted and not sharded and hardware.optimizer_states == "float32":
         yield Remedy("hardware.optimizer_states=8bit", {"optimizer_states": "8bit"})

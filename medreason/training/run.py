@@ -122,16 +122,25 @@ def _prepare(
 
 
 def _with_questions_at_once(config: Config, samples: Sequence[Sample]) -> Config:
-    """The configuration with a number for `hardware.per_device_prompts=auto`, the same on all
-    ranks, whose machines may have other cards: the smallest."""
+    """The configuration with a number for `hardware.per_device_prompts=auto` and a choice for
+    `hardware.gradient_checkpointing=auto`, the same on all ranks, whose machines may have other
+    cards: what the smallest takes."""
     config, chosen = memory_limits.with_questions_at_once(config, samples)
     if chosen is None:
         return config
-    fewest = min(gather_object([config.hardware.questions_at_once]))
+    cuts = gather_object([(config.hardware.questions_at_once, config.hardware.recomputes)])
+    fewest, again = min(cuts)[0], any(again for _, again in cuts)
     if PartialState().is_main_process:
         other = fewest != config.hardware.questions_at_once
         notice(f"{chosen}; another rank's device takes {fewest} at most" if other else chosen)
-    return replace(config, hardware=replace(config.hardware, per_device_prompts=str(fewest)))
+    return replace(
+        config,
+        hardware=replace(
+            config.hardware,
+            per_device_prompts=str(fewest),
+            gradient_checkpointing=str(again).lower(),
+        ),
+    )
 
 
 def _run(config: Config, trainer: SFTTrainer | GRPOTrainer, checkpoint: Path | None) -> bool:

@@ -136,6 +136,7 @@ class Validator(TrainerCallback):
             batch_size=settings.hardware.per_device_evaluation,
             max_new_tokens=settings.validation.max_new_tokens,
             graphs=settings.hardware.uses_cuda_graphs,
+            images_ahead=settings.hardware.accelerator == "cuda",
             drafts=self._drafts,
             on_batch=lambda done: self._progress("validating", done, len(own)),
         )

@@ -17,9 +17,10 @@ from transformers import (
 )
 
 from medreason.config import Hardware, Model
-from medreason.generation import cuda_graph, fused_step, kv_cache
+from medreason.generation import cuda_graph, decoding, fused_step, kept_graphs, kv_cache
 from medreason.generation.cuda_graph import CudaGraphStep
 from medreason.generation.decoding import decode
+from medreason.generation.kept_graphs import DecodingGraphs
 from medreason.generation.kv_cache import PreallocatedLayer, repeat_kv_cache
 from medreason.generation.prefill import Prefill
 from medreason.generation.token_choice import CompletionTokens
@@ -61,7 +62,8 @@ def decoded(
     )
     stream = torch.Generator().manual_seed(0)
     numbers = torch.rand(LIMIT, len(rows), generator=stream, dtype=torch.float64)
-    return decode(model, prefill, settings, numbers.to(model.device), graphs=graphs)
+    kept = DecodingGraphs() if graphs else None
+    return decode(model, prefill, settings, numbers.to(model.device), graphs=kept)
 
 
 def share_of_equal_tokens(
@@ -79,10 +81,14 @@ def share_of_equal_tokens(
 
 @pytest.mark.parametrize("window", [1, 3, 128])
 @pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1]], ids=["padded", "without padding"])
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "of transformers"])
 def test_steps_of_fixed_shapes_decode_what_eager_steps_decode(
-    window: int, prompts: tuple, monkeypatch: pytest.MonkeyPatch
+    window: int, prompts: tuple, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda_graph, "WINDOW", window)
+    monkeypatch.setattr(kept_graphs, "WINDOW", window)
+    if not fused:
+        monkeypatch.setattr(decoding, "takes_fused_steps", lambda _: False)
     model = tiny()
     eager = decoded(model, graphs=False, prompts=prompts)
     assert len({len(row.ids) for row in eager}) > 1
@@ -107,8 +113,9 @@ def test_captured_steps_decode_what_eager_steps_decode(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(cuda_graph, "WINDOW", 6)  # captured, dropped and captured again
+    monkeypatch.setattr(kept_graphs, "WINDOW", 6)
     if not fused:
-        monkeypatch.setattr(cuda_graph, "takes_fused_steps", lambda _: False)
+        monkeypatch.setattr(decoding, "takes_fused_steps", lambda _: False)
     model = tiny(device, "bfloat16" if computed == "bfloat16" else "float32")
     with torch.autocast(device, torch.bfloat16, enabled=computed == "autocast"):
         # At 3 the tokens are so close to equally likely that rounding alone decides many.
@@ -117,7 +124,7 @@ def test_captured_steps_decode_what_eager_steps_decode(
         # Fused steps round bfloat16 otherwise than transformers' (test_fused_layers compares both
         # with float32): those that are captured are compared with those that are not.
         rounds_otherwise = fused and computed == "bfloat16"
-        monkeypatch.setattr(cuda_graph, "_WARM_UP_STEPS", LIMIT)
+        monkeypatch.setattr(cuda_graph, "WARM_UP_STEPS", LIMIT)
         eager = decoded(model, graphs=rounds_otherwise, temperature=temperature)
     assert "without CUDA graphs" not in caplog.text
     if computed == "float32":
@@ -148,7 +155,10 @@ def test_step_reads_nothing_back_from_the_device(
     assert logits.shape == (2, config.text_config.vocab_size)
 
 
-def test_failed_capture_goes_on_in_the_stream_it_began_in(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "of transformers"])
+def test_failed_capture_goes_on_in_the_stream_it_began_in(
+    fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     streams = ["of the model"]
 
     class FailingCapture:
@@ -166,13 +176,10 @@ def test_failed_capture_goes_on_in_the_stream_it_began_in(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "graph", FailingCapture)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
     monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
-    begin = CudaGraphStep._open_window
-
-    def capture_all(step: CudaGraphStep) -> None:
-        step._captures = True
-        begin(step)
-
-    monkeypatch.setattr(CudaGraphStep, "_open_window", capture_all)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(cuda_graph, "captures_on", lambda _: True)
+    if not fused:
+        monkeypatch.setattr(decoding, "takes_fused_steps", lambda _: False)
     model = tiny()
     graphed = decoded(model, graphs=True)
     assert streams == ["of the model", "of the capture", "of the model"]
@@ -195,7 +202,7 @@ def test_kv_cache_under_autocast_is_half_as_large_with_the_same_completions(
     monkeypatch.setattr(PreallocatedLayer, "_expose", record)
     completions = []
     # Fused steps take that of autocast alone.
-    monkeypatch.setattr(cuda_graph, "takes_fused_steps", lambda _: False)
+    monkeypatch.setattr(decoding, "takes_fused_steps", lambda _: False)
     for dtype in (torch.bfloat16, torch.float32):
         if dtype == torch.float32:  # that of the keys, without autocast's
             monkeypatch.setattr(kv_cache, "_stored_dtype", lambda keys: keys.dtype)

@@ -17,9 +17,18 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from medreason.config import Config, Hardware, Model
 from medreason.evaluation import run
-from medreason.generation import cuda_graph, fused_layers, fused_step, packed_attention, packing
+from medreason.generation import (
+    fused_layers,
+    fused_operators,
+    fused_step,
+    kept_graphs,
+    packed_attention,
+    packing,
+)
+from medreason.generation.cuda_graph import CudaGraphStep
 from medreason.generation.decoding import CompletionTokens, decode
 from medreason.generation.fused_step import FusedStep, takes_fused_steps
+from medreason.generation.kept_graphs import DecodingGraphs
 from medreason.generation.prefill import mrope_positions, prefill_prompts
 from medreason.models.load import load_model, without_adapter
 from medreason.models.merging import with_exact_layers
@@ -132,11 +141,18 @@ def test_logps_and_gradients_of_an_update_are_those_of_transformers_layers(
     adapter: bool,
     by_blocks: bool,
     checkpointing: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    runs: list[int] = []
+    gated = fused_operators.gated
+    counted = lambda gate, up: runs.append(1) or gated(gate, up)  # noqa: E731
+    monkeypatch.setattr(fused_operators, "gated", counted)
+
     def computed(*, fused: bool) -> tuple[Tensor, dict[str, Tensor]]:
         model: Any = load(family)
         if fused:
             assert fused_layers.fuse(model)
+        runs.clear()  # of a small model, tried once
         model = with_lora(model) if adapter else model
         if checkpointing:
             model.enable_input_require_grads()
@@ -148,6 +164,9 @@ def test_logps_and_gradients_of_an_update_are_those_of_transformers_layers(
     assert (logps - expected).abs().max() < 1e-5
     assert len(gradients) > 40
     assert relative(fused_gradients, gradients) < 1e-5
+    if family == "qwen2_vl":  # whose tower has no gates
+        layers = load(family).config.get_text_config().num_hidden_layers
+        assert len(runs) == layers * (2 if checkpointing else 1)
 
 
 @FAMILIES
@@ -168,6 +187,22 @@ def test_bfloat16_is_no_further_from_float32_than_with_transformers_layers(
             row[0] += (logps - exact).abs().mean()
             row[1] += relative({n: g.float() for n, g in gradients.items()}, exact_gradients)
     assert (errors[1] <= 1.05 * errors[0]).all()
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_gradients_of_micro_batches_add_up(
+    load: Callable[..., PreTrainedModel], distributed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load("qwen2_vl")
+    assert fused_layers.fuse(model)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: distributed)
+    _, first, _ = update(model, autocast=True, seed=1)
+    _, second, _ = update(model, autocast=True, seed=2)
+    update(model, autocast=True, seed=1)
+    monkeypatch.setattr(model, "zero_grad", lambda: None)
+    _, both, _ = update(model, autocast=True, seed=2)
+    assert relative(both, {name: first[name] + second[name] for name in first}) < 1e-6
+    assert all(gradient.dtype == torch.float32 for gradient in both.values())
 
 
 def test_windows_of_an_image_are_attended_in_a_call_for_each_size(
@@ -200,7 +235,8 @@ def decoded(
         do_sample=sampled, temperature=2.0, max_new_tokens=LIMIT, eos_token_id=[*range(100, 120)]
     )
     numbers = torch.rand(LIMIT, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    return decode(model, prefill, settings, numbers if sampled else None, graphs=graphs)  # pyright: ignore
+    numbers, kept = numbers if sampled else None, DecodingGraphs() if graphs else None
+    return decode(model, prefill, settings, numbers, graphs=kept)  # pyright: ignore
 
 
 @FAMILIES
@@ -213,7 +249,7 @@ def test_steps_in_few_kernels_decode_the_tokens_of_transformers_layers(
     adapter: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cuda_graph, "WINDOW", 7)
+    monkeypatch.setattr(kept_graphs, "WINDOW", 7)
     model: Any = load(family)
     if adapter != "none":
         model = with_lora(model)
@@ -274,18 +310,22 @@ def test_evaluated_weights_are_frozen(composed: Compose, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("trained", [True, False], ids=["autocast", "bfloat16"])
 def test_bfloat16_steps_are_no_further_from_float32_than_with_transformers_layers(
-    load: Callable[..., PreTrainedModel], trained: bool, monkeypatch: pytest.MonkeyPatch
+    load: Callable[..., PreTrainedModel], trained: bool
 ) -> None:
     exact_model = load("qwen2_vl")
 
-    def logits(model: PreTrainedModel, autocast: bool) -> Tensor:
+    def logits(model: PreTrainedModel, *, autocast: bool, fused: bool = True) -> Tensor:
         """Behind the prompts and 12 given tokens, step by step."""
         inputs = prompts(model)
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         given = torch.randint(20, 400, (12, 8), generator=torch.Generator().manual_seed(4))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             prefill = prefill_prompts(model, inputs, completions=4, room=LIMIT)
-            step = cuda_graph.CudaGraphStep(model, prefill.cache(), prefill.mask, LIMIT)
+            step = (
+                DecodingGraphs().begin(model, prefill, LIMIT)
+                if fused
+                else CudaGraphStep(model, prefill.cache(), prefill.mask, LIMIT)
+            )
             rows = [
                 step(tokens, prefill.position + 1 + place).float().log_softmax(-1)
                 for place, tokens in enumerate(given)
@@ -295,8 +335,7 @@ def test_bfloat16_steps_are_no_further_from_float32_than_with_transformers_layer
     exact = logits(exact_model, autocast=False)
     model = exact_model if trained else load("qwen2_vl", "bfloat16")
     fused = logits(model, autocast=trained)
-    monkeypatch.setattr(cuda_graph, "takes_fused_steps", lambda _: False)
-    stock = logits(model, autocast=trained)
+    stock = logits(model, autocast=trained, fused=False)
     assert (fused - exact).abs().mean() <= 1.05 * (stock - exact).abs().mean()
 
 
@@ -308,8 +347,18 @@ def test_layers_that_compute_something_else_are_left_as_they_are(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     what._is_known.cache_clear()
-    norm = torch.nn.functional.rms_norm
-    monkeypatch.setattr(what, "rms_norm", lambda *args: 1.01 * norm(*args))
+
+    class Wrong:
+        """The operators, one of them a little off."""
+
+        def __getattr__(self, name: str) -> Callable[..., Tensor]:
+            return getattr(torch.ops.medreason, name)
+
+        def gated(self, gate: Tensor, up: Tensor, room: int) -> Tensor:
+            return 1.01 * torch.ops.medreason.gated(gate, up, room)
+
+    of_operators = fused_operators if what is fused_layers else fused_step
+    monkeypatch.setattr(of_operators, "_operators", Wrong())
     model = load("qwen2_vl")
     applies = fused_layers.fuse if what is fused_layers else takes_fused_steps
     assert not applies(model)

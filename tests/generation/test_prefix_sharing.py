@@ -66,6 +66,49 @@ def shared(
     return answer_rows(tiny, PROCESSOR, rows, batch_size=size, max_new_tokens=LIMIT, drafts=drafts)
 
 
+@pytest.mark.parametrize("size", [7, 64])
+def test_images_read_ahead_change_no_answer(rows: list[EvaluationRow], size: int) -> None:
+    tiny = model()
+    answered = answer_rows(
+        tiny, PROCESSOR, rows, batch_size=size, max_new_tokens=4, images_ahead=True
+    )
+    assert answered == answer_rows(tiny, PROCESSOR, rows, batch_size=size, max_new_tokens=4)
+    scored = [row for row in rows if row.sample.options]
+    ahead, plain = (
+        option_likelihoods(tiny, PROCESSOR, scored, batch_size=size, tagged=True, images_ahead=on)
+        for on in (True, False)
+    )
+    assert ahead == plain
+
+
+def test_an_image_that_is_damaged_is_named_where_its_turn_is(
+    rows: list[EvaluationRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = model()
+    monkeypatch.setattr(answers, "_difference_from_unshared", lambda *_: None)
+    ordered = [rows[i] for i in prefix_sharing.in_order(rows)]
+    damaged, opened = ordered[-1].sample.image, prefix_sharing.open_rgb
+
+    def open_whole(path: Path, window: Window) -> Image.Image:
+        if path == damaged:
+            raise ValueError(f"{path}: damaged")
+        return opened(path, window)
+
+    monkeypatch.setattr(prefix_sharing, "open_rgb", open_whole)
+    for ahead in (True, False):
+        answered: list[int] = []
+        with pytest.raises(ValueError, match="damaged"):
+            answer_rows(
+                *(tiny, PROCESSOR, rows),
+                batch_size=4,
+                max_new_tokens=2,
+                graphs=True,
+                images_ahead=ahead,
+                on_answers=answered.extend,
+            )
+        assert len(answered) > len(rows) / 4  # those before it
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_completions_are_those_of_generate(rows: list[EvaluationRow], attention: str) -> None:
     tiny, subset = model(attention), rows[:: 1 if attention == "sdpa" else 5]

@@ -22,6 +22,7 @@ from medreason import data, phantom
 from medreason.config import Config, Hardware
 from medreason.generation import fused_layers, packed_attention
 from medreason.generation.drafts import DraftHistory
+from medreason.generation.kept_graphs import DecodingGraphs
 from medreason.models.load import (
     END_TOKENS,
     VISION_TOKENS,
@@ -542,3 +543,40 @@ def test_frozen_vision_tower_encodes_an_image_once_in_all_steps_and_runs(
     assert 0 < counts[0] <= len({sample.image for sample in QUESTIONS})
     assert counts[1] == 0
     assert list((config.folder / "cache" / "vision").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_graphs_stay_beside_the_update_or_are_freed_before_it(
+    composed: Compose, tmp_path: Path, keeps: bool
+) -> None:
+    steps = ("method=grpo", *SMALL, "method.trl.max_steps=2", "method.trl.beta=0.0")
+    steps += ("rollout.draft_tokens=0",)  # which would go without graphs
+    trainer = built(composed(*steps), tmp_path)
+    assert isinstance(trainer, GroupedGRPOTrainer)
+    graphs, held = DecodingGraphs(), []
+    trainer._graphs, trainer._keep_graphs = graphs, keeps
+    compute_loss = trainer._compute_loss
+
+    def observed(*args: Any) -> Tensor:
+        held.append(graphs.kept_bytes)
+        return compute_loss(*args)
+
+    trainer._compute_loss = observed
+    trainer.train()
+    assert len(held) == 4
+    assert all(size > 0 for size in held) if keeps else not any(held)
+    plain = built(composed(*steps), tmp_path / "plain")
+    plain.train()
+    rewards = [
+        [row["reward"] for row in each.state.log_history if "reward" in row]
+        for each in (trainer, plain)
+    ]
+    assert rewards[0] == pytest.approx(rewards[1], abs=1e-6)
+
+
+def test_a_card_says_whether_graphs_stay(composed: Compose) -> None:
+    card = ("method=grpo", "model=qwen2_vl_2b", "hardware=gpu", "method.trl.beta=0.0")
+    for room, keeps in ((1000, True), (40, False)):
+        config = composed(*card, "hardware.per_device_prompts=1", f"hardware.device_gb={room}")
+        assert grpo._graph_settings(config, []) == {"cuda_graphs": True, "keep_graphs": keeps}
+    assert grpo._graph_settings(composed("method=grpo", "hardware=cpu"), []) == {}

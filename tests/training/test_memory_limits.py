@@ -11,7 +11,7 @@ from PIL import Image
 
 from medreason.config import Config
 from medreason.samples import Sample
-from medreason.training import memory_estimate
+from medreason.training import memory_estimate, memory_limits
 from medreason.training.memory_estimate import DeviceBatch
 from medreason.training.memory_limits import device_limit_bytes, longest_samples, memory_lines
 
@@ -62,7 +62,10 @@ def test_gradients_of_one_micro_batch_come_as_activations_go(composed: Compose) 
 
 def test_fsdp_halves_weights_gradients_and_states(composed: Compose) -> None:
     one, two = (
-        memory_estimate.estimate(composed(*GRPO, f"hardware={profile}"), ONE)
+        # Under FSDP layers are transformers', which save more.
+        memory_estimate.estimate(
+            composed(*GRPO, f"hardware={profile}", "hardware.fused_layers=false"), ONE
+        )
         for profile in ("gpu", "fsdp_x2")
     )
     assert (two.weights, two.states) == (one.weights // 2, one.states // 2)
@@ -70,24 +73,39 @@ def test_fsdp_halves_weights_gradients_and_states(composed: Compose) -> None:
     assert two.activations == one.activations
 
 
+def test_graphs_are_kept_where_they_fit_beside_the_update(composed: Compose) -> None:
+    config = composed(*GRPO, "hardware=gpu", "hardware.gradient_checkpointing=true")
+    plain, kept = (memory_estimate.estimate(config, ONE, keeps_graphs=on) for on in (False, True))
+    # Copies of the language model's weights in bfloat16, the KV cache beside them.
+    assert plain.kept == 0
+    assert kept.kept == pytest.approx(2 * (1_310_340_096 + 151_936 * 1536) + plain.cache, rel=0.01)
+    assert kept.peak > plain.peak
+    for room, fits in (("1000", True), ("60", False)):
+        device = composed(*GRPO, "hardware=gpu", f"hardware.device_gb={room}")
+        cut, _ = memory_limits.with_questions_at_once(device, [])
+        assert memory_limits.keeps_graphs(cut, []) == fits
+
+
 def test_plan_says_what_would_make_it_fit(composed: Compose, samples: list[Sample]) -> None:
-    config = composed(*GRPO, "hardware=gpu", "hardware.device_gb=40")
+    again = "hardware.gradient_checkpointing=true"
+    config = composed(*GRPO, "hardware=gpu", again, "hardware.device_gb=40")
     first, second = memory_lines(config, samples)
     assert first.startswith("memory of grpo, random_2b: about")
     assert second.startswith("does not fit into 37.3 GiB (hardware=gpu); with hardware.optimizer")
-    small = composed(*GRPO, "hardware=gpu", "hardware.device_gb=2")
+    small = composed(*GRPO, "hardware=gpu", again, "hardware.device_gb=2")
     assert "choose a smaller model or more devices" in memory_lines(small, samples)[1]
 
 
 def test_plan_leaves_vllm_its_share_of_the_device(composed: Compose, samples: list[Sample]) -> None:
     vllm = (*GRPO, "hardware=gpu", "hardware.device_gb=100", "rollout=vllm")
+    again = "hardware.gradient_checkpointing=true"
     share = "rollout.vllm.vllm_gpu_memory_utilization"
     assert device_limit_bytes(composed(*vllm, f"{share}=0.4")) == 60 * GB
     assert device_limit_bytes(composed(*vllm, "rollout.vllm.vllm_mode=server")) == 100 * GB
     assert device_limit_bytes(composed(*vllm, "rollout=grouped")) == 100 * GB
     small = composed(*vllm, f"{share}=0.4", "hardware.memory_limit_gb=70")
     assert device_limit_bytes(small) == 30 * GB
-    first, second = memory_lines(composed(*vllm, f"{share}=0.8"), samples)
+    first, second = memory_lines(composed(*vllm, again, f"{share}=0.8"), samples)
     assert "cache" not in first
     assert "(hardware=gpu, beside vLLM's 80%)" in second
 

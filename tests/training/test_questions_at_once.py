@@ -41,6 +41,49 @@ def test_the_largest_divisor_of_a_step_that_fits_is_taken(
     assert (f"and {larger} take about" if larger else "the whole share of a step") in chosen
 
 
+AUTO = (*STEP, "hardware.gradient_checkpointing=auto")
+
+
+def peak(composed: Compose, questions: int, *, again: bool) -> int:
+    cut = (f"hardware.per_device_prompts={questions}", f"hardware.gradient_checkpointing={again}")
+    return memory_limits._estimate(composed(*STEP[:2], *cut), []).peak
+
+
+def room_for(composed: Compose, questions: int, *, again: bool) -> str:
+    return f"hardware.device_gb={(peak(composed, questions, again=again) + 1) / 0.85 / 1e9}"
+
+
+def test_checkpointing_is_chosen_by_what_is_faster(composed: Compose) -> None:
+    config, chosen = with_questions_at_once(composed(*AUTO, "hardware.device_gb=1000"), [])
+    assert not config.hardware.recomputes
+    assert config.hardware.questions_at_once == 24
+    assert chosen is not None
+    assert "hardware.gradient_checkpointing=auto is false: by counted work" in chosen
+    assert "times as fast as true with 24 at once" in chosen
+
+    # Where only recomputing takes the whole step at once, and micro-batches are small.
+    config, chosen = with_questions_at_once(composed(*AUTO, room_for(composed, 24, again=True)), [])
+    assert config.hardware.recomputes
+    assert config.hardware.questions_at_once == 24
+    assert chosen is not None
+    assert "auto is true: by counted work an update is" in chosen
+    assert "times as fast as false with" in chosen
+
+
+def test_checkpointing_is_chosen_where_nothing_else_fits(composed: Compose) -> None:
+    given = (*STEP[:2], "hardware.per_device_prompts=24", AUTO[-1])
+    for again in (False, True):
+        room = room_for(composed, 24, again=again)
+        config, chosen = with_questions_at_once(composed(*given, room), [])
+        assert config.hardware.recomputes == again
+        assert config.hardware.questions_at_once == 24
+        assert chosen is not None
+        assert chosen.startswith(f"hardware.gradient_checkpointing=auto is {str(again).lower()}: ")
+    assert "without, the activations do not fit" in chosen
+    lines = memory_lines(composed(*given, "hardware.device_gb=0.5"), [])
+    assert "gradient_checkpointing=auto is true" in lines[1]
+
+
 def test_plan_says_what_was_chosen_and_why(composed: Compose) -> None:
     lines = memory_lines(composed(*STEP, "hardware.device_gb=2"), [])
     assert any(line.startswith("hardware.per_device_prompts=auto is ") for line in lines)
