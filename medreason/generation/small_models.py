@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -51,11 +53,18 @@ def are_as_in_transformers(
     difference_of: Callable[[PreTrainedModel], float],
 ) -> bool:
     """Whether `what` replaces computes the same as transformers on a small model of class `kind`,
-    by the difference that it gives; a line says where not."""
+    by the difference that it gives; a line says where not, or where it cannot be run."""
     small = small_model(kind, device)
     if small is None:
         return False
-    difference = difference_of(small)
+    try:
+        difference = difference_of(small)
+    except _failures() as error:
+        _log.warning(
+            "%s of %s in few kernels cannot be run here (%s); going on with transformers'",
+            *(what, kind.__name__, str(error).partition("\n")[0] or type(error).__name__),
+        )
+        return False
     if difference <= _SAME:
         return True
     _log.warning(
@@ -63,6 +72,16 @@ def are_as_in_transformers(
         *(what, kind.__name__, difference),
     )
     return False
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What is raised where a kernel can be neither built nor launched."""
+    known = (RuntimeError, OSError, subprocess.CalledProcessError)
+    with suppress(ImportError):
+        from triton.errors import TritonError  # torch for CUDA brings it along
+
+        return (*known, TritonError)
+    return known
 
 
 def small_model(kind: type[PreTrainedModel], device: torch.device) -> PreTrainedModel | None:
