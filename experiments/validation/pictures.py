@@ -80,7 +80,7 @@ def wait_for_validations(
     """The training's run, once MLflow has so many points of its curve."""
     while training.poll() is None:
         for run in client.search_runs(experiments(client), "tags.`medreason.sweep` = 'live'"):
-            if len(client.get_metric_history(run.info.run_id, SCORE)) >= validations:
+            if len(client.get_metric_history(run.info.run_id, f"curves/{SCORE}")) >= validations:
                 return run.info.run_id
         time.sleep(0.5)
     raise SystemExit(f"the training ended before {validations} validations were seen")
