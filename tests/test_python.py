@@ -76,6 +76,8 @@ def test_runs_are_printed_in_a_line(outputs: Path) -> None:
 def test_wrong_names_are_refused_with_those_there_are(outputs: Path) -> None:
     with pytest.raises(ValueError, match=r"sweep=demmo .* there are demo"):
         medreason.load_runs(outputs, sweep="demmo")
+    with pytest.raises(ValueError, match=r"outputs=/nowhere: there is no folder /nowhere/runs"):
+        medreason.load_runs("/nowhere")
     with pytest.raises(ValueError, match="is no run folder"):
         medreason.load_run(outputs)
     base = medreason.load_runs(outputs)[0]

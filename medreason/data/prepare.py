@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from medreason.data import headers
 from medreason.data.images import open_rgb, pad_square, resize_square
-from medreason.runs import parent_watch
+from medreason.runs import parent_watch, process_pool
 from medreason.runs.files import atomic, remove_unfinished
 from medreason.samples import SOFT_TISSUE, Window
 
@@ -60,24 +60,19 @@ def prepare(
         remove_unfinished(folder, older_than_seconds=0)
     done, problems = len(targets) - len(missing), {}
     work = partial(_prepare, size=size, resize=resize, window=window)
-    count = processes or (os.cpu_count() or 1)
-    if count == 1:
-        results = map(work, missing)
-        pool = None
-    else:
-        pool = ProcessPoolExecutor(
-            count, initializer=parent_watch.start_in_pool, initargs=(os.getpid(),)
-        )
-        results = pool.map(work, missing, chunksize=8)
-    try:
+    pool = process_pool.results(
+        work,
+        missing,
+        chunk=8,
+        initializer=parent_watch.start_in_pool,
+        processes=processes or os.cpu_count(),
+    )
+    with contextlib.closing(pool) as results:
         for (image, _), problem in zip(missing, results, strict=True):
             done += 1
             progress(done, len(targets))
             if problem:
                 problems[image] = f"image {problem}"
-    finally:
-        if pool:
-            pool.shutdown(cancel_futures=True)
     return problems
 
 

@@ -7,11 +7,10 @@ answer. So the options-only baseline is at chance, and accuracy above chance com
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from threadpoolctl import threadpool_limits
 
 from medreason.phantom.atlas import Atlas, Case, Facet
-from medreason.runs import parent_watch
+from medreason.runs import parent_watch, process_pool
 from medreason.runs.files import atomic
 from medreason.samples import MODALITIES, TASKS, Sample, letter_at
 
@@ -165,8 +164,8 @@ def draw_missing(pictures: Sequence[Picture], folder: Path) -> None:
         for picture in missing:
             _draw(picture, folder)
         return
-    with ProcessPoolExecutor(initializer=_start_worker, initargs=(os.getpid(),)) as pool:
-        list(pool.map(_draw, missing, [folder] * len(missing), chunksize=16))
+    draw = functools.partial(_draw, folder=folder)
+    list(process_pool.results(draw, missing, chunk=16, initializer=_start_worker))
 
 
 def _start_worker(parent: int) -> None:

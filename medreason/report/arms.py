@@ -20,6 +20,7 @@ from medreason.report.table import (
     NO_BASE,
     Row,
     columns,
+    few_clusters_note,
     filled,
     method_note,
     no_baseline_note,
@@ -211,6 +212,7 @@ def _notes(rows: Sequence[Row], tables: Tables) -> Text:
     notes += [
         f"{method_note(tables.arms[0].statistics)}; a question counts as the share of an arm's "
         "models that answer it right; in-domain: on what a model was trained on",
+        *few_clusters_note(rows),
         *baseline_note(rows),
         *no_start_note(rows),
         "vs base: percent points, paired by question; [95 % intervals]",
@@ -225,8 +227,8 @@ def baseline_note(rows: Sequence[Row]) -> list[str]:
         return no_baseline_note(rows)
     return [
         *no_baseline_note(rows),
-        "options only counts the training questions of the cells a model was trained on, of a "
-        "start model those of all cells",
+        "options only: learned from the option texts of the training questions of the cells a "
+        "model was trained on, for a start model of all cells",
     ]
 
 

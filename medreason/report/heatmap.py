@@ -94,7 +94,8 @@ def heat_map(
         draw(j, rows + _GAP, f"all/{t}", mean(f"{m}/{t}" for m in modalities))
     draw(columns + _GAP, rows + _GAP, "all/all", mean(known))
     ends = [*modalities.values()], [*tasks.values()]
-    _frame(axes, *ends, f"{title} ({unit})", "Over questions" if weights else "Over cells")
+    average = "questions" if weights else "cells"
+    _frame(axes, *ends, f"{title} ({unit}; All: mean over {average})", "All")
     _explain(axes, marks)
     return figure
 

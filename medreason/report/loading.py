@@ -40,9 +40,13 @@ def load_runs(
     """The evaluations of a sweep below `outputs`; of all sweeps, each once, where none is named.
 
     Raises:
-        ValueError: there is no such sweep.
+        ValueError: there is no such folder, or no such sweep.
     """
     folder = Path(outputs) / "runs"
+    if not folder.is_dir():
+        raise ValueError(
+            f"outputs={outputs}: there is no folder {folder}; name the folder that holds runs/"
+        )
     if sweep is not None:
         return Runs(load(evaluations_of(folder, sweep), statistics))
     every = {e.path: e for asked in evaluations_by_sweep(folder).values() for e in asked}

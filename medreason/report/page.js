@@ -10,7 +10,7 @@ const MOST_SIDE_BY_SIDE = 6;
 const [NAMES, COLUMN] = [9, [6, 12]]; // rem, of columns from and to: a matrix of few is not drawn over the whole page
 const MOST_WITH_NUMBERS = 12; // columns of a matrix; with more, colours alone can be seen
 const LEVEL = 0.05;
-const OVER = `Over ${data.average}`;
+const OVER = "All";
 
 const VIRIDIS = [[68, 1, 84], [71, 45, 123], [59, 82, 139], [44, 114, 142], [33, 145, 140],
   [40, 174, 128], [94, 201, 98], [173, 220, 48], [253, 231, 37]];
@@ -276,7 +276,7 @@ function drawScale(shown, metric, limit) {
   const [low, high] = metric.signed ? [sign(-limit, true, 0), sign(limit, true, 0)] : ["0", "100"];
   const notes = [metric.signed ? "percent points" : "%",
     metric.ends ? "; below each number its 95 % interval. " : ". ",
-    shown.means ? `Means are over ${data.average}. ` : "", hatched(shown, metric), leftOut(shown),
+    shown.means ? `All: the mean over ${data.average}. ` : "", hatched(shown, metric), leftOut(shown),
     !metric.clear ? "" : `${shown.dense ? "Dot" : "*"}: more than chance; ${shown.dense ? "without" : "pale"}: may be chance `
       + `(${metric.rule}${shown.visible.some((c) => metric.value(c) !== null && metric.clear(c)) ? "" : "; here every place"}). `,
     shown.crossed ? "Dashed outline: trained and tested on the same. "

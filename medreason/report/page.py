@@ -32,6 +32,7 @@ from medreason.report.table import (
     Row,
     baseline_note,
     columns,
+    few_clusters_note,
     method_note,
     no_start_note,
     percent,
@@ -371,7 +372,7 @@ def _notes(rows: Sequence[Row], grouped: bool) -> str:
         f"{NO_BASE.capitalize()}, {reason}: {counted(count, 'run')}."
         for reason, count in unlike.items()
     ]
-    notes += [f"{note}." for note in no_start_note(rows)]
+    notes += [f"{note}." for note in (*few_clusters_note(rows), *no_start_note(rows))]
     baselines = arms.baseline_note(rows) if grouped else baseline_note(evaluated)
     notes += [f"{note[0].upper()}{note[1:]}." for note in baselines]
     if any(row.metrics.get(Metric.OPTION_LIKELIHOOD) is not None for row in rows):

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from medreason.config import Statistics
 from medreason.config.schema import CONTROLS
+from medreason.console import counted
 from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown
 from medreason.report.names import cell_name
 from medreason.report.runs import (
@@ -304,10 +305,14 @@ def _notes(rows: Sequence[Row]) -> Text:
     if labels := ", ".join(row.label for row in rows if row.by_option_likelihood):
         notes.append(f"{labels}: answered by the likeliest letter, nothing generated or parsed")
     if any(row.restricted for row in rows):
-        notes.append("in-domain: the cells a run was trained on; n of those, or in-domain/all")
+        notes.append(
+            "in-domain: test questions of the cells a run was trained on; n 8/36 is 8 of them "
+            "among 36 in all"
+        )
     notes += [f"{row.label}: {NO_BASE}, {row.no_base}" for row in rows if row.no_base]
     if evaluated := [row for row in rows if row.metrics]:
         notes += [*baseline_note(evaluated), method_note(evaluated[0].statistics)]
+        notes += few_clusters_note(evaluated)
     notes += no_start_note(rows)
     if any(row.difference for row in rows):
         notes.append("vs base: percent points, paired by question; [95 % intervals]")
@@ -373,6 +378,23 @@ def method_note(statistics: Statistics) -> str:
     return f"means over {statistics.average}; clusters: {_CLUSTERS[statistics.clusters]}"
 
 
+_FEWEST_CLUSTERS = 6
+"""With which a paired test can show a difference: see `stats.difference`."""
+
+
+def few_clusters_note(rows: Sequence[Row]) -> list[str]:
+    """That intervals, and differences, of so few clusters say nothing."""
+    counts = [row.metrics[Metric.CLUSTERS] or 0 for row in rows if row.metrics]
+    counts += [row.in_domain.clusters for row in rows if row.in_domain]
+    least = int(min(counts, default=_FEWEST_CLUSTERS))
+    if least >= _FEWEST_CLUSTERS:
+        return []
+    what = "an interval or a difference" if least <= 2 else "a difference"
+    return [
+        f"{counted(least, 'cluster')}: too few for {what}; a difference takes {_FEWEST_CLUSTERS}"
+    ]
+
+
 def baseline_note(rows: Sequence[Row]) -> list[str]:
     """Which training questions the options-only baselines count where rows differ in that, and why
     one has no number."""
@@ -380,8 +402,11 @@ def baseline_note(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         labels.setdefault(row.baseline, []).append(row.label)
     parts = [f"{cells} ({', '.join(names)})" for cells, names in labels.items()]
-    counted = f"options only counts training questions of: {', '.join(parts)}"
-    return [*([counted] if len(parts) > 1 else []), *no_baseline_note(rows)]
+    learned = f"learned from the option texts of the training questions of {', '.join(parts)}"
+    return [
+        *([f"options only: {learned}"] if len(parts) > 1 else []),
+        *no_baseline_note(rows),
+    ]
 
 
 def no_baseline_note(rows: Sequence[Row]) -> list[str]:

@@ -24,8 +24,9 @@ def test_full_matrix_shows_every_number_and_the_means() -> None:
     assert shown[-1] == "19.5"  # the mean of all
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
         *MODALITIES.values(),
-        "Over cells",
+        "All",
     ]
+    assert figure.axes[0].get_title(loc="left").endswith("; All: mean over cells)")
 
 
 def test_means_are_over_questions_where_their_numbers_are_given() -> None:
@@ -34,7 +35,7 @@ def test_means_are_over_questions_where_their_numbers_are_given() -> None:
     figure = heat_map(values, title="sft", weights=weights)
     shown = [text for text in texts(figure) if text != "\u2013"]
     assert shown == ["40.0", "80.0", "50.0", "20.0", "20.0", "40.0", "28.6", "32.0"]
-    assert figure.axes[0].get_xticklabels()[-1].get_text() == "Over\nquestions"
+    assert figure.axes[0].get_xticklabels()[-1].get_text() == "All"
 
 
 def test_empty_cells_are_dashes_and_in_no_mean() -> None:
@@ -46,9 +47,9 @@ def test_empty_cells_are_dashes_and_in_no_mean() -> None:
 def test_rows_and_columns_without_a_value_are_left_out() -> None:
     figure = heat_map({"mri/disease": 40.0, "oct/grading": 60.0}, title="sft")
     axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["MRI", "OCT", "Over cells"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["MRI", "OCT", "All"]
     assert [label.get_text() for label in axes.get_xticklabels()] == [
-        *("Disease", "Grading", "Over\ncells")
+        *("Disease", "Grading", "All")
     ]
     assert texts(figure).count("\u2013") == 2  # MRI has no grading, OCT no disease
 

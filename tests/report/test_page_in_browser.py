@@ -71,8 +71,8 @@ def press(browser: Any, css: str, name: str) -> None:  # noqa: ANN401
 def test_matrix_has_the_rows_and_columns_with_test_questions_alone(opened: Any) -> None:  # noqa: ANN401
     rows = [head.text for head in find(opened, '#matrix th[scope="row"]')]
     columns = [head.text for head in find(opened, '#matrix th[scope="col"]')]
-    assert rows == ["CT", "MRI", "Over questions"]
-    assert columns == ["Anatomy", "Disease", "Over questions"]
+    assert rows == ["CT", "MRI", "All"]
+    assert columns == ["Anatomy", "Disease", "All"]
     assert len(find(opened, "#matrix td.empty")) == 1  # MRI, Anatomy
     note = find(opened, "#matrix-note")[0].text
     left_out = "6 rows; Grading, Modality, Attributes"

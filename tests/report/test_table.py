@@ -162,11 +162,28 @@ def test_rows_say_which_questions_their_options_only_baseline_counts(
         write_run(composed("method=grpo"), samples, right),
     ]
     table.show(folders)
-    assert "options only counts" not in capsys.readouterr().out  # all the same
+    assert "options only: learned" not in capsys.readouterr().out  # all the same
     one_cell = composed("method=sft", "modality=ct", "task=disease")
     table.show([*folders, write_run(one_cell, samples, right)])
-    shown = capsys.readouterr().out
-    assert "options only counts training questions of: all cells (base, grpo), CT/Disease" in shown
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "of the training questions of all cells (base, grpo), CT/Disease (sft)" in shown
+    assert "n 8/36 is 8 of them among 36 in all" in shown
+
+
+def test_few_clusters_are_said_once(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for count, words in ((2, "for an interval or a difference"), (4, "for a difference")):
+        folders = [
+            write_run(composed(f"method={method}"), samples[:count], right, key=f"{count:012}")
+            for method in ("base", "sft")
+        ]
+        table.show(folders)
+        shown = capsys.readouterr().out
+        assert shown.count(f"{count} clusters: too few {words}; a difference takes 6") == 1
+        assert f"{count} clusters: too few {words}" in page(load(folders), sweep="s")
+    table.show([write_run(composed("method=base"), samples, right)])
+    assert "too few" not in capsys.readouterr().out
 
 
 def test_cell_of_open_questions_explains_the_dash_of_the_options_only_baseline(

@@ -1,0 +1,66 @@
+"""Processes of a pool that end with the signal that interrupts the command leave no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from medreason.runs import process_pool
+
+CODE = """
+import time
+from medreason.runs import interrupts, parent_watch, process_pool
+
+def wait(seconds):
+    print("begun", flush=True)
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    interrupts.listen()
+    try:
+        start = parent_watch.start_in_pool
+        for _ in process_pool.results(wait, [0.05] * 4000, chunk=4, initializer=start):
+            pass
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def start(pid: int) -> None:
+    assert pid != os.getpid()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_results_come_in_order(processes: int) -> None:
+    words = [f"{i}" for i in range(21)]
+    found = process_pool.results(int, words, chunk=4, initializer=start, processes=processes)
+    assert list(found) == list(range(21))
+
+
+def test_pool_that_is_left_early_ends() -> None:
+    found = process_pool.results(int, ["1"] * 9, chunk=1, initializer=start, processes=2)
+    with closing(found) as results:
+        assert next(results) == 1
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_signal_ends_it_without_a_traceback(*, group: bool) -> None:
+    for _ in range(3):
+        command = subprocess.Popen(
+            [sys.executable, "-c", CODE],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        assert command.stdout
+        assert command.stdout.readline().startswith("begun")
+        (os.killpg if group else os.kill)(command.pid, signal.SIGTERM)
+        said, _ = command.communicate(timeout=60)
+        assert "Traceback" not in said
+        assert said.endswith("interrupted\n")
