@@ -112,8 +112,8 @@ def test_arms_differ_in_training_or_in_evaluation_where_they_are_compared(
     runs = [run(m, p) for m in ("base", "sft") for p in ("think", "no_think")]
     gathered = tables.gather(load(runs))
     assert [(c.name, b.name) for c, b in comparisons.pairs(gathered.arms)] == [
-        *(("base think", "base no_think"), ("sft no_think", "base no_think")),
-        *(("sft think", "base think"), ("sft think", "sft no_think")),
+        *(("base no_think", "base think"), ("sft think", "base think")),
+        *(("sft no_think", "base no_think"), ("sft no_think", "sft think")),
     ]
     assert {(pair.a, pair.b) for pair in gathered.domains.not_compared} == {
         ("sft no_think", "base think"),
@@ -122,8 +122,8 @@ def test_arms_differ_in_training_or_in_evaluation_where_they_are_compared(
     folder = tables.write(gathered, tmp_path)
     reasons = (folder / "not-compared.csv").read_text()
     assert "evaluated with another prompt: think, no_think" in reasons
-    starts = [c for c in gathered.domains.compared if c.a == "base think"]
-    assert [(c.b, c.test, c.n) for c in starts] == [("base no_think", "in-domain", 36)]
+    starts = [c for c in gathered.domains.compared if c.a == "base no_think"]
+    assert [(c.b, c.test, c.n) for c in starts] == [("base think", "in-domain", 36)]
 
 
 def test_another_prompt_in_training_and_evaluation_is_one_change(
@@ -138,7 +138,7 @@ def test_another_prompt_in_training_and_evaluation_is_one_change(
             runs.append(write_run(config, samples, right_on(), key=f"{method}{prompt}0000"[:12]))
     gathered = tables.gather(load(runs))
     assert {(c.a, c.b) for c in gathered.domains.compared} == {
-        *(("grpo think", "grpo no_think"), ("rarl think", "rarl no_think")),
+        *(("grpo no_think", "grpo think"), ("rarl no_think", "rarl think")),
         *(("rarl think", "grpo think"), ("rarl no_think", "grpo no_think")),
     }
     assert len(gathered.domains.not_compared) == 2
@@ -295,8 +295,8 @@ def test_options_name_an_arm_only_where_its_method_has_several(
     ]
     names = [arm.name for arm in matrices.arms(load(folders))]
     assert (names[0], names[3]) == ("sft", "rarl")
-    assert "=no_think" in names[1]
-    assert "=think" in names[2]
+    assert "=think" in names[1]
+    assert "=no_think" in names[2]
     assert max(map(len, names)) < 40  # a prompt's text is no name
 
 
