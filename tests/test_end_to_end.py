@@ -273,9 +273,13 @@ def test_killed_training_resumes_from_its_checkpoint_in_the_same_mlflow_run(tmp_
     assert client.get_run(mlflow_run).info.run_name == "sft"  # as its table has it
 
 
-def test_single_runs_are_named_in_mlflow_as_the_rows_of_their_sweeps_tables(place: Path) -> None:
+def test_single_runs_are_named_in_mlflow_as_the_rows_of_their_sweeps_tables(
+    place: Path, tmp_path: Path
+) -> None:
     medreason(place, "method=sft", *TRAINED, "evaluation.tasks=[anatomy]", "evaluation.controls=[]")
-    client = MlflowClient(f"sqlite:///{place}/outputs/mlflow.db")
+    # A copy: in this process MLflow may still hold a file of this name that was deleted.
+    copied = shutil.copy(place / "outputs/mlflow.db", tmp_path)
+    client = MlflowClient(f"sqlite:///{copied}")
     pairs = only_run(place, "sft").state().mlflow_runs
     names = sorted(str(client.get_run(run_id).info.run_name) for run_id in pairs.values())
     assert len(names) == 3

@@ -27,7 +27,7 @@ def run(config: Config) -> None:
         paths = (sample.image for sample in loaded.samples)
         pixels = pictures.read_pictures(paths, Bar("reading images"), handling.ct_window)
     digests = data.image_digests(config.data, config.folder / "cache", loaded.samples)
-    report = audit.audit(loaded, data.digest(loaded.samples, digests), pixels)
+    report = audit.audit(loaded, data.digest(loaded.samples, digests), digests, pixels)
     name = config.choices.get("data", "data")
     folder = RunFolder(config.folder / "runs" / f"audit-{name}-{report['digest']}")
     folder.path.mkdir(parents=True, exist_ok=True)

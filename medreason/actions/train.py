@@ -20,7 +20,9 @@ def run(config: Config, label: str = "") -> Outcome:
     if not label:
         from medreason.report import table  # pandas, half a second
 
-        table.show([request.evaluation], config.statistics)
+        of_sweep = evaluations_by_sweep(config.folder / "runs").get(config.sweep, [])
+        bases = [each for each in of_sweep if each.run.path.name.startswith("base-")]
+        table.show_with_base(request.evaluation, bases, config.statistics)
         show(request.folder.path)
         if config.tracking.uri and (worked or unsynced(request.evaluation, config.sweep)):
             _show_in_mlflow(config, request.evaluation)

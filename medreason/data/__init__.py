@@ -177,8 +177,15 @@ def _split_and_select(
     third_side: _ThirdSide | None,
 ) -> Loaded:
     if "split" not in _parameters(reader):  # a reader with this parameter splits by itself
+        images = {sample.image for sample in loaded.samples}
+        if splits.keeps_published(loaded.samples, handling.split):
+            images = set[Path]()
         split = splits.split(
-            loaded.samples, handling.split, test_share=handling.test_share, seed=handling.seed
+            loaded.samples,
+            handling.split,
+            test_share=handling.test_share,
+            seed=handling.seed,
+            image_digests=image_cache.digests(images, cache, root_of(reader), handling.ct_window),
         )
         loaded = _selected(loaded, split, f"left out by data.split={handling.split}")
     if handling.questions != "all":

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from medreason.console import counted
 from medreason.data.checks import CONTRADICTING
 from medreason.data.pictures import Picture
 from medreason.data.rows import SIDES, Loaded
@@ -21,10 +23,14 @@ PERIOD = "only option with or without a trailing period"
 
 
 def audit(
-    loaded: Loaded, digest: str, pictures: Mapping[str, Picture] | None = None
+    loaded: Loaded,
+    digest: str,
+    image_digests: Mapping[Path, str],
+    pictures: Mapping[str, Picture] | None = None,
 ) -> dict[str, Any]:
     """`audit.json`. `pictures` describes each image; None where images were not read.
 
+    Images of one digest are one where leaks are counted.
     A cell, modality or pair without rows is left out, never counted as 0.
     """
     samples, sides = loaded.samples, sides_of(loaded.samples)
@@ -51,8 +57,8 @@ def audit(
             f"{s.split} {'closed' if s.closed else 'open'}" for s in samples if s.split in sides
         ),
         "duplicates": _duplicates(samples),
-        "leakage": leakage(samples),
-        "validation_leakage": validation_leakage(samples),
+        "leakage": leakage(samples, image_digests),
+        "validation_leakage": validation_leakage(samples, image_digests),
         "cross_family_leakage": _cross_family_leakage(samples),
         "option_prior": _priors(samples, "modality", list(MODALITY_NAMES)),
         "option_prior_task": _priors(samples, "task", list(TASK_NAMES)),
@@ -68,6 +74,7 @@ def audit_run(
     train: Sequence[Sample],
     test: Sequence[Sample],
     digest: str,
+    image_digests: Mapping[Path, str],
     row_counts: Mapping[str, int],
     notes: Sequence[str] = (),
     *,
@@ -77,10 +84,11 @@ def audit_run(
     """`data.json` of a run: counts of what it trains and tests on, with the audit's warnings.
 
     `validation` are the validation rows of the cells that it trains on; `row_counts` and `notes`
-    are those of the whole data set; `left_out_of_epoch`: see `Config`.
+    are those of the whole data set; `left_out_of_epoch`: see `Config`. `leaks` are
+    those of the warnings that are about images and patients on two sides.
     """
-    report = audit(Loaded([*train, *validation, *test], []), digest)
-    images = {str(s.image) for s in train}
+    report = audit(Loaded([*train, *validation, *test], []), digest, image_digests)
+    images = {image_digests[s.image] for s in train}
     return {
         "digest": digest,
         "cells": report["cells"],
@@ -89,7 +97,8 @@ def audit_run(
         "left_out_of_epoch": left_out_of_epoch,
         "validation_rows": len(validation),
         "test_rows": len(test),
-        "test_rows_on_trained_images": sum(str(s.image) in images for s in test),
+        "test_rows_on_trained_images": sum(image_digests[s.image] in images for s in test),
+        "leaks": _leaks(report),
         "warnings": warnings(report),
     }
 
@@ -115,33 +124,45 @@ def sides_of(samples: Iterable[Sample]) -> tuple[str, ...]:
     return tuple(side for side in SIDES if validated or side != "validation")
 
 
-def leakage(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
+def leakage(
+    samples: Iterable[Sample], image_digests: Mapping[Path, str]
+) -> dict[str, dict[str, int]]:
     """{modality: {shared_images, test_rows}}: images in train and test, test rows about them.
 
-    Where rows name patients also `shared_patients`. The modality is that of the test rows, whatever
-    that of the training rows is; `all` counts each image once. Modalities without test rows are
-    left out, and so is everything where there is no training.
+    Pictures of one content are one image. Where rows name patients also `shared_patients`. The
+    modality is that of the test rows, whatever that of the training rows is; `all` counts each
+    image once. Modalities without test rows are left out, and so is everything where there is no
+    training.
     """
     rows = {split: [] for split in SIDES}
     for sample in samples:
         rows.setdefault(sample.split, []).append(sample)
     if not rows["train"]:
         return {}
-    images, patients = {s.image for s in rows["train"]}, {s.patient for s in rows["train"]} - {None}
+    patients = {s.patient for s in rows["train"]} - {None}
     groups = {"all": rows["test"], **_by(rows["test"], "modality")}
     leaks = {}
     for modality in (name for name in ("all", *MODALITY_NAMES) if groups.get(name)):
         test = groups[modality]
-        leaks[modality] = {
-            "shared_images": len(images & {s.image for s in test}),
-            "test_rows": sum(s.image in images for s in test),
-        }
+        shared, about_them = _shared_images(rows["train"], test, image_digests)
+        leaks[modality] = {"shared_images": shared, "test_rows": about_them}
         if patients and any(s.patient for s in test):
             leaks[modality]["shared_patients"] = len(patients & {s.patient for s in test})
     return leaks
 
 
-def validation_leakage(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
+def _shared_images(
+    others: Sequence[Sample], members: Sequence[Sample], image_digests: Mapping[Path, str]
+) -> tuple[int, int]:
+    """(images that both show, by content; rows of `members` about them)."""
+    seen = {image_digests[sample.image] for sample in others}
+    shown = [image_digests[sample.image] for sample in members]
+    return len(seen & {*shown}), sum(image in seen for image in shown)
+
+
+def validation_leakage(
+    samples: Iterable[Sample], image_digests: Mapping[Path, str]
+) -> dict[str, dict[str, int]]:
     """{train or test: {shared_images, validation_rows}}: images that validation shares with it, and
     the validation rows about them; where rows name patients also `shared_patients`.
 
@@ -152,11 +173,8 @@ def validation_leakage(samples: Iterable[Sample]) -> dict[str, dict[str, int]]:
     leaks: dict[str, dict[str, int]] = {}
     for side in ("train", "test") if validation else ():
         others = rows.get(side, [])
-        images = {s.image for s in others}
-        leaks[side] = {
-            "shared_images": len(images & {s.image for s in validation}),
-            "validation_rows": sum(s.image in images for s in validation),
-        }
+        shared, about_them = _shared_images(others, validation, image_digests)
+        leaks[side] = {"shared_images": shared, "validation_rows": about_them}
         patients = {s.patient for s in others} - {None}
         if patients and any(s.patient for s in validation):
             leaks[side]["shared_patients"] = len(patients & {s.patient for s in validation})
@@ -170,30 +188,20 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         sentences.append(
             "no test rows: set data.split=by_patient, or by_image where no row names a patient"
         )
-    leak = report["leakage"].get("all", {})
-    if rows := leak.get("test_rows"):
-        sentences.append(
-            f"{rows:,} test questions are about {leak['shared_images']:,} images that are in "
-            "train, too; data.split=by_image or by_patient has no such leak"
-        )
-    if patients := leak.get("shared_patients"):
-        sentences.append(
-            f"{patients:,} patients are in train and in test; see data.split=by_patient"
-        )
-    sentences += _validation_warnings(report["validation_leakage"])
+    sentences += _leaks(report)
     if crossed := sum(report["cross_family_leakage"].values()):
         sentences.append(
-            f"{crossed:,} test rows of one family of files are in the train files of the other: "
-            "use one family, or data.split=joint"
+            f"{counted(crossed, 'test row')} of one family of files in the train files of the "
+            "other: use one family, or data.split=joint"
         )
     if contradicting := report["row_counts"].get(CONTRADICTING):
         sentences.append(
-            f"{contradicting:,} rows are left out: their questions have two answers about one image"
+            f"{counted(contradicting, 'row')} left out: their questions have two answers about one "
+            "image"
         )
     if unparsed := len(report["unparsed"]):
-        sentences.append(f"{unparsed:,} rows cannot be used; audit.json lists them")
-    if unusable := sum(len(report["images"][key] or ()) for key in ("missing", "unreadable")):
-        sentences.append(f"{unusable:,} images cannot be used; audit.json says why")
+        sentences.append(f"{counted(unparsed, 'row')} that cannot be used; audit.json lists all")
+    sentences += _image_warnings(report["images"])
     sentences += [
         f"{value:,} {key.replace('_', ' ')}"
         for key, value in report["duplicates"].items()
@@ -202,16 +210,48 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     return sentences + _prior_warnings(report)
 
 
+def _leaks(report: Mapping[str, Any]) -> list[str]:
+    """The warnings about images and patients on two sides."""
+    sentences = []
+    leak = report["leakage"].get("all", {})
+    if rows := leak.get("test_rows"):
+        sentences.append(
+            f"{counted(rows, 'test question')} about {counted(leak['shared_images'], 'image')} of "
+            "train, by content; data.split=by_image has no such leak"
+        )
+    if patients := leak.get("shared_patients"):
+        sentences.append(
+            f"{counted(patients, 'patient')} of both train and test; see data.split=by_patient"
+        )
+    return sentences + _validation_warnings(report["validation_leakage"])
+
+
+def _image_warnings(images: Mapping[str, Any]) -> list[str]:
+    """The images that cannot be used, the first by name, and what becomes of their rows."""
+    unreadable = images["unreadable"] or {}
+    problems = dict.fromkeys(images["missing"] or (), "missing") | unreadable
+    if not problems:
+        return []
+    path, problem = next(iter(problems.items()))
+    named = problem if path in problem else f"{path}: {problem}"
+    first = ", the first" if len(problems) > 1 else ""
+    return [
+        f"{counted(len(problems), 'image')} that cannot be used{first} {named}; audit.json lists "
+        f"all. {counted(images['rows_without_image'], 'row')} about them, counted here: a run "
+        "refuses them, or leaves them out with data.bad_rows=skip"
+    ]
+
+
 def _validation_warnings(leaks: Mapping[str, Mapping[str, int]]) -> list[str]:
     sentences = []
     for side, leak in leaks.items():
         if rows := leak["validation_rows"]:
             sentences.append(
-                f"{rows:,} validation questions are about {leak['shared_images']:,} images that "
-                f"are in {side}, too"
+                f"{counted(rows, 'validation question')} about "
+                f"{counted(leak['shared_images'], 'image')} of {side}, by content"
             )
         if patients := leak.get("shared_patients"):
-            sentences.append(f"{patients:,} patients are in validation and in {side}")
+            sentences.append(f"{counted(patients, 'patient')} of both validation and {side}")
     return sentences
 
 
@@ -342,7 +382,15 @@ def _odd_period(options: Sequence[str]) -> int | None:
 def _images(samples: Sequence[Sample], pictures: Mapping[str, Picture] | None) -> dict[str, Any]:
     named = len({str(s.image) for s in samples})
     if pictures is None:
-        keys = ("read", "missing", "unreadable", "sizes", "tiny", "duplicate_hashes")
+        keys = (
+            "read",
+            "missing",
+            "unreadable",
+            "rows_without_image",
+            "sizes",
+            "tiny",
+            "duplicate_hashes",
+        )
         return {"named": named, **dict.fromkeys(keys)}
     readable = {path: picture for path, picture in pictures.items() if picture.size}
     splits: dict[str, set[str]] = defaultdict(set)
@@ -358,6 +406,7 @@ def _images(samples: Sequence[Sample], pictures: Mapping[str, Picture] | None) -
             for path, p in sorted(pictures.items())
             if p.problem and p.problem != "missing"
         },
+        "rows_without_image": sum(str(s.image) not in readable for s in samples),
         "sizes": _counts(f"{p.size[0]}x{p.size[1]}" for p in readable.values() if p.size),
         "tiny": sorted(path for path, p in readable.items() if p.size and min(p.size) < 32),
         "duplicate_hashes": {

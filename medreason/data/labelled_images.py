@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from medreason.data import checks, csv_table, rows, splits
+from medreason.data import checks, csv_table, image_cache, rows, splits
 from medreason.data.names import modality_of
 from medreason.data.rows import BadRow, LeftOut, Row
 from medreason.samples import (
@@ -98,7 +98,8 @@ def read(
         yield from bad
     usable, bad = _usable(labelled, min_images)
     yield from bad
-    usable = _split(usable, split, test_share, seed)
+    digests = image_cache.digests({item.sample.image for item in usable}, cache, root)
+    usable = _split(usable, split, test_share, seed, digests)
     questions = list(_questions(usable, choices, seed))
     yield from questions
     yield from _surplus(usable, questions)
@@ -308,7 +309,9 @@ def _usable(labelled: Sequence[_Labelled], min_images: int) -> tuple[list[_Label
     return usable, bad
 
 
-def _split(labelled: Sequence[_Labelled], how: str, share: float, seed: int) -> list[_Labelled]:
+def _split(
+    labelled: Sequence[_Labelled], how: str, share: float, seed: int, digests: Mapping[Path, str]
+) -> list[_Labelled]:
     """Split by image (and patient); each label is a cell, so that it is divided evenly."""
     if how not in ("published", "by_image", "by_patient"):
         raise ValueError(f"data.split={how!r} needs published files; set by_patient or by_image")
@@ -316,7 +319,7 @@ def _split(labelled: Sequence[_Labelled], how: str, share: float, seed: int) -> 
         replace(item.sample, task=f"{item.group}/{item.label}", id=f"{place}")
         for place, item in enumerate(labelled)
     ]
-    split = splits.split(stand_ins, how, test_share=share, seed=seed)
+    split = splits.split(stand_ins, how, test_share=share, seed=seed, image_digests=digests)
     split_of = {int(sample.id): sample.split for sample in split}
     return [
         replace(item, sample=replace(item.sample, split=split_of[place]))

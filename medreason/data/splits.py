@@ -1,11 +1,16 @@
 """Train and test: as published, without an image or patient in both, or joint for two families; and
-validation, which is held back from train."""
+validation, which is held back from train.
+
+Pictures of one content are one image, whatever the names of their files.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,19 +20,34 @@ LOW_DATA = {"train": 600, "test": 300}
 """Rows of each modality in the low-data protocol. Source: KEPO, arXiv:2602.00400."""
 
 
-def split(samples: Sequence[Sample], how: str, *, test_share: float, seed: int) -> list[Sample]:
+_Divide = Callable[..., list[Sample]]
+"""`split_by_group` of a share, seed and images."""
+
+
+def split(
+    samples: Sequence[Sample],
+    how: str,
+    *,
+    test_share: float,
+    seed: int,
+    image_digests: Mapping[Path, str],
+) -> list[Sample]:
     """The samples with `split` set as `data.split` says.
 
     `published` keeps the split of the files; files without one are split by image and patient.
-    Raises ValueError where the samples lack what the split needs.
+    `image_digests` are of all images, or of none where `keeps_published` says so. Raises ValueError
+    where the samples lack what the split needs.
     """
     if not samples:
         return []
+    divide = functools.partial(
+        split_by_group, test_share=test_share, seed=seed, image_digests=image_digests
+    )
     match how:
         case "published":
-            return _published(samples, test_share, seed)
+            return _published(samples, divide)
         case "by_image":
-            return split_by_group(merged(samples), test_share=test_share, seed=seed, patients=False)
+            return divide(merged(samples), patients=False)
         case "by_patient":
             if not any(sample.patient for sample in samples):
                 raise ValueError(
@@ -35,13 +55,18 @@ def split(samples: Sequence[Sample], how: str, *, test_share: float, seed: int) 
                     "the column of patients (data=hub, labelled_images), data.patients to their "
                     "table (data=med_r1), or data.split=by_image"
                 )
-            return split_by_group(merged(samples), test_share=test_share, seed=seed)
+            return _by_patient(merged(samples), divide)
         case "joint":
             return joint(samples)
         case "low_data":
-            return low_data(_published(samples, test_share, seed), seed)
+            return low_data(_published(samples, divide), seed)
         case _:
             raise AssertionError(how)  # config.Handling knows no other
+
+
+def keeps_published(samples: Iterable[Sample], how: str) -> bool:
+    """Whether `split` divides no rows anew."""
+    return how not in ("by_image", "by_patient") and all(sample.split for sample in samples)
 
 
 def merged(samples: Sequence[Sample]) -> list[Sample]:
@@ -102,17 +127,23 @@ def low_data(samples: Sequence[Sample], seed: int) -> list[Sample]:
 
 
 def split_by_group(
-    samples: Sequence[Sample], *, test_share: float, seed: int, patients: bool = True
+    samples: Sequence[Sample],
+    *,
+    test_share: float,
+    seed: int,
+    patients: bool = True,
+    image_digests: Mapping[Path, str] | None = None,
 ) -> list[Sample]:
     """The samples in their order with `split` set, about `test_share` of each cell in test.
 
     Samples that share an image or, with `patients`, a patient, directly or through others, stay
-    together; the share of each cell is met as well as that permits. Neither the order of the rows
-    nor the root changes the split. Raises ValueError where train or test would be empty.
+    together; the share of each cell is met as well as that permits. Images of one digest are one;
+    without digests, of one path. Neither the order of the rows nor the root changes the split.
+    Raises ValueError where train or test would be empty.
     """
     if not 0 <= test_share <= 1:
         raise ValueError(f"test_share={test_share}; needs a number from 0 to 1")
-    groups = _groups(samples, patients)
+    groups = _groups(samples, patients, _content(image_digests) if image_digests else _path)
     random.Random(seed).shuffle(groups)
     test = _fill(groups, test_share)
     if 0 < test_share < 1 and len(test) in (0, len(groups)):
@@ -157,10 +188,19 @@ def _training_groups(
     samples: Sequence[Sample], image_digests: Mapping[Path, str]
 ) -> list[list[Sample]]:
     train = [sample for sample in samples if sample.split == "train"]
-    return _groups(train, True, lambda sample: image_digests[sample.image])
+    content = _content(image_digests)
+    return _groups(train, True, content, order=content)
 
 
-def _published(samples: Sequence[Sample], test_share: float, seed: int) -> list[Sample]:
+def _by_patient(samples: Sequence[Sample], divide: _Divide) -> list[Sample]:
+    """Patients who share a picture stay together, unless that leaves train or test empty: then the
+    picture is in both, which the audit counts."""
+    with contextlib.suppress(ValueError):
+        return divide(samples)
+    return divide(samples, image_digests=None)
+
+
+def _published(samples: Sequence[Sample], divide: _Divide) -> list[Sample]:
     unsplit = [sample for sample in samples if not sample.split]
     if not unsplit:
         return list(samples)
@@ -170,7 +210,7 @@ def _published(samples: Sequence[Sample], test_share: float, seed: int) -> list[
             "other files have; set data.split=by_image or data.split=by_patient to split them "
             "together, or read them apart with data.files"
         )
-    return split_by_group(samples, test_share=test_share, seed=seed)
+    return _by_patient(samples, divide)
 
 
 def _question(sample: Sample) -> tuple[object, ...]:
@@ -181,10 +221,17 @@ def _path(sample: Sample) -> str:
     return str(sample.image)
 
 
+def _content(image_digests: Mapping[Path, str]) -> Callable[[Sample], str]:
+    return lambda sample: image_digests[sample.image]
+
+
 def _groups(
-    samples: Sequence[Sample], patients: bool, image_of: Callable[[Sample], str] = _path
+    samples: Sequence[Sample],
+    patients: bool,
+    image_of: Callable[[Sample], str],
+    order: Callable[[Sample], str] = _path,
 ) -> list[list[Sample]]:
-    """Connected components of shared image (and patient), sorted by their first image."""
+    """Connected components of shared image (and patient), sorted by their first in `order`."""
     parent: dict[tuple[str, str], tuple[str, str]] = {}
 
     def root(key: tuple[str, str]) -> tuple[str, str]:
@@ -201,7 +248,7 @@ def _groups(
     groups = defaultdict(list)
     for sample in samples:
         groups[root(("image", image_of(sample)))].append(sample)
-    return sorted(groups.values(), key=lambda group: min(map(image_of, group)))
+    return sorted(groups.values(), key=lambda group: min(map(order, group)))
 
 
 def _fill(groups: list[list[Sample]], share: float) -> set[int]:

@@ -102,6 +102,7 @@ def evaluate(
     folder.update(
         evaluations=[*(other for other in run.evaluations if other != key), key],
         evaluate_seconds=run.evaluate_seconds + (seconds if missing else 0.0),
+        seconds_of=run.seconds_of | ({key: seconds} if missing else {}),
         evaluate_drafts=drafts.counts.metrics() if drafts else {},
     )
     parts.remove()

@@ -247,7 +247,7 @@ def _record_start(config: Config, request: RunRequest, state: State, display: Di
     samples = data.samples_of(config)
     train, test = data.trained_on(config, samples), data.tested_on(config, samples)
     held_back = validation.in_domain(config, samples) if train else []
-    digests = data.image_digests(config.data, config.folder / "cache", [*train, *test])
+    digests = data.image_digests(config.data, config.folder / "cache", [*train, *held_back, *test])
     counts = data.row_counts(config.data, config.folder / "cache", config.validation)
     notes = [*data.reading_notes(config), *validation.notes(config, samples)]
     for note in [*notes, *_size_note(config, [*train, *test])]:
@@ -255,8 +255,12 @@ def _record_start(config: Config, request: RunRequest, state: State, display: Di
     digest = data.digest([*train, *test], digests)
     left_out = config.left_out_of_epoch(len(train))
     facts = audit.audit_run(
-        *(train, test, digest, counts, notes), validation=held_back, left_out_of_epoch=left_out
+        *(train, test, digest, digests, counts, notes),
+        validation=held_back,
+        left_out_of_epoch=left_out,
     )
+    for leak in facts["leaks"]:
+        display.line(f"! {leak}")
     write_json(evaluation.data, facts)
     folder.update(
         state="running",

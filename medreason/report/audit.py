@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medreason.console import counted
 from medreason.data.audit import LOWER_CASE, PERIOD, warnings
 from medreason.data.rows import SIDES
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, TASKS
@@ -26,7 +27,9 @@ def show(report: Mapping[str, Any]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 100)
-    console.print(f"{report['rows']:,} rows, {report['images']['named']:,} images named")
+    console.print(
+        f"{counted(report['rows'], 'row')}, {counted(report['images']['named'], 'image')} named"
+    )
     _print(console, _cells(report["cells"]))
     for key, title in (
         ("option_prior", "Answered by option strings alone, %: trained on (row), tested on"),
@@ -62,8 +65,8 @@ def _small_test(report: Mapping[str, Any]) -> list[str]:
     if (points := 100 * (high - low)) < _WIDE_POINTS:
         return []
     return [
-        f"{n:,} test questions: the 95 % interval of an accuracy of 50 % spans {points:.0f} "
-        "points, and more where questions share a patient or an image"
+        f"{counted(n, 'test question')}: the 95 % interval of an accuracy of 50 % spans "
+        f"{points:.0f} points, and more where questions share a patient or an image"
     ]
 
 
@@ -95,7 +98,7 @@ def _by_modality(report: Mapping[str, Any]) -> Table:
         LOWER_CASE: "only lower-case\noption is right",
         PERIOD: "only other end\n(period) is right",
     }
-    names = ["", "images in\ntrain and test", "test rows\nabout them", *rules.values()]
+    names = ["", "images in train\nand test by content", "test rows\nabout them", *rules.values()]
     table = _table("Leaks, and typing habits that give answers away", names)
     for modality in _LEAK_NAMES:
         leak = report["leakage"].get(modality)

@@ -128,11 +128,14 @@ def all_pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
 def why_not(a: Arm, b: Arm) -> str:
     """Why a difference of two arms would be neither one of training nor one of evaluation, but of
     both at once; empty where it would. Another prompt option, in training and evaluation, is one
-    change: think against no_think."""
+    change: think against no_think. A start model is one model, whatever else its sweep would have
+    trained it with."""
     mine, other = a.runs[0].config, b.runs[0].config
     assert mine
     assert other
     parts = _without_prompt if mine.prompt.name != other.prompt.name else keys.training_parts
+    if a.untrained and b.untrained:
+        parts = keys.start_parts
     unlike = unlike_ground(mine, other)
     return f"trained differently and {unlike}" if unlike and parts(mine) != parts(other) else ""
 

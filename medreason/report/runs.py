@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,8 +168,18 @@ def why_no_base(run: Run, runs: Sequence[Run]) -> str:
     started = any(other.metrics and other.method == "base" for other in runs)
     if not (started and run.metrics) or run.method == "base" or base_of(run, runs):
         return ""
-    reasons = [unlike(run, base) for base in _bases(run, runs)]
+    reasons = [f"{unlike(run, base)}{_remedy(run, base)}" for base in _bases(run, runs)]
     return min(reasons, key=len, default="its start model is not in this sweep")
+
+
+def _remedy(run: Run, base: Run) -> str:
+    """The command that asks the start model as the run was asked, where one option does."""
+    assert run.config
+    difference = ground_difference(run.config, base.config)
+    if difference is None or not re.fullmatch(r"\w+", str(difference[1])):
+        return ""
+    key, mine, _ = difference
+    return f"; `python -m medreason ... method=base {key}={mine} sweep={run.config.sweep}` adds it"
 
 
 def _bases(run: Run, runs: Iterable[Run]) -> list[Run]:
@@ -193,7 +204,13 @@ def unlike(a: Run, b: Run) -> str:
 
 
 def unlike_ground(a: Config | None, b: Config | None) -> str:
-    """The first setting of evaluation in which two differ, with both values; empty where none.
+    """`ground_difference` in words; empty where there is none."""
+    difference = ground_difference(a, b)
+    return "evaluated with another {}: {}, {}".format(*difference) if difference else ""
+
+
+def ground_difference(a: Config | None, b: Config | None) -> tuple[str, object, object] | None:
+    """The first setting of evaluation in which two differ, with both values; None where none.
     That a server answers is part of what a served model is."""
     assert a
     assert b
@@ -203,8 +220,8 @@ def unlike_ground(a: Config | None, b: Config | None) -> str:
             continue
         if key.startswith("prompt."):
             key, mine, other = _prompt_difference(key, mine, other, (a, b))
-        return f"evaluated with another {key}: {mine}, {other}"
-    return ""
+        return key, mine, other
+    return None
 
 
 def _prompt_difference(

@@ -20,6 +20,11 @@ _BASELINES = {
     Metric.BLANK_IMAGE: "a blank image",
 }
 
+_REACHED = {
+    Metric.PRIOR: "what option texts alone give",
+    Metric.BLANK_IMAGE: "its answers to a blank image",
+}
+
 _MOST_NAMED = 4
 """Arms in the sentence."""
 
@@ -106,13 +111,21 @@ def _of_arms(tables: Tables) -> str:
         for metric in _BASELINES
         if all(metric in t.metrics for t in totals)
     }
-    return text + _beside(baselines)
+    reached = [m for m in baselines if all(t.ci_low <= t.metrics[m] for t in totals)]
+    return text + _beside(baselines) + _conclusion("None is", reached)
 
 
 def _beside(baselines: Mapping[Metric, str]) -> str:
     """The end of the sentence."""
     texts = [f"{_BASELINES[metric]} {percent}" for metric, percent in baselines.items()]
     return ("; " + ", ".join(texts) if texts else "") + "."
+
+
+def _conclusion(who: str, reached: Sequence[Metric]) -> str:
+    """What a model shows that is not above these baselines: the lower end of its interval is at
+    most theirs."""
+    beaten_by = " or ".join(_REACHED[metric] for metric in reached)
+    return f" {who} clearly above {beaten_by}." if reached else ""
 
 
 def _of_arm(total: Total, tables: Tables, *, first: bool) -> str:
@@ -160,7 +173,10 @@ def _of_run(run: Run, cells: set[Cell], base: Run | None) -> str:
     else:
         text += f" (95 % interval {percent(accuracy.low)} to {percent(accuracy.high)})"
     baselines = {metric: _mean(run, cells, metric) for metric in _BASELINES}
-    return text + _beside({m: f"{percent(v)} %" for m, v in baselines.items() if v is not None})
+    known = {metric: share for metric, share in baselines.items() if share is not None}
+    reached = [metric for metric, share in known.items() if accuracy.low <= share]
+    text += _beside({metric: f"{percent(share)} %" for metric, share in known.items()})
+    return text + _conclusion("It is not", reached)
 
 
 def _accuracy(run: Run, cells: set[Cell]) -> Estimate:

@@ -81,9 +81,7 @@ class Row:
     """Tested on cells it was not trained on."""
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
-    """Of all evaluations of the run together."""
-    evaluations: int = 1
-    """Of the run, this one included."""
+    """Of this evaluation; 0 where only those of all evaluations of the run are known."""
     error: str | None = None
     """First line."""
     no_base: str = ""
@@ -122,6 +120,20 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
 def show(evaluations: Iterable[EvaluationFolder], statistics: Statistics | None = None) -> None:
     """Print the table to stdout."""
     show_rows(rows(evaluations, statistics))
+
+
+def show_with_base(
+    evaluation: EvaluationFolder, bases: Sequence[EvaluationFolder], statistics: Statistics
+) -> None:
+    """Print the table of one evaluation and the one of `bases`, start models of its sweep, that it
+    is compared with."""
+    others = [base for base in bases if base.path != evaluation.path]
+    runs = load([evaluation, *others], statistics)
+    run = next(run for run in runs if run.evaluation.path == evaluation.path)
+    base = base_of(run, runs)
+    unfinished_bases = [other for other in runs if other.method == "base" and not other.metrics]
+    shown = [run, *([base] if base else unfinished_bases)]
+    show_rows([_row(run, runs) for run in runs if run in shown])
 
 
 def show_rows(rows: Sequence[Row]) -> None:
@@ -201,8 +213,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "no_base": why_no_base(run, runs),
         "state": run.progress,
         "train_seconds": state.train_seconds,
-        "evaluate_seconds": state.evaluate_seconds,
-        "evaluations": len(state.evaluations),
+        "evaluate_seconds": state.seconds_of.get(run.evaluation.key, 0.0),
         "error": error.splitlines()[0] if error else None,
         "validation": selection.scores(logged).get(state.chosen_step),
         "chosen_step": state.chosen_step,
@@ -328,7 +339,7 @@ def _row_notes(rows: Sequence[Row]) -> list[str]:
 def no_start_note(rows: Sequence[Row]) -> list[str]:
     """Why no row has a difference to a start model, where there is none with results."""
     methods = {row.method for row in rows if row.metrics}
-    if not methods or "base" in methods:
+    if not methods or "base" in methods or any(row.no_base for row in rows):
         return []
     if any(row.method == "base" for row in rows):
         return ["vs base: the base run has no results yet"]

@@ -52,11 +52,14 @@ class State:
     train_seconds: float = 0.0
     """Of the last attempt alone, where a run was resumed."""
     evaluate_seconds: float = 0.0
+    """Of all evaluations together."""
+    seconds_of: dict[str, float] = field(default_factory=dict)
+    """Key -> those of one evaluation."""
     evaluate_drafts: dict[str, float] = field(default_factory=dict)
     """`tokens_per_pass` and `draft_acceptance` of the newest evaluation's first process."""
 
 
-_ADDED = {"chosen_step", "chosen_because", "evaluate_drafts"}
+_ADDED = {"chosen_step", "chosen_because", "evaluate_drafts", "seconds_of"}
 """Fields that folders of earlier commits lack, and do without."""
 
 

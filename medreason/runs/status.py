@@ -26,6 +26,8 @@ def status(evaluation: EvaluationFolder, state: State) -> str:
     if not state.attempts:
         return "not started"
     progress = progress_of(folder)
+    if is_training(folder) and (state.trained or (folder.model / "config.json").exists()):
+        return "trained; interrupted before it was tested; the same command goes on"
     if is_training(folder) and not any(folder.checkpoints.glob("checkpoint-*")):
         goes_on = "has no checkpoint yet, the same command starts again"
     else:

@@ -15,12 +15,14 @@ import sys
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -36,7 +38,7 @@ from medreason.runs.interrupts import InterruptedRunError
 from medreason.runs.outcomes import BusyError, NoDataError, Outcome, explained
 from medreason.runs.progress import duration
 from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, unsynced
-from medreason.sweeps.jobs import compose_jobs, labels, split_jobs, step_lines
+from medreason.sweeps.jobs import base_lines, compose_jobs, labels, split_jobs, step_lines
 from medreason.sweeps.search import (
     BASIC,
     Search,
@@ -99,6 +101,8 @@ class Sweep(Callback):
                 raise ValueError(f"the sweep is empty: {' '.join(config.hydra.overrides.task)}")
             for line in step_lines(config, self._jobs):
                 notice(line)
+            if self._search is None and config.action.name in ("train", "plan"):
+                _warn_of_other_prompts(config, self._jobs)
             if config.report.published:
                 published_file.read(config.report.published)
             if _is_done_here(config, self._jobs, self._search):
@@ -238,6 +242,14 @@ def as_job(config: Config) -> Config:
     if hydra.mode is not RunMode.MULTIRUN or hydra.sweeper["_target_"].endswith(BASIC):
         return config
     return as_trial(config)
+
+
+def _warn_of_other_prompts(config: DictConfig, jobs: list[list[str]]) -> None:
+    """Say which trainings are not compared with the start model; nothing where a job cannot be
+    composed, which fails alone when it begins."""
+    with suppress(HydraException, *EXPECTED):
+        for line in base_lines(compose_jobs(config, jobs), jobs):
+            notice(line)
 
 
 def _is_done_here(config: DictConfig, jobs: list[list[str]], search: Search | None) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
 from medreason.config import Config, options, steps
+from medreason.runs import keys
 
 _AXES = ("modality", "task", "seed")
 """Groups and keys whose overrides change no other part of the configuration."""
@@ -114,6 +117,31 @@ def step_lines(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[str]:
         brief = len(examples) > 1
         lines.append(steps.line(composed, composed.hydra.runtime, brief=brief))
     return list(dict.fromkeys(filter(None, lines)))
+
+
+_OF_START_MODEL = ("experiment", "data", "model", "evaluation", "statistics", "outputs", "hardware")
+"""First parts of the overrides that the run of a start model takes from a training."""
+
+
+def base_lines(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> list[str]:
+    """A warning for each prompt with which models are tested and their start model, which other
+    jobs test, is not: no difference to it is shown."""
+    lines: dict[str, None] = {}
+    bases = [config for config in configs if config.method.name == "base"]
+    for config, job in zip(configs, jobs, strict=True):
+        start = keys.start_parts(config)
+        others = [base.prompt.name for base in bases if keys.start_parts(base) == start]
+        name = config.prompt.name
+        if config.method.algorithm == "none" or not others or name in others:
+            continue
+        kept = [o for o in job if re.split(r"[=./@]", o.lstrip("+~"))[0] in _OF_START_MODEL]
+        words = [*kept, "method=base", f"prompt={name}", f"sweep={config.sweep}"]
+        lines[
+            f"! {config.method.name} is tested with prompt={name}, its start model with "
+            f"prompt={', '.join(dict.fromkeys(others))}: not compared with it; "
+            f"`python -m medreason {shlex.join(words)}` adds the start model with prompt={name}"
+        ] = None
+    return [*lines]
 
 
 def _compose_family(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from medreason import data
 from medreason.data import pictures
 from medreason.data.audit import LOWER_CASE, PERIOD, audit, audit_run, warnings
-from medreason.data.rows import BadRow, LeftOut, Loaded
+from medreason.data.rows import SIDES, BadRow, LeftOut, Loaded
 from medreason.report import audit as tables
 from medreason.samples import Sample
 
@@ -48,13 +49,18 @@ def sample(
 
 
 def audit_of(*samples: Sample) -> dict[str, Any]:
-    return audit(Loaded(list(samples), []), "digest")
+    return audit(Loaded(list(samples), []), "digest", by_path(samples))
+
+
+def by_path(samples: Iterable[Sample]) -> dict[Path, str]:
+    """Digests of images that all differ."""
+    return {s.image: str(s.image) for s in samples}
 
 
 def test_the_keys_are_these() -> None:
     left_out = [LeftOut("f.json", 4, "no other label", "surplus")]
     loaded = Loaded([sample("a.png", "train")], [BadRow("f.json", 3, "no image")], left_out)
-    report = audit(loaded, "digest")
+    report = audit(loaded, "digest", by_path(loaded.samples))
     assert " ".join(report) == KEYS
     assert report["rows"] == 2
     assert report["row_counts"] == {"train": 1, "test": 0, "surplus": 1, "bad": 1}
@@ -77,20 +83,39 @@ def test_an_image_and_a_patient_in_train_and_test_are_found() -> None:
     leak = {"shared_images": 1, "test_rows": 2, "shared_patients": 1}
     assert report["leakage"] == {"all": leak, "ct": leak}
     assert report["duplicates"]["questions_with_two_answers"] == 1
-    assert any("2 test questions are about 1 images" in text for text in warnings(report))
+    assert any("2 test questions about 1 image of train" in text for text in warnings(report))
 
 
 def test_a_run_knows_how_many_of_its_test_questions_it_saw_the_image_of() -> None:
     train = [sample("a", "train"), sample("b", "train", cell=("mri", "disease"))]
     test = [sample("b", "test"), sample("c", "test"), sample("a", "test")]
     counts = {"train": 2, "test": 3}
-    facts = audit_run(train, test, "digest", counts, ["a note"], left_out_of_epoch=1)
+    known = by_path([*train, *test])
+    facts = audit_run(train, test, "digest", known, counts, ["a note"], left_out_of_epoch=1)
     assert facts["left_out_of_epoch"] == 1
     assert (facts["test_rows"], facts["test_rows_on_trained_images"]) == (3, 2)
     assert facts["cells"]["ct"] == {"disease": {"train": 1, "test": 3}}
     assert facts["digest"]
-    assert any("2 test questions are about 2 images" in text for text in facts["warnings"])
+    assert any("2 test questions about 2 images of train" in text for text in facts["warnings"])
     assert facts["notes"] == ["a note"]
+
+
+def test_equal_pictures_are_leaks_whatever_their_names_between_all_three_sides() -> None:
+    names = {"a": "train", "b": "test", "c": "train", "d": "validation", "e": "test", "f": "test"}
+    samples = [sample(name, side) for name, side in names.items()]
+    digests = by_path(samples) | dict.fromkeys(map(Path, "ab"), "1") | {Path("c"): "2"}
+    digests |= {Path("d"): "2", Path("e"): "2"}
+    report = audit(Loaded(samples, []), "digest", digests)
+    assert report["leakage"]["all"] == {"shared_images": 2, "test_rows": 2}
+    shared = {"shared_images": 1, "validation_rows": 1}
+    assert report["validation_leakage"] == {"train": shared, "test": shared}
+    train, held_back, test = ([s for s in samples if s.split == side] for side in SIDES)
+    facts = audit_run(train, test, "digest", digests, {}, validation=held_back)
+    assert facts["test_rows_on_trained_images"] == 2
+    for said in (warnings(report), facts["warnings"], facts["leaks"]):
+        assert any(text.startswith("2 test questions about 2 images of train") for text in said)
+        assert "1 validation question about 1 image of train, by content" in said
+        assert "1 validation question about 1 image of test, by content" in said
 
 
 def test_leaks_are_counted_whatever_the_modality_of_the_training_row() -> None:
@@ -176,8 +201,12 @@ def test_images_are_counted_by_what_is_wrong_with_them(tmp_path: Path) -> None:
     sides = ["train", "test", *["train"] * 6]
     samples = [sample(str(tmp_path / n), side) for n, side in zip(names, sides, strict=True)]
     seen = pictures.read_pictures(s.image for s in samples)
-    report = audit(Loaded(samples, []), "digest", seen)
-    assert "3 images cannot be used; audit.json says why" in warnings(report)
+    report = audit(Loaded(samples, []), "digest", by_path(samples), seen)
+    (said,) = (text for text in warnings(report) if "cannot be used" in text)
+    assert said.startswith(
+        f"3 images that cannot be used, the first {tmp_path / 'no.png'}: missing"
+    )
+    assert "3 rows about them, counted here: a run refuses them, or leaves them out" in said
     images = report["images"]
     assert (images["named"], images["read"]) == (8, 5)
     assert [Path(path).name for path in images["missing"]] == ["no.png"]
@@ -197,7 +226,8 @@ def test_the_published_figures_are_found_in_the_published_files(
     if not root.is_dir():
         pytest.skip(f"no published files at {root}")
     spec = {"_target_": "medreason.data.med_r1.read", "root": str(root), "images": "none"}
-    report = audit(data.read(spec, Path("unused")), "digest")
+    loaded = data.read(spec, Path("unused"))
+    report = audit(loaded, "digest", by_path(loaded.samples))
     assert report["unparsed"] == []
     cells = report["cells"]
     counted = {m: cells[m]["unknown"] for m in cells if m != "unknown"} | cells["unknown"]

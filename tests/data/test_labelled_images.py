@@ -32,8 +32,8 @@ COLUMNS = ("image", "modality", "label", "label_group", "patient_or_source_id")
 ASKED = {"task": "disease", "question": "Which?"}
 
 
-def read(root: Path, *, cache: Path = Path("unused"), **more: object) -> Loaded:
-    return data.read(SPEC | {"root": str(root), "images": "none"} | more, cache)
+def read(root: Path, *, cache: Path | None = None, **more: object) -> Loaded:
+    return data.read(SPEC | {"root": str(root), "images": "none"} | more, cache or root / "cache")
 
 
 def write(root: Path, rows: list[tuple[str, ...]], *, separator: str = ",") -> Path:
@@ -497,6 +497,6 @@ def test_rows_of_a_fold_for_validation_are_a_side_or_left_out(tmp_path: Path) ->
     assert Counter(s.split for s in loaded.samples) == {"train": 8, "test": 8}
     assert len(loaded.left_out) == 8
     spec = SPEC | {"root": str(tmp_path), "images": "none"} | settings
-    published = data.read(spec, Path("unused"), Validation("in_domain", source="published"))
+    published = data.read(spec, tmp_path / "cache", Validation("in_domain", source="published"))
     sides = Counter(s.split for s in published.samples)
     assert sides == {"train": 8, "test": 8, "validation": 8}

@@ -45,9 +45,9 @@ def table(root: Path, name: str = "questions.csv", text: str = "", **changes: st
     return root / name
 
 
-def read(hub: Path | str, *, cache: Path = Path("unused"), **more: object) -> Loaded:
+def read(hub: Path | str, *, cache: Path | None = None, **more: object) -> Loaded:
     spec = {"_target_": "medreason.data.hub.read", "hub": str(hub), "images": "none"}
-    return data.read(spec | more, cache)
+    return data.read(spec | more, cache or Path(hub).parent / "cache")
 
 
 def load(hub: Path | str, cache: Path, **more: object) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medreason import data
+from medreason.data.audit import leakage
 from medreason.data.splits import low_data, split, split_by_group
 from medreason.samples import Sample
 
@@ -94,7 +95,7 @@ def test_impossible_shares_are_refused() -> None:
 def test_by_image_lets_a_patient_lie_on_both_sides_and_by_patient_does_not() -> None:
     samples = [sample(i, i // 2, i // 20) for i in range(200)]
     for how, patients_torn in (("by_image", True), ("by_patient", False)):
-        splits = sides(split(samples, how, test_share=0.3, seed=0))
+        splits = sides(split(samples, how, test_share=0.3, seed=0, image_digests=by_path(samples)))
         assert any(len(on) > 1 for key, on in splits.items() if key[0] == "p") == patients_torn
         assert all(len(on) == 1 for key, on in splits.items() if key[0] != "p")
 
@@ -114,12 +115,53 @@ def test_low_data_draws_600_and_300_rows_of_each_modality_whatever_their_order()
     assert {s.id for s in low_data(samples, seed=2)} != {s.id for s in subset}
 
 
-def test_the_real_pairs_split_without_leakage() -> None:
+def by_path(samples: list[Sample]) -> dict[Path, str]:
+    """Digests of images that all differ."""
+    return {s.image: str(s.image) for s in samples}
+
+
+@pytest.mark.parametrize("how", ["by_image", "by_patient", "published"])
+def test_equal_pictures_under_two_names_are_on_one_side(how: str) -> None:
+    samples = [replace(sample(i, i, i), split="") for i in range(200)]
+    digests = {s.image: str(i % 80) for i, s in enumerate(samples)}
+    for seed in range(5):
+        divided = split(samples, how, test_share=0.3, seed=seed, image_digests=digests)
+        pictures: dict[str, set[str]] = {}
+        for s in divided:
+            pictures.setdefault(digests[s.image], set()).add(s.split)
+        assert all(len(names) == 1 for names in pictures.values())
+        assert sum(s.split == "test" for s in divided) == pytest.approx(60, abs=3)
+
+
+def test_split_is_that_of_paths_where_no_two_pictures_are_equal() -> None:
+    samples = [sample(i, i, i // 5) for i in range(400)]
+    digests = {s.image: f"{hash(s.image)}" for s in samples}
+    for how, patients in (("by_image", False), ("by_patient", True)):
+        assert split(samples, how, test_share=0.3, seed=1, image_digests=digests) == split_by_group(
+            samples, test_share=0.3, seed=1, patients=patients
+        )
+
+
+def test_picture_of_all_patients_does_not_keep_them_from_being_split() -> None:
+    samples = [sample(i, i, i // 2) for i in range(40)]
+    digests = {s.image: "blank" if i % 2 else str(i) for i, s in enumerate(samples)}
+    divided = split(samples, "by_patient", test_share=0.3, seed=0, image_digests=digests)
+    assert {s.split for s in divided} == {"train", "test"}
+    assert all(len(names) == 1 for names in sides(divided).values())
+    leak = leakage(divided, digests)["all"]
+    tests = [s for s in divided if s.split == "test"]
+    assert (leak["shared_images"], leak["test_rows"]) == (1, len(tests) // 2)
+    alike = dict.fromkeys(digests, "blank")
+    with pytest.raises(ValueError, match="leaves train or test empty"):
+        split(samples, "by_image", test_share=0.3, seed=0, image_digests=alike)
+
+
+def test_the_real_pairs_split_without_leakage(tmp_path: Path) -> None:
     root = SHARED / "medvqa_mini"
     if not root.is_dir():
         pytest.skip(f"no real images at {root}")
     spec = {"_target_": "medreason.data.med_r1.read", "root": str(root), "patients": "labels.csv"}
-    split = data.read(spec, Path("unused")).samples
+    split = data.read(spec, tmp_path).samples
     assert all(len(names) == 1 for names in sides(split).values())
     assert any(s.patient for s in split)
     assert sum(s.split == "test" for s in split) / len(split) == pytest.approx(0.3, abs=0.05)

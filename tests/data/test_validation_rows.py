@@ -336,7 +336,7 @@ def test_audit_counts_three_sides_and_the_leaks_of_validation() -> None:
         sample(0, 0, 0), sample(1, 1, 1, side="validation"), sample(2, 1, 2, side="validation"),
         sample(3, 1, 3, side="test"), sample(4, 4, 1, side="train"),
     ]  # fmt: skip
-    report = audit.audit(Loaded(samples, []), "digest")
+    report = audit.audit(Loaded(samples, []), "digest", by_name(samples))
     assert report["cells"] == {"ct": {"disease": {"train": 2, "validation": 2, "test": 1}}}
     assert report["letters"]["validation"] == {"A": 2}
     assert report["answer_types"]["validation closed"] == 2
@@ -345,12 +345,13 @@ def test_audit_counts_three_sides_and_the_leaks_of_validation() -> None:
         "test": {"shared_images": 1, "validation_rows": 2, "shared_patients": 0},
     }
     said = audit.warnings(report)
-    assert "2 validation questions are about 1 images that are in test, too" in said
-    assert "1 patients are in validation and in train" in said
+    assert "2 validation questions about 1 image of test, by content" in said
+    assert "1 patient of both validation and train" in said
     train, held_back, test = ([s for s in samples if s.split == side] for side in audit.SIDES)
-    facts = audit.audit_run(train, test, "digest", {}, validation=held_back)
+    known = by_name(samples)
+    facts = audit.audit_run(train, test, "digest", known, {}, validation=held_back)
     assert (facts["validation_rows"], facts["test_rows"]) == (2, 1)
-    assert "1 patients are in validation and in train" in facts["warnings"]
+    assert "1 patient of both validation and train" in facts["warnings"]
 
 
 def test_train_key_has_validation_where_it_asks_questions(composed: Callable[..., Config]) -> None:

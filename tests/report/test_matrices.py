@@ -144,6 +144,18 @@ def test_another_prompt_in_training_and_evaluation_is_one_change(
     assert len(gathered.domains.not_compared) == 2
 
 
+def test_start_model_is_one_model_whatever_its_sweep_held_back(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    runs = []
+    for i, words in enumerate((["prompt=think"], ["prompt=rarl", "validation=in_domain"])):
+        config = composed("method=base", "data=phantom", *words)
+        runs.append(write_run(config, samples, right_on(), evaluation_key=f"{i}", key=f"{i:012}"))
+    domains = tables.gather(load(runs)).domains
+    assert not domains.not_compared
+    assert {(c.a.split()[0], c.b.split()[0]) for c in domains.compared} == {("base", "base")}
+
+
 def test_two_by_two_of_prompts_in_training_and_evaluation(
     composed: Compose, samples: list[Sample]
 ) -> None:

@@ -203,6 +203,24 @@ def test_curves_of_many_runs_are_one_line_a_method_with_a_band(
     assert html.count("<polyline") == 2
 
 
+def test_headline_says_where_nothing_is_above_the_baselines(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    def quarter_right(i: int, sample: Sample) -> str:
+        return right(i, sample) if i % 4 == 0 else half_right(0, sample)
+
+    words = "clearly above what option texts alone give or its answers to a blank image."
+    runs = [
+        write_run(composed(f"method={method}"), samples, quarter_right)
+        for method in ("base", "sft", "grpo")
+    ]
+    assert lead(load(runs[:2])).endswith(f"It is not {words}")
+    assert lead(load(runs)).endswith(f"None is {words}")
+    better = write_run(composed("method=rarl"), samples, right)
+    for known in ([runs[0], better], [*runs, better]):
+        assert "clearly above" not in lead(load(known))
+
+
 def prompts(composed: Compose, samples: list[Sample]) -> list[Run]:
     """Start model and one SFT model, each evaluated with two prompts."""
     evaluations = []

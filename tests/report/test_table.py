@@ -40,6 +40,41 @@ def test_runs_come_as_base_sft_grpo_rarl(composed: Compose, samples: list[Sample
     assert [row.label for row in table.rows(folders)] == ["base", "sft", "grpo", "rarl"]
 
 
+def test_time_of_an_evaluation_is_its_own(composed: Compose, samples: list[Sample]) -> None:
+    config = composed("method=base")
+    seconds = {"one": 30.0, "two": 216.0}
+    folders = [
+        write_run(config, samples, right, evaluation_key=key, evaluate_seconds=246.0,
+                  seconds_of=seconds)
+        for key in ("one", "two")
+    ]  # fmt: skip
+    assert sorted(row.evaluate_seconds for row in table.rows(folders)) == [30.0, 216.0]
+    html = page(load(folders), sweep="s")
+    assert "<small>30 s</small>" in html
+    assert "for 2" not in html
+
+
+def test_single_run_is_shown_beside_the_start_model_of_its_sweep(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = replace(composed("method=base"), choices={"prompt": "think"})
+    base = write_run(started, samples, half_right)
+    sft = write_run(composed("method=sft"), samples, right)
+    table.show_with_base(sft, [base], Statistics())
+    printed = capsys.readouterr().out
+    assert "no base run here" not in printed
+    assert "+50.0 [" in printed
+    rarl = replace(composed("method=rarl", "prompt=rarl"), choices={"prompt": "rarl"})
+    other = write_run(rarl, samples, right)
+    table.show_with_base(other, [base], Statistics())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "rarl: not compared with a start model, evaluated with another prompt" in printed
+    assert f"method=base prompt=rarl sweep={rarl.sweep}` adds it" in printed
+    assert "no base run here" not in printed
+    table.show_with_base(sft, [], Statistics())
+    assert "no base run here; add method=base to the sweep" in capsys.readouterr().out
+
+
 def test_accuracy_comes_with_interval_prior_and_control(
     composed: Compose, samples: list[Sample]
 ) -> None:

@@ -56,6 +56,15 @@ TRAINING = progress("training", 49, 60)
         (WORKING, None, False, ("running", "interrupted; the same command resumes")),
         (
             WORKING | {"trained": True},
+            progress("training", 60, 60),
+            False,
+            (
+                "running at step 60 of 60",
+                "trained; interrupted before it was tested; the same command goes on",
+            ),
+        ),
+        (
+            WORKING | {"trained": True},
             progress("evaluating", 8, 24),
             False,
             (

@@ -124,3 +124,19 @@ def test_label_of_a_job_says_what_differs(jobs: list[list[str]], words: list[str
 
 def test_empty_range_is_an_empty_sweep(swept: Callable[..., tuple]) -> None:
     assert swept("seed=range(0,0)")[0] == []
+
+
+def test_training_whose_start_model_is_asked_with_another_prompt_is_said_with_the_remedy(
+    swept: Callable[..., tuple],
+) -> None:
+    jobs, configs = swept("method=base,sft,rarl", "sweep=s", "data.seed=3", "modality=ct")
+    (line,) = module.base_lines(configs, jobs)
+    assert line.startswith("! rarl is tested with prompt=rarl, its start model with prompt=think:")
+    outputs = configs[0].outputs
+    command = f"python -m medreason outputs={outputs} data.seed=3 method=base prompt=rarl sweep=s"
+    assert f"`{command}` adds" in line
+    for words in ("method=base,sft", "method=sft,rarl"):
+        jobs, configs = swept(words)
+        assert module.base_lines(configs, jobs) == []
+    jobs, configs = swept("method=base,rarl", "prompt=rarl")
+    assert module.base_lines(configs, jobs) == []
