@@ -166,7 +166,7 @@ def captured(
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
         # thread_local: another thread, such as MLflow's, may call CUDA meanwhile.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):  # pyright: ignore
             run()
     except RuntimeError as error:
         _log.warning("decoding goes on without CUDA graphs: %s", error)

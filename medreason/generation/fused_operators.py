@@ -181,7 +181,7 @@ class _Products(torch.autograd.Function):
             weights, biases = parameters[:count], parameters[count:]
             weight = _rounded(weights, dtype)
             bias = None if biases[0] is None else _rounded(biases, dtype)
-            ctx.save_for_backward(inputs, weight, *weights)
+            ctx.save_for_backward(inputs, weight, *weights)  # pyright: ignore[reportArgumentType]
             ctx.settings = [None if b is None else b.dtype for b in biases]  # pyright: ignore
             return linear(inputs, weight, bias)
 

@@ -236,7 +236,8 @@ def _attended(queries: Tensor, cache: StepCache, layer: int, length: int, room: 
     assert cache.prompt_mask is not None
     # The rows of a prompt are further queries, too: its keys are read once for all of them.
     of_prompts = queries.view(cache.prompts.shape[2], -1, *queries.shape[2:]).transpose(1, 2)
-    first, first_sum = _attended_with_sum(of_prompts, *cache.prompts[layer], cache.prompt_mask)
+    prompt_keys, prompt_values = cache.prompts[layer].unbind(0)
+    first, first_sum = _attended_with_sum(of_prompts, prompt_keys, prompt_values, cache.prompt_mask)
     second, second_sum = _attended_with_sum(own, keys, values, mask)
     return _operators.merge(first, first_sum, second, second_sum, cache.members, room)
 
@@ -249,7 +250,7 @@ def _attended_with_sum(
     if queries.device.type == "cuda":
         mask = mask.expand(*queries.shape[:3], -1)
         efficient = torch.ops.aten._scaled_dot_product_efficient_attention
-        attended, sums, *_ = efficient(queries, keys, values, mask, compute_log_sumexp=True)
+        attended, sums, *_ = efficient(queries, keys, values, mask, True)
         return attended.transpose(1, 2), sums
     scores = queries.float() @ keys.float().transpose(2, 3) * queries.shape[-1] ** -0.5 + mask
     attended = scores.softmax(-1) @ values.float()

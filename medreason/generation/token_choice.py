@@ -67,7 +67,7 @@ class TokenChoice:
             kept = torch.ops.medreason.block_sums(scores, highest, _BLOCK)
             tokens = _at_heights(scores, highest, kept, numbers, self._banned[:0])
         else:
-            of_banned = (scaled[:, self._banned].float() - most).exp().double()
+            of_banned = (scaled.index_select(1, self._banned).float() - most).exp().double()
             kept = sums.index_add(1, self._banned // _BLOCK, -of_banned).clamp(min=0.0)
             tokens = _at_heights(scaled, most, kept, numbers, self._banned)
         chosen = scaled.gather(1, tokens[:, None]).float() - most

@@ -5,6 +5,7 @@ row, or a block of one. Strides are those between rows; numbers of a row lie beh
 """
 
 # ruff: noqa: ANN001, ANN202, N803
+# pyright: reportArgumentType=false
 
 from __future__ import annotations
 

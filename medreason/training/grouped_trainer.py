@@ -372,7 +372,7 @@ class GroupedGRPOTrainer(SamplingCheck):
     def likely_causes(self) -> str:
         used = {
             "drafts (set rollout.draft_tokens=0)": self._drafts,
-            "CUDA graphs (hardware.cuda_graphs=false)": self._cuda_graphs,
+            "CUDA graphs (hardware.cuda_graphs=false)": self._graphs is not None,
             "stored vision features (rollout.vision_cache_gb=0)": self._vision_cache_folder,
             "a model whose KV cache or attention changed with transformers (rollout=trl)": True,
         }

@@ -349,11 +349,11 @@ def _decoding_copies(config: Config, model: nn.Module) -> int:
     if not _decodes_by_graphs(config) or config.model.quantization != "none":
         return 0
     if config.adapter:
-        layers = (
+        layers: list[Any] = [
             m
             for name, m in model.named_modules()
-            if isinstance(m, LoraLayer) and ".language_model." in name
-        )
+            if ".language_model." in name and isinstance(m, LoraLayer)
+        ]
         return _bytes(config) * sum(p.numel() for m in layers for p in m.parameters())
     text = (p for name, p in model.named_parameters() if ".language_model.layers." in f".{name}")
     head: Any = model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
