@@ -52,14 +52,18 @@ def take_report(browser: webdriver.Chrome, page: Path, file: Path) -> None:
     browser.save_screenshot(file)
 
 
-def take(browser: webdriver.Chrome, address: str, file: Path, awaited: str) -> None:
-    """A picture of the page once it shows a text."""
+def take(
+    browser: webdriver.Chrome, address: str, file: Path, awaited: str, searched: str = ""
+) -> None:
+    """A picture of the page once it shows a text; of metrics those alone that are searched for."""
     browser.set_window_size(1500, 700)
     wait = WebDriverWait(browser, 90, ignored_exceptions=[WebDriverException])
     wait.until(lambda b: b.get(address) or True)
     wait.until(lambda b: awaited in b.find_element(By.TAG_NAME, "body").text)
     for close in browser.find_elements(By.CSS_SELECTOR, "button[aria-label='Close']"):
         close.click()  # the assistant beside the page
+    if searched:
+        browser.find_element(By.CSS_SELECTOR, "input[placeholder*='metric']").send_keys(searched)
     time.sleep(8)  # charts draw themselves
     browser.save_screenshot(file)
 

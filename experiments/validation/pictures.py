@@ -22,12 +22,12 @@ from medreason.training.selection import SCORE
 
 TRAINING = (
     *("method=sft", "modality=xray", "prompt=no_think", "data.train_images=48"),
-    *("data.test_images=1", "method.trl.max_steps=24", "validation=transfer", "validation.every=3"),
+    *("data.test_images=1", "method.trl.max_steps=96", "validation=transfer", "validation.every=4"),
     *("validation.share=0.3", "validation.questions=40", "validation.select=best"),
     *("validation.max_new_tokens=20", "evaluation.max_new_tokens=20", "hardware.threads=1"),
     "evaluation.modalities=[xray]",
 )
-MOMENTS = (2, 6)
+MOMENTS = (2, 9)
 """Validations after which MLflow's curves are taken."""
 
 
@@ -71,7 +71,7 @@ def take_live(
     for number, validations in enumerate(MOMENTS, start=1):
         run = wait_for_validations(client, training, validations)
         address = f"{experiment}/{run}/model-metrics"
-        take(browser, address, pictures / f"live-{number}.png", "validation")
+        take(browser, address, pictures / f"live-{number}.png", "curves", "validation/accuracy")
 
 
 def wait_for_validations(

@@ -25,7 +25,7 @@ from medreason.tracking import store
 
 _HOST, _PORT = "127.0.0.1", 5000
 _PORTS = 20  # tried from the first; macOS itself listens on 5000
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
 _BEST = "metrics.`test/accuracy`"
 _COLUMNS = (
     *(_BEST, "metrics.`test/above_prior`", "metrics.`test/blank_image`"),
@@ -87,19 +87,24 @@ def main() -> None:
         page = address(client, experiment, port, read_only=read_only)
     except store.UnusableStoreError as error:
         sys.exit(str(error))
-    show(f"the newest sweep: {page}")
     sys.exit(_serve(store.escaped(uri, typed.outputs), port, page))
 
 
 def _serve(uri: str, port: int, page: str) -> int:
     """The server's exit status, once it has ended or Ctrl-C ends it."""
-    arguments = ["ui", "--backend-store-uri", uri]
+    arguments = ["ui", "--backend-store-uri", uri, "--workers", "1"]
+    arguments += ["--uvicorn-opts", "--log-level warning"]  # not a line a request
     command = [sys.executable, "-m", "mlflow", *arguments, "--host", _HOST, "--port", str(port)]
+    # Its jobs are of language-model traces, and each kind is a process more.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with subprocess.Popen(command) as server:
+    notice("MLflow starts; the address follows")
+    with subprocess.Popen(command, env=environment) as server:
         try:
-            if _has_display() and _answers(port, server):
-                webbrowser.open(page)
+            if _answers(port, server):
+                show(f"the newest sweep: {page}")
+                if _has_display():
+                    webbrowser.open(page)
             return server.wait()
         except KeyboardInterrupt:
             return 130

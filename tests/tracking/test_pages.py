@@ -56,14 +56,15 @@ def test_pages_of_a_read_only_database_are_opened_with_one_line(outputs: Path, p
     """Of a disk that is mounted so, and of another user's file in a folder that can be written."""
     script = (
         "import sys; from medreason.tracking import pages; "
-        "pages._serve = lambda *_: 0; sys.argv[1:] = ['outputs']; pages.main()"
+        "pages._serve = lambda *given: pages.show(given[-1]); sys.argv[1:] = ['outputs']; "
+        "pages.main()"
     )
     command = mounted(READ_ONLY.format(place), [sys.executable, "-c", script])
     shown = run(command, cwd=outputs.parent, capture_output=True, text=True, check=True)
     assert shown.stderr.splitlines() == [
         "the database is read-only: its pages show no columns of metrics and tags"
     ]
-    query = _query(shown.stdout.removeprefix("the newest sweep: "))
+    query = _query(shown.stdout)
     assert query["searchFilter"].endswith("tags.`medreason.sweep` = 'demo'")
     assert query["orderByKey"] == "metrics.`test/accuracy`"
     pages.address(*_client(outputs))  # as one who may write it
