@@ -58,7 +58,6 @@ WRONG: list[tuple[str | list[str], str]] = [
     ("--method.trl.lr=1", "did you mean, without dashes, method.trl.learning_rate?"),
     ("method=sft --colour", "--colour: no such flag; --help shows"),
     ("--cfg everything", "argument --cfg/-c: invalid choice: 'everything'"),
-    ("--config-dir", "argument --config-dir/-cd: expected one argument"),
     ("seed=-1", "seed=-1; give a number from 0"),
     ("seed=nan", "medreason: seed=nan; it takes a whole number"),
     ("-m seed=1,1e30", "medreason: seed=1,1e30; it takes a whole number"),

@@ -36,8 +36,7 @@ DERIVED = {
 
 ELSEWHERE = {
     **dict.fromkeys(("kl_coef", "kl_loss_coef", "init_kl_coef"), "method.trl.beta"),
-    **dict.fromkeys(("n", "rollout_n", "num_rollouts"), "method.trl.num_generations"),
-    **dict.fromkeys(("batch_size", "train_batch_size"), "method.prompts_per_step"),
+    **dict.fromkeys(("rollout_n", "num_rollouts"), "method.trl.num_generations"),
     **dict.fromkeys(("epochs", "num_epochs", "total_epochs"), "method.trl.num_train_epochs"),
     **dict.fromkeys(("max_new_tokens", "max_response_length"), "method.trl.max_completion_length"),
     **dict.fromkeys(("evaluation_strategy", "test_freq"), "validation.every"),

@@ -259,7 +259,7 @@ def packed_pass(model: PreTrainedModel) -> PackedPass | None:
     base, text = without_adapter(model), model.config.get_text_config()
     # On accelerators kernels, not products, take the time of few tokens, and none has run it.
     on_cpu = base.device.type == "cpu" and base.config._attn_implementation == "sdpa"
-    if not on_cpu or {*text.layer_types} != {"full_attention"}:
+    if not on_cpu or {*getattr(text, "layer_types", ())} != {"full_attention"}:
         return None
     # FSDP, whose hooks are those of whole layers, makes another class of the model.
     return PackedPass(base) if _is_known(type(base), base.device) else None

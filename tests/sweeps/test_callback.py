@@ -77,7 +77,7 @@ def test_plan_of_a_sweep_launches_nothing(tmp_path: Path) -> None:
     assert "4 cells: 1 to do" in output or "1 to evaluate" in output
     assert "1 same run" in output  # the start model, once for both modalities
     assert "time unknown" in output
-    assert output.count("model=tiny: conf/model/steps/tiny-sft.yaml sets 2 values; ") == 1
+    assert "sets 2 values" not in output  # by files of this package, beside its methods
     assert not (tmp_path / "outputs/sweeps").exists()
     assert not (tmp_path / "outputs/runs").exists()
 
