@@ -93,6 +93,7 @@ class DraftStep:
         columns = itertools.chain.from_iterable(self._columns(tokens, done, width))
         columns = torch.tensor([*columns], device=device).view(-1, 5)
         ids, places, slots, positions, places_of_tokens = columns.T
+        # Slots behind the furthest token are read by nobody.
         length = int(slots.max()) + 1
         token_of_place = torch.zeros(len(self.rows) * width, dtype=torch.long, device=device)
         token_of_place[places_of_tokens] = torch.arange(len(ids), device=device)

@@ -284,6 +284,7 @@ class RowDrafts:
         """How often guesses of a kind are right."""
         if rate := self._history.rates.get(kind):
             return rate[0] / rate[1]
+        # Few, since with random weights nearly all guesses of a new kind are wrong.
         self._trials -= 1
         return _UNSEEN if self._trials >= 0 else 0.0
 

@@ -114,6 +114,7 @@ class DecodingGraphs:
         numbers = torch.Size(shape).numel()
         held = self._storages.get(name)
         if held is None or len(held) < numbers or held.dtype != dtype:
+            # A graph has the addresses that it was captured with, which are about to be freed.
             self._graphs.clear()
             # Of the KV cache, two would not fit beside each other.
             self._storages.pop(name, None)
@@ -126,6 +127,7 @@ class DecodingGraphs:
         """Run the kernels, by the graph of this key as soon as that is captured."""
         graph = self._graphs.get(key)
         count = self._warm_up_steps.get(key, 0)
+        # Eager at first: libraries choose algorithms and allocate then, which no capture allows.
         if graph is None and self._captures and count >= cuda_graph.WARM_UP_STEPS:
             graph = self._capture(key, kernels)
         if graph is None:
@@ -240,6 +242,7 @@ class KeptGraphStep:
         counts = by_group.sum(1)
         if not counts.any():  # `remaining` is of an earlier step
             return None
+        # Powers of two, since each shape is a graph more.
         groups = _power_of_two(int((counts > 0).sum()), shape.groups)
         members = _power_of_two(int(counts.max()), shape.members)
         if groups * members == shape.rows:

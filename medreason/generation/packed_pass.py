@@ -129,6 +129,7 @@ class PackedPass:
         `before` (rows, slots) is 0 where the KV cache before them is padding; `image`: (vision
         features, the token in whose places they go).
         """
+        # Products take the tokens beside each other, attention the rows: padding costs it little.
         layout = padded_layout(mask, mask[:, :0] if before is None else before)
         tokens = ids.flatten()[layout.place_of_token]
         hidden = self.embed(tokens)
@@ -178,7 +179,7 @@ class PackedPass:
         normed = _normed(layer.input_layernorm, hidden)  # pyright: ignore[reportArgumentType]
         _, *others = self._heads(self._last_others(normed), turns, queries=0)
         keys, values = _write(others, cached, layout)
-        if read == "none":
+        if read == "none":  # the KV cache is all that is wanted of a prefix
             return hidden[:0]
         if read == "last":
             last = layout.token_of_place.view(-1, layout.width)[:, -1]
