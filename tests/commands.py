@@ -36,6 +36,7 @@ SERVER.set_forkserver_preload(
     ]
 )
 _AT_START = dict(os.environ)
+_STARTING = threading.Lock()
 
 
 def medreason(
@@ -53,7 +54,11 @@ def medreason(
                 drawn_phantoms.folder,
             ),
         )
-        process.start()
+        with _STARTING:
+            process.start()
+            # The next start, in another thread, would else read the exit status that this one
+            # waits for, and leave 255 for it.
+            multiprocessing.process._children.discard(process)  # pyright: ignore
         process.join()
         stdout, stderr = (output.read_text() for output in outputs)
     assert process.exitcode is not None
