@@ -36,15 +36,15 @@ def main(outputs: Path, sweep: str, pictures: Path) -> None:
     browser = open_browser()
     take_page(browser, outputs / "reports" / sweep / "index.html", pictures / "search.png")
     words = [*TRAINING, f"outputs={outputs}", "sweep=live"]
-    with subprocess.Popen([sys.executable, "-m", "medreason", *words]) as training:
-        command = [sys.executable, "-m", "medreason.tracking.pages", outputs, "--port", "5078"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-            assert server.stdout
-            try:
-                experiment, _, _ = server.stdout.readline().split()[-1].partition("?")
+    command = [sys.executable, "-m", "medreason.tracking.pages", outputs, "--port", "5078"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        try:  # the address comes once the pages answer
+            experiment, _, _ = server.stdout.readline().split()[-1].partition("?")
+            with subprocess.Popen([sys.executable, "-m", "medreason", *words]) as training:
                 take_live(browser, training, experiment, outputs, pictures)
-            finally:
-                server.terminate()
+        finally:
+            server.terminate()
     report = [sys.executable, "-m", "medreason", "action=report"]
     subprocess.run([*report, f"outputs={outputs}", "sweep=live"], check=True)
     take_page(browser, outputs / "reports/live/index.html", pictures / "curves.png")
