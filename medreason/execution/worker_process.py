@@ -87,7 +87,8 @@ def _wait(
         supervision.wait(process, folder.progress, minutes, show_unless_asked)
     except supervision.HungError:
         raise
-    except BaseException:  # Ctrl-C, SIGTERM, what submitit raises before the time of a job is over
+    # Ctrl-C or SIGTERM; before the time of a job is over, submitit exits or raises a RuntimeError.
+    except (KeyboardInterrupt, SystemExit, RuntimeError):
         seconds, update = config.runs.grace_seconds, _present_update(folder, config)
         if seconds and update:
             display.line(

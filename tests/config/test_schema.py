@@ -374,7 +374,7 @@ def test_dynamic_sampling_is_refused_where_ranks_sample_together(
         composed("hardware=cpu_x2", "hardware.parallel=fsdp", "rollout.dynamic_sampling=2")
 
 
-_OF_PAPERS = sorted(
+_REPRODUCTIONS = sorted(
     path
     for group in ("method", "adapter", "experiment/med_r1", "experiment/rarl")
     for path in (CONF / group).glob("*.yaml")
@@ -386,7 +386,7 @@ _STRUCTURE = re.compile(
 """Keys whose values name things, or say which runs a table is made of."""
 
 
-@pytest.mark.parametrize("path", _OF_PAPERS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", _REPRODUCTIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_value_of_a_paper_says_where_it_comes_from(path: Path) -> None:
     """By a tag of experiments/med_r1/README.md on its line, or in a comment right above."""
     tag = re.compile(r"\[(code|abs|3rd|infer|ours)\]")
