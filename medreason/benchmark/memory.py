@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,9 @@ def compare(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str
             for weight in model.parameters() if model is not None else ():
                 weight.data = weight.data.clone()
     peak, batch = memory_check.trial_step(config, trainer, samples)
-    parts = memory_estimate.estimate(config, batch)
-    # A trial step samples nothing, so it has no KV cache.
-    estimate = replace(parts, cache=0).peak - (memory_estimate.IMPORTED if on_cpu else 0)
+    kept = getattr(trainer, "_keep_graphs", False)
+    parts = memory_estimate.estimate(config, batch, keeps_graphs=kept)
+    estimate = parts.peak - (memory_estimate.IMPORTED if on_cpu else 0)
     return {
         "batch": asdict(batch),
         "parts": asdict(parts),

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.config import Config
 from medreason.samples import Sample
-from medreason.training.memory_estimate import DeviceBatch, bucket_bytes
+from medreason.training.memory_estimate import DeviceBatch, bucket_bytes, drawing_bytes
 from medreason.training.memory_limits import longest_samples, remedies
 from medreason.training.peak_memory import PeakMemory
 
@@ -26,7 +28,8 @@ _COUNTERS = ("_total_train_tokens", "_step", "_buffered_inputs")
 def trial_step(
     config: Config, trainer: SFTTrainer | GRPOTrainer, samples: Sequence[Sample]
 ) -> tuple[int, DeviceBatch]:
-    """(peak bytes, batch) of two forward and backward passes of the longest samples.
+    """(peak bytes, batch) of two forward and backward passes of the longest samples, and before
+    them of what drawing a whole step's completions takes, which is reserved and not drawn.
 
     The optimizer's states to come are reserved meanwhile. No trace of the step stays: no gradient,
     no metric, no random number drawn. On CUDA the bytes are those torch allocated, on a CPU those
@@ -63,10 +66,7 @@ def _run_step(
     rows: list[dict[str, Any]],
 ) -> DeviceBatch:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    # A CPU gives memory only for pages that are written, hence the addition.
-    later = torch.zeros(
-        _allocated_later(config, trained), dtype=torch.uint8, device=trainer.accelerator.device
-    ).add_(1)
+    held = [_reserved(_allocated_later(config, trained), trainer.accelerator.device)]
     model.train()
     if config.hardware.recomputes:  # transformers enables it when training begins
         settings = trainer.args.activation_checkpointing_kwargs
@@ -75,6 +75,8 @@ def _run_step(
         batch = _full_length_batch(config, trainer, rows)
     else:
         batch = trainer._prepare_inputs(trainer.data_collator(rows))
+    size = _batch_size(config, batch)
+    held.append(_reserved_for_drawing(config, trainer, size, trained))
     trainer.current_gradient_accumulation_steps = 1
     # Twice, since the second pass meets what the first leaves: gradients, and on a CPU the blocks
     # that malloc keeps. Under autocast, which SFT gets from the model that accelerate prepares when
@@ -87,8 +89,28 @@ def _run_step(
             loss = trainer.compute_loss(model, batch)
         trainer.accelerator.backward(loss)
         del loss
-    del later
-    return _batch_size(config, batch)
+    held.clear()
+    return size
+
+
+def _reserved(count: int, device: torch.device) -> Tensor:
+    """So many bytes. A CPU gives memory only for pages that are written, hence the addition."""
+    return torch.zeros(count, dtype=torch.uint8, device=device).add_(1)
+
+
+def _reserved_for_drawing(
+    config: Config, trainer: SFTTrainer | GRPOTrainer, batch: DeviceBatch, trained: int
+) -> Tensor:
+    """What stays of drawing beside the update; for a moment, all that it takes is held."""
+    model, device = trainer.model, trainer.accelerator.device
+    assert isinstance(model, PreTrainedModel | PeftModel)
+    keeps_graphs = getattr(trainer, "_keep_graphs", False)  # the grouped trainer's
+    drawing, stays = drawing_bytes(config, model, batch, keeps_graphs=keeps_graphs)
+    # Beside DDP's buckets; of several micro-batches those are reserved already.
+    buckets = bucket_bytes(config, trained) if drawing and config.accumulation == 1 else 0
+    _reserved(drawing + buckets, device)
+    torch.cuda.empty_cache()  # else the update would be cut out of that one block
+    return _reserved(stays, device)
 
 
 def _allocated_later(config: Config, trained: int) -> int:

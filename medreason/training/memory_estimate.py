@@ -189,6 +189,23 @@ def estimate(config: Config, batch: DeviceBatch, *, keeps_graphs: bool = False) 
     )
 
 
+def drawing_bytes(
+    config: Config,
+    model: PreTrainedModel | PeftModel,
+    batch: DeviceBatch,
+    *,
+    keeps_graphs: bool = False,
+) -> tuple[int, int]:
+    """(bytes that drawing completions takes beside a loaded model, those that stay beside the
+    update): the KV cache of a whole step's completions, and copies of weights."""
+    if config.method.algorithm != "grpo" or config.rollout.name == "vllm":
+        return 0, 0
+    cache, copies = _kv_cache(config, model, batch), _decoding_copies(config, model)
+    # Autocast's, of all weights.
+    cast = 0 if config.adapter or _bytes(config) == 4 else 2 * model.num_parameters()
+    return cache + max(copies, cast), cache + copies if keeps_graphs else 0
+
+
 def bucket_bytes(config: Config, trained: int) -> int:
     """DDP's buckets, in which the gradients of `trained` parameters are reduced; there from its
     start. They are the gradients themselves (`gradient_as_bucket_view`) where a step is one
@@ -324,7 +341,7 @@ def _layer_gradients(config: Config, model: PreTrainedModel, batch: DeviceBatch)
     return 3 * _bytes(config) * batch.tokens * model.config.get_text_config().intermediate_size
 
 
-def _kv_cache(config: Config, model: PreTrainedModel, batch: DeviceBatch) -> int:
+def _kv_cache(config: Config, model: PreTrainedModel | PeftModel, batch: DeviceBatch) -> int:
     if config.method.algorithm != "grpo" or config.rollout.name == "vllm":
         return 0  # vLLM has its own, in its share of the device
     text = model.config.get_text_config()

@@ -12,8 +12,10 @@ import torch
 from accelerate import DistributedDataParallelKwargs
 from run_folders import draw_samples
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from medreason.config import Config
+from medreason.generation import prefill
 from medreason.runs.run_folder import RunFolder
 from medreason.training import memory_check, memory_estimate, run, sft, vllm_rollout
 from medreason.training.memory_estimate import DeviceBatch
@@ -89,3 +91,39 @@ def test_gradients_of_ddp_are_views_of_its_buckets(
     samples = draw_samples(tmp_path / "images", 1)
     run.build(composed(*SMALL), samples, RunFolder(tmp_path / "run"), [])
     assert [handler.to_kwargs() for handler in handlers] == [{"gradient_as_bucket_view": True}]
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora_r8"])
+def test_trial_step_holds_what_drawing_a_whole_step_takes(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: str
+) -> None:
+    config = composed(
+        *("method=grpo", f"adapter={adapter}", "rollout.draft_tokens=0", "method.trl.beta=0"),
+        *("hardware.per_device_prompts=1", "method.prompts_per_step=2", "method.trl.max_steps=1"),
+        *("method.trl.num_generations=4", "method.trl.max_completion_length=64"),
+    )
+    samples = draw_samples(tmp_path / "images", 2)
+    trainer = run.build(config, samples, RunFolder(tmp_path / "run"), [])
+    held: list[int] = []
+    drawn: list[int] = []
+    reserved, repeated = memory_check._reserved, prefill.repeat_kv_cache
+
+    def record(count: int, device: torch.device) -> Tensor:
+        held.append(count)
+        return reserved(count, device)
+
+    def record_cache(*arguments: Any) -> DynamicCache:
+        cache = repeated(*arguments)
+        layers: list[Any] = cache.layers
+        drawn.append(sum(layer._buffers.nbytes for layer in layers))
+        return cache
+
+    monkeypatch.setattr(memory_check, "_reserved", record)
+    monkeypatch.setattr(prefill, "repeat_kv_cache", record_cache)
+    memory_check.trial_step(config, trainer, samples)
+    assert not drawn
+    trainer.train()
+    _states, drawing, stays = held
+    assert stays == 0
+    assert drawn
+    assert drawing == pytest.approx(max(drawn), rel=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from medreason.config import Config
+from medreason.models.load import meta_model
 from medreason.samples import Sample
 from medreason.training import memory_estimate, memory_limits
 from medreason.training.memory_estimate import DeviceBatch
@@ -80,6 +82,11 @@ def test_graphs_are_kept_where_they_fit_beside_the_update(composed: Compose) -> 
     assert plain.kept == 0
     assert kept.kept == pytest.approx(2 * (1_310_340_096 + 151_936 * 1536) + plain.cache, rel=0.01)
     assert kept.peak > plain.peak
+    model = meta_model(config.model)
+    cast = 2 * sum(p.numel() for p in model.parameters())  # by autocast
+    drawing = functools.partial(memory_estimate.drawing_bytes, config, model, ONE)
+    assert drawing() == (plain.cache + cast, 0)
+    assert drawing(keeps_graphs=True) == (plain.cache + cast, kept.kept)
     for room, fits in (("1000", True), ("60", False)):
         device = composed(*GRPO, "hardware=gpu", f"hardware.device_gb={room}")
         cut, _ = memory_limits.with_questions_at_once(device, [])
