@@ -28,6 +28,7 @@ LONGEST = (
     *("test_store", "test_adapter", "test_update_check", "test_callback", "test_pairs"),
     *("test_validation", "test_wrong_inputs", "test_export_and_predict", "test_kernel_count"),
     *("test_rehearse", "test_qwen2_5_vl", "test_memory_check", "test_page_in_browser"),
+    "test_killed",
 )
 """Files that take ten seconds or more, the longest first."""
 
