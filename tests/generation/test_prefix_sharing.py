@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -197,3 +198,20 @@ def test_model_that_ignores_positions_is_run_unshared_with_a_warning(
         assert option_likelihoods(tiny, PROCESSOR, subset, **settings)[0] == unshared_likelihoods
     assert "log-probabilities of one question are" in caplog.text
     assert "option likelihoods of one question are" in caplog.text
+
+
+@pytest.mark.parametrize("by_rows", [True, False], ids=["rounds by rows", "always another"])
+def test_difference_from_unshared_rows_is_judged_by_theirs_in_a_batch_of_another_size(
+    rows: list[EvaluationRow], by_rows: bool
+) -> None:
+    """A GPU's kernels round otherwise in a batch of two; here a hook does, far more."""
+    tiny = model()
+    noise = torch.randn(tiny.config.get_text_config().vocab_size)
+
+    def round_otherwise(_: nn.Module, __: object, outputs: Any) -> Any:  # noqa: ANN401
+        outputs.logits = outputs.logits + noise * (len(outputs.logits) if by_rows else 1)
+        return outputs
+
+    tiny.register_forward_hook(round_otherwise)
+    reason = answers._difference_from_unshared(tiny, PROCESSOR, rows[0].sample)
+    assert (reason is None) == by_rows

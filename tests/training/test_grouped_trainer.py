@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel, Qwen2VLPreTrainedModel, TrainerCallback
+from transformers.integrations import accelerate as placement
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl import GRPOTrainer
+from trl.trainer import utils as trl_utils
 
 from medreason import data, phantom
 from medreason.config import Config, Hardware
@@ -389,6 +392,17 @@ def test_difference_from_trl_is_judged_by_that_of_trl_from_itself(
         trainer._check_sharing(row)
 
 
+def test_trl_differs_from_itself_in_a_batch_of_another_shape(
+    composed: Compose, tmp_path: Path
+) -> None:
+    trainer = built(composed(*SMALL, "hardware.precision=bfloat16"), tmp_path)
+    assert isinstance(trainer, GroupedGRPOTrainer)
+    row = next(iter(trainer.get_train_dataloader()))[0]
+    difference, rounding = sharing_check.mean_differences(trainer, trainer.shared_logps, row)
+    assert 0 < rounding < 0.05
+    assert difference < 4 * rounding
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("blocks", [True, False])
 def test_attention_that_drops_the_mask_is_found_in_any_precision(
@@ -444,6 +458,20 @@ def test_reference_is_the_start_model_or_there_is_none(composed: Compose, tmp_pa
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"method.trl.beta=0.04.*an adapter.*action=export"):
         grpo._reference_arguments(composed(*with_beta, f"model.path={tmp_path}"))
+
+
+def test_reference_goes_whole_to_the_device_of_the_training(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL has transformers leave on the CPU what does not fit on a GPU, here meta with a MB."""
+    on_gpu = SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(trl_utils, "PartialState", lambda: on_gpu)
+    room = {"meta": 10**6, "cpu": 10**9}
+    monkeypatch.setattr(placement, "get_balanced_memory", lambda *_, **__: room)
+    monkeypatch.setattr(Accelerator, "device", torch.device("meta"))
+    trainer = built(composed(*SMALL, "method.trl.beta=0.04"), tmp_path)
+    assert isinstance(trainer.ref_model, PreTrainedModel)
+    assert {tensor.device.type for tensor in trainer.ref_model.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("rollout", ["grouped", "trl"])
