@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from adapters import adapted
 from packages import is_installed
 from peft import LoraConfig, get_peft_model
@@ -130,6 +131,18 @@ def test_adapter_is_applied_to_its_base(
     assert fake.calls[0][1]["lora_request"] == ("adapter", 1, str(tmp_path / "adapter"))
 
 
+@pytest.mark.parametrize(("limit", "share"), [("null", 0.9), ("40", 0.5), ("79", 0.9)])
+def test_memory_limit_is_vllms_too(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch, limit: str, share: float
+) -> None:
+    gpu = SimpleNamespace(total_memory=int(80e9))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    config = composed(*VLLM, "hardware=gpu", f"hardware.memory_limit_gb={limit}")
+    settings, _ = vllm_answers._model(config)
+    assert settings["gpu_memory_utilization"] == share
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -140,11 +153,14 @@ def test_adapter_is_applied_to_its_base(
         ({"r": 1024}, "rank above 512"),
     ],
 )
+@pytest.mark.usefixtures("fake")
 def test_adapter_that_vllm_would_apply_in_part_is_refused(
-    change: dict[str, Any], problem: str, tmp_path: Path
+    composed: Compose, change: dict[str, Any], problem: str, tmp_path: Path
 ) -> None:
+    adapter = LoraConfig(**change, base_model_name_or_path="tiny")
+    adapter.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=rf"{problem}.*evaluation\.engine=generate"):
-        vllm_answers.refuse_adapter(str(tmp_path), LoraConfig(**change))
+        vllm_answers._model(composed(*VLLM, f"model.path={tmp_path}"))
 
 
 def test_engine_is_in_the_evaluation_key_where_it_is_not_ours(composed: Compose) -> None:

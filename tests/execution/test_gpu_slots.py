@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from medreason.actions import bench, judge, predict
 from medreason.config import Config, Hardware, machine
 from medreason.execution import gpu_slots, worker_process
 
@@ -123,6 +124,31 @@ def test_action_in_this_process_holds_one_device_and_hides_the_others(
     with gpu_slots.hold(gpu(2)) as others:
         assert others.devices == ("0", "2")
     gpu_slots._HELD_ALONE.pop().__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("run", "overrides"),
+    [
+        (bench.run, ("action=bench", "method=grpo")),
+        (predict.run, ("action=predict", "predict.image=a.png", "predict.question=Which?")),
+        (judge.run, ("action=judge", "judge=local", "judge.model=tiny")),
+    ],
+    ids=["bench", "predict", "judge"],
+)
+def test_actions_that_compute_in_their_own_process_hold_a_device_first(
+    composed: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    run: Callable[[Config], None],
+    overrides: tuple[str, ...],
+) -> None:
+    def refuse(hardware: Hardware) -> None:
+        raise InterruptedError(hardware.name)
+
+    monkeypatch.setattr(gpu_slots, "hold_one", refuse)
+    monkeypatch.setattr(machine, "gpus", lambda: [machine.Gpu("0", "NVIDIA H200", 140.4, 9.0)])
+    monkeypatch.setattr(judge, "_evaluations", lambda _: [])
+    with pytest.raises(InterruptedError, match="gpu"):
+        run(composed(*overrides, "hardware=gpu"))
 
 
 def test_action_on_a_cpu_holds_no_device(

@@ -13,7 +13,7 @@ import torch
 from torch.cuda._utils import _get_device_index
 
 from medreason.actions import judge, predict
-from medreason.benchmark import memory, speed
+from medreason.benchmark import drafts, memory, speed
 from medreason.config import Config, Hardware, machine
 from medreason.config.judge import Judge
 from medreason.execution import gpu_slots, worker
@@ -53,6 +53,10 @@ def measure_speed(config: Config, folder: Path) -> None:
     speed.measure(config, [], [], folder)
 
 
+def measure_drafts(config: Config, folder: Path) -> None:
+    drafts.measure(config, [], [])
+
+
 def answer_question(config: Config, folder: Path) -> None:
     predict._answers(config, [], [])
 
@@ -62,7 +66,11 @@ def load_judge(config: Config, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "start", [join_alone, train, measure_memory, measure_speed, answer_question, load_judge]
+    "start",
+    [
+        *(join_alone, train, measure_memory, measure_speed, measure_drafts),
+        *(answer_question, load_judge),
+    ],
 )
 @pytest.mark.usefixtures("old_driver")
 def test_gpu_that_torch_cannot_use_is_refused_wherever_a_process_starts(
@@ -121,7 +129,7 @@ def test_memory_limit_caps_a_single_gpu(
     assert gpu_of_80_gb == [(0.5, 0)]
 
 
-@pytest.mark.parametrize("start", [measure_memory, measure_speed])
+@pytest.mark.parametrize("start", [measure_memory, measure_speed, measure_drafts])
 def test_benchmarks_are_capped_before_anything_is_loaded(
     composed: Compose,
     tmp_path: Path,
@@ -134,6 +142,7 @@ def test_benchmarks_are_capped_before_anything_is_loaded(
 
     monkeypatch.setattr(memory, "build", stop)
     monkeypatch.setattr(speed, "_trainer", stop)
+    monkeypatch.setattr(drafts, "load_model", stop)
     overrides = ("hardware=gpu", "model=qwen2_vl_2b", "method=grpo", "hardware.memory_limit_gb=16")
     with pytest.raises(InterruptedError):
         start(composed(*overrides), tmp_path)
