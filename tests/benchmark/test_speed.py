@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -79,3 +80,23 @@ def test_engines_are_timed_in_the_precision_of_the_profile(
     finally:
         hook.remove()
     assert computed == {torch.bfloat16}
+
+
+def test_an_engine_in_another_precision_than_the_profiles_ends_the_benchmark(
+    composed: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = composed(
+        *SMALL,
+        *("hardware.precision=bfloat16", "method.trl.beta=0", "method.trl.num_generations=2"),
+        *("evaluation.controls=[]", "evaluation.max_new_tokens=2"),
+    )
+    samples = data.trained_on(config, data.load(config.data, tmp_path / "cache"))
+    trainer = speed._trainer(config, samples, "baseline", tmp_path)
+    rows = next(iter(trainer.get_train_dataloader()))
+    evaluated = speed._evaluation_rows(config, samples[:1], tmp_path)
+    trainer.accelerator.autocast = contextlib.nullcontext  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(AssertionError, match=r"computed in .*torch\.float32"):
+        speed._measure_round(
+            *(config, {"baseline": trainer}, rows, evaluated, 2, speed._Measurements()),
+            warm_up=True,
+        )

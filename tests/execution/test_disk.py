@@ -14,6 +14,8 @@ import huggingface_hub
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from run_folders import draw_samples
+from safetensors.torch import load_file
 
 from medreason.actions import plan
 from medreason.config import Config
@@ -21,6 +23,7 @@ from medreason.execution import disk
 from medreason.models import model_folder
 from medreason.models.load import load_model, meta_model
 from medreason.models.model_folder import EMBEDDED
+from medreason.runs.run_folder import RunFolder
 from medreason.training import run
 from medreason.training.adapter import count_parameters
 
@@ -75,6 +78,25 @@ def test_finished_model_of_a_bfloat16_profile_takes_half_and_answers_the_same(
     assert space
     assert space.kept == pytest.approx((tmp_path / "model.safetensors").stat().st_size, rel=0.01)
     assert '"dtype": "float32"' not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        (("hardware.precision=bfloat16",), torch.bfloat16),
+        (("hardware.precision=float32",), torch.float32),
+        (("hardware.precision=bfloat16", "adapter=lora_r8"), torch.float32),
+    ],
+    ids=["bfloat16", "float32", "adapter"],
+)
+def test_training_keeps_whole_weights_in_the_precision_of_its_evaluation(
+    composed: Compose, tmp_path: Path, overrides: tuple[str, ...], kept: torch.dtype
+) -> None:
+    config, folder = composed("method=sft", *overrides), RunFolder(tmp_path / "run")
+    trainer = run.build(config, draw_samples(tmp_path / "images", 1), folder, [])
+    run._save(config, trainer, folder, trained=True)
+    (file,) = folder.model.glob("*.safetensors")
+    assert {tensor.dtype for tensor in load_file(file).values()} == {kept}
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from peft import PeftModel, get_peft_model
 from peft.tuners import lora
 from run_folders import draw_samples
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from medreason import data
 from medreason.config import Config
+from medreason.generation import fused_step
 from medreason.models.load import load_model, meta_model
 from medreason.models.model_folder import EMBEDDED
 from medreason.runs.run_folder import RunFolder
@@ -103,24 +105,45 @@ def test_only_the_language_model_is_held_in_4_bits(composed: Compose) -> None:
 def test_training_in_bfloat16_computes_the_whole_adapter(
     composed: Compose, tmp_path: Path, autocast: bool
 ) -> None:
-    config = composed("method=rarl", "hardware.precision=bfloat16", "adapter.lora_dropout=0")
-    trainer = run.build(config, draw_samples(tmp_path, 12), RunFolder(tmp_path / "run"), [])
-    assert isinstance(trainer.model, PeftModel)
-    torch.manual_seed(0)
-    layer: Any = next(m for m in trainer.model.modules() if isinstance(m, LoraLinear))
-    layer.lora_B.default.weight.data.normal_(std=3e-4)
+    layer = adapted_layer(composed, tmp_path)
     inputs = torch.randn(4, 2048, 128).bfloat16()
-    weight, bias = (p.double() for p in layer.get_base_layer().parameters())
-    of_base = inputs.double() @ weight.T + bias
-    change = inputs.double() @ layer.get_delta_weight("default").double().T
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         outputs = layer(inputs)
     assert outputs.dtype == torch.bfloat16
-    added = ((outputs.double() - of_base) * change).sum() / change.square().sum()
-    assert 0.99 < added < 1.01
+    assert 0.99 < added_share(layer, inputs, outputs) < 1.01
     gradients = [
         torch.autograd.grad(forward(inputs).float().square().mean(), layer.lora_B.parameters())[0]
         for forward in (layer, functools.partial(lora.Linear.forward, layer))
     ]
     difference = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
     assert difference < 0.01
+
+
+def test_decoding_steps_in_bfloat16_compute_the_whole_adapter(
+    composed: Compose, tmp_path: Path
+) -> None:
+    layer = adapted_layer(composed, tmp_path)
+    inputs = torch.randn(8192, 128).bfloat16()
+    product = fused_step._joined([layer], torch.bfloat16)
+    outputs = product(nn.functional.pad(inputs, (0, product.ranks)))
+    assert outputs.dtype == torch.bfloat16
+    assert 0.99 < added_share(layer, inputs, outputs) < 1.01
+
+
+def adapted_layer(composed: Compose, folder: Path) -> LoraLinear:
+    """A layer of a trainer in bfloat16 with an adapter as an early training leaves it."""
+    config = composed("method=rarl", "hardware.precision=bfloat16", "adapter.lora_dropout=0")
+    trainer = run.build(config, draw_samples(folder, 12), RunFolder(folder / "run"), [])
+    assert isinstance(trainer.model, PeftModel)
+    torch.manual_seed(0)
+    layer: Any = next(m for m in trainer.model.modules() if isinstance(m, LoraLinear))
+    layer.lora_B.default.weight.data.normal_(std=3e-4)
+    return layer
+
+
+def added_share(layer: LoraLinear, inputs: Tensor, outputs: Tensor) -> float:
+    """How much of the adapter is in the outputs."""
+    weight, bias = (p.double() for p in layer.get_base_layer().parameters())
+    of_base = inputs.double() @ weight.T + bias
+    change = inputs.double() @ layer.get_delta_weight("default").double().T
+    return (((outputs.double() - of_base) * change).sum() / change.square().sum()).item()

@@ -63,11 +63,16 @@ def moments(optimizer: Optimizer) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "allowed"),
-    [("float32", "8bit", 0.02), ("8bit", "float32", 1e-7)],
+    ("before", "after", "allowed", "fsdp"),
+    [
+        ("float32", "8bit", 0.02, False),
+        ("8bit", "float32", 1e-7, False),
+        ("8bit", "float32", 1e-7, True),
+        ("float32", "float32", 0.0, True),
+    ],
 )
 def test_moments_of_a_checkpoint_are_those_a_run_goes_on_with(
-    tmp_path: Path, before: str, after: str, allowed: float
+    tmp_path: Path, before: str, after: str, allowed: float, fsdp: bool
 ) -> None:
     torch.manual_seed(0)
     model = Small()
@@ -77,7 +82,8 @@ def test_moments_of_a_checkpoint_are_those_a_run_goes_on_with(
     resumed, next_schedule = trained(after, model, steps=0)
     trainer: Any = SimpleNamespace(
         is_deepspeed_enabled=False,
-        is_fsdp_enabled=False,
+        is_fsdp_enabled=fsdp,
+        model=model,
         args=SimpleNamespace(optim=OPTIMIZERS[after][1]),
         optimizer=resumed,
         _torch_optimizer=resumed,

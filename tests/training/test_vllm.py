@@ -338,17 +338,20 @@ class FakeClient:
         self.posted.append("prefix")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_server_gets_merged_weights_and_drops_what_it_has_seen(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(vllm_generation, "VLLMClient", FakeClient)
-    model = adapted(torch.float32)
+    model = adapted(dtype)
     model.get_base_model().name_or_path = "tiny"
     settings |= {"model": model, "completions": 1, "mode": "server"}
     engine = Engine(precision="float32", seed=3, step=lambda: 0, **settings)
-    engine.sync_weights()
-    client: Any = engine.vllm_client
     expected = copy.deepcopy(model).merge_and_unload().state_dict()
+    before = copy.deepcopy(model.state_dict())
+    engine.sync_weights()
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+    client: Any = engine.vllm_client
     assert client.received.keys() == expected.keys()
     for name, weight in expected.items():
         torch.testing.assert_close(client.received[name], weight)
