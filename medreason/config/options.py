@@ -36,6 +36,8 @@ _TABLES = (".csv", ".tsv", ".json", ".jsonl")
 _SWEEP = "hydra.sweeper.params."
 _HYDRA = ("hydra.", "hydra/")
 _TEXT = (str, str | None)
+_OR_TRUTH = ("hardware.gradient_checkpointing",)
+"""Texts among whose words are true and false, which may be read as such."""
 _WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}
 """Type of the schema -> what to give."""
 _PACKAGE = re.compile(r"# @package (\S+)")
@@ -292,7 +294,7 @@ def _refuse_changed_text(override: str, parsed: Override) -> None:
     if len(values) > 1 and len(typed.split(",")) == len(values):
         words = typed.split(",")
     for value, word in zip(values, words, strict=False):
-        if _is_changed(value, word.strip()):
+        if _is_changed(parsed.key_or_group, value, word.strip()):
             raise ValueError(
                 f"{key}={word} is read as the {type(value).__name__} {value}; for the text, type "
                 f"both pairs of quotes: \"{key}='{word}'\""
@@ -333,8 +335,10 @@ def _takes(kind: object, value: object) -> bool:
     return True
 
 
-def _is_changed(value: object, word: str) -> bool:
+def _is_changed(key: str, value: object, word: str) -> bool:
     """Whether a text would be another one, since it is read as a number, true or false."""
+    if isinstance(value, bool) and key in _OR_TRUTH:
+        return False
     return isinstance(value, int | float) and str(value) != word
 
 
@@ -379,7 +383,7 @@ def _of_file(file: Path, choice: _Choice, known: Mapping[str, object]) -> Iterat
         if key.startswith(_HYDRA):
             continue
         key_names.refuse_unknown(key)
-        if key_names.type_of(key) in _TEXT and _is_changed(value, str(words[key])):
+        if key_names.type_of(key) in _TEXT and _is_changed(key, value, str(words[key])):
             raise ValueError(
                 f"{key}: {words[key]} is read as the {type(value).__name__} {value}; for the text, "
                 f"put it in quotes: {key.rpartition('.')[2]}: '{words[key]}'"

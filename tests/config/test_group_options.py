@@ -205,6 +205,14 @@ def test_text_that_is_read_as_a_number_is_refused_with_its_quotes(override: str,
     options.check([f"{key}='{text}'", "sweep=2026", "model.revision=null"], [CONF])
 
 
+def test_true_and_false_are_taken_where_they_are_words_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "hardware").mkdir()
+    key = "gradient_checkpointing"
+    for word in ("true", "false", "auto", "True"):
+        (tmp_path / "hardware/mine.yaml").write_text(f"name: mine\n{key}: {word}\n")
+        options.check([f"hardware.{key}={word}", "hardware=mine"], [CONF, tmp_path])
+
+
 def test_files_of_groups_are_read_where_their_values_go(tmp_path: Path) -> None:
     (tmp_path / "judge").mkdir()
     (tmp_path / "judge/mine.yaml").write_text("name: mine\nkinds: openai\n")

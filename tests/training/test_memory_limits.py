@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from medreason.config import Config
+from medreason.config import CONF, Config, options
 from medreason.models.load import meta_model
 from medreason.samples import Sample
 from medreason.training import memory_estimate, memory_limits
@@ -101,6 +101,21 @@ def test_plan_says_what_would_make_it_fit(composed: Compose, samples: list[Sampl
     assert second.startswith("does not fit into 37.3 GiB (hardware=gpu); with hardware.optimizer")
     small = composed(*GRPO, "hardware=gpu", again, "hardware.device_gb=2")
     assert "choose a smaller model or more devices" in memory_lines(small, samples)[1]
+
+
+def test_remedies_are_taken_by_the_command_line(composed: Compose) -> None:
+    cut = ("hardware.per_device_prompts=2", "hardware.devices=2", "method.prompts_per_step=4")
+    plain = (
+        "action=plan",
+        "model=random_2b",
+        "hardware=gpu",
+        "hardware.gradient_checkpointing=false",
+    )
+    config = composed("method=grpo", *plain, *cut)
+    overrides = [remedy.override for remedy in memory_limits._remedies(config)]
+    assert len(overrides) == 5
+    for override in overrides:
+        options.check(override.split(), [CONF])
 
 
 def test_plan_leaves_vllm_its_share_of_the_device(composed: Compose, samples: list[Sample]) -> None:
