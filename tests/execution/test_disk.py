@@ -47,6 +47,7 @@ def test_checkpoints_and_the_finished_model_are_as_large_as_counted(
         from bitsandbytes.optim import AdamW8bit, GlobalOptimManager
 
         manager = GlobalOptimManager.get_instance()
+        manager.initialize()  # it tells weights by their ids, those of earlier tests among them
         embedding = model.get_input_embeddings()
         manager.register_module_override(embedding, "weight", {"optim_bits": 32})
         moments = AdamW8bit(model.parameters())

@@ -31,6 +31,7 @@ class Small(nn.Module):
         self.embedding = nn.Embedding(64, 96)
         self.head = nn.Linear(96, 80)
         manager = GlobalOptimManager.get_instance()
+        manager.initialize()  # it tells weights by their ids, those of earlier tests among them
         manager.register_module_override(self.embedding, "weight", {"optim_bits": 32})
 
     def forward(self, ids: Tensor) -> Tensor:
