@@ -1,4 +1,4 @@
-"""`action=plan`: what a command or a sweep would do: cells, updates, time, disk and memory."""
+"""`action=plan`: what a command or a sweep would do: jobs, updates, time, disk and memory."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from medreason.training.memory_limits import memory_lines
 
 _ANSWER_BYTES = 2_000  # a row of predictions.parquet with its prompt, compressed
 _WITHOUT_QUESTIONS = ("same run", "empty", "refused")
-"""States of cells whose test questions are counted elsewhere, or are none."""
+"""States of jobs whose test questions are counted elsewhere, or are none."""
 _FINISHED = ("done", *_WITHOUT_QUESTIONS)
 
 
 @dataclass(frozen=True)
-class Cell:
+class Job:
     """One job of the sweep."""
 
     name: str
@@ -79,7 +79,7 @@ class Trials:
 
 
 def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | None = None) -> None:
-    """Print the plan of all jobs: each cell, the totals, and what does not fit.
+    """Print the plan of all jobs: each, the totals, and what does not fit.
 
     `labels` say what tells each of `configs` from the others; empty where nothing does. `trials`
     where the only one is a trial of a search.
@@ -87,20 +87,20 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
     throughput = Throughput(configs[0].folder / "runs")
     seen: dict[tuple[str, str], int] = {}
     questions = _Questions()
-    cells: list[Cell] = []
+    jobs: list[Job] = []
     for i, (config, label) in enumerate(zip(configs, labels, strict=True)):
-        cells.append(_cell(config, label or config.run_name, throughput, questions, seen, i))
-    _print(cells, configs[0], trials)
+        jobs.append(_job(config, label or config.run_name, throughput, questions, seen, i))
+    _print(jobs, configs[0], trials)
     possible = [
         c
-        for c, cell in zip(configs, cells, strict=True)
-        if cell.state not in _WITHOUT_QUESTIONS and not cell.reason.startswith(_NOT_HERE)
+        for c, job in zip(configs, jobs, strict=True)
+        if job.state not in _WITHOUT_QUESTIONS and not job.reason.startswith(_NOT_HERE)
     ]
     _print_power(possible)
-    kinds: dict[tuple[str, ...], list[tuple[Config, Cell]]] = defaultdict(list)
-    for config, cell in zip(configs, cells, strict=True):
-        if cell.state not in _FINISHED:
-            kinds[_kind(config)] += [(config, cell)] * (trials.count if trials else 1)
+    kinds: dict[tuple[str, ...], list[tuple[Config, Job]]] = defaultdict(list)
+    for config, job in zip(configs, jobs, strict=True):
+        if job.state not in _FINISHED:
+            kinds[_kind(config)] += [(config, job)] * (trials.count if trials else 1)
     for line in _needs_of_all(list(kinds.values())):  # last, since it loads torch
         Console().print(line, highlight=False, soft_wrap=True)
 
@@ -109,7 +109,7 @@ def _kind(config: Config) -> tuple[str, ...]:
     return config.method.name, config.model.name, str(config.adapter), config.hardware.name
 
 
-def _needs_of_all(kinds: Sequence[Sequence[tuple[Config, Cell]]]) -> Iterator[str]:
+def _needs_of_all(kinds: Sequence[Sequence[tuple[Config, Job]]]) -> Iterator[str]:
     """Of each kind of training its memory, what to change where it does not fit, and hours on GPUs;
     at last the hours of all."""
     times: list[Mapping[str, tuple[float, float] | None]] = []
@@ -117,13 +117,13 @@ def _needs_of_all(kinds: Sequence[Sequence[tuple[Config, Cell]]]) -> Iterator[st
         config = kind[0][0]
         samples = [] if release_sizes.counts(config) else data.samples_of(config)
         training = data.trained_on(config, samples)
-        if any(cell.updates for _, cell in kind):
+        if any(job.updates for _, job in kind):
             yield from memory_lines(config, training)
         if config.hardware.accelerator == "cuda":
             from medreason.benchmark import gpu_time  # torch
 
             updates, answers = (
-                sum(getattr(cell, name) for _, cell in kind) for name in ("updates", "answers")
+                sum(getattr(job, name) for _, job in kind) for name in ("updates", "answers")
             )
             with suppress(OSError, ValueError):  # `memory_lines` has said why
                 times.append(gpu_time.hours(config, training, updates, answers))
@@ -134,7 +134,7 @@ def _needs_of_all(kinds: Sequence[Sequence[tuple[Config, Cell]]]) -> Iterator[st
         yield gpu_time.time_line("all", gpu_time.total(times))
 
 
-def _work(kind: Sequence[tuple[Config, Cell]]) -> str:
+def _work(kind: Sequence[tuple[Config, Job]]) -> str:
     """`3 jobs of sft, qwen2_vl_2b, 2 devices each`"""
     config, devices = kind[0][0], kind[0][0].hardware.processes
     jobs = f"{len(kind)} jobs of " if len(kind) > 1 else ""
@@ -143,7 +143,7 @@ def _work(kind: Sequence[tuple[Config, Cell]]) -> str:
 
 
 class _Questions:
-    """The questions of evaluations, counted once for the cells of a sweep that ask the same."""
+    """The questions of evaluations, counted once for the jobs of a sweep that ask the same."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[int, str], int] = {}
@@ -157,39 +157,39 @@ class _Questions:
         return self._counts[key]
 
 
-def _cell(
+def _job(
     config: Config,
     name: str,
     throughput: Throughput,
     questions: _Questions,
     seen: dict[tuple[str, str], int],
     index: int,
-) -> Cell:
+) -> Job:
     try:
         request = run_request(config)
     except NoDataError as error:
-        return Cell(name, "empty", reason=str(error))
+        return Job(name, "empty", reason=str(error))
     except ValueError as error:
         return _unread(config, name, str(error), seen, index)
     first = seen.setdefault((request.train_key, request.evaluation_key), index)
     if first != index:
-        return Cell(name, "same run", reason=f"as #{first}")
+        return Job(name, "same run", reason=f"as #{first}")
     try:
         decision = decide(config, request, request.state)
     except ValueError as error:
-        return Cell(name, "refused", reason=str(error))
+        return Job(name, "refused", reason=str(error))
     if decision is Decision.FINISHED:
-        return Cell(name, "done")
+        return Job(name, "done")
     answers = questions.count(config, request.test_samples) if config.runs.test else 0
-    cell = _evaluation(name, answers, throughput.evaluation(config))
+    job = _evaluation(name, answers, throughput.evaluation(config))
     if request.state.trained or config.method.algorithm == "none":
-        return cell
-    return _with_training(cell, config, request, throughput, resumes=decision is Decision.RESUME)
+        return job
+    return _with_training(job, config, request, throughput, resumes=decision is Decision.RESUME)
 
 
-def _evaluation(name: str, answers: int, seconds: float | None) -> Cell:
-    """A cell that evaluates, in so many seconds an answer."""
-    return Cell(
+def _evaluation(name: str, answers: int, seconds: float | None) -> Job:
+    """A job that evaluates, in so many seconds an answer."""
+    return Job(
         name,
         "to evaluate",
         generations=answers,
@@ -201,34 +201,34 @@ def _evaluation(name: str, answers: int, seconds: float | None) -> Cell:
 
 def _unread(
     config: Config, name: str, error: str, seen: dict[tuple[str, str], int], index: int
-) -> Cell:
-    """A cell whose data or model cannot be used: refused, or of a release that is not here."""
+) -> Job:
+    """A job whose data or model cannot be used: refused, or of a release that is not here."""
     if not (counts := release_sizes.counts(config)):
-        return Cell(name, "refused", reason=error)
+        return Job(name, "refused", reason=error)
     train = keys.digest(keys.train_parts(config, str(config.data), ""))
     evaluation = keys.digest(keys.evaluation_parts(config, train, str(config.data)))
     if (first := seen.setdefault((train, evaluation), index)) != index:
-        return Cell(name, "same run", reason=f"as #{first}")
+        return Job(name, "same run", reason=f"as #{first}")
     return _published(name, config, counts)
 
 
-def _published(name: str, config: Config, counts: Counts) -> Cell:
-    """A cell of a release that is not on this machine, from the numbers of its questions."""
+def _published(name: str, config: Config, counts: Counts) -> Job:
+    """A job of a release that is not on this machine, from the numbers of its questions."""
     answers = counts.test * (1 + len(config.evaluation.controls)) if config.runs.test else 0
     trains = config.method.algorithm != "none"
-    cell = Cell(name, "to do", answers=answers, seconds=None, disk=answers * _ANSWER_BYTES)
-    cell = _with_disk(cell, config) if trains else cell
+    job = Job(name, "to do", answers=answers, seconds=None, disk=answers * _ANSWER_BYTES)
+    job = _with_disk(job, config) if trains else job
     updates = config.updates(counts.training) if trains else 0
     rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0
     completions = updates * config.method.prompts_per_step * rollouts
     reason = _NOT_HERE + ("; without validations" if config.validation.every else "")
-    return replace(cell, updates=updates, generations=answers + completions, reason=reason)
+    return replace(job, updates=updates, generations=answers + completions, reason=reason)
 
 
 _NOT_HERE = "numbers of questions as published, since data.root is not there"
 
 
-def _with_disk(cell: Cell, config: Config) -> Cell:
+def _with_disk(job: Job, config: Config) -> Job:
     space = disk_space(config)
     if space is None:
         from medreason.models.load import shapes  # torch
@@ -236,21 +236,21 @@ def _with_disk(cell: Cell, config: Config) -> Cell:
         with suppress(OSError):
             space = disk_space(config, shapes(config.model))
     if space is None:
-        return replace(cell, disk_known=False)
+        return replace(job, disk_known=False)
     peak = space.training - space.kept
-    return replace(cell, disk=cell.disk + space.kept, peak=peak, download=space.download)
+    return replace(job, disk=job.disk + space.kept, peak=peak, download=space.download)
 
 
 def _with_training(
-    cell: Cell, config: Config, request: RunRequest, throughput: Throughput, *, resumes: bool
-) -> Cell:
+    job: Job, config: Config, request: RunRequest, throughput: Throughput, *, resumes: bool
+) -> Job:
     updates = config.updates(request.training_samples)
     rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0
     validations, each = _validations(config, request, updates)
     update, answer = throughput.training(config), throughput.validation(config)
     seconds = None
-    if cell.seconds is not None and update is not None and (answer is not None or not each):
-        seconds = cell.seconds + update * updates + (answer or 0.0) * validations * each
+    if job.seconds is not None and update is not None and (answer is not None or not each):
+        seconds = job.seconds + update * updates + (answer or 0.0) * validations * each
     notes = [_left_out(config, request)]
     if each:
         every = config.validated_every(request.training_samples)
@@ -259,13 +259,13 @@ def _with_training(
         notes += [f"{validations} validation{plural} of {each:,} answers, one {often}"]
     failed = request.state.state == "failed"
     return replace(
-        _with_disk(cell, config),
+        _with_disk(job, config),
         state="to resume" if resumes else "failed before" if failed else "to do",
         updates=updates,
-        generations=cell.generations
+        generations=job.generations
         + updates * config.method.prompts_per_step * rollouts
         + validations * each,
-        answers=cell.answers + validations * each,
+        answers=job.answers + validations * each,
         seconds=seconds,
         reason=(request.state.error or "") if failed else "; ".join(filter(None, notes)),
     )
@@ -285,29 +285,29 @@ def _left_out(config: Config, request: RunRequest) -> str:
     return f"each epoch leaves out {count} of {questions} questions" if count else ""
 
 
-def _print(cells: Sequence[Cell], config: Config, trials: Trials | None) -> None:
+def _print(jobs: Sequence[Job], config: Config, trials: Trials | None) -> None:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in ("#", "cell", "state", "updates", "generations", "time", "disk"):
-        side = "left" if head in ("cell", "state") else "right"
+    for head in ("#", "job", "state", "updates", "generations", "time", "disk"):
+        side = "left" if head in ("job", "state") else "right"
         table.add_column(head, justify=side, no_wrap=True)
     reasons: dict[str, list[str]] = defaultdict(list)
-    for i, cell in enumerate(cells):
-        table.add_row(*map(Text, (str(i), cell.name, cell.state, *_columns(cell))))
-        if cell.reason:
-            reasons[cell.reason].append(str(i))
+    for i, job in enumerate(jobs):
+        table.add_row(*map(Text, (str(i), job.name, job.state, *_columns(job))))
+        if job.reason:
+            reasons[job.reason].append(str(i))
     console = Console()
     if not console.is_terminal:  # a table is not cut in a file
-        console.width = max(console.width, 70 + max(len(cell.name) for cell in cells))
+        console.width = max(console.width, 70 + max(len(job.name) for job in jobs))
     console.print(table)
-    for reason, places in reasons.items():  # once, however many cells it is of
+    for reason, places in reasons.items():  # once, however many jobs it is of
         console.print(f"{_listed(places)}: {reason}", highlight=False, markup=False, soft_wrap=True)
-    for line in [*_totals(cells, config, trials), *_data_lines(cells, config)]:
+    for line in [*_totals(jobs, config, trials), *_data_lines(jobs, config)]:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _data_lines(cells: Sequence[Cell], config: Config) -> list[str]:
+def _data_lines(jobs: Sequence[Job], config: Config) -> list[str]:
     """What is to be downloaded of a data set that is not there."""
-    if not any(cell.reason.startswith(_NOT_HERE) for cell in cells):
+    if not any(job.reason.startswith(_NOT_HERE) for job in jobs):
         return []
     sizes = release_sizes.downloads(config)
     parts = [f"{name} {_size(size)}" for name, size in sizes.items() if size is not None]
@@ -382,12 +382,12 @@ _POWER_NOTE = (
 )
 
 
-def _columns(cell: Cell) -> tuple[str, str, str, str]:
-    if cell.state in _FINISHED:
+def _columns(job: Job) -> tuple[str, str, str, str]:
+    if job.state in _FINISHED:
         return "-", "-", "-", "-"
-    time = "unknown" if cell.seconds is None else duration(cell.seconds)
-    disk = _size(cell.disk) if cell.disk_known else "unknown"
-    return f"{cell.updates:,}", f"{cell.generations:,}", time, disk
+    time = "unknown" if job.seconds is None else duration(job.seconds)
+    disk = _size(job.disk) if job.disk_known else "unknown"
+    return f"{job.updates:,}", f"{job.generations:,}", time, disk
 
 
 def _listed(places: Sequence[str]) -> str:
@@ -396,20 +396,20 @@ def _listed(places: Sequence[str]) -> str:
     return f"{named} and {len(places) - 3} more" if len(places) > 3 else named
 
 
-def _totals(cells: Sequence[Cell], config: Config, trials: Trials | None) -> list[str]:
+def _totals(jobs: Sequence[Job], config: Config, trials: Trials | None) -> list[str]:
     how, rounds = "one after the other", 1.0
     if trials:
         how = f"{trials.at_a_time} at a time, each as fast as alone; without the test of the best"
-        cells, rounds = [*cells] * trials.count, trials.rounds / trials.count
-    counts = Counter(cell.state for cell in cells)
-    ahead = [cell for cell in cells if cell.state not in _FINISHED]
-    known = [cell.seconds for cell in ahead if cell.seconds is not None]
+        jobs, rounds = [*jobs] * trials.count, trials.rounds / trials.count
+    counts = Counter(job.state for job in jobs)
+    ahead = [job for job in jobs if job.state not in _FINISHED]
+    known = [job.seconds for job in ahead if job.seconds is not None]
     unknown = len(ahead) - len(known)
     time = duration(sum(known) * rounds) if known or not ahead else "unknown"
     if known and unknown:
-        time += f" and {counted(unknown, 'cell')} unknown: no comparable run has been measured yet"
+        time += f" and {counted(unknown, 'job')} unknown: no comparable run has been measured yet"
     return [
-        f"{counted(len(cells), 'trial' if trials else 'cell')}: "
+        f"{counted(len(jobs), 'trial' if trials else 'job')}: "
         + ", ".join(f"{n} {state}" for state, n in counts.items()),
         f"{counted(sum(c.updates for c in ahead), 'update')}, "
         f"{counted(sum(c.generations for c in ahead), 'generation')}, time {time} "
@@ -418,13 +418,13 @@ def _totals(cells: Sequence[Cell], config: Config, trials: Trials | None) -> lis
     ]
 
 
-def _disk_lines(ahead: Sequence[Cell], config: Config, at_a_time: int) -> Iterator[str]:
+def _disk_lines(ahead: Sequence[Job], config: Config, at_a_time: int) -> Iterator[str]:
     """What all take, and whether it fits."""
-    disk = sum(cell.disk for cell in ahead)
-    download = max((cell.download for cell in ahead), default=0)
-    needed = disk + download + at_a_time * max((cell.peak for cell in ahead), default=0)
+    disk = sum(job.disk for job in ahead)
+    download = max((job.download for job in ahead), default=0)
+    needed = disk + download + at_a_time * max((job.peak for job in ahead), default=0)
     free = free_bytes(config.folder)
-    unknown = sum(not cell.disk_known for cell in ahead)
+    unknown = sum(not job.disk_known for job in ahead)
     trainings = "one training" if at_a_time == 1 else f"{at_a_time} trainings at a time"
     yield (
         f"disk {'at least ' if unknown else ''}{_size(disk)} kept, {_size(needed)} with the "
@@ -433,7 +433,7 @@ def _disk_lines(ahead: Sequence[Cell], config: Config, at_a_time: int) -> Iterat
     )
     if unknown:
         yield (
-            f"disk without the models of {counted(unknown, 'cell')}: the hub is not reached, "
+            f"disk without the models of {counted(unknown, 'job')}: the hub is not reached, "
             "and their start model is not in its cache"
         )
     if needed > free:

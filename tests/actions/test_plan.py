@@ -98,18 +98,18 @@ def test_plan_prices_validations(composed: Compose) -> None:
         "validation.questions=3",
     )
 
-    def cell(*overrides: str) -> plan.Cell:
+    def job(*overrides: str) -> plan.Job:
         config = composed(*words, *overrides)
         throughput = Throughput(config.folder / "runs")
-        return plan._cell(config, "sft", throughput, plan._Questions(), {}, 0)
+        return plan._job(config, "sft", throughput, plan._Questions(), {}, 0)
 
-    without, with_validation = cell(), cell(*more)
+    without, with_validation = job(), job(*more)
     # Three of the cell, three of others, each about a blank image too; after steps 4, 8 and 10.
     assert with_validation.generations == without.generations + 3 * 12
     assert with_validation.reason == "3 validations of 12 answers, one every 4 updates"
-    by_length = cell(*more, "validation.every=auto")
+    by_length = job(*more, "validation.every=auto")
     assert by_length.reason == "5 validations of 12 answers, one every 2 updates"
-    untested = cell(*more, "runs.test=false")
+    untested = job(*more, "runs.test=false")
     assert untested.generations == 3 * 12
 
 
@@ -158,7 +158,7 @@ def test_start_model_of_several_seeds_is_one_job_of_a_release_that_is_not_here(
     configs = [composed(*words, f"method={method}", seed) for method, seed in jobs]
     plan.run_all(configs, [" ".join(job) for job in jobs])
     shown = capsys.readouterr().out
-    assert "4 cells: 3 to do, 1 same run" in shown
+    assert "4 jobs: 3 to do, 1 same run" in shown
     assert "#1: as #0" in shown
     packed = "data.root=nowhere is not there; to download, packed: slake 206.0 MiB; unknown of "
     assert f"{packed}silvar_med, vqa_rad, vqa_med_2019, path_vqa\n" in shown
@@ -204,7 +204,7 @@ def test_data_that_is_unknown_or_damaged_is_refused_with_its_reason(
 ) -> None:
     plan.run(composed("data=vqa_rad", "data.root=nowhere"))
     shown = capsys.readouterr().out
-    assert "1 cell: 1 refused" in shown
+    assert "1 job: 1 refused" in shown
     assert "#0: data.root=nowhere" in shown
 
 
@@ -242,8 +242,8 @@ def test_plan_says_of_a_folder_what_the_command_does_with_it(
     written = composed(*SMALL, "method=sft", *typed)
     configuration.write(written, request.folder.config)
     throughput = Throughput(config.folder / "runs")
-    cell = plan._cell(config, "sft", throughput, plan._Questions(), {}, 0)
-    assert cell.state == planned
+    job = plan._job(config, "sft", throughput, plan._Questions(), {}, 0)
+    assert job.state == planned
     if planned == "refused":
-        with pytest.raises(ValueError, match=re.escape(cell.reason)):
+        with pytest.raises(ValueError, match=re.escape(job.reason)):
             launch.decide(config, request, on_disk)

@@ -35,7 +35,7 @@ def test_reward_and_prompt_of_the_readme_are_taken(shown: Path) -> None:
     (command,) = re.findall(r"medreason (--config-dir my action=plan .*)", README)
     done = plan(shown, *shlex.split(command))
     assert done.returncode == 0, done.stderr
-    assert "1 cell: 1 to do" in done.stdout
+    assert "1 job: 1 to do" in done.stdout
 
 
 @pytest.mark.parametrize(

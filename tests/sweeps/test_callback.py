@@ -74,7 +74,7 @@ def test_plan_of_a_sweep_launches_nothing(tmp_path: Path) -> None:
         *("modality=ct,mri", "data.train_images=16", "data.test_images=1", "sweep=s"),
         status=0,
     )
-    assert "4 cells: 1 to do" in output or "1 to evaluate" in output
+    assert "4 jobs: 1 to do" in output or "1 to evaluate" in output
     assert "1 same run" in output  # the start model, once for both modalities
     assert "time unknown" in output
     assert "sets 2 values" not in output  # by files of this package, beside its methods
