@@ -4,7 +4,7 @@
 
 Two phantom questions of 8 completions each, from text and image to token ids: the 33 M parameters
 of `make bench`, which are random, and no completion ends before its length. With `--text` the
-tiny model, whose completions end by themselves; ours with drafts from the rounds before. Each
+tiny model, whose completions end by themselves; only there do drafts of earlier rounds help. Each
 round has images that no engine has seen. Prints the rows of the tables in README.md.
 """
 
@@ -59,7 +59,7 @@ def settings_of(tokenizer: PreTrainedTokenizerBase, tokens: int, text: bool) -> 
 
 
 def ours(config: Config, folder: Path, *, text: bool) -> Draw:
-    """Our rollout; writes the model to `folder`, for vLLM."""
+    """Our rollout, as a training has it; writes the model to `folder`, for vLLM."""
     model, processor = (
         load_model(config.model, config.hardware).eval(),
         load_processor(config.model),
@@ -68,7 +68,7 @@ def ours(config: Config, folder: Path, *, text: bool) -> Draw:
     processor.save_pretrained(folder)
     tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
     assert takes_drafts(model)  # its attention is then that of a training
-    drafts = draft_history("auto", "cpu") if text else None
+    drafts = draft_history("auto", "cpu")
 
     def draw(rows: Sequence[EvaluationRow], tokens: int) -> list[list[int]]:
         samples, prompts = [row.sample for row in rows], [row.prompt for row in rows]
@@ -79,7 +79,7 @@ def ours(config: Config, folder: Path, *, text: bool) -> Draw:
             completions=COMPLETIONS,
             settings=settings_of(tokenizer, tokens, text),
             seeds=[sample.id for sample in samples],
-            drafts=drafts.of_rows(asked) if drafts else None,
+            drafts=drafts.of_rows(asked),
         )
         return [completion.ids for group in groups for completion in group]
 

@@ -35,7 +35,7 @@ def onednn_products(model: nn.Module) -> Iterator[None]:
     sizes = [layer.weight.numel() * _dtype(layer).itemsize for layer in layers]
     changed = layers if sum(sizes) <= _MOST_BYTES else []
     for layer in changed:
-        vars(layer)["forward"] = _product(layer, _dtype(layer))
+        vars(layer)["forward"] = product(layer.weight, layer.bias, _dtype(layer))
     try:
         yield
     finally:
@@ -67,13 +67,19 @@ def _dtype(layer: nn.Linear) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if autocast else layer.weight.dtype
 
 
-def _product(layer: nn.Linear, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def is_changed(layer: nn.Module) -> bool:
+    """Whether the layer multiplies by such a copy now."""
+    return "forward" in vars(layer)
+
+
+def product(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """What `nn.Linear` computes, in `dtype`, by a copy of the weight."""
     # Operators without a public name, which torch.compile calls for frozen weights.
     operators = torch.ops.mkldnn
-    weight = operators._reorder_linear_weight(layer.weight.detach().to(dtype), _ROWS)
-    bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+    copy = operators._reorder_linear_weight(weight.detach().to(dtype), _ROWS)
+    bias = None if bias is None else bias.detach().to(dtype)
 
-    def product(inputs: Tensor) -> Tensor:
-        return operators._linear_pointwise(inputs.to(dtype), weight, bias, "none", [], "")
+    def multiply(inputs: Tensor) -> Tensor:
+        return operators._linear_pointwise(inputs.to(dtype), copy, bias, "none", [], "")
 
-    return product
+    return multiply

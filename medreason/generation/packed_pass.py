@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 from transformers import DynamicCache, PreTrainedModel
 
+from medreason.generation import onednn_products
 from medreason.generation.kv_cache import PreallocatedLayer, empty_kv_cache
 from medreason.generation.packing import additive_mask
 from medreason.generation.small_models import are_as_in_transformers
@@ -100,6 +101,8 @@ class PackedPass:
             return lambda inputs: torch.cat([layer(inputs) for layer in layers], dim=-1)
         weight = torch.cat([layer.weight for layer in layers]).to(self._dtype)
         bias = torch.cat([layer.bias for layer in layers]).to(self._dtype)
+        if all(map(onednn_products.is_changed, layers)):
+            return onednn_products.product(weight, bias, self._dtype)
         return functools.partial(linear, weight=weight, bias=bias)
 
     def empty_cache(self, rows: int, slots: int) -> DynamicCache:
@@ -150,8 +153,7 @@ class PackedPass:
     ) -> Tensor:
         """Logits behind embedded tokens (tokens, width) at mRoPE positions (3, tokens): behind all,
         or behind the last of each row, which are padded on the left, or behind none."""
-        visible = layout.visible.repeat(1, self._query_heads // self._key_heads, 1)
-        mask = additive_mask(visible[:, None], self._dtype)
+        mask = self._mask(layout)
         rotary = self._decoder.rotary_emb
         # Of the class: `fused_layers` gives the module another forward.
         cosine, sine = type(rotary).forward(rotary, hidden, positions[:, None])
@@ -166,13 +168,20 @@ class PackedPass:
             hidden = _behind_attention(layer, hidden, attended)
         return self._last_layer(*last, hidden, turns, mask, layout, read)
 
+    def _mask(self, layout: RowLayout) -> Tensor | None:
+        """(rows or 1, 1, heads of a key head x width, length), added to the scores."""
+        if bool(layout.visible.all()):  # rows of equal length without drafts
+            return None
+        visible = layout.visible.repeat(1, self._query_heads // self._key_heads, 1)
+        return additive_mask(visible[:, None], self._dtype)
+
     def _last_layer(
         self,
         layer: nn.Module,
         cached: object,
         hidden: Tensor,
         turns: _Turns,
-        mask: Tensor,
+        mask: Tensor | None,
         layout: RowLayout,
         read: str,
     ) -> Tensor:
@@ -184,7 +193,8 @@ class PackedPass:
         if read == "last":
             last = layout.token_of_place.view(-1, layout.width)[:, -1]
             hidden, normed, turns = hidden[last], normed[last], turns.of(last)
-            mask = mask.unflatten(2, (-1, layout.width))[:, :, :, -1]
+            if mask is not None:
+                mask = mask.unflatten(2, (-1, layout.width))[:, :, :, -1]
             layout = layout.of_last(len(last))
         queries, *_ = self._heads(self._last_queries(normed), turns, others=0)
         attended = self._attend(queries, keys, values, mask, layout)
@@ -204,7 +214,7 @@ class PackedPass:
         return [*turns(turning).split(sizes[:2], dim=1), values]
 
     def _attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, layout: RowLayout
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, layout: RowLayout
     ) -> Tensor:
         """(tokens, heads x channels)"""
         by_row = queries.index_select(0, layout.token_of_place)

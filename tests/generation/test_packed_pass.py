@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from medreason.config import Hardware, Model
+from medreason.generation import onednn_products, prefill
 from medreason.generation import packed_pass as packed
-from medreason.generation import prefill
 from medreason.generation.tolerance import tolerance
 from medreason.models.load import load_model
 
@@ -73,6 +74,30 @@ def test_prefill_is_that_of_transformers(adapted: bool, monkeypatch: pytest.Monk
     torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
     for own, expected in zip(states, expected_states, strict=True):
         torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_joined_products_are_onednns_where_those_of_the_layers_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, layers = tiny(), []
+
+    def product(weight: Tensor, *others: Any) -> Callable[[Tensor], Tensor]:
+        layers.append(weight.shape[0])
+        return torch_product(weight, *others)
+
+    torch_product = onednn_products.product
+    expected_logits, expected_states = prefilled(model)
+    assert not layers  # too small
+    monkeypatch.setattr(onednn_products, "_LEAST", 0)
+    monkeypatch.setattr(onednn_products, "product", product)
+    with onednn_products.onednn_products(model):
+        own = len(layers)
+        logits, states = prefilled(model)
+    text = model.config.get_text_config()
+    assert len(layers) - own == text.num_hidden_layers + 1  # of the last one, two
+    torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
+    for given, expected in zip(states, expected_states, strict=True):
+        torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "bfloat16"])
