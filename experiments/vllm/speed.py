@@ -69,6 +69,7 @@ def ours(config: Config, folder: Path, *, text: bool) -> Draw:
     tokenizer: Any = processor.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
     assert takes_drafts(model)  # its attention is then that of a training
     drafts = draft_history("auto", "cpu")
+    assert drafts
 
     def draw(rows: Sequence[EvaluationRow], tokens: int) -> list[list[int]]:
         samples, prompts = [row.sample for row in rows], [row.prompt for row in rows]
