@@ -16,6 +16,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 SEARCH = """tags."medreason.modality" = 'xray' and metrics."test/above_prior/xray-disease" > 0.1"""
 
+_WITHOUT_TOOLS = """document.head.insertAdjacentHTML(
+    'beforeend', '<style>.modebar-container { display: none }</style>')"""
+"""Hides what a mouse over a chart shows, which a browser without one shows over the curves."""
+
 
 def main(outputs: Path, folder: Path) -> None:
     """Write the pictures to a folder."""
@@ -23,9 +27,8 @@ def main(outputs: Path, folder: Path) -> None:
     take_report(browser, outputs / "reports/demo/index.html", folder / "report.png")
     command = [sys.executable, "-m", "medreason.tracking.pages", outputs, "--port", "5077"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        page = server.stdout.readline().split()[-1]
         try:
+            page = address_of(server)
             take(browser, page, folder / "mlflow-runs.png", "grpo")
             experiment, _, _ = page.partition("?")
             query = {"workflowType": "machine_learning", "searchFilter": SEARCH}
@@ -37,6 +40,12 @@ def main(outputs: Path, folder: Path) -> None:
         finally:
             server.terminate()
     browser.quit()
+
+
+def address_of(server: subprocess.Popen[str]) -> str:
+    """The page with the newest sweep's runs, once it answers."""
+    assert server.stdout
+    return next(line.split()[-1] for line in server.stdout if "newest sweep" in line)
 
 
 def open_browser() -> webdriver.Chrome:
@@ -56,8 +65,8 @@ def take(
     browser: webdriver.Chrome, address: str, file: Path, awaited: str, searched: str = ""
 ) -> None:
     """A picture of the page once it shows a text; of metrics those alone that are searched for."""
-    browser.set_window_size(1500, 700)
-    wait = WebDriverWait(browser, 90, ignored_exceptions=[WebDriverException])
+    browser.set_window_size(1500, 780)
+    wait = WebDriverWait(browser, 300, ignored_exceptions=[WebDriverException])
     wait.until(lambda b: b.get(address) or True)
     wait.until(lambda b: awaited in b.find_element(By.TAG_NAME, "body").text)
     for close in browser.find_elements(By.CSS_SELECTOR, "button[aria-label='Close']"):
@@ -65,6 +74,7 @@ def take(
     if searched:
         browser.find_element(By.CSS_SELECTOR, "input[placeholder*='metric']").send_keys(searched)
     time.sleep(8)  # charts draw themselves
+    browser.execute_script(_WITHOUT_TOOLS)
     browser.save_screenshot(file)
 
 

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from experiments.demo.pictures import open_browser, take
+from experiments.demo.pictures import address_of, open_browser, take
 from medreason.training.selection import SCORE
 
 TRAINING = (
@@ -38,9 +38,8 @@ def main(outputs: Path, sweep: str, pictures: Path) -> None:
     words = [*TRAINING, f"outputs={outputs}", "sweep=live"]
     command = [sys.executable, "-m", "medreason.tracking.pages", outputs, "--port", "5078"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        try:  # the address comes once the pages answer
-            experiment, _, _ = server.stdout.readline().split()[-1].partition("?")
+        try:
+            experiment, _, _ = address_of(server).partition("?")
             with subprocess.Popen([sys.executable, "-m", "medreason", *words]) as training:
                 take_live(browser, training, experiment, outputs, pictures)
         finally:
