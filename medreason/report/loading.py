@@ -18,6 +18,7 @@ from medreason.runs.files import read_parquet
 from medreason.runs.run_folder import (
     EvaluationFolder,
     RunFolder,
+    copies,
     evaluations_by_sweep,
     unreadable,
 )
@@ -66,6 +67,8 @@ def evaluations_of(folder: Path, sweep: str) -> list[EvaluationFolder]:
         if sweep not in by_sweep:
             raise ValueError(f"{where} that can be read; {errors[0]}{more}")
         notice(f"left out, whatever its sweep: {errors[0]}{more}")
+    if copied := copies(folder):
+        notice(f"left out, copies of runs that are there: {', '.join(copied)}")
     asked = by_sweep.get(sweep, [])
     if _has_begun(asked):
         return asked

@@ -5,8 +5,8 @@ from __future__ import annotations
 import builtins
 import json
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -263,18 +263,43 @@ def run_folders(runs: Path) -> list[RunFolder]:
 def evaluations_by_sweep(runs: Path) -> dict[str, list[EvaluationFolder]]:
     """Sweep -> the evaluations it asked for, finished or not, in the order of the run folders.
 
-    This is the only list of what belongs to a sweep. A folder whose state is damaged has none;
-    `unreadable` names it.
+    This is the only list of what belongs to a sweep. A folder whose state is damaged has none, nor
+    has one beside the run it was copied from; `unreadable` and `copies` name them.
     """
     found: dict[str, list[EvaluationFolder]] = {}
-    for folder in run_folders(runs):
-        try:
-            sweeps = folder.state().sweeps
-        except ValueError:
-            continue
-        for sweep, keys in sweeps.items():
+    read = _readable(runs)
+    copied = _copies(read)
+    for folder, state in read:
+        for sweep, keys in () if folder.path.name in copied else state.sweeps.items():
             found.setdefault(sweep, []).extend(EvaluationFolder(folder, key) for key in keys)
     return found
+
+
+def copies(runs: Path) -> list[str]:
+    """The folders under a name of their own beside the run they are copies of, or links to: a run
+    is found by its train key, with which its name ends."""
+    return _copies(_readable(runs))
+
+
+def _copies(read: Sequence[tuple[RunFolder, State]]) -> list[str]:
+    keys = {state.train_key for folder, state in read if _has_key(folder, state)}
+    return [
+        folder.path.name
+        for folder, state in read
+        if state.train_key in keys and not _has_key(folder, state)
+    ]
+
+
+def _has_key(folder: RunFolder, state: State) -> bool:
+    return folder.path.name.endswith(f"-{state.train_key}")
+
+
+def _readable(runs: Path) -> list[tuple[RunFolder, State]]:
+    read = []
+    for folder in run_folders(runs):
+        with suppress(ValueError):
+            read.append((folder, folder.state()))
+    return read
 
 
 def unreadable(runs: Path) -> list[str]:

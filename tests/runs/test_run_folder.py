@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medreason.runs.run_folder import RunFolder, find_run_folder
+from medreason.runs.run_folder import RunFolder, copies, evaluations_by_sweep, find_run_folder
 
 
 def test_state_changes_are_kept(tmp_path: Path) -> None:
@@ -40,6 +40,16 @@ def test_folder_is_found_by_its_key_whatever_its_name(tmp_path: Path) -> None:
     (tmp_path / "renamed-abc123").mkdir()
     assert find_run_folder(tmp_path, "grpo-tiny", "abc123").path.name == "renamed-abc123"
     assert find_run_folder(tmp_path, "grpo-tiny", "def456").path.name == "grpo-tiny-def456"
+
+
+def test_copy_beside_its_run_belongs_to_no_sweep(tmp_path: Path) -> None:
+    for name in ("grpo-abc123", "a-backup", "moved"):
+        key = "abc123" if name != "moved" else "def456"
+        RunFolder(tmp_path / name).update(train_key=key, sweeps={"one": ["e"]})
+    (tmp_path / "link").symlink_to("grpo-abc123")
+    assert copies(tmp_path) == ["a-backup", "link"]
+    (run, moved) = evaluations_by_sweep(tmp_path)["one"]
+    assert (run.run.path.name, moved.run.path.name) == ("grpo-abc123", "moved")
 
 
 def test_second_process_does_not_get_the_lock_and_a_dead_one_leaves_none(tmp_path: Path) -> None:
