@@ -72,7 +72,9 @@ def take(
     for close in browser.find_elements(By.CSS_SELECTOR, "button[aria-label='Close']"):
         close.click()  # the assistant beside the page
     if searched:
-        browser.find_element(By.CSS_SELECTOR, "input[placeholder*='metric']").send_keys(searched)
+        field = browser.find_element(By.CSS_SELECTOR, "input[placeholder*='metric']")
+        if not field.get_attribute("value"):  # the page of the picture before stays as it is
+            field.send_keys(searched)
     time.sleep(8)  # charts draw themselves
     browser.execute_script(_WITHOUT_TOOLS)
     browser.save_screenshot(file)
