@@ -186,7 +186,8 @@ class Sample:
             return  # nearly all of a hundred thousand rows
         for name, text in self._named_texts().items():
             if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"{name} is {text!r}; needs a text")
+                others = ", or None where unknown" if name in ("explanation", "patient") else ""
+                raise ValueError(f"{name} is {text!r}; needs a text{others}")
             pattern = _TOKEN if name == "question" else _TOKEN_OR_TAG
             if token := pattern.search(text):
                 raise ValueError(

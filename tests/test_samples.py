@@ -51,3 +51,16 @@ def test_answer_beyond_the_options_and_options_beyond_the_letters_are_refused(
         replace(CLOSED, **changes)
     with pytest.raises(ValueError, match=r"option 26; options are counted from 0 to 25"):
         letter_at(len(LETTERS))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patient": ""}, "patient is ''; needs a text, or None where unknown"),
+        ({"explanation": " "}, "explanation is ' '; needs a text, or None where unknown"),
+        ({"source": ""}, "source is ''; needs a text$"),
+    ],
+)
+def test_an_empty_text_is_refused_with_the_remedy(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(CLOSED, **changes)

@@ -17,7 +17,7 @@ from medreason import config as configuration
 from medreason.config import Config, Handling, Validation
 from medreason.config.targets import described, place
 from medreason.data import checks, image_cache, options, splits
-from medreason.data.rows import LeftOut, Loaded, counts_text
+from medreason.data.rows import LeftOut, Loaded, Row, counts_text
 from medreason.samples import Sample
 
 NO_VALIDATION = Validation()
@@ -154,10 +154,13 @@ def _loaded(reader: dict[str, Any], arguments: dict[str, Any]) -> Loaded:
     Raises ValueError with the function's place where it is a user's and fails.
     """
     function = configuration.function(reader)
+    yielded: list[Row] = []  # with those before an error
     try:
         if (rows := function(**arguments)) is None:
             raise ValueError("gives None; a reader yields a Sample or a BadRow of each row")
-        loaded = Loaded.of(rows)
+        with checks.bad_rows_first(yielded, _where(reader)):
+            yielded += rows
+        loaded = Loaded.of(yielded)
     except Exception as error:
         if reader["_target_"].startswith("medreason."):
             raise
@@ -166,7 +169,7 @@ def _loaded(reader: dict[str, Any], arguments: dict[str, Any]) -> Loaded:
         raise ValueError(f"data: {place(function.func)} {problem}") from error
     if not any(vars(loaded).values()):
         raise ValueError(f"data: {place(function.func)} yields no rows; does it read its files?")
-    return checks.with_release_named(loaded, reader)
+    return checks.with_release_named(checks.with_known_cells(loaded), reader)
 
 
 def _split_and_select(
@@ -180,13 +183,15 @@ def _split_and_select(
         images = {sample.image for sample in loaded.samples}
         if splits.keeps_published(loaded.samples, handling.split):
             images = set[Path]()
-        split = splits.split(
-            loaded.samples,
-            handling.split,
-            test_share=handling.test_share,
-            seed=handling.seed,
-            image_digests=image_cache.digests(images, cache, root_of(reader), handling.ct_window),
-        )
+        digests = image_cache.digests(images, cache, root_of(reader), handling.ct_window)
+        with checks.bad_rows_first(loaded.bad_rows, _where(reader)):
+            split = splits.split(
+                loaded.samples,
+                handling.split,
+                test_share=handling.test_share,
+                seed=handling.seed,
+                image_digests=digests,
+            )
         loaded = _selected(loaded, split, f"left out by data.split={handling.split}")
     if handling.questions != "all":
         closed = handling.questions == "closed"

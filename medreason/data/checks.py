@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from medreason import config as configuration
+from medreason.config.rules import one_of
+from medreason.console import counted
 from medreason.data import image_cache
 from medreason.data.names import task_of
-from medreason.data.rows import BadRow, LeftOut, Loaded, Remark
-from medreason.samples import Sample
+from medreason.data.rows import BadRow, LeftOut, Loaded, Remark, Row
+from medreason.samples import MODALITY_NAMES, TASK_NAMES, Sample
 
 UNREADABLE = "unreadable image"
 """What rows are counted as whose image cannot be used."""
@@ -29,10 +32,29 @@ def with_readable_images(loaded: Loaded, root: Path | None, cache: Path) -> Load
 
 def without(loaded: Loaded, problems: Mapping[Path, str]) -> Loaded:
     """Samples whose image has a problem become bad rows."""
+    return _without(loaded, [problems.get(s.image, "") for s in loaded.samples], UNREADABLE)
+
+
+def with_known_cells(loaded: Loaded) -> Loaded:
+    """Samples of a modality or task that no configuration can select become bad rows."""
+    return _without(loaded, map(_cell_problem, loaded.samples), BadRow.count)
+
+
+def _cell_problem(sample: Sample) -> str:
+    try:
+        one_of("modality", sample.modality, MODALITY_NAMES)
+        one_of("task", sample.task, TASK_NAMES)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _without(loaded: Loaded, problems: Iterable[str], count: str) -> Loaded:
+    """Samples become bad rows where `problems`, which are in their order, are not empty."""
     samples, bad = [], list(loaded.bad_rows)
-    for sample in loaded.samples:
-        if problem := problems.get(sample.image):
-            bad.append(BadRow(*file_and_row(sample), problem, UNREADABLE))
+    for sample, problem in zip(loaded.samples, problems, strict=True):
+        if problem:
+            bad.append(BadRow(*file_and_row(sample), problem, count))
         else:
             samples.append(sample)
     bad.sort(key=lambda row: (row.file, row.row))
@@ -48,11 +70,28 @@ def file_and_row(sample: Sample) -> tuple[str, int]:
 def refuse_bad_rows(loaded: Loaded, rule: str, where: object) -> None:
     """Raise ValueError with the first bad rows, unless `data.bad_rows=skip` and others remain."""
     if loaded.bad_rows and (rule == "error" or not loaded.samples):
-        listed = "\n  ".join(str(row) for row in loaded.bad_rows[:10])
         raise ValueError(
-            f"{len(loaded.bad_rows):,} bad rows in {where}, the first:\n  {listed}\n"
+            f"{_listed(loaded.bad_rows, where)}\n"
             "repair them, or leave them out with data.bad_rows=skip where others remain"
         )
+
+
+@contextlib.contextmanager
+def bad_rows_first(rows: Iterable[Row], where: object) -> Iterator[None]:
+    """Put the bad rows of `rows` before a ValueError, whose cause they may be: without them too few
+    may be left to split."""
+    try:
+        yield
+    except ValueError as error:
+        bad = [row for row in rows if isinstance(row, BadRow)]
+        if not bad:
+            raise
+        raise ValueError(f"{_listed(bad, where)}\n{error}") from error
+
+
+def _listed(bad_rows: Sequence[BadRow], where: object) -> str:
+    first = "\n  ".join(map(str, bad_rows[:10]))
+    return f"{counted(len(bad_rows), 'bad row')} in {where}, the first:\n  {first}"
 
 
 def refuse_same_ids(samples: Sequence[Sample]) -> None:

@@ -142,14 +142,15 @@ def split_by_group(
     Raises ValueError where train or test would be empty.
     """
     if not 0 <= test_share <= 1:
-        raise ValueError(f"test_share={test_share}; needs a number from 0 to 1")
+        raise ValueError(f"data.test_share={test_share}; needs a number from 0 to 1")
     groups = _groups(samples, patients, _content(image_digests) if image_digests else _path)
     random.Random(seed).shuffle(groups)
     test = _fill(groups, test_share)
     if 0 < test_share < 1 and len(test) in (0, len(groups)):
         raise ValueError(
-            f"test_share={test_share} of {len(samples)} samples in {len(groups)} groups that share"
-            " no image and no patient leaves train or test empty; change test_share or add data"
+            f"data.test_share={test_share} of {len(samples)} samples in {len(groups)} groups that "
+            "share no image and no patient leaves train or test empty; change data.test_share or "
+            "add data"
         )
     held_out = {sample.id for index in test for sample in groups[index]}
     return [replace(s, split="test" if s.id in held_out else "train") for s in samples]

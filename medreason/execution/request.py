@@ -127,7 +127,8 @@ def _refuse_unusable(
         raise NoDataError(
             _without_side("test", config, samples)
             or f"no test samples in evaluation.modalities={config.evaluation.modalities} and "
-            f"evaluation.tasks={config.evaluation.tasks}{_hint(config, samples)}"
+            f"evaluation.tasks={config.evaluation.tasks}; {_test_cells(samples)}"
+            f"{_hint(config, samples)}"
         )
     if config.evaluation.encoder:
         embeddings.check(config.evaluation.encoder)
@@ -165,6 +166,14 @@ def _without_side(side: str, config: Config, samples: Sequence[Sample]) -> str:
         else f"bring its {side} files, or set data.split={how} to split those there are"
     )
     return f"the data set has {len(samples):,} rows and none in {side}; {remedy}"
+
+
+def _test_cells(samples: Sequence[Sample]) -> str:
+    """The modalities and tasks that the test rows have."""
+    cells = [sample.cell for sample in samples if sample.split == "test"]
+    modalities = ", ".join(sorted({modality for modality, _ in cells}))
+    tasks = ", ".join(sorted({task for _, task in cells}))
+    return f"its test rows have the modalities {modalities} and the tasks {tasks}"
 
 
 def _hint(config: Config, samples: Sequence[Sample]) -> str:

@@ -133,6 +133,23 @@ def test_contradicting_rows_are_left_out_and_counted(tmp_path: Path) -> None:
         load(root, contradictions="error")
 
 
+@pytest.mark.parametrize("bad_rows", ["error", "skip"])
+def test_bad_rows_stand_before_a_split_that_they_leave_too_few_rows_for(
+    bad_rows: str, tmp_path: Path
+) -> None:
+    faulty = [row(i, question="") for i in range(2)]
+    root = write(tmp_path / "set", train=[*faulty, row(2), row(3)])
+    spec = {"_target_": "medreason.data.hub.read", "hub": str(root), "images": "none"}
+    spec |= {"split": "by_image", "test_share": 0.1, "bad_rows": bad_rows}
+    with pytest.raises(
+        ValueError, match=r"2 bad rows in .*/set, the first:(?s:.*)row 1: "
+    ) as error:
+        data.read(spec, tmp_path / "cache")
+    *_, last = str(error.value).splitlines()
+    assert last.startswith("data.test_share=0.1 of 2 samples in 2 groups")
+    assert "change data.test_share" in last
+
+
 def test_a_set_of_one_side_is_evaluated_on_or_split(
     composed: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -152,6 +169,11 @@ def test_a_set_of_one_side_is_evaluated_on_or_split(
         run_request(config(write(tmp_path / "named", train=named), "method=base"))
     split = run_request(config(train, "method=base", "data.split=by_image"))
     assert len(split.test_samples) == 4
+    of_ct = config(
+        tmp_path / "test", "method=base", "data.modality=ct", "evaluation.modalities=[mri]"
+    )
+    with pytest.raises(NoDataError, match="its test rows have the modalities ct and the tasks"):
+        run_request(of_ct)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,15 @@ def test_tables_that_cannot_be_read_say_why(
         read(tmp_path, **more)
 
 
+def test_bad_rows_stand_before_a_split_that_they_leave_too_few_rows_for(tmp_path: Path) -> None:
+    rows = [("a.png", "MRI", "cyst"), ("b.png", "MRI", "tumor"), ("c.png", "PET", "cyst")]
+    write(tmp_path, [(*row, "disease", "") for row in rows])
+    with pytest.raises(
+        ValueError, match=r"1 bad row in (?s:.*)row 4: .*PET(?s:.*)data\.test_share"
+    ):
+        read(tmp_path, split="by_image", min_images=1, test_share=0.1)
+
+
 def test_another_separator_and_encoding_are_read_when_named(tmp_path: Path) -> None:
     rows = [(f"é{i}.png", "MRI", "cyst" if i % 2 else "tumor", "disease", "") for i in range(20)]
     text = "\n".join(";".join(row) for row in (COLUMNS, *rows))

@@ -158,7 +158,7 @@ def test_a_bad_row_is_named_with_file_and_row_or_skipped(
     bad: object, message: str, tmp_path: Path
 ) -> None:
     write(tmp_path, [row(), bad])
-    with pytest.raises(ValueError, match=rf"1 bad rows(?s:.*)_test\.json, row 1: .*{message}"):
+    with pytest.raises(ValueError, match=rf"1 bad row in(?s:.*)_test\.json, row 1: .*{message}"):
         load(tmp_path, images="none")
     assert len(load(tmp_path, images="none", bad_rows="skip")) == 1
     (bad,) = read(tmp_path, images="none").bad_rows
@@ -325,7 +325,7 @@ def test_texts_that_fail_in_the_middle_of_a_training_are_bad_rows(
     changes: dict[str, Any], problem: str, tmp_path: Path
 ) -> None:
     write(tmp_path, [row(), row(**changes)])
-    with pytest.raises(ValueError, match=rf"1 bad rows(?s:.*)_test\.json, row 1: .*{problem}"):
+    with pytest.raises(ValueError, match=rf"1 bad row in(?s:.*)_test\.json, row 1: .*{problem}"):
         load(tmp_path, images="none")
     assert len(load(tmp_path, images="none", bad_rows="skip")) == 1
 

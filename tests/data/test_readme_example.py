@@ -22,12 +22,13 @@ def test_one_module_and_one_yaml_file_are_a_data_set(tmp_path: Path) -> None:
     files = {name: text for name, text in FILES.items() if "my_set" in name}
     assert set(files) == {"my_set.py", "conf/data/my_set.yaml"}
     assert 20 <= len(files["my_set.py"].splitlines()) <= 35
-    readme_files.write(files, tmp_path)
+    own = files["my_set.py"].replace('"xray"', 'row.get("kind", "xray")')
+    readme_files.write(files | {"my_set.py": own}, tmp_path)
     (tmp_path / "images").mkdir()
     row = {"text": "Fracture?", "choices": ["Yes", "No"], "right": 1}
     rows = [row | {"file": f"{i}.png"} for i in range(10)]
     wrong = [{"file": None}, {"right": "x"}, {"choices": [1, 2]}, {"text": None}, {"right": 9}]
-    wrong += [{"right": 99}]
+    wrong += [{"right": 99}, {"kind": "CT"}]
     lines = [*rows, {"file": "1.png", "text": "Fracture?"}, *[rows[0] | w for w in wrong], 7]
     text = "\n".join([*map(json.dumps, lines), '{"file": "1.png", "text'])
     (tmp_path / "images/questions.jsonl").write_text(text)
@@ -45,10 +46,11 @@ def test_one_module_and_one_yaml_file_are_a_data_set(tmp_path: Path) -> None:
     assert report["images"]["read"] == 10
     bad, *others = report["unparsed"]
     assert (bad["row"], "no 'choices'" in bad["reason"]) == (10, True)
-    assert [other["row"] for other in others] == list(range(11, 19))
+    assert [other["row"] for other in others] == list(range(11, 20))
     reasons = ("image is None; needs", "TypeError", "option 1 is 1; needs a text")
     reasons += ("question is None", "is no letter of its 2 options", "option 99")
-    reasons += ("TypeError", "is no JSON")
+    reasons += ("modality='CT'; known: 'ct', 'mri'", "TypeError", "is no JSON")
+    assert others[6]["reason"].endswith("did you mean 'ct'?")
     assert all(r in other["reason"] for r, other in zip(reasons, others, strict=True))
 
 

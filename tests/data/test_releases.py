@@ -119,7 +119,7 @@ def test_omnimedvqa_takes_the_published_split(tmp_path: Path) -> None:
 def test_omnimedvqa_names_bad_rows(changes: dict, problem: str, tmp_path: Path) -> None:
     rows = [omnimedvqa_row(0), omnimedvqa_row(1, **changes)]
     write(tmp_path / "some.json", rows)
-    with pytest.raises(ValueError, match=rf"1 bad rows(?s:.*)some\.json, row 1: .*{problem}"):
+    with pytest.raises(ValueError, match=rf"1 bad row in(?s:.*)some\.json, row 1: .*{problem}"):
         data.load(
             {
                 "_target_": "medreason.data.omnimedvqa.read",
