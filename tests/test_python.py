@@ -35,7 +35,7 @@ def _write_rollouts(evaluation: EvaluationFolder) -> None:
     rollouts = evaluation.run.rollouts
     rollouts.mkdir()
     rows = {"completion": ["a", "b"], "reward/correct": [1.0, 0.0], "advantage": [0.7, -0.7]}
-    pd.DataFrame(rows).to_parquet(rollouts / "step-000011.parquet")
+    pd.DataFrame(rows).to_parquet(rollouts / "step-000010.parquet")
 
 
 def test_example_of_the_readme_runs(
@@ -64,7 +64,7 @@ def test_predictions_have_the_controls_and_rollouts_their_step(outputs: Path) ->
     answers = medreason.predictions(run)
     assert answers.groupby("control")["correct"].mean()["original"] == run.overall["accuracy"] == 1
     assert set(answers["control"]) == {"original", "blank_image"}
-    assert list(medreason.rollouts(run)["step"]) == [11, 11]
+    assert list(medreason.rollouts(run)["step"]) == [10, 10]
 
 
 def test_runs_are_printed_in_a_line(outputs: Path) -> None:

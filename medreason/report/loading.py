@@ -128,8 +128,8 @@ def predictions(run: Run | Sequence[Run]) -> pd.DataFrame:
 
 
 def rollouts(run: Run) -> pd.DataFrame:
-    """The completions of a GRPO training that were written, those of each tenth `step`, with their
-    rewards (`reward/NAME`) and advantages.
+    """The completions of a GRPO or RARL training that were written, those of `step` 1, 10, 20 ...,
+    with their rewards (`reward/NAME`) and advantages.
 
     Raises:
         ValueError: the run has none: it sampled nothing, as SFT does, or not yet.
@@ -142,7 +142,7 @@ def rollouts(run: Run) -> pd.DataFrame:
         why = (
             "none is written yet"
             if run.config and run.config.method.algorithm == "grpo"
-            else f"method={run.method} samples none, only GRPO does"
+            else f"method={run.method} samples none, only GRPO and RARL do"
         )
         raise ValueError(f"{run.folder.path} has no rollouts: {why}")
     return pd.concat(frames, ignore_index=True)

@@ -17,7 +17,7 @@ from medreason.training.selection import SCORE
 from medreason.training.trl_rewards import save_rollouts
 
 ROLLOUT_STEPS = 10
-"""Optimizer steps between saved rollouts."""
+"""Rollouts are saved of the first optimizer step, and of each that this divides."""
 
 _SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
 """Keys of the last log of a training, which is of no step."""
@@ -67,8 +67,9 @@ class Recorder(TrainerCallback):
         digits = 2 if name == "reward" else 3
         note = "" if row.get(name) is None else f"{name} {row[name]:.{digits}f}"
         self._progress("training", state.global_step, state.max_steps, note)
-        if self.rollout_logs and state.global_step % ROLLOUT_STEPS == 1:
-            path = self._folder.rollouts / f"step-{state.global_step:06d}.parquet"
+        step = state.global_step
+        if self.rollout_logs and (step == 1 or step % ROLLOUT_STEPS == 0):
+            path = self._folder.rollouts / f"step-{step:06d}.parquet"
             save_rollouts(self.rollout_logs, path)
 
     def on_train_end(

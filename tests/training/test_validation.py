@@ -330,6 +330,22 @@ def test_a_step_and_its_validation_are_one_line(tmp_path: Path) -> None:
     assert rows[1] == {"step": 2, "loss": 1.0, selection.SCORE: 0.5, "transfer/accuracy": None}
 
 
+def test_rollouts_of_the_first_step_and_of_each_tenth_are_kept(tmp_path: Path) -> None:
+    recorder = Recorder(RunFolder(tmp_path), lambda *_: None)
+    recorder.rollout_logs = {
+        "extra": {},
+        "prompt": [[{"content": [{"text": "Which?"}]}]],
+        "completion": [[{"content": "a"}]],
+        "rewards": {},
+        "advantages": [0.5],
+    }
+    state, arguments = TrainerState(), TrainingArguments(str(tmp_path))
+    for state.global_step in range(1, 22):
+        recorder.on_log(arguments, state, TrainerControl(), {"reward": 1.0})
+    written = sorted(path.stem for path in RunFolder(tmp_path).rollouts.iterdir())
+    assert written == ["step-000001", "step-000010", "step-000020"]
+
+
 def test_validation_leaves_random_states_and_training_flags_as_they_were() -> None:
     model = nn.Sequential(nn.Dropout(), nn.Linear(2, 2)).train()
     model[1].eval()
