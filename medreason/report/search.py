@@ -16,6 +16,7 @@ from medreason.report.curves import Frame, height_at, ticks_around
 from medreason.report.names import science_values, short
 from medreason.report.runs import Run
 from medreason.report.table import filled, percent
+from medreason.runs import status
 from medreason.training import selection
 
 _INSET = 24  # room for half a label at either end of the x-axis
@@ -63,7 +64,7 @@ class Picture(Frame):
 def split(runs: Sequence[Run]) -> tuple[list[Trial], list[Run]]:
     """The trials of a sweep, the best first, and its runs without those that were not tested."""
     validated = [run for run in runs if run.config and run.config.validation.every]
-    members = [run for run in validated if selection.is_trial(run.folder)]
+    members = [run for run in validated if status.is_trial(run.folder)]
     if len({run.folder.path for run in members}) < 2:
         return [], list(runs)  # such as a trial that another sweep asks for, too
     best = selection.best_run(run.folder for run in members)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from medreason import config as configuration
 from medreason.runs import lock
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, State
@@ -22,7 +23,8 @@ def status(evaluation: EvaluationFolder, state: State) -> str:
     if lock.is_held(folder.path):
         return f"running{_place(progress_of(folder))}" if working else "waiting"
     if state.trained and not working:
-        return "not tested; the same command does it"
+        trial = "not tested: a search tests the chosen trial alone (runs.test=false)"
+        return trial if is_trial(folder) else "not tested; the same command does it"
     if not state.attempts:
         return "not started"
     progress = progress_of(folder)
@@ -33,6 +35,12 @@ def status(evaluation: EvaluationFolder, state: State) -> str:
     else:
         goes_on = "the same command resumes"
     return f"interrupted{_place(progress)}; {goes_on}"
+
+
+def is_trial(folder: RunFolder) -> bool:
+    """Whether a run was trained with `runs.test=false`, to be compared by validation alone; the
+    chosen one is evaluated with true."""
+    return folder.config.exists() and not configuration.read(folder.config).runs.test
 
 
 def is_training(folder: RunFolder) -> bool:

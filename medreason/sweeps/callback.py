@@ -207,7 +207,8 @@ class Sweep(Callback):
         counts = Counter(outcome.state for outcome in outcomes)
         states = ", ".join(f"{counts[state]} {_NAMES[state]}" for state in _NAMES if counts[state])
         took = duration(time.monotonic() - self._started)
-        notice(f"sweep {config.sweep}: {counted(len(outcomes), 'job')} in {took}: {states}")
+        states = f": {states}" if states else ""  # of a search that was finished before
+        notice(f"sweep {config.sweep}: {counted(len(outcomes), 'job')} in {took}{states}")
         reasons = Counter((o.state, o.error) for o in outcomes if o.error)
         for outcome in outcomes:
             if outcome.error and (count := reasons.pop((outcome.state, outcome.error), 0)):

@@ -22,7 +22,7 @@ from medreason import config as configuration
 from medreason.config import Config
 from medreason.console import notice
 from medreason.report.names import short
-from medreason.runs import keys, lock
+from medreason.runs import keys, lock, status
 from medreason.runs.run_folder import EvaluationFolder
 from medreason.training import selection
 
@@ -222,7 +222,7 @@ def label(overrides: Sequence[str], searched: Sequence[str]) -> list[str]:
 
 def trials(evaluations: Sequence[EvaluationFolder]) -> Iterator[EvaluationFolder]:
     """Those of a sweep's evaluations whose run was trained as a trial."""
-    return (e for e in evaluations if e.config.exists() and selection.is_trial(e.run))
+    return (e for e in evaluations if e.config.exists() and status.is_trial(e.run))
 
 
 def chosen_trial(config: DictConfig, evaluations: Sequence[EvaluationFolder]) -> Config | None:

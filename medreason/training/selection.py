@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from medreason import config as configuration
 from medreason.runs.run_folder import RunFolder
 
 SCORE = "validation/accuracy"
@@ -54,12 +53,6 @@ def explained(rows: Iterable[Row], chosen: int, last: int) -> str:
     kind = "best" if chosen == _best(by_step) else "last"
     validations = "1 validation" if len(by_step) == 1 else f"{len(by_step)} validations"
     return f"{kind} of {validations} ({accuracies})"
-
-
-def is_trial(folder: RunFolder) -> bool:
-    """Whether a run was trained with `runs.test=false`, to be compared by validation alone; the
-    chosen one is evaluated with true."""
-    return folder.config.exists() and not configuration.read(folder.config).runs.test
 
 
 def kept_score(folder: RunFolder) -> float | None:

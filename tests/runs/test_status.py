@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from medreason import config as configuration
+from medreason.config import Config
 from medreason.runs import lock
 from medreason.runs.files import write_json
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
@@ -99,6 +102,22 @@ def test_status_is_that_of_state_progress_and_lock(
     evaluation = EvaluationFolder(folder, "one")
     with folder.locked() if held else nullcontext():
         assert status(evaluation, on_disk) == words[not held]
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        ("true", "not tested; the same command does it"),
+        ("false", "not tested: a search tests the chosen trial alone (runs.test=false)"),
+    ],
+)
+def test_a_trial_of_a_search_is_said_to_need_no_test(
+    composed: Callable[..., Config], tmp_path: Path, test: str, words: str
+) -> None:
+    folder = RunFolder(tmp_path)
+    on_disk = folder.update(state="done", trained=True, attempts=1)
+    configuration.write(composed("method=sft", f"runs.test={test}"), folder.config)
+    assert status(EvaluationFolder(folder, "one"), on_disk) == words
 
 
 def test_folder_of_a_living_process_alone_is_held(tmp_path: Path) -> None:

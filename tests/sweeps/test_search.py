@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from medreason.report.page import page
 from medreason.report.runs import load
 from medreason.runs import openings
 from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, run_folders
-from medreason.sweeps import search
+from medreason.sweeps import callback, search
 from medreason.sweeps.search import Search
 from medreason.training import selection
 
@@ -172,6 +173,16 @@ def test_the_best_trial_alone_is_tested(composed: Compose, tmp_path: Path) -> No
     assert '<h2 id="search-heading">Search</h2>' in html
     assert "3 of 4 trials are trained; the best by validation" in html
     assert html.count('class="chosen s2"') == 1
+
+
+def test_a_search_that_was_finished_before_ends_in_a_whole_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = callback.Sweep()
+    sweep._folder, sweep._started = tmp_path, time.monotonic()
+    sweep._search = Search.of(with_hydra(*RECIPE))
+    assert not sweep._show_summary(with_hydra(*RECIPE, "sweep=rates"))
+    assert re.fullmatch(r"sweep rates: 0 jobs in \d+ s\n", capsys.readouterr().err)
 
 
 def opening(arm: str, **changes: Any) -> openings.Opening:
