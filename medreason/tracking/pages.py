@@ -72,9 +72,9 @@ def main() -> None:
     typed = parser.parse_args()
     if not (typed.outputs / "mlflow.db").exists():
         sys.exit(
-            f"{typed.outputs}/mlflow.db is not there yet; `python -m medreason "
-            "experiment=smoke/quick` makes a first sweep, and a server of tracking.uri has pages "
-            "of its own"
+            f"{typed.outputs}/mlflow.db is not there: name the outputs where they were moved "
+            "(`python -m medreason.tracking.pages FOLDER`), or make a first sweep (`python -m "
+            "medreason experiment=smoke/quick`); a server of tracking.uri has pages of its own"
         )
     uri = f"sqlite:///{typed.outputs}/mlflow.db"
     tracking = Tracking(name="local", uri=uri)
@@ -97,6 +97,9 @@ def _serve(uri: str, port: int, page: str) -> int:
     command = [sys.executable, "-m", "mlflow", *arguments, "--host", _HOST, "--port", str(port)]
     # Its jobs are of language-model traces, and each kind is a process more.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # Of MLflow's own imports (3.17), nothing that a reader of its pages can mend.
+    quiet = [os.environ.get("PYTHONWARNINGS"), "ignore:starlette.middleware.wsgi is deprecated"]
+    environment["PYTHONWARNINGS"] = ",".join(filter(None, quiet))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     notice("MLflow starts; the address follows")
     with subprocess.Popen(command, env=environment) as server:

@@ -71,3 +71,27 @@ def test_pages_of_a_read_only_database_are_opened_with_one_line(outputs: Path, p
     shown = run(command, cwd=outputs.parent, capture_output=True, text=True, check=True)
     assert shown.stderr == ""
     assert "viewStateShareKey=medreason" in shown.stdout
+
+
+def test_outputs_that_were_moved_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pages"])
+    with pytest.raises(SystemExit, match=r"outputs/mlflow\.db is not .*tracking\.pages FOLDER"):
+        pages.main()
+
+
+def test_the_server_keeps_a_warning_of_its_own_imports_to_itself(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    imported = "import warnings; warnings.warn('starlette.middleware.wsgi is deprecated and')"
+    command = f"{imported}; warnings.warn('another')"
+    popen = pages.subprocess.Popen
+    monkeypatch.setattr(
+        pages.subprocess, "Popen", lambda _, **more: popen([sys.executable, "-c", command], **more)
+    )
+    assert pages._serve("sqlite:///none", pages._free_port(5600), "address") == 0
+    shown = capfd.readouterr().err
+    assert "another" in shown
+    assert "starlette" not in shown.replace(command, "")
