@@ -59,6 +59,11 @@ def run(config: Config) -> None:
             "export.adapter_only=true keep all of it"
         )
     notice(f"opens with {needed}")
+    if config.export.adapter_only and (base := adapters.local_base(target)):
+        notice(
+            f"its base model is {base}, a folder of this machine: elsewhere set "
+            f"base_model_name_or_path in {target}/adapter_config.json to that model's folder or id"
+        )
 
 
 def _save_merged(config: Config, target: Path) -> float:

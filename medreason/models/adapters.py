@@ -85,6 +85,12 @@ def check(path: str) -> None:
         )
 
 
+def local_base(folder: Path) -> str:
+    """The folder of this machine that an adapter names as its base; empty for an id of the hub."""
+    name = str(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
+    return name if Path(name).exists() else ""
+
+
 def _base(path: str, settings: dict[str, Any]) -> str:
     """The base model that an adapter names. Raises ValueError unless it can be merged into it."""
     kind, init = settings.get("peft_type"), settings.get("init_lora_weights", True)

@@ -9,6 +9,7 @@ from medreason import config as configuration
 from medreason.config import Config
 from medreason.evaluation import predictions
 from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown
+from medreason.models import adapters
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
 
 _EXAMPLE = """\
@@ -77,6 +78,12 @@ def card(config: Config, model: Path, versions: str, kept: float = 1.0) -> str:
         lines += [
             f"The adapter was merged into weights of {config.export.precision}, which keep "
             f"{100 * kept:.0f} % of its change; metrics are of the whole adapter.",
+            "",
+        ]
+    if config.export.adapter_only and adapters.local_base(model):
+        lines += [
+            f"Its base model `{base_model}` was a folder of the machine that trained it: set "
+            "`base_model_name_or_path` in `adapter_config.json` to where that model lies.",
             "",
         ]
     example = _example(trained, versions, adapter=config.export.adapter_only)

@@ -218,6 +218,32 @@ def test_adapter_is_merged_or_exported_alone_with_the_metrics_of_its_run(
 
 
 @pytest.mark.parametrize(
+    ("base", "is_local"), [(str(EMBEDDED), True), ("Qwen/Qwen2-VL-2B-Instruct", False)]
+)
+def test_base_of_an_exported_adapter_is_a_hub_id_or_said_to_be_set_elsewhere(
+    composed: Compose,
+    tmp_path: Path,
+    adapted: EvaluationFolder,
+    capsys: pytest.CaptureFixture[str],
+    base: str,
+    is_local: bool,
+) -> None:
+    file = adapted.run.model / "adapter_config.json"
+    settings = json.loads(file.read_text())
+    assert settings["base_model_name_or_path"] == str(EMBEDDED)  # as it was loaded
+    file.write_text(json.dumps(settings | {"base_model_name_or_path": base}))
+    target = tmp_path / "alone"
+    overrides = ("action=export", f"model.path={adapted.run.path}", f"export.to={target}")
+    export.run(composed(*overrides, "export.adapter_only=true"))
+    written = json.loads((target / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == base
+    said = "base_model_name_or_path in" in capsys.readouterr().err
+    card = (target / "README.md").read_text()
+    assert said == ("Its base model `tiny` was a folder" in card) == is_local
+    assert base not in card
+
+
+@pytest.mark.parametrize(
     ("patients", "override", "words"),
     [
         (36, "statistics.clusters=patient", "questions in 4 patients, 95 %"),
