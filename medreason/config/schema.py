@@ -665,7 +665,9 @@ class Config:
     def run_name(self) -> str:
         """A name for readers; the train key after it tells runs apart."""
         cell = [] if self.method.algorithm == "none" else [self.modality.name, self.task.name]
-        model = re.sub(r"[^\w.+-]+", "_", self.model.label)  # of a server with slashes, colons
+        label = self.model.label
+        label = Path(label).name if label.startswith("/") else label  # of a folder that is served
+        model = re.sub(r"[^\w.+-]+", "_", label)  # of a server with slashes, colons
         return "-".join([self.method.name, model, *cell])
 
     @property

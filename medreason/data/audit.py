@@ -35,7 +35,7 @@ def audit(
     """
     samples, sides = loaded.samples, sides_of(loaded.samples)
     return {
-        "rows": len(samples) + len(loaded.bad_rows),
+        "rows": sum(loaded.counts.values()),
         "row_counts": loaded.counts,
         "cells": cells(samples),
         "options": _counts(str(len(s.options)) for s in samples),

@@ -76,7 +76,7 @@ FOLDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Words of people's tables for a split -> the split."""
-OF_VALIDATION = "of the validation fold, which validation.source=published uses"
+OF_VALIDATION = "of split=val left out (validation.source=published asks them)"
 """Why a row of such a table is left out where no key says where it belongs."""
 
 Record = Mapping[str, Any]

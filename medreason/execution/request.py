@@ -192,8 +192,8 @@ def _try_rewards(config: Config, samples: Sequence[Sample]) -> None:
     replies = [parse(text, poorest.options) for text in texts]
     if poorest.explanation is None and any(r.judge == "reasoning" for r in config.reward.values()):
         raise ValueError(
-            f"sample {poorest.id} of {poorest.source} has no explanation, which a judge of its "
-            "reasoning needs; use a data set with explanations, or another reward"
+            f"sample {poorest.id} has no explanation, which a judge of its reasoning needs; "
+            "use a data set with explanations, or another reward"
         )
     for name, reward in config.reward.items():
         for reply in replies if reward.score else ():

@@ -65,8 +65,8 @@ def explanation_of(sample: Sample) -> str:
     """The reference explanation. Raises ValueError where there is none."""
     if sample.explanation is None:
         raise ValueError(
-            f"sample {sample.id} of {sample.source} has no explanation to compare the reasoning"
-            " with; drop the score from `reward` or use a data set with explanations"
+            f"sample {sample.id} has no explanation to compare the reasoning with; drop "
+            "the score from `reward` or use a data set with explanations"
         )
     return sample.explanation
 

@@ -216,6 +216,21 @@ def test_options_of_modality_add_up(
     assert cell_name(config).endswith("/Disease+Grading")
 
 
+@pytest.mark.parametrize(
+    ("served", "name"),
+    [
+        ("/home/me/models/exported", "base-exported"),
+        ("Qwen/Qwen2-VL-2B-Instruct", "base-Qwen_Qwen2-VL-2B-Instruct"),
+        ("mine:v1", "base-mine_v1"),
+    ],
+)
+def test_run_of_a_served_folder_has_the_name_of_that_folder(
+    composed: Compose, served: str, name: str
+) -> None:
+    server = f"model.endpoint.model={served!r}", "model.endpoint.base_url=http://127.0.0.1:8000/v1"
+    assert composed("model=endpoint", "method=base", *server).run_name == name
+
+
 def test_matrix_is_the_same_in_schema_options_and_samples() -> None:
     assert list(MODALITY_NAMES) == [*MODALITIES, UNKNOWN]
     assert list(TASK_NAMES) == [*TASKS, UNKNOWN]

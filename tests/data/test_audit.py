@@ -62,7 +62,7 @@ def test_the_keys_are_these() -> None:
     loaded = Loaded([sample("a.png", "train")], [BadRow("f.json", 3, "no image")], left_out)
     report = audit(loaded, "digest", by_path(loaded.samples))
     assert " ".join(report) == KEYS
-    assert report["rows"] == 2
+    assert report["rows"] == 3  # in the files
     assert report["row_counts"] == {"train": 1, "test": 0, "surplus": 1, "bad": 1}
     assert report["left_out"] == [{"file": "f.json", "row": 4, "reason": "no other label"}]
     assert report["unparsed"] == [{"file": "f.json", "row": 3, "reason": "no image"}]

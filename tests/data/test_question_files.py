@@ -160,6 +160,7 @@ def test_a_column_of_folds_is_the_split(tmp_path: Path) -> None:
     file = table(tmp_path, text="\n".join([f"{HEADER},fold", *lines]))
     loaded = read(file)
     assert loaded.counts == {"train": 6, "test": 3, rows.OF_VALIDATION: 3}
+    assert "; 3 of split=val left out (validation" in rows.counts_text(loaded.counts)
     assert [row.row for row in loaded.left_out] == [3, 7, 11]
     assert read(file, validation="test").counts == {"train": 6, "test": 6}
     spec = {"_target_": "medreason.data.hub.read", "hub": str(file), "images": "none"}
@@ -272,7 +273,8 @@ def test_a_missing_or_misplaced_image_names_the_keys_of_the_table(tmp_path: Path
     file = table(tmp_path, **{"images/1.png": "../1.png", "images/3.png": "images/30.png"})
     with pytest.raises(ValueError, match=r"2 bad rows in .*questions\.csv, the first") as caught:
         load(file, tmp_path / "cache")
-    assert "row 3: image '../1.png' leaves data.image_folder; give a path" in str(caught.value)
+    said = f"row 3: image '../1.png' leaves the folder {tmp_path} (data.image_folder=... sets anot"
+    assert said in str(caught.value)
     assert "30.png: no such file; correct the path, or copy the image there" in str(caught.value)
     assert "data root" not in str(caught.value)
     absolute = table(tmp_path, **{"images/": f"{tmp_path}/images/"})
