@@ -73,7 +73,9 @@ def read(
         )
     for part in parts:
         if part.split not in splits:
-            yield Remark(part.name, -1, f"{part.count:,} rows of this split are not read")
+            is_validation = rows.FOLDS.get(part.split) == "validation"
+            asked = " (validation.source=published asks them)" if is_validation else ""
+            yield Remark(part.name, -1, f"{part.count:,} rows of this split are not read{asked}")
             continue
         layout = Layout(
             *question_columns.find(hub, part, columns or {}),
