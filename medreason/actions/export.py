@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from medreason.config import Config
+from medreason.config.hardware import PRECISIONS
 from medreason.console import notice, show
 from medreason.models import adapters, layout, model_folder
 from medreason.report import model_card
-from medreason.runs.files import atomic_folder
+from medreason.runs.files import atomic_folder, read_json
+from medreason.runs.run_folder import RunFolder
 
 
 def run(config: Config) -> None:
@@ -19,22 +21,11 @@ def run(config: Config) -> None:
     Raises:
         ValueError: there is no model, no target, or the target exists.
     """
-    if not config.export.to:
-        raise ValueError(
-            "export.to has no value; set export.to=... to a folder that does not exist"
-        )
-    target = Path(config.export.to)
-    if target.exists():
-        raise ValueError(f"export.to={target} exists; remove it or choose another folder")
+    target = _target(config)
     config = replace(config, model=model_folder.of_run(config.model))
     path = config.model.path
-    model_folder.check(path)
-    adapters.check(path)
-    model_folder.check_hub(path, config.model.revision)
-    if config.export.adapter_only and not model_folder.is_adapter(path):
-        raise ValueError(
-            f"export.adapter_only=true: model.path={path!r} is no adapter; leave it out"
-        )
+    _check_model(config)
+    config = replace(config, export=replace(config.export, precision=_precision(config)))
     kept = 1.0
     with atomic_folder(target) as unfinished:
         if config.export.adapter_only:
@@ -58,6 +49,8 @@ def run(config: Config) -> None:
             "change, the rest is less than the steps of the weights; export.precision=float32 and "
             "export.adapter_only=true keep all of it"
         )
+    if other := model_card.other_precision(config, RunFolder(Path(path).parent)):
+        notice(f"{other}; the card says so, too")
     notice(f"opens with {needed}")
     if config.export.adapter_only and (base := adapters.local_base(target)):
         notice(
@@ -66,12 +59,49 @@ def run(config: Config) -> None:
         )
 
 
+def _target(config: Config) -> Path:
+    if not config.export.to:
+        raise ValueError(
+            "export.to has no value; set export.to=... to a folder that does not exist"
+        )
+    target = Path(config.export.to)
+    if target.exists():
+        raise ValueError(f"export.to={target} exists; remove it or choose another folder")
+    return target
+
+
+def _check_model(config: Config) -> None:
+    path = config.model.path
+    model_folder.check(path)
+    adapters.check(path)
+    model_folder.check_hub(path, config.model.revision)
+    if config.export.adapter_only and not model_folder.is_adapter(path):
+        raise ValueError(
+            f"export.adapter_only=true: model.path={path!r} is no adapter; leave it out"
+        )
+
+
+def _precision(config: Config) -> str:
+    """Of the weights: what `export.precision` says, else what keeps the answers of the run, else
+    what keeps the weights of the checkpoint."""
+    path = config.model.path
+    of_run = RunFolder(Path(path).parent)
+    chosen = config.export.precision or model_card.measured_precision(of_run)
+    facts_file = Path(model_folder.resolve(path)) / "config.json"
+    if not chosen and facts_file.exists():
+        facts = read_json(facts_file)
+        chosen = facts.get("dtype") or facts.get("torch_dtype")
+    return chosen if chosen in PRECISIONS else config.hardware.precision
+
+
 def _save_merged(config: Config, target: Path) -> float:
     """What share of an adapter's change the saved weights keep."""
     # torch and transformers, seconds
     from medreason.models.load import END_TOKENS, load_merged, load_processor
 
-    hardware = replace(config.hardware, precision=config.export.precision, attention="sdpa")
+    precision = config.export.precision
+    assert precision
+    hardware = replace(config.hardware, precision=precision, attention="sdpa")
     model, kept = load_merged(config.model, hardware)
     processor = load_processor(config.model)
     generation = model.generation_config

@@ -9,6 +9,8 @@ from omegaconf import MISSING
 
 from medreason.config.rules import allowed_draft_tokens, one_of, positive
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass
 class Hardware:
@@ -61,7 +63,7 @@ class Hardware:
 
     def __post_init__(self) -> None:
         one_of("hardware.accelerator", self.accelerator, ("cpu", "cuda"))
-        one_of("hardware.precision", self.precision, ("float32", "bfloat16"))
+        one_of("hardware.precision", self.precision, PRECISIONS)
         one_of("hardware.attention", self.attention, ("sdpa", "eager", "flash_attention_2"))
         one_of("hardware.parallel", self.parallel, ("ddp", "fsdp", "zero2", "zero3"))
         one_of(

@@ -16,7 +16,7 @@ from medreason import replies
 from medreason.config import checks
 from medreason.config.data import Handling
 from medreason.config.endpoint import ServedModel
-from medreason.config.hardware import Hardware, Rollout
+from medreason.config.hardware import PRECISIONS, Hardware, Rollout
 from medreason.config.judge import ASPECTS, Judge, Rubric
 from medreason.config.rules import allowed_draft_tokens, one_of, positive, subset
 from medreason.samples import MODALITY_NAMES, TASK_NAMES
@@ -541,15 +541,17 @@ class Export:
     """A folder that does not exist yet."""
     adapter_only: bool = False
     """Write the adapter alone, not merged into its base."""
-    precision: str = "bfloat16"
-    """Of the merged weights: float32 or bfloat16."""
+    precision: str | None = None
+    """Of the merged weights: float32 or bfloat16. Null: the one in which the run was evaluated; of
+    a model outside a run folder that of its config.json, else `hardware.precision`."""
     layout: str = "since_4_52"
     """Names of an adapter's layers: those of transformers since 4.52 or `before_4_52`. Merged
     weights are laid out as the published checkpoints are, which 4.49 and every later version opens.
     """
 
     def __post_init__(self) -> None:
-        one_of("export.precision", self.precision, ("float32", "bfloat16"))
+        if self.precision is not None:
+            one_of("export.precision", self.precision, PRECISIONS)
         one_of("export.layout", self.layout, ("since_4_52", "before_4_52"))
 
 

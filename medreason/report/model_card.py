@@ -74,6 +74,8 @@ def card(config: Config, model: Path, versions: str, kept: float = 1.0) -> str:
         lines += [*_origin(trained, folder, base_model), *_results(folder)]
     else:
         lines += [f"Exported from model `{base_model}`; no run folder came with it.", ""]
+    if other := other_precision(config, folder):
+        lines += [f"{other}.", ""]
     if kept < WHOLE:
         lines += [
             f"The adapter was merged into weights of {config.export.precision}, which keep "
@@ -88,6 +90,28 @@ def card(config: Config, model: Path, versions: str, kept: float = 1.0) -> str:
         ]
     example = _example(trained, versions, adapter=config.export.adapter_only)
     return "\n".join([*lines, *example])
+
+
+def measured_precision(folder: RunFolder) -> str | None:
+    """In which the metrics of the card were measured: that of the run's last evaluation; of a run
+    without one that of its training, and None outside a run folder."""
+    if not folder.config.exists():
+        return None
+    evaluations = folder.state().evaluations
+    own = EvaluationFolder(folder, evaluations[-1]).config if evaluations else folder.config
+    return configuration.read(own if own.exists() else folder.config).hardware.precision
+
+
+def other_precision(config: Config, folder: RunFolder) -> str:
+    """That the exported weights are not in the precision of the card's metrics; else empty."""
+    measured = measured_precision(folder)
+    if config.export.adapter_only or measured in (None, config.export.precision):
+        return ""
+    return (
+        f"The weights are in {config.export.precision} and the numbers were measured in "
+        f"{measured}, so that replies can differ; export.precision={measured} gives the weights "
+        "that were measured"
+    )
 
 
 def _origin(config: Config, folder: RunFolder, base_model: str) -> list[str]:

@@ -281,6 +281,28 @@ def test_export_says_what_its_precision_keeps_of_an_adapter(
             assert f"weights of bfloat16, which keep {said[1]} % of its change" in card
 
 
+@pytest.mark.parametrize("measured", ["float32", "bfloat16"])
+def test_exported_weights_are_in_the_precision_in_which_the_run_was_measured(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str], measured: str
+) -> None:
+    config = composed("method=sft", f"hardware.precision={measured}")
+    run = write_run(config, draw_samples(tmp_path / "images"), lambda _, s: reply(s.answer)).run
+    load_model(config.model, config.hardware).save_pretrained(run.model)
+    load_processor(config.model).save_pretrained(run.model)
+    other = "bfloat16" if measured == "float32" else "float32"
+    differs = f"weights are in {other} and the numbers were measured in {measured}"
+    for overrides, precision in (((), measured), ((f"export.precision={other}",), other)):
+        target = tmp_path / precision
+        command = ("action=export", f"model.path={run.path}", f"export.to={target}", *overrides)
+        export.run(composed(*command))
+        dtypes = {str(weight.dtype) for weight in load_file(target / "model.safetensors").values()}
+        assert dtypes == {f"torch.{precision}"}
+        texts = (capsys.readouterr().err, (target / "README.md").read_text())
+        for text in texts:
+            assert (differs in text) == bool(overrides)
+            assert (f"export.precision={measured} gives" in text) == bool(overrides)
+
+
 def test_a_whole_model_has_no_adapter_to_export(composed: Compose, tmp_path: Path) -> None:
     target = f"export.to={tmp_path / 'exported'}"
     with pytest.raises(ValueError, match=r"export\.adapter_only=true: .* is no adapter"):
