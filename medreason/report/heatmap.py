@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -23,6 +24,14 @@ _INK, _FAINT, _EMPTY, _HATCH = "#10151c", "#5b6675", "#f4f5f7", "#d9dde3"
 _INK_LUMINANCE = 0.007
 _PALE = 0.68  # share of white where a value may be chance
 _DENSE = 12  # columns; with more, colours alone can be seen
+_RED_BLUE = LinearSegmentedColormap.from_list(  # RdBu without its ends, which are grey when pale
+    "red_blue", colormaps["RdBu"]([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+)
+_NOTE_POINTS, _CHARACTER = (
+    8.0,
+    0.6,
+)  # size of the line below the map; width of a letter, of its size
+_NAMES_INCHES = 1.3  # beside the map, for the names of its rows
 
 
 @dataclass(frozen=True)
@@ -181,7 +190,14 @@ def _explain(axes: Axes, marks: Marks | None, *, dense: bool = False) -> None:
     if dense:
         none = "" if marks.clear else "; here there is none"
         text = f"Dot: more than chance; without a dot: {marks.rule}{none}"
-    axes.text(0, -0.02, text, transform=axes.transAxes, va="top", fontsize=8, color=_FAINT)
+    assert isinstance(axes.figure, Figure)
+    width, height = axes.figure.get_size_inches()
+    # In lines, since the layout makes the map narrower until a long one fits beside it.
+    letters = 72 * (width - _NAMES_INCHES) / (_NOTE_POINTS * _CHARACTER)
+    lines = textwrap.wrap(text, int(letters))
+    axes.figure.set_size_inches(width, height + 1.3 * _NOTE_POINTS / 72 * (len(lines) - 1))
+    font: dict[str, Any] = {"va": "top", "fontsize": _NOTE_POINTS, "color": _FAINT}
+    axes.text(0, -0.02, "\n".join(lines), transform=axes.transAxes, **font)
 
 
 def _colours(vmin: float, vmax: float, center: float | None) -> tuple[Normalize, Colormap]:
@@ -189,7 +205,7 @@ def _colours(vmin: float, vmax: float, center: float | None) -> tuple[Normalize,
     if center is None:
         return Normalize(vmin, vmax, clip=True), colormaps["viridis"]
     low, high = min(vmin, center - 1e-9), max(vmax, center + 1e-9)
-    return TwoSlopeNorm(center, low, high), colormaps["RdBu"]
+    return TwoSlopeNorm(center, low, high), _RED_BLUE
 
 
 def _cell(

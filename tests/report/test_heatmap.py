@@ -101,6 +101,39 @@ def test_map_too_dense_for_numbers_has_a_scale_and_dots() -> None:
     assert "here there is none" in none.axes[0].texts[-1].get_text()
 
 
+RULE = "may be chance (paired test, Holm over the places, 5 % level)"
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 2), (2, 3), (8, 5)])
+def test_map_of_any_size_is_filled_and_its_texts_are_whole(rows: int, columns: int) -> None:
+    cells = [f"{m}/{t}" for m in list(MODALITIES)[:rows] for t in list(TASKS)[:columns]]
+    values, marks = dict.fromkeys(cells, 20.0), Marks(set(), RULE)
+    figure = heat_map(values, title="d", vmin=-50, vmax=50, center=0, marks=marks)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    note, page = axes.texts[-1].get_window_extent(), figure.bbox
+    assert page.x0 <= note.x0 <= note.x1 <= page.x1
+    assert page.y0 <= note.y0
+    titles = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(titles))
+    whole = 1 - 1.4 * figure.dpi / page.width  # less the names of the rows
+    assert axes.get_window_extent().width / page.width >= whole
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_pale_differences_keep_their_hue_and_are_lighter_the_smaller_they_are(sign: int) -> None:
+    values = {f"ct/{task}": sign * 10.0 * i for i, task in enumerate(TASKS, start=1)}
+    marks = Marks(set(), RULE)
+    axes = heat_map(values, title="d", vmin=-50, vmax=50, center=0, marks=marks).axes[0]
+    colours = [box.get_facecolor()[:3] for box in axes.patches[: len(values)]]
+    lightest, strongest = (0, 2) if sign < 0 else (2, 0)
+    for small, large in itertools.pairwise(colours):
+        assert sum(small) > sum(large) + 0.02
+        assert small[strongest] > large[strongest]
+    assert all(rgb[lightest] - rgb[strongest] > 0.02 for rgb in colours)
+    assert colours[-1][lightest] - colours[-1][strongest] > 0.15
+
+
 def test_cells_that_are_not_said_are_left_out() -> None:
     values = {"ct/disease": 40.0, "unknown/disease": 80.0, "ct/unknown": 80.0}
     shown = sorted(text.get_text() for text in heat_map(values, title="a").axes[0].texts)
