@@ -27,6 +27,7 @@ from medreason.report.table import (
     no_start_note,
     percent,
     show_table,
+    under,
     unfinished,
 )
 from medreason.report.tables import Tables
@@ -170,25 +171,23 @@ def _table(rows: Sequence[Row], tables: Tables, compact: bool) -> Table:
         for metric in columns(Shown.TERMINAL, [t.metrics for t in inside if t], *_ALWAYS)
         if not compact or Shown.NARROW in metric.shown
     ]
-    cells = {
-        "arm": list(totals),
-        "models": [str(arm.models) for arm in tables.arms],
+    inner = {
         "n in\nclusters": [f"{t.n} in {t.clusters}" if t else "-" for t in inside],
-        f"in-domain %\nover {average}": [_accuracy(t, compact) for t in inside],
+        f"accuracy %\nover {average}": [_accuracy(t, compact) for t in inside],
+        "vs base": [_change(gain(tables, a, IN_DOMAIN), t[0]) for a, t in totals.items()],
         **{
             metric.heading: [percent(t.metrics.get(metric) if t else None) for t in inside]
             for metric in metrics
         },
-        "vs base\nin-domain": [
-            _change(gain(tables, a, IN_DOMAIN), t[0]) for a, t in totals.items()
-        ],
-        "else-\nwhere %": [percent(t.accuracy if t else None) for _, t in totals.values()],
-        "vs base\nelsewhere": [
-            _change(gain(tables, a, ELSEWHERE), t[1]) for a, t in totals.items()
-        ],
     }
-    if not any(other for _, other in totals.values()):  # every run was trained on all there is
-        cells = {name: column for name, column in cells.items() if "where" not in name}
+    outer = {
+        "%": [percent(t.accuracy if t else None) for _, t in totals.values()],
+        "vs base": [_change(gain(tables, a, ELSEWHERE), t[1]) for a, t in totals.items()],
+    }
+    cells = {"arm": list(totals), "models": [str(arm.models) for arm in tables.arms]}
+    cells |= under("in-domain", inner)
+    if any(other for _, other in totals.values()):  # else every run was trained on all there is
+        cells |= under("elsewhere", outer)
     return filled(cells, _notes(rows, tables))
 
 

@@ -118,7 +118,7 @@ def _of_arms(tables: Tables) -> str:
 def _beside(baselines: Mapping[Metric, str]) -> str:
     """The end of the sentence."""
     texts = [f"{_BASELINES[metric]} {percent}" for metric, percent in baselines.items()]
-    return ("; " + ", ".join(texts) if texts else "") + "."
+    return ("; on the same questions " + ", ".join(texts) if texts else "") + "."
 
 
 def _conclusion(who: str, reached: Sequence[Metric]) -> str:

@@ -248,7 +248,8 @@ RUN_METRICS = (Metric.PRIOR, Metric.ABOVE_PRIOR, Metric.BLANK_IMAGE, Metric.PARS
 
 
 def _table(rows: Sequence[Row], *, compact: bool) -> Table:
-    """`compact` leaves out the interval of the accuracy over all cells, and the seconds."""
+    """`compact` leaves out the interval of the accuracy over all cells, and the seconds. Columns of
+    the cells trained on stand together, before those of all."""
     restricted = any(row.restricted for row in rows)
     metrics = [
         metric
@@ -256,28 +257,42 @@ def _table(rows: Sequence[Row], *, compact: bool) -> Table:
         if not compact or Shown.NARROW in metric.shown or metric in CONTROLS
     ]
     average = rows[0].statistics.average if rows else ""
-    short = compact and restricted
+    values = {m.heading: [value_text(m, row.metrics) for row in rows] for m in metrics}
+    gains = {"vs base": [_paired_text(row, restricted) for row in rows]}
+    over = f"accuracy %\nover {average}"
+    if restricted:
+        inside = {
+            "n in\nclusters": [_in_domain_size(row) for row in rows],
+            over: [estimate_text(row.in_domain) for row in rows],
+        }
+        accuracy = {
+            "%" if compact else over: [_accuracy(row, interval=not compact) for row in rows]
+        }
+        measured = under("in-domain", inside | gains) | under("all", accuracy | values)
+    else:
+        sizes = {"n in\nclusters": [_size(row) for row in rows]}
+        measured = sizes | {over: [_accuracy(row) for row in rows]} | values | gains
     cells = {
         "run": [row.label for row in rows],
         "validation\n% at step": [validation_text(row) for row in rows]
         if any(row.validation is not None for row in rows)
         else [],
-        "n in\nclusters": [_size(row, restricted, short) for row in rows],
-        "all %" if short else f"accuracy %\nover {average}": [
-            _accuracy(row, interval=not short) for row in rows
-        ],
-        f"in-domain %\nover {average}": [estimate_text(row.in_domain) for row in rows]
-        if restricted
-        else [],
-        **{metric.heading: [value_text(metric, row.metrics) for row in rows] for metric in metrics},
-        "vs base\nin-domain" if restricted else "vs base": [
-            _paired_text(row, restricted) for row in rows
-        ],
+        **measured,
         "train s": []
         if compact
         else [f"{row.train_seconds:.0f}" if row.train_seconds else "-" for row in rows],
     }
     return filled({name: column for name, column in cells.items() if column}, _notes(rows))
+
+
+def under(
+    group: str, columns: Mapping[str, Sequence[str]], lines: int = 2
+) -> dict[str, Sequence[str]]:
+    """The columns with the name of their questions above each heading, all in one line."""
+    return {
+        "\n".join([group, *[""] * (lines - len(name.splitlines())), name]): column
+        for name, column in columns.items()
+    }
 
 
 def filled(columns: Mapping[str, Sequence[str]], notes: Text) -> Table:
@@ -305,10 +320,7 @@ def _notes(rows: Sequence[Row]) -> Text:
     if labels := ", ".join(row.label for row in rows if row.by_option_likelihood):
         notes.append(f"{labels}: answered by the likeliest letter, nothing generated or parsed")
     if any(row.restricted for row in rows):
-        notes.append(
-            "in-domain: test questions of the cells a run was trained on; n 8/36 is 8 of them "
-            "among 36 in all"
-        )
+        notes.append(_populations(rows))
     notes += [f"{row.label}: {NO_BASE}, {row.no_base}" for row in rows if row.no_base]
     if evaluated := [row for row in rows if row.metrics]:
         notes += [*baseline_note(evaluated), method_note(evaluated[0].statistics)]
@@ -317,6 +329,21 @@ def _notes(rows: Sequence[Row]) -> Text:
     if any(row.difference for row in rows):
         notes.append("vs base: percent points, paired by question; [95 % intervals]")
     return Text("\n".join(notes))
+
+
+def _populations(rows: Sequence[Row]) -> str:
+    """Of which questions the columns below `in-domain` and `all` are."""
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        if row.metrics:
+            size = f"{row.metrics[Metric.N]:,} in {row.metrics[Metric.CLUSTERS]:,} clusters"
+            labels.setdefault(size, []).append(row.label)
+    several = len(labels) > 1
+    sizes = [f"{size} ({', '.join(names)})" if several else size for size, names in labels.items()]
+    return (
+        "in-domain: test questions of the cells a run was trained on; all: every test question, "
+        + ", ".join(sizes)
+    )
 
 
 def _row_notes(rows: Sequence[Row]) -> list[str]:
@@ -446,19 +473,18 @@ def _paired_text(row: Row, restricted: bool) -> str:
     return _interval(change) + (f" of {change.n}" if change and change.n != n else "")
 
 
-def _size(row: Row, restricted: bool, short: bool) -> str:
-    """`36 in 24`; of in-domain and all `12/36 in 12/24`, or in short those in-domain."""
+def _size(row: Row) -> str:
+    """`36 in 24`"""
     if not row.metrics:
         return "-"
-    counts = [str(row.metrics[metric]) for metric in (Metric.N, Metric.CLUSTERS)]
-    inside = [row.in_domain.n, row.in_domain.clusters] if row.in_domain else [0, 0]
-    if restricted and inside[0] != row.metrics[Metric.N]:
-        pairs = zip(inside, counts, strict=True)
-        counts = [str(few) if short else f"{few}/{count}" for few, count in pairs]
-    return " in ".join(counts)
+    return f"{row.metrics[Metric.N]} in {row.metrics[Metric.CLUSTERS]}"
 
 
-def _accuracy(row: Row, *, interval: bool) -> str:
+def _in_domain_size(row: Row) -> str:
+    return f"{row.in_domain.n} in {row.in_domain.clusters}" if row.in_domain else "-"
+
+
+def _accuracy(row: Row, *, interval: bool = True) -> str:
     accuracy, low, high = (row.metrics.get(metric) for metric in ACCURACY)
     return _with_interval(accuracy, low, high) if interval else percent(accuracy)
 

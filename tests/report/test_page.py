@@ -60,8 +60,8 @@ def test_first_sentence_says_what_training_bought(composed: Compose, samples: li
     grpo = write_run(composed("method=grpo"), samples, right)
     assert re.fullmatch(
         r"GRPO answers 100\.0 % of 36 questions right, 50\.0 points more than the start model "
-        r"\(95 % interval 2\d\.\d to 7\d\.\d\); the options-only baseline gives 25\.0 %, "
-        r"a blank image 25\.0 %\.",
+        r"\(95 % interval 2\d\.\d to 7\d\.\d\); on the same questions the options-only baseline "
+        r"gives 25\.0 %, a blank image 25\.0 %\.",
         lead(load([base, grpo])),
     )
 
@@ -116,7 +116,7 @@ def test_first_sentence_names_every_method_or_their_range(
         config = composed("method=sft", f"method.trl.learning_rate={rate + 1}e-7")
         folders.append(write_run(config, samples, right, key=str(rate) * 12))
     text = lead(load(folders))
-    assert "models answer 50.0 to 100.0\u00a0% right, in 5 arms; the options-only" in text
+    assert "50.0 to 100.0\u00a0% right, in 5 arms; on the same questions the options-" in text
 
 
 @pytest.mark.parametrize(

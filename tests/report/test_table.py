@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -167,7 +168,27 @@ def test_rows_say_which_questions_their_options_only_baseline_counts(
     table.show([*folders, write_run(one_cell, samples, right)])
     shown = " ".join(capsys.readouterr().out.split())
     assert "of the training questions of all cells (base, grpo), CT/Disease (sft)" in shown
-    assert "n 8/36 is 8 of them among 36 in all" in shown
+    assert "trained on; all: every test question, 36 in 24 clusters options only:" in shown
+
+
+def test_columns_of_the_cells_trained_on_stand_apart_from_those_of_all(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [
+        write_run(composed("method=base"), samples, half_right),
+        write_run(composed("method=sft", "modality=ct", "task=disease"), samples, half_right),
+    ]
+    table.show(folders)
+    heads, *lines = capsys.readouterr().out.split("\n\n")[0].partition("\u2500")[::2]
+    groups = re.split(r"\s{2,}| (?=all)", heads.splitlines()[0].strip())
+    assert groups == ["in-domain"] * 3 + ["all"] * 5
+    (sft,) = (line for line in lines[0].splitlines() if line.startswith("sft"))
+    number, interval = r"[+-]?\d+\.\d", r"\[[+-]?\d+\.\d, [+-]?\d+\.\d\]"
+    row = rf"sft +12 in 12 +50\.0 {interval} +\+0\.0 {interval} +50\.0 +25\.0 +\+25\.0( +{number})+"
+    assert re.fullmatch(row, sft.strip())
+    html = page(load(folders), sweep="s")
+    names = re.findall(r'<th scope="colgroup" colspan="(\d)">([^<]+)', html)
+    assert names == [("3", "In-domain"), ("8", "All questions")]
 
 
 def test_few_clusters_are_said_once(
