@@ -123,6 +123,12 @@ class Metric(StrEnum):
         return [metric for metric in cls if place in metric.shown]
 
 
+def rounded(points: float, *, signed: bool = False) -> str:
+    """With one digit, a half to the even one; so do the page's script and every picture."""
+    # Noise of the last digits first, which would else decide: 100 * 0.2875 is below 28.75.
+    return f"{round(points, 9) + 0.0:{'+' if signed else ''}.1f}"
+
+
 ACCURACY = (Metric.ACCURACY, Metric.CI_LOW, Metric.CI_HIGH)
 HEADLINE = (Metric.N, Metric.CLUSTERS, *ACCURACY)
 """Tables write these as `n`, `clusters` and `accuracy [low, high]`; every other metric has its own

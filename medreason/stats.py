@@ -18,6 +18,8 @@ LEVEL = 0.05
 """Of tests, two-sided; intervals are of 95 %."""
 FEWEST = 6
 """Clusters with which a difference can be shown at all."""
+FEWEST_FOR_INTERVAL = 3
+"""Clusters of an accuracy; the interval of two is nearly the whole range."""
 CORRELATION = 0.2
 """Of the answers within a cluster, assumed where none were given yet or all are alike."""
 _Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution

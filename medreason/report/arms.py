@@ -19,6 +19,8 @@ from medreason.report.table import (
     CUT_OFF,
     NO_BASE,
     Row,
+    accuracy_text,
+    change_text,
     columns,
     few_clusters_note,
     filled,
@@ -31,7 +33,7 @@ from medreason.report.table import (
     unfinished,
 )
 from medreason.report.tables import Tables
-from medreason.stats import LEVEL
+from medreason.stats import FEWEST, LEVEL
 
 MOST_RUNS = 12
 """Runs with a row, a line or a picture each; beyond it those of the arms say more."""
@@ -111,11 +113,11 @@ def _difference_table(shown: Differences) -> Table:
         cells["where"] = [row.test for row in rows] + dashes
     cells |= {
         "points [95 % interval]": [points(row) for row in rows] + dashes,
-        "p": [p_text(row.p) for row in rows] + dashes,
-        "p by\nHolm": [p_text(row.p_holm) for row in rows] + dashes,
+        "p": [p_text(row.p, row.clusters) for row in rows] + dashes,
+        "p by\nHolm": [p_text(row.p_holm, row.clusters) for row in rows] + dashes,
         "n in\nclusters": [f"{row.n} in {row.clusters}" for row in rows] + dashes,
     }
-    notes = [f"paired by question; {shown.note}"] if rows else []
+    notes = [f"paired by question; {shown.note}", *few_clusters_reason(rows)] if rows else []
     by_reason: dict[str, list[str]] = {}
     for pair in shown.not_compared:
         reason = pair.reason.partition(": ")[0]  # the names have the values
@@ -128,14 +130,22 @@ def _difference_table(shown: Differences) -> Table:
     return filled(cells, Text("\n".join(notes)))
 
 
+def few_clusters_reason(rows: Sequence[Comparison]) -> list[str]:
+    """Why a difference has neither interval nor p, where one has none."""
+    if all(row.clusters >= FEWEST for row in rows):
+        return []
+    return [f"no interval and no p of fewer than {FEWEST} clusters"]
+
+
 def points(row: Comparison) -> str:
     """+16.7* [+10.1, +23.3]"""
-    star = "*" * row.clear
-    return f"{row.difference:+.1f}{star} [{row.low:+.1f}, {row.high:+.1f}]"
+    return change_text(row.difference, row.low, row.high, row.clusters, "*" * row.clear)
 
 
-def p_text(p: float) -> str:
-    """Two digits, on the same side of the level."""
+def p_text(p: float, clusters: int = FEWEST) -> str:
+    """Two digits, on the same side of the level; a dash of too few clusters for a test."""
+    if clusters < FEWEST:
+        return "-"
     if p < 0.0001:
         return "<0.0001"
     text = f"{p:.2g}"
@@ -159,7 +169,7 @@ def _change(row: Comparison | None, total: Total | None) -> str:
     if row is None:
         return "-"
     fewer = f" of {row.n}" if total and row.n != total.n else ""
-    return f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]{fewer}"
+    return change_text(row.difference, row.low, row.high, row.clusters) + fewer
 
 
 def _table(rows: Sequence[Row], tables: Tables, compact: bool) -> Table:
@@ -198,8 +208,9 @@ def _totals(tables: Tables, arm: str) -> tuple[Total | None, Total | None]:
 def _accuracy(total: Total | None, compact: bool) -> str:
     if total is None:
         return "-"
-    ends = f" [{percent(total.ci_low)}, {percent(total.ci_high)}]"
-    return percent(total.accuracy) + ("" if compact else ends)
+    if compact:
+        return percent(total.accuracy)
+    return accuracy_text(total.accuracy, total.ci_low, total.ci_high, total.clusters)
 
 
 def _notes(rows: Sequence[Row], tables: Tables) -> Text:

@@ -12,7 +12,7 @@ from rich.text import Text
 from medreason.report import matrices
 from medreason.report.matrices import Arm
 from medreason.report.runs import estimate
-from medreason.report.table import filled, method_note, percent
+from medreason.report.table import accuracy_text, filled, method_note
 
 _MOST = 8
 """Sets with a column each on terminal and page; OmniMedVQA's rows are of 42."""
@@ -78,7 +78,7 @@ def size(rows: Mapping[str, OnSet]) -> str:
 def _text(row: OnSet | None) -> str:
     if row is None:
         return "-"
-    return f"{percent(row.accuracy)} [{percent(row.ci_low)}, {percent(row.ci_high)}]"
+    return accuracy_text(row.accuracy, row.ci_low, row.ci_high, row.clusters)
 
 
 def write(rows: Sequence[OnSet], folder: Path) -> list[Path]:

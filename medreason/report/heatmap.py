@@ -17,6 +17,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, TwoS
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from medreason.metrics import rounded
 from medreason.samples import MODALITIES, TASKS, UNKNOWN
 
 _GAP = 0.18  # cell widths between the matrix and its means
@@ -229,7 +230,7 @@ def _cell(
             _PALE + (1 - _PALE) * part if pale else part for part in colours(norm(clipped))[:3]
         )
         fill = (red, green, blue)
-        text = (f"{value:+.1f}" if signed else f"{value:.1f}").replace("-", "\u2212")
+        text = rounded(value, signed=signed).replace("-", "\u2212")
         light = _luminance(red, green, blue) + 0.05
         ink = "white" if 1.05 / light > light / (_INK_LUMINANCE + 0.05) else _INK
         hatch, edge = None, fill

@@ -8,9 +8,10 @@ from typing import Any
 from medreason import config as configuration
 from medreason.config import Config
 from medreason.evaluation import predictions
-from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown
+from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown, rounded
 from medreason.models import adapters
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
+from medreason.stats import FEWEST_FOR_INTERVAL
 
 _EXAMPLE = """\
 from io import BytesIO
@@ -164,13 +165,14 @@ def _results(folder: RunFolder) -> list[str]:
         return ["No evaluation was run.", ""]
     evaluation = EvaluationFolder(folder, evaluations[-1])
     metrics: dict[str, Any] = predictions.load_metrics(evaluation.path)["overall"]
-    accuracy, low, high = (f"{100 * metrics[metric]:.1f}" for metric in ACCURACY)
+    accuracy, low, high = (rounded(100 * metrics[metric]) for metric in ACCURACY)
+    few = metrics[Metric.CLUSTERS] < FEWEST_FOR_INTERVAL
     shown = {
         f"accuracy over {metrics[Metric.N]} questions"
         f"{_clusters(evaluation, metrics[Metric.CLUSTERS])}, 95 % interval": f"{accuracy} "
-        f"[{low}, {high}]",
+        + ("(too few clusters for an interval)" if few else f"[{low}, {high}]"),
         **{
-            metric.explanation: f"{100 * metrics[metric]:.1f}"
+            metric.explanation: rounded(100 * metrics[metric])
             for metric in Metric.shown_in(Shown.CARD)
             if metric not in HEADLINE and metrics.get(metric) is not None
         },

@@ -18,12 +18,14 @@ const RED_BLUE = [[178, 24, 43], [214, 96, 77], [244, 165, 130], [253, 219, 199]
   [209, 229, 240], [146, 197, 222], [67, 147, 195], [33, 102, 172]];
 
 const percent = (share) => 100 * share;
+// Fewer clusters have no interval of an accuracy, or no test of a difference.
+const tells = (clusters, of = "interval") => clusters >= data.fewest[of];
 const METRICS = {
   accuracy: { ...data.metrics.accuracy, colours: VIRIDIS, value: (c) => percent(c.accuracy),
-    ends: (c) => [percent(c.ci_low), percent(c.ci_high)] },
+    ends: (c) => (tells(c.clusters) ? [percent(c.ci_low), percent(c.ci_high)] : null) },
   above_prior: { ...data.metrics.above_prior, colours: RED_BLUE, signed: true,
     value: (c) => ((c.above_prior ?? null) === null ? null : percent(c.above_prior)),
-    ends: (c) => [percent(c.ci_low - c.prior), percent(c.ci_high - c.prior)],
+    ends: (c) => (tells(c.clusters) ? [percent(c.ci_low - c.prior), percent(c.ci_high - c.prior)] : null),
     clear: (c) => c.ci_low > c.prior || c.ci_high < c.prior, rule: "the 95 % interval includes 0" },
   difference: { name: "Difference", colours: RED_BLUE, signed: true,
     value: (c) => changeOf(c)?.[0] ?? null, ends: (c) => spread(changeOf(c)),
@@ -49,8 +51,14 @@ function make(tag, properties = {}, ...children) {
 }
 
 const swatch = (run) => make("span", { className: `swatch s${run.colour}` });
+// As tables and pictures: a half goes to the even digit, where toFixed rounds it up.
+function rounded(value, digits = 1) {
+  const [known, scale] = [Number(value.toFixed(9)), 10 ** digits];
+  const half = Math.abs(known * scale) % 1 === 0.5;
+  return (half ? 2 * Math.round(known * scale / 2) / scale : known).toFixed(digits);
+}
 const sign = (value, signed, digits = 1) =>
-  ((signed && value >= 0 ? "+" : "") + value.toFixed(digits)).replace("-", "−");
+  ((signed && value >= 0 ? "+" : "") + rounded(value, digits)).replace("-", "−");
 // Of [value, questions] pairs: over questions or over cells, as the whole report.
 const mean = (pairs) => {
   const known = pairs.filter(([value]) => value !== null).map(([value, n]) => [value, data.average === "cells" ? 1 : n]);
@@ -92,7 +100,8 @@ function others() {
   return [...arms].sort((a, b) => a - b);
 }
 const against = () => (others().includes(chosen.against) ? chosen.against : others()[0]);
-const spread = ([, low, high]) => [low, high];
+const spread = ([, low, high, , , clusters]) => (tells(clusters, "difference") ? [low, high] : null);
+const between = (ends, signed) => (ends ? ends.map((v) => sign(v, signed, 0)).join(" to ") : "–");
 const changeOf = (cell) => cell.against?.[against()];
 
 function drawControls() {
@@ -221,7 +230,7 @@ function drawCell(shown, row, column, name, metric, limit) {
     return make("td", { className: "empty", title: why }, make("span", { "aria-label": why }, shown.dense ? "" : "–"));
   }
   const rgb = colour(value, metric, limit);
-  const ends = metric.ends ? metric.ends(cell).map((v) => sign(v, metric.signed, 0)).join(" to ") : "";
+  const ends = metric.ends ? between(metric.ends(cell), metric.signed) : "";
   const clear = !metric.clear || metric.clear(cell);
   const star = metric.clear && clear ? "*" : "";
   const description = `${name}: ${sign(value, metric.signed)}${star}, ${cell.n} questions`;
@@ -245,7 +254,7 @@ function paint(td, rgb, pale) {
 function meanCell(value, change, metric, limit) {
   if (value === null) return make("td", { className: "empty" }, "–");
   const clear = change && change[3] < LEVEL;
-  const ends = change ? spread(change).map((v) => sign(v, true, 0)).join(" to ") : "";
+  const ends = change ? between(spread(change), true) : "";
   const td = make("td", {}, make("span", { className: "mean" },
     make("b", {}, sign(value, metric.signed) + (clear ? "*" : "")), ends ? make("i", {}, ends) : null));
   paint(td, colour(value, metric, limit), change && !clear);
@@ -270,12 +279,16 @@ function leftOut(shown) {
   return listed && `Left out${shown.crossed ? "" : ", without test questions"}: ${listed}. `;
 }
 
+// Why a place has a dash for its interval, where one has.
+const few = (shown, metric) => (shown.visible.some((c) => metric.value(c) !== null && !metric.ends(c))
+  ? `, a dash of too few clusters (${data.fewest[metric === METRICS.difference ? "difference" : "interval"]} are the least)` : "");
+
 function drawScale(shown, metric, limit) {
   const bar = make("span", { className: "scale", "aria-hidden": "true" });
   bar.style.background = `linear-gradient(90deg, ${metric.colours.map((rgb) => `rgb(${rgb})`).join(", ")})`;
   const [low, high] = metric.signed ? [sign(-limit, true, 0), sign(limit, true, 0)] : ["0", "100"];
   const notes = [metric.signed ? "percent points" : "%",
-    metric.ends ? "; below each number its 95 % interval. " : ". ",
+    metric.ends ? `; below each number its 95 % interval${few(shown, metric)}. ` : ". ",
     shown.means ? `All: the mean over ${data.average}. ` : "", hatched(shown, metric), leftOut(shown),
     !metric.clear ? "" : `${shown.dense ? "Dot" : "*"}: more than chance; ${shown.dense ? "without" : "pale"}: may be chance `
       + `(${metric.rule}${shown.visible.some((c) => metric.value(c) !== null && metric.clear(c)) ? "" : "; here every place"}). `,
@@ -290,17 +303,18 @@ const able = ([smallest, needed]) => (smallest === null ? "this test can show no
   : `this test can show ${smallest.toFixed(1)} points or more; for ${data.wanted} points it needs ${needed} questions`);
 
 function numbers(cell) {
-  const parts = [`accuracy ${percent(cell.accuracy).toFixed(1)} % [${percent(cell.ci_low).toFixed(1)}, `
-    + `${percent(cell.ci_high).toFixed(1)}] of ${cell.n} in ${cell.clusters} clusters`];
+  const interval = tells(cell.clusters) ? `${rounded(percent(cell.ci_low))}, ${rounded(percent(cell.ci_high))}` : "–";
+  const parts = [`accuracy ${rounded(percent(cell.accuracy))} % [${interval}] of ${cell.n} in ${cell.clusters} clusters`];
   if (cell.models > 1) parts.push(`mean of ${cell.models} models`);
   for (const [key, { label }] of Object.entries(data.metrics).filter(([, metric]) => metric.beside)) {
-    if ((cell[key] ?? null) !== null) parts.push(`${label} ${percent(cell[key]).toFixed(1)} %`);
+    if ((cell[key] ?? null) !== null) parts.push(`${label} ${rounded(percent(cell[key]))} %`);
   }
   for (const [key, [middle, low, high, p, n, clusters, ...power]] of Object.entries(cell.against ?? {})) {
     const other = data.arms[key]?.label ?? key;
     const paired = n === cell.n ? "" : ` of ${n} in ${clusters} clusters`;
-    parts.push(`vs ${other} ${sign(middle, true)} [${sign(low, true)}, ${sign(high, true)}]${paired}, `
-      + `p ${p < 0.001 ? "< 0.001" : p.toFixed(3)} (Holm), ${able(power)}`);
+    const test = tells(clusters, "difference");
+    parts.push(`vs ${other} ${sign(middle, true)} [${test ? `${sign(low, true)}, ${sign(high, true)}` : "–"}]${paired}, `
+      + `${test ? `p ${p < 0.001 ? "< 0.001" : p.toFixed(3)} (Holm), ` : ""}${able(power)}`);
   }
   if (cell.power) parts.push(`a paired test ${able(cell.power)} (assumed)`);
   if (cell.counts?.gained !== undefined) parts.push(`${cell.counts.gained} gained, ${cell.counts.lost} lost`);

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from medreason.config import Statistics
 from medreason.console import counted
-from medreason.metrics import Metric, Shown
+from medreason.metrics import Metric, Shown, rounded
 from medreason.report import analyses, arms, data_sets, published, search, summary, views
 from medreason.report import tables as gathering
 from medreason.report.comparisons import Comparison
@@ -43,6 +43,7 @@ from medreason.report.table import (
 from medreason.report.tables import Tables
 from medreason.runs.openings import Opening
 from medreason.samples import MODALITIES, TASKS
+from medreason.stats import FEWEST, FEWEST_FOR_INTERVAL
 
 _HERE = Path(__file__).parent
 
@@ -180,13 +181,14 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.globals |= {"FEWEST": FEWEST, "FEWEST_FOR_INTERVAL": FEWEST_FOR_INTERVAL}
     environment.filters |= {
         "percent": lambda share: _typeset(percent(share)),
-        "signed": lambda points: _typeset(f"{points:+.1f}"),
+        "signed": lambda points: _typeset(rounded(points, signed=True)),
         "value": lambda value, metric: _typeset(value_text(metric, {metric: value})),
         "place": lambda share: f"{5 + 90 * share:.1f}",
         "duration": _duration,
-        "p": arms.p_text,
+        "p": lambda p, clusters: _typeset(arms.p_text(p, clusters)),
         "short": lambda value: _typeset(short(value)),
         "tested": search.tested_text,
         "published": lambda value, row: _typeset(published.value_text(value, row)),
@@ -217,6 +219,7 @@ def _differences(tables: Tables, *, grouped: bool) -> dict[str, Any]:
     sentences = [shown.left_out, shown.left_out_pairs]
     if grouped and shown.several:
         parts["by_distance"], sentences[0] = _by_distance(tables)
+    sentences += [f"N{reason[1:]}" for reason in arms.few_clusters_reason(shown.compared)]
     notes += [f"{sentence}." for sentence in sentences if sentence]
     return parts | {"difference_notes": " ".join(notes)}
 
@@ -293,6 +296,7 @@ def _data(
     best = summary.best(runs)
     data |= {
         "shown": evaluated.index(best) if best else 0,
+        "fewest": {"interval": FEWEST_FOR_INTERVAL, "difference": FEWEST},
         "average": evaluated[0].statistics.average if evaluated else "",
         "wanted": evaluated[0].statistics.difference if evaluated else 0,
         "arms": views.embedded(tables, evaluated),

@@ -13,7 +13,7 @@ from medreason.report.runs import Cell, Run, base_of, changes, difference, estim
 from medreason.report.table import percent
 from medreason.report.tables import Tables
 from medreason.runs.openings import Opening
-from medreason.stats import Estimate
+from medreason.stats import FEWEST, FEWEST_FOR_INTERVAL, Estimate
 
 _BASELINES = {
     Metric.PRIOR: "the options-only baseline gives",
@@ -132,11 +132,11 @@ def _of_arm(total: Total, tables: Tables, *, first: bool) -> str:
     text = f"{percent(total.accuracy)} %{' right' if first else ''} after {_named(total.arm)}"
     change = gain(tables, total.arm, IN_DOMAIN)
     if change is None:
-        return f"{text} (95 % interval {percent(total.ci_low)} to {percent(total.ci_high)})"
+        return f"{text} ({_range_text(total.ci_low, total.ci_high, total.clusters)})"
     more = "more" if change.difference >= 0 else "less"
     points = f"{abs(change.difference):.1f}{' points' if first else ''} {more}"
     points += " than the start model" if first else ""
-    return f"{text}, {points} ({_ends(change.low, change.high, first=first)})"
+    return f"{text}, {points} ({_ends(change.low, change.high, change.clusters, first=first)})"
 
 
 def _named(arm: str) -> str:
@@ -149,9 +149,21 @@ def _range(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _ends(low: float, high: float, *, first: bool = True) -> str:
+def _range_text(low: float, high: float, clusters: int) -> str:
+    if clusters < FEWEST_FOR_INTERVAL:
+        return _few(clusters)
+    return f"95 % interval {percent(low)} to {percent(high)}"
+
+
+def _few(clusters: int) -> str:
+    return f"{counted(clusters, 'cluster')}, too few for an interval"
+
+
+def _ends(low: float, high: float, clusters: int, *, first: bool = True) -> str:
     ends = f"{low:.1f} to {high:.1f}".replace("-", "\u2212")
     doubt = ", so no clear difference" if low <= 0 <= high else ""
+    if clusters < FEWEST:
+        return _few(clusters) + doubt
     return f"{'95 % interval ' if first else ''}{ends}{doubt}"
 
 
@@ -169,9 +181,9 @@ def _of_run(run: Run, cells: set[Cell], base: Run | None) -> str:
     if change := difference(run, changes(run, base)[run.answers["cell"].isin(cells)]):
         more = "more" if change.mean >= 0 else "less"
         text += f", {abs(change.mean):.1f} points {more} than the start model "
-        text += f"({_ends(change.low, change.high)})"
+        text += f"({_ends(change.low, change.high, change.clusters)})"
     else:
-        text += f" (95 % interval {percent(accuracy.low)} to {percent(accuracy.high)})"
+        text += f" ({_range_text(accuracy.low, accuracy.high, accuracy.clusters)})"
     baselines = {metric: _mean(run, cells, metric) for metric in _BASELINES}
     known = {metric: share for metric, share in baselines.items() if share is not None}
     reached = [metric for metric, share in known.items() if accuracy.low <= share]

@@ -18,7 +18,7 @@ from rich.text import Text
 from medreason.config import Statistics
 from medreason.config.schema import CONTROLS
 from medreason.console import counted
-from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown
+from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown, rounded
 from medreason.report.names import cell_name
 from medreason.report.runs import (
     Run,
@@ -35,7 +35,7 @@ from medreason.report.runs import (
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder
-from medreason.stats import Difference, Estimate
+from medreason.stats import FEWEST, FEWEST_FOR_INTERVAL, Difference, Estimate
 from medreason.training import selection
 
 _PIPE_WIDTH = 100  # characters in pipes and logs; wider tables are printed wider, never wrapped
@@ -405,21 +405,15 @@ def method_note(statistics: Statistics) -> str:
     return f"means over {statistics.average}; clusters: {_CLUSTERS[statistics.clusters]}"
 
 
-_FEWEST_CLUSTERS = 6
-"""With which a paired test can show a difference: see `stats.difference`."""
-
-
 def few_clusters_note(rows: Sequence[Row]) -> list[str]:
     """That intervals, and differences, of so few clusters say nothing."""
     counts = [row.metrics[Metric.CLUSTERS] or 0 for row in rows if row.metrics]
     counts += [row.in_domain.clusters for row in rows if row.in_domain]
-    least = int(min(counts, default=_FEWEST_CLUSTERS))
-    if least >= _FEWEST_CLUSTERS:
+    least = int(min(counts, default=FEWEST))
+    if least >= FEWEST:
         return []
-    what = "an interval or a difference" if least <= 2 else "a difference"
-    return [
-        f"{counted(least, 'cluster')}: too few for {what}; a difference takes {_FEWEST_CLUSTERS}"
-    ]
+    what = "an interval or a difference" if least < FEWEST_FOR_INTERVAL else "a difference"
+    return [f"{counted(least, 'cluster')}: too few for {what}; a difference takes {FEWEST}"]
 
 
 def baseline_note(rows: Sequence[Row]) -> list[str]:
@@ -460,11 +454,17 @@ def validation_text(row: Row) -> str:
 def percent(share: float | None, *, signed: bool = False) -> str:
     if share is None:
         return "-"
-    return f"{100 * share:+.1f}" if signed else f"{100 * share:.1f}"
+    return rounded(100 * share, signed=signed)
 
 
 def _interval(change: Difference | None) -> str:
-    return f"{change.mean:+.1f} [{change.low:+.1f}, {change.high:+.1f}]" if change else "-"
+    return change_text(change.mean, change.low, change.high, change.clusters) if change else "-"
+
+
+def change_text(mean: float, low: float, high: float, clusters: int, star: str = "") -> str:
+    """+16.7* [+10.1, +23.3]; of too few clusters +16.7 [-]."""
+    ends = f"{low:+.1f}, {high:+.1f}" if clusters >= FEWEST else "-"
+    return f"{rounded(mean, signed=True)}{star} [{ends}]"
 
 
 def _paired_text(row: Row, restricted: bool) -> str:
@@ -486,16 +486,23 @@ def _in_domain_size(row: Row) -> str:
 
 def _accuracy(row: Row, *, interval: bool = True) -> str:
     accuracy, low, high = (row.metrics.get(metric) for metric in ACCURACY)
-    return _with_interval(accuracy, low, high) if interval else percent(accuracy)
+    clusters = row.metrics.get(Metric.CLUSTERS) or 0
+    return accuracy_text(accuracy, low, high, clusters) if interval else percent(accuracy)
 
 
 def estimate_text(estimate: Estimate | None) -> str:
     """50.0 [34.5, 65.5]; a dash where there is none."""
-    return _with_interval(estimate.mean, estimate.low, estimate.high) if estimate else "-"
+    if estimate is None:
+        return "-"
+    return accuracy_text(estimate.mean, estimate.low, estimate.high, estimate.clusters)
 
 
-def _with_interval(share: float | None, low: float | None, high: float | None) -> str:
-    return "-" if share is None else f"{percent(share)} [{percent(low)}, {percent(high)}]"
+def accuracy_text(
+    share: float | None, low: float | None, high: float | None, clusters: float
+) -> str:
+    """50.0 [34.5, 65.5]; of too few clusters 50.0 [-]; a dash where there is none."""
+    ends = f"{percent(low)}, {percent(high)}" if clusters >= FEWEST_FOR_INTERVAL else "-"
+    return "-" if share is None else f"{percent(share)} [{ends}]"
 
 
 def _width(table: Table, console: Console) -> int:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,7 +17,7 @@ from medreason.config import Config, Statistics
 from medreason.report import arms, summary
 from medreason.report.page import page
 from medreason.report.runs import Run, load
-from medreason.report.table import rows_of
+from medreason.report.table import percent, rows_of
 from medreason.report.tables import gather
 from medreason.runs.openings import Opening
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
@@ -489,3 +491,18 @@ def test_a_choice_by_the_test_is_said_beside_the_headline(
     chosen = [opening(*pair, validated=True) for pair in zip(made, arms_of, strict=True)]
     for guarded in (without[:2], chosen):
         assert "No validation" not in page(load(made), sweep="s", openings=guarded)
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+def test_a_half_is_rounded_on_the_page_as_in_tables_and_pictures() -> None:
+    """82 of 160 is 51.25 %."""
+    shares = [i / n for n in (16, 40, 80, 160, 400, 1600) for i in range(n + 1)]
+    script = Path(summary.__file__).with_name("page.js").read_text()
+    function = re.search(r"^function rounded.*?^}", script, re.DOTALL | re.MULTILINE)
+    assert function
+    program = (
+        f"{function[0]}; console.log({json.dumps(shares)}.map((s) => rounded(100 * s)).join())"
+    )
+    done = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().split(",") == [percent(share) for share in shares]
+    assert (percent(82 / 160), percent(23 / 80)) == ("51.2", "28.8")

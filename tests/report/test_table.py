@@ -10,7 +10,7 @@ import pytest
 from run_folders import draw_samples, reply, write_failed, write_run
 
 from medreason.config import Config, Statistics
-from medreason.report import table
+from medreason.report import arms, summary, table, tables
 from medreason.report.page import page
 from medreason.report.runs import load
 from medreason.runs.files import read_json, write_json
@@ -205,6 +205,36 @@ def test_few_clusters_are_said_once(
         assert f"{count} clusters: too few {words}" in page(load(folders), sweep="s")
     table.show([write_run(composed("method=base"), samples, right)])
     assert "too few" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("count", "accuracy"), [(2, "-"), (4, r"\d.*")])
+def test_too_few_clusters_have_neither_interval_nor_p(
+    composed: Compose,
+    samples: list[Sample],
+    capsys: pytest.CaptureFixture[str],
+    count: int,
+    accuracy: str,
+) -> None:
+    folders = [
+        write_run(composed("method=base"), samples[:count], half_right),
+        write_run(composed("method=sft"), samples[:count], right),
+    ]
+    runs = load(folders)
+    found = tables.gather(runs)
+    table.show_rows(table.rows_of(runs))
+    arms.show_differences(found.domains)
+    shown = capsys.readouterr().out
+    assert re.search(rf"sft +{count} in {count} +100\.0 \[{accuracy}\].*\+50\.0 \[-\]", shown)
+    assert re.search(r"sft minus base +\+50\.0 \[-\] +- +- +", shown)
+    assert shown.count("no interval and no p of fewer than 6 clusters") == 1
+    reason = f"({count} clusters, too few for an interval, so no clear difference)"
+    assert f"50.0 points more than the start model {reason}" in summary.lead(runs, found)
+    html = page(runs, sweep="s", tables=found)
+    assert "<b>+50.0</b> <small>[\u2013]</small>" in html
+    assert "<td>\u2013</td><td>\u2013</td><td>" in html
+    assert html.count("No interval and no p of fewer than 6 clusters.") == 1
+    assert html.count("<small>[\u2013]</small>") == (4 if accuracy == "-" else 2)
+    assert ('<line class="line' in html) == (accuracy != "-")
 
 
 def test_cell_of_open_questions_explains_the_dash_of_the_options_only_baseline(
