@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import textwrap
@@ -124,13 +125,19 @@ def square(
 ) -> Figure:
     """Draw train (rows) x test (columns) of any size, numbers in the cells where they can be read.
 
-    Places trained and tested on the same lie on the outlined diagonal.
+    Places trained and tested on the same are outlined. A row or a column without a value is left
+    out.
     """
+    every = rows, columns
+    rows = [row for row in rows if any((row, column) in values for column in columns)]
+    columns = [column for column in columns if any((row, column) in values for row in rows)]
     norm, colours = _colours(vmin, vmax, center)
     dense = len(columns) > _DENSE
-    side = max(5.0, (0.22 if dense else 0.72) * len(columns))
+    names = [*columns] if dense else [column.replace(", ", ",\n") for column in columns]
+    least = 0.95 if names != [*columns] else 0.72
+    side = 0.22 if dense else max(least, min(1.0, 5 / max(len(columns), 1)))
     figure = Figure(
-        figsize=(side + 1.6, side * len(rows) / len(columns) + 1.0),
+        figsize=(side * len(columns) + 1.6, side * len(rows) + (2.4 if dense else 1.2)),
         dpi=110 if dense else 160,
         facecolor="white",
         layout="constrained",
@@ -141,6 +148,7 @@ def square(
         table = [[values.get((row, column), math.nan) for column in columns] for row in rows]
         dots = [(columns.index(column) + 0.5, rows.index(row) + 0.5) for row, column in clear]
         _colours_alone(axes, table, dots, norm, colours)
+        _separate(axes, rows, columns)
     for i, row in enumerate(rows):
         for j, column in enumerate(columns if not dense else ()):
             strong = (row, column) in clear
@@ -152,7 +160,7 @@ def square(
             axes.add_patch(Rectangle(place, 1, 1, fill=False, linewidth=1.2, edgecolor=_INK))
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), ylabel="trained on", xlabel="tested on")
     size = 6.5 if dense else 8.5
-    axes.set_xticks([j + 0.5 for j in range(len(columns))], columns, rotation=90 if dense else 0)
+    axes.set_xticks([j + 0.5 for j in range(len(columns))], names, rotation=90 if dense else 0)
     axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
     axes.tick_params(length=0, labelsize=size, labelcolor=_INK, pad=3)
     axes.xaxis.tick_top()
@@ -163,8 +171,29 @@ def square(
         bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, fraction=0.025, pad=0.01)
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
         bar.ax.tick_params(length=0, labelsize=8, labelcolor=_INK)
-    _explain(axes, marks, dense=dense)
+    _explain(axes, marks, dense=dense, left_out=_left_out(every, (rows, columns)))
     return figure
+
+
+def _separate(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """A line between the cells (`CT, Disease`) of one modality and those of the next."""
+    for names, line in ((rows, axes.axhline), (columns, axes.axvline)):
+        modalities = [name.partition(",")[0] for name in names]
+        for place, (before, after) in enumerate(itertools.pairwise(modalities), start=1):
+            if before != after:
+                line(place, color=_FAINT, linewidth=0.8)
+
+
+def _left_out(every: tuple[Sequence[str], ...], shown: tuple[Sequence[str], ...]) -> str:
+    """How many rows and columns the map lacks; empty where none."""
+    counts = [len(names) - len(own) for names, own in zip(every, shown, strict=True)]
+    whats = ("not trained on", "row"), ("not tested on", "column")
+    parts = [
+        f"{count} {name}{'s' * (count > 1)} ({why})"
+        for count, (why, name) in zip(counts, whats, strict=True)
+        if count
+    ]
+    return f"Left out: {', '.join(parts)}" if parts else ""
 
 
 def _colours_alone(
@@ -182,15 +211,18 @@ def _colours_alone(
         axes.plot(*zip(*dots, strict=True), "o", color=_INK, markersize=3)
 
 
-def _explain(axes: Axes, marks: Marks | None, *, dense: bool = False) -> None:
+def _explain(axes: Axes, marks: Marks | None, *, dense: bool = False, left_out: str = "") -> None:
     """The meaning of pale cells, or of dots where cells are too small, below the map."""
-    if not marks:
+    text = left_out
+    if marks:
+        none = "" if marks.clear else "; here that is every place"
+        rule = f"Pale: {marks.rule}{none}"
+        if dense:
+            none = "" if marks.clear else "; here there is none"
+            rule = f"Dot: more than chance; without a dot: {marks.rule}{none}"
+        text = f"{rule}. {left_out}" if left_out else rule
+    if not text:
         return
-    none = "" if marks.clear else "; here that is every place"
-    text = f"Pale: {marks.rule}{none}"
-    if dense:
-        none = "" if marks.clear else "; here there is none"
-        text = f"Dot: more than chance; without a dot: {marks.rule}{none}"
     assert isinstance(axes.figure, Figure)
     width, height = axes.figure.get_size_inches()
     # In lines, since the layout makes the map narrower until a long one fits beside it.

@@ -92,7 +92,7 @@ def test_map_too_dense_for_numbers_has_a_scale_and_dots() -> None:
     marks = Marks({(cells[0], cells[1]), (cells[2], cells[2])}, "may be chance")
     figure = square(cells, cells, values, title="d", vmin=-50, vmax=50, center=0, marks=marks)
     assert len(figure.axes) == 2  # the map and its scale
-    [dots] = figure.axes[0].lines
+    dots, *_ = figure.axes[0].lines
     assert [*zip(*dots.get_data(), strict=True)] in (
         [(1.5, 0.5), (2.5, 2.5)],
         [(2.5, 2.5), (1.5, 0.5)],
@@ -132,6 +132,27 @@ def test_pale_differences_keep_their_hue_and_are_lighter_the_smaller_they_are(si
         assert small[strongest] > large[strongest]
     assert all(rgb[lightest] - rgb[strongest] > 0.02 for rgb in colours)
     assert colours[-1][lightest] - colours[-1][strongest] > 0.15
+
+
+def test_square_has_what_was_trained_and_tested_alone_and_says_what_it_lacks() -> None:
+    cells = [f"{m}, {t}" for m, t in itertools.product(MODALITIES.values(), TASKS.values())]
+    modalities = [*MODALITIES.values()]
+    few = {(row, column): 50.0 for row in modalities[:2] for column in modalities[:3]}
+    own = {(row, column): 50.0 for row in cells[3:7] for column in cells}
+    cases = ((modalities, few, "6 rows (not trained on), 5 columns (not tested on)"),
+             (cells, own, "36 rows (not trained on)"))  # fmt: skip
+    for names, values, left_out in cases:
+        figure = square(names, names, values, title="sft minus base: accuracy, 40x40")
+        figure.draw_without_rendering()
+        axes = figure.axes[0]
+        assert len(axes.get_yticks()) * len(axes.get_xticks()) == len(values)
+        assert axes.texts[-1].get_text().replace("\n", " ") == f"Left out: {left_out}"
+        assert "\u2013" not in texts(figure)
+        assert axes.get_window_extent().height / figure.bbox.height > 0.25
+        assert axes.texts[-1].get_window_extent().y0 >= 0
+    lines = [(line.get_xdata()[0], line.get_ydata()[0]) for line in figure.axes[0].lines]
+    assert [y for x, y in lines if x == 0] == [2]  # between CT and MRI
+    assert [x for x, y in lines if y == 0] == [5 * i for i in range(1, 8)]
 
 
 def test_cells_that_are_not_said_are_left_out() -> None:
