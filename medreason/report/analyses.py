@@ -23,6 +23,7 @@ from medreason.report.curves import (
 )
 from medreason.report.matrices import Arm
 from medreason.report.runs import estimate
+from medreason.stats import FEWEST
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +33,8 @@ BY_LENGTH = "Accuracy % by completion length"
 LENGTH_NOTE = (
     "Answers of all arms in fifths of their common lengths, at the mean length of each fifth; "
     "band: 95 % interval. Not a cause: harder questions may have longer replies, and a reply that "
-    "was cut off is wrong."
+    f"was cut off is wrong. A fifth with fewer than {FEWEST} clusters of an arm is left out; "
+    "tables/accuracy-by-length.csv has it."
 )
 _COLOURS = ("#6b7684", "#0072b2", "#d55e00", "#00875f", "#b3568c", "#b07700", "#2b8cc4", "#4b4fa3")
 """Those of the page, --s0 to --s7 of page.css."""
@@ -90,9 +92,10 @@ def length_charts(arms: Sequence[Arm], colours: Mapping[str, int]) -> list[Chart
 
 
 def _spreads(lengths: Sequence[Length]) -> dict[str, Spread]:
-    """By arm (mean length, lower end, accuracy, upper end), in percent."""
+    """By arm (mean length, lower end, accuracy, upper end), in percent, of enough clusters: the
+    band of few is from 0 to 100."""
     spreads: dict[str, Spread] = {}
-    for row in lengths:
+    for row in (row for row in lengths if row.clusters >= FEWEST):
         low, middle, high = (100 * value for value in (row.ci_low, row.accuracy, row.ci_high))
         spreads.setdefault(row.arm, []).append((row.tokens, low, middle, high))
     return spreads
@@ -125,9 +128,10 @@ def write(arms: Sequence[Arm], folder: Path) -> list[Path]:
     if curves:
         titles = {QUANTITIES[key]: by_arm for key, by_arm in curves.items()}
         files.append(_draw(titles, colours, "optimizer step", folder / "training.png"))
-    if lengths:
-        panel = {BY_LENGTH: _spreads(lengths)}
-        files.append(_draw(panel, colours, "tokens", folder / "accuracy-by-length.png"))
+    if spreads := _spreads(lengths):
+        files.append(
+            _draw({BY_LENGTH: spreads}, colours, "tokens", folder / "accuracy-by-length.png")
+        )
     return files
 
 

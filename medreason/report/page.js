@@ -76,7 +76,7 @@ function colour(value, metric, limit) {
 function ink(rgb) {
   const linear = rgb.map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
   const light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05;
-  return 1.05 / light > light / 0.057 ? "#fff" : "#10151c"; // the higher contrast
+  return 1.05 / light > light / 0.05 ? "#fff" : "#000"; // the higher contrast, 4.5 at least on any colour
 }
 
 function choice(parent, entries, current, select) {

@@ -57,7 +57,9 @@ class Picture(Frame):
     """Scores over the values of one key."""
 
     labels: list[tuple[str, str]]
-    """(x, label)"""
+    """(x, label), each with a tick"""
+    axis: str
+    """What the horizontal axis is, and whether it is logarithmic."""
     points: list[Point]
 
 
@@ -153,9 +155,10 @@ def _picture(key: str, trials: Sequence[Trial]) -> Picture:
         return height_at(ticks, value)
 
     return Picture(
-        f"Validation accuracy % by {key}{', log scale' if _is_wide(_numbers(values)) else ''}",
+        f"Validation accuracy % by {key}",
         [(f"{y(tick)}", f"{tick:g}") for tick in ticks],
         [(f"{x(share)}", label) for share, label in labels],
+        key + (", log scale" if _is_wide(_numbers(values)) else ""),
         [
             Point(x(place), y(100 * (t.score or 0)), y(low), y(high), t.chosen,
                   f"{key}={short(t.values[key])}: {score_text(t)}")
@@ -177,8 +180,28 @@ def _places(values: Sequence[str]) -> tuple[list[float], list[tuple[float, str]]
     places = [(scale(number) - scale(low)) / span for number in numbers]
     labels = sorted({(p, f"{number:.3g}") for p, number in zip(places, numbers, strict=True)})
     if any(b - a < _APART for (a, _), (b, _) in itertools.pairwise(labels)):
-        labels = [labels[0], labels[-1]]
-    return places, labels
+        inside = [tick for tick in _ticks(low, high) if low <= tick <= high]
+        ticks = inside if len(inside) > 1 else [low, high]
+        labels = [((scale(tick) - scale(low)) / span, f"{tick:.3g}") for tick in ticks]
+    return places, _apart(labels)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round values between the two, of a logarithmic axis powers of ten and what divides them."""
+    if not _is_wide([low, high]):
+        return ticks_around(low, high)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1,) if high / low > 1000 else (1, 3)
+    return [float(f"{factor}e{power}") for power in powers for factor in factors]
+
+
+def _apart(labels: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Those that do not run into the one before."""
+    shown: list[tuple[float, str]] = []
+    for place, label in labels:
+        if not shown or place - shown[-1][0] >= _APART:
+            shown.append((place, label))
+    return shown
 
 
 def _is_wide(numbers: Sequence[float]) -> bool:

@@ -78,6 +78,15 @@ def test_tables_and_pictures_are_written_and_the_page_has_charts(
     assert "<figcaption>Accuracy % by completion length</figcaption>" in html
 
 
+def test_lengths_of_few_clusters_are_in_the_table_alone(composed: Compose, tmp_path: Path) -> None:
+    samples = draw_samples(tmp_path / "images", per_cell=3)
+    few = arms(load([write_run(composed("method=base"), samples, longer_is_wrong)]))
+    assert {path.name for path in analyses.write(few, tmp_path)} == {
+        *("accuracy-by-length.csv", "accuracy-by-length.parquet"),
+    }
+    assert analyses.length_charts(few, {few[0].runs[0].name: 0}) == []
+
+
 def test_without_data_there_is_neither_table_nor_chart(composed: Compose, tmp_path: Path) -> None:
     samples = draw_samples(tmp_path / "images", per_cell=2)
     runs = load([write_run(composed("method=base"), samples, lambda i, s: reply("A"))])

@@ -141,6 +141,23 @@ def write_trial(
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ("2.4e-6 2.5e-6 1.7e-5 9e-5", ["3e-06", "1e-05", "3e-05"]),
+        ("1.1e-7 1.2e-7 3e-5 7e-4", ["1e-06", "1e-05", "0.0001"]),
+        ("0.31 0.32 0.55 0.9", ["0.4", "0.6", "0.8"]),
+        ("0.1 0.2 0.3", ["0.1", "0.2", "0.3"]),
+    ],
+)
+def test_axis_of_a_search_has_ticks_at_round_values(values: str, labels: list[str]) -> None:
+    places, shown = report._places(values.split())
+    assert [label for _, label in shown] == labels
+    assert (places[0], places[-1]) == (0, 1)
+    ordered = sorted([*shown, *zip(places, values.split(), strict=True)])
+    assert [float(label) for _, label in ordered] == sorted(float(label) for _, label in ordered)
+
+
 def test_the_best_trial_alone_is_tested(composed: Compose, tmp_path: Path) -> None:
     scores = {"a": ("1e-6", 0.5), "b": ("1e-5", 0.75), "c": ("1e-4", 0.75), "d": ("1e-3", None)}
     evaluations = [
@@ -158,7 +175,8 @@ def test_the_best_trial_alone_is_tested(composed: Compose, tmp_path: Path) -> No
     assert len(runs) == 4  # none is tested, so their curves are shown
     assert [report.tested_text(trial) for trial in trials][:2] == ["chosen, not tested yet", "no"]
     (picture,) = report.pictures(trials)
-    assert picture.title == "Validation accuracy % by method.trl.learning_rate, log scale"
+    assert picture.title == "Validation accuracy % by method.trl.learning_rate"
+    assert picture.axis == "method.trl.learning_rate, log scale"
     assert [label for _, label in picture.labels] == ["1e-06", "1e-05", "0.0001"]
     places = sorted(point.x for point in picture.points)
     assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)  # logarithmic
