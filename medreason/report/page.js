@@ -204,7 +204,9 @@ function drawMatrix() {
   const head = make("tr", {}, make("td", { className: "corner" }, shown.crossed ? "trained on ↓ tested on →" : ""),
     ...shown.columns.map(([, name]) => make("th", { scope: "col" }, make("span", {}, name))),
     ...beside(make("th", { scope: "col" }, OVER)));
-  const rows = shown.rows.map(([row, name]) => make("tr", {}, make("th", { scope: "row" }, name),
+  // In a table of cells a line stands between modalities.
+  const begins = (names, i) => shown.dense && i > 0 && names[i][0].split("/")[0] !== names[i - 1][0].split("/")[0];
+  const rows = shown.rows.map(([row, name], i) => make("tr", { className: begins(shown.rows, i) ? "begins" : "" }, make("th", { scope: "row" }, name),
     ...shown.columns.map(([column, other]) => drawCell(shown, row, column, `${name}, ${other}`, metric, limit)),
     ...beside(averaged(shown.columns.map(([column]) => value(row, column)), `${row}/all`))));
   if (shown.means) {
@@ -215,6 +217,9 @@ function drawMatrix() {
   }
   const group = make("colgroup", {}, make("col", { className: "names" }), ...shown.columns.map(() => make("col")),
     ...(shown.means ? [make("col", { className: "gap" }), make("col")] : []));
+  for (const line of [head, ...rows]) {
+    shown.columns.forEach((_, i) => line.children[i + 1]?.classList.toggle("begins", begins(shown.columns, i)));
+  }
   byId("matrix").replaceChildren(make("table", { className: shown.dense ? "matrix dense" : "matrix" }, group,
     make("thead", {}, head), make("tbody", {}, ...rows)));
   const widths = COLUMN.map((width) => `${NAMES + width * (shown.columns.length + 1)}rem`);

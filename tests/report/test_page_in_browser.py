@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from medreason.config import Config
 from medreason.report.page import page
 from medreason.report.runs import load
 from medreason.report.tables import gather
-from medreason.samples import Sample
+from medreason.samples import MODALITIES, TASKS, Sample
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (group dev)")
 FLAGS = (
@@ -150,6 +151,7 @@ def test_views_show_what_was_trained_against_what_was_tested(matrix: Any) -> Non
     assert "Left out: 38 rows (not trained on); 37 columns (not tested). " in (
         find(matrix, "#matrix-note")[0].text
     )
+    assert find(matrix, ".matrix .begins") == []  # a line is drawn where colours alone are seen
     press(matrix, "#view-choice", "Across modalities")
     assert [b.text for b in find(matrix, "#matrix td b")] == ["50.0", "0.0", "0.0", "100.0"]
     press(matrix, "#metric-choice", "Difference")
@@ -160,6 +162,34 @@ def test_views_show_what_was_trained_against_what_was_tested(matrix: Any) -> Non
     assert find(matrix, "#questions-heading")[0].text == "MRI · Disease"
     assert "100.0 %" in find(matrix, "#questions-numbers")[0].text
     assert matrix.get_log("browser") == []
+
+
+def test_lines_stand_between_the_modalities_of_a_table_of_cells(
+    browser: Any,  # noqa: ANN401
+    composed: Callable[..., Config],
+    tmp_path: Path,
+) -> None:
+    (first, *_) = draw_samples(tmp_path / "images", per_cell=1)
+    samples = [
+        replace(first, id=f"{m}-{t}", modality=m, task=t)
+        for m in list(MODALITIES)[:3]
+        for t in TASKS
+    ]
+    folders = [
+        write_run(composed("method=sft", f"modality={m}", "task=disease"), samples,
+                  lambda i, s: reply(s.answer), key=m * 4)
+        for m in list(MODALITIES)[:2]
+    ]  # fmt: skip
+    runs = load(folders)
+    path = tmp_path / "index.html"
+    path.write_text(page(runs, sweep="cells", tables=gather(runs)), encoding="utf-8")
+    browser.get(path.as_uri())
+    press(browser, "#view-choice", "Across cells")
+    assert len(find(browser, ".matrix tbody tr.begins")) == 1
+    heads = [head.text for head in find(browser, ".matrix thead .begins")]
+    assert heads == ["MRI, Anatomy", "X-ray, Anatomy"]
+    title = find(browser, '.matrix [data-cell="ct/disease"]')[0].get_attribute("title")
+    assert "accuracy 100.0 % [\u2013] of 1 in 1 clusters" in title
 
 
 @pytest.fixture
