@@ -158,14 +158,7 @@ def square(
         if row in columns:
             place = (columns.index(row), i)
             axes.add_patch(Rectangle(place, 1, 1, fill=False, linewidth=1.2, edgecolor=_INK))
-    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), ylabel="trained on", xlabel="tested on")
-    size = 6.5 if dense else 8.5
-    axes.set_xticks([j + 0.5 for j in range(len(columns))], names, rotation=90 if dense else 0)
-    axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
-    axes.tick_params(length=0, labelsize=size, labelcolor=_INK, pad=3)
-    axes.xaxis.tick_top()
-    axes.xaxis.set_label_position("top")
-    axes.spines[:].set_visible(False)
+    _name_places(axes, rows, names, dense=dense)
     _headline(axes, f"{title} ({unit})")
     if dense:
         bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, fraction=0.025, pad=0.01)
@@ -173,6 +166,18 @@ def square(
         bar.ax.tick_params(length=0, labelsize=8, labelcolor=_INK)
     _explain(axes, marks, dense=dense, left_out=_left_out(every, (rows, columns)))
     return figure
+
+
+def _name_places(axes: Axes, rows: Sequence[str], columns: Sequence[str], *, dense: bool) -> None:
+    """The names of a train x test table around it."""
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0), ylabel="trained on", xlabel="tested on")
+    size = 6.5 if dense else 8.5
+    axes.set_xticks([j + 0.5 for j in range(len(columns))], columns, rotation=90 if dense else 0)
+    axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
+    axes.tick_params(length=0, labelsize=size, labelcolor=_INK, pad=3)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.spines[:].set_visible(False)
 
 
 def _separate(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
