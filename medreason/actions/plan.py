@@ -221,7 +221,8 @@ def _published(name: str, config: Config, counts: Counts) -> Job:
     updates = config.updates(counts.training) if trains else 0
     rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0
     completions = updates * config.method.prompts_per_step * rollouts
-    reason = _NOT_HERE + ("; without validations" if config.validation.every else "")
+    validated = "without validations" if config.validation.every else ""
+    reason = "; ".join(filter(None, (_NOT_HERE, counts.note, validated)))
     return replace(job, updates=updates, generations=answers + completions, reason=reason)
 
 
@@ -313,8 +314,8 @@ def _data_lines(jobs: Sequence[Job], config: Config) -> list[str]:
     parts = [f"{name} {_size(size)}" for name, size in sizes.items() if size is not None]
     if unknown := [name for name, size in sizes.items() if size is None]:
         parts.append(f"unknown of {', '.join(unknown)}")
-    where = f"data.root={config.data['root']}"
-    return [f"{where} is not there; to download, packed: {'; '.join(parts)}"]
+    where = f"data.root={config.data['root']} is not there"
+    return [f"{where}; to download, packed: {'; '.join(parts)}"]
 
 
 def _print_power(configs: Sequence[Config]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,6 +177,23 @@ def test_start_model_of_several_seeds_is_one_job_of_a_release_that_is_not_here(
     assert all_of_it == pytest.approx([a + b for a, b in zip(base, sft, strict=True)], abs=0.6)
 
 
+@pytest.mark.parametrize(
+    ("words", "releases"),
+    [
+        ("data=silvar_med data.root=nowhere method=rarl", "unknown of silvar_med"),
+        ("data=omnimedvqa data.root=nowhere", "omnimedvqa 10.0 GiB"),
+        ("data=prepared data.root=no/omnimedvqa-384-stretch", "omnimedvqa 10.0 GiB"),
+    ],
+)
+def test_single_set_that_is_not_here_is_planned(
+    composed: Compose, capsys: pytest.CaptureFixture[str], words: str, releases: str
+) -> None:
+    plan.run(composed("model=tiny", *words.split()))
+    shown = capsys.readouterr().out
+    assert "1 job: 1 to do" in shown
+    assert f"to download, packed: {releases}\n" in shown
+
+
 def test_plan_without_the_place_of_the_data_says_that_none_is_needed(composed: Compose) -> None:
     with pytest.raises(
         ValueError, match=r"data.root has no value; .*plan takes one that is not there"
@@ -200,12 +218,16 @@ def test_time_on_gpus_falls_with_faster_and_with_more_of_them(
 
 
 def test_data_that_is_unknown_or_damaged_is_refused_with_its_reason(
-    composed: Compose, capsys: pytest.CaptureFixture[str]
+    composed: Compose, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    plan.run(composed("data=vqa_rad", "data.root=nowhere"))
-    shown = capsys.readouterr().out
-    assert "1 job: 1 refused" in shown
-    assert "#0: data.root=nowhere" in shown
+    for words in (
+        "data=prepared data.root=no/mine-384-stretch",
+        f"data=vqa_rad data.root={tmp_path}",
+    ):
+        plan.run(composed(*words.split()))
+        shown = capsys.readouterr().out
+        assert "1 job: 1 refused" in shown
+        assert "#0: data.root=no/mine" in shown or f"#0: {tmp_path}" in shown
 
 
 def test_images_none_opens_no_image(
