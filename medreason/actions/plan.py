@@ -34,6 +34,7 @@ _ANSWER_BYTES = 2_000  # a row of predictions.parquet with its prompt, compresse
 _WITHOUT_QUESTIONS = ("same run", "empty", "refused")
 """States of jobs whose test questions are counted elsewhere, or are none."""
 _FINISHED = ("done", *_WITHOUT_QUESTIONS)
+_MOST_ROWS = 40  # of jobs on a terminal; more than these are one row a kind
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
     jobs: list[Job] = []
     for i, (config, label) in enumerate(zip(configs, labels, strict=True)):
         jobs.append(_job(config, label or config.run_name, throughput, questions, seen, i))
-    _print(jobs, configs[0], trials)
+    _print(jobs, configs, trials)
     possible = [
         c
         for c, job in zip(configs, jobs, strict=True)
@@ -286,24 +287,50 @@ def _left_out(config: Config, request: RunRequest) -> str:
     return f"each epoch leaves out {count} of {questions} questions" if count else ""
 
 
-def _print(jobs: Sequence[Job], config: Config, trials: Trials | None) -> None:
+def _print(jobs: Sequence[Job], configs: Sequence[Config], trials: Trials | None) -> None:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for head in ("#", "job", "state", "updates", "generations", "time", "disk"):
         side = "left" if head in ("job", "state") else "right"
         table.add_column(head, justify=side, no_wrap=True)
     reasons: dict[str, list[str]] = defaultdict(list)
     for i, job in enumerate(jobs):
-        table.add_row(*map(Text, (str(i), job.name, job.state, *_columns(job))))
         if job.reason:
             reasons[job.reason].append(str(i))
     console = Console()
+    folds = console.is_terminal and len(jobs) > _MOST_ROWS
+    for place, job in _folded(jobs, configs) if folds else enumerate(jobs):
+        table.add_row(*map(Text, (str(place), job.name, job.state, *_columns(job))))
     if not console.is_terminal:  # a table is not cut in a file
         console.width = max(console.width, 70 + max(len(job.name) for job in jobs))
     console.print(table)
+    if folds:
+        console.print("jobs of one kind are one row; `| cat` behind the command shows each")
     for reason, places in reasons.items():  # once, however many jobs it is of
         console.print(f"{_listed(places)}: {reason}", highlight=False, markup=False, soft_wrap=True)
-    for line in [*_totals(jobs, config, trials), *_data_lines(jobs, config)]:
+    for line in [*_totals(jobs, configs[0], trials), *_data_lines(jobs, configs[0])]:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _folded(jobs: Sequence[Job], configs: Sequence[Config]) -> Iterator[tuple[str, Job]]:
+    """The first place and the sums of all jobs of one kind and state."""
+    kinds: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for i, (config, job) in enumerate(zip(configs, jobs, strict=True)):
+        kinds[*_kind(config), job.state].append(i)
+    for places in kinds.values():
+        of_kind = [jobs[i] for i in places]
+        seconds = [job.seconds for job in of_kind]
+        yield (
+            str(places[0]) if len(places) == 1 else f"{places[0]}..",
+            Job(
+                _work([(configs[i], jobs[i]) for i in places]),
+                of_kind[0].state,
+                updates=sum(job.updates for job in of_kind),
+                generations=sum(job.generations for job in of_kind),
+                seconds=None if None in seconds else sum(filter(None, seconds)),
+                disk=sum(job.disk for job in of_kind),
+                disk_known=all(job.disk_known for job in of_kind),
+            ),
+        )
 
 
 def _data_lines(jobs: Sequence[Job], config: Config) -> list[str]:
@@ -408,15 +435,18 @@ def _totals(jobs: Sequence[Job], config: Config, trials: Trials | None) -> list[
     unknown = len(ahead) - len(known)
     time = duration(sum(known) * rounds) if known or not ahead else "unknown"
     if known and unknown:
-        time += f" and {counted(unknown, 'job')} unknown: no comparable run has been measured yet"
+        time += f" and {counted(unknown, 'job')} unknown"
     return [
         f"{counted(len(jobs), 'trial' if trials else 'job')}: "
         + ", ".join(f"{n} {state}" for state, n in counts.items()),
         f"{counted(sum(c.updates for c in ahead), 'update')}, "
         f"{counted(sum(c.generations for c in ahead), 'generation')}, time {time} "
-        f"on this machine ({how})",
+        f"on this machine ({how}{_MEASURED_LATER if unknown else ''})",
         *_disk_lines(ahead, config, trials.at_a_time if trials else 1),
     ]
+
+
+_MEASURED_LATER = "; known after a first run of each method with this model and hardware"
 
 
 def _disk_lines(ahead: Sequence[Job], config: Config, at_a_time: int) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from medreason import config as configuration
 from medreason import stats
@@ -149,6 +150,35 @@ def test_plan_of_a_release_that_is_not_here_says_what_to_buy(
     assert "4.1 GiB of weights come from the hub" in shown
     assert "RTX 4090 too small; A100 40 GB" in shown
     assert shown.count("is not there; to download, packed: omnimedvqa 10.0 GiB\n") == 1
+
+
+def test_many_jobs_are_a_row_a_kind_on_a_terminal_alone(
+    composed: Compose, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "_needs_of_all", lambda kinds: [])
+    words = ("data=vqa_rad", "data.root=nowhere", "model=tiny")
+    configs = [
+        composed(*words, f"method={method}", f"seed={seed}")
+        for method in ("sft", "grpo")
+        for seed in (0, 1)
+    ]
+    monkeypatch.setattr(plan, "_MOST_ROWS", 3)
+    names = ["sft 0", "sft 1", "grpo 0", "grpo 1"]
+    plan.run_all(configs, names)
+    piped = capsys.readouterr().out
+    assert all(name in piped for name in names)
+    monkeypatch.setattr(Console, "is_terminal", True)
+    plan.run_all(configs, names)
+    shown = capsys.readouterr().out
+    one, two = (
+        int(re.findall(rf"{name} +to do +([\d,]+) ", text)[0].replace(",", ""))
+        for name, text in (("grpo 1", piped), ("2 jobs of grpo, tiny", shown))
+    )
+    assert two == 2 * one
+    assert "sft 0" not in shown
+    assert "`| cat` behind the command" in shown
+    total = re.compile(r"\d+ updates, .*known after a first run of each method")
+    assert total.findall(piped) == total.findall(shown) != []
 
 
 def test_start_model_of_several_seeds_is_one_job_of_a_release_that_is_not_here(
