@@ -6,7 +6,7 @@ RUN = .venv/bin/python -m medreason
 .PHONY: help setup demo test lint layers smoke matrix rehearse bench sft grpo rarl report ui tiny clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z ]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup: .venv/ready  ## make .venv from requirements.lock
 

@@ -167,3 +167,11 @@ def test_every_commit_that_a_page_names_is_in_the_history() -> None:
     }
     assert len(named) > 20
     assert {(commit, page) for commit, page in named if commit not in history} == set()
+
+
+def test_make_help_lists_every_target() -> None:
+    phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    named = {word for line in shown.stdout.splitlines() for word in line.split("  ")[0].split()}
+    assert {*phony[1].split()} <= named

@@ -132,6 +132,7 @@ def _refuse_unquoted(overrides: Iterable[str], known: Mapping[str, Sequence[str]
         try:
             parser.parse_override(override)
         except HydraException:
+            _refuse_cut_at_comma(override)
             if not equals:
                 groups = [group for group, names in known.items() if override in names]
                 words = [f"{groups[0]}={override}"] if len(groups) == 1 else []
@@ -145,6 +146,14 @@ def _refuse_unquoted(overrides: Iterable[str], known: Mapping[str, Sequence[str]
                     f'{override}: Hydra takes such signs in quotes alone; type "{quoted}"{home}'
                 ) from None
             raise ValueError(f"{override}: Hydra does not read this; {_QUOTES}") from None
+
+
+def _refuse_cut_at_comma(override: str) -> None:
+    """Refuse the parts into which a shell cuts several values with a space between them."""
+    typed = override.strip(",")
+    if typed != override:
+        around = f"{typed},..." if override.endswith(",") else f"...,{typed}"
+        raise ValueError(f"{override}: no space before or behind a comma; type {around}")
 
 
 _QUOTES = (

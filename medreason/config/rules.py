@@ -21,12 +21,14 @@ def one_of(key: str, value: str, known: Iterable[str]) -> None:
 
 
 def _near(value: str, known: Sequence[str]) -> list[str]:
-    """What begins as the value does, in any case, or else what is spelt most like it."""
+    """What begins as the value does, in any case, or lies in a folder under this name, or else
+    what is spelt most like it."""
     lowered = {name.lower(): name for name in known}
     if value.lower() in lowered:
         return [lowered[value.lower()]]
     longer = [name for name in known if value and name.startswith(f"{value.lower()}_")]
-    return longer or difflib.get_close_matches(value, known, n=1)
+    inside = [name for name in known if value and name.lower().endswith(f"/{value.lower()}")]
+    return longer or inside or difflib.get_close_matches(value, known, n=1)
 
 
 def subset(key: str, values: list[str], known: Iterable[str]) -> None:

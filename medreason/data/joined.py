@@ -36,11 +36,9 @@ def read(
     root = rows.folder(root)
     if unknown := sorted({*train, *test} - {*sets}):
         raise ValueError(f"data.sets has {', '.join(sets)}, and data.train or test {unknown[0]!r}")
-    read_rows = [
-        (name, row)
-        for name in dict.fromkeys([*train, *test])
-        for row in _rows(root, name, sets[name])
-    ]
+    names = [*dict.fromkeys([*train, *test])]
+    _refuse_missing(root, names)
+    read_rows = [(name, row) for name in names for row in _rows(root, name, sets[name])]
     training = _of_side(read_rows, "train", train)
     if train_rows is not None and len(training) < train_rows:
         yield Remark(", ".join(train), -1, f"{len(training)} training rows, not {train_rows}")
@@ -58,6 +56,16 @@ def read(
             yield row
         else:
             yield _left_out(row, f"{row.split} row of {name}", "neither trained on nor asked here")
+
+
+def _refuse_missing(root: Path, names: Sequence[str]) -> None:
+    """Raise ValueError unless each set has its folder."""
+    if missing := [name for name in names if not (root / name).is_dir()]:
+        wanted = ", ".join(f"{name}/" for name in names)
+        raise ValueError(
+            f"data.root={root} has no {', '.join(missing)}: it takes the folder in which each set "
+            f"lies in one of its name: {wanted}"
+        )
 
 
 def _rows(root: Path, name: str, spec: Mapping[str, Any]) -> Iterator[Row]:

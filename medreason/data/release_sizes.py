@@ -119,10 +119,11 @@ def _of_cells(
 
 def _divided(config: Config, rows: tuple[int, int]) -> tuple[int, int]:
     """Training and test rows as `data.split` divides those published."""
-    handling, _ = configuration.handling(config.data)
+    handling, reader = configuration.handling(config.data)
+    unsplit = _release(config) == "omnimedvqa" and not reader.get("splits_from")
     if handling.split == "low_data":
         return min(rows[0], splits.LOW_DATA["train"]), min(rows[1], splits.LOW_DATA["test"])
-    if handling.split in ("by_image", "by_patient"):
+    if unsplit or handling.split in ("by_image", "by_patient"):
         test = round(sum(rows) * handling.test_share)
         return sum(rows) - test, test
     return rows

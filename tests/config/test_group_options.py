@@ -25,6 +25,13 @@ def test_groups_and_options_are_those_of_the_folder() -> None:
     ("override", "words"),
     [
         ("experiment=smoke/dmeo", "experiment='smoke/dmeo'; known: .*did you mean 'smoke/demo'"),
+        ("experiment=demo", "did you mean 'smoke/demo'"),
+        ("experiment=rarl", "did you mean 'rarl/rarl' or 'smoke/rarl'"),
+        (
+            "method=sft, grpo",
+            "^method=sft,: no space before or behind a comma; type method=sft,...$",
+        ),
+        ("seed=0 ,1", "^,1: no space before or behind a comma"),
         ("+experiment=smoke/dmeo", "did you mean 'smoke/demo'"),
         ("modality=[ct,xry]", "modality='xry'; known: .*did you mean 'xray'"),
         ("experiment=null", "experiment=null chooses no option; leave .*smoke/demo"),

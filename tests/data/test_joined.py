@@ -77,3 +77,15 @@ def test_a_set_that_cannot_be_read_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         read(composed, root, override)
+
+
+def test_folder_of_one_set_is_refused_with_the_folders_that_are_missing(
+    composed: Compose, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "slake").symlink_to(root / "slake")
+    message = (
+        f"data.root={tmp_path} has no silvar_med, vqa_rad, vqa_med_2019, path_vqa: .* "
+        "silvar_med/, vqa_rad/, slake/, vqa_med_2019/, path_vqa/$"
+    )
+    with pytest.raises(ValueError, match=message):
+        read(composed, tmp_path)

@@ -61,6 +61,7 @@ def test_at_most_so_many_of_a_cell_are_tested(composed: Compose) -> None:
         ("data=omnimedvqa modality=ct", 11_066, 26_699),
         ("data=omnimedvqa data.split=published data.splits_from=[x]", 71_333, 17_662),
         ("data=med_r1_modality data.split=low_data modality=mri", 600, 2_400),
+        ("data=prepared data.root=no/omnimedvqa-384-stretch modality=ct", 11_066, 26_699),
         ("data=prepared data.root=no/slake-512-pad", 4_918, 1_061),
         ("data=slake data.language=zh", 4_917, 1_033),
         ("data=vqa_rad", 1_797, 451),
