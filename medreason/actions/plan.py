@@ -27,6 +27,7 @@ from medreason.runs import keys
 from medreason.runs.files import free_bytes
 from medreason.runs.outcomes import NoDataError
 from medreason.runs.progress import duration
+from medreason.runs.run_folder import run_folders
 from medreason.samples import Sample
 from medreason.training.memory_limits import memory_lines
 
@@ -85,6 +86,7 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
     `labels` say what tells each of `configs` from the others; empty where nothing does. `trials`
     where the only one is a trial of a search.
     """
+    configs = [_undrawn(config) for config in configs]
     throughput = Throughput(configs[0].folder / "runs")
     seen: dict[tuple[str, str], int] = {}
     questions = _Questions()
@@ -104,6 +106,15 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
             kinds[_kind(config)] += [(config, job)] * (trials.count if trials else 1)
     for line in _needs_of_all(list(kinds.values())):  # last, since it loads torch
         Console().print(line, highlight=False, soft_wrap=True)
+
+
+def _undrawn(config: Config) -> Config:
+    """Without drawing phantoms, which is done where a run may be finished: its key has the digests
+    of their images."""
+    is_phantom = config.data["_target_"] == "medreason.phantom.load"
+    if not is_phantom or config.data.get("images") != "none" or run_folders(config.folder / "runs"):
+        return config
+    return replace(config, data={**config.data, "draw": False})
 
 
 def _kind(config: Config) -> tuple[str, ...]:

@@ -58,8 +58,11 @@ class Picture:
         )
 
 
-def load(cache: Path, *, train_images: int, test_images: int, seed: int) -> list[Sample]:
-    """Samples of all tasks; images missing from `cache` are drawn, on all cores.
+def load(
+    cache: Path, *, train_images: int, test_images: int, seed: int, draw: bool = True
+) -> list[Sample]:
+    """Samples of all tasks; images missing from `cache` are drawn, on all cores, unless `draw` is
+    false, which `action=plan` sets.
 
     `train_images` and `test_images` are per modality; every image has one question of each task.
     """
@@ -72,7 +75,8 @@ def load(cache: Path, *, train_images: int, test_images: int, seed: int) -> list
         for modality in MODALITIES
         for split, images in (("train", train_images), ("test", test_images))
     }
-    draw_missing([picture for group in pictures.values() for picture in group], folder)
+    if draw:
+        draw_missing([picture for group in pictures.values() for picture in group], folder)
     return [sample for group in pictures.values() for sample in _samples(group, folder)]
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from medreason.config import CONF, Config, machine
 from medreason.data.images import size_of
+from medreason.phantom import canvas
 from medreason.samples import Sample
 
 if TYPE_CHECKING:
@@ -251,7 +252,10 @@ def _pixels(config: Config, sample: Sample | None) -> float:
     unread = not sample or config.data.get("images") == "none"
     if unread and config.model.max_pixels:
         return config.model.max_pixels
-    width, height = size_of(sample.image) if sample else _USUAL_SIZE
+    if sample and sample.source == "phantom":  # a plan does not draw them
+        width, height = canvas.SIZE, canvas.SIZE
+    else:
+        width, height = size_of(sample.image) if sample else _USUAL_SIZE
     return min(width * height, config.model.max_pixels or 1 << 40)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from medreason import config as configuration
-from medreason import stats
+from medreason import phantom, stats
 from medreason.actions import plan
 from medreason.config import Config
 from medreason.execution import launch
@@ -266,6 +267,27 @@ def test_images_none_opens_no_image(
     monkeypatch.setattr(memory_limits, "size_of", None)
     plan.run(composed("method=sft", "model.max_pixels=12544", *SMALL[2:], "modality=ct"))
     assert "memory of sft, tiny: about" in capsys.readouterr().out
+
+
+def test_no_phantom_is_drawn_where_no_run_is(
+    composed: Compose, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(phantom, "draw_missing", lambda pictures, _: drawn.append(len(pictures)))
+    words = ("method=sft", "validation=in_domain", "modality=ct", "data.test_images=12")
+    config = composed(*words)
+    plan.run(config)
+    shown = capsys.readouterr().out
+    assert not drawn
+    assert "1 job: 1 to do" in shown
+    assert "memory of sft, tiny: about" in shown
+    assert power_rows(shown)["all"][:2] == ["480", "48"]  # 12 images of 6 patients, 8 modalities
+    folder = config.folder / "runs/sft"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text("{}")
+    with suppress(OSError):  # those that the double did not draw
+        plan.run(config)
+    assert drawn == [1248]
 
 
 @pytest.mark.parametrize(
