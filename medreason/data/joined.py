@@ -61,11 +61,14 @@ def read(
 def _refuse_missing(root: Path, names: Sequence[str]) -> None:
     """Raise ValueError unless each set has its folder."""
     if missing := [name for name in names if not (root / name).is_dir()]:
-        wanted = ", ".join(f"{name}/" for name in names)
         raise ValueError(
-            f"data.root={root} has no {', '.join(missing)}: it takes the folder in which each set "
-            f"lies in one of its name: {wanted}"
+            f"data.root={root} has no {_folders(missing)}; set data.root to the folder that holds "
+            f"{_folders(names)}"
         )
+
+
+def _folders(names: Sequence[str]) -> str:
+    return ", ".join(f"{name}/" for name in names)
 
 
 def _rows(root: Path, name: str, spec: Mapping[str, Any]) -> Iterator[Row]:

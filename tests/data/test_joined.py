@@ -84,8 +84,8 @@ def test_folder_of_one_set_is_refused_with_the_folders_that_are_missing(
 ) -> None:
     (tmp_path / "slake").symlink_to(root / "slake")
     message = (
-        f"data.root={tmp_path} has no silvar_med, vqa_rad, vqa_med_2019, path_vqa: .* "
-        "silvar_med/, vqa_rad/, slake/, vqa_med_2019/, path_vqa/$"
+        f"data.root={tmp_path} has no silvar_med/, vqa_rad/, vqa_med_2019/, path_vqa/; "
+        "set .* holds silvar_med/, vqa_rad/, slake/, vqa_med_2019/, path_vqa/$"
     )
     with pytest.raises(ValueError, match=message):
         read(composed, tmp_path)
