@@ -125,11 +125,13 @@ def _needs_of_all(kinds: Sequence[Sequence[tuple[Config, Job]]]) -> Iterator[str
     """Of each kind of training its memory, what to change where it does not fit, and hours on GPUs;
     at last the hours of all."""
     times: list[Mapping[str, tuple[float, float] | None]] = []
+    unknown: dict[str, list[str]] = defaultdict(list)
     for kind in kinds:
         config = kind[0][0]
         samples = [] if release_sizes.counts(config) else data.samples_of(config)
         training = data.trained_on(config, samples)
-        if any(job.updates for _, job in kind):
+        trains = any(job.updates for _, job in kind)
+        if trains:
             yield from memory_lines(config, training)
         if config.hardware.accelerator == "cuda":
             from medreason.benchmark import gpu_time  # torch
@@ -137,9 +139,14 @@ def _needs_of_all(kinds: Sequence[Sequence[tuple[Config, Job]]]) -> Iterator[str
             updates, answers = (
                 sum(getattr(job, name) for _, job in kind) for name in ("updates", "answers")
             )
-            with suppress(OSError, ValueError):  # `memory_lines` has said why
+            try:
                 times.append(gpu_time.hours(config, training, updates, answers))
                 yield gpu_time.time_line(_work(kind), times[-1])
+            except (OSError, ValueError) as error:
+                if not trains:  # else `memory_lines` has said why
+                    unknown[next(iter(str(error).splitlines()), "")].append(config.model.name)
+    for reason, models in unknown.items():
+        yield f"hours on GPUs of {', '.join(models)} unknown: {reason}"
     if len(times) == len(kinds) > 1:
         from medreason.benchmark import gpu_time
 

@@ -321,3 +321,15 @@ def test_plan_says_of_a_folder_what_the_command_does_with_it(
     if planned == "refused":
         with pytest.raises(ValueError, match=re.escape(job.reason)):
             launch.decide(config, request, on_disk)
+
+
+def test_models_whose_hours_are_unknown_are_named_with_the_reason(
+    composed: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [
+        composed(*SMALL, "hardware=gpu", "model.path=owner/not-here", f"model.name={name}")
+        for name in ("one", "two")
+    ]
+    plan.run_all(jobs, ["one", "two"])
+    (line,) = re.findall(r"hours on GPUs of .*", capsys.readouterr().out)
+    assert re.match(r"hours on GPUs of one, two unknown: \S+", line)
