@@ -29,10 +29,8 @@ _DENSE = 12  # columns; with more, colours alone can be seen
 _RED_BLUE = LinearSegmentedColormap.from_list(  # RdBu without its ends, which are grey when pale
     "red_blue", colormaps["RdBu"]([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
 )
-_NOTE_POINTS, _CHARACTER = (
-    8.0,
-    0.6,
-)  # size of the line below the map; width of a letter, of its size
+_NOTE_POINTS = 8.0  # size of the line below the map
+_CHARACTER = 0.6  # width of a letter, of its size
 _NAMES_INCHES = 1.3  # beside the map, for the names of its rows
 
 

@@ -207,6 +207,6 @@ def test_plan_says_where_the_hub_does_not_tell_the_size(
     small = ("action=plan", "method=grpo", "data.train_images=8", "data.test_images=1")
     plan.run(composed(*small, "model=qwen2_vl_2b", "model.path=owner/absent"))
     shown = capsys.readouterr().out
-    assert "disk without the models of 1 cell: the hub is not reached" in shown
+    assert "disk without the models of 1 job: the hub is not reached" in shown
     assert "disk at least " in shown
     assert "unknown  unknown" in shown  # time and disk: not the size of the answers alone
