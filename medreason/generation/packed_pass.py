@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 from transformers import DynamicCache, PreTrainedModel
 
@@ -272,7 +273,9 @@ def packed_pass(model: PreTrainedModel) -> PackedPass | None:
     on_cpu = base.device.type == "cpu" and base.config._attn_implementation == "sdpa"
     if not on_cpu or {*getattr(text, "layer_types", ())} != {"full_attention"}:
         return None
-    # FSDP, whose hooks are those of whole layers, makes another class of the model.
+    # FSDP gathers the parts of a layer's weights in its forward, which a packed pass does not call.
+    if any(isinstance(weight, DTensor) for weight in base.parameters()):
+        return None
     return PackedPass(base) if _is_known(type(base), base.device) else None
 
 

@@ -128,6 +128,18 @@ def test_last_layer_computes_what_is_read(monkeypatch: pytest.MonkeyPatch) -> No
     assert tokens == [int(inputs_of(model)["attention_mask"].sum()), 2]
 
 
+def test_weights_in_parts_are_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Part(nn.Parameter):
+        """As FSDP makes of a weight; around an adapter it leaves the class of the base model."""
+
+    model: Any = get_peft_model(tiny(), LoraConfig(r=2, target_modules=["v_proj"])).eval()  # pyright: ignore
+    assert packed.packed_pass(model)
+    monkeypatch.setattr(packed, "DTensor", Part)
+    head = model.get_base_model().lm_head
+    head.weight = Part(head.weight.detach())
+    assert packed.packed_pass(model) is None
+
+
 def test_models_of_other_kinds_are_left_to_transformers() -> None:
     model = tiny()
     kind = type(model)
