@@ -24,6 +24,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
+def first_line(error: BaseException) -> str:
+    """Of the error's text, or the name of its class where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def quiet_libraries() -> None:
     """Leave out what libraries print that no command line changes: names to be renamed, a kernel
     that has a substitute, the start and end of a monitor.

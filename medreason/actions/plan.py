@@ -15,7 +15,7 @@ from rich.text import Text
 
 from medreason import data, stats
 from medreason.config import Config, Statistics
-from medreason.console import counted
+from medreason.console import counted, first_line
 from medreason.data import release_sizes
 from medreason.data.release_sizes import Counts
 from medreason.evaluation.controls import questions_of
@@ -144,7 +144,7 @@ def _needs_of_all(kinds: Sequence[Sequence[tuple[Config, Job]]]) -> Iterator[str
                 yield gpu_time.time_line(_work(kind), times[-1])
             except (OSError, ValueError) as error:
                 if not trains:  # else `memory_lines` has said why
-                    unknown[next(iter(str(error).splitlines()), "")].append(config.model.name)
+                    unknown[first_line(error)].append(config.model.name)
     for reason, models in unknown.items():
         yield f"hours on GPUs of {', '.join(models)} unknown: {reason}"
     if len(times) == len(kinds) > 1:

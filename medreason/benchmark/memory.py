@@ -39,8 +39,8 @@ def compare(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str
             for weight in model.parameters() if model is not None else ():
                 weight.data = weight.data.clone()
     peak, batch = memory_check.trial_step(config, trainer, samples)
-    kept = getattr(trainer, "_keep_graphs", False)
-    parts = memory_estimate.estimate(config, batch, keeps_graphs=kept)
+    keeps_graphs = memory_check.keeps_graphs(trainer)
+    parts = memory_estimate.estimate(config, batch, keeps_graphs=keeps_graphs)
     estimate = parts.peak - (memory_estimate.IMPORTED if on_cpu else 0)
     return {
         "batch": asdict(batch),

@@ -17,6 +17,7 @@ from medreason import moved
 from medreason.config import key_names, trainer_settings
 from medreason.config.data import Handling
 from medreason.config.schema import Config, Reward
+from medreason.console import first_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _STARTS_OF_NUMBERS = tuple("+-.0123456789")
@@ -44,7 +45,7 @@ def load(composed: DictConfig, choices: dict[str, str] | None = None) -> Config:
     try:
         missing = sorted(OmegaConf.missing_keys(composed))
     except InterpolationResolutionError as error:
-        reason = next(iter(str(error).splitlines()), "")
+        reason = first_line(error)
         raise ValueError(
             f"{error.full_key}: {reason}; set that key, or {error.full_key}=... itself"
         ) from error

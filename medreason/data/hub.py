@@ -189,10 +189,6 @@ def _facet(row: Record, columns: Mapping[str, str], key: str, of_all: str) -> st
     return value
 
 
-def _named(images: Path) -> str:
-    return f"the folder {images.resolve()} (data.image_folder=... sets another)"
-
-
 def _image(value: object, layout: Layout) -> Path:
     """The one image of a row, as a file. Raises ValueError where there is none or several."""
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -200,7 +196,8 @@ def _image(value: object, layout: Layout) -> Path:
             raise ValueError(f"has {len(value)} images; a question is about one")
         return _image(value[0], layout)
     if isinstance(value, str):
-        return layout.images / rows.inside(value, layout.images, _named(layout.images))
+        named = f"the folder {layout.images.resolve()} (data.image_folder=... sets another)"
+        return layout.images / rows.inside(value, layout.images, named)
     if not isinstance(value, Mapping) or value.get("bytes") is value.get("path") is None:
         raise ValueError(f"image is {value!r}; needs an image or a path")
     return _stored(value.get("bytes"), value.get("path"), layout.cache)

@@ -60,14 +60,14 @@ def prepare(
         remove_unfinished(folder, older_than_seconds=0)
     done, problems = len(targets) - len(missing), {}
     work = partial(_prepare, size=size, resize=resize, window=window)
-    pool = process_pool.results(
+    results = process_pool.results(
         work,
         missing,
         chunk=8,
         initializer=parent_watch.start_in_pool,
         processes=processes or os.cpu_count(),
     )
-    with contextlib.closing(pool) as results:
+    with contextlib.closing(results):
         for (image, _), problem in zip(missing, results, strict=True):
             done += 1
             progress(done, len(targets))

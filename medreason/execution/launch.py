@@ -18,6 +18,7 @@ from pathlib import Path
 from medreason import config as configuration
 from medreason import data
 from medreason.config import Config, Hardware, hub, machine
+from medreason.console import first_line
 from medreason.data import audit, images, validation
 from medreason.execution import disk, gpu_slots, slurm, worker_process
 from medreason.execution.request import RunRequest, run_request
@@ -314,7 +315,7 @@ def _start_and_wait(
             f"{request.folder.path.name}: {error}; it {kept}; re-run the same command to resume"
         ) from error
     except RuntimeError as error:
-        request.folder.update(state="failed", error=next(iter(str(error).splitlines()), ""))
+        request.folder.update(state="failed", error=first_line(error))
         raise RuntimeError(
             f"{request.folder.path.name}: {error} (see {log})"
             f"\n{worker_process.last_lines(log, start)}"

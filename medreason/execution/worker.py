@@ -7,7 +7,7 @@ Trains what is not trained and evaluates what is not evaluated. Its output goes 
 # ruff: noqa: E402
 from __future__ import annotations
 
-from medreason.console import quiet_libraries
+from medreason.console import first_line, quiet_libraries
 
 quiet_libraries()  # bitsandbytes, which the others import, warns at once
 
@@ -101,7 +101,7 @@ def _record_error_in(folder: RunFolder) -> ExceptHook:
     def record(
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        first = next(iter(str(error).splitlines()), "")
+        first = first_line(error)
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
         message = first if kind is ValueError else f"{kind.__name__}: {first}"
         if folder.state().error is None:  # the errors of other ranks follow from the first

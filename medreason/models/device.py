@@ -9,6 +9,7 @@ import torch
 from accelerate import PartialState
 
 from medreason.config import Hardware
+from medreason.console import first_line
 
 _MARGIN_MINUTES = 1.0
 """Beyond `hardware.hang_timeout_minutes`: the launcher, which writes all stacks to the log, ends a
@@ -59,7 +60,7 @@ def _refuse_without_gpu() -> None:
         torch.cuda.init()
         reason = "CUDA_VISIBLE_DEVICES names no GPU"
     except (AssertionError, RuntimeError) as error:  # not built for CUDA; driver missing or too old
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
     raise ValueError(
         f"hardware.accelerator='cuda': torch {torch.__version__}, built for {built}, finds no GPU: "

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 
 from medreason.config import Tracking
-from medreason.console import notice
+from medreason.console import first_line, notice
 from medreason.runs import lock
 
 PREFIX = "medreason."
@@ -40,7 +40,7 @@ UNREACHED = (MlflowException, OSError, UnusableStoreError)
 
 def warn_unreached(tracking: Tracking, error: Exception, kept: str) -> None:
     """Say in one line that MLflow lacks something, why, and where it is."""
-    reason = next(iter(str(error).splitlines()), "")
+    reason = first_line(error)
     unusable = isinstance(error, UnusableStoreError)
     notice(f"{reason if unusable else f'MLflow at {tracking.uri} not reached ({reason})'}; {kept}")
 

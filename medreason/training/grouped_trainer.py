@@ -96,7 +96,7 @@ class GroupedGRPOTrainer(SamplingCheck):
         self._rollout = rollout
         self._vision_cache_folder = vision_cache if rollout.vision_cache_gb else None
         self._graphs = DecodingGraphs() if cuda_graphs else None
-        self._keep_graphs = keep_graphs
+        self.keeps_graphs = keep_graphs
         self._vision_caches: dict[int, VisionCache | None] = {}
         """By `id` of the model: the policy and the reference model have towers of their own."""
         self._drafts = (
@@ -215,7 +215,7 @@ class GroupedGRPOTrainer(SamplingCheck):
             if self._rollout.dynamic_sampling:
                 self._resample_constant_groups(model, processor, groups)
             model.train()
-        if self._graphs and not self._keep_graphs:
+        if self._graphs and not self.keeps_graphs:
             self._graphs.release()
         if self._drafts:
             for name, value in self._drafts.take_counts().items():

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.config import Config
+from medreason.console import first_line
 from medreason.samples import Sample
 from medreason.training.memory_estimate import DeviceBatch, bucket_bytes, drawing_bytes
 from medreason.training.memory_limits import longest_samples, remedies
@@ -47,7 +48,7 @@ def trial_step(
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        first = next(iter(str(error).splitlines()), type(error).__name__)
+        first = first_line(error)
         raise ValueError(
             f"out of memory in a trial step of the {len(rows)} longest samples ({first}); "
             f"what helps, gentlest first: {'; '.join(remedies(config))}"
@@ -93,6 +94,11 @@ def _run_step(
     return size
 
 
+def keeps_graphs(trainer: SFTTrainer | GRPOTrainer) -> bool:
+    """Whether CUDA graphs stay beside its updates, as a `GroupedGRPOTrainer`'s may."""
+    return getattr(trainer, "keeps_graphs", False)
+
+
 def _reserved(count: int, device: torch.device) -> Tensor:
     """So many bytes. A CPU gives memory only for pages that are written, hence the addition."""
     return torch.zeros(count, dtype=torch.uint8, device=device).add_(1)
@@ -104,8 +110,7 @@ def _reserved_for_drawing(
     """What stays of drawing beside the update; for a moment, all that it takes is held."""
     model, device = trainer.model, trainer.accelerator.device
     assert isinstance(model, PreTrainedModel | PeftModel)
-    keeps_graphs = getattr(trainer, "_keep_graphs", False)  # the grouped trainer's
-    drawing, stays = drawing_bytes(config, model, batch, keeps_graphs=keeps_graphs)
+    drawing, stays = drawing_bytes(config, model, batch, keeps_graphs=keeps_graphs(trainer))
     # Beside DDP's buckets; of several micro-batches those are reserved already.
     buckets = bucket_bytes(config, trained) if drawing and config.accumulation == 1 else 0
     _reserved(drawing + buckets, device)

@@ -14,6 +14,7 @@ import psutil
 import yaml
 
 from medreason.config import CONF, Config, machine
+from medreason.console import first_line
 from medreason.data.images import size_of
 from medreason.phantom import canvas
 from medreason.samples import Sample
@@ -56,7 +57,7 @@ def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
         estimate = _estimate(config, samples)
     # A model on the hub whose config.json was never downloaded, or of a family not known here.
     except (OSError, ValueError) as error:
-        first = next(iter(str(error).splitlines()), "")
+        first = first_line(error)
         return [f"memory of {config.model.name} unknown: {first}"]
     limit = device_limit_bytes(config)
     lines = [f"memory of {config.method.name}, {config.model.name}: {estimate.summary()}"]
@@ -140,7 +141,7 @@ def _largest_cut(config: Config, samples: Sequence[Sample]) -> _Cut:
             peak = _estimate(cut, samples).peak
         # As for `memory_lines`: the architecture is not known.
         except (OSError, ValueError) as error:
-            first = next(iter(str(error).splitlines()), "")
+            first = first_line(error)
             return one, f"{chosen} 1: memory is not known: {first}", False
         takes = f"{questions} take{'s' if questions == 1 else ''} about {peak / 2**30:.2f} GiB"
         if peak <= _TRUSTED * limit:

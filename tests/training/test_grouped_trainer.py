@@ -582,7 +582,7 @@ def test_graphs_stay_beside_the_update_or_are_freed_before_it(
     trainer = built(composed(*steps), tmp_path)
     assert isinstance(trainer, GroupedGRPOTrainer)
     graphs, held = DecodingGraphs(), []
-    trainer._graphs, trainer._keep_graphs = graphs, keeps
+    trainer._graphs, trainer.keeps_graphs = graphs, keeps
     compute_loss = trainer._compute_loss
 
     def observed(*args: Any) -> Tensor:
