@@ -62,7 +62,7 @@ def measure(
     state = device.join(config.hardware)
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
-    torch.set_flush_denormal(config.hardware.accelerator == "cpu")  # as the worker does
+    device.tune_for_cpu(config.hardware)  # as the worker does
     commit = environment.commit()
     torch.manual_seed(config.seed)
     model = load_model(config.model, config.hardware).to(state.device).eval()  # pyright: ignore[reportArgumentType]

@@ -11,7 +11,7 @@ import torch
 
 from medreason.config import Config
 from medreason.models import device
-from medreason.runs.process_memory import private_bytes, return_freed_blocks
+from medreason.runs.process_memory import private_bytes
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 from medreason.training import memory_check, memory_estimate
@@ -26,8 +26,7 @@ def compare(config: Config, samples: Sequence[Sample], folder: Path) -> dict[str
     """
     on_cpu = config.hardware.accelerator == "cpu"
     device.join(config.hardware)
-    if on_cpu and config.hardware.recomputes:  # as the worker does
-        return_freed_blocks()
+    device.tune_for_cpu(config.hardware)  # as the worker does
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
     before = private_bytes() if on_cpu else 0

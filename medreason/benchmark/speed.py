@@ -102,7 +102,7 @@ def measure(
     device.join(config.hardware)
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
-    torch.set_flush_denormal(config.hardware.accelerator == "cpu")  # as the worker does
+    device.tune_for_cpu(config.hardware)  # as the worker does
     commit = environment.commit()  # read first: the files may change while this runs
     config = _comparable(config)
     questions = _resized(samples[: config.method.prompts_per_step], config.bench.image_size, folder)

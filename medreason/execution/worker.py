@@ -29,7 +29,6 @@ from medreason.data import validation
 from medreason.evaluation.run import evaluate, refuse_long_tests
 from medreason.models import device
 from medreason.runs import environment, interrupts, parent_watch
-from medreason.runs.process_memory import return_freed_blocks
 from medreason.runs.progress import Reporter
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
 from medreason.training.run import train, trained_model
@@ -73,12 +72,7 @@ def processes(config: Config) -> PartialState:
     Raises:
         ValueError: torch finds no GPU, or the ranks are not as many as the profile says.
     """
-    cpu = config.hardware.accelerator == "cpu"
-    # Before any thread of torch starts. Gradients of tokens with probability near 1 are denormal
-    # numbers, with which a CPU computes several times slower.
-    torch.set_flush_denormal(cpu)
-    if cpu and config.hardware.recomputes:  # memory before speed
-        return_freed_blocks()
+    device.tune_for_cpu(config.hardware)
     state = device.join(config.hardware)
     if state.num_processes != config.hardware.processes:
         raise ValueError(

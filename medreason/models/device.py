@@ -10,6 +10,7 @@ from accelerate import PartialState
 
 from medreason.config import Hardware
 from medreason.console import first_line
+from medreason.runs.process_memory import adapt_malloc
 
 _MARGIN_MINUTES = 1.0
 """Beyond `hardware.hang_timeout_minutes`: the launcher, which writes all stacks to the log, ends a
@@ -35,6 +36,16 @@ def join(hardware: Hardware) -> PartialState:
     if hardware.memory_limit_gb and not on_cpu:
         _cap_memory(hardware.memory_limit_gb)
     return state
+
+
+def tune_for_cpu(hardware: Hardware) -> None:
+    """What this process sets to compute fast on a CPU, before any thread of torch starts."""
+    on_cpu = hardware.accelerator == "cpu"
+    # Gradients of tokens with probability near 1 are denormal numbers, with which a CPU computes
+    # several times slower.
+    torch.set_flush_denormal(on_cpu)
+    if on_cpu:
+        adapt_malloc(recomputes=hardware.recomputes)
 
 
 def timeout(hardware: Hardware) -> timedelta:

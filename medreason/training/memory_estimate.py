@@ -170,7 +170,7 @@ def estimate(config: Config, batch: DeviceBatch, *, keeps_graphs: bool = False) 
         gradients += buckets
     copies, cache = _decoding_copies(config, full_model), _kv_cache(config, model, batch)
     on_cpu = hardware.accelerator == "cpu"
-    # With checkpointing a CPU worker calls `return_freed_blocks`.
+    # With checkpointing a CPU worker calls `adapt_malloc`.
     keeps_blocks = on_cpu and not hardware.recomputes
     share = _HEAP_OF_ONE if config.accumulation == 1 else _HEAP
     return MemoryEstimate(
