@@ -8,9 +8,11 @@ One thread, 50 updates with a validation after 25 and 50; overrides change eithe
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,7 +50,8 @@ def measure(config: Config, folder: Path) -> tuple[float, list[float]]:
     samples = data.samples_of(config)
     trained, questions = data.trained_on(config, samples), validation.questions(config, samples)
     begin = time.process_time()
-    training.train(config, trained, RunFolder(folder), lambda *_: None, questions=questions)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # the lines of steps
+        training.train(config, trained, RunFolder(folder), lambda *_: None, questions=questions)
     return time.process_time() - begin, TimedValidator.seconds
 
 

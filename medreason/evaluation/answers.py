@@ -27,6 +27,7 @@ from medreason.generation.generate import (
 from medreason.generation.kept_graphs import DecodingGraphs
 from medreason.generation.prefill import Prefill
 from medreason.generation.prefix_sharing import PrefilledPrefixes, PrefixPrefiller
+from medreason.generation.prepared_inputs import PreparedInputs
 from medreason.generation.row_decoder import decode_refilled
 from medreason.generation.rows import Completion, EvaluationRow
 from medreason.generation.tolerance import computed_in, tolerance
@@ -57,11 +58,13 @@ def answer_rows(
     graphs: bool = False,
     images_ahead: bool = False,
     drafts: DraftHistory | None = None,
+    prepared: PreparedInputs | None = None,
     on_batch: OnBatch = lambda done: None,
     on_answers: OnAnswers = lambda batch: None,
 ) -> list[Completion]:
     """A completion of each row, in their order, as `generate` gives it. `graphs`: see `decode`;
-    with `images_ahead` other threads read and process images meanwhile.
+    with `images_ahead` other threads read and process images meanwhile; `prepared` keeps token ids
+    and processed images for the next call.
 
     `drafts` save passes through the model and change no token; it knows replies by `question_of`.
     """
@@ -80,7 +83,7 @@ def answer_rows(
             on_answers=on_answers,
         )
     settings = greedy_settings(processor.tokenizer, max_new_tokens)
-    prefiller = PrefixPrefiller(model, processor)
+    prefiller = PrefixPrefiller(model, processor, prepared=prepared)
     if drafts and not takes_drafts(model):
         drafts = None
     # One answer for all rows that ask the same: about a grey image of one size, or about none.

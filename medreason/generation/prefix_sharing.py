@@ -27,6 +27,7 @@ from medreason.generation.images_ahead import ImagesAhead
 from medreason.generation.kv_cache import repeat_kv_cache
 from medreason.generation.packed_pass import packed_pass
 from medreason.generation.prefill import Prefill, mrope_positions
+from medreason.generation.prepared_inputs import PreparedInputs, ProcessedImage, PromptText
 from medreason.generation.rows import EvaluationRow
 from medreason.generation.vision_cache import takes_vision_features
 from medreason.samples import Window
@@ -119,16 +120,19 @@ class PrefixPrefiller:
         model: PreTrainedModel,
         processor: ProcessorMixin,
         sizes: Mapping[Path, tuple[int, int]] | None = None,
+        prepared: PreparedInputs | None = None,
     ) -> None:
-        """`sizes` (width, height) of images that are known; others are read from their files."""
+        """`sizes` (width, height) of images that are known; others are read from their files.
+        `prepared` has what an earlier prefiller of the same processor prepared."""
         self._model: Any = model
         self._processor: Any = processor
         self._windows: dict[Path, Window] = {}
         self._passes = packed_pass(model)
         self._features: dict[_ImageKey, tuple[Tensor, Tensor]] = {}
         """Vision features (tokens, width) and grid (1, 3)."""
-        self._sizes: dict[Path, tuple[int, int]] = dict(sizes or {})
-        self._load: Callable[[_ShownImage], tuple[Tensor, Tensor]] = self._processed
+        self._prepared = prepared
+        self._sizes = dict(sizes or {}) if prepared is None else prepared.sizes
+        self._load: Callable[[_ShownImage], ProcessedImage] = self._processed
 
     @contextmanager
     def loading_ahead(self, rows: Sequence[EvaluationRow]) -> Iterator[None]:
@@ -241,13 +245,18 @@ class PrefixPrefiller:
         self._features = still_shown | dict(zip(new, self._encode(images), strict=True))
         return keys
 
-    def _processed(self, key: _ShownImage) -> tuple[Tensor, Tensor]:
-        """(pixels (patches, values), grid (1, 3)) of an image."""
-        image = open_rgb(key, self._windows[key]) if isinstance(key, Path) else blank(key)
-        inputs = self._processor.image_processor(images=[image], return_tensors="pt")
-        return inputs["pixel_values"], inputs["image_grid_thw"]
+    def _processed(self, key: _ShownImage) -> ProcessedImage:
+        def process() -> ProcessedImage:
+            image = open_rgb(key, self._windows[key]) if isinstance(key, Path) else blank(key)
+            inputs = self._processor.image_processor(images=[image], return_tensors="pt")
+            return inputs["pixel_values"], inputs["image_grid_thw"]
 
-    def _encode(self, images: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        if self._prepared is None:
+            return process()
+        window = self._windows[key] if isinstance(key, Path) else None
+        return self._prepared.image((key, window), process)
+
+    def _encode(self, images: Sequence[ProcessedImage]) -> list[tuple[Tensor, Tensor]]:
         """(vision features, grid) of each processed image."""
         if not images:
             return []
@@ -270,13 +279,13 @@ class PrefixPrefiller:
 
         As the processor makes them, which would process the image again for each text.
         """
-        prompts = prompt_texts(
-            self._processor, [row.prompt for row in rows], [image is not None for image in images]
-        )
         texts = [
-            prompt + end for prompt, ends in zip(prompts, endings, strict=True) for end in ends
+            (row.prompt, image is not None, end)
+            for row, image, ends in zip(rows, images, endings, strict=True)
+            for end in ends
         ]
-        ids_of_texts = iter(self._processor.tokenizer(texts)["input_ids"])
+        prepared = self._prepared or PreparedInputs()
+        ids_of_texts = iter(prepared.ids(texts, self._ids_of_texts))
         placeholder = self._processor.image_token_id
         ids_of_rows = [[*itertools.islice(ids_of_texts, len(ends))] for ends in endings]
         for ids_of_row, image in zip(ids_of_rows, images, strict=True):
@@ -284,6 +293,16 @@ class PrefixPrefiller:
                 place = ids.index(placeholder)
                 ids[place : place + 1] = [placeholder] * len(self._features[image][0])
         return ids_of_rows
+
+    def _ids_of_texts(self, texts: Sequence[PromptText]) -> list[list[int]]:
+        prompts = [*dict.fromkeys(text[:2] for text in texts)]
+        in_template = prompt_texts(
+            self._processor, [prompt for prompt, _ in prompts], [image for _, image in prompts]
+        )
+        text_of = dict(zip(prompts, in_template, strict=True))
+        return self._processor.tokenizer([text_of[text[:2]] + text[2] for text in texts])[
+            "input_ids"
+        ]
 
     def _group(
         self, prompts: Sequence[list[int]], images: Sequence[_ImageKey]

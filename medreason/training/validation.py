@@ -37,6 +37,7 @@ from medreason.evaluation.metrics import compute_metrics
 from medreason.evaluation.predictions import Prediction, predict
 from medreason.evaluation.run import evaluation_row, rows_of_process
 from medreason.generation.drafts import draft_history
+from medreason.generation.prepared_inputs import PreparedInputs
 from medreason.generation.rows import EvaluationRow
 from medreason.metrics import Metric
 from medreason.models.load import load_processor, without_adapter
@@ -77,6 +78,7 @@ class Validator(TrainerCallback):
         self._processor = load_processor(config.model)
         self._drafts = draft_history(config.evaluation.draft_tokens, config.hardware.accelerator)
         """It keeps the replies of the validation before."""
+        self._prepared = PreparedInputs()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -138,6 +140,7 @@ class Validator(TrainerCallback):
             graphs=settings.hardware.uses_cuda_graphs,
             images_ahead=settings.hardware.accelerator == "cuda",
             drafts=self._drafts,
+            prepared=self._prepared,
             on_batch=lambda done: self._progress("validating", done, len(own)),
         )
         answers = [

@@ -23,9 +23,10 @@ from medreason.evaluation.option_likelihood import (
     option_likelihoods,
     option_likelihoods_unshared,
 )
-from medreason.generation import prefix_sharing
+from medreason.generation import prefix_sharing, prepared_inputs
 from medreason.generation.drafts import DraftHistory
 from medreason.generation.prefix_sharing import PrefilledPrefixes
+from medreason.generation.prepared_inputs import PreparedInputs
 from medreason.generation.rows import Completion, EvaluationRow
 from medreason.models.load import load_model, load_processor
 from medreason.prompts import fill
@@ -80,6 +81,37 @@ def test_images_read_ahead_change_no_answer(rows: list[EvaluationRow], size: int
         for on in (True, False)
     )
     assert ahead == plain
+
+
+def test_prepared_inputs_are_made_once_and_change_no_answer(
+    rows: list[EvaluationRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny, prepared = model(), PreparedInputs()
+
+    def answered(prepared: PreparedInputs | None) -> list[Completion]:
+        return answer_rows(tiny, PROCESSOR, rows, batch_size=7, max_new_tokens=4, prepared=prepared)
+
+    first = answered(prepared)
+    for name in ("open_rgb", "size_of", "prompt_texts"):
+        monkeypatch.setattr(prefix_sharing, name, None)  # called again, it would raise
+    second = answered(prepared)
+    monkeypatch.undo()
+    assert first == second == answered(None)
+
+
+def test_prepared_images_beyond_the_limit_are_processed_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prepared_inputs, "_MOST_BYTES", 100)
+    prepared, made = PreparedInputs(), []
+
+    def process(size: int) -> tuple[Tensor, Tensor]:
+        made.append(size)
+        return torch.zeros(size, dtype=torch.uint8), torch.zeros(0)
+
+    for size in (60, 50, 60, 50):
+        assert len(prepared.image(size, lambda size=size: process(size))[0]) == size
+    assert made == [60, 50, 50]
 
 
 def test_an_image_that_is_damaged_is_named_where_its_turn_is(

@@ -1,0 +1,53 @@
+"""Token ids and processed images of questions that are asked again and again: a validation's."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+_MOST_BYTES = 2**28
+"""Of images; those that come when it is full are processed each time."""
+
+PromptText = tuple[str, bool, str]
+"""A prompt, whether it is about an image, and what follows it."""
+ProcessedImage = tuple[Tensor, Tensor]
+"""Pixels (patches, values) and grid (1, 3)."""
+
+
+class PreparedInputs:
+    """What does not change while a model is trained: a validation asks the same as the one
+    before."""
+
+    def __init__(self) -> None:
+        self._ids: dict[PromptText, array[int]] = {}
+        self._images: dict[Hashable, ProcessedImage] = {}
+        self._bytes = 0
+        self.sizes: dict[Path, tuple[int, int]] = {}
+        """(width, height) of images."""
+
+    def ids(
+        self,
+        texts: Sequence[PromptText],
+        tokenize: Callable[[Sequence[PromptText]], Sequence[Sequence[int]]],
+    ) -> list[list[int]]:
+        """Those of each text; `tokenize` is asked for the ones that are new."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._ids]
+        if new:
+            self._ids |= {
+                text: array("i", ids) for text, ids in zip(new, tokenize(new), strict=True)
+            }
+        return [self._ids[text].tolist() for text in texts]
+
+    def image(self, key: Hashable, process: Callable[[], ProcessedImage]) -> ProcessedImage:
+        """The processed image of this key. Threads may ask at once."""
+        if key in self._images:
+            return self._images[key]
+        image = process()
+        size = sum(part.nbytes for part in image)
+        if self._bytes + size <= _MOST_BYTES:
+            self._images[key] = image
+            self._bytes += size
+        return image
