@@ -65,7 +65,9 @@ def decode(
 
     for step in range(limit):
         tokens, token_logps = choose(logits, None if numbers is None else numbers[step, rows])
-        ids[rows, step], logps[rows, step] = tokens, token_logps
+        ids[rows, step] = tokens
+        if token_logps is not None:
+            logps[rows, step] = token_logps
         ended = active & torch.isin(tokens, end_ids)
         lengths[rows] = torch.where(ended, step + 1, lengths[rows])
         active = active & ~ended
@@ -87,7 +89,7 @@ def decode(
         logits = decoding_step(tokens, position)
 
     return [
-        CompletionTokens(row[:length], values[:length])
+        CompletionTokens(row[:length], [] if numbers is None else values[:length])
         for row, values, length in zip(ids.tolist(), logps.tolist(), lengths.tolist(), strict=True)
     ]
 

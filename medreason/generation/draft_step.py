@@ -47,28 +47,36 @@ class DraftStep:
         self.positions_of_pass = _positions_of_pass(base)
         """A pass costs as much beside its positions as so many further positions."""
 
-    def add_rows(self, rows: Sequence[int], prefill: Prefill, room: int) -> None:
-        """Take the KV cache of prefilled rows, which has `room` for more tokens, behind the rows
-        that are here."""
+    def add_rows(
+        self, rows: Sequence[int], prefill: Prefill, room: int, *, ended: Sequence[int] = ()
+    ) -> None:
+        """Take the KV cache of prefilled rows, which has `room` for more tokens, in the places of
+        rows that have `ended`, and then behind the rows that are here."""
         self._passes = prefill.passes
         cache, visible = prefill.cache(), prefill.mask.bool()
         visible = nn.functional.pad(visible, (0, room), value=True)
+        places = [self.rows.index(row) for row in ended[: len(rows)]]
         if self._cache is None:
             self._cache, self._visible = cache, visible
         else:
             for layer, new in zip(self._cache.layers, cache.layers, strict=True):
                 assert isinstance(layer, PreallocatedLayer)
                 assert isinstance(new, PreallocatedLayer)
-                layer.append_rows(new)
-            parts = (self._visible, visible)
-            slots = max(part.shape[1] for part in parts)
-            self._visible = torch.cat(
-                [nn.functional.pad(part, (0, slots - part.shape[1])) for part in parts]
+                layer.take_rows(new, places)
+            slots = max(self._visible.shape[1], visible.shape[1])
+            self._visible, visible = (
+                nn.functional.pad(part, (0, slots - part.shape[1]))
+                for part in (self._visible, visible)
             )
+            self._visible[places] = visible[: len(places)]
+            self._visible = torch.cat([self._visible, visible[len(places) :]])
         slot = prefill.mask.shape[1]
         for row, position in zip(rows, prefill.position[0, :, 0].tolist(), strict=True):
             self._behind_prompt[row] = slot, position + 1
-        self.rows += rows
+        for place, row in zip(places, rows, strict=False):
+            del self._behind_prompt[self.rows[place]]
+            self.rows[place] = row
+        self.rows += rows[len(places) :]
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all others, which copies the KV cache."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -79,11 +81,16 @@ class PreallocatedLayer(DynamicLayer):
         self._buffers = self._buffers[:, indices]
         self._expose(self._length)
 
-    def append_rows(self, other: PreallocatedLayer) -> None:
-        """Take in the rows of another layer, with their own room, behind those that are here."""
+    def take_rows(self, other: PreallocatedLayer, places: Sequence[int]) -> None:
+        """Take in the rows of another layer, with their own room, over those at `places` and then
+        behind those that are here."""
         slots = max(self._buffers.shape[3], other._buffers.shape[3])
-        parts = [_with_room(part, slots) for part in (self._buffers, other._buffers)]
-        self._buffers = torch.cat(parts, dim=1)
+        self._buffers, others = (
+            _with_room(buffers, slots) for buffers in (self._buffers, other._buffers)
+        )
+        self._buffers[:, [*places]] = others[:, : len(places)]
+        if len(places) < others.shape[1]:
+            self._buffers = torch.cat([self._buffers, others[:, len(places) :]], dim=1)
         self._expose(self._length)
 
     def _expose(self, length: int) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,22 @@ class RowLayout:
     def width(self) -> int:
         return self.visible.shape[1]
 
+    def heads_of_places(self, key_heads: int, shared: int) -> Tensor:
+        """(rows x key heads x shared x width) -> the query head of a token, of (tokens x heads).
+
+        `shared` query heads read the same keys: they become further queries of one head.
+        """
+        heads = torch.arange(key_heads * shared, device=self.rows.device)
+        by_row = self.token_of_place.view(-1, 1, self.width) * len(heads)
+        return (by_row + heads[:, None]).flatten()
+
+    def places_of_heads(self, key_heads: int, shared: int) -> Tensor:
+        """(tokens x heads) -> rows x key heads x shared x width: the way back."""
+        heads = torch.arange(key_heads * shared, device=self.rows.device)
+        rows, columns = self.place_of_token // self.width, self.place_of_token % self.width
+        by_token = (rows[:, None] * len(heads) + heads) * self.width + columns[:, None]
+        return by_token.flatten()
+
     def of_last(self, count: int) -> RowLayout:
         """Of the last tokens of so many rows alone, for attention."""
         rows = torch.arange(count, device=self.rows.device)
@@ -161,13 +177,22 @@ class PackedPass:
         first, second = sine[0].chunk(2, dim=-1)
         turns = _Turns(cosine[0, :, None], torch.cat([-first, second], dim=-1)[:, None])
         *layers, last = zip(self._decoder.layers, cache.layers, strict=True)
+        attention = self._attention(layout, mask)
         for (layer, cached), products in zip(layers, self._products, strict=True):
             normed = _normed(layer.input_layernorm, hidden)
-            queries, *others = self._heads(products(normed), turns)
-            keys, values = _write(others, cached, layout)
-            attended = self._attend(queries, keys, values, mask, layout)
+            states = self._turned(products(normed), turns, self._query_heads)
+            keys, values = self._write(states[:, self._query_heads :], cached, layout)
+            attended = attention(states[:, : self._query_heads], keys, values)
             hidden = _behind_attention(layer, hidden, attended)
         return self._last_layer(*last, hidden, turns, mask, layout, read)
+
+    def _attention(self, layout: RowLayout, mask: Tensor | None) -> _Attention:
+        shared = self._query_heads // self._key_heads
+        return _Attention(
+            mask,
+            layout.heads_of_places(self._key_heads, shared),
+            layout.places_of_heads(self._key_heads, shared),
+        )
 
     def _mask(self, layout: RowLayout) -> Tensor | None:
         """(rows or 1, 1, heads of a key head x width, length), added to the scores."""
@@ -187,8 +212,8 @@ class PackedPass:
         read: str,
     ) -> Tensor:
         normed = _normed(layer.input_layernorm, hidden)  # pyright: ignore[reportArgumentType]
-        _, *others = self._heads(self._last_others(normed), turns, queries=0)
-        keys, values = _write(others, cached, layout)
+        others = self._turned(self._last_others(normed), turns, 0)
+        keys, values = self._write(others, cached, layout)
         if read == "none":  # the KV cache is all that is wanted of a prefix
             return hidden[:0]
         if read == "last":
@@ -197,36 +222,42 @@ class PackedPass:
             if mask is not None:
                 mask = mask.unflatten(2, (-1, layout.width))[:, :, :, -1]
             layout = layout.of_last(len(last))
-        queries, *_ = self._heads(self._last_queries(normed), turns, others=0)
-        attended = self._attend(queries, keys, values, mask, layout)
+        queries = self._last_queries(normed).view(len(normed), -1, self._width)
+        attended = self._attention(layout, mask)(turns(queries), keys, values)
         hidden = _behind_attention(layer, hidden, attended)
         return self._head(_normed(self._decoder.norm, hidden))
 
-    def _heads(
-        self, states: Tensor, turns: _Turns, queries: int | None = None, others: int | None = None
-    ) -> list[Tensor]:
-        """Queries, keys and values (tokens, heads, channels), of which values do not turn."""
-        sizes = [
-            self._query_heads if queries is None else queries,
-            *[self._key_heads if others is None else others] * 2,
-        ]
+    def _turned(self, states: Tensor, turns: _Turns, queries: int) -> Tensor:
+        """Heads of `queries`, keys and values (tokens, heads, channels), of which values do not
+        turn; `states` are written over."""
         states = states.view(len(states), -1, self._width)
-        turning, values = states.split([sizes[0] + sizes[1], sizes[2]], dim=1)
-        return [*turns(turning).split(sizes[:2], dim=1), values]
+        turns(states[:, : queries + self._key_heads])
+        return states
 
-    def _attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, layout: RowLayout
-    ) -> Tensor:
-        """(tokens, heads x channels)"""
-        by_row = queries.index_select(0, layout.token_of_place)
-        by_row = by_row.view(len(keys), layout.width, self._key_heads, -1, self._width)
-        # Query heads that read the same keys are further queries of one head.
-        by_head = by_row.permute(0, 2, 3, 1, 4)
-        attended = scaled_dot_product_attention(
-            *(by_head.flatten(2, 3).to(keys.dtype), keys, values), attn_mask=mask
-        )
-        by_row = attended.view(by_head.shape).permute(0, 3, 1, 2, 4).flatten(0, 1)
-        return by_row.index_select(0, layout.place_of_token).flatten(1)
+    def _write(self, states: Tensor, cached: object, layout: RowLayout) -> tuple[Tensor, Tensor]:
+        assert isinstance(cached, PreallocatedLayer)
+        states = states.unflatten(1, (2, self._key_heads))
+        return cached.write_tokens(states, layout.rows, layout.slots, layout.length)
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """Attention of tokens that are beside each other, row by row."""
+
+    mask: Tensor | None
+    heads_of_places: Tensor
+    """See `RowLayout`."""
+    places_of_heads: Tensor
+
+    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """(tokens, heads x channels) of queries (tokens, heads, channels), and keys and values
+        (rows, key heads, slots, channels)."""
+        tokens, _, width = queries.shape
+        by_row = queries.reshape(-1, width).index_select(0, self.heads_of_places)
+        by_row = by_row.view(*keys.shape[:2], -1, width).to(keys.dtype)
+        attended = scaled_dot_product_attention(by_row, keys, values, attn_mask=self.mask)
+        by_token = attended.reshape(-1, width).index_select(0, self.places_of_heads)
+        return by_token.view(tokens, -1)
 
 
 @dataclass(frozen=True)
@@ -239,9 +270,13 @@ class _Turns:
     """Negative in the first half of the channels."""
 
     def __call__(self, states: Tensor) -> Tensor:
-        """Of states (tokens, heads, channels), each with the channel half a width away."""
+        """Turn states (tokens, heads, channels), each with the channel half a width away, where
+        they are."""
         rolled = states.roll(states.shape[-1] // 2, dims=-1)
-        return torch.addcmul(states * self.cosine, rolled, self.sine).to(states.dtype)
+        if states.dtype == self.cosine.dtype:
+            return states.mul_(self.cosine).addcmul_(rolled, self.sine)
+        # Not in place, which would round in between.
+        return states.copy_(torch.addcmul(states * self.cosine, rolled, self.sine))
 
     def of(self, tokens: Tensor) -> _Turns:
         return _Turns(self.cosine[tokens], self.sine[tokens])
@@ -250,20 +285,27 @@ class _Turns:
 def _normed(module: nn.Module, hidden: Tensor) -> Tensor:
     norm: Any = module
     weight = norm.weight.to(hidden.dtype)
-    return rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)
-
-
-def _write(states: Sequence[Tensor], cached: object, layout: RowLayout) -> tuple[Tensor, Tensor]:
-    assert isinstance(cached, PreallocatedLayer)
-    return cached.write_tokens(
-        torch.stack([*states], dim=1), layout.rows, layout.slots, layout.length
-    )
+    if hidden.dtype != torch.float32:
+        return rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)
+    # Two passes over the memory, where torch's takes four on a CPU.
+    length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+    scale = length.square_().div_(len(weight)).add_(norm.variance_epsilon).rsqrt_()
+    return (hidden * scale).mul_(weight)
 
 
 def _behind_attention(module: nn.Module, hidden: Tensor, attended: Tensor) -> Tensor:
+    """`hidden` is written over."""
     layer: Any = module
-    hidden = hidden + layer.self_attn.o_proj(attended)
-    return hidden + layer.mlp(_normed(layer.post_attention_layernorm, hidden))
+    hidden = _added(hidden, layer.self_attn.o_proj(attended))
+    normed = _normed(layer.post_attention_layernorm, hidden)
+    mlp = layer.mlp
+    gates = mlp.act_fn(mlp.gate_proj(normed)).mul_(mlp.up_proj(normed))
+    return _added(hidden, mlp.down_proj(gates))
+
+
+def _added(hidden: Tensor, more: Tensor) -> Tensor:
+    """In place, where the sum has the same type: new memory costs a CPU more than the sum."""
+    return hidden.add_(more) if hidden.dtype == more.dtype else hidden + more
 
 
 def packed_pass(model: PreTrainedModel) -> PackedPass | None:

@@ -52,7 +52,7 @@ def decode_refilled(
             rows, waiting = waiting[:free], waiting[free:]
             decoder.begin(rows, prefill(rows))
         else:
-            decoder.advance()
+            decoder.advance(refilled=bool(waiting))
     yield decoder.take_ended()
 
 
@@ -86,16 +86,19 @@ class RowDecoder:
         self._tokens |= {row: CompletionTokens([], []) for row in rows}
         self._take(prefill.logits, {row: [] for row in rows})
 
-    def advance(self) -> None:
-        """One pass through the model."""
-        active, rows = {*self.active}, self._step.rows
+    def advance(self, *, refilled: bool = False) -> None:
+        """One pass through the model. `refilled`: others will take the places of rows that have
+        ended, which so keep them for a while."""
+        active = {*self.active}
+        for rows, prefill in self._begun:
+            ended = [row for row in self._step.rows if row not in active]
+            self._step.add_rows(rows, prefill, self._limit, ended=ended)
+        self._begun.clear()
+        rows = self._step.rows
         kept = [row for row in rows if row in active]
         # Where all rows have ended, one is left for passes in vain.
-        if active and len(kept) <= KEPT_SHARE * len(rows):
+        if active and not refilled and len(kept) <= KEPT_SHARE * len(rows):
             self._step.keep_rows(kept)
-        for rows, prefill in self._begun:
-            self._step.add_rows(rows, prefill, self._limit)
-        self._begun.clear()
         drafts: Mapping[int, list[int]] = {row: [] for row in self.active}
         if self._drafts:
             room = {row: self._limit - len(self._tokens[row].ids) - 1 for row in self.active}
@@ -156,7 +159,7 @@ class RowDecoder:
             part = slice(begin, begin + at_once)
             chosen = self._choice(logits[part], None if numbers is None else numbers[part])
             ids += chosen[0].tolist()
-            logps += chosen[1].tolist()
+            logps += [] if chosen[1] is None else chosen[1].tolist()
         return ids, logps
 
     def _has_ended(self, row: int) -> bool:

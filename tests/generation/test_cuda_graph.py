@@ -130,7 +130,9 @@ def test_captured_steps_decode_what_eager_steps_decode(
     if computed == "float32":
         assert share_of_equal_tokens(eager, graphed, rounding=1e-3) == 1
     else:  # a number can fall between two roundings, and the rest is another completion
-        assert share_of_equal_tokens(eager, graphed, rounding=0.1) > 0.5
+        exact = decoded(tiny(device), graphs=False, temperature=temperature)
+        by_rounding = share_of_equal_tokens(exact, eager, rounding=1.0)
+        assert share_of_equal_tokens(eager, graphed, rounding=0.1) >= by_rounding > 0.2
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "of transformers"])

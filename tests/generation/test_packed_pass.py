@@ -123,7 +123,7 @@ def test_last_layer_computes_what_is_read(monkeypatch: pytest.MonkeyPatch) -> No
 
     first, *_, last = model.model.language_model.layers
     for layer in (first, last):
-        layer.mlp.register_forward_hook(count)
+        layer.mlp.gate_proj.register_forward_hook(count)
     prefilled(model)
     assert tokens == [int(inputs_of(model)["attention_mask"].sum()), 2]
 
