@@ -5,6 +5,9 @@ RUN = .venv/bin/python -m medreason
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint layers smoke matrix rehearse bench sft grpo rarl report ui tiny clean
 
+# What a stopped command says to type; of these targets alone, since `make test` reads what commands say.
+demo smoke matrix rehearse bench sft grpo rarl report: export MEDREASON_COMMAND = make $(MAKECMDGOALS)$(if $(MAKEOVERRIDES), $(MAKEOVERRIDES))
+
 help:  ## this list
 	@grep -hE '^[a-z ]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from medreason.config import Config
-from medreason.console import show
+from medreason.console import command, show
 from medreason.metrics import Metric
 from medreason.report import (
     analyses,
@@ -85,8 +84,8 @@ def run(config: Config) -> None:
     show(f"open {files[0]} in a browser: every cell leads to its questions")
     if config.tracking.uri:
         _track(config, evaluations, files)
-        command = shlex.join(["python", "-m", "medreason.tracking.pages", config.outputs])
-        place = f"`{command}`" if config.tracking.name == "local" else "the tracking server"
+        pages = command([config.outputs], "medreason.tracking.pages")
+        place = f"`{pages}`" if config.tracking.name == "local" else "the tracking server"
         show(f"{place} shows parameters, curves, predictions with images in MLflow")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from medreason.console import command
 from medreason.data import rows
 from medreason.data.rows import Row
 from medreason.runs import keys
@@ -41,8 +42,9 @@ def read(root: Path | str | None) -> Iterator[Row]:
     if root is not None and not Path(root).is_dir():
         data = re.sub(r"-\d+-(stretch|pad)$", "", Path(root).name)
         raise ValueError(
-            f"data.root={root} is not a folder: action=prepare writes one; run python -m medreason "
-            f"action=prepare data={data} data.root=..., or set data.root to what it wrote"
+            f"data.root={root} is not a folder: action=prepare writes one; run "
+            f"{command(['action=prepare', f'data={data}'])} data.root=..., or set data.root to "
+            "what it wrote"
         )
     root = rows.folder(root)
     if not (root / SUMMARY).is_file():

@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import Config, Statistics, Tracking
-from medreason.console import counted, notice
+from medreason.console import counted, notice, report_command, started_command
 from medreason.execution import supervision
 from medreason.report import published_file
 from medreason.runs import interrupts, lock, parent_watch
@@ -168,7 +168,7 @@ class Sweep(Callback):
     def _test_chosen(self, config: DictConfig) -> bool:
         """Test the best trial of the search; whether that worked."""
         if _is_outlived(config):
-            notice(f"type `python -m medreason action=report sweep={config.sweep}` to see the best")
+            notice(f"type `{report_command(config.sweep, config.outputs)}` to see the best")
             return True
         evaluations = evaluations_by_sweep(Path(config.outputs) / "runs").get(config.sweep, [])
         from medreason.actions import train  # numpy, which the command line spares
@@ -215,8 +215,8 @@ class Sweep(Callback):
                 same = f" and {count - 1} more" if count > 1 else ""
                 notice(f"{_NAMES[outcome.state]}: {' '.join(outcome.overrides)}{same}")
                 notice(f"  {outcome.error}")
-        if counts["lost"] or counts["unreached"]:
-            notice("re-run the same command to resume")
+        if (counts["lost"] or counts["unreached"]) and not interrupts.interrupted():
+            notice(f"to resume: {started_command()}")
         return any(counts[state] for state in ("failed", "lost", "unreached"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
 from medreason.config import Config, options, steps
+from medreason.console import command
 from medreason.runs import keys
 
 _AXES = ("modality", "task", "seed")
@@ -139,7 +139,7 @@ def base_lines(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> list
         lines[
             f"! {config.method.name} is tested with prompt={name}, its start model with "
             f"prompt={', '.join(dict.fromkeys(others))}: not compared with it; "
-            f"`python -m medreason {shlex.join(words)}` adds the start model with prompt={name}"
+            f"`{command(words)}` adds the start model with prompt={name}"
         ] = None
     return [*lines]
 

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 from mlflow import MlflowClient
 
 from medreason.config import Tracking
-from medreason.console import notice, show
+from medreason.console import command, notice, show
 from medreason.tracking import store
 
 _HOST, _PORT = "127.0.0.1", 5000
@@ -73,8 +73,9 @@ def main() -> None:
     if not (typed.outputs / "mlflow.db").exists():
         sys.exit(
             f"{typed.outputs}/mlflow.db is not there: name the outputs where they were moved "
-            "(`python -m medreason.tracking.pages FOLDER`), or make a first sweep (`python -m "
-            "medreason experiment=smoke/quick`); a server of tracking.uri has pages of its own"
+            f"(`{command(['FOLDER'], 'medreason.tracking.pages')}`), or make a first sweep "
+            f"(`{command(['experiment=smoke/quick'])}`); a server of tracking.uri has pages of "
+            "its own"
         )
     uri = f"sqlite:///{typed.outputs}/mlflow.db"
     tracking = Tracking(name="local", uri=uri)
