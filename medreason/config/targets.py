@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medreason import moved
-from medreason.config.annotations import accepts, form
+from medreason.config.annotations import accepts, form, type_in_words
 from medreason.config.data import Handling
 
 
@@ -107,7 +107,7 @@ def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
         annotation = _annotation(known[name])
         if value is not None and not accepts(annotation, value):
             raise ValueError(
-                f"{key}.{name}={value!r}: {spec['_target_']} takes {annotation}"
+                f"{key}.{name}={value!r}: {spec['_target_']} takes {type_in_words(annotation)}"
                 + form(f"{key}.{name}", value, annotation)
             )
     shared = {"cache", *(f.name for f in fields(Handling))}  # what `data` passes to its function
