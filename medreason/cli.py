@@ -21,7 +21,7 @@ from medreason.console import command, notice, quiet_libraries, show, started_co
 from medreason.runs import interrupts
 from medreason.runs.outcomes import Outcome, explained
 from medreason.sweeps.callback import EXPECTED, as_job, job_label
-from medreason.sweeps.jobs import first_value
+from medreason.sweeps.jobs import first_value, idle_lines
 
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MPI_LOCALRANKID")
 _LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
@@ -128,6 +128,9 @@ def job(composed: DictConfig) -> Outcome | None:
         config = as_job(configuration.load(composed, chosen))
         if not in_sweep and (line := steps.line(composed, hydra_config.runtime)):
             notice(line)
+        if not in_sweep:
+            for line in idle_lines([config], [list(hydra_config.overrides.task)]):
+                notice(line)
         return _run(config)
     except EXPECTED as error:
         if in_sweep:

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from medreason.config.annotations import fields_of
 from medreason.config.data import Handling
 from medreason.config.schema import Config, Reward
-from medreason.config.upstream import DERIVED, ELSEWHERE, LIMITS, NOT_NEEDED, UPSTREAM
+from medreason.config.upstream import DERIVED, LIMITS, UPSTREAM, elsewhere
 
 _NEAR = 0.7
 _LONG_ENOUGH = 4  # letters of a name that is looked for inside longer ones
@@ -89,11 +89,9 @@ def refuse_derived(key: str) -> None:
 def hint(key: str) -> str:
     """`; did you mean ...?` with the key whose name is nearest; empty where none is near."""
     leaf = key.rpartition(".")[2]
-    if leaf in NOT_NEEDED:
-        return f"; {NOT_NEEDED[leaf]}: leave it out"
+    if known := elsewhere(key):
+        return known
     names = _by_leaf()
-    if leaf in ELSEWHERE and (leaf not in names or key.startswith(("method.", "model."))):
-        return f"; did you mean {ELSEWHERE[leaf]}?"
     near = {
         *difflib.get_close_matches(leaf, names, n=5, cutoff=_NEAR),
         *(name for name in names if _stands_for(leaf, name)),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medreason import moved
+from medreason.config import upstream
 from medreason.config.annotations import accepts, form, type_in_words
 from medreason.config.data import Handling
 
@@ -75,6 +76,8 @@ def _annotation(parameter: inspect.Parameter) -> str:
 
 def _known(key: str, name: str, parameters: Iterable[str]) -> str:
     """The end of a refusal: the nearest key and all there are."""
+    if meant := upstream.elsewhere(f"{key}.{name}"):
+        return meant
     names = [parameter for parameter in parameters if (key, parameter) != ("data", "cache")]
     names += [field.name for field in fields(Handling) if key == "data" and field.name not in names]
     near = difflib.get_close_matches(name, names, n=1)

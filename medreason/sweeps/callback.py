@@ -38,7 +38,14 @@ from medreason.runs.interrupts import InterruptedRunError
 from medreason.runs.outcomes import BusyError, NoDataError, Outcome, explained
 from medreason.runs.progress import duration
 from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, unsynced
-from medreason.sweeps.jobs import base_lines, compose_jobs, labels, split_jobs, step_lines
+from medreason.sweeps.jobs import (
+    base_lines,
+    compose_jobs,
+    idle_lines,
+    labels,
+    split_jobs,
+    step_lines,
+)
 from medreason.sweeps.search import (
     BASIC,
     Search,
@@ -102,7 +109,7 @@ class Sweep(Callback):
             for line in step_lines(config, self._jobs):
                 notice(line)
             if self._search is None and config.action.name in ("train", "plan"):
-                _warn_of_other_prompts(config, self._jobs)
+                _warn_of_jobs(config, self._jobs)
             if config.report.published:
                 published_file.read(config.report.published)
             if _is_done_here(config, self._jobs, self._search):
@@ -245,11 +252,13 @@ def as_job(config: Config) -> Config:
     return as_trial(config)
 
 
-def _warn_of_other_prompts(config: DictConfig, jobs: list[list[str]]) -> None:
-    """Say which trainings are not compared with the start model; nothing where a job cannot be
+def _warn_of_jobs(config: DictConfig, jobs: list[list[str]]) -> None:
+    """Say which settings change nothing, and which trainings are not compared with the start model;
+    nothing where a job cannot be
     composed, which fails alone when it begins."""
     with suppress(HydraException, *EXPECTED):
-        for line in base_lines(compose_jobs(config, jobs), jobs):
+        configs = compose_jobs(config, jobs)
+        for line in [*idle_lines(configs, jobs), *base_lines(configs, jobs)]:
             notice(line)
 
 
