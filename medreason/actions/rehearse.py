@@ -127,10 +127,10 @@ def _rehearse(recipe: str, folder: Path, others: Sequence[str], done: set[str]) 
         for step in steps(recipe, folder, others):
             if step.name in done:
                 continue
-            started = [sys.executable, "-m", "medreason", *step.words]
-            file.write(f"{shlex.join(started)}\n")
+            typed = [sys.executable, "-m", "medreason", *step.words]
+            file.write(f"{shlex.join(typed)}\n")
             file.flush()
-            if subprocess.run(started, stdout=file, stderr=file, check=False).returncode:
+            if subprocess.run(typed, stdout=file, stderr=file, check=False).returncode:
                 notice(f"{recipe}: failed at {step.name}; see {log}. To try again:")
                 notice(f"  {command(step.words)}")
                 return False

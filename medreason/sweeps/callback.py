@@ -224,6 +224,8 @@ class Sweep(Callback):
                 notice(f"  {outcome.error}")
         if (counts["lost"] or counts["unreached"]) and not interrupts.interrupted():
             notice(f"to resume: {started_command()}")
+        if config.action.name in ("train", "evaluate") and counts["done"] + counts["skipped"]:
+            notice(f"report: {report_command(config.sweep, config.outputs)}")
         return any(counts[state] for state in ("failed", "lost", "unreached"))
 
 
@@ -254,8 +256,7 @@ def as_job(config: Config) -> Config:
 
 def _warn_of_jobs(config: DictConfig, jobs: list[list[str]]) -> None:
     """Say which settings change nothing, and which trainings are not compared with the start model;
-    nothing where a job cannot be
-    composed, which fails alone when it begins."""
+    nothing where a job cannot be composed, which fails alone when it begins."""
     with suppress(HydraException, *EXPECTED):
         configs = compose_jobs(config, jobs)
         for line in [*idle_lines(configs, jobs), *base_lines(configs, jobs)]:

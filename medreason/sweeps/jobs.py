@@ -155,8 +155,9 @@ def idle_lines(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> list
     for config, job in zip(configs, jobs, strict=True):
         for override in job:
             reasons.setdefault(override, []).append(_why_idle(config, override))
+    remedy = "leave it out, or choose a method that uses it"
     return [
-        f"! {override.lstrip('+')} has no effect: {why[0]}; leave it out, or choose a method that uses it"
+        f"! {override.lstrip('+')} has no effect: {why[0]}; {remedy}"
         for override, why in reasons.items()
         if all(why)
     ]
