@@ -271,12 +271,14 @@ def _is_done_here(config: DictConfig, jobs: list[list[str]], search: Search | No
 
             configs = compose_jobs(config, jobs)
             if search is None:
-                plan.run_all(configs, labels(jobs))
+                fits = plan.run_all(configs, labels(jobs))
             else:
                 trials = plan.Trials(max(search.trials, 1), search.at_a_time)
-                plan.run_all([as_trial(trial) for trial in configs], labels(jobs), trials)
+                fits = plan.run_all([as_trial(trial) for trial in configs], labels(jobs), trials)
                 if not search.trials:
                     notice("of one trial; how many it makes, this sweeper does not say")
+            if not fits:
+                sys.exit(1)
         case "report":
             from medreason.actions import report
 

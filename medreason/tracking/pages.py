@@ -1,6 +1,6 @@
 """`make ui`: MLflow's pages, with the address that shows the newest sweep's runs.
 
-python -m medreason.tracking.pages [OUTPUTS] [--port 5000]
+python -m medreason.tracking.pages [OUTPUTS] [--port 5000] [--sweep NAME]
 """
 
 from __future__ import annotations
@@ -35,9 +35,15 @@ _VIEW = "medreason"
 
 
 def address(
-    client: MlflowClient, experiment: str, port: int = _PORT, *, read_only: bool = False
+    client: MlflowClient,
+    experiment: str,
+    port: int = _PORT,
+    *,
+    read_only: bool = False,
+    sweep: str | None = None,
 ) -> str:
-    """The page with the runs of the sweep that began last, the most accurate first.
+    """The page with the runs of a sweep, the most accurate first; where none is named, of the one
+    with results that began last.
 
     MLflow 3.17 opens on a page for language-model traces unless `workflowType` says otherwise,
     folds children behind their parent unless a search leaves the parent out, and shows neither
@@ -46,10 +52,9 @@ def address(
     address has search and order, and the pages none of these columns.
     """
     search = f"tags.`{store.PREFIX}kind` = 'run'"
-    if sweeps := store.find_runs(client, experiment, {f"{store.PREFIX}kind": "sweep"}):
-        name = sweeps[-1].data.tags[f"{store.PREFIX}sweep"]
-        if not {*name} & {*"'\"\\"}:  # MLflow's filters take no quotes
-            search += f" and tags.`{store.PREFIX}sweep` = '{name}'"
+    name = sweep or _newest(client, experiment)
+    if name and not {*name} & {*"'\"\\"}:  # MLflow's filters take no quotes
+        search += f" and tags.`{store.PREFIX}sweep` = '{name}'"
     view = {"searchFilter": search, "orderByKey": _BEST, "orderByAsc": False}
     kept = json.dumps(view | {"selectedColumns": _COLUMNS})
     tag = f"mlflow.sharedViewState.{_VIEW}"
@@ -64,11 +69,22 @@ def address(
     return f"http://{_HOST}:{port}/#/experiments/{experiment}/runs?{query}"
 
 
+def _newest(client: MlflowClient, experiment: str) -> str:
+    """The sweep with results that began last; the last one where none has any, empty without."""
+    kind, tag = f"{store.PREFIX}kind", f"{store.PREFIX}sweep"
+    names = [run.data.tags[tag] for run in store.find_runs(client, experiment, {kind: "sweep"})]
+    for name in reversed(names):
+        if store.find_runs(client, experiment, {kind: "run", tag: name}, f"{_BEST} >= 0"):
+            return name
+    return names[-1] if names else ""
+
+
 def main() -> None:
     """Serve the pages until Ctrl-C; print the address, and open it where there is a display."""
     parser = argparse.ArgumentParser(prog="medreason.tracking.pages", description=__doc__)
     parser.add_argument("outputs", nargs="?", type=Path, default=Path("outputs"))
     parser.add_argument("--port", type=int, default=_PORT)
+    parser.add_argument("--sweep", help="whose runs are shown; else the newest with results")
     typed = parser.parse_args()
     if not (typed.outputs / "mlflow.db").exists():
         sys.exit(
@@ -85,7 +101,7 @@ def main() -> None:
         connect = store.connect_to_read if read_only else store.connect
         client = connect(tracking, typed.outputs)
         experiment = store.experiment(client, tracking, typed.outputs)
-        page = address(client, experiment, port, read_only=read_only)
+        page = address(client, experiment, port, read_only=read_only, sweep=typed.sweep)
     except store.UnusableStoreError as error:
         sys.exit(str(error))
     sys.exit(_serve(store.escaped(uri, typed.outputs), port, page))
@@ -106,6 +122,8 @@ def _serve(uri: str, port: int, page: str) -> int:
     with subprocess.Popen(command, env=environment) as server:
         try:
             if _answers(port, server):
+                another = command(["--sweep", "NAME"], "medreason.tracking.pages")
+                notice(f"another sweep is shown by make ui SWEEP=NAME, or {another}")
                 show(f"the newest sweep: {page}")
                 if _has_display():
                     webbrowser.open(page)
