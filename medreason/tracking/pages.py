@@ -111,7 +111,7 @@ def _serve(uri: str, port: int, page: str) -> int:
     """The server's exit status, once it has ended or Ctrl-C ends it."""
     arguments = ["ui", "--backend-store-uri", uri, "--workers", "1"]
     arguments += ["--uvicorn-opts", "--log-level warning"]  # not a line a request
-    command = [sys.executable, "-m", "mlflow", *arguments, "--host", _HOST, "--port", str(port)]
+    serving = [sys.executable, "-m", "mlflow", *arguments, "--host", _HOST, "--port", str(port)]
     # Its jobs are of language-model traces, and each kind is a process more.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     # Of MLflow's own imports (3.17), nothing that a reader of its pages can mend.
@@ -119,7 +119,7 @@ def _serve(uri: str, port: int, page: str) -> int:
     environment["PYTHONWARNINGS"] = ",".join(filter(None, quiet))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     notice("MLflow starts; the address follows")
-    with subprocess.Popen(command, env=environment) as server:
+    with subprocess.Popen(serving, env=environment) as server:
         try:
             if _answers(port, server):
                 another = command(["--sweep", "NAME"], "medreason.tracking.pages")

@@ -575,3 +575,13 @@ def test_baselines_of_single_cells_are_one_note(
     table.show(runs)
     shown = " ".join(capsys.readouterr().out.split())
     assert f" {table.OWN_BASELINES} means over questions" in shown
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.5, "0.500"), (0.0161, "0.016"), (1.0, "1.000"), (0.0012, "0.0012"), (0.002, "0.0020")],
+)
+def test_p_values_have_the_digits_of_a_table(p: float, text: str) -> None:
+    assert arms.p_text(p) == text
+    assert arms.p_text(0.0497) == "0.0497"  # on its side of the level
+    assert arms.p_text(0.00001) == "<0.0001"
