@@ -5,6 +5,9 @@ RUN = .venv/bin/python -m medreason
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint layers smoke matrix rehearse bench sft grpo rarl report ui tiny clean
 
+# What a stopped command says to type; of these targets alone, since `make test` reads what commands say.
+demo smoke matrix rehearse bench sft grpo rarl report: export MEDREASON_COMMAND = make $(MAKECMDGOALS)$(if $(MAKEOVERRIDES), $(MAKEOVERRIDES))
+
 help:  ## this list
 	@grep -hE '^[a-z ]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
@@ -54,8 +57,8 @@ sft grpo rarl: setup  ## one method; ARGS="model=qwen2_vl_2b hardware=gpu ..."
 report: setup  ## tables, heat maps and one HTML page of a sweep; SWEEP=demo
 	$(RUN) action=report sweep=$(or $(SWEEP),runs) $(ARGS)
 
-ui: setup  ## MLflow pages for outputs/mlflow.db; prints the address of the newest sweep
-	.venv/bin/python -m medreason.tracking.pages
+ui: setup  ## MLflow pages for outputs/mlflow.db; prints the address of the newest sweep with results, or of SWEEP=NAME
+	.venv/bin/python -m medreason.tracking.pages $(if $(SWEEP),--sweep "$(SWEEP)")
 
 tiny: setup  ## rebuild the embedded model
 	.venv/bin/python -m medreason.models.tiny.build

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 from argparse import Namespace
@@ -18,11 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
 from medreason.config import CONF, Config, composing, flags, options, steps
-from medreason.console import notice, quiet_libraries, show
+from medreason.console import command, notice, quiet_libraries, show, started_command
 from medreason.runs import interrupts
 from medreason.runs.outcomes import Outcome, explained
 from medreason.sweeps.callback import EXPECTED, as_job, job_label
-from medreason.sweeps.jobs import first_value
+from medreason.sweeps.jobs import first_value, idle_lines
 
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MPI_LOCALRANKID")
 _LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
@@ -31,7 +30,6 @@ _LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_C
 
 def main() -> None:
     """Run the command line; Ctrl-C and SIGTERM end it in one line, with what to type to go on."""
-    typed = shlex.join(sys.argv[1:])
     interrupts.listen()
     try:
         _run_command_line()
@@ -40,7 +38,7 @@ def main() -> None:
         kept = str(error) or "what was finished is kept"
         stopped = "stopped by SIGTERM" if interrupts.first() == signal.SIGTERM else "interrupted"
         after = "\n" if sys.stderr.isatty() else ""  # the terminal's ^C
-        notice(f"{after}medreason: {stopped}; {kept}; to go on: python -m medreason {typed}")
+        notice(f"{after}medreason: {stopped}; {kept}; to go on: {started_command()}")
         sys.exit(128 + interrupts.first())
 
 
@@ -82,7 +80,8 @@ def _help(folders: Sequence[Path]) -> str:
     """What Hydra prints for `--help`, without its search for plugins, which takes two seconds."""
     groups = [f"{group}: {', '.join(names)}" for group, names in options.options(folders).items()]
     page = OmegaConf.load(CONF / "config.yaml").hydra.help
-    return Template(page.template).substitute(APP_CONFIG_GROUPS="\n".join(groups) + "\n")
+    text = Template(page.template).substitute(APP_CONFIG_GROUPS="\n".join(groups) + "\n")
+    return text.replace("python -m medreason", command())
 
 
 def _has_other_folders(arguments: Namespace) -> bool:
@@ -129,6 +128,9 @@ def job(composed: DictConfig) -> Outcome | None:
         config = as_job(configuration.load(composed, chosen))
         if not in_sweep and (line := steps.line(composed, hydra_config.runtime)):
             notice(line)
+        if not in_sweep:
+            for line in idle_lines([config], [list(hydra_config.overrides.task)]):
+                notice(line)
         return _run(config)
     except EXPECTED as error:
         if in_sweep:
@@ -151,8 +153,8 @@ def _leave_other_launchers() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError(
             f"torchrun or accelerate started this as one of {os.environ['WORLD_SIZE']} processes; "
-            "medreason starts its own, as many as the profile says: python -m medreason "
-            "hardware=gpu_x2"
+            "medreason starts its own, as many as the profile says: "
+            f"{command(['hardware=gpu_x2'])}"
         )
     others = [
         name

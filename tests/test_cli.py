@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hydra._internal.utils import get_args_parser
 
-from medreason import cli
+from medreason import cli, console
 from medreason.config import flags
 
 OTHERS = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "ACCELERATE_MIXED_PRECISION": "bf16"}
@@ -61,3 +65,53 @@ def test_flag_that_is_none_is_named_with_what_may_be_meant(
     monkeypatch.setattr("sys.argv", ["medreason", *typed.split()])
     with pytest.raises(ValueError, match=re.escape(message)):
         flags.parse({"method"})
+
+
+def test_command_to_type_names_an_interpreter_that_has_this_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", str(folder))
+    assert console.command(["sweep=a b"]) == "python -m medreason 'sweep=a b'"
+    monkeypatch.setenv("PATH", str(tmp_path))  # the environment is not activated
+    monkeypatch.chdir(folder.parent)
+    assert console.command() == f"{folder.name}/{Path(sys.executable).name} -m medreason"
+    monkeypatch.chdir(tmp_path)
+    typed = console.command(["--version"])
+    assert typed == f"{shlex.quote(sys.executable)} -m medreason --version"
+    assert subprocess.run(shlex.split(typed), check=False).returncode == 0
+
+
+def test_python_of_another_environment_is_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "python").symlink_to(sys.executable)  # as one environment links to its base
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert console.command().startswith(shlex.quote(sys.executable))
+
+
+def test_report_command_names_outputs_that_are_not_the_usual_ones() -> None:
+    assert console.report_command("s", "outputs") == "python -m medreason action=report sweep=s"
+    assert console.report_command("s", "/o").endswith(" action=report sweep=s outputs=/o")
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("demo", "make demo"),
+        ("sft ARGS='seed=1 modality=ct'", "make sft ARGS=seed=1\\ modality=ct"),
+    ],
+)
+def test_make_says_what_goes_on_with_its_target(
+    target: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = tmp_path / "python"
+    shown.write_text('#!/bin/sh\necho "told: $MEDREASON_COMMAND"\n')
+    shown.chmod(0o755)
+    makefile = Path(__file__).parents[1] / "Makefile"
+    words = ["make", "-sf", str(makefile), "-o", "setup", f"RUN={shown}", *shlex.split(target)]
+    out = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[0].startswith(f"told: {told} ")
+    monkeypatch.setenv(console.STARTED_BY, "make demo")
+    assert console.started_command() == "make demo"

@@ -194,6 +194,7 @@ def test_interrupted_training_goes_on_with_the_command_that_is_shown(
     report = (*command[:3], "action=report", "tracking=none")
     shown = subprocess.run(report, cwd=tmp_path, capture_output=True, text=True)
     assert re.search(r"interrupted at step \d+ of 20; the same command resumes", shown.stdout)
+    assert "to resume: " not in told  # one advice
     if words:
         assert "2 interrupted" in told
     again = shlex.split(line.partition("to go on: python ")[2])

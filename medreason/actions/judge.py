@@ -13,7 +13,7 @@ from medreason import config as configuration
 from medreason import data
 from medreason.config import Config, Hardware, machine
 from medreason.config.judge import ASPECTS, Judge, Scale
-from medreason.console import notice, show
+from medreason.console import notice, report_command, show
 from medreason.evaluation import predictions
 from medreason.evaluation.predictions import Prediction
 from medreason.execution import gpu_slots
@@ -78,7 +78,7 @@ def _evaluations(config: Config) -> list[EvaluationFolder]:
     if not evaluations:
         raise ValueError(
             f"no evaluated runs of sweep={config.sweep} below {config.folder / 'runs'}; "
-            "`python -m medreason action=report` says which sweeps there are"
+            f"`{report_command(config.sweep, config.outputs)}` says which sweeps there are"
         )
     return evaluations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from rich.text import Text
 from medreason import data, stats
 from medreason.config import Config, Statistics
 from medreason.console import counted, first_line
-from medreason.data import release_sizes
+from medreason.data import prepared, release_sizes
 from medreason.data.release_sizes import Counts
 from medreason.evaluation.controls import questions_of
 from medreason.execution.disk import disk_space
@@ -64,8 +65,9 @@ class Job:
 
 
 def run(config: Config) -> None:
-    """Print the plan of one command."""
-    run_all([config], [""])
+    """Print the plan of one command; exits with 1 where it could not be done."""
+    if not run_all([config], [""]):
+        sys.exit(1)
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,9 @@ class Trials:
         return math.ceil(self.count / self.at_a_time)
 
 
-def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | None = None) -> None:
-    """Print the plan of all jobs: each, the totals, and what does not fit.
+def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | None = None) -> bool:
+    """Print the plan of all jobs: each, the totals, and what does not fit; whether all fit and none
+    is refused.
 
     `labels` say what tells each of `configs` from the others; empty where nothing does. `trials`
     where the only one is a trial of a search.
@@ -93,7 +96,7 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
     jobs: list[Job] = []
     for i, (config, label) in enumerate(zip(configs, labels, strict=True)):
         jobs.append(_job(config, label or config.run_name, throughput, questions, seen, i))
-    _print(jobs, configs, trials)
+    told = _print(jobs, configs, trials)
     possible = [
         c
         for c, job in zip(configs, jobs, strict=True)
@@ -106,6 +109,13 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
             kinds[_kind(config)] += [(config, job)] * (trials.count if trials else 1)
     for line in _needs_of_all(list(kinds.values())):  # last, since it loads torch
         Console().print(line, highlight=False, soft_wrap=True)
+        told.append(line)
+    refused = any(job.state == "refused" for job in jobs)
+    return not refused and not any(line.startswith(_MISFIT) for line in told)
+
+
+_MISFIT = "does not fit"
+"""Start of the lines of memory and of disk that are too small."""
 
 
 def _undrawn(config: Config) -> Config:
@@ -305,7 +315,8 @@ def _left_out(config: Config, request: RunRequest) -> str:
     return f"each epoch leaves out {count} of {questions} questions" if count else ""
 
 
-def _print(jobs: Sequence[Job], configs: Sequence[Config], trials: Trials | None) -> None:
+def _print(jobs: Sequence[Job], configs: Sequence[Config], trials: Trials | None) -> list[str]:
+    """Print the table and the totals; gives the lines below them."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for head in ("#", "job", "state", "updates", "generations", "time", "disk"):
         side = "left" if head in ("job", "state") else "right"
@@ -325,8 +336,10 @@ def _print(jobs: Sequence[Job], configs: Sequence[Config], trials: Trials | None
         console.print("jobs of one kind are one row; `| cat` behind the command shows each")
     for reason, places in reasons.items():  # once, however many jobs it is of
         console.print(f"{_listed(places)}: {reason}", highlight=False, markup=False, soft_wrap=True)
-    for line in [*_totals(jobs, configs[0], trials), *_data_lines(jobs, configs[0])]:
+    lines = [*_totals(jobs, configs[0], trials), *_data_lines(jobs, configs[0])]
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+    return lines
 
 
 def _folded(jobs: Sequence[Job], configs: Sequence[Config]) -> Iterator[tuple[str, Job]]:
@@ -360,7 +373,10 @@ def _data_lines(jobs: Sequence[Job], config: Config) -> list[str]:
     if unknown := [name for name, size in sizes.items() if size is None]:
         parts.append(f"unknown of {', '.join(unknown)}")
     where = f"data.root={config.data['root']} is not there"
-    return [f"{where}; to download, packed: {'; '.join(parts)}"]
+    made = []
+    if config.data["_target_"] == "medreason.data.prepared.read":
+        made = [f"`{prepared.to_prepare(config.data['root'])}` makes data.root of it"]
+    return [f"{where}; to download, packed: {'; '.join(parts)}", *made]
 
 
 def _print_power(configs: Sequence[Config]) -> None:
@@ -487,7 +503,7 @@ def _disk_lines(ahead: Sequence[Job], config: Config, at_a_time: int) -> Iterato
         )
     if needed > free:
         yield (
-            f"does not fit: outputs={config.outputs} has {_size(free)} free of {_size(needed)}; "
+            f"{_MISFIT}: outputs={config.outputs} has {_size(free)} free of {_size(needed)}; "
             "free some space, set outputs=... to another disk, or choose adapter=lora_r8"
         )
 

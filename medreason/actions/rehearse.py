@@ -19,7 +19,7 @@ from typing import NamedTuple
 from omegaconf import OmegaConf
 
 from medreason.config import CONF, options
-from medreason.console import notice, show
+from medreason.console import command, notice, show
 from medreason.data import phantom_releases
 from medreason.models.model_folder import EMBEDDED
 from medreason.runs.progress import duration
@@ -93,7 +93,7 @@ def obstacle(recipe: str) -> str:
     if not recipe.startswith(_REHEARSED):
         return (
             f"experiment={recipe} is not of a paper, so there is no release to draw for it; recipes"
-            f" of smoke/ are small as they are: python -m medreason experiment={recipe}. "
+            f" of smoke/ are small as they are: {command([f'experiment={recipe}'])}. "
             f"Those that can be rehearsed: {', '.join(every_recipe())}"
         )
     if recipe == "rarl/search" and not find_spec("optuna"):
@@ -127,12 +127,12 @@ def _rehearse(recipe: str, folder: Path, others: Sequence[str], done: set[str]) 
         for step in steps(recipe, folder, others):
             if step.name in done:
                 continue
-            command = [sys.executable, "-m", "medreason", *step.words]
-            file.write(f"{shlex.join(command)}\n")
+            typed = [sys.executable, "-m", "medreason", *step.words]
+            file.write(f"{shlex.join(typed)}\n")
             file.flush()
-            if subprocess.run(command, stdout=file, stderr=file, check=False).returncode:
+            if subprocess.run(typed, stdout=file, stderr=file, check=False).returncode:
                 notice(f"{recipe}: failed at {step.name}; see {log}. To try again:")
-                notice(f"  python -m medreason {shlex.join(step.words)}")
+                notice(f"  {command(step.words)}")
                 return False
             done.add(step.name)
     notice(f"{recipe}: rehearsed in {duration(time.monotonic() - started)}")

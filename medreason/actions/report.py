@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from medreason.config import Config
-from medreason.console import show
+from medreason.console import command, show
 from medreason.metrics import Metric
 from medreason.report import (
     analyses,
@@ -78,16 +78,43 @@ def run(config: Config) -> None:
     opened = openings.read(config.folder, config.sweep)
     for line in filter(None, [*summary.tested(opened), summary.chosen_by_test(opened)]):
         show(line)
-    files = []
-    for path in _write(config, _Parts(runs, gathered, trials, beside, on_sets), target):
-        show(path)
-        files.append(path)
+    files = list(_write(config, _Parts(runs, gathered, trials, beside, on_sets), target))
+    for line in listed(files):
+        show(line)
     show(f"open {files[0]} in a browser: every cell leads to its questions")
     if config.tracking.uri:
         _track(config, evaluations, files)
-        command = shlex.join(["python", "-m", "medreason.tracking.pages", config.outputs])
-        place = f"`{command}`" if config.tracking.name == "local" else "the tracking server"
+        pages = command([config.outputs], "medreason.tracking.pages")
+        place = f"`{pages}`" if config.tracking.name == "local" else "the tracking server"
         show(f"{place} shows parameters, curves, predictions with images in MLflow")
+
+
+def listed(files: Sequence[Path]) -> Iterator[str]:
+    """The first file, then a line for each folder with what else was written there."""
+    yield str(files[0])
+    folders: dict[Path, list[Path]] = {}
+    for path in files[1:]:
+        for file in path.iterdir() if path.is_dir() else [path]:
+            folders.setdefault(file.parent, []).append(file)
+    for folder in sorted(folders):
+        yield f"{folder}/: {', '.join(_grouped(folders[folder]))}"
+
+
+def _grouped(files: Sequence[Path]) -> Iterator[str]:
+    """`table.csv`, `domains.{csv,parquet}`, `accuracy-*.png (5 files)`: files together whose names
+    differ in the last part, or that are many with the same first word."""
+    words = Counter({file.stem: file.stem.partition("-")[0] for file in files}.values())
+    groups: dict[str, set[Path]] = {}
+    for file in files:
+        word = file.stem.partition("-")[0]
+        groups.setdefault(f"{word}-*" if words[word] >= _MANY else file.stem, set()).add(file)
+    for name in sorted(groups):
+        ends = sorted({file.suffix[1:] for file in groups[name]})
+        end = ends[0] if len(ends) == 1 else f"{{{','.join(ends)}}}"
+        yield f"{name}.{end}" + (f" ({len(groups[name])} files)" if name.endswith("*") else "")
+
+
+_MANY = 3  # names with the same first word, which are listed as one
 
 
 def _write(config: Config, parts: _Parts, target: Path) -> Iterator[Path]:

@@ -42,6 +42,7 @@ _ROWS = 64
 """Questions of an evaluation that are decoded together."""
 
 
+_LEAST_SHOWN = 0.01  # hours
 Hours = tuple[float, float]
 """The least and the most that work may take."""
 
@@ -88,10 +89,14 @@ def total(kinds: Sequence[Mapping[str, Hours | None]]) -> dict[str, Hours | None
 
 
 def _shown(hours: Hours) -> str:
+    if hours[1] < _LEAST_SHOWN:
+        return f"under {_LEAST_SHOWN} h"
     return f"{_hours(hours[0])} to {_hours(hours[1])} h"
 
 
 def _hours(hours: float) -> str:
+    if hours < _LEAST_SHOWN:
+        return f"under {_LEAST_SHOWN}"
     return f"{hours:.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 0.1 else f"{hours:.2f}"
 
 

@@ -74,13 +74,46 @@ def form(key: str, value: object, annotation: str) -> str:
     word = str(value).lower()
     if word in ("none", "null", "~") and accepts(annotation, None):
         return "; write null"
-    if word in ("yes", "no", "on", "off", "true", "false") and accepts(annotation, True):
-        return "; write true or false"
     if isinstance(value, int | float) and accepts(annotation, ""):
         return f"; for a text, type both pairs of quotes: \"{key}='{word}'\""
     if isinstance(value, str) and _is_number(value) and accepts(annotation, 1):
         return "; write it without quotes"
     return ""
+
+
+_DESCRIBED = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "None": "null",
+    **dict.fromkeys(("dict", "Mapping"), "a mapping of keys"),
+}
+_ELEMENTS = {"int": "whole numbers", "float": "numbers", "str": "texts"}
+
+
+def type_in_words(annotation: str) -> str:
+    """What an annotation takes, in words: `a list of texts or null`; as it stands where it has a
+    type that is not known here."""
+    node = _parsed(annotation)
+    parts: list[ast.expr] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        parts.insert(0, node.right)
+        node = node.left
+    known = [_described(part) for part in (node, *parts)]
+    if None in known:
+        return annotation
+    *first, last = dict.fromkeys(filter(None, known))
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _described(node: ast.expr) -> str | None:
+    if not isinstance(node, ast.Subscript):
+        return _DESCRIBED.get(_name(node))
+    if _name(node.value) == "list":
+        elements = _ELEMENTS.get(_name(node.slice))
+        return f"a list of {elements}" if elements else "a list"
+    return _DESCRIBED.get(_name(node.value)) if _name(node.value) in ("dict", "Mapping") else None
 
 
 def _is_number(text: str) -> bool:

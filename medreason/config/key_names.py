@@ -6,12 +6,12 @@ import difflib
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from medreason.config.annotations import fields_of
 from medreason.config.data import Handling
 from medreason.config.schema import Config, Reward
-from medreason.config.upstream import DERIVED, ELSEWHERE, LIMITS, NOT_NEEDED, UPSTREAM
+from medreason.config.upstream import DERIVED, LIMITS, UPSTREAM, elsewhere
 
 _NEAR = 0.7
 _LONG_ENOUGH = 4  # letters of a name that is looked for inside longer ones
@@ -32,10 +32,17 @@ def type_of(key: str) -> object:
     kind: Any = Config
     parts = key.split(".")
     for i, part in enumerate(parts):
-        if kind == dict[str, Reward]:
-            kind = Reward
-        elif not is_dataclass(kind):
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        elif kind is Any:
             return Any
+        elif not is_dataclass(kind):
+            raise ValueError(
+                f"{key} is unknown: {'.'.join(parts[:i])} takes no keys; in a file, a text with "
+                "braces stands in quotes"
+            )
+        elif kind is Reward and part not in types_of(Reward):
+            raise ValueError(_no_part_of_reward(key, part))
         elif part in types_of(kind):
             kind = types_of(kind)[part]
         else:
@@ -45,6 +52,15 @@ def type_of(key: str) -> object:
                 + (hint(key) or f"; the keys {f'of {above}' if above else 'are'}: {known}")
             )
     return kind
+
+
+def _no_part_of_reward(key: str, part: str) -> str:
+    """A function and its settings stand below `score`."""
+    known = types_of(Reward)
+    near = difflib.get_close_matches(part, known, n=1, cutoff=_NEAR)
+    place, _, inside = key.partition(f".{part}")
+    meant = f"{place}.{near[0]}" if near else f"{place}.score.{part}{inside}"
+    return f"{key} is unknown; did you mean {meant}? A reward takes {', '.join(known)}"
 
 
 def refuse_unknown(key: str) -> None:
@@ -73,11 +89,9 @@ def refuse_derived(key: str) -> None:
 def hint(key: str) -> str:
     """`; did you mean ...?` with the key whose name is nearest; empty where none is near."""
     leaf = key.rpartition(".")[2]
-    if leaf in NOT_NEEDED:
-        return f"; {NOT_NEEDED[leaf]}: leave it out"
+    if known := elsewhere(key):
+        return known
     names = _by_leaf()
-    if leaf in ELSEWHERE and (leaf not in names or key.startswith(("method.", "model."))):
-        return f"; did you mean {ELSEWHERE[leaf]}?"
     near = {
         *difflib.get_close_matches(leaf, names, n=5, cutoff=_NEAR),
         *(name for name in names if _stands_for(leaf, name)),
@@ -134,3 +148,12 @@ def _keys(kind: type, above: str) -> Iterator[str]:
             yield from _keys(Reward, f"{key}.NAME.")
     if kind is Config:
         yield from (f"data.{field.name}" for field in fields(Handling))
+
+
+def leaves(values: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of all that is no mapping."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, values

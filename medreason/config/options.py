@@ -9,7 +9,6 @@ import difflib
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +16,14 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString, ValueType
 from hydra.errors import HydraException
-from omegaconf import MISSING, OmegaConf, ValidationError
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 
 from medreason import moved
 from medreason.config import key_names
 from medreason.config.files import CONF
 from medreason.config.rules import one_of
 from medreason.config.upstream import UPSTREAM
+from medreason.config.value_types import refuse_other_type
 from medreason.samples import MODALITIES, TASKS
 
 _MERGED = ("modality", "task")
@@ -38,8 +37,6 @@ _HYDRA = ("hydra.", "hydra/")
 _TEXT = (str, str | None)
 _OR_TRUTH = ("hardware.gradient_checkpointing",)
 """Texts among whose words are true and false, which may be read as such."""
-_WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}
-"""Type of the schema -> what to give."""
 _PACKAGE = re.compile(r"# @package (\S+)")
 
 
@@ -289,7 +286,9 @@ def _of_overrides(overrides: Iterable[str], known: Mapping[str, object]) -> Iter
         if key not in known and not key.startswith(_HYDRA):
             key_names.refuse_unknown(key)
             _refuse_changed_text(override, parsed)
-            _refuse_other_type(override, parsed)
+            if not parsed.is_delete() and key not in _MERGED:
+                for value in _values(parsed):
+                    refuse_other_type(key, value, override.partition("=")[2])
         for option in () if parsed.is_delete() else _values(parsed):
             yield _Choice(key, parsed.package or "", option)
 
@@ -308,40 +307,6 @@ def _refuse_changed_text(override: str, parsed: Override) -> None:
                 f"{key}={word} is read as the {type(value).__name__} {value}; for the text, type "
                 f"both pairs of quotes: \"{key}='{word}'\""
             )
-
-
-def _refuse_other_type(override: str, parsed: Override) -> None:
-    """Refuse a value that the schema does not take, of which OmegaConf says so in four lines."""
-    if parsed.is_delete() or parsed.key_or_group in _MERGED:
-        return
-    kind = key_names.type_of(parsed.key_or_group)
-    if kind is Any or is_dataclass(kind):
-        return
-    for value in _values(parsed):
-        plain = value is None or isinstance(value, int | float | str | list | dict)
-        if not plain or "${" in str(value) or _takes(kind, value):  # or range(1,3) of a sweep
-            continue
-        key, typed = parsed.key_or_group, override.partition("=")[2]
-        if str(kind).startswith("list[") and not isinstance(value, list | dict | None):
-            raise ValueError(f"{key}={typed} is no list; type {key}=[{typed}]")
-        name = kind.__name__ if isinstance(kind, type) else str(kind)
-        words = _WORDS.get(name.removesuffix(" | None"), name.removesuffix(" | None"))
-        or_null = " or null" if name.endswith(" | None") else ""
-        raise ValueError(f"{key}={typed}; it takes {words}{or_null}")
-
-
-def _takes(kind: object, value: object) -> bool:
-    """Whether OmegaConf would convert the value to a number, text or list of the schema; of other
-    types it is left to say so itself."""
-    try:
-        node = OmegaConf.structured(make_dataclass("Node", [("value", kind, MISSING)]))
-    except OmegaConfBaseException:
-        return True
-    try:
-        node.value = value
-    except ValidationError:
-        return False
-    return True
 
 
 def _is_changed(key: str, value: object, word: str) -> bool:
@@ -385,13 +350,15 @@ def _of_file(file: Path, choice: _Choice, known: Mapping[str, object]) -> Iterat
     above = {"_global_": "", "_group_": choice.group}.get(package, package)
     for entry in content.pop("defaults", None) or []:
         yield from _of_defaults(entry, choice.group, above)
-    values = dict(leaves(content, above))
-    words = dict(leaves(yaml.load(text, yaml.BaseLoader), above)) if content else {}
+    values = dict(key_names.leaves(content, above))
+    words = dict(key_names.leaves(yaml.load(text, yaml.BaseLoader), above)) if content else {}
     for key, value in values.items():
         moved.refuse_old_key(key)
         if key.startswith(_HYDRA):
             continue
         key_names.refuse_unknown(key)
+        _refuse_option(key, value, known)
+        refuse_other_type(key, value)
         if key_names.type_of(key) in _TEXT and _is_changed(key, value, str(words[key])):
             raise ValueError(
                 f"{key}: {words[key]} is read as the {type(value).__name__} {value}; for the text, "
@@ -399,6 +366,15 @@ def _of_file(file: Path, choice: _Choice, known: Mapping[str, object]) -> Iterat
             )
     swept = {key.removeprefix(_SWEEP): values[key] for key in values if key.startswith(_SWEEP)}
     yield from _of_overrides((f"{key}={value}" for key, value in swept.items()), known)
+
+
+def _refuse_option(key: str, value: object, known: Mapping[str, object]) -> None:
+    """Refuse an option of a group where a file of options has values."""
+    if key in known and isinstance(value, str) and key_names.type_of(key) is not str:
+        raise ValueError(
+            f"{key}: {value} is an option; a file chooses it in its defaults list: "
+            f"`- override /{key}: {value}`"
+        )
 
 
 def _of_defaults(entry: object, group: str, above: str) -> Iterator[_Choice]:
@@ -421,12 +397,3 @@ def _split(path: str) -> tuple[str, str]:
     """Group and option of a path below a configuration folder."""
     group = next((g for g in _NESTED if path.startswith(f"{g}/")), path.partition("/")[0])
     return group, path.removeprefix(f"{group}/")
-
-
-def leaves(values: object, key: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted key, value) of all that is no mapping."""
-    if isinstance(values, dict):
-        for name, value in values.items():
-            yield from leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, values

@@ -600,11 +600,11 @@ class Config:
             raise ValueError(f"seed={self.seed}; give a number from 0 to {2**32 - 1}")
         if not self.outputs.strip():
             raise ValueError(f"outputs={self.outputs!r}; give a folder, such as outputs=outputs")
-        parts = self.sweep.split("/")
-        if not self.sweep.strip("/. ") or ".." in parts or not parts[0].strip():
+        if "/" in self.sweep or not self.sweep.strip(". "):
+            meant = self.sweep.strip("/. ").replace("../", "").replace("/", "_") or "prompts"
             raise ValueError(
-                f"sweep={self.sweep!r}: it names folders below outputs; give a word, such as "
-                "sweep=prompts"
+                f"sweep={self.sweep!r}: it names one folder of outputs/reports; give a word "
+                f"without /, such as sweep={meant}"
             )
         for check in checks.ALL:
             check(self)

@@ -12,7 +12,7 @@ from hydra.conf import RuntimeConf
 from omegaconf import DictConfig, OmegaConf
 
 from medreason.config.files import CONF
-from medreason.config.options import leaves
+from medreason.config.key_names import leaves
 
 _GROUP = "model/steps"
 _CHOICE = f"{_GROUP}@_global_"

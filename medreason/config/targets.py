@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from medreason import moved
-from medreason.config.annotations import accepts, form
+from medreason.config import upstream
+from medreason.config.annotations import accepts, form, type_in_words
 from medreason.config.data import Handling
 
 
@@ -75,6 +76,8 @@ def _annotation(parameter: inspect.Parameter) -> str:
 
 def _known(key: str, name: str, parameters: Iterable[str]) -> str:
     """The end of a refusal: the nearest key and all there are."""
+    if meant := upstream.elsewhere(f"{key}.{name}"):
+        return meant
     names = [parameter for parameter in parameters if (key, parameter) != ("data", "cache")]
     names += [field.name for field in fields(Handling) if key == "data" and field.name not in names]
     near = difflib.get_close_matches(name, names, n=1)
@@ -107,7 +110,7 @@ def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
         annotation = _annotation(known[name])
         if value is not None and not accepts(annotation, value):
             raise ValueError(
-                f"{key}.{name}={value!r}: {spec['_target_']} takes {annotation}"
+                f"{key}.{name}={value!r}: {spec['_target_']} takes {type_in_words(annotation)}"
                 + form(f"{key}.{name}", value, annotation)
             )
     shared = {"cache", *(f.name for f in fields(Handling))}  # what `data` passes to its function

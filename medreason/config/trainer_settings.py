@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from medreason.config.annotations import accepts, fields_of, form, words_of
+from medreason.config.annotations import accepts, fields_of, form, type_in_words, words_of
 from medreason.config.key_names import hint, refuse_derived
 from medreason.config.upstream import LIMITS, SAME_STEPS, TRL_CLASSES, WORDS
 
@@ -63,7 +63,8 @@ def _problem(key: str, value: object, package: str, class_: str) -> str:
     if words and value not in words:
         return f"{key}={value!r}: {owner} knows {', '.join(words)}"
     if not accepts(annotation, value):
-        return f"{key}={value!r}: {owner} takes {annotation}{form(key, value, annotation)}"
+        wanted = f"{type_in_words(annotation)}{form(key, value, annotation)}"
+        return f"{key}={value!r}: {owner} takes {wanted}"
     return _out_of_range(key, value)
 
 

@@ -27,7 +27,8 @@ DERIVED = {
     **dict.fromkeys(("do_eval", "eval_on_start", "eval_strategy"), "validation=in_domain"),
     **dict.fromkeys(("eval_steps", "eval_delay"), "validation.every"),
     **dict.fromkeys(("load_best_model_at_end", "metric_for_best_model"), "validation.select=best"),
-    **dict.fromkeys(("remove_unused_columns", "report_to", "disable_tqdm", "logging_steps"), ""),
+    "report_to": "tracking=local or tracking=server (MLflow), or tracking=none",
+    **dict.fromkeys(("remove_unused_columns", "disable_tqdm", "logging_steps"), ""),
     **dict.fromkeys(("logging_nan_inf_filter", "save_strategy", "dataloader_pin_memory"), ""),
     **dict.fromkeys(("max_length", "generation_kwargs", "local_rank"), ""),
 }
@@ -36,20 +37,66 @@ DERIVED = {
 
 ELSEWHERE = {
     **dict.fromkeys(("kl_coef", "kl_loss_coef", "init_kl_coef"), "method.trl.beta"),
-    **dict.fromkeys(("rollout_n", "num_rollouts"), "method.trl.num_generations"),
+    **dict.fromkeys(("rollout_n", "num_rollouts", "rollout.n"), "method.trl.num_generations"),
     **dict.fromkeys(("epochs", "num_epochs", "total_epochs"), "method.trl.num_train_epochs"),
+    **dict.fromkeys(("clip_ratio", "clip_ratio_low"), "method.trl.epsilon"),
+    **{f"rollout.{name}": f"method.trl.{name}" for name in ("temperature", "top_p", "top_k")},
+    **dict.fromkeys(("report_to", "logger"), "tracking=local"),
+    "clip_ratio_high": "method.trl.epsilon_high",
+    "ppo_epochs": "method.trl.num_iterations",
+    **dict.fromkeys(("grad_clip", "clip_grad"), "method.trl.max_grad_norm"),
+    **dict.fromkeys(("rlhf_type", "adv_estimator"), "method=grpo"),
+    **dict.fromkeys(
+        ("rollout_batch_size", "global_batch_size", "train_batch_size", "ppo_mini_batch_size"),
+        "method.prompts_per_step",
+    ),
+    **dict.fromkeys(
+        ("ppo_micro_batch_size_per_gpu", "micro_batch_size", "micro_batch_size_per_device"),
+        "hardware.per_device_prompts",
+    ),
+    **dict.fromkeys(("lora_rank", "lora_r"), "adapter.r"),
+    **dict.fromkeys(("train_type", "tuner_type", "sft_type", "finetuning_type"), "adapter=lora_r8"),
+    "lora_target_modules": "adapter.target_modules",
+    **dict.fromkeys(("load_in_4bit", "quant_bits", "quant_method"), "adapter=qlora"),
+    **dict.fromkeys(("reward_funcs", "reward_fn", "reward_manager"), "reward=med_r1"),
+    **dict.fromkeys(("custom_reward_function", "reward_function"), "reward.NAME.score._target_"),
+    **dict.fromkeys(("model_name_or_path", "model_path", "model_id_or_path"), "model.path"),
+    **dict.fromkeys(("dataset", "dataset_name", "train_files"), "data=hub data.hub"),
+    "split_dataset_ratio": "validation.share",
+    **dict.fromkeys(("n_gpus_per_node", "nproc_per_node", "num_processes"), "hardware.devices"),
+    "nnodes": "hardware.nodes",
+    **dict.fromkeys(("attn_implementation", "attn_impl"), "hardware.attention"),
+    **dict.fromkeys(("save_freq", "checkpoint_steps"), "runs.checkpoint_steps"),
+    **dict.fromkeys(("project_name", "wandb_project"), "tracking.experiment"),
+    "experiment_name": "sweep",
+    "gpu_memory_utilization": "rollout.vllm.vllm_gpu_memory_utilization",
+    "tensor_model_parallel_size": "rollout.vllm.vllm_tensor_parallel_size",
     **dict.fromkeys(("max_new_tokens", "max_response_length"), "method.trl.max_completion_length"),
     **dict.fromkeys(("evaluation_strategy", "test_freq"), "validation.every"),
     **dict.fromkeys(("dtype", "precision", "torch_dtype"), "hardware.precision"),
 }
-"""What other trainers and other versions of TRL call a setting -> the key here."""
+"""What verl, EasyR1, ms-swift and other versions of TRL call a setting, by the last parts of its
+key -> the key or option here."""
 
 NOT_NEEDED = {
     "max_prompt_length": "prompts are never cut",
     "use_vllm": "rollout=vllm has vLLM draw",
     "use_peft": "adapter=lora_r8 trains an adapter",
+    **dict.fromkeys(("max_seq_length", "max_model_len"), "prompts are never cut"),
 }
 """Setting of other trainers or other versions of TRL -> why there is none."""
+
+
+def elsewhere(key: str) -> str:
+    """`; did you mean ...?` where other trainers call a setting so; else empty."""
+    leaf = key.rpartition(".")[2]
+    if leaf in NOT_NEEDED:
+        return f"; {NOT_NEEDED[leaf]}: leave it out"
+    for name, meant in ELSEWHERE.items():
+        if name == leaf or f".{key}".endswith(f".{name}"):
+            return f"; did you mean {meant}?"
+    return ""
+
 
 SAME_STEPS = {
     "dataloader_drop_last": (False,),

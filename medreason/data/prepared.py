@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from medreason.console import command
 from medreason.data import rows
 from medreason.data.rows import Row
 from medreason.runs import keys
@@ -39,10 +40,9 @@ def read(root: Path | str | None) -> Iterator[Row]:
     Raises ValueError where the folder was not prepared to the end, or its table is damaged.
     """
     if root is not None and not Path(root).is_dir():
-        data = re.sub(r"-\d+-(stretch|pad)$", "", Path(root).name)
         raise ValueError(
-            f"data.root={root} is not a folder: action=prepare writes one; run python -m medreason "
-            f"action=prepare data={data} data.root=..., or set data.root to what it wrote"
+            f"data.root={root} is not a folder: action=prepare writes one; run "
+            f"`{to_prepare(root)}`, or set data.root to what it wrote"
         )
     root = rows.folder(root)
     if not (root / SUMMARY).is_file():
@@ -53,6 +53,14 @@ def read(root: Path | str | None) -> Iterator[Row]:
     for row in read_parquet(root / TABLE).to_pylist():
         texts = {key: tuple(row[key]) for key in ("options", "alternatives") if key in row}
         yield Sample(**{**row, "image": root / row["image"], **texts})
+
+
+def to_prepare(root: Path | str) -> str:
+    """What to type for the folder, whose name says data set, size and form."""
+    named = re.fullmatch(r"(.+)-(\d+)-(stretch|pad)", Path(root).name)
+    data, size, resize = named.groups() if named else ("NAME", "384", "stretch")
+    words = [f"prepare.size={size}"] * (size != "384") + ["prepare.resize=pad"] * (resize == "pad")
+    return f"{command(['action=prepare', f'data={data}', *words])} data.root=FOLDER"
 
 
 def begin(folder: Path, settings: dict[str, Any]) -> None:

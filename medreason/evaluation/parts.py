@@ -23,6 +23,7 @@ from medreason.evaluation import predictions
 from medreason.evaluation.predictions import Prediction
 from medreason.generation.rows import FAILED, EvaluationRow
 from medreason.models import model_folder
+from medreason.runs.files import read_json, write_json
 from medreason.runs.run_folder import RunFolder
 
 OnPredictions = Callable[[Sequence[Prediction]], None]
@@ -31,6 +32,7 @@ OnPredictions = Callable[[Sequence[Prediction]], None]
 _WRITE_SECONDS = 30.0
 """What a kill may cost."""
 _POLL_SECONDS = 0.5
+_SECONDS = "seconds.json"
 
 _RowKey = tuple[str, str, str]
 """(sample, control, prompt): rows that agree in them have the same answer."""
@@ -88,6 +90,15 @@ class Parts:
                 # Only then: the launcher ends a job whose progress stands still.
                 progress("waiting for the other ranks", len(rows) - len(still), len(rows))
         return [self._answers[_row_key(row)] for row in rows]
+
+    def keep_seconds(self, seconds: float) -> None:
+        """Write how long all answers took, for a later process that finds no row to answer."""
+        write_json(self._folder / _SECONDS, {"seconds": seconds})
+
+    def kept_seconds(self) -> float:
+        """As an earlier process wrote it; 0 where none did."""
+        path = self._folder / _SECONDS
+        return read_json(path)["seconds"] if path.exists() else 0.0
 
     def wait_until_saved(self) -> None:
         """Wait until the first process has saved the evaluation."""

@@ -76,6 +76,9 @@ def evaluate(
     with parts.writing():
         if own:
             predict_rows(config, own, progress, parts.add, drafts=drafts, earlier=earlier)
+    # Of all rows: what was answered before an interruption took as long as the others.
+    if missing and state.is_main_process:
+        parts.keep_seconds((time.monotonic() - start) * len(rows) / len(missing))
     if not state.is_main_process:
         parts.wait_until_saved()
         return
@@ -97,12 +100,14 @@ def evaluate(
     predictions.save(folder.evaluation(key), answered, metrics)
     integrity.seal(folder, key)
     run = folder.state()
-    # Of all rows: what was answered before an interruption took as long as the others.
-    seconds = (time.monotonic() - start) * len(rows) / max(len(missing), 1)
+    if missing:
+        seconds = (time.monotonic() - start) * len(rows) / len(missing)
+    else:
+        seconds = parts.kept_seconds()
     folder.update(
         evaluations=[*(other for other in run.evaluations if other != key), key],
-        evaluate_seconds=run.evaluate_seconds + (seconds if missing else 0.0),
-        seconds_of=run.seconds_of | ({key: seconds} if missing else {}),
+        evaluate_seconds=run.evaluate_seconds + seconds,
+        seconds_of=run.seconds_of | ({key: seconds} if seconds else {}),
         evaluate_drafts=drafts.counts.metrics() if drafts else {},
     )
     parts.remove()

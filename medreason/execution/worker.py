@@ -7,7 +7,7 @@ Trains what is not trained and evaluates what is not evaluated. Its output goes 
 # ruff: noqa: E402
 from __future__ import annotations
 
-from medreason.console import first_line, quiet_libraries
+from medreason.console import command, first_line, quiet_libraries
 
 quiet_libraries()  # bitsandbytes, which the others import, warns at once
 
@@ -79,7 +79,7 @@ def processes(config: Config) -> PartialState:
             f"{state.num_processes} processes were started (WORLD_SIZE), and hardware="
             f"{config.hardware.name} says {config.hardware.processes} = hardware.nodes * "
             f"hardware.devices = {config.hardware.nodes} * {config.hardware.devices}; start it "
-            "with python -m medreason, which starts as many as the profile says"
+            f"with {command()}, which starts as many as the profile says"
         )
     if config.hardware.parallel in ("zero2", "zero3"):
         import deepspeed  # seconds, and an extra  # pyright: ignore[reportMissingImports]

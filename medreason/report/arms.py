@@ -18,6 +18,7 @@ from medreason.report.runs import Run, base_of
 from medreason.report.table import (
     CUT_OFF,
     NO_BASE,
+    OWN_BASELINES,
     Row,
     accuracy_text,
     change_text,
@@ -143,12 +144,13 @@ def points(row: Comparison) -> str:
 
 
 def p_text(p: float, clusters: int = FEWEST) -> str:
-    """Two digits, on the same side of the level; a dash of too few clusters for a test."""
+    """Three decimals, below 0.01 two digits, on the same side of the level; a dash of too few
+    clusters for a test."""
     if clusters < FEWEST:
         return "-"
     if p < 0.0001:
         return "<0.0001"
-    text = f"{p:.2g}"
+    text = f"{p:.3f}" if p >= 0.01 else f"{p:#.2g}"
     return text if (float(text) < LEVEL) == (p < LEVEL) else f"{p:.4g}"
 
 
@@ -237,8 +239,7 @@ def baseline_note(rows: Sequence[Row]) -> list[str]:
         return no_baseline_note(rows)
     return [
         *no_baseline_note(rows),
-        "options only: learned from the option texts of the training questions of the cells a "
-        "model was trained on, for a start model of all cells",
+        OWN_BASELINES,
     ]
 
 

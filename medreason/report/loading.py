@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from medreason.config import Statistics
-from medreason.console import notice
+from medreason.console import command, notice, report_command
 from medreason.evaluation import predictions as stored
 from medreason.report import table
 from medreason.report.runs import Run, load
@@ -76,23 +75,17 @@ def evaluations_of(folder: Path, sweep: str) -> list[EvaluationFolder]:
     if others:
         others.sort(key=lambda name: (-_last_written(by_sweep[name]), name))
         begun = " that have begun" if asked else ""
-        outputs = folder.parent
-        words = [f"sweep={others[0]}", *([f"outputs={outputs}"] if str(outputs) != _USUAL else [])]
         raise ValueError(
             f"{where}{begun}; there are {', '.join(others)}: "
-            f"type `python -m medreason action=report {shlex.join(words)}`"
+            f"type `{report_command(others[0], folder.parent)}`"
         )
     if asked:
         return asked
+    words = ["-m", "prompt=think", "method=base,sft,grpo,rarl", f"sweep={sweep}"]
     raise ValueError(
-        f"{where}, and none of another; make some with `python -m medreason -m prompt=think "
-        f"method=base,sft,grpo,rarl sweep={sweep}`, or set outputs=... to the folder that "
-        "holds runs/"
+        f"{where}, and none of another; make some with `{command(words)}`, or set outputs=... to "
+        "the folder that holds runs/"
     )
-
-
-_USUAL = "outputs"
-"""The value of `outputs` in conf/config.yaml, which a command need not name."""
 
 
 def _has_begun(evaluations: Sequence[EvaluationFolder]) -> bool:

@@ -347,7 +347,7 @@ def _typeset(text: str) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 1:
-        return "\u2013"
+        return "< 1 s" if seconds else "\u2013"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -32,6 +32,7 @@ from medreason.report.runs import (
     power,
     why_no_base,
 )
+from medreason.report.start_model import command_of_base
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder
@@ -85,6 +86,8 @@ class Row:
     """Of this evaluation; 0 where only those of all evaluations of the run are known."""
     error: str | None = None
     """First line."""
+    add_base: str = ""
+    """The command that evaluates its start model in the same sweep."""
     no_base: str = ""
     """Why there is no difference to a start model, where the sweep has one."""
     validation: float | None = None
@@ -148,8 +151,11 @@ def show_table(table_of: Callable[[bool], Table]) -> None:
     table = table_of(False)
     if _width(table, console) > width:
         table = table_of(True)
+    notes, table.caption = str(table.caption or ""), None
     console.width = width if console.is_terminal else max(width, _width(table, console))
     console.print(table)
+    for note in notes.splitlines():  # not cut at the width of the table; commands can be copied
+        console.print(Text(note), soft_wrap="`" in note)
 
 
 def frame(runs: Sequence[Run]) -> pd.DataFrame:
@@ -212,6 +218,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "label": run.label,
         "method": run.method,
         "no_base": why_no_base(run, runs),
+        "add_base": command_of_base(run.config) if run.config else "",
         "state": run.progress,
         "train_seconds": state.train_seconds,
         "evaluate_seconds": state.seconds_of.get(run.evaluation.key, 0.0),
@@ -243,6 +250,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
     )
 
 
+_RULE = "\u2500"
 RUN_METRICS = (Metric.PRIOR, Metric.ABOVE_PRIOR, Metric.BLANK_IMAGE, Metric.PARSED)
 """Columns of every table of runs, with a dash where there is no value."""
 
@@ -288,11 +296,15 @@ def _table(rows: Sequence[Row], *, compact: bool) -> Table:
 def under(
     group: str, columns: Mapping[str, Sequence[str]], lines: int = 2
 ) -> dict[str, Sequence[str]]:
-    """The columns with the name of their questions above each heading, all in one line."""
-    return {
-        "\n".join([group, *[""] * (lines - len(name.splitlines())), name]): column
-        for name, column in columns.items()
-    }
+    """The columns with the name of their questions above the first heading, and a line from there
+    over all of them."""
+    headings: dict[str, Sequence[str]] = {}
+    for place, (name, column) in enumerate(columns.items()):
+        width = max(map(len, [*name.splitlines(), *column, "" if place else group]))
+        above = _RULE * width if place else f"{group} ".ljust(width, _RULE)[:width]
+        blank = [""] * (lines - len(name.splitlines()))
+        headings["\n".join([above, *blank, name])] = column
+    return headings
 
 
 def filled(columns: Mapping[str, Sequence[str]], notes: Text) -> Table:
@@ -375,7 +387,11 @@ def no_start_note(rows: Sequence[Row]) -> list[str]:
         return []
     if any(row.method == "base" for row in rows):
         return ["vs base: the base run has no results yet"]
-    return ["vs base: no base run here; add method=base to the sweep"]
+    to_type = next((row.add_base for row in rows if row.metrics), "")
+    return [
+        f"vs base: no base run here; `{to_type}` adds it, with the words for data, model, prompt "
+        "and evaluation that these runs were given"
+    ]
 
 
 def unanswered_notes(rows: Sequence[Row]) -> list[str]:
@@ -419,15 +435,16 @@ def few_clusters_note(rows: Sequence[Row]) -> list[str]:
 def baseline_note(rows: Sequence[Row]) -> list[str]:
     """Which training questions the options-only baselines count where rows differ in that, and why
     one has no number."""
-    labels: dict[str, list[str]] = {}
-    for row in rows:
-        labels.setdefault(row.baseline, []).append(row.label)
-    parts = [f"{cells} ({', '.join(names)})" for cells, names in labels.items()]
-    learned = f"learned from the option texts of the training questions of {', '.join(parts)}"
     return [
-        *([f"options only: {learned}"] if len(parts) > 1 else []),
+        *([OWN_BASELINES] if len({row.baseline for row in rows}) > 1 else []),
         *no_baseline_note(rows),
     ]
+
+
+OWN_BASELINES = (
+    "options only: learned from the option texts of the training questions of the cells a model "
+    "was trained on, for a start model of all cells"
+)
 
 
 def no_baseline_note(rows: Sequence[Row]) -> list[str]:

@@ -75,6 +75,11 @@ def first() -> int:
     return _command.first or signal.SIGINT
 
 
+def interrupted() -> bool:
+    """Whether a signal has ended this command, which says then how to go on."""
+    return _command.first is not None
+
+
 def leave() -> None:
     """While the command ends, a further Ctrl-C does not wait for that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

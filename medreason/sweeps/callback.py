@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import Config, Statistics, Tracking
-from medreason.console import counted, notice
+from medreason.console import counted, notice, report_command, started_command
 from medreason.execution import supervision
 from medreason.report import published_file
 from medreason.runs import interrupts, lock, parent_watch
@@ -38,7 +38,14 @@ from medreason.runs.interrupts import InterruptedRunError
 from medreason.runs.outcomes import BusyError, NoDataError, Outcome, explained
 from medreason.runs.progress import duration
 from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, unsynced
-from medreason.sweeps.jobs import base_lines, compose_jobs, labels, split_jobs, step_lines
+from medreason.sweeps.jobs import (
+    base_lines,
+    compose_jobs,
+    idle_lines,
+    labels,
+    split_jobs,
+    step_lines,
+)
 from medreason.sweeps.search import (
     BASIC,
     Search,
@@ -102,7 +109,7 @@ class Sweep(Callback):
             for line in step_lines(config, self._jobs):
                 notice(line)
             if self._search is None and config.action.name in ("train", "plan"):
-                _warn_of_other_prompts(config, self._jobs)
+                _warn_of_jobs(config, self._jobs)
             if config.report.published:
                 published_file.read(config.report.published)
             if _is_done_here(config, self._jobs, self._search):
@@ -168,7 +175,7 @@ class Sweep(Callback):
     def _test_chosen(self, config: DictConfig) -> bool:
         """Test the best trial of the search; whether that worked."""
         if _is_outlived(config):
-            notice(f"type `python -m medreason action=report sweep={config.sweep}` to see the best")
+            notice(f"type `{report_command(config.sweep, config.outputs)}` to see the best")
             return True
         evaluations = evaluations_by_sweep(Path(config.outputs) / "runs").get(config.sweep, [])
         from medreason.actions import train  # numpy, which the command line spares
@@ -215,8 +222,10 @@ class Sweep(Callback):
                 same = f" and {count - 1} more" if count > 1 else ""
                 notice(f"{_NAMES[outcome.state]}: {' '.join(outcome.overrides)}{same}")
                 notice(f"  {outcome.error}")
-        if counts["lost"] or counts["unreached"]:
-            notice("re-run the same command to resume")
+        if (counts["lost"] or counts["unreached"]) and not interrupts.interrupted():
+            notice(f"to resume: {started_command()}")
+        if config.action.name in ("train", "evaluate") and counts["done"] + counts["skipped"]:
+            notice(f"report: {report_command(config.sweep, config.outputs)}")
         return any(counts[state] for state in ("failed", "lost", "unreached"))
 
 
@@ -245,11 +254,12 @@ def as_job(config: Config) -> Config:
     return as_trial(config)
 
 
-def _warn_of_other_prompts(config: DictConfig, jobs: list[list[str]]) -> None:
-    """Say which trainings are not compared with the start model; nothing where a job cannot be
-    composed, which fails alone when it begins."""
+def _warn_of_jobs(config: DictConfig, jobs: list[list[str]]) -> None:
+    """Say which settings change nothing, and which trainings are not compared with the start model;
+    nothing where a job cannot be composed, which fails alone when it begins."""
     with suppress(HydraException, *EXPECTED):
-        for line in base_lines(compose_jobs(config, jobs), jobs):
+        configs = compose_jobs(config, jobs)
+        for line in [*idle_lines(configs, jobs), *base_lines(configs, jobs)]:
             notice(line)
 
 
@@ -261,12 +271,14 @@ def _is_done_here(config: DictConfig, jobs: list[list[str]], search: Search | No
 
             configs = compose_jobs(config, jobs)
             if search is None:
-                plan.run_all(configs, labels(jobs))
+                fits = plan.run_all(configs, labels(jobs))
             else:
                 trials = plan.Trials(max(search.trials, 1), search.at_a_time)
-                plan.run_all([as_trial(trial) for trial in configs], labels(jobs), trials)
+                fits = plan.run_all([as_trial(trial) for trial in configs], labels(jobs), trials)
                 if not search.trials:
                     notice("of one trial; how many it makes, this sweeper does not say")
+            if not fits:
+                sys.exit(1)
         case "report":
             from medreason.actions import report
 

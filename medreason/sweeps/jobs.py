@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
 from medreason.config import Config, options, steps
+from medreason.console import command
 from medreason.runs import keys
 
 _AXES = ("modality", "task", "seed")
@@ -139,9 +139,47 @@ def base_lines(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> list
         lines[
             f"! {config.method.name} is tested with prompt={name}, its start model with "
             f"prompt={', '.join(dict.fromkeys(others))}: not compared with it; "
-            f"`python -m medreason {shlex.join(words)}` adds the start model with prompt={name}"
+            f"`{command(words)}` adds the start model with prompt={name}"
         ] = None
     return [*lines]
+
+
+_FOR_TRAINING = ("method.trl", "method.prompts_per_step", "method.target")
+_FOR_SAMPLING = ("rollout", "reward")
+
+
+def idle_lines(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> list[str]:
+    """A warning for each override that changes nothing in any of the jobs, though TRL has the key:
+    a sweep may set what some of its methods use alone."""
+    reasons: dict[str, list[str]] = {}
+    for config, job in zip(configs, jobs, strict=True):
+        for override in job:
+            reasons.setdefault(override, []).append(_why_idle(config, override))
+    remedy = "leave it out, or choose a method that uses it"
+    return [
+        f"! {override.lstrip('+')} has no effect: {why[0]}; {remedy}"
+        for override, why in reasons.items()
+        if all(why)
+    ]
+
+
+def _why_idle(config: Config, override: str) -> str:
+    """Why an override changes nothing; empty where it does."""
+    if config.action.name not in ("train", "plan"):
+        return ""
+    key = override.lstrip("+~").partition("=")[0]
+    method, algorithm = f"method={config.method.name}", config.method.algorithm
+    if algorithm == "none" and _is_below(key, _FOR_TRAINING):
+        return f"{method} trains nothing"
+    if algorithm != "grpo" and _is_below(key, _FOR_SAMPLING):
+        return f"{method} samples no completions"
+    if algorithm == "grpo" and key == "method.target":
+        return f"{method} imitates nothing, as SFT does"
+    return ""
+
+
+def _is_below(key: str, names: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _compose_family(

@@ -2,7 +2,7 @@
 
 A thread of the worker sends a run's metrics while it trains. A server that cannot be reached delays
 the view alone: what it missed is sent when the sweep ends, with the next command, or by
-`action=report tracking.resync=true`.
+`action=report sweep=NAME tracking.resync=true`.
 """
 
 import os

@@ -18,7 +18,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from medreason import config as configuration
 from medreason.config import Config, Tracking
-from medreason.console import notice
+from medreason.console import command, notice
 from medreason.report.names import run_names
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, unsynced
 from medreason.tracking import evaluation, store
@@ -272,10 +272,8 @@ def _keep_pushing(mirror: Mirror, done: threading.Event) -> None:
 
 
 def _warn_unreached(tracking: Tracking, error: Exception) -> None:
-    kept = (
-        "the run folders have everything, `python -m medreason action=report tracking.resync=true` "
-        "sends them"
-    )
+    resync = command(["action=report", "sweep=NAME", "tracking.resync=true"])
+    kept = f"the run folders have everything; `{resync}` sends those of a sweep"
     store.warn_unreached(tracking, error, kept)
 
 

@@ -1,6 +1,6 @@
 """`make ui`: MLflow's pages, with the address that shows the newest sweep's runs.
 
-python -m medreason.tracking.pages [OUTPUTS] [--port 5000]
+python -m medreason.tracking.pages [OUTPUTS] [--port 5000] [--sweep NAME]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 from mlflow import MlflowClient
 
 from medreason.config import Tracking
-from medreason.console import notice, show
+from medreason.console import command, notice, show
 from medreason.tracking import store
 
 _HOST, _PORT = "127.0.0.1", 5000
@@ -35,9 +35,15 @@ _VIEW = "medreason"
 
 
 def address(
-    client: MlflowClient, experiment: str, port: int = _PORT, *, read_only: bool = False
+    client: MlflowClient,
+    experiment: str,
+    port: int = _PORT,
+    *,
+    read_only: bool = False,
+    sweep: str | None = None,
 ) -> str:
-    """The page with the runs of the sweep that began last, the most accurate first.
+    """The page with the runs of a sweep, the most accurate first; where none is named, of the one
+    with results that began last.
 
     MLflow 3.17 opens on a page for language-model traces unless `workflowType` says otherwise,
     folds children behind their parent unless a search leaves the parent out, and shows neither
@@ -46,10 +52,9 @@ def address(
     address has search and order, and the pages none of these columns.
     """
     search = f"tags.`{store.PREFIX}kind` = 'run'"
-    if sweeps := store.find_runs(client, experiment, {f"{store.PREFIX}kind": "sweep"}):
-        name = sweeps[-1].data.tags[f"{store.PREFIX}sweep"]
-        if not {*name} & {*"'\"\\"}:  # MLflow's filters take no quotes
-            search += f" and tags.`{store.PREFIX}sweep` = '{name}'"
+    name = sweep or _newest(client, experiment)
+    if name and not {*name} & {*"'\"\\"}:  # MLflow's filters take no quotes
+        search += f" and tags.`{store.PREFIX}sweep` = '{name}'"
     view = {"searchFilter": search, "orderByKey": _BEST, "orderByAsc": False}
     kept = json.dumps(view | {"selectedColumns": _COLUMNS})
     tag = f"mlflow.sharedViewState.{_VIEW}"
@@ -64,17 +69,29 @@ def address(
     return f"http://{_HOST}:{port}/#/experiments/{experiment}/runs?{query}"
 
 
+def _newest(client: MlflowClient, experiment: str) -> str:
+    """The sweep with results that began last; the last one where none has any, empty without."""
+    kind, tag = f"{store.PREFIX}kind", f"{store.PREFIX}sweep"
+    names = [run.data.tags[tag] for run in store.find_runs(client, experiment, {kind: "sweep"})]
+    for name in reversed(names):
+        if store.find_runs(client, experiment, {kind: "run", tag: name}, f"{_BEST} >= 0"):
+            return name
+    return names[-1] if names else ""
+
+
 def main() -> None:
     """Serve the pages until Ctrl-C; print the address, and open it where there is a display."""
     parser = argparse.ArgumentParser(prog="medreason.tracking.pages", description=__doc__)
     parser.add_argument("outputs", nargs="?", type=Path, default=Path("outputs"))
     parser.add_argument("--port", type=int, default=_PORT)
+    parser.add_argument("--sweep", help="whose runs are shown; else the newest with results")
     typed = parser.parse_args()
     if not (typed.outputs / "mlflow.db").exists():
         sys.exit(
             f"{typed.outputs}/mlflow.db is not there: name the outputs where they were moved "
-            "(`python -m medreason.tracking.pages FOLDER`), or make a first sweep (`python -m "
-            "medreason experiment=smoke/quick`); a server of tracking.uri has pages of its own"
+            f"(`{command(['FOLDER'], 'medreason.tracking.pages')}`), or make a first sweep "
+            f"(`{command(['experiment=smoke/quick'])}`); a server of tracking.uri has pages of "
+            "its own"
         )
     uri = f"sqlite:///{typed.outputs}/mlflow.db"
     tracking = Tracking(name="local", uri=uri)
@@ -84,7 +101,7 @@ def main() -> None:
         connect = store.connect_to_read if read_only else store.connect
         client = connect(tracking, typed.outputs)
         experiment = store.experiment(client, tracking, typed.outputs)
-        page = address(client, experiment, port, read_only=read_only)
+        page = address(client, experiment, port, read_only=read_only, sweep=typed.sweep)
     except store.UnusableStoreError as error:
         sys.exit(str(error))
     sys.exit(_serve(store.escaped(uri, typed.outputs), port, page))
@@ -94,7 +111,7 @@ def _serve(uri: str, port: int, page: str) -> int:
     """The server's exit status, once it has ended or Ctrl-C ends it."""
     arguments = ["ui", "--backend-store-uri", uri, "--workers", "1"]
     arguments += ["--uvicorn-opts", "--log-level warning"]  # not a line a request
-    command = [sys.executable, "-m", "mlflow", *arguments, "--host", _HOST, "--port", str(port)]
+    serving = [sys.executable, "-m", "mlflow", *arguments, "--host", _HOST, "--port", str(port)]
     # Its jobs are of language-model traces, and each kind is a process more.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     # Of MLflow's own imports (3.17), nothing that a reader of its pages can mend.
@@ -102,9 +119,11 @@ def _serve(uri: str, port: int, page: str) -> int:
     environment["PYTHONWARNINGS"] = ",".join(filter(None, quiet))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     notice("MLflow starts; the address follows")
-    with subprocess.Popen(command, env=environment) as server:
+    with subprocess.Popen(serving, env=environment) as server:
         try:
             if _answers(port, server):
+                another = command(["--sweep", "NAME"], "medreason.tracking.pages")
+                notice(f"another sweep is shown by make ui SWEEP=NAME, or {another}")
                 show(f"the newest sweep: {page}")
                 if _has_display():
                     webbrowser.open(page)

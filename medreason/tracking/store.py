@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 
 from medreason.config import Tracking
-from medreason.console import first_line, notice
+from medreason.console import command, first_line, notice
 from medreason.runs import lock
 
 PREFIX = "medreason."
@@ -162,7 +162,7 @@ def _refuse_other_version(uri: str) -> None:
     raise UnusableStoreError(
         f"tracking.uri={uri}: a database of {'an older' if older else 'a newer'} MLflow than the "
         f"installed {mlflow.__version__}. {remedy}; or set tracking.uri to a new file and send "
-        "all runs with `python -m medreason action=report tracking.resync=true`"
+        f"each sweep with `{command(['action=report', 'sweep=NAME', 'tracking.resync=true'])}`"
     )
 
 

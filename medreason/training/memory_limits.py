@@ -111,10 +111,11 @@ def _faster(plain: _Cut, again: _Cut, samples: Sequence[Sample]) -> tuple[_Cut, 
         for config, _, _ in (plain, again)
     ]
     times = f"{max(seconds) / min(seconds):.2f} times as fast"
+    key = "hardware.gradient_checkpointing"
     if not again[2] or seconds[0] <= seconds[1]:
-        other = f"true with {again[0].hardware.questions_at_once} at once"
+        other = f"{key}=true with {again[0].hardware.questions_at_once} at once"
         return plain, f"by counted work an update is {times} as {other}"
-    other = f"false with {plain[0].hardware.questions_at_once} at once"
+    other = f"{key}=false with {plain[0].hardware.questions_at_once} at once"
     return again, f"by counted work an update is {times} as {other}"
 
 

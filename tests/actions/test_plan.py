@@ -14,7 +14,9 @@ from rich.console import Console
 from medreason import config as configuration
 from medreason import phantom, stats
 from medreason.actions import plan
+from medreason.benchmark import gpu_time
 from medreason.config import Config
+from medreason.data import prepared
 from medreason.execution import launch
 from medreason.execution.request import run_request
 from medreason.execution.throughput import Throughput
@@ -237,7 +239,8 @@ def test_time_on_gpus_falls_with_faster_and_with_more_of_them(
 ) -> None:
     hours = []
     for hardware in ("gpu", "gpu_x2"):
-        plan.run(composed(*MED_R1[:2], "data=med_r1_modality_384", f"hardware={hardware}"))
+        config = composed(*MED_R1[:2], "data=med_r1_modality_384", f"hardware={hardware}")
+        plan.run_all([config], [""])
         line = next(x for x in capsys.readouterr().out.splitlines() if "estimated time" in x)
         for gpu in ("A100 80 GB", "H100", "H200"):
             found = re.search(rf"{gpu} (\S+) to (\S+) h", line)
@@ -255,10 +258,25 @@ def test_data_that_is_unknown_or_damaged_is_refused_with_its_reason(
         "data=prepared data.root=no/mine-384-stretch",
         f"data=vqa_rad data.root={tmp_path}",
     ):
-        plan.run(composed(*words.split()))
+        with pytest.raises(SystemExit, match="1"):
+            plan.run(composed(*words.split()))
         shown = capsys.readouterr().out
         assert "1 job: 1 refused" in shown
         assert "#0: data.root=no/mine" in shown or f"#0: {tmp_path}" in shown
+
+
+def test_plan_names_the_command_that_makes_a_prepared_folder() -> None:
+    made = prepared.to_prepare("outputs/prepared/omnimedvqa-384-stretch")
+    assert made == "python -m medreason action=prepare data=omnimedvqa data.root=FOLDER"
+    made = prepared.to_prepare("p/slake-224-pad")
+    words = "action=prepare data=slake prepare.size=224 prepare.resize=pad data.root=FOLDER"
+    assert made == f"python -m medreason {words}"
+
+
+def test_hours_too_few_for_two_digits_are_said_so() -> None:
+    hours = {"A": (0.0001, 0.004), "B": (0.001, 0.02), "C": (1.6, 6.4)}
+    line = gpu_time.time_line("sft", hours)
+    assert line.endswith("A under 0.01 h; B under 0.01 to 0.02 h; C 1.6 to 6.4 h")
 
 
 def test_images_none_opens_no_image(

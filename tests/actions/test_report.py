@@ -47,8 +47,12 @@ def test_report_writes_page_table_and_heat_maps(
     assert "rarl: failed, OutOfMemoryError: no" in printed
     assert "grpo minus base" in printed
     assert "sft" not in printed
-    for path in written.iterdir():
-        assert str(path) in printed
+    tables = "comparisons.{csv,parquet}, domains.{csv,parquet}, not-compared.{csv,parquet}"
+    assert printed.splitlines()[-4:-1] == [
+        str(written / "index.html"),
+        f"{written}/: accuracy-base.png, accuracy-grpo.png, difference-grpo.png, table.csv",
+        f"{written / 'tables'}/: {tables}",
+    ]
     with (written / "table.csv").open() as stream:
         assert {row["run"] for row in csv.DictReader(stream)} == {"base", "grpo", "rarl"}
 

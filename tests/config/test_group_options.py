@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from medreason import config as configuration
-from medreason.config import CONF, options
+from medreason.config import CONF, key_names, options, upstream
 
 
 def test_groups_and_options_are_those_of_the_folder() -> None:
@@ -288,3 +288,38 @@ def test_unknown_key_of_a_function_is_refused_with_those_it_takes(
     with pytest.raises(ValueError, match=re.escape(words)) as caught:
         configuration.load(composed)
     assert "+" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("rollout.n", "method.trl.num_generations"),
+        ("worker.rollout.n", "method.trl.num_generations"),
+        ("actor_rollout_ref.rollout.n", "method.trl.num_generations"),
+        ("actor_rollout_ref.rollout.temperature", "method.trl.temperature"),
+        ("lora_rank", "adapter.r"),
+        ("reward_funcs", "reward=med_r1"),
+        ("train_type", "adapter=lora_r8"),
+        ("tuner_type", "adapter=lora_r8"),
+        ("model_name_or_path", "model.path"),
+        ("rlhf_type", "method=grpo"),
+        ("report_to", "tracking=local"),
+        ("trainer.n_gpus_per_node", "hardware.devices"),
+    ],
+)
+def test_word_of_another_trainer_is_answered_with_the_key_here(typed: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"is unknown; did you mean {re.escape(meant)}\?$"):
+        options.check([f"{typed}=1"], [CONF])
+
+
+def test_keys_that_stand_for_words_of_other_trainers_exist() -> None:
+    for meant in {word for words in upstream.ELSEWHERE.values() for word in words.split()}:
+        if "=" in meant:
+            options.check([meant], [CONF])
+        else:
+            key_names.refuse_unknown(meant)
+
+
+def test_where_results_are_reported_is_chosen_by_tracking() -> None:
+    with pytest.raises(ValueError, match="leave it out and set tracking=local or tracking=server"):
+        options.check(["method.trl.report_to=wandb"], [CONF])

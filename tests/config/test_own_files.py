@@ -12,6 +12,8 @@ import commands
 import pytest
 import readme_files
 
+from medreason.config import CONF, options
+
 README = (Path(__file__).parents[2] / "conf/README.md").read_text()
 FILES = readme_files.shown_in("conf/README.md")
 
@@ -59,6 +61,108 @@ def test_wrong_reward_is_refused_by_function_and_line(
     assert "Traceback" not in told
     assert re.search(message, " ".join(told.split())), told
     assert "my_rewards.py, line" in told
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        (
+            "prompt/own.yaml",
+            'train: "{question} say"',
+            'prompt.train: "{question} say" is no list; write train: ["{question} say"]',
+        ),
+        (
+            "prompt/own.yaml",
+            'evaluate: ["{question} b"]',
+            'prompt.evaluate: ["{question} b"]; it takes a text: write evaluate: "{question} b"',
+        ),
+        ("prompt/own.yaml", "evaluate: {question}", "prompt.evaluate takes no keys; in a file, a"),
+        (
+            "prompt/own.yaml",
+            "families: {a: b}",
+            '.families.a: "b" is no list; write a: ["b"]',
+        ),
+        (
+            "reward/own.yaml",
+            "format: 0.5",
+            "reward.format: 0.5 is no mapping of keys; for the weight of the reward, write format: "
+            "{weight: 0.5}",
+        ),
+        (
+            "reward/own.yaml",
+            "format: {weight: high}",
+            'reward.format.weight: "high"; it takes a n',
+        ),
+        (
+            "reward/own.yaml",
+            "brief: {score: my.brief}",
+            'reward.brief.score: "my.brief" is no mapping of keys; for a function, write score: '
+            "{_target_: my.brief}",
+        ),
+        (
+            "reward/own.yaml",
+            "brief: {_target_: my.brief, words: 3}",
+            "reward.brief._target_ is unknown; did you mean reward.brief.score._target_?",
+        ),
+        (
+            "reward/own.yaml",
+            "format: {wieght: 1}",
+            "reward.format.wieght is unknown; did you mean reward.format.weight?",
+        ),
+        (
+            "experiment/own.yaml",
+            "# @package _global_\nprompt: think",
+            "prompt: think is an option; a file chooses it in its defaults list: `- override "
+            "/prompt: think`",
+        ),
+    ],
+)
+def test_value_of_another_type_in_an_own_file_is_refused_with_what_to_write(
+    file: str, content: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / file
+    path.parent.mkdir()
+    path.write_text(content)
+    group = file.partition("/")[0]
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: .*{re.escape(message)}"):
+        options.check([f"{group}=own"], [CONF, tmp_path])
+
+
+def test_remedies_for_own_files_are_taken(tmp_path: Path) -> None:
+    written = {
+        "prompt/own.yaml": """defaults: [think, _self_]
+train: ["{question} say <answer>"]
+evaluate: "{question} b"
+families: {a: ["{question} c"]}""",
+        "reward/own.yaml": "defaults: [med_r1, _self_]\nformat: {weight: 0.5}",
+        "experiment/own.yaml": """# @package _global_
+defaults: [override /prompt: own, override /reward: own]""",
+    }
+    for name, content in written.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(content)
+    shown = commands.medreason(
+        "--config-dir", tmp_path, "--cfg", "job", "experiment=own", cwd=tmp_path
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "evaluate: '{question} b'" in shown.stdout
+    assert "weight: 0.5" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("reward.format=0.5", "for the weight of the reward, type reward.format.weight=0.5"),
+        ("reward.format={weight:high}", "reward.format.weight=high; it takes a number"),
+        ("method.trl=5", "method.trl=5 is no mapping of keys; set a key of it, method.trl.NAME"),
+        ("second_judge=openai", "a judge is chosen by judge@second_judge=openai"),
+        ("evaluation.controls=null", "evaluation.controls=null; it takes a list of texts"),
+        ("prompt.evaluate.a=3", "prompt.evaluate takes no keys"),
+    ],
+)
+def test_value_of_another_type_on_the_command_line_is_refused(typed: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        options.check([typed], [CONF])
 
 
 def test_a_new_reward_on_the_command_line_is_told_its_file(tmp_path: Path) -> None:

@@ -163,6 +163,16 @@ def test_answers_of_other_weights_and_damaged_parts_are_not_taken(
     assert f"{part}: damaged; its rows are asked again" in capsys.readouterr().err
 
 
+def test_time_of_answers_that_were_all_there_is_that_of_the_process_that_gave_them(
+    composed: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = composed("method=base")
+    earlier, later = (Parts(RunFolder(tmp_path), KEY, config) for _ in range(2))
+    assert later.kept_seconds() == 0
+    earlier.keep_seconds(29.5)
+    assert later.kept_seconds() == 29.5
+
+
 def test_answers_reach_the_disk_while_the_evaluation_goes_on(
     composed: Compose, tmp_path: Path
 ) -> None:

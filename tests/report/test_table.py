@@ -11,6 +11,7 @@ from run_folders import draw_samples, reply, write_failed, write_run
 
 from medreason.config import Config, Statistics
 from medreason.report import arms, summary, table, tables
+from medreason.report import page as page_module
 from medreason.report.page import page
 from medreason.report.runs import load
 from medreason.runs.files import read_json, write_json
@@ -53,6 +54,9 @@ def test_time_of_an_evaluation_is_its_own(composed: Compose, samples: list[Sampl
     html = page(load(folders), sweep="s")
     assert "<small>30 s</small>" in html
     assert "for 2" not in html
+    (row,) = (row for row in table.rows(folders) if row.evaluate_seconds == 30.0)
+    assert page_module._duration(row.evaluate_seconds / 100) == "< 1 s"  # it was evaluated
+    assert page_module._duration(0.0) == "\u2013"
 
 
 def test_single_run_is_shown_beside_the_start_model_of_its_sweep(
@@ -70,10 +74,11 @@ def test_single_run_is_shown_beside_the_start_model_of_its_sweep(
     table.show_with_base(other, [base], Statistics())
     printed = " ".join(capsys.readouterr().out.split())
     assert "rarl: not compared with a start model, evaluated with another prompt" in printed
-    assert f"method=base prompt=rarl sweep={rarl.sweep}` adds it" in printed
+    outputs = f"outputs={rarl.outputs}"
+    assert f"`python -m medreason method=base prompt=rarl {outputs}` adds it" in printed
     assert "no base run here" not in printed
     table.show_with_base(sft, [], Statistics())
-    assert "no base run here; add method=base to the sweep" in capsys.readouterr().out
+    assert "no base run here; `python -m medreason method=base " in capsys.readouterr().out
 
 
 def test_accuracy_comes_with_interval_prior_and_control(
@@ -167,8 +172,7 @@ def test_rows_say_which_questions_their_options_only_baseline_counts(
     one_cell = composed("method=sft", "modality=ct", "task=disease")
     table.show([*folders, write_run(one_cell, samples, right)])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "of the training questions of all cells (base, grpo), CT/Disease (sft)" in shown
-    assert "trained on; all: every test question, 36 in 24 clusters options only:" in shown
+    assert f"trained on; all: every test question, 36 in 24 clusters {table.OWN_BASELINES}" in shown
 
 
 def test_columns_of_the_cells_trained_on_stand_apart_from_those_of_all(
@@ -179,10 +183,11 @@ def test_columns_of_the_cells_trained_on_stand_apart_from_those_of_all(
         write_run(composed("method=sft", "modality=ct", "task=disease"), samples, half_right),
     ]
     table.show(folders)
-    heads, *lines = capsys.readouterr().out.split("\n\n")[0].partition("\u2500")[::2]
-    groups = re.split(r"\s{2,}| (?=all)", heads.splitlines()[0].strip())
-    assert groups == ["in-domain"] * 3 + ["all"] * 5
-    (sft,) = (line for line in lines[0].splitlines() if line.startswith("sft"))
+    above, *lines = capsys.readouterr().out.splitlines()
+    rule = "(\u2500+) +"
+    groups = rf"in-domain \u2500* *{rule * 2}all \u2500* *{rule * 3}\u2500+"
+    assert re.fullmatch(groups, above.strip())
+    (sft,) = (line for line in lines if line.startswith("sft "))
     number, interval = r"[+-]?\d+\.\d", r"\[[+-]?\d+\.\d, [+-]?\d+\.\d\]"
     row = rf"sft +12 in 12 +50\.0 {interval} +\+0\.0 {interval} +50\.0 +25\.0 +\+25\.0( +{number})+"
     assert re.fullmatch(row, sft.strip())
@@ -398,11 +403,17 @@ def test_failed_and_unfinished_runs_are_shown_with_their_error(
 def test_table_without_a_base_run_says_how_to_get_the_difference(
     composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sft = write_run(composed("method=sft"), samples, right)
+    config = composed("method=sft", "data.seed=3", "sweep=own")
+    chosen = {"data": "phantom", "model": "tiny", "prompt": "no_think", "evaluation": "quick"}
+    sft = write_run(replace(config, choices=chosen), samples, right)
     table.show([sft])
-    missing = "vs base: no base run here; add method=base to the sweep"
-    assert missing in capsys.readouterr().out
-    assert f"{missing}." in page(load([sft]), sweep="s")
+    told = (
+        "vs base: no base run here; `python -m medreason method=base data.seed=3 prompt=no_think "
+        f"evaluation=quick sweep=own outputs={config.outputs}` adds it, with the words for data, "
+        "model, prompt and evaluation that these runs were given"
+    )
+    assert told in capsys.readouterr().out.splitlines()  # whole, to be copied
+    assert f"{told}." in page(load([sft]), sweep="s")
     failed = write_failed(composed("method=base"), "no")
     table.show([sft, failed])
     assert "vs base: the base run has no results yet" in capsys.readouterr().out
@@ -543,3 +554,34 @@ def test_replies_that_are_cut_off_are_named_with_share_and_key(
     )
     assert "sft: 75.0 % of its replies were cut off at evaluation.max_new_tokens=12; set" in shown
     assert "grpo: 25" not in shown
+
+
+def test_name_of_a_group_of_columns_stands_once_with_a_line_over_all() -> None:
+    columns = {"n in\nclusters": ["9 in 2"], "vs base": ["+1.0 [-2.0, +4.0]"]}
+    headings = list(table.under("all", columns | {"%": ["50.0"]}))
+    above = "all " + "\u2500" * 4
+    assert headings[0] == f"{above}\nn in\nclusters"
+    assert headings[1] == "\u2500" * 17 + "\n\nvs base"
+    assert headings[2] == "\u2500" * 4 + "\n\n%"
+
+
+def test_baselines_of_single_cells_are_one_note(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        write_run(composed("method=sft", f"modality={modality}"), samples, right)
+        for modality in ("ct", "mri")
+    ]
+    table.show(runs)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f" {table.OWN_BASELINES} means over questions" in shown
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.5, "0.500"), (0.0161, "0.016"), (1.0, "1.000"), (0.0012, "0.0012"), (0.002, "0.0020")],
+)
+def test_p_values_have_the_digits_of_a_table(p: float, text: str) -> None:
+    assert arms.p_text(p) == text
+    assert arms.p_text(0.0497) == "0.0497"  # on its side of the level
+    assert arms.p_text(0.00001) == "<0.0001"

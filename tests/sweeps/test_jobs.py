@@ -122,6 +122,26 @@ def test_label_of_a_job_says_what_differs(jobs: list[list[str]], words: list[str
     assert module.labels(jobs) == words
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("method=sft rollout=vllm", "! rollout=vllm has no effect: method=sft samples no comp"),
+        ("method=base,sft rollout=vllm", "! rollout=vllm has no effect: method=base samples no"),
+        ("method=base method.trl.max_steps=5", "! method.trl.max_steps=5 has no effect: method="),
+        ("method=base,sft method.trl.max_steps=5", ""),
+        ("method=sft,grpo rollout=trl", ""),
+        ("method=grpo method.target=answer", "! method.target=answer has no effect: method=grpo "),
+    ],
+)
+def test_setting_that_no_job_uses_is_said(
+    typed: str, told: str, swept: Callable[..., tuple]
+) -> None:
+    jobs, configs = swept(*typed.split())
+    lines = module.idle_lines(configs, jobs)
+    assert len(lines) == bool(told)
+    assert all(line.startswith(told) for line in lines)
+
+
 def test_empty_range_is_an_empty_sweep(swept: Callable[..., tuple]) -> None:
     assert swept("seed=range(0,0)")[0] == []
 

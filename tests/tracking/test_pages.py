@@ -51,6 +51,18 @@ def test_a_second_start_writes_nothing(outputs: Path) -> None:
     assert "'later'" in view
 
 
+def test_newest_sweep_that_has_results_is_shown(outputs: Path) -> None:
+    client, experiment = _client(outputs)
+    tags = {f"{store.PREFIX}kind": "run", f"{store.PREFIX}sweep": "demo"}
+    run_id = client.create_run(experiment, tags=tags).info.run_id
+    client.log_metric(run_id, "test/accuracy", 0.5)
+    tracking.prepare(_settings(outputs), outputs, "interrupted")
+    for sweep, shown in ((None, "'demo'"), ("interrupted", "'interrupted'")):
+        pages.address(client, experiment, sweep=sweep)
+        (view,) = [v for k, v in client.get_experiment(experiment).tags.items() if "ViewState" in k]
+        assert shown in view
+
+
 @pytest.mark.parametrize("place", ["outputs", "outputs/mlflow.db"])
 def test_pages_of_a_read_only_database_are_opened_with_one_line(outputs: Path, place: str) -> None:
     """Of a disk that is mounted so, and of another user's file in a folder that can be written."""
