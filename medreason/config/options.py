@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medreason import moved
 from medreason.config import key_names
+from medreason.config.annotations import in_words
 from medreason.config.files import CONF
 from medreason.config.rules import one_of
 from medreason.config.upstream import UPSTREAM
@@ -38,8 +39,6 @@ _HYDRA = ("hydra.", "hydra/")
 _TEXT = (str, str | None)
 _OR_TRUTH = ("hardware.gradient_checkpointing",)
 """Texts among whose words are true and false, which may be read as such."""
-_WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number"}
-"""Type of the schema -> what to give."""
 _PACKAGE = re.compile(r"# @package (\S+)")
 
 
@@ -325,9 +324,7 @@ def _refuse_other_type(override: str, parsed: Override) -> None:
         if str(kind).startswith("list[") and not isinstance(value, list | dict | None):
             raise ValueError(f"{key}={typed} is no list; type {key}=[{typed}]")
         name = kind.__name__ if isinstance(kind, type) else str(kind)
-        words = _WORDS.get(name.removesuffix(" | None"), name.removesuffix(" | None"))
-        or_null = " or null" if name.endswith(" | None") else ""
-        raise ValueError(f"{key}={typed}; it takes {words}{or_null}")
+        raise ValueError(f"{key}={typed}; it takes {in_words(name)}")
 
 
 def _takes(kind: object, value: object) -> bool:

@@ -182,7 +182,7 @@ def test_all_bad_rows_are_counted_and_ten_listed(tmp_path: Path) -> None:
         ('[{"image": "a', "broken JSON .*download the file again"),
         ("", "broken JSON"),
         ("\udcff\udcfe", "broken JSON"),
-        ("{}", "holds dict, not an array"),
+        ("{}", "holds an object, not an array"),
         ("[]", "holds no rows"),
     ],
 )
