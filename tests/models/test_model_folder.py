@@ -77,7 +77,7 @@ def changed(path: Path, **values: object) -> None:
     ("file", "content", "words"),
     [
         ("config.json", b"{broken", r"config\.json: cut off or not JSON"),
-        ("config.json", b"[]", r"config\.json: holds list, not an object"),
+        ("config.json", b"[]", r"config\.json: holds a list, not an object"),
         ("model.safetensors.index.json", b"{}", "has no weight_map"),
         ("model.safetensors", b"version https://git-lfs.github.com/spec/v1", "run git lfs pull"),
         ("model.safetensors", b"<html>not found</html>", "no safetensors; copy the weights"),

@@ -81,7 +81,7 @@ def test_writers_of_the_same_file_do_not_meet(tmp_path: Path) -> None:
     [
         ("", "cut off or not JSON"),
         ('{"a":', "cut off or not JSON"),
-        ("[1]", "holds list, not an object"),
+        ("[1]", "holds a list, not an object"),
         ("7", "holds a number, not an object"),
     ],
 )
