@@ -17,6 +17,7 @@ from medreason import data
 from medreason.config import Config, machine
 from medreason.console import notice, show
 from medreason.execution import gpu_slots
+from medreason.models import model_folder
 from medreason.runs.files import write_json
 from medreason.samples import Sample
 from medreason.training.memory_limits import with_questions_at_once
@@ -35,6 +36,7 @@ def run(config: Config) -> None:
     Raises:
         ValueError: the method has nothing to measure, or the profile takes several devices.
     """
+    config = replace(config, model=model_folder.of_run(config.model))
     _refuse_unmeasurable(config)
     gpu_slots.hold_one(config.hardware)
     folder = config.folder / "benchmarks" / config.model.name

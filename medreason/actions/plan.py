@@ -20,10 +20,12 @@ from medreason.console import counted, first_line
 from medreason.data import prepared, release_sizes
 from medreason.data.release_sizes import Counts
 from medreason.evaluation.controls import questions_of
+from medreason.execution import prompt_notes
 from medreason.execution.disk import disk_space
 from medreason.execution.launch import Decision, decide
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.throughput import Throughput
+from medreason.models import model_folder
 from medreason.runs import keys
 from medreason.runs.files import free_bytes
 from medreason.runs.outcomes import NoDataError
@@ -89,7 +91,7 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
     `labels` say what tells each of `configs` from the others; empty where nothing does. `trials`
     where the only one is a trial of a search.
     """
-    configs = [_undrawn(config) for config in configs]
+    configs = [_undrawn(_with_model_of_run(config)) for config in configs]
     throughput = Throughput(configs[0].folder / "runs")
     seen: dict[tuple[str, str], int] = {}
     questions = _Questions()
@@ -103,6 +105,8 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
         if job.state not in _WITHOUT_QUESTIONS and not job.reason.startswith(_NOT_HERE)
     ]
     _print_power(possible)
+    for note in dict.fromkeys(note for c in possible for note in _warnings(c)):
+        Console().print(note, highlight=False, markup=False, soft_wrap=True)
     kinds: dict[tuple[str, ...], list[tuple[Config, Job]]] = defaultdict(list)
     for config, job in zip(configs, jobs, strict=True):
         if job.state not in _FINISHED:
@@ -116,6 +120,19 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
 
 _MISFIT = "does not fit"
 """Start of the lines of memory and of disk that are too small."""
+
+
+def _warnings(config: Config) -> list[str]:
+    """What may be lost of the data, or is not asked for by the prompt."""
+    of_data = [note for note in data.reading_notes(config) if note.startswith("! ")]
+    return [*of_data, *prompt_notes.notes(config)]
+
+
+def _with_model_of_run(config: Config) -> Config:
+    """With the model in a run folder in place of the folder; its job says what is wrong with it."""
+    with suppress(ValueError):
+        return replace(config, model=model_folder.of_run(config.model))
+    return config
 
 
 def _undrawn(config: Config) -> Config:

@@ -1,23 +1,21 @@
-"""`action=predict`: reasoning and answer to one question, or to a JSON list of them."""
+"""`action=predict`: reasoning and answer to one question, about an image or all of a folder, or to
+those of a file."""
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from medreason import config as configuration
 from medreason.config import Config, machine
 from medreason.console import notice, show
-from medreason.data import dicom
-from medreason.data.rows import parsed
+from medreason.data import asked, dicom, images
 from medreason.execution import gpu_slots
 from medreason.generation.message_images import image_file
 from medreason.models import adapters, model_folder
-from medreason.runs.files import write_json
 from medreason.samples import (
     UNKNOWN,
     Sample,
@@ -35,7 +33,14 @@ class _Question:
     image: str
     """As it was given: path, `file://`, data URL or http(s) URL."""
     text: str
-    """With its options, where it has some: `Which? A)CT, B)MRI`."""
+    """With its options, where it has some and `options` is empty: `Which? A)CT, B)MRI`."""
+    root: Path = Path()
+    """Where its path starts from."""
+    options: tuple[str, ...] = ()
+    yes_no: tuple[str, ...] = ()
+    """Its options where neither `options` nor `text` has any."""
+    remedy: str = ""
+    """What is said behind an error of its image."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,9 @@ def run(config: Config) -> None:
     Raises:
         ValueError: image, question, JSON or model cannot be used; before a model is loaded.
     """
-    root, questions = _questions(config)
+    if config.predict.output:
+        asked.check_output(Path(config.predict.output))
+    questions = _questions(config)
     config = replace(config, model=model_folder.of_run(config.model))
     model_folder.check(config.model.path)
     adapters.check(config.model.path)
@@ -73,7 +80,7 @@ def run(config: Config) -> None:
         )
     with tempfile.TemporaryDirectory() as fetched:
         window = configuration.handling(config.data)[0].ct_window
-        samples = [_sample(question, root, Path(fetched), window) for question in questions]
+        samples = [_sample(question, Path(fetched), window) for question in questions]
         _refuse_other_window(config, samples)
         if any(not sample.options for sample in samples):
             notice(
@@ -84,50 +91,104 @@ def run(config: Config) -> None:
     for answer in answers:
         show(_text(answer))
     if config.predict.output:
-        write_json(Path(config.predict.output), [asdict(answer) for answer in answers])
+        asked.write(Path(config.predict.output), [asdict(answer) for answer in answers])
 
 
-def _questions(config: Config) -> tuple[Path, list[_Question]]:
-    """(folder that image paths are relative to, questions)."""
+def _questions(config: Config) -> list[_Question]:
     image, question, file = config.predict.image, config.predict.question, config.predict.questions
+    if file is not None:
+        if question:
+            raise ValueError(
+                f"predict.question={question!r} beside predict.questions={file}: give one of them"
+            )
+        return _questions_of_file(Path(file), image, _columns(config))
     if not image:
         raise ValueError(
-            "predict.image has no value; set predict.image=... to an image or a folder"
+            "predict.image has no value; set predict.image=... to an image or a folder of images, "
+            "or predict.questions=... to a file whose rows name their images"
         )
-    if file is not None:
-        return Path(image), _questions_of_file(Path(file))
     if not question:
         raise ValueError(
             "predict.question has no value; set 'predict.question=\"Which? A)CT, B)MRI\"' "
-            "(Hydra needs both quotes) or predict.questions=questions.json"
+            "(Hydra needs both quotes) or predict.questions=questions.csv"
         )
-    return Path(), [_Question("predict.image", image, question)]
+    if folder := _folder(image):
+        return [_Question("predict.image", str(p), question) for p in _images_of(folder)]
+    return [_Question("predict.image", image, question)]
 
 
-def _questions_of_file(path: Path) -> list[_Question]:
+def _folder(image: str | None) -> Path | None:
+    """The folder that `predict.image` names, if it is one."""
+    path = Path((image or "").removeprefix("file://"))
+    return path if image and not image.startswith("data:") and path.is_dir() else None
+
+
+def _images_of(folder: Path) -> list[Path]:
+    """The images of a folder, by name. Raises ValueError where it has none."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+    found = [path for path in files if images.is_named_as_image(path) or dicom.has_header(path)]
+    if not found:
+        below = sorted(
+            {path.parent for path in folder.rglob("*") if images.is_named_as_image(path)}
+        )
+        hint = f", such as predict.image={below[0]}" if below else ""
+        raise ValueError(
+            f"predict.image={folder} is a folder without images; give an image, or a folder that "
+            f"has some{hint}"
+        )
+    if others := [path.name for path in files if path not in found]:
+        notice(f"{folder}: not asked about, since they are no images: {', '.join(others[:5])}")
+    return found
+
+
+def _columns(config: Config) -> Mapping[str, str | Sequence[str] | None] | None:
+    """`data.columns` of a set of questions of one's own; None of other data sets."""
+    if config.data["_target_"] != "medreason.data.hub.read":
+        return None
+    return config.data.get("columns") or {}
+
+
+def _questions_of_file(
+    path: Path,
+    image: str | None = None,
+    columns: Mapping[str, str | Sequence[str] | None] | None = None,
+) -> list[_Question]:
+    """`image` is the folder that paths start from, None that of the file, or one image for all."""
+    folder = _folder(image)
+    one = image if image and not folder else None
+    before = "data=hub " if columns is None else ""
+    rows, notes = asked.read(path, columns or {}, needs_image=one is None, before=before)
+    for note in notes:
+        notice(note)
+    if one and (own := next((row for row in rows if row.image), None)):
+        raise ValueError(
+            f"predict.image={one} is no folder, and {own.place} names an image of its own, "
+            f"{own.image}; leave predict.image out, or give the folder that images lie in"
+        )
+    return [
+        _Question(
+            "predict.image" if one else f"{row.place}: image",
+            one or row.image or "",
+            row.text,
+            Path() if one else folder or path.parent,
+            row.options,
+            row.yes_no,
+            "" if folder or one else "; predict.image=FOLDER says where paths start from",
+        )
+        for row in rows
+    ]
+
+
+def _sample(question: _Question, fetched: Path, window: Window) -> Sample:
     try:
-        rows = parsed(path.read_text(encoding="utf-8-sig"), path)
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"predict.questions={path}: not a readable JSON file ({error})") from error
-    if not isinstance(rows, list) or not rows:
-        raise ValueError(f'{path}: needs a list of {{"image", "question"}}, with one at least')
-    return [_question_of_row(f"{path}, question {i}", row) for i, row in enumerate(rows)]
-
-
-def _question_of_row(place: str, row: object) -> _Question:
-    match row:
-        case {"image": str(image), "question": str(text)}:
-            return _Question(f"{place}: image", image, text)
-        case _:
-            raise ValueError(f'{place}: needs "image" and "question" as texts; found {row!r}')
-
-
-def _sample(question: _Question, root: Path, fetched: Path, window: Window) -> Sample:
-    try:
-        image = image_file(question.image, root, fetched)
+        image = image_file(question.image, question.root, fetched)
     except ValueError as error:
-        raise ValueError(f"{question.key}={error}") from error
-    text, options = _split(question.text)
+        hint = question.remedy if "no such file" in str(error) else ""
+        raise ValueError(f"{question.key}={error}{hint}") from error
+    text, options = question.text, question.options
+    if not options:
+        text, options = _split(question.text)
+        options = options or question.yes_no
     try:
         refuse_glued(options)
         return _unanswered(question.key, image, text, options, window)

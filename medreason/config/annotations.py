@@ -69,6 +69,74 @@ def accepts(annotation: str, value: object) -> bool:
     return _accepts(_parsed(annotation), value)
 
 
+_WORDS = {
+    "bool": ("true or false", "truths"),
+    "int": ("a whole number", "whole numbers"),
+    "float": ("a number", "numbers"),
+    "str": ("a text", "texts"),
+    "Path": ("a path", "paths"),
+    "None": ("null", "nulls"),
+    **dict.fromkeys(
+        ("list", "tuple", "set", "Sequence", "Iterable", "Collection"), ("a list", "lists")
+    ),
+    **dict.fromkeys(("dict", "Mapping"), ("a mapping", "mappings")),
+}
+"""Name in an annotation -> what to call one value, and several."""
+
+
+def in_words(annotation: str) -> str:
+    """What an annotation takes, in words: `a list of texts or null`; a class that is not known here
+    by its name."""
+    return _words(_parsed(annotation))
+
+
+def _words(node: ast.expr) -> str:
+    match node:
+        case ast.Constant(value=str() as text):
+            return in_words(text)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return " or ".join(dict.fromkeys((_words(left), _words(right))))
+        case ast.Subscript(value=generic, slice=inner):
+            return _words_of_generic(_name(generic), inner)
+    name = _name(node)
+    return _WORDS[name][0] if name in _WORDS else name
+
+
+def _words_of_generic(name: str, inner: ast.expr) -> str:
+    parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+    if name == "Literal":
+        return ", ".join(ast.unparse(part) for part in parts)
+    if name in ("Optional", "Union"):
+        both = [_words(part) for part in parts] + ["null"] * (name == "Optional")
+        return " or ".join(dict.fromkeys(both))
+    if name == "Annotated":
+        return _words(parts[0])
+    if list in _TYPES.get(name, ()) and _name(parts[0]) in _WORDS:
+        return f"a list of {_WORDS[_name(parts[0])][1]}"
+    return _WORDS[name][0] if name in _WORDS else name
+
+
+def wrong_part(key: str, value: object, annotation: str) -> tuple[str, object, str]:
+    """(key, value, annotation) of the first value that is not accepted, inside of mappings too."""
+    node = _parsed(annotation)
+    inner = _value_of_mapping(node)
+    if isinstance(value, dict) and inner is not None:
+        for name, element in value.items():
+            if not _accepts(inner, element):
+                return wrong_part(f"{key}.{name}", element, ast.unparse(inner))
+    return key, value, annotation
+
+
+def _value_of_mapping(node: ast.expr) -> ast.expr | None:
+    """The annotation of a mapping's values, where one of a union is a mapping."""
+    match node:
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _value_of_mapping(left) or _value_of_mapping(right)
+        case ast.Subscript(value=generic, slice=ast.Tuple(elts=[_, inner])):
+            return inner if dict in _TYPES.get(_name(generic), ()) else None
+    return None
+
+
 def form(key: str, value: object, annotation: str) -> str:
     """`; write ...`, where a value of another type can be written as one that is accepted."""
     word = str(value).lower()
@@ -78,42 +146,11 @@ def form(key: str, value: object, annotation: str) -> str:
         return f"; for a text, type both pairs of quotes: \"{key}='{word}'\""
     if isinstance(value, str) and _is_number(value) and accepts(annotation, 1):
         return "; write it without quotes"
+    numbers = isinstance(value, list) and value and all(isinstance(v, int | float) for v in value)
+    if isinstance(value, list) and numbers and accepts(annotation, [""]):
+        texts = ",".join(f"'{each}'" for each in value)
+        return f'; for texts, type both pairs of quotes: "{key}=[{texts}]"'
     return ""
-
-
-_DESCRIBED = {
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a text",
-    "None": "null",
-    **dict.fromkeys(("dict", "Mapping"), "a mapping of keys"),
-}
-_ELEMENTS = {"int": "whole numbers", "float": "numbers", "str": "texts"}
-
-
-def type_in_words(annotation: str) -> str:
-    """What an annotation takes, in words: `a list of texts or null`; as it stands where it has a
-    type that is not known here."""
-    node = _parsed(annotation)
-    parts: list[ast.expr] = []
-    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        parts.insert(0, node.right)
-        node = node.left
-    known = [_described(part) for part in (node, *parts)]
-    if None in known:
-        return annotation
-    *first, last = dict.fromkeys(filter(None, known))
-    return f"{', '.join(first)} or {last}" if first else last
-
-
-def _described(node: ast.expr) -> str | None:
-    if not isinstance(node, ast.Subscript):
-        return _DESCRIBED.get(_name(node))
-    if _name(node.value) == "list":
-        elements = _ELEMENTS.get(_name(node.slice))
-        return f"a list of {elements}" if elements else "a list"
-    return _DESCRIBED.get(_name(node.value)) if _name(node.value) in ("dict", "Mapping") else None
 
 
 def _is_number(text: str) -> bool:

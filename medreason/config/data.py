@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from medreason.config.annotations import accepts, form, type_in_words
+from medreason.config.annotations import accepts, form, in_words
 from medreason.config.rules import one_of
 from medreason.samples import WINDOWS, Window
 
@@ -52,7 +52,7 @@ class Handling:
                 str(field.type),
             )
             if not accepts(annotation, value):
-                expected = f"it takes {type_in_words(annotation)}{form(key, value, annotation)}"
+                expected = f"it takes {in_words(annotation)}{form(key, value, annotation)}"
                 raise ValueError(f"{key}={value!r}; {expected}")
         one_of(
             "data.split", self.split, ("published", "by_image", "by_patient", "joint", "low_data")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 
 from medreason import moved
@@ -48,3 +50,34 @@ def positive(key: str, value: int) -> None:
 def allowed_draft_tokens(key: str, value: str) -> None:
     if value != "auto" and not (value.isdecimal() and int(value) <= MOST_DRAFT_TOKENS):
         raise ValueError(f"{key}={value}; give auto, 0 (no drafts) or at most {MOST_DRAFT_TOKENS}")
+
+
+def typed(key: str, value: str | Sequence[str]) -> str:
+    """`key=text` or `key=[first,second]` as one types it in a shell, so that Hydra reads texts."""
+    texts = [value] if isinstance(value, str) else value
+    words = [text if _is_bare(text) else "'" + _escaped(text) + "'" for text in texts]
+    override = f"{key}={words[0] if isinstance(value, str) else '[' + ','.join(words) + ']'}"
+    plain = not re.search(r'["$`\\!]', override)
+    return f'"{override}"' if "'" in override and plain else shlex.quote(override)
+
+
+_BARE = re.compile(r"[A-Za-z_][\w-]*(?: [\w-]+)*", re.ASCII)
+_NO_TEXT = ("true", "false", "null", "nan", "inf")
+
+
+def _is_bare(text: str) -> bool:
+    """Whether Hydra reads it as this very text without quotes."""
+    return bool(_BARE.fullmatch(text)) and text.lower() not in _NO_TEXT
+
+
+def _escaped(text: str) -> str:
+    return text.replace("'", "\\'")
+
+
+def kind_of(value: object) -> str:
+    """What a value of JSON or YAML is, in words."""
+    names = {dict: "an object", list: "a list", str: "a text", type(None): "null"}
+    if isinstance(value, bool):
+        return "true or false"
+    is_number = isinstance(value, int | float)
+    return "a number" if is_number else names.get(type(value), type(value).__name__)

@@ -157,6 +157,10 @@ class Tasks(Selection):
     """Rows whose release does not say their question type."""
 
 
+_FIELD = re.compile(r"(?<![\w\\{}])\{(\w+)\}(?!\})")
+"""Of a template; not what LaTeX and JSON have in braces."""
+
+
 @dataclass
 class Prompt:
     name: str = MISSING
@@ -190,6 +194,11 @@ class Prompt:
             if "{question}" not in text:
                 raise ValueError(
                     f"prompt: {text!r} has no {{question}}; the question would be lost"
+                )
+            if others := [name for name in _FIELD.findall(text) if name != "question"]:
+                raise ValueError(
+                    f"prompt: {text!r} has {{{others[0]}}}, which nothing replaces; the one field "
+                    "of a prompt is {question}, the question with its options"
                 )
         if self.diversity and not all(self.families.values() or [[]]):
             raise ValueError(
@@ -522,15 +531,17 @@ class Predict:
     """What action=predict answers."""
 
     image: str | None = None
-    """One image (path, file://, data URL or http(s) URL), or the folder that `questions` names
-    images below; a questions file may name them in any of these forms, too. CT in DICOM is shown
-    in `data.window`, which has to be that of the model's training."""
+    """An image (path, file://, data URL or http(s) URL), a folder of images, of which each is asked
+    about, or the folder that paths in `questions` start from, by default that of the file. CT in
+    DICOM is shown in `data.window`, which has to be that of the model's training."""
     question: str | None = None
     """With its options, as in `Which? A)CT, B)MRI`, or an open question without."""
     questions: str | None = None
-    """In place of one question: a JSON file, a list of {"image", "question"}."""
+    """In place of one question: a table (.csv, .tsv, .parquet) with the columns of a training, or a
+    list (.json, .jsonl) of {"image", "question", "options"}."""
     output: str | None = None
-    """A JSON file to write the answers to; null prints them only."""
+    """A file to write the answers to, in the format of its suffix: .csv, .tsv, .json, .jsonl or
+    .parquet; null prints them only."""
 
 
 @dataclass

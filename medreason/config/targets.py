@@ -14,7 +14,7 @@ from typing import Any
 
 from medreason import moved
 from medreason.config import upstream
-from medreason.config.annotations import accepts, form, type_in_words
+from medreason.config.annotations import accepts, form, in_words, wrong_part
 from medreason.config.data import Handling
 
 
@@ -109,9 +109,10 @@ def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
             )
         annotation = _annotation(known[name])
         if value is not None and not accepts(annotation, value):
+            where, wrong, taken = wrong_part(f"{key}.{name}", value, annotation)
             raise ValueError(
-                f"{key}.{name}={value!r}: {spec['_target_']} takes {type_in_words(annotation)}"
-                + form(f"{key}.{name}", value, annotation)
+                f"{where}={wrong!r}: {spec['_target_']} takes {in_words(taken)}"
+                + form(where, wrong, taken)
             )
     shared = {"cache", *(f.name for f in fields(Handling))}  # what `data` passes to its function
     required = [p.name for p in parameters if p.default is p.empty and p.name not in shared]

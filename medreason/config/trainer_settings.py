@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from medreason.config.annotations import accepts, fields_of, form, type_in_words, words_of
+from medreason.config.annotations import accepts, fields_of, form, in_words, words_of
 from medreason.config.key_names import hint, refuse_derived
 from medreason.config.upstream import LIMITS, SAME_STEPS, TRL_CLASSES, WORDS
 
@@ -59,12 +59,13 @@ def _problem(key: str, value: object, package: str, class_: str) -> str:
             f"{key}={value!r}: the rows of a step or their weights would depend on the number of "
             "processes, on hardware.per_device_prompts or on a resume; leave it out"
         )
-    words = WORDS.get(f"{class_}.{name}") or words_of(annotation)
-    if words and value not in words:
-        return f"{key}={value!r}: {owner} knows {', '.join(words)}"
+    known = WORDS.get(f"{class_}.{name}") or words_of(annotation)
+    if known and value not in known:
+        return f"{key}={value!r}: {owner} knows {', '.join(known)}"
     if not accepts(annotation, value):
-        wanted = f"{type_in_words(annotation)}{form(key, value, annotation)}"
-        return f"{key}={value!r}: {owner} takes {wanted}"
+        return (
+            f"{key}={value!r}: {owner} takes {in_words(annotation)}{form(key, value, annotation)}"
+        )
     return _out_of_range(key, value)
 
 

@@ -42,7 +42,7 @@ def refuse_other_type(key: str, value: object, typed: str | None = None) -> None
         element = f"{key}=[{typed}]" if typed is not None else f"{_leaf(key)}: [{_yaml(value)}]"
         verb = "write" if typed is None else "type"
         raise ValueError(f"{shown} is no list; {verb} {element}")
-    wanted = annotations.type_in_words(_name(kind))
+    wanted = annotations.in_words(_name(kind))
     raise ValueError(f"{shown}; it takes {wanted}{_one(key, value)}")
 
 

@@ -68,7 +68,8 @@ def reading_notes(config: Config) -> list[str]:
     that the configuration does not select."""
     loaded = _load(*_cached_by(config.data, config.validation), config.folder / "cache")
     notes = [counts_text(loaded.counts)] if len(loaded.counts) > 2 else []
-    notes += [str(remark) for remark in loaded.remarks[:_REMARKS]]
+    remarks = sorted(loaded.remarks, key=lambda remark: not remark.is_warning)
+    notes += [str(remark) for remark in remarks[:_REMARKS]]
     if (more := len(loaded.remarks) - _REMARKS) > 0:
         notes.append(f"and {more:,} more such remarks")
     return [*notes, *_not_selected(config, loaded.samples)]

@@ -51,6 +51,7 @@ def audit(
         ],
         "remarks": [
             {"file": remark.file, "row": remark.row, "remark": remark.text}
+            | ({"warning": True} if remark.is_warning else {})
             for remark in loaded.remarks
         ],
         "answer_types": _counts(

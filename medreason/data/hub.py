@@ -32,7 +32,7 @@ def read(
     hub: str,
     cache: Path,
     *,
-    columns: Mapping[str, str | None] | None = None,
+    columns: Mapping[str, str | Sequence[str] | None] | None = None,
     modality: str | None = None,
     task: str | None = None,
     revision: str | None = None,
@@ -45,7 +45,8 @@ def read(
 
     `columns` maps our names (image, question, answer, options, answer_type, explanation, modality,
     task, source, patient, split, and alternatives: a list of texts that are as right as the answer
-    of an open question) to the set's; null takes the usual name, where there is one. Rows without
+    of an open question) to the set's; null takes the usual name, where there is one. `options` may
+    be a list of columns of one option each: A, B ... in this order. Rows without
     modality and task of their own get those given, else those known of the set. Validation rows
     belong to the split `validation`; None leaves them out. Images are written to `cache` under the
     hash of their content, so that an image in train and test is known to be the same; where a
@@ -77,8 +78,9 @@ def read(
             asked = " (validation.source=published asks them)" if is_validation else ""
             yield Remark(part.name, -1, f"{part.count:,} rows of this split are not read{asked}")
             continue
+        found = question_columns.find(hub, part, columns or {})
         layout = Layout(
-            *question_columns.find(hub, part, columns or {}),
+            **found._asdict(),
             cell=(modality or known_cell[0], task or known_cell[1]),
             source=source,
             images=folder,

@@ -120,6 +120,13 @@ def blank(size: int | tuple[int, int]) -> Image.Image:
     return Image.new("RGB", (size, size) if isinstance(size, int) else size, (128, 128, 128))
 
 
+def is_named_as_image(path: Path) -> bool:
+    """Whether its suffix is one of the formats that are read here."""
+    known = Image.registered_extensions()
+    suffix = path.suffix.lower()
+    return suffix in dicom.SUFFIXES or known.get(suffix, "") in Image.OPEN
+
+
 def check(path: Path) -> None:
     """Decode the file. Raises ValueError where `open_rgb` would, or no model takes its shape."""
     with _errors_with_remedy(path):
@@ -224,6 +231,8 @@ def _decoded(content: bytes) -> Image.Image:
 
 def _refuse_absent(path: Path) -> None:
     """Whatever is no file: a folder, a link to itself, a pipe, which would be waited for."""
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; give the path of an image in it")
     if not path.is_file():
         raise ValueError(f"{path}: no such file; correct the path, or copy the image there")
 

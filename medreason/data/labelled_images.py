@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from medreason.data import checks, csv_table, image_cache, rows, splits
+from medreason.data.column_names import by_plain, plain
 from medreason.data.names import modality_of
-from medreason.data.rows import BadRow, LeftOut, Row
+from medreason.data.rows import BadRow, LeftOut, Remark, Row
 from medreason.samples import (
     LETTERS,
     MODALITIES,
@@ -85,7 +86,8 @@ def read(
     found = csv_table.table(
         root / table, separator=separator, encoding=encoding, encoding_key="data.encoding"
     )
-    columns = _columns(found, columns)
+    given, columns = columns, _columns(found, columns)
+    yield from _renamed(table, given, columns)
     keys = {column: f"data.columns.{key}" for key, column in columns.items()}
     csv_table.check(found, columns.values(), separator=separator, keys=keys)
     labelled, others = _labelled_rows(root, table, found.rows, columns, ask)
@@ -132,18 +134,38 @@ def _columns(
 
     Raises ValueError for a table of questions.
     """
-    several = {key: [c] if isinstance(c, str) else list(c or ()) for key, c in columns.items()}
-    found = {
-        key: next((name for name in named if name in table.names), named[0])
-        for key, named in several.items()
-        if named
-    }
-    if found["label"] not in table.names and {"question", "answer"} <= {*table.names}:
+    loosely = by_plain(table.names)
+    found = {}
+    for key, named in _several(columns).items():
+        like = (loosely[plain(name)] for name in named if plain(name) in loosely)
+        exact = next((name for name in named if name in table.names), None)
+        found[key] = exact or next(like, named[0])
+    if found["label"] not in table.names and {"question", "answer"} <= loosely.keys():
         raise ValueError(
             f"{table.path} looks like a table of questions (columns {', '.join(table.names)}), not "
             f"of labels: use data=hub data.hub={table.path}"
         )
     return found
+
+
+def _several(columns: Mapping[str, str | Sequence[str] | None]) -> dict[str, list[str]]:
+    """The names that a column may have, of our names that have any."""
+    lists = {key: [c] if isinstance(c, str) else list(c or ()) for key, c in columns.items()}
+    return {key: named for key, named in lists.items() if named}
+
+
+def _renamed(
+    table: str, given: Mapping[str, str | Sequence[str] | None], columns: Mapping[str, str]
+) -> Iterator[Remark]:
+    """Which columns are read that differ from those of the configuration in case or signs."""
+    names = {
+        column: names[0]
+        for key, names in _several(given).items()
+        if (column := columns[key]) not in names and plain(column) in map(plain, names)
+    }
+    if names:
+        read = ", ".join(f"{column} as {name}" for column, name in names.items())
+        yield Remark(table, -1, f"columns that are read under our names: {read}")
 
 
 def _labelled_rows(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from medreason.config.rules import kind_of
 from medreason.data import rows
 from medreason.data.rows import Record, Row
 from medreason.samples import Sample
@@ -73,5 +74,5 @@ def _pickled(path: Path) -> list[Record]:
             f"{path}: not a pickled list of plain rows ({error}); download the file again"
         ) from error
     if not isinstance(content, list) or not content:
-        raise ValueError(f"{path}: holds {type(content).__name__}, not a list of rows")
+        raise ValueError(f"{path}: holds {kind_of(content)}, not a list of rows")
     return content

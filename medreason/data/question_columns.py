@@ -1,13 +1,17 @@
-"""Which column of a set holds what: those that `data.columns` names, else those of usual names."""
+"""Which column of a set holds what: those that `data.columns` names, else those of usual names,
+whatever their letter case and whether space, `_` or `-` parts their words."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
-from medreason.data import question_files, rows, saved_sets
+from medreason.config import rules
+from medreason.data import option_columns, question_files, rows, saved_sets
+from medreason.data.column_names import by_plain, plain
 from medreason.data.names import modality_of, task_of
 from medreason.data.question_files import Part
 from medreason.data.rows import Remark
@@ -35,6 +39,8 @@ _OR_FILE = "; where it holds no questions, set data.hub to the file that does"
 _REQUIRED = ("image", "question", "answer")
 _OPTION_PREFIXES = ("option_", "Option ", "Choice ", "")
 """Before the letters that name columns of one option each."""
+Given = Mapping[str, str | Sequence[str] | None]
+"""`data.columns`: our name -> the set's, of options also several."""
 
 
 @dataclass(frozen=True)
@@ -44,47 +50,158 @@ class Layout:
     columns: Mapping[str, str]
     options: Sequence[str]
     """Columns of one option each, where no column holds all of them."""
-    cell: tuple[str, str]
+    cell: tuple[str, str] = ("unknown", "unknown")
     """Modality and task of rows that have none of their own."""
-    source: str
-    images: Path
+    source: str = ""
+    images: Path = Path()
     """Folder that paths of images start from."""
-    cache: Path
+    cache: Path = Path()
     """Folder of the images that the set holds itself."""
+    foreign: Mapping[str, str] = field(default_factory=dict)
+    """Our name of a facet -> the column of that name that is about something else."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Column -> the usual name that it was taken for."""
 
     @property
     def has_problems(self) -> bool:
         """A question's column holds its options, too: `Which? A)CT, B)MRI`."""
-        return saved_sets.COLUMNS[1:] == (self.columns["question"], self.columns["answer"])
+        names = (self.columns["question"], self.columns.get("answer", ""))
+        return saved_sets.COLUMNS[1:] == (*map(plain, names),)
 
 
-def find(hub: str, part: Part, given: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
-    """The column of each of our names, and columns of one option each."""
-    names = part.columns
-    if unknown := [key for key in given if key not in _USUAL]:
+class Found(NamedTuple):
+    """The first, second and last two of a Layout."""
+
+    columns: dict[str, str]
+    options: list[str]
+    foreign: dict[str, str]
+    renamed: dict[str, str]
+
+
+def find(
+    hub: str | None,
+    part: Part,
+    given: Given,
+    *,
+    required: Sequence[str] = _REQUIRED,
+    before: str = "",
+) -> Found:
+    """The column of each of our names, and columns of one option each.
+
+    `hub` is what data.hub names; None where the part is not that of a data set. `before` is what a
+    user types in front of the keys of `data.columns`.
+
+    Raises:
+        ValueError: a key of `given` is unknown, or a column that it names or that is required is
+            not there; with all of them and what to type.
+    """
+    several = _several_options(given)
+    columns = _chosen(part, given)
+    if several:
+        columns.pop("options", None)
+    if absent := _absent(part, columns, several, required):
+        raise ValueError(_no_column(hub, part, absent, before))
+    facets = [our for our in FACETS if our in columns and not given.get(our)]
+    foreign = {our: columns[our] for our in facets if _is_foreign(part, our, columns[our])}
+    columns = {our: name for our, name in columns.items() if our not in foreign}
+    renamed = {
+        name: our for our, name in columns.items() if not given.get(our) and name not in _USUAL[our]
+    }
+    options = several
+    if not several and "options" not in columns:
+        options = _lettered(part.columns)
+        renamed |= {
+            name: f"option_{letter}"
+            for name, letter in zip(options, LETTERS, strict=False)
+            if name not in [f"{prefix}{letter}" for prefix in _OPTION_PREFIXES]
+        }
+    return Found(columns, options, foreign, renamed)
+
+
+def known_names() -> tuple[str, ...]:
+    """All usual names, and those of the first columns of options."""
+    usual = (name for names in _USUAL.values() for name in names)
+    return (*usual, *(f"option_{letter}" for letter in LETTERS))
+
+
+def _several_options(given: Given) -> list[str]:
+    """The columns of one option each that are given. Raises ValueError for an unknown key."""
+    if unknown := [name for name in given if name not in _USUAL]:
         raise ValueError(f"data.columns.{unknown[0]} is unknown; known: {', '.join(_USUAL)}")
-    usual = {key: next((n for n in known if n in names), None) for key, known in _USUAL.items()}
+    for our, names in given.items():
+        if our != "options" and isinstance(names, Sequence) and not isinstance(names, str):
+            raise ValueError(
+                f"data.columns.{our}={list(names)}: it takes the name of one column; options "
+                "alone may have several"
+            )
+    names = given.get("options")
+    names = [] if names is None or isinstance(names, str) else list(names)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"data.columns.options names {twice[0]!r} twice; name each column once")
+    if len(names) == 1:
+        raise ValueError(
+            f"data.columns.options={names}: a list names a column for each option; of one column "
+            f"that holds a list type {rules.typed('data.columns.options', names[0])}"
+        )
+    return names
+
+
+def _chosen(part: Part, given: Given) -> dict[str, str]:
+    """Our name -> the column that is given, or else has a usual name."""
+    loosely = by_plain(part.columns)
+    usual: dict[str, str | None] = {}
+    for our, known in _USUAL.items():
+        exact = (name for name in known if name in part.columns)
+        like = (loosely[plain(name)] for name in known if plain(name) in loosely)
+        usual[our] = next(exact, None) or next(like, None)
     if not part.table:
         usual["split"] = None  # of a set its own splits count, unless a column is given
-    chosen = usual | {key: name for key, name in given.items() if name}
-    columns = {key: name for key, name in chosen.items() if name}
-    absent = {key: name for key, name in columns.items() if name not in names}
-    absent |= {key: _USUAL[key][0] for key in _REQUIRED if key not in columns}
-    if absent:
-        key, name = next(iter(absent.items()))
-        remedy = _other_reading(hub, part) or (
-            f"set data.columns.{key} to the one that holds the {key}"
-            f"{_OR_PATHS if key == 'image' else ''}"
-            f"{_OR_FILE if part.table and Path(hub).is_dir() else ''}"
-        )
-        raise ValueError(f"{part.where}: no column {name!r}; columns are {list(names)}: {remedy}")
-    for key in FACETS:
-        if key in columns and not given.get(key) and _is_foreign(part, key, columns[key]):
-            del columns[key]
-    by_letter = [[f"{prefix}{letter}" for letter in LETTERS] for prefix in _OPTION_PREFIXES]
-    options = [[*takewhile(names.__contains__, of_prefix)] for of_prefix in by_letter]
-    of_one = max(options, key=len) if "options" not in columns else []
-    return columns, of_one if len(of_one) > 1 else []
+    chosen = usual | {our: name for our, name in given.items() if isinstance(name, str) and name}
+    return {our: name for our, name in chosen.items() if name}
+
+
+def _absent(
+    part: Part, columns: Mapping[str, str], options: Sequence[str], required: Sequence[str]
+) -> list[tuple[str, str]]:
+    """(our name, column) of each column that is named or required, and not there."""
+    absent = [(our, name) for our, name in columns.items() if name not in part.columns]
+    absent += [("options", name) for name in options if name not in part.columns]
+    return absent + [(our, _USUAL[our][0]) for our in required if our not in columns]
+
+
+def _no_column(hub: str | None, part: Part, absent: Sequence[tuple[str, str]], before: str) -> str:
+    """All columns that are not there, and what to type."""
+    remedy = _other_reading(hub, part) if hub is not None else ""
+    if not remedy:
+        each = [_column_remedy(part, our, name, hub is not None) for our, name in absent]
+        remedy = f"set {before}{'; '.join(dict.fromkeys(each))}"
+        if hub is not None and part.table and Path(hub).is_dir():
+            remedy += _OR_FILE
+    names = ", ".join(repr(name) for _, name in absent)
+    which = f"no column{'s' * (len(absent) > 1)} {names}"
+    return f"{part.where}: {which}; columns are {list(part.columns)}: {remedy}"
+
+
+def _column_remedy(part: Part, our: str, name: str, of_set: bool) -> str:
+    if our == "options":
+        likely = [n for n in part.columns if plain(n).startswith(plain(name))]
+        likely = likely if len(likely) > 1 else option_columns.by_name(part.columns)
+        example = rules.typed("data.columns.options", likely or ["FIRST", "SECOND"])
+        return f"{example}, the columns of one option each, or data.columns.options to one of lists"
+    or_paths = (_OR_PATHS if of_set else ", or its path") if our == "image" else ""
+    return f"data.columns.{our} to the one that holds the {our}{or_paths}"
+
+
+def _lettered(names: Sequence[str]) -> list[str]:
+    """The columns of one option each, from A on, by the form of name that most of them have."""
+    forms = [[f"{prefix}{letter}" for letter in LETTERS] for prefix in _OPTION_PREFIXES]
+    found = [[*takewhile(names.__contains__, form)] for form in forms]
+    loosely = by_plain(names)
+    for form in (form for form in forms if len(form[0]) > 1):
+        like = [loosely.get(plain(name), "") for name in form]
+        found.append([*takewhile(bool, like)])
+    longest = max(found, key=len)
+    return longest if len(longest) > 1 else []
 
 
 def _is_foreign(part: Part, key: str, column: str) -> bool:
@@ -95,19 +212,28 @@ def _is_foreign(part: Part, key: str, column: str) -> bool:
     return bool(known) and not (any(known) if part.table else all(known))
 
 
-def remarks(part: Part, layout: Layout) -> Iterator[Remark]:
-    """What is not used of a set."""
-    foreign = [
-        key for key in ("modality", "task") if key in part.columns and key not in layout.columns
-    ]
-    for key in foreign:
+def remarks(part: Part, layout: Layout, before: str = "") -> Iterator[Remark]:
+    """What of a set is read under another name, and what is not used; `before` as in `find`."""
+    foreign = {key: name for key, name in layout.foreign.items() if key != "split"}
+    for key, column in foreign.items():
         known = ", ".join(FACETS[key][1])
-        text = f"column {key!r} is not used: it has other values than {known}"
+        text = f"column {column!r} is not used: it has other values than {known}"
         yield Remark(part.name, -1, f"{text}; data.{key} says the {key} of all rows")
-    used = (*layout.columns.values(), *layout.options, *foreign)
-    if part.table and (others := [name for name in part.columns if name not in used]):
+    if layout.renamed:
+        read = ", ".join(f"{name} as {ours}" for name, ours in layout.renamed.items())
+        yield Remark(part.name, -1, f"columns that are read under our names: {read}")
+    used = (*layout.columns.values(), *layout.options, *foreign.values())
+    others = [name for name in part.columns if name not in used]
+    if part.table and others:
         text = f"columns that are not used: {', '.join(others)}"
-        yield Remark(part.name, -1, f"{text}; data.columns gives those of other names a use")
+        yield Remark(
+            part.name, -1, f"{text}; {before}data.columns gives those of other names a use"
+        )
+    has_options = layout.options or "options" in layout.columns
+    # Cells are read of a table alone: those of a set of the hub may be images.
+    answer = layout.columns.get("answer", "") if part.table and not has_options else ""
+    if like := option_columns.problem(part, others, answer, before):
+        yield Remark(part.name, -1, like, is_warning=True)
 
 
 def _other_reading(hub: str, part: Part) -> str:
@@ -117,7 +243,8 @@ def _other_reading(hub: str, part: Part) -> str:
             f"pictures were read, {tables[0]} was not: set data.hub={tables[0]} "
             f"data.image_folder={hub}"
         )
-    if part.table and "label" in part.columns and "question" not in part.columns:
+    names = {plain(name) for name in part.columns}
+    if part.table and "label" in names and "question" not in names:
         return (
             "it looks like a table of labels: use data=labelled_images "
             f"data.root={part.table.parent} data.table={part.table.name}"

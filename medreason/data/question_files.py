@@ -59,11 +59,11 @@ def read(name: str, revision: str | None, subset: str | None) -> list[Part]:
         raise ValueError("data.hub=''; give your table, a folder, or an id of the hub")
     path = Path(name)
     if path.is_file():
-        return [_of_file(path)]
+        return [of_file(path)]
     if saved_sets.is_saved(path):
         return _of_sets(name, saved_sets.read(path))
     if tables := _tables(path):
-        return [_of_file(table) for table in tables]
+        return [of_file(table) for table in tables]
     _refuse_no_path(name)
     return _of_sets(name, _loaded(name, revision, subset))
 
@@ -93,8 +93,13 @@ def _tables(folder: Path) -> list[Path]:
     ]
 
 
-def _of_file(path: Path) -> Part:
-    """The rows of one file; those of JSON lines and CSV with their lines."""
+def of_file(path: Path, before: str = "data.hub=") -> Part:
+    """The rows of one file; those of JSON lines and CSV with their lines. `before` stands in front
+    of the path in a message.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
     numbers: Sequence[int] | None = None
     match path.suffix.lower():
         case ".parquet":
@@ -108,7 +113,7 @@ def _of_file(path: Path) -> Part:
             columns, records = _same_columns(path, objects)
         case suffix:
             raise ValueError(
-                f"data.hub={path}: no file that ends with {suffix!r} is read, those are that end "
+                f"{before}{path}: no file that ends with {suffix!r} is read, those are that end "
                 f"with {', '.join((*TABLES, '.parquet'))}; save the table as CSV"
             )
     return Part(

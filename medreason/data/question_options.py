@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from medreason.config import rules
+from medreason.data import option_columns
+from medreason.data.option_columns import COLUMN_EACH
 from medreason.data.question_columns import Layout
 from medreason.data.question_files import Part
 from medreason.data.rows import Record
 from medreason.replies import parse
 from medreason.samples import LETTERS, letter_at, letters_of, refuse_glued
-
-_COLUMN_EACH = "give each option a column, option_A, option_B ..."
 
 
 def refuse_lost_options(part: Part, layout: Layout) -> None:
@@ -19,12 +20,14 @@ def refuse_lost_options(part: Part, layout: Layout) -> None:
     if "options" in layout.columns or layout.options or layout.has_problems:
         return
     column = layout.columns["answer"]
+    like = option_columns.by_name([c for c in part.columns if c not in layout.columns.values()])
     answers = {str(row[column]).strip() for row in part.records([column])}
     if len(answers) > 1 and answers <= set(LETTERS[:8]):
         raise ValueError(
             f"{part.where}: the answers are letters ({', '.join(sorted(answers))}), and no column "
-            f"of options is known; columns are {list(part.columns)}: set data.columns.options, or "
-            f"{_COLUMN_EACH}"
+            f"of options is known; columns are {list(part.columns)}: set "
+            f"{rules.typed('data.columns.options', like) if like else 'data.columns.options'}, or "
+            f"{COLUMN_EACH}"
         )
 
 
@@ -35,7 +38,7 @@ def refuse_options_in_one_cell(part: Part, layout: Layout) -> None:
         if cells and all(isinstance(cell, str) for cell in cells):
             raise ValueError(
                 f"{part.where}: column {column!r} holds a text, {cells[0]!r}, not a list. A CSV "
-                f"file holds no lists: {_COLUMN_EACH}"
+                f"file holds no lists: {COLUMN_EACH}"
             )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from medreason.config.rules import kind_of
 from medreason.config.targets import described
 from medreason.samples import ANSWER_TYPES, YES_NO, Sample, letter_at
 
@@ -52,9 +53,12 @@ class Remark:
     row: int
     """-1 for the file as a whole."""
     text: str
+    is_warning: bool = False
+    """Whether something to be used may be lost; such a line begins with `!`."""
 
     def __str__(self) -> str:
-        return f"{self.file}{'' if self.row < 0 else f', row {self.row}'}: {self.text}"
+        place = "" if self.row < 0 else f", row {self.row}"
+        return f"{'! ' if self.is_warning else ''}{self.file}{place}: {self.text}"
 
 
 Row = Sample | BadRow | LeftOut | Remark
@@ -221,7 +225,7 @@ def json_array(path: Path) -> list[Record]:
             f"{path}: broken JSON ({error}); correct it, or download the file again"
         ) from error
     if not isinstance(rows, list):
-        raise ValueError(f"{path}: holds {type(rows).__name__}, not an array of objects")
+        raise ValueError(f"{path}: holds {kind_of(rows)}, not an array of objects")
     if not rows:
         raise ValueError(f"{path}: holds no rows; download the file again, or take it away")
     return rows
@@ -298,7 +302,7 @@ def _likely_encoding(content: bytes) -> str:
 def text(row: Record, key: str) -> str:
     """The text at a key of a row. Raises ValueError where there is none."""
     if not isinstance(row, Mapping):
-        raise ValueError(f"is {type(row).__name__}, not an object with {key!r} ...")
+        raise ValueError(f"is {kind_of(row)}, not an object with {key!r} ...")
     if key not in row:
         raise ValueError(f'no "{key}"; keys are {list(row)}')
     if not isinstance(row[key], str) or not row[key].strip():

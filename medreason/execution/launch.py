@@ -20,7 +20,7 @@ from medreason import data
 from medreason.config import Config, Hardware, hub, machine
 from medreason.console import first_line
 from medreason.data import audit, images, validation
-from medreason.execution import disk, gpu_slots, slurm, worker_process
+from medreason.execution import disk, gpu_slots, prompt_notes, slurm, worker_process
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.slurm import Rendezvous
 from medreason.judging import grade
@@ -53,7 +53,7 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
         RuntimeError: the worker process failed; the first line of its error and its log are named.
     """
     interrupts.raise_if_asked()
-    config = _without_device(config)
+    config = _without_device(replace(config, model=model_folder.of_run(config.model)))
     if not any((config.folder / "runs").glob(f"{glob.escape(config.run_name)}-*")):
         machine.check(config)  # before images are drawn; a finished run is shown on any machine
     request = run_request(config)
@@ -251,6 +251,7 @@ def _record_start(config: Config, request: RunRequest, state: State, display: Di
     digests = data.image_digests(config.data, config.folder / "cache", [*train, *held_back, *test])
     counts = data.row_counts(config.data, config.folder / "cache", config.validation)
     notes = [*data.reading_notes(config), *validation.notes(config, samples)]
+    notes += prompt_notes.notes(config)
     for note in [*notes, *_size_note(config, [*train, *test])]:
         display.line(note)
     digest = data.digest([*train, *test], digests)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from medreason import data
@@ -46,12 +47,14 @@ class RunRequest:
 
 
 def run_request(config: Config) -> RunRequest:
-    """Keys and run folder of a configuration, after every check that needs no model.
+    """Keys and run folder of a configuration, after every check that needs no model. A run folder
+    at `model.path` stands for the model in it.
 
     Raises:
         NoDataError: no training or test samples.
         ValueError: data or model cannot be used, or the folder records another run.
     """
+    config = replace(config, model=model_folder.of_run(config.model))
     fingerprint = "" if config.model.is_served else _fingerprint(config.model.path)
     model_folder.refuse_other_option(config.model.path, config.choices.get("model", ""))
     samples = data.samples_of(config)
@@ -138,10 +141,7 @@ def _refuse_unusable(
     if len(training_samples) < config.method.prompts_per_step:
         raise NoDataError(
             _without_side("train", config, samples)
-            or f"modality={config.modality.name} task={config.task.name}: {len(training_samples)} "
-            "training samples, fewer than method.prompts_per_step="
-            f"{config.method.prompts_per_step}; "
-            f"choose another cell or a smaller step{_hint(config, samples)}"
+            or f"{_too_few(config, samples, len(training_samples))}{_hint(config, samples)}"
         )
     model_folder.refuse_quantized(config.model.path)
     if model_folder.is_adapter(config.model.path):
@@ -166,6 +166,26 @@ def _without_side(side: str, config: Config, samples: Sequence[Sample]) -> str:
         else f"bring its {side} files, or set data.split={how} to split those there are"
     )
     return f"the data set has {len(samples):,} rows and none in {side}; {remedy}"
+
+
+def _too_few(config: Config, samples: Sequence[Sample], count: int) -> str:
+    """What there is to train on in place of a cell that does not fill a step."""
+    cells = Counter("/".join(s.cell) for s in samples if s.split == "train")
+    shown = [f"{cell} ({n:,})" for cell, n in cells.most_common(_MOST_CELLS)]
+    more = f" and {len(cells) - _MOST_CELLS} more" if len(cells) > _MOST_CELLS else ""
+    at_once = config.hardware.processes * config.hardware.questions_at_once
+    step = count // at_once * at_once
+    smaller = f", or method.prompts_per_step={step}" if step else ""
+    modality, task = cells.most_common(1)[0][0].split("/")
+    return (
+        f"modality={config.modality.name} task={config.task.name}: {count} training samples, fewer "
+        f"than method.prompts_per_step={config.method.prompts_per_step}; choose other cells, such "
+        f"as modality={modality} task={task}{smaller}: the data set has training samples of "
+        f"{', '.join(shown)}{more}"
+    )
+
+
+_MOST_CELLS = 12
 
 
 def _test_cells(samples: Sequence[Sample]) -> str:

@@ -29,11 +29,13 @@ def resolve(path: str) -> str:
 
 
 def of_run(model: Model) -> Model:
-    """The model in a run folder, where `path` is one; any other as it is.
+    """The model in a run folder, where `path` is one; any other, and a served one, as it is.
 
     Raises:
         ValueError: the run has no weights of its own, or none yet.
     """
+    if model.is_served or not model.path:
+        return model
     folder = RunFolder(Path(model.path))
     if folder.model.is_dir():
         return replace(model, path=str(folder.model))

@@ -40,13 +40,15 @@ def show(report: Mapping[str, Any]) -> None:
     if (by_modality := _by_modality(report)).rows:
         _print(console, by_modality)
     _print(console, _counts(report))
-    for remark in report["remarks"][:10]:
+    remarks = sorted(report["remarks"], key=lambda remark: not remark.get("warning"))
+    for remark in remarks[:10]:
         row = "" if remark["row"] < 0 else f", row {remark['row']}"
-        console.print(Text(f"{remark['file']}{row}: {remark['remark']}"))
+        mark = "! " if remark.get("warning") else ""
+        console.print(Text(f"{mark}{remark['file']}{row}: {remark['remark']}"), soft_wrap=True)
     for bad in report["unparsed"][:10]:
-        console.print(Text(f"{bad['file']}, row {bad['row']}: {bad['reason']}"))
+        console.print(Text(f"{bad['file']}, row {bad['row']}: {bad['reason']}"), soft_wrap=True)
     for warning in [*_small_test(report), *warnings(report)]:
-        console.print(Text(f"! {warning}"))
+        console.print(Text(f"! {warning}"), soft_wrap=True)
     console.print(f"digest {report['digest']}")
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medreason.config.rules import kind_of
+
 _UNFINISHED = ".unfinished"
 
 
@@ -110,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: cut off or not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds {type(value).__name__}, not an object")
+        raise ValueError(f"{path}: holds {kind_of(value)}, not an object")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import itertools
 import json
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -27,7 +29,7 @@ from medreason import config as configuration
 from medreason import phantom
 from medreason.actions import export, predict
 from medreason.config import Config
-from medreason.data import image_cache, question_digest
+from medreason.data import hub, image_cache, question_digest
 from medreason.data.images import open_rgb
 from medreason.evaluation import predictions
 from medreason.evaluation import run as evaluation
@@ -38,6 +40,7 @@ from medreason.models.model_folder import EMBEDDED
 from medreason.report import model_card
 from medreason.runs.files import write_json
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
+from medreason.samples import Sample
 
 Compose = Callable[..., Config]
 
@@ -430,7 +433,44 @@ def test_questions_may_be_json_lines(tmp_path: Path) -> None:
             ["predict.image='http://127.0.0.1:1/a.png'", "predict.question=What?"],
             r"^predict\.image=http://127\.0\.0\.1:1/a\.png: cannot be fetched .*give a file",
         ),
-        (["predict.image=.", "predict.questions=gone.json"], r"gone\.json: not a readable JSON"),
+        (["predict.questions=gone.json"], r"gone\.json: no such file; .*a table \(\.csv"),
+        (["predict.questions=FOLDER/a.png"], r"a\.png: no file that ends with '\.png' is read"),
+        (
+            ["predict.questions=FOLDER/broken.json"],
+            r"broken JSON.*it takes a table \(\.csv, .*json",
+        ),
+        (
+            ["predict.questions=FOLDER/t.csv"],
+            r"no columns 'image', 'question'.* data=hub data\.col",
+        ),
+        (
+            ["predict.questions=FOLDER/near.json"],
+            r'near\.json, question 1: "quesiton" is unknown; .*did you mean \'question\'',
+        ),
+        (
+            ["predict.questions=FOLDER/late.json"],
+            r'late\.json, question 0: "option_B" is not used: give all options as one list',
+        ),
+        (
+            ["predict.questions=FOLDER/text.json"],
+            r"""text\.json, question 0: "options" is 'CT; MRI'; needs a list of texts""",
+        ),
+        (
+            ["predict.questions=FOLDER/rows.json"],
+            r"question 1: image=.*gone\.png: no such file.*predict\.image=FOLDER says where",
+        ),
+        (
+            ["predict.image=FOLDER/a.png", "predict.questions=FOLDER/rows.json"],
+            r"a\.png is no folder, and .*question 0 names an image .*leave predict\.image out",
+        ),
+        (
+            ["predict.image=FOLDER/none", "predict.question=What?"],
+            r"none is a folder without images; .*such as predict\.image=.*none/below",
+        ),
+        (
+            ["predict.image=FOLDER/a.png", "predict.question=What?", "predict.output=a.xlsx"],
+            r"output=a\.xlsx: no answers are written to .*'\.xlsx'; give .*\.csv, \.tsv, \.json, ",
+        ),
         (
             ["predict.image=.", "predict.questions=FOLDER/rows.json"],
             r"rows\.json, question 1: image=gone\.png: no such file",
@@ -453,6 +493,13 @@ def test_what_cannot_be_asked_is_refused_before_a_model_is_loaded(
     row = {"image": str(images[0]), "question": "What?"}
     (tmp_path / "rows.json").write_text(json.dumps([row, {**row, "image": "gone.png"}]))
     (tmp_path / "empty.json").write_text("[{}]")
+    (tmp_path / "broken.json").write_text("[{")
+    (tmp_path / "t.csv").write_text("Bild,Frage\na.png,Was?\n")
+    (tmp_path / "near.json").write_text(json.dumps([row, row | {"quesiton": "What?"}]))
+    (tmp_path / "late.json").write_text(json.dumps([row | {"option_B": "MRI", "option_C": "US"}]))
+    (tmp_path / "text.json").write_text(json.dumps([row | {"options": "CT; MRI"}]))
+    (tmp_path / "none/below").mkdir(parents=True)
+    shutil.copy(images[0], tmp_path / "none/below")
     monkeypatch.delattr(evaluation, "load_model")
     given = [text.replace("FOLDER", str(tmp_path)) for text in overrides]
     with pytest.raises(ValueError, match=words):
@@ -486,6 +533,126 @@ def test_run_without_weights_is_refused_with_what_it_is(
     run = {"predict": predict.run, "export": export.run}[action]
     with pytest.raises(ValueError, match=words.replace("run:", "run':", 1)):
         run(composed(f"action={action}", f"model.path={folder.path}", *asked))
+
+
+def asked_by(composed: Compose, monkeypatch: pytest.MonkeyPatch, *words: str) -> list[Sample]:
+    """The questions of a command, without a model to answer them."""
+    kept: list[Sample] = []
+    monkeypatch.setattr(predict, "_answers", lambda _, __, samples: kept.extend(samples) or [])
+    predict.run(composed("action=predict", *words))
+    return kept
+
+
+def test_a_table_of_a_training_is_asked_as_an_evaluation_asks_it(
+    composed: Compose, tmp_path: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        "Image;question;Option_A;option_B;answer;patient",
+        "a.png;Which?;CT;MRI;B;p1",
+        f"{images[1]};Normal?;;;yes;p1",
+        "b.png;How many?;;;3;p2",
+    ]
+    (tmp_path / "q.csv").write_text("\n".join(rows))
+    asked = asked_by(composed, monkeypatch, f"predict.questions={tmp_path}/q.csv")
+    evaluated = hub.read(f"{tmp_path}/q.csv", tmp_path / "cache", images="none")
+    evaluated = [row for row in evaluated if isinstance(row, Sample)]
+    assert [(s.image, s.problem) for s in asked] == [(s.image, s.problem) for s in evaluated]
+    assert [s.options for s in asked] == [("CT", "MRI"), ("Yes", "No"), ()]
+    columns = ["data=hub", "data.columns.options=[Wahl 1,Wahl 2]"]
+    (tmp_path / "q.csv").write_text("\n".join(rows).replace("Option_A;option_B", "Wahl 1;Wahl 2"))
+    asked = asked_by(composed, monkeypatch, f"predict.questions={tmp_path}/q.csv", *columns)
+    assert asked[0].options == ("CT", "MRI")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"options": ["CT", "MRI"]},
+        {"options": {"B": "MRI", "A": "CT"}},
+        {"option_A": "CT", "option_B": "MRI"},
+        {"Option a": "CT", "Option b": "MRI", "option_C": None},
+        {"choices": ["CT", "MRI"], "modality": "CT"},
+    ],
+)
+def test_options_of_a_json_row_are_asked(
+    composed: Compose,
+    tmp_path: Path,
+    images: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any],
+) -> None:
+    rows = [{"image": "a.png", "question": "Which?"}, {"image": "b.png", "question": "Why?"}]
+    (tmp_path / "q.json").write_text(json.dumps([rows[0] | given, rows[1]]))
+    asked = asked_by(composed, monkeypatch, f"predict.questions={tmp_path}/q.json")
+    assert [s.problem for s in asked] == ["Which? A)CT, B)MRI", "Why?"]
+
+
+def test_all_images_of_a_folder_are_asked_about_wherever_one_types(
+    composed: Compose, tmp_path: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").write_text("none")
+    monkeypatch.chdir(tmp_path.parent)
+    for folder in (tmp_path, Path(tmp_path.name), f"file://{tmp_path}"):
+        words = (f"predict.image={folder}", 'predict.question="Which? A)CT, B)MRI"')
+        asked = asked_by(composed, monkeypatch, *words)
+        assert [s.image.resolve() for s in asked] == images
+        assert {s.problem for s in asked} == {"Which? A)CT, B)MRI"}
+    (tmp_path / "q.csv").write_text("question\nWhat?\nWhere?\n")
+    words = (f"predict.image={images[0]}", f"predict.questions={tmp_path}/q.csv")
+    asked = asked_by(composed, monkeypatch, *words)
+    assert [(s.image, s.question) for s in asked] == [(images[0], "What?"), (images[0], "Where?")]
+
+
+README = (Path(__file__).parents[2] / "medreason/report/README.md").read_text()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_questions_of_the_readme_are_answered_into_each_kind_of_file(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    section = README.partition("## Predict")[2].partition("\n## ")[0]
+    (table,) = re.findall(r"```\n(image,.*?)```", section, re.DOTALL)
+    (listed,) = re.findall(r"```json\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "mydata/images").mkdir(parents=True)
+    for i in (1, 2):
+        Image.new("RGB", (56, 56), (90 * i, 10, 10)).save(tmp_path / f"mydata/images/{i}.png")
+    (tmp_path / "mydata/questions.csv").write_text(table)
+    (tmp_path / "mydata/questions.json").write_text(listed)
+    (command,) = re.findall(r"medreason (action=predict .*predict.questions=\S+\.csv.*)", section)
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in command.split() if not word.startswith(("model.path", "predict.out"))]
+    output = tmp_path / f"new/answers.{suffix}"
+    words += [f"predict.output={output}", "evaluation.max_new_tokens=4"]
+    predict.run(composed(*words))
+    answers = read_answers(output)
+    assert [answer["image"] for answer in answers] == [f"images/{i}.png" for i in (1, 2, 2)]
+    assert answers[1]["question"] == "Which organ is shown? A)Lung, B)Heart"
+    keys = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
+    if "json" in suffix:
+        assert [*answers[0]] == keys
+        assert answers[1]["options"] == {"A": "Lung", "B": "Heart"}
+        assert sum(answers[1]["option_likelihoods"].values()) == pytest.approx(1, abs=1e-3)
+        return
+    of_letters = ["option_A", "option_B", "likelihood_A", "likelihood_B"]
+    flat = [key for key in keys if key not in ("options", "option_likelihoods")]
+    assert [*answers[0]] == [*flat, *of_letters]
+    assert (answers[1]["option_B"], answers[2]["option_B"] or None) == ("Heart", None)
+    assert 0 < float(answers[1]["likelihood_A"]) < 1
+    same = asked_by(composed, monkeypatch, "predict.questions=mydata/questions.json")
+    assert [s.problem for s in same] == [answer["question"] for answer in answers]
+
+
+def read_answers(file: Path) -> list[dict[str, Any]]:
+    match file.suffix:
+        case ".json":
+            return json.loads(file.read_text())
+        case ".jsonl":
+            return [json.loads(line) for line in file.read_text().splitlines()]
+        case ".parquet":
+            return pq.read_table(file).to_pylist()
+        case suffix:
+            with file.open(newline="") as stream:
+                return [*csv.DictReader(stream, delimiter="\t" if suffix == ".tsv" else ",")]
 
 
 def test_image_that_cannot_be_read_is_named(composed: Compose, tmp_path: Path) -> None:

@@ -134,6 +134,15 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
             ["data.root=2026", """type both pairs of quotes: "data.root='2026'\""""],
         ),
         (["data.train_images=many"], ["data.train_images='many'", "takes a whole number"]),
+        (
+            ["data=hub", "data.columns.options={a: b}"],
+            ["data.columns.options={'a': 'b'}: ", "takes a text or a list of texts or null"],
+        ),
+        (
+            ["data=hub", "data.columns.options=[1,2]"],
+            ["""both pairs of quotes: "data.columns.options=['1','2']\""""],
+        ),
+        (["prompt.evaluate='{question} {frage}'"], ["has {frage}", "{question}, the question"]),
         (["data.seed=abc"], ["data.seed='abc'", "takes a whole number"]),
         (["data.test_share=null"], ["data.test_share=None", "takes a number"]),
         (

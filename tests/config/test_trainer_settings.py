@@ -67,7 +67,7 @@ def test_what_is_known_of_fields_is_true_of_this_trl() -> None:
         ("method.trl.max_steps=true", "max_steps=True: trl.GRPOConfig takes a whole number"),
         (
             "method.trl.num_generations=abc",
-            "='abc': trl.GRPOConfig takes a whole number",
+            "num_generations='abc': trl.GRPOConfig takes a whole number",
         ),
         ("method.trl.top_p=1.5", "top_p=1.5; it must be above 0, and at most 1"),
         ("method.trl.lr_scheduler_type=cosin", "='cosin': trl.GRPOConfig knows linear, cosine, "),
@@ -77,9 +77,9 @@ def test_what_is_known_of_fields_is_true_of_this_trl() -> None:
         ("+hardware.trl.torch_compile=yes", "torch_compile='yes': .*takes true or false"),
         (
             "method=sft method.trl.max_steps=null",
-            "max_steps=None: trl.SFTConfig takes a whole",
+            "=None: trl.SFTConfig takes a whole number",
         ),
-        ("adapter=lora_r8 adapter.use_dora=no", "use_dora='no': peft.*takes true or false"),
+        ("adapter=lora_r8 adapter.use_dora=no", "use_dora='no': peft.* takes true or false"),
         ("adapter=lora_r8 adapter.r=0", "adapter.r=0; it must be at least 1"),
         ("adapter=lora_r8 adapter.lora_dropout=1", "lora_dropout=1; .*below 1"),
         ("adapter=lora_r8 +adapter.bias=lora", r"bias='lora': .*'none', 'all', 'lora_only'"),

@@ -17,7 +17,7 @@ from PIL import Image
 from medreason import data
 from medreason.data import pictures
 from medreason.data.audit import LOWER_CASE, PERIOD, audit, audit_run, warnings
-from medreason.data.rows import SIDES, BadRow, LeftOut, Loaded
+from medreason.data.rows import SIDES, BadRow, LeftOut, Loaded, Remark
 from medreason.report import audit as tables
 from medreason.samples import Sample
 
@@ -298,3 +298,14 @@ def test_an_audit_of_rows_of_which_none_can_be_used_fails_after_it_was_written(
     said = "medreason: none of 4 rows can be used; outputs/runs/audit-med_r1-"
     assert (said in done.stderr) == bool(status)
     assert "Traceback" not in done.stderr
+
+
+def test_a_remark_about_what_may_be_lost_begins_with_a_sign(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    remarks = [Remark("a.csv", -1, "is blue"), Remark("a.csv", -1, "x " * 99, is_warning=True)]
+    report = audit(Loaded([], [], remarks=remarks), "0", {})
+    assert [remark.get("warning") for remark in report["remarks"]] == [None, True]
+    tables.show(report)
+    lines = capsys.readouterr().out.splitlines()
+    assert {"a.csv: is blue", f"! a.csv: {'x ' * 99}"} <= {*lines}

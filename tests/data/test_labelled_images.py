@@ -509,3 +509,17 @@ def test_rows_of_a_fold_for_validation_are_a_side_or_left_out(tmp_path: Path) ->
     published = data.read(spec, tmp_path / "cache", Validation("in_domain", source="published"))
     sides = Counter(s.split for s in published.samples)
     assert sides == {"train": 8, "test": 8, "validation": 8}
+
+
+def test_columns_in_other_letters_are_read_and_said(tmp_path: Path) -> None:
+    expected = read(write(tmp_path, uneven(12))).samples
+    text = (tmp_path / "labels.csv").read_text()
+    header = "Image,MODALITY,Label,Label Group,Patient-ID"
+    (tmp_path / "labels.csv").write_text(text.replace(",".join(COLUMNS), header, 1))
+    loaded = read(tmp_path)
+    assert loaded.samples == expected
+    (remark,) = loaded.remarks
+    assert str(remark) == (
+        "labels.csv: columns that are read under our names: Image as image, MODALITY as modality, "
+        "Label as label, Label Group as label_group, Patient-ID as patient"
+    )

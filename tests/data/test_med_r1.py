@@ -136,7 +136,7 @@ def test_gold_answers_are_read(solution: str, letter: str, tmp_path: Path) -> No
 
 BAD = {
     "no key": ({"image": "a.png", "solution": "A"}, r'no "problem"; keys are \[\'image\', \'sol'),
-    "no object": ("text", "is str, not an object"),
+    "no object": ("text", "is a text, not an object"),
     "number": (row(solution=2), '"solution" is 2; needs a text'),
     "empty": (row(image=" "), "\"image\" is ' '; needs a text"),
     "no options": (row(problem="Where is it?"), "no options of the form .* 'Where is it"),
@@ -182,7 +182,7 @@ def test_all_bad_rows_are_counted_and_ten_listed(tmp_path: Path) -> None:
         ('[{"image": "a', "broken JSON .*download the file again"),
         ("", "broken JSON"),
         ("\udcff\udcfe", "broken JSON"),
-        ("{}", "holds dict, not an array"),
+        ("{}", "holds an object, not an array"),
         ("[]", "holds no rows"),
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -402,7 +404,8 @@ def test_a_table_of_something_else_in_the_folder_is_named(tmp_path: Path) -> Non
     table(tmp_path)
     (tmp_path / "patients.csv").write_text("patient,age\np1,30\n")
     with pytest.raises(
-        ValueError, match=r"patients\.csv: no column 'image'; .*set data\.hub to the"
+        ValueError,
+        match=r"patients\.csv: no columns 'image', 'question', 'answer'; .*set data\.hub to the",
     ):
         read(tmp_path)
 
@@ -451,3 +454,123 @@ def test_questions_of_labelled_images_are_sent_to_the_other_reader(
     with pytest.raises(ValueError, match=r"looks like a table of questions") as caught:
         data.read(composed("data=labelled_images", *words).data, tmp_path / "cache")
     assert str(caught.value).endswith(f"not of labels: use data=hub data.hub={file}")
+
+
+NUMBERED = "image;question;Option 1;Option 2;answer\n"
+
+
+def write_numbered(folder: Path, name: str = "o.csv", header: str = NUMBERED, **more: str) -> Path:
+    right = more.get("right", "Lung,Heart").split(",")
+    rows = [f"{i}.png;Which organ?;Lung;Heart;{right[i % 2]}" for i in range(6)]
+    (folder / name).write_text(header + "\n".join(rows))
+    return folder / name
+
+
+def test_columns_of_options_may_be_listed_by_name(tmp_path: Path) -> None:
+    file = write_numbered(tmp_path)
+    listed = read(file, columns={"options": ["Option 2", "Option 1"]}).samples
+    assert [(s.options, s.answer_text) for s in listed[:2]] == [
+        (("Heart", "Lung"), "Lung"),
+        (("Heart", "Lung"), "Heart"),
+    ]
+    shorter = file.read_text().replace(";Heart;Lung", ";;Lung").replace(";Lung;;Lung", ";;;Lung")
+    file.write_text(shorter)
+    assert read(file, columns={"options": ["Option 1", "Option 2"]}).samples[0].options == ()
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"options": "Option"}, "no column 'Option'; .* set 'data.columns.options=[Option 1,Opt"),
+        ({"options": ["Option 1", "Option 3"]}, "no column 'Option 3'; columns are ['image'"),
+        ({"options": ["Option 1", "Option 1"]}, "data.columns.options names 'Option 1' twice"),
+        ({"options": ["Option 1"]}, "type 'data.columns.options=Option 1'"),
+        ({"image": ["image", "answer"]}, "data.columns.image=['image', 'answer']: it takes the"),
+    ],
+)
+def test_columns_of_options_that_are_not_there_are_told_with_what_to_type(
+    tmp_path: Path, columns: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        read(write_numbered(tmp_path), columns=columns)
+    first, _, last = words.partition(".* ")
+    assert first in str(caught.value)
+    assert last in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "right"),
+    [
+        (NUMBERED, "Lung,Heart"),
+        ("image;question;Antwort A;Antwort B;answer\n", "A,B"),
+        ("image;question;Links (L);Größe;answer\n", "Lung,Heart"),
+    ],
+)
+def test_columns_that_look_like_options_come_with_what_to_type_and_it_works(
+    composed: Callable[..., Config], tmp_path: Path, header: str, right: str
+) -> None:
+    file = write_numbered(tmp_path, header=header, right=right)
+    try:
+        said = str(next(r for r in read(file).remarks if r.is_warning))
+        assert said.startswith("! o.csv: columns ")
+    except ValueError as error:  # the answers are letters
+        said = str(error)
+    (typed,) = re.findall(r"""["']data\.columns\.options=[^"]*?\]["']""", said)
+    config = composed("data=hub", f"data.hub={file}", *shlex.split(typed))
+    samples = read(file, columns=config.data["columns"]).samples
+    assert [s.options for s in samples] == [("Lung", "Heart")] * 6
+    assert [s.answer_text for s in samples] == ["Lung", "Heart"] * 3
+
+
+def test_a_cell_of_several_options_is_said(tmp_path: Path) -> None:
+    rows = [f"{i}.png;Which?;CT / MRI;{('CT', 'MRI')[i % 2]}" for i in range(4)]
+    (tmp_path / "a.csv").write_text("\n".join(["image;question;variants;answer", *rows]))
+    (_, said) = map(str, read(tmp_path / "a.csv").remarks)
+    assert said == (
+        "! a.csv: column variants holds several texts a cell ('CT / MRI'), as options would, and "
+        "is not used; give each option a column, option_A, option_B ..."
+    )
+
+
+def test_columns_that_are_no_options_are_not_taken_for_some(tmp_path: Path) -> None:
+    file = table(tmp_path, **{HEADER: HEADER.replace("modality", "age").replace("task", "label")})
+    assert not [r for r in read(file).remarks if r.is_warning]
+
+
+def test_columns_in_other_letters_are_read_and_said(tmp_path: Path) -> None:
+    header = "Image;QUESTION;Option_A;option b;Answer;Modality;Fold;Answer-Type\n"
+    rows = [
+        f"{i}.png;Which?;Lung;Heart;{'ab'[i % 2]};CT;{('test', 'train')[i % 2]};closed"
+        for i in range(4)
+    ]
+    (tmp_path / "a.csv").write_text(header + "\n".join(rows))
+    loaded = read(tmp_path / "a.csv")
+    assert [(s.options, s.answer, s.modality, s.split) for s in loaded.samples[:2]] == [
+        (("Lung", "Heart"), "A", "ct", "test"),
+        (("Lung", "Heart"), "B", "ct", "train"),
+    ]
+    (remark,) = loaded.remarks
+    assert str(remark).startswith("a.csv: columns that are read under our names: Image as image, ")
+    assert "Option_A as option_A, option b as option_B" in str(remark)
+
+
+def test_a_column_of_the_very_name_goes_before_one_in_other_letters(tmp_path: Path) -> None:
+    text = "image,question,Question,answer\n0.png,right?,wrong?,yes\n"
+    (tmp_path / "a.csv").write_text(text)
+    (sample,) = read(tmp_path / "a.csv").samples
+    assert sample.question == "right?"
+    text = "image,QUESTION,Question,answer\n0.png,a?,b?,yes\n"
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ValueError, match="no column 'question'; columns are"):
+        read(tmp_path / "a.csv")
+
+
+def test_all_missing_columns_are_named_at_once_and_the_remedy_works(tmp_path: Path) -> None:
+    text = "Bild;Frage;Befund\n0.png;Gebrochen?;yes\n"
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"no columns 'image', 'question', 'answer'; ") as caught:
+        read(tmp_path / "a.csv")
+    keys = re.findall(r"data\.columns\.(\w+) to", str(caught.value))
+    assert keys == ["image", "question", "answer"]
+    columns = dict(zip(keys, ["Bild", "Frage", "Befund"], strict=True))
+    assert read(tmp_path / "a.csv", columns=columns).samples[0].answer_text == "Yes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import threading
@@ -18,13 +19,16 @@ from run_folders import draw_samples, reply, write_run
 
 from medreason import config as configuration
 from medreason import data
+from medreason.actions import plan
 from medreason.config import Config, machine
-from medreason.execution import launch
+from medreason.execution import launch, prompt_notes
 from medreason.execution.launch import Decision
 from medreason.execution.request import RunRequest, run_request
 from medreason.models import model_folder
 from medreason.runs import integrity
+from medreason.runs.outcomes import NoDataError
 from medreason.runs.progress import Display
+from medreason.runs.run_folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "judging"))
 from server import serving
@@ -66,6 +70,90 @@ def test_more_training_images_are_another_run_and_another_prior(composed: Compos
     ]
     assert bases[0].train_key == bases[1].train_key
     assert bases[0].evaluation_key != bases[1].evaluation_key
+
+
+def test_a_run_folder_is_the_start_model_of_whatever_begins_from_it(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "trained"
+    shutil.copytree(model_folder.EMBEDDED, run / "model")
+    for method in ("method=base", "method=sft"):
+        keys = {
+            (request.train_key, request.evaluation_key)
+            for path in (run, run / "model")
+            for request in [run_request(composed(method, *SMALL, f"model.path={path}"))]
+        }
+        assert len(keys) == 1
+    plan.run(composed("action=plan", "method=sft", *SMALL, f"model.path={run}"))
+    shown = capsys.readouterr().out
+    assert "1 job: 1 to do" in shown
+    assert "memory of sft, tiny: about" in shown
+    RunFolder(tmp_path / "unfinished").update(state="running", attempts=1)
+    unfinished = composed("method=sft", *SMALL, f"model.path={tmp_path}/unfinished")
+    with pytest.raises(ValueError, match="unfinished': this run is unfinished, "):
+        launch.run(unfinished)
+
+
+def test_a_cell_without_rows_is_told_which_cells_have_some(
+    composed: Compose, tmp_path: Path
+) -> None:
+    words = ("method=sft", *med_r1(tmp_path / "set"), "data.split=by_image")
+    with pytest.raises(NoDataError, match=r".") as caught:
+        run_request(composed(*words, "modality=oct"))
+    cell = "modality=ct task=modality_recognition"
+    assert str(caught.value) == (
+        "modality=oct task=all: 0 training samples, fewer than method.prompts_per_step=8; choose "
+        f"other cells, such as {cell}: the data set has training samples of "
+        "ct/modality_recognition (8)"
+    )
+    assert run_request(composed(*words, *cell.split())).training_samples == 8
+    with pytest.raises(NoDataError, match=r".") as caught:
+        run_request(composed(*words, "method.prompts_per_step=12"))
+    (step,) = re.findall(r"or (method\.prompts_per_step=\d+)", str(caught.value))
+    assert step == "method.prompts_per_step=8"
+    assert run_request(composed(*words, step)).training_samples == 8
+
+
+TAGLESS = "prompt.train=['{question} Say a letter.']"
+"""No tag in what is trained on, and so in what is evaluated with."""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["method=grpo"], []),
+        (["method=grpo", "prompt=no_think"], []),
+        (["method=rarl"], []),
+        (["method=sft", TAGLESS], []),
+        (
+            ["method=grpo", TAGLESS],
+            ["! reward.format asks for <think> and <answer> in a reply, and prompt=think does not"],
+        ),
+        (["method=grpo", TAGLESS, "reward.format.weight=0"], []),
+        (
+            ["method=grpo", "prompt=think_parity"],
+            ["! prompt=think_parity has no template for questions without options, and asks 8 tra"],
+        ),
+    ],
+)
+def test_what_a_prompt_leaves_out_is_said_by_plan_and_training(
+    composed: Compose, tmp_path: Path, overrides: list[str], words: list[str]
+) -> None:
+    rows = [f"{i}.png,What is it {i}?,a rib" for i in range(12)]
+    for i in range(12):
+        Image.new("RGB", (32, 32), (i * 9, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "q.csv").write_text("\n".join(["image,question,answer", *rows]))
+    own = ("data=hub", f"data.hub={tmp_path}/q.csv", "data.split=by_image")
+    notes = prompt_notes.notes(composed(*overrides, *own))
+    assert [note[: len(words[0])] for note in notes] == words if words else not notes
+
+
+@pytest.mark.parametrize("template", ["{question} \\boxed{answer}", '{question} {{"answer": 1}}'])
+def test_braces_of_latex_and_json_are_no_fields(composed: Compose, template: str) -> None:
+    prompt = composed().prompt
+    assert replace(prompt, open=template).open == template
+    with pytest.raises(ValueError, match=r"has \{options\}, which nothing replaces; the one field"):
+        replace(prompt, open=f"{template} {{options}}")
 
 
 @pytest.mark.parametrize(

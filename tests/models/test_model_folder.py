@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import errors
 
 from medreason.config import Model
+from medreason.config.endpoint import ServedModel
 from medreason.models import adapters, model_folder
 from medreason.models.model_folder import EMBEDDED
 
@@ -76,7 +77,7 @@ def changed(path: Path, **values: object) -> None:
     ("file", "content", "words"),
     [
         ("config.json", b"{broken", r"config\.json: cut off or not JSON"),
-        ("config.json", b"[]", r"config\.json: holds list, not an object"),
+        ("config.json", b"[]", r"config\.json: holds a list, not an object"),
         ("model.safetensors.index.json", b"{}", "has no weight_map"),
         ("model.safetensors", b"version https://git-lfs.github.com/spec/v1", "run git lfs pull"),
         ("model.safetensors", b"<html>not found</html>", "no safetensors; copy the weights"),
@@ -189,6 +190,8 @@ def test_a_run_folder_stands_for_its_model(tmp_path: Path) -> None:
     assert model_folder.of_run(Model(path=f"{tmp_path}/run")).path == f"{tmp_path}/run/model"
     for path in (f"{tmp_path}/run/model", "tiny", "owner/name"):
         assert model_folder.of_run(Model(path=path)).path == path
+    served = Model(path=f"{tmp_path}/run", endpoint=ServedModel(base_url="http://a/v1", model="m"))
+    assert model_folder.of_run(served) == served
 
 
 def test_weights_of_another_family_or_depth_than_config_json_says_are_refused(

@@ -81,8 +81,8 @@ def test_writers_of_the_same_file_do_not_meet(tmp_path: Path) -> None:
     [
         ("", "cut off or not JSON"),
         ('{"a":', "cut off or not JSON"),
-        ("[1]", "holds list, not an object"),
-        ("7", "holds int, not an object"),
+        ("[1]", "holds a list, not an object"),
+        ("7", "holds a number, not an object"),
     ],
 )
 def test_file_that_holds_no_mapping_is_named(tmp_path: Path, text: str, words: str) -> None:
