@@ -248,7 +248,7 @@ def test_arms_are_compared_on_page_and_terminal_or_say_why_not(
     line = rf"base: no_think minus think +{points} +0\.0\d+ +0\.0\d+ +36 in 24"
     assert re.search(line, printed)
     assert re.search(
-        r"think: sft minus base +\+0\.0 \[-\d+\.\d, \+\d+\.\d\] +1 +1 +36 in 24", printed
+        r"think: sft minus base +\+0\.0 \[-\d+\.\d, \+\d+\.\d\] +1\.000 +1\.000 +36 in 24", printed
     )
     assert (
         len(re.findall(r"^sft (?:no_)?think minus base (?:no_)?think( +-){4}$", printed, re.M)) == 2
