@@ -104,12 +104,20 @@ def main() -> None:
         page = address(client, experiment, port, read_only=read_only, sweep=typed.sweep)
     except store.UnusableStoreError as error:
         sys.exit(str(error))
-    sys.exit(_serve(store.escaped(uri, typed.outputs), port, page))
+    sys.exit(_serve(store.escaped(uri, typed.outputs), port, page, _of_another(typed.outputs)))
 
 
-def _serve(uri: str, port: int, page: str) -> int:
+def _of_another(outputs: Path) -> str:
+    """What to type to see another sweep of these outputs."""
+    if str(outputs) == "outputs":
+        return "make ui SWEEP=NAME"
+    return command([str(outputs), "--sweep", "NAME"], "medreason.tracking.pages")
+
+
+def _serve(uri: str, port: int, page: str, of_another: str) -> int:
     """The server's exit status, once it has ended or Ctrl-C ends it."""
-    arguments = ["ui", "--backend-store-uri", uri, "--workers", "1"]
+    # MLflow would take the one for the other, and say so.
+    arguments = ["ui", "--backend-store-uri", uri, "--registry-store-uri", uri, "--workers", "1"]
     arguments += ["--uvicorn-opts", "--log-level warning"]  # not a line a request
     serving = [sys.executable, "-m", "mlflow", *arguments, "--host", _HOST, "--port", str(port)]
     # Its jobs are of language-model traces, and each kind is a process more.
@@ -122,8 +130,7 @@ def _serve(uri: str, port: int, page: str) -> int:
     with subprocess.Popen(serving, env=environment) as server:
         try:
             if _answers(port, server):
-                another = command(["--sweep", "NAME"], "medreason.tracking.pages")
-                notice(f"another sweep is shown by make ui SWEEP=NAME, or {another}")
+                notice(f"another sweep is shown by: {of_another}")
                 show(f"the newest sweep: {page}")
                 if _has_display():
                     webbrowser.open(page)

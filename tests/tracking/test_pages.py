@@ -68,7 +68,7 @@ def test_pages_of_a_read_only_database_are_opened_with_one_line(outputs: Path, p
     """Of a disk that is mounted so, and of another user's file in a folder that can be written."""
     script = (
         "import sys; from medreason.tracking import pages; "
-        "pages._serve = lambda *given: pages.show(given[-1]); sys.argv[1:] = ['outputs']; "
+        "pages._serve = lambda *given: pages.show(given[2]); sys.argv[1:] = ['outputs']; "
         "pages.main()"
     )
     command = mounted(READ_ONLY.format(place), [sys.executable, "-c", script])
@@ -103,7 +103,7 @@ def test_the_server_keeps_a_warning_of_its_own_imports_to_itself(
     monkeypatch.setattr(
         pages.subprocess, "Popen", lambda _, **more: popen([sys.executable, "-c", command], **more)
     )
-    assert pages._serve("sqlite:///none", pages._free_port(5600), "address") == 0
+    assert pages._serve("sqlite:///none", pages._free_port(5600), "address", "command") == 0
     shown = capfd.readouterr().err
     assert "another" in shown
     assert "starlette" not in shown.replace(command, "")
