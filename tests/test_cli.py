@@ -51,6 +51,7 @@ def test_options_stand_anywhere_among_the_overrides(typed: str) -> None:
     ("typed", "message"),
     [
         ("--hlep", "--hlep: no such flag; did you mean --help?"),
+        ("--dry-run", "--dry-run: no such flag; action=plan says what a command would do"),
         ("a=1 --method=sft", "--method=sft: groups and keys are typed without dashes: method=sft"),
         ("--method sft", "typed without dashes: method=..."),
         ("--method.trl.lr=1", "did you mean, without dashes, method.trl.learning_rate?"),

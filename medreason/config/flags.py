@@ -46,6 +46,8 @@ def _meant(typed: str, parser: ArgumentParser, groups: Collection[str]) -> str:
     key = flag.lstrip("-")
     if key in groups or _is_key(key):
         return f"groups and keys are typed without dashes: {key}={value or '...'}"
+    if key.replace("_", "-") == "dry-run":
+        return "no such flag; action=plan says what a command would do"
     flags = [name for action in parser._actions for name in action.option_strings]
     flags = [name for name in flags if name.startswith("--")]
     if near := difflib.get_close_matches(flag, flags, n=1, cutoff=0.7):

@@ -23,14 +23,18 @@ def one_of(key: str, value: str, known: Iterable[str]) -> None:
 
 
 def _near(value: str, known: Sequence[str]) -> list[str]:
-    """What begins as the value does, in any case, or lies in a folder under this name, or else
-    what is spelt most like it."""
-    lowered = {name.lower(): name for name in known}
-    if value.lower() in lowered:
-        return [lowered[value.lower()]]
+    """What is the value in any case and with any signs between its words, or begins as it does, or
+    lies in a folder under this name, or else what is spelt most like it."""
+    plain = {_plain(name): name for name in known}
+    if _plain(value) in plain:
+        return [plain[_plain(value)]]
     longer = [name for name in known if value and name.startswith(f"{value.lower()}_")]
     inside = [name for name in known if value and name.lower().endswith(f"/{value.lower()}")]
     return longer or inside or difflib.get_close_matches(value, known, n=1)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_. ]+", "_", name.lower())
 
 
 def subset(key: str, values: list[str], known: Iterable[str]) -> None:

@@ -26,6 +26,8 @@ def test_groups_and_options_are_those_of_the_folder() -> None:
     [
         ("experiment=smoke/dmeo", "experiment='smoke/dmeo'; known: .*did you mean 'smoke/demo'"),
         ("experiment=demo", "did you mean 'smoke/demo'"),
+        ("model=Qwen2-VL-2B", "did you mean 'qwen2_vl_2b'"),
+        ("model=Qwen2.5-VL-3B", "did you mean 'qwen2_5_vl_3b'"),
         ("experiment=rarl", "did you mean 'rarl/rarl' or 'smoke/rarl'"),
         (
             "method=sft, grpo",
