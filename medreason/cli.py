@@ -125,7 +125,7 @@ def job(composed: DictConfig) -> Outcome | None:
     try:
         _leave_other_launchers()
         chosen = composing.choices(hydra_config.runtime.choices)
-        config = as_job(configuration.load(composed, chosen))
+        config = as_job(configuration.load(composed, chosen, composing.typed(hydra_config)))
         if not in_sweep and (line := steps.line(composed, hydra_config.runtime)):
             notice(line)
         if not in_sweep:

@@ -39,7 +39,10 @@ VALUES = {
 }
 """Config key, or group on the command line -> old value -> what to give in its place."""
 
-ADDED = ("validation", "runs.test", "evaluation.engine", "model.endpoint", "training_set", "report")
+ADDED = (
+    *("validation", "runs.test", "evaluation.engine", "model.endpoint", "training_set", "report"),
+    "typed",
+)
 """Config keys and groups that run folders of earlier commits lack: their defaults are what those
 commits did."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.conf import HydraConf
 from omegaconf import open_dict
 
 from medreason.config import options
@@ -20,6 +22,14 @@ def choices(chosen: Mapping[str, str | None]) -> dict[str, str]:
         for group, option in chosen.items()
         if not group.startswith(("hydra/", "model/")) and isinstance(option, str)
     }
+
+
+def typed(hydra: HydraConf) -> list[str]:
+    """The words of a job's command: `--config-dir` where it was given, and the overrides."""
+    sources = hydra.runtime.config_sources
+    folders = [source.path for source in sources if source.provider == "command-line"]
+    shown = [min(folder, os.path.relpath(folder), key=len) for folder in folders]
+    return [*(word for folder in shown for word in ("--config-dir", folder)), *hydra.overrides.task]
 
 
 def compose(overrides: Iterable[str] = ()) -> Config:
@@ -37,4 +47,4 @@ def compose(overrides: Iterable[str] = ()) -> Config:
     chosen = choices(composed.hydra.runtime.choices)
     with open_dict(composed):
         del composed["hydra"]
-    return load(composed, chosen)
+    return load(composed, chosen, words)

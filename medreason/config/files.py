@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,8 +35,10 @@ for _group in ("modality", "task", "data", "reward"):
 ConfigStore.instance().store(name="schema", node=_schema)
 
 
-def load(composed: DictConfig, choices: dict[str, str] | None = None) -> Config:
-    """The typed configuration of a composed one.
+def load(
+    composed: DictConfig, choices: dict[str, str] | None = None, typed: Sequence[str] = ()
+) -> Config:
+    """The typed configuration of a composed one; `choices` and `typed`: see `Config`.
 
     Raises:
         ValueError: a value is missing, breaks a rule or has a key that the schema has not; the
@@ -61,6 +63,7 @@ def load(composed: DictConfig, choices: dict[str, str] | None = None) -> Config:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     config.choices = dict(choices or config.choices)
+    config.typed = [*typed]
     return config
 
 

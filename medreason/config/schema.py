@@ -605,6 +605,9 @@ class Config:
     """Folder of runs, sweeps, reports, caches and the MLflow database."""
     choices: dict[str, str] = field(default_factory=dict)
     """Group -> option that Hydra composed: labels for readers, in no key."""
+    typed: list[str] = field(default_factory=list)
+    """The words of the command that asked for this, as Hydra split them into jobs, with
+    `--config-dir`: for commands that are told to readers, in no key."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:

@@ -32,7 +32,7 @@ from medreason.report.runs import (
     power,
     why_no_base,
 )
-from medreason.report.start_model import command_of_base
+from medreason.report.start_model import how_to_add_base
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder
@@ -87,7 +87,7 @@ class Row:
     error: str | None = None
     """First line."""
     add_base: str = ""
-    """The command that evaluates its start model in the same sweep."""
+    """What evaluates its start model in the same sweep."""
     no_base: str = ""
     """Why there is no difference to a start model, where the sweep has one."""
     validation: float | None = None
@@ -218,7 +218,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "label": run.label,
         "method": run.method,
         "no_base": why_no_base(run, runs),
-        "add_base": command_of_base(run.config) if run.config else "",
+        "add_base": how_to_add_base(run.config) if run.config else "",
         "state": run.progress,
         "train_seconds": state.train_seconds,
         "evaluate_seconds": state.seconds_of.get(run.evaluation.key, 0.0),
@@ -388,10 +388,7 @@ def no_start_note(rows: Sequence[Row]) -> list[str]:
     if any(row.method == "base" for row in rows):
         return ["vs base: the base run has no results yet"]
     to_type = next((row.add_base for row in rows if row.metrics), "")
-    return [
-        f"vs base: no base run here; `{to_type}` adds it, with the words for data, model, prompt "
-        "and evaluation that these runs were given"
-    ]
+    return [f"vs base: no base run here; {to_type}"]
 
 
 def unanswered_notes(rows: Sequence[Row]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from medreason import config as configuration
 from medreason.config import Config, options, steps
 from medreason.console import command
+from medreason.report.start_model import words_of_start_model
 from medreason.runs import keys
 
 _AXES = ("modality", "task", "seed")
@@ -119,10 +119,6 @@ def step_lines(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(filter(None, lines)))
 
 
-_OF_START_MODEL = ("experiment", "data", "model", "evaluation", "statistics", "outputs", "hardware")
-"""First parts of the overrides that the run of a start model takes from a training."""
-
-
 def base_lines(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> list[str]:
     """A warning for each prompt with which models are tested and their start model, which other
     jobs test, is not: no difference to it is shown."""
@@ -134,7 +130,7 @@ def base_lines(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> list
         name = config.prompt.name
         if config.method.algorithm == "none" or not others or name in others:
             continue
-        kept = [o for o in job if re.split(r"[=./@]", o.lstrip("+~"))[0] in _OF_START_MODEL]
+        kept = [o for o in words_of_start_model(job) if not o.startswith("prompt=")]
         words = [*kept, "method=base", f"prompt={name}", f"sweep={config.sweep}"]
         lines[
             f"! {config.method.name} is tested with prompt={name}, its start model with "

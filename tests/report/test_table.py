@@ -421,6 +421,22 @@ def test_table_without_a_base_run_says_how_to_get_the_difference(
     assert "vs base:" not in capsys.readouterr().out
 
 
+def test_words_that_were_typed_for_a_run_are_those_of_its_start_model(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config-dir", "my", "data=pairs", "data.columns.image=Bild", "+data.more=[a,b]"]
+    typed = [*words, "method=sft", "method.trl.max_steps=2", "evaluation.max_new_tokens=24"]
+    config = composed("method=sft", "sweep=own")
+    typed += ["prompt=mine", "sweep=own"]
+    table.show([write_run(replace(config, typed=typed), samples, right)])
+    told = (
+        "vs base: no base run here; `python -m medreason --config-dir my method=base data=pairs "
+        "data.columns.image=Bild '+data.more=[a,b]' evaluation.max_new_tokens=24 prompt=mine "
+        "sweep=own` adds it"
+    )
+    assert told in capsys.readouterr().out.splitlines()
+
+
 def test_a_run_that_saw_its_test_images_says_so(
     composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
 ) -> None:
