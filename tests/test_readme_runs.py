@@ -113,8 +113,9 @@ def write_tables(mydata: Path) -> None:
         Image.effect_noise((40, 40), 20 + i).save(mydata / f"images/{i}.png")
         questions.append(f"images/{i}.png,Which is shown?,Lung,Heart,Lung,X-ray,anatomy,p{i // 2}")
         asked.append(f"{i}.png,Is there a fracture?,{'yes' if i % 2 else 'no'}")
-        label = "pneumonia" if i % 2 else "normal"
-        labels.append(f"images/{i}.png,X-ray,{label},disease,p{i // 2}")
+        label = ("pneumonia", "normal", "glioma", "meningioma")[i % 2 + 2 * (i > 24)]
+        group = "disease" if i <= 24 else "tumour type"
+        labels.append(f"images/{i}.png,X-ray,{label},{group},p{i // 2}")
     (mydata / "questions.csv").write_text("\n".join(questions))
     (mydata / "asked.csv").write_text("\n".join(asked))
     (mydata / "labels.csv").write_text("\n".join(labels))
