@@ -144,12 +144,14 @@ def _with_questions_at_once(config: Config, samples: Sequence[Sample]) -> Config
 
 
 def _run(config: Config, trainer: SFTTrainer | GRPOTrainer, checkpoint: Path | None) -> bool:
-    """Train to the end; False where the checkpoint is that of a training that was stopped for good,
-    so that nothing is left to do and its weights are not loaded."""
-    if checkpoint and config.validation.patience is not None:
+    """Train to the end; False where the checkpoint is of the last step, or of a training that was
+    stopped for good, so that nothing is left to do and its weights are not loaded."""
+    if checkpoint:
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        # transformers forgets that a training was stopped, and would make one more step.
-        if selection.is_over(state.log_history, config.validation.patience):
+        patience = config.validation.patience
+        stopped = patience is not None and selection.is_over(state.log_history, patience)
+        # Of both transformers would make one more step.
+        if stopped or 0 < state.max_steps <= state.global_step:
             trainer.state = state
             return False
     with explained(trainer):

@@ -210,6 +210,19 @@ def test_signal_at_the_last_update_ends_with_weights_that_are_kept(
     assert_equal(stopped, whole)
 
 
+def test_training_that_is_interrupted_in_its_last_update_has_nothing_left_to_do(
+    train: Callable[..., RunFolder],
+) -> None:
+    steps = "method.trl.max_steps=3"  # within an epoch, whose fourth update may not follow
+    expected = train("three updates", steps)
+    stopped = train("interrupted in the third", steps, dies_at=2, dies_of=signal.SIGTERM)
+    assert [path.name for path in stopped.checkpoints.iterdir()] == ["checkpoint-3"]
+    assert not stopped.state().trained
+    resumed = train("interrupted in the third", steps)
+    assert resumed.state().chosen_step == 3
+    assert_equal(resumed, expected)
+
+
 def test_training_that_does_not_fit_fails_before_the_first_step(folder: Path) -> None:
     overrides = ("method=sft", "hardware.memory_check=true", "hardware.per_device_prompts=4")
     run = science.trained(folder, "too large", *overrides, limit_mib=64)
