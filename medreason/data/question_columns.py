@@ -219,10 +219,14 @@ def remarks(part: Part, layout: Layout, before: str = "") -> Iterator[Remark]:
         known = ", ".join(FACETS[key][1])
         text = f"column {column!r} is not used: it has other values than {known}"
         yield Remark(part.name, -1, f"{text}; data.{key} says the {key} of all rows")
+    if part.table and (fold := layout.foreign.get("split")):
+        known = ", ".join(FACETS["split"][1])
+        text = f"column {fold!r} is not used: none of its values is one of {known}; write those"
+        yield Remark(part.name, -1, f"{text} for folds of your own", is_warning=True)
     if layout.renamed:
         read = ", ".join(f"{name} as {ours}" for name, ours in layout.renamed.items())
         yield Remark(part.name, -1, f"columns that are read under our names: {read}")
-    used = (*layout.columns.values(), *layout.options, *foreign.values())
+    used = (*layout.columns.values(), *layout.options, *layout.foreign.values())
     others = [name for name in part.columns if name not in used]
     if part.table and others:
         text = f"columns that are not used: {', '.join(others)}"

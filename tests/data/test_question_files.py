@@ -177,7 +177,8 @@ def test_a_column_of_folds_is_the_split(tmp_path: Path) -> None:
     )
     numbered = "\n".join([f"{HEADER},fold", *(f"{row},{i}" for i, row in enumerate(ROWS))])
     (remark,) = read(table(tmp_path, text=numbered)).remarks
-    assert "columns that are not used: fold" in str(remark)
+    assert "column 'fold' is not used: none of its values is one of train, training" in str(remark)
+    assert remark.is_warning
 
 
 def test_splits_of_a_set_count_whatever_a_column_says(tmp_path: Path) -> None:
