@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.conf import HydraConf
-from omegaconf import open_dict
+from omegaconf import ListConfig, OmegaConf, open_dict
 
 from medreason.config import options
 from medreason.config.files import CONF, load
@@ -29,7 +30,11 @@ def typed(hydra: HydraConf) -> list[str]:
     sources = hydra.runtime.config_sources
     folders = [source.path for source in sources if source.provider == "command-line"]
     shown = [min(folder, os.path.relpath(folder), key=len) for folder in folders]
-    return [*(word for folder in shown for word in ("--config-dir", folder)), *hydra.overrides.task]
+    flags = [word for folder in shown for word in ("--config-dir", folder)]
+    # Not resolved: a word may be `outputs=${sweep}/x`.
+    words = OmegaConf.to_container(cast(ListConfig, hydra.overrides.task), resolve=False)
+    assert isinstance(words, list)
+    return [*flags, *map(str, words)]
 
 
 def compose(overrides: Iterable[str] = ()) -> Config:

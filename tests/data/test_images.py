@@ -479,9 +479,10 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     os.mkfifo(tmp_path / "pipe.png")
-    for name in ("folder.png", "loop.png", "pipe.png"):
+    problems = {"folder": "is a folder", "loop": "no such file", "pipe": "no such file"}
+    for name, problem in ((f"{stem}.png", problem) for stem, problem in problems.items()):
         for function in (images.check, images.size_of, images.open_rgb):
-            with pytest.raises(ValueError, match=f"{name}: no such file"):
+            with pytest.raises(ValueError, match=f"{name}: {problem}"):
                 function(tmp_path / name)
 
 
