@@ -129,7 +129,7 @@ def job(composed: DictConfig) -> Outcome | None:
         if not in_sweep and (line := steps.line(composed, hydra_config.runtime)):
             notice(line)
         if not in_sweep:
-            for line in idle_lines([config], [list(hydra_config.overrides.task)]):
+            for line in idle_lines([config], [config.typed]):
                 notice(line)
         return _run(config)
     except EXPECTED as error:

@@ -223,7 +223,7 @@ def _difference_from_unshared(
     compared, since its row is padded, and a model could ignore mask or positions.
     """
     rows = [EvaluationRow("blank_image", sample, prompt) for prompt in _CHECK_PROMPTS]
-    prefiller = PrefixPrefiller(model, processor, {sample.image: _CHECK_SIZE})
+    prefiller = PrefixPrefiller(model, processor, PreparedInputs({sample.image: _CHECK_SIZE}))
     shared = prefiller.prefill_rest(prefiller.prefill_prefixes(rows), 0).logits[-1]
 
     def unshared(prompts: Sequence[str]) -> Tensor:

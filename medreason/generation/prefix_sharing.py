@@ -8,7 +8,7 @@ prompt is prefilled behind it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,11 +119,9 @@ class PrefixPrefiller:
         self,
         model: PreTrainedModel,
         processor: ProcessorMixin,
-        sizes: Mapping[Path, tuple[int, int]] | None = None,
         prepared: PreparedInputs | None = None,
     ) -> None:
-        """`sizes` (width, height) of images that are known; others are read from their files.
-        `prepared` has what an earlier prefiller of the same processor prepared."""
+        """`prepared` has what an earlier prefiller of the same processor prepared."""
         self._model: Any = model
         self._processor: Any = processor
         self._windows: dict[Path, Window] = {}
@@ -131,7 +129,7 @@ class PrefixPrefiller:
         self._features: dict[_ImageKey, tuple[Tensor, Tensor]] = {}
         """Vision features (tokens, width) and grid (1, 3)."""
         self._prepared = prepared
-        self._sizes = dict(sizes or {}) if prepared is None else prepared.sizes
+        self._sizes = {} if prepared is None else prepared.sizes
         self._load: Callable[[_ShownImage], ProcessedImage] = self._processed
 
     @contextmanager

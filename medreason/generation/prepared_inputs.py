@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -21,12 +21,12 @@ class PreparedInputs:
     """What does not change while a model is trained: a validation asks the same as the one
     before."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Mapping[Path, tuple[int, int]] | None = None) -> None:
+        """`sizes` (width, height) of images that are known; others are read from their files."""
         self._ids: dict[PromptText, array[int]] = {}
         self._images: dict[Hashable, ProcessedImage] = {}
         self._bytes = 0
-        self.sizes: dict[Path, tuple[int, int]] = {}
-        """(width, height) of images."""
+        self.sizes = dict(sizes or {})
 
     def ids(
         self,

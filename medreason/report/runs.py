@@ -20,7 +20,7 @@ from medreason.evaluation.metrics import interval_metrics, likelihood_metrics
 from medreason.metrics import Metric
 from medreason.replies import STYLES
 from medreason.report.names import file_name, run_names
-from medreason.report.start_model import command_of_base
+from medreason.report.start_model import how_to_add_base
 from medreason.runs import integrity, keys, status
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, State
 from medreason.stats import Difference, Estimate, Power
@@ -180,7 +180,7 @@ def _remedy(run: Run, base: Run) -> str:
     if difference is None or not re.fullmatch(r"\w+", str(difference[1])):
         return ""
     key, mine, _ = difference
-    return f"; `{command_of_base(run.config, f'{key}={mine}')}` adds it"
+    return f"; {how_to_add_base(run.config, f'{key}={mine}')}"
 
 
 def _bases(run: Run, runs: Iterable[Run]) -> list[Run]:

@@ -69,16 +69,16 @@ def test_single_run_is_shown_beside_the_start_model_of_its_sweep(
     printed = capsys.readouterr().out
     assert "no base run here" not in printed
     assert "+50.0 [" in printed
-    rarl = replace(composed("method=rarl", "prompt=rarl"), choices={"prompt": "rarl"})
+    typed = ["method=rarl", "data.seed=3", "prompt=rarl"]
+    rarl = replace(composed("method=rarl", "prompt=rarl"), choices={"prompt": "rarl"}, typed=typed)
     other = write_run(rarl, samples, right)
     table.show_with_base(other, [base], Statistics())
     printed = " ".join(capsys.readouterr().out.split())
     assert "rarl: not compared with a start model, evaluated with another prompt" in printed
-    outputs = f"outputs={rarl.outputs}"
-    assert f"`python -m medreason method=base prompt=rarl {outputs}` adds it" in printed
+    assert "`python -m medreason method=base data.seed=3 prompt=rarl` adds it" in printed
     assert "no base run here" not in printed
     table.show_with_base(sft, [], Statistics())
-    assert "no base run here; `python -m medreason method=base " in capsys.readouterr().out
+    assert "no base run here; `python -m medreason method=base` adds it" in capsys.readouterr().out
 
 
 def test_accuracy_comes_with_interval_prior_and_control(
@@ -403,14 +403,11 @@ def test_failed_and_unfinished_runs_are_shown_with_their_error(
 def test_table_without_a_base_run_says_how_to_get_the_difference(
     composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = composed("method=sft", "data.seed=3", "sweep=own")
-    chosen = {"data": "phantom", "model": "tiny", "prompt": "no_think", "evaluation": "quick"}
-    sft = write_run(replace(config, choices=chosen), samples, right)
+    sft = write_run(composed("method=sft", "sweep=own"), samples, right)
     table.show([sft])
     told = (
-        "vs base: no base run here; `python -m medreason method=base data.seed=3 prompt=no_think "
-        f"evaluation=quick sweep=own outputs={config.outputs}` adds it, with the words for data, "
-        "model, prompt and evaluation that these runs were given"
+        "vs base: no base run here; `python -m medreason method=base sweep=own` adds it, with the "
+        "words for data, model, prompt and evaluation that these runs were given"
     )
     assert told in capsys.readouterr().out.splitlines()  # whole, to be copied
     assert f"{told}." in page(load([sft]), sweep="s")
