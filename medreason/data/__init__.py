@@ -17,7 +17,7 @@ from medreason import config as configuration
 from medreason.config import Config, Handling, Validation
 from medreason.config.targets import described, place
 from medreason.data import checks, image_cache, options, splits
-from medreason.data.rows import LeftOut, Loaded, Row, counts_text
+from medreason.data.rows import LeftOut, Loaded, Remark, Row, counts_text
 from medreason.samples import Sample
 
 NO_VALIDATION = Validation()
@@ -193,6 +193,8 @@ def _split_and_select(
                 seed=handling.seed,
                 image_digests=digests,
             )
+        remarks = _overruled_split(loaded, split, handling.split, _where(reader))
+        loaded = replace(loaded, remarks=[*loaded.remarks, *remarks])
         loaded = _selected(loaded, split, f"left out by data.split={handling.split}")
     if handling.questions != "all":
         closed = handling.questions == "closed"
@@ -206,6 +208,20 @@ def _split_and_select(
         loaded = replace(loaded, samples=held_back)
     samples = [replace(s, window=handling.ct_window) for s in loaded.samples]
     return replace(loaded, samples=[_with_options(s, handling) for s in samples])
+
+
+def _overruled_split(
+    loaded: Loaded, divided: Sequence[Sample], how: str, where: object
+) -> Iterator[Remark]:
+    """A warning where `divided` has rows on another side than the data themselves, whose split
+    could be kept: two families of files that were split independently have none of one piece."""
+    columns = dict.fromkeys(f"the column {column.column!r}" for column in loaded.split_columns)
+    files = {column.file for column in loaded.split_columns}
+    file = files.pop() if len(files) == 1 else str(where)
+    whose = " and ".join(columns) or "the data set itself"
+    text = splits.overruled(loaded.samples, divided, how, whose)
+    if text and not checks.mixed_families(loaded.samples):
+        yield Remark(file, -1, text, is_warning=True)
 
 
 def _selected(loaded: Loaded, samples: list[Sample], reason: str) -> Loaded:

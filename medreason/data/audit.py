@@ -85,8 +85,9 @@ def audit_run(
     """`data.json` of a run: counts of what it trains and tests on, with the audit's warnings.
 
     `validation` are the validation rows of the cells that it trains on; `row_counts` and `notes`
-    are those of the whole data set; `left_out_of_epoch`: see `Config`. `leaks` are
-    those of the warnings that are about images and patients on two sides.
+    are those of the whole data set, and notes that begin with `! ` are warnings, too;
+    `left_out_of_epoch`: see `Config`. `leaks` are those of the warnings that are about images and
+    patients on two sides.
     """
     report = audit(Loaded([*train, *validation, *test], []), digest, image_digests)
     images = {image_digests[s.image] for s in train}
@@ -100,7 +101,7 @@ def audit_run(
         "test_rows": len(test),
         "test_rows_on_trained_images": sum(image_digests[s.image] in images for s in test),
         "leaks": _leaks(report),
-        "warnings": warnings(report),
+        "warnings": [*(n[2:] for n in notes if n.startswith("! ")), *warnings(report)],
     }
 
 

@@ -110,7 +110,7 @@ def refuse_contradictions(samples: Sequence[Sample]) -> None:
         other = next(s for s in others if s.answer_text != first.answer_text)
         raise ValueError(
             f"{len(contradictions)} questions have two answers about one image: "
-            f"{_location(first)} and {_location(other)} disagree on {first.problem!r} about "
+            f"{place_of(first)} and {place_of(other)} disagree on {first.problem!r} about "
             f"{first.image.name}: {first.answer_text!r} and {other.answer_text!r}; correct one of "
             "them, or set data.contradictions=leave_out"
         )
@@ -185,20 +185,25 @@ def refuse_mixed_families(samples: Sequence[Sample]) -> None:
 
     A question that one family has in train and test is a leak, which the audit counts.
     """
+    if split_apart := mixed_families(samples):
+        a, b = split_apart[0]
+        raise ValueError(
+            f"{len(split_apart)} questions are in train and in test, the first in {place_of(a)} "
+            f"({a.split}) and {place_of(b)} ({b.split}): the files were split independently. Name "
+            "one family in data.files, e.g. data.files=['modality/*/*.json'], or set "
+            "data.split=joint, by_image or by_patient to use both"
+        )
+
+
+def mixed_families(samples: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
+    """The rows of each question that two families of files put on different sides."""
     first: dict[tuple[str, str, tuple[str, ...]], Sample] = {}
     split_apart: list[tuple[Sample, Sample]] = []
     for sample in samples:
         other = first.setdefault((str(sample.image), sample.question, sample.options), sample)
         if other.split != sample.split and _is_of_tasks(other) != _is_of_tasks(sample):
             split_apart.append((other, sample))
-    if split_apart:
-        a, b = split_apart[0]
-        raise ValueError(
-            f"{len(split_apart)} questions are in train and in test, the first in {_location(a)} "
-            f"({a.split}) and {_location(b)} ({b.split}): the files were split independently. Name "
-            "one family in data.files, e.g. data.files=['modality/*/*.json'], or set "
-            "data.split=joint, by_image or by_patient to use both"
-        )
+    return split_apart
 
 
 def _is_of_tasks(sample: Sample) -> bool:
@@ -206,7 +211,8 @@ def _is_of_tasks(sample: Sample) -> bool:
     return bool(task_of(Path(file_and_row(sample)[0]).stem))
 
 
-def _location(sample: Sample) -> str:
+def place_of(sample: Sample) -> str:
+    """File and row of a sample, for messages."""
     file, row = file_and_row(sample)
     return f"{file}, row {row}"
 

@@ -20,7 +20,7 @@ from medreason.data import (
 )
 from medreason.data.question_columns import Layout
 from medreason.data.question_files import Part
-from medreason.data.rows import LeftOut, Record, Remark, Row
+from medreason.data.rows import LeftOut, Record, Remark, Row, SplitColumn
 from medreason.runs.files import atomic
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, Sample
 
@@ -87,6 +87,8 @@ def read(
             cache=cache / "hub" / hub.strip("/").replace("/", "--"),
         )
         yield from question_columns.remarks(part, layout)
+        if "split" in layout.columns:
+            yield SplitColumn(part.name, layout.columns["split"])
         question_options.refuse_lost_options(part, layout)
         question_options.refuse_options_in_one_cell(part, layout)
         question_options.refuse_places_from_1(part, layout)

@@ -101,7 +101,9 @@ def read(
     usable, bad = _usable(labelled, min_images)
     yield from bad
     digests = image_cache.digests({item.sample.image for item in usable}, cache, root)
-    usable = _split(usable, split, test_share, seed, digests)
+    divided = _split(usable, split, test_share, seed, digests)
+    yield from _overruled_split(usable, divided, split, table, columns)
+    usable = divided
     questions = list(_questions(usable, choices, seed))
     yield from questions
     yield from _surplus(usable, questions)
@@ -284,6 +286,20 @@ def _folds(
             place = checks.file_and_row(item.sample)
             others.append(LeftOut(*place, rows.OF_VALIDATION, rows.OF_VALIDATION))
     return kept, others
+
+
+def _overruled_split(
+    usable: Sequence[_Labelled],
+    divided: Sequence[_Labelled],
+    how: str,
+    table: str,
+    columns: Mapping[str, str],
+) -> Iterator[Remark]:
+    """A warning where the column of folds is there and rows are on another side than it says."""
+    before, after = ([item.sample for item in items] for items in (usable, divided))
+    whose = f"the column {columns.get('split')!r}"
+    if text := splits.overruled(before, after, how, whose):
+        yield Remark(table, -1, text, is_warning=True)
 
 
 def _label(written: str) -> str:

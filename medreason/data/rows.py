@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 from medreason.config.rules import kind_of
 from medreason.config.targets import described
@@ -61,9 +61,17 @@ class Remark:
         return f"{'! ' if self.is_warning else ''}{self.file}{place}: {self.text}"
 
 
-Row = Sample | BadRow | LeftOut | Remark
+@dataclass(frozen=True)
+class SplitColumn:
+    """The column of a file that says which split each of its rows is of."""
+
+    file: str
+    column: str
+
+
+Row = Sample | BadRow | LeftOut | Remark | SplitColumn
 """What the function at a data set's `_target_` yields: one of the first three for each row of its
-files, and a Remark where it has something to say.
+files, a Remark where it has something to say, and a SplitColumn where a file has one.
 
 The sample's id is `<file>:<row>`, so that later errors can name the row.
 """
@@ -97,11 +105,12 @@ class Loaded:
     bad_rows: list[BadRow]
     left_out: list[LeftOut] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
+    split_columns: list[SplitColumn] = field(default_factory=list)
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Self:
         """What a reader yields, sorted by kind."""
-        kinds: dict[type, list[Any]] = {kind: [] for kind in (Sample, BadRow, LeftOut, Remark)}
+        kinds: dict[type, list[Any]] = {kind: [] for kind in get_args(Row)}
         for row in rows:
             if type(row) not in kinds:
                 raise ValueError(f"yields {repr(row)[:200]}; needs Sample or BadRow of each row")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from medreason.console import counted
 from medreason.samples import Sample
 
 LOW_DATA = {"train": 600, "test": 300}
@@ -67,6 +69,27 @@ def split(
 def keeps_published(samples: Iterable[Sample], how: str) -> bool:
     """Whether `split` divides no rows anew."""
     return how not in ("by_image", "by_patient") and all(sample.split for sample in samples)
+
+
+def overruled(before: Iterable[Sample], after: Iterable[Sample], how: str, whose: str) -> str:
+    """That `data.split` divides anew what has a split of its own, which `whose` names, and how many
+    rows change their side; empty where none does."""
+    own = {sample.id: sample.split for sample in before}
+    sizes = Counter(own.values())
+    if not sizes["train"] or not sizes["test"]:  # it needs another split
+        return ""
+    pairs = Counter((own[sample.id], sample.split) for sample in after)
+    moved = [
+        f"{side} has {pairs[was, side]:,} of its {counted(sizes[was], f'{was} row')}"
+        for was, side in itertools.product(("test", "validation", "train"), ("train", "test"))
+        if was != side and pairs[was, side]
+    ]
+    if not moved:
+        return ""
+    return (
+        f"data.split={how} overrules the split of {whose}: {', '.join(moved)}; "
+        "data.split=published keeps it"
+    )
 
 
 def merged(samples: Sequence[Sample]) -> list[Sample]:

@@ -509,6 +509,13 @@ def test_rows_of_a_fold_for_validation_are_a_side_or_left_out(tmp_path: Path) ->
     published = data.read(spec, tmp_path / "cache", Validation("in_domain", source="published"))
     sides = Counter(s.split for s in published.samples)
     assert sides == {"train": 8, "test": 8, "validation": 8}
+    assert not loaded.remarks
+    (remark,) = read(tmp_path, **settings, split="by_patient").remarks
+    assert str(remark).startswith(
+        "! labels.csv: data.split=by_patient overrules the split of the column 'fold': train has "
+    )
+    assert " of its 8 test rows, " in str(remark)
+    assert " of its 8 validation rows, " in str(remark)
 
 
 def test_columns_in_other_letters_are_read_and_said(tmp_path: Path) -> None:

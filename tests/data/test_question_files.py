@@ -25,6 +25,7 @@ from PIL import Image
 from medreason import data
 from medreason.config import Config, Validation
 from medreason.data import rows
+from medreason.data.audit import audit_run
 from medreason.data.rows import Loaded
 from medreason.models.model_folder import EMBEDDED
 
@@ -179,6 +180,42 @@ def test_a_column_of_folds_is_the_split(tmp_path: Path) -> None:
     (remark,) = read(table(tmp_path, text=numbered)).remarks
     assert "column 'fold' is not used: none of its values is one of train, training" in str(remark)
     assert remark.is_warning
+
+
+def test_a_split_that_overrules_the_column_of_folds_is_said(
+    tmp_path: Path, composed: Callable[..., Config]
+) -> None:
+    folds = ["train", "val", "test"] * 4
+    lines = [f"{row},{fold}" for row, fold in zip(ROWS, folds, strict=True)]
+    file = table(tmp_path, text="\n".join([f"{HEADER},fold", *lines]))
+    assert not read(file).remarks
+    loaded = read(file, split="by_patient", test_share=0.5)
+    (remark,) = loaded.remarks
+    sides = Counter(
+        (folds[int(sample.id.rpartition(":")[2]) - 2], sample.split) for sample in loaded.samples
+    )
+    assert str(remark) == (
+        "! questions.csv: data.split=by_patient overrules the split of the column 'fold': train "
+        f"has {sides['test', 'train']} of its 4 test rows, test has {sides['train', 'test']} of "
+        "its 4 train rows; data.split=published keeps it"
+    )
+    assert min(sides["test", "train"], sides["train", "test"]) > 0
+    words = ["data=hub", f"data.hub={file}", "data.split=by_image", f"outputs={tmp_path}/outputs"]
+    notes = data.reading_notes(composed(*words))
+    (said,) = (note for note in notes if "overrules the split of the column 'fold'" in note)
+    assert said.startswith("! ")
+    assert said[2:] in audit_run([], [], "digest", {}, {}, notes)["warnings"]
+
+
+def test_a_split_of_files_by_name_is_overruled_with_a_line(tmp_path: Path) -> None:
+    for side in ("train", "test"):
+        table(tmp_path, f"{side}.csv")
+    (remark,) = read(tmp_path, split="by_image").remarks
+    assert str(remark).startswith(
+        f"! {tmp_path}: data.split=by_image overrules the split of the data set itself: "
+    )
+    (tmp_path / "train.csv").unlink()  # what is all of one side needs another split
+    assert not read(tmp_path, split="by_image").remarks
 
 
 def test_splits_of_a_set_count_whatever_a_column_says(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medreason import data
 from medreason.data.audit import leakage
-from medreason.data.splits import low_data, split, split_by_group
+from medreason.data.splits import low_data, overruled, split, split_by_group
 from medreason.samples import Sample
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
@@ -165,3 +165,12 @@ def test_the_real_pairs_split_without_leakage(tmp_path: Path) -> None:
     assert all(len(names) == 1 for names in sides(split).values())
     assert any(s.patient for s in split)
     assert sum(s.split == "test" for s in split) / len(split) == pytest.approx(0.3, abs=0.05)
+
+
+def test_a_split_of_ones_own_that_is_overruled_is_said_by_rows() -> None:
+    own = [replace(sample(i, i, i), split="test" if i < 3 else "train") for i in range(5)]
+    other = [replace(s, split="train") for s in own]
+    said = "data.split=by_image overrules the split of the set: train has 3 of its 3 test rows; "
+    assert overruled(own, other, "by_image", "the set") == f"{said}data.split=published keeps it"
+    assert not overruled(own, own, "published", "the set")
+    assert not overruled(other, own, "by_image", "the set")  # without a test of its own
