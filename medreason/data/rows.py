@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -282,7 +283,11 @@ def decoded(path: Path, encoding: str, key: str = "", what: str = "") -> str:
         ) from error
     except UnicodeDecodeError as error:
         likely = _likely_encoding(content)
-        remedy = f"set {key}={likely}" if likely and key else _CONVERT.format(likely, path.name)
+        remedy = (
+            f"set {key}={likely}"
+            if likely and key
+            else _CONVERT.format(likely, shlex.quote(str(path)))
+        )
         raise ValueError(
             f"{path}: {what}not {encoding} ({error}); {remedy if likely else _CONVERT_ANY}"
         ) from error
@@ -297,7 +302,7 @@ _NO_TEXT = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file; fetch it with git lfs pull",
 }
 """First bytes of files that are taken for annotation files -> what they are, and what to do."""
-_CONVERT = "convert it to UTF-8: iconv -f {0} -t utf-8 '{1}' > new && mv new '{1}'"
+_CONVERT = "convert it to UTF-8: iconv -f {0} -t utf-8 {1} > new && mv new {1}"
 _CONVERT_ANY = "save it as UTF-8 in the program that wrote it"
 
 
