@@ -41,6 +41,8 @@ class _Question:
     """Its options where neither `options` nor `text` has any."""
     remedy: str = ""
     """What is said behind an error of its image."""
+    yes_no_remedy: str = ""
+    """How its file gives it Yes and No as options."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,25 @@ def run(config: Config) -> None:
         window = configuration.handling(config.data)[0].ct_window
         samples = [_sample(question, Path(fetched), window) for question in questions]
         _refuse_other_window(config, samples)
-        if any(not sample.options for sample in samples):
-            notice(
-                "a question without options is asked as an open one; for yes or no, append "
-                "' A)Yes, B)No'"
-            )
+        if note := _open_note(questions, samples):
+            notice(note)
         answers = _answers(config, questions, samples)
     for answer in answers:
         show(_text(answer))
     if config.predict.output:
         asked.write(Path(config.predict.output), [asdict(answer) for answer in answers])
+
+
+def _open_note(questions: Sequence[_Question], samples: Sequence[Sample]) -> str:
+    """What to do about a question without options that is one of yes or no; empty where none is."""
+    remedies = [q.yes_no_remedy for q, s in zip(questions, samples, strict=True) if not s.options]
+    if not remedies:
+        return ""
+    in_file = f", or {remedies[0]}" if remedies[0] else ""
+    return (
+        "a question without options is asked as an open one; for yes or no, append ' A)Yes, B)No'"
+        f"{in_file}"
+    )
 
 
 def _questions(config: Config) -> list[_Question]:
@@ -174,6 +185,7 @@ def _questions_of_file(
             row.options,
             row.yes_no,
             "" if folder or one else "; predict.image=FOLDER says where paths start from",
+            row.yes_no_remedy,
         )
         for row in rows
     ]

@@ -47,6 +47,8 @@ class Asked:
     yes_no: tuple[str, ...] = ()
     """Yes and No where the row's own answer is one of them, as in training; for a question whose
     text has no options."""
+    yes_no_remedy: str = ""
+    """How the file gives the row Yes and No as options."""
 
 
 def read(
@@ -73,8 +75,9 @@ def read(
     found = question_columns.find(None, part, given, required=required, before=before)
     layout = Layout(**found._asdict())
     question_options.refuse_options_in_one_cell(part, layout)
+    remedy = _yes_no_remedy(layout)
     asked = [
-        _of_row(f"{path}, row {number}", row, layout, required)
+        replace(_of_row(f"{path}, row {number}", row, layout, required), yes_no_remedy=remedy)
         for number, row in zip(numbers, records, strict=True)
     ]
     return asked, [*_notes(part, layout, before)]
@@ -105,7 +108,15 @@ def _of_object(
     own |= {our: names for our, names in lists.items() if len(names) > 1}
     layout = Layout(**question_columns.find(None, part, own, required=())._asdict())
     _refuse_unknown_keys(place, row, layout, before)
-    return _of_row(place, row, layout, required)
+    asked = _of_row(place, row, layout, required)
+    return replace(asked, yes_no_remedy='give it "options": ["Yes", "No"]')
+
+
+def _yes_no_remedy(layout: Layout) -> str:
+    if column := layout.columns.get("options"):
+        return f"put the list of Yes and No in its column {column!r}"
+    first, second, *_ = (*layout.options, "option_A", "option_B")
+    return f"fill its columns {first!r} and {second!r} with Yes and No"
 
 
 def _refuse_unknown_keys(
