@@ -45,13 +45,19 @@ def _check(key: str, settings: Mapping[str, object], package: str, classes: Sequ
             raise ValueError(problems[0])
 
 
+_LEAVE_OUT = (
+    "leave it out; beside methods without it, give the one that has it a command of its own with "
+    "the same sweep=..."
+)
+
+
 def _problem(key: str, value: object, package: str, class_: str) -> str:
     """Why a class does not take a value; empty where it does."""
     name = key.rpartition(".")[2]
     owner = f"{package}.{class_}"
     if name not in fields_of(class_):
         other = next((c for c in ("SFTConfig", "GRPOConfig") if name in fields_of(c)), "")
-        found = f"; it is one of {other}: leave it out" if other else hint(key)
+        found = f"; it is one of {other}: {_LEAVE_OUT}" if other else hint(key)
         return f"{key} is not a field of {owner}{found}"
     annotation = fields_of(class_)[name]
     if package == "trl" and value not in SAME_STEPS.get(name, (value,)):

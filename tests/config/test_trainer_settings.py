@@ -49,7 +49,11 @@ def test_what_is_known_of_fields_is_true_of_this_trl() -> None:
         ("+method.trl.lr=3", "method.trl.lr is not a field of trl.GRPOConfig; .*trl.learning_rate"),
         ("+hardware.trl.dataloader_num_worker=3", "did you mean .*dataloader_num_workers"),
         ("+method.trl.packing=true", "field of trl.GRPOConfig; it is one of SFTConfig"),
-        ("method=sft +method.trl.beta=0.1", "field of trl.SFTConfig; it is one of GRPOConfig"),
+        (
+            "method=sft +method.trl.beta=0.1",
+            "field of trl.SFTConfig; it is one of GRPOConfig: leave it out; beside methods without "
+            "it, give the one that has it a command of its own with the same sweep=",
+        ),
         ("+method.trl.bf16=true", "bf16 is derived .*leave it out and set hardware.precision"),
         ("+method.trl.logging_steps=2", "logging_steps is derived by medreason; leave it out$"),
         ("+hardware.trl.dataloader_drop_last=true", "=True: the rows of a step .*leave it out"),
