@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medreason.console import counted
-from medreason.data.checks import CONTRADICTING
+from medreason.data.checks import CONTRADICTING, place_of
 from medreason.data.pictures import Picture
 from medreason.data.rows import SIDES, Loaded
 from medreason.option_prior import fit_option_prior
@@ -204,12 +204,20 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     if unparsed := len(report["unparsed"]):
         sentences.append(f"{counted(unparsed, 'row')} that cannot be used; audit.json lists all")
     sentences += _image_warnings(report["images"])
+    duplicates = report["duplicates"]
     sentences += [
-        f"{value:,} {key.replace('_', ' ')}"
-        for key, value in report["duplicates"].items()
-        if value and key != "same_rows"
+        f"{counted(duplicates[key], noun)} {problem}, the first {duplicates['first'][key]}"
+        for key, (noun, problem) in _DUPLICATED.items()
+        if duplicates[key]
     ]
     return sentences + _prior_warnings(report)
+
+
+_DUPLICATED = {
+    "questions_with_two_answers": ("question", "with two answers"),
+    "rows_with_the_same_option_twice": ("row", "with the same option twice"),
+}
+"""Key of `duplicates` -> what is counted, and what is wrong with it."""
 
 
 def _leaks(report: Mapping[str, Any]) -> list[str]:
@@ -234,8 +242,9 @@ def _image_warnings(images: Mapping[str, Any]) -> list[str]:
     problems = dict.fromkeys(images["missing"] or (), "missing") | unreadable
     if not problems:
         return []
-    path, problem = next(iter(problems.items()))
-    named = problem if path in problem else f"{path}: {problem}"
+    path, place = images["first_row_without_image"]
+    problem = problems[path]
+    named = f"{problem if path in problem else f'{path}: {problem}'} ({place})"
     first = ", the first" if len(problems) > 1 else ""
     return [
         f"{counted(len(problems), 'image')} that cannot be used{first} {named}; audit.json lists "
@@ -288,19 +297,26 @@ def _guessing(samples: Sequence[Sample], key: str) -> dict[str, dict[str, float]
     }
 
 
-def _duplicates(samples: Sequence[Sample]) -> dict[str, int]:
-    """Rows that repeat one of the same split and cell, and rows that offer one text twice."""
+def _duplicates(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Rows that repeat one of the same split and cell, questions with two answers, and rows that
+    offer one text twice; `first` names the first row of each of the last two."""
     rows = Counter((str(s.image), s.problem, s.answer, s.cell, s.split) for s in samples)
-    answers: dict[tuple[str, str], set[str]] = defaultdict(set)
+    asked: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for s in samples:
         if s.options:
-            answers[str(s.image), s.problem].add(s.answer)
+            asked[str(s.image), s.problem].append(s)
+    found = {
+        "questions_with_two_answers": [
+            rows[0] for rows in asked.values() if len({s.answer for s in rows}) > 1
+        ],
+        "rows_with_the_same_option_twice": [
+            s for s in samples if len({o.strip().lower() for o in s.options}) < len(s.options)
+        ],
+    }
     return {
         "same_rows": sum(count - 1 for count in rows.values()),
-        "questions_with_two_answers": sum(len(letters) > 1 for letters in answers.values()),
-        "rows_with_the_same_option_twice": sum(
-            len({text.strip().lower() for text in s.options}) < len(s.options) for s in samples
-        ),
+        **{key: len(members) for key, members in found.items()},
+        "first": {key: place_of(members[0]) for key, members in found.items() if members},
     }
 
 
@@ -389,12 +405,14 @@ def _images(samples: Sequence[Sample], pictures: Mapping[str, Picture] | None) -
             "missing",
             "unreadable",
             "rows_without_image",
+            "first_row_without_image",
             "sizes",
             "tiny",
             "duplicate_hashes",
         )
         return {"named": named, **dict.fromkeys(keys)}
     readable = {path: picture for path, picture in pictures.items() if picture.size}
+    without = [s for s in samples if str(s.image) not in readable]
     splits: dict[str, set[str]] = defaultdict(set)
     for s in samples:
         if str(s.image) in readable:
@@ -408,7 +426,8 @@ def _images(samples: Sequence[Sample], pictures: Mapping[str, Picture] | None) -
             for path, p in sorted(pictures.items())
             if p.problem and p.problem != "missing"
         },
-        "rows_without_image": sum(str(s.image) not in readable for s in samples),
+        "rows_without_image": len(without),
+        "first_row_without_image": [str(without[0].image), place_of(without[0])] if without else [],
         "sizes": _counts(f"{p.size[0]}x{p.size[1]}" for p in readable.values() if p.size),
         "tiny": sorted(path for path, p in readable.items() if p.size and min(p.size) < 32),
         "duplicate_hashes": {

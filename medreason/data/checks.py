@@ -214,7 +214,7 @@ def _is_of_tasks(sample: Sample) -> bool:
 def place_of(sample: Sample) -> str:
     """File and row of a sample, for messages."""
     file, row = file_and_row(sample)
-    return f"{file}, row {row}"
+    return file if row < 0 else f"{file}, row {row}"
 
 
 def path_problems(paths: Iterable[Path], root: Path | None) -> dict[Path, str]:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from medreason.console import counted
 from medreason.data import (
     csv_table,
     question_columns,
@@ -76,7 +77,9 @@ def read(
         if part.split not in splits:
             is_validation = rows.FOLDS.get(part.split) == "validation"
             asked = " (validation.source=published asks them)" if is_validation else ""
-            yield Remark(part.name, -1, f"{part.count:,} rows of this split are not read{asked}")
+            verb = "is" if part.count == 1 else "are"
+            text = f"{counted(part.count, 'row')} of this split {verb} not read{asked}"
+            yield Remark(part.name, -1, text)
             continue
         found = question_columns.find(hub, part, columns or {})
         layout = Layout(
@@ -203,7 +206,7 @@ def _image(value: object, layout: Layout) -> Path:
         named = f"the folder {layout.images.resolve()} (data.image_folder=... sets another)"
         return layout.images / rows.inside(value, layout.images, named)
     if not isinstance(value, Mapping) or value.get("bytes") is value.get("path") is None:
-        raise ValueError(f"image is {value!r}; needs an image or a path")
+        raise ValueError(f"image is {rows.shown(value)}; needs an image or a path")
     return _stored(value.get("bytes"), value.get("path"), layout.cache)
 
 

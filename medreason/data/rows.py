@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar, get_args
 
 from medreason.config.rules import kind_of
 from medreason.config.targets import described
+from medreason.console import counted
 from medreason.samples import ANSWER_TYPES, YES_NO, Sample, letter_at
 
 
@@ -136,7 +137,7 @@ def counts_text(counts: Mapping[str, int]) -> str:
     asked = f"{counts['train']:,} asked about in train, {counts['test']:,} in test"
     if "validation" in counts:
         asked += f", {counts['validation']:,} in validation"
-    return f"{sum(counts.values()):,} rows: {'; '.join([asked, *others])}"
+    return f"{counted(sum(counts.values()), 'row')}: {'; '.join([asked, *others])}"
 
 
 def each(
@@ -320,8 +321,14 @@ def text(row: Record, key: str) -> str:
     if key not in row:
         raise ValueError(f'no "{key}"; keys are {list(row)}')
     if not isinstance(row[key], str) or not row[key].strip():
-        raise ValueError(f'"{key}" is {row[key]!r}; needs a text')
+        raise ValueError(f'"{key}" is {shown(row[key])}; needs a text')
     return row[key]
+
+
+def shown(value: object) -> str:
+    """A value in a message: a cell without a text is empty, whatever it is read as."""
+    blank = value is None or (isinstance(value, str) and not value.strip())
+    return "empty" if blank else repr(value)
 
 
 def text_or_number(row: Record, key: str) -> str:
@@ -354,7 +361,7 @@ def inside(image: str, root: Path | None = None, folder: str = "the data root") 
     at the top of the disk is taken where it leads below `root`. `folder` names the root in
     messages. Raises ValueError where it leads out of the root or is none."""
     if not isinstance(image, str) or not image.strip():
-        raise ValueError(f"image is {image!r}; needs a path below {folder}")
+        raise ValueError(f"image is {shown(image)}; needs a path below {folder}")
     path = image.replace("\\", "/")
     if re.match(r"\w{2,}://|data:", path):
         raise ValueError(f"image {image[:80]!r} is an address; download it, and give its path")

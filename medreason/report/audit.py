@@ -57,7 +57,8 @@ def _print(console: Console, table: Table) -> None:
     title, table.title = table.title, None
     console.print(Text(str(title), "italic"), soft_wrap=True)
     wanted = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
-    console.print(table, width=max(wanted, console.width), crop=False, soft_wrap=True)
+    console.width = max(wanted, console.width)  # `print` takes no width above it
+    console.print(table, crop=False, soft_wrap=True)
 
 
 def _small_test(report: Mapping[str, Any]) -> list[str]:
@@ -127,7 +128,8 @@ def _counts(report: Mapping[str, Any]) -> Table:
         table.add_row(f"questions in {name}", f"{count:,}")
     for name, count in report["row_counts"].items():
         table.add_row(f"rows {name}", f"{count:,}")
-    for key, value in {**report["duplicates"], **report["cross_family_leakage"]}.items():
+    duplicates = {key: value for key, value in report["duplicates"].items() if key != "first"}
+    for key, value in {**duplicates, **report["cross_family_leakage"]}.items():
         table.add_row(key.replace("_", " "), f"{value:,}")
     images = report["images"]
     if images["read"] is None:

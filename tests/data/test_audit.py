@@ -17,7 +17,7 @@ from PIL import Image
 from medreason import data
 from medreason.data import pictures
 from medreason.data.audit import LOWER_CASE, PERIOD, audit, audit_run, warnings
-from medreason.data.rows import SIDES, BadRow, LeftOut, Loaded, Remark
+from medreason.data.rows import OF_VALIDATION, SIDES, BadRow, LeftOut, Loaded, Remark
 from medreason.report import audit as tables
 from medreason.samples import Sample
 
@@ -203,9 +203,8 @@ def test_images_are_counted_by_what_is_wrong_with_them(tmp_path: Path) -> None:
     seen = pictures.read_pictures(s.image for s in samples)
     report = audit(Loaded(samples, []), "digest", by_path(samples), seen)
     (said,) = (text for text in warnings(report) if "cannot be used" in text)
-    assert said.startswith(
-        f"3 images that cannot be used, the first {tmp_path / 'no.png'}: missing"
-    )
+    assert said.startswith(f"3 images that cannot be used, the first {tmp_path / 'broken.png'}")
+    assert f" ({tmp_path / 'broken.png'}-train-ct/disease-A, row 0); audit.json lists all" in said
     assert "3 rows about them, counted here: a run refuses them, or leaves them out" in said
     images = report["images"]
     assert (images["named"], images["read"]) == (8, 5)
@@ -309,3 +308,25 @@ def test_a_remark_about_what_may_be_lost_begins_with_a_sign(
     tables.show(report)
     lines = capsys.readouterr().out.splitlines()
     assert {"a.csv: is blue", f"! a.csv: {'x ' * 99}"} <= {*lines}
+
+
+def test_rows_with_one_option_twice_are_named_by_the_first() -> None:
+    twice = [sample("a", "train", ("x", "X ")), sample("b", "train", ("x", "x"))]
+    report = audit_of(sample("c", "train"), twice[0])
+    said = "1 row with the same option twice, the first a-train-ct/disease-A, row 0"
+    assert said in warnings(report)
+    assert any(text.startswith("2 rows with the same") for text in warnings(audit_of(*twice)))
+    other = sample("a", "train", answer="B")
+    said = "1 question with two answers, the first a-train-ct/disease-A, row 0"
+    assert said in warnings(audit_of(sample("a", "train"), other))
+
+
+def test_labels_of_counts_are_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    left_out = [LeftOut("f.csv", 2, OF_VALIDATION, OF_VALIDATION)]
+    report = audit(Loaded([sample("a.png", "train")], [], left_out), "0", {Path("a.png"): "a"}, {})
+    report["options"] = {f"{n}": 1000 for n in range(2, 20)}
+    tables.show(report)
+    shown = capsys.readouterr().out
+    assert "\u2026" not in shown
+    assert f"rows {OF_VALIDATION}" in shown
+    assert "groups of images with one perceptual hash" in shown

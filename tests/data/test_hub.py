@@ -102,7 +102,7 @@ def test_paths_lists_numbers_and_missing_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="train, row 0: has 2 images"):
         load(two)
     none = write(tmp_path / "none", train=[row(0), row(1, image=None), row(2)])
-    with pytest.raises(ValueError, match="train, row 1: image is None"):
+    with pytest.raises(ValueError, match="train, row 1: image is empty"):
         load(none)
     assert len(load(none, bad_rows="skip")) == 2
 

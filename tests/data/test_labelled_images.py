@@ -121,7 +121,7 @@ def test_labels_that_differ_in_case_or_underscores_are_one(tmp_path: Path) -> No
         ([("x.png", "CT", "only", "disease", "q")] * 1, "'only' is the only label of ct images"),
         ([("x.png", "PET", "cyst", "disease", "q")], "'modality' is 'PET'; known: ct, mri"),
         ([("../x.png", "MRI", "cyst", "disease", "q")], "leaves the data root"),
-        ([("", "MRI", "cyst", "disease", "q")], "\"image\" is ''; needs a text"),
+        ([("", "MRI", "cyst", "disease", "q")], '"image" is empty; needs a text'),
         ([("0-0.png", "MRI", uneven()[0][2], "disease", "q")], "repeats image and label"),
     ],
 )

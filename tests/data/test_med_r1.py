@@ -138,7 +138,7 @@ BAD = {
     "no key": ({"image": "a.png", "solution": "A"}, r'no "problem"; keys are \[\'image\', \'sol'),
     "no object": ("text", "is a text, not an object"),
     "number": (row(solution=2), '"solution" is 2; needs a text'),
-    "empty": (row(image=" "), "\"image\" is ' '; needs a text"),
+    "empty": (row(image=" "), '"image" is empty; needs a text'),
     "no options": (row(problem="Where is it?"), "no options of the form .* 'Where is it"),
     "one option": (row(problem="Which? A)CT"), "no options of the form"),
     "blank option": (row(problem="Which? A)CT, B) "), "no options of the form"),
@@ -317,7 +317,7 @@ def test_more_than_eight_options_are_as_many_options(tmp_path: Path) -> None:
         ({"source": 7}, '"source" is 7; needs a text'),
         ({"source": ["SLAKE"]}, r"\"source\" is \['SLAKE'\]; needs a text"),
         ({"image": ["a.png", "b.png"]}, "needs a text"),
-        ({"image": None}, '"image" is None; needs a text'),
+        ({"image": None}, '"image" is empty; needs a text'),
         ({"modality": 3}, '"modality" is 3; needs a text'),
     ],
 )

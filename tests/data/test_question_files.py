@@ -241,6 +241,14 @@ def test_a_row_keeps_its_name_and_side_wherever_the_table_lies(tmp_path: Path) -
     assert sides[0] == sides[1]
 
 
+def test_an_empty_cell_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,question,answer\n0.png,,x\n,Which?,x\n1.png,Which?,")
+    question, image, answer = (bad.problem for bad in read(tmp_path / "a.csv").bad_rows)
+    assert question == '"question" is empty; needs a text'
+    assert image == "image is empty; needs an image or a path"
+    assert answer == '"answer" is empty; needs a text'
+
+
 def test_bad_rows_are_named_as_an_editor_counts_them(tmp_path: Path) -> None:
     text = "\n".join([HEADER, '0.png,"two\nlines",,,yes,,,,', "", *ROWS]).replace(",B,X", ",C,X", 1)
     bad, *others = read(table(tmp_path, text=text)).bad_rows

@@ -47,7 +47,7 @@ def test_one_module_and_one_yaml_file_are_a_data_set(tmp_path: Path) -> None:
     bad, *others = report["unparsed"]
     assert (bad["row"], "no 'choices'" in bad["reason"]) == (10, True)
     assert [other["row"] for other in others] == list(range(11, 20))
-    reasons = ("image is None; needs", "TypeError", "option 1 is 1; needs a text")
+    reasons = ("image is empty; needs", "TypeError", "option 1 is 1; needs a text")
     reasons += ("question is None", "is no letter of its 2 options", "option 99")
     reasons += ("modality='CT'; known: 'ct', 'mri'", "TypeError", "is no JSON")
     assert others[6]["reason"].endswith("did you mean 'ct'?")
