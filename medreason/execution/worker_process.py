@@ -68,7 +68,7 @@ def _wait(
     folder: RunFolder,
     display: Display,
 ) -> None:
-    """Wait until it ends. Ctrl-C lets a training end its update and write a checkpoint."""
+    """Wait until it ends. A signal lets a training end its update and write a checkpoint."""
     contention = Contention(_threads(config)) if config.hardware.accelerator == "cpu" else None
 
     def show() -> None:
@@ -87,7 +87,7 @@ def _wait(
         supervision.wait(process, folder.progress, minutes, show_unless_asked)
     except supervision.HungError:
         raise
-    # Ctrl-C or SIGTERM; before the time of a job is over, submitit exits or raises a RuntimeError.
+    # A signal; before the time of a job is over, submitit exits or raises a RuntimeError.
     except (KeyboardInterrupt, SystemExit, RuntimeError):
         seconds, update = config.runs.grace_seconds, _present_update(folder, config)
         if seconds and update:
