@@ -9,8 +9,9 @@ import difflib
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -120,22 +121,18 @@ def _refuse_other_rewards(
             )
 
 
-def _refuse_unquoted(overrides: Iterable[str], known: Mapping[str, Sequence[str]]) -> None:
+def _refuse_unquoted(overrides: Sequence[str], known: Mapping[str, Sequence[str]]) -> None:
     """Raise ValueError for what Hydra's grammar does not read, such as a text with signs that it
     takes in quotes alone: `~`, `;`, parentheses and letters with accents."""
     parser = OverridesParser.create()
-    for override in overrides:
+    for position, override in enumerate(overrides):
         key, equals, value = override.partition("=")
         try:
             parser.parse_override(override)
         except HydraException:
             _refuse_cut_at_comma(override)
             if not equals:
-                groups = [group for group, names in known.items() if override in names]
-                words = [f"{groups[0]}={override}"] if len(groups) == 1 else []
-                words += ["--help"] * (override == "help")
-                meant = f"; did you mean {words[0]}?" if words else ""
-                raise ValueError(f"{override}: type key=value, or group=option{meant}") from None
+                _refuse_lone_word(overrides, position, known)
             quoted = f"{key}='{value}'"
             if not re.search(r"^[\[{]|['\"]", value) and next(_parsed([quoted]), None):
                 home = ", with $HOME in place of ~" if value.startswith("~") else ""
@@ -143,6 +140,26 @@ def _refuse_unquoted(overrides: Iterable[str], known: Mapping[str, Sequence[str]
                     f'{override}: Hydra takes such signs in quotes alone; type "{quoted}"{home}'
                 ) from None
             raise ValueError(f"{override}: Hydra does not read this; {_QUOTES}") from None
+
+
+def _refuse_lone_word(
+    overrides: Sequence[str], position: int, known: Mapping[str, Sequence[str]]
+) -> NoReturn:
+    """Refuse a word without `=`: an option without its group, or a part of a value that a shell
+    has cut at its spaces."""
+    word = overrides[position]
+    groups = [group for group, names in known.items() if word in names]
+    words = [f"{groups[0]}={word}"] if len(groups) == 1 else []
+    words += ["--help"] * (word == "help")
+    lone = f"the word {word!r} stands alone: type key=value or group=option"
+    if words:
+        raise ValueError(f"{lone}; did you mean {words[0]}?") from None
+    of_value = list(takewhile(lambda other: "=" not in other, overrides[position:]))
+    before = overrides[position - 1] if position else ""
+    typed = " ".join([before if "=" in before else "key=first", *of_value])
+    raise ValueError(
+        f"{lone}, and put quotes around a value with a space ({shlex.quote(typed)})"
+    ) from None
 
 
 def _refuse_cut_at_comma(override: str) -> None:

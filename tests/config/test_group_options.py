@@ -75,6 +75,25 @@ def test_a_text_that_needs_quotes_is_refused_with_them(override: str, words: str
 
 
 @pytest.mark.parametrize(
+    ("typed", "word", "example"),
+    [
+        ("data.columns.modality=scan type", "type", "'data.columns.modality=scan type'"),
+        ("seed=1 sweep=a b c seed=2", "b", "'sweep=a b c'"),
+        ("type seed=1", "type", "'key=first type'"),
+    ],
+)
+def test_part_of_a_value_that_stands_alone_is_refused_with_the_quotes(
+    typed: str, word: str, example: str
+) -> None:
+    words = (
+        f"the word '{word}' stands alone: type key=value or group=option, and put quotes around "
+        f"a value with a space ({example})"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        options.check(typed.split(), [CONF])
+
+
+@pytest.mark.parametrize(
     "override",
     [
         *("method=sft,grpo", "method=glob(*)", "experiment=smoke/demo.yaml", "model='${other}'"),
