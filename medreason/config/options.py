@@ -35,6 +35,14 @@ _TABLES = (".csv", ".tsv", ".json", ".jsonl")
 """Ends of files that are not options, but what data=hub reads."""
 _SWEEP = "hydra.sweeper.params."
 _HYDRA = ("hydra.", "hydra/")
+_OF_COMMAND = {
+    "sweep": "one command has one name of a sweep, without a comma",
+    "outputs": "one command writes to one folder of outputs",
+    "action": "one command does one action",
+    "tracking": "one command is tracked in one place",
+}
+"""Keys, and groups with their keys, that are not swept: the start and the end of a sweep read one
+value."""
 _TEXT = (str, str | None)
 _OR_TRUTH = ("hardware.gradient_checkpointing",)
 """Texts among whose words are true and false, which may be read as such."""
@@ -306,8 +314,20 @@ def _of_overrides(overrides: Iterable[str], known: Mapping[str, object]) -> Iter
             if not parsed.is_delete() and key not in _MERGED:
                 for value in _values(parsed):
                     refuse_other_type(key, value, override.partition("=")[2])
+        _refuse_sweep_of_command(override, parsed)
         for option in () if parsed.is_delete() else _values(parsed):
             yield _Choice(key, parsed.package or "", option)
+
+
+def _refuse_sweep_of_command(override: str, parsed: Override) -> None:
+    """Refuse several values of what one command has one of, in a sweep too."""
+    key = parsed.key_or_group
+    reason = _OF_COMMAND.get(key.partition(".")[0])
+    if reason and parsed.is_sweep_override():
+        text = f"; give {key} one value"
+        if parsed.value_type is ValueType.SIMPLE_CHOICE_SWEEP and key == "outputs":
+            text += f""", or quote a comma: "{key}='{override.partition("=")[2]}'\""""
+        raise ValueError(f"{override} has several values: {reason}{text}")
 
 
 def _refuse_changed_text(override: str, parsed: Override) -> None:

@@ -176,6 +176,30 @@ def test_several_values_of_one_run_are_refused_with_what_each_meaning_takes(
 
 
 @pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sweep=x,y", "one command has one name of a sweep, without a comma; give sweep one value"),
+        ("outputs=a,b", """give outputs one value, or quote a comma: "outputs='a,b'\""""),
+        ("action=train,plan", "one command does one action; give action one value"),
+        ("tracking=local,none", "tracked in one place; give tracking one value"),
+        ("tracking.images=range(0,3)", "tracked in one place; give tracking.images one value"),
+    ],
+)
+def test_what_a_command_has_one_of_is_not_swept(override: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(override)} has several.*{re.escape(words)}"):
+        options.check([override], [CONF])
+    key, _, values = override.partition("=")
+    (tmp_path / "experiment").mkdir()
+    recipe = f"# @package _global_\nhydra:\n  sweeper:\n    params:\n      {key}: {values}\n"
+    (tmp_path / "experiment/mine.yaml").write_text(recipe)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        options.check(["experiment=mine"], [CONF, tmp_path])
+    options.check(["sweep=x", "outputs=a", "seed=1,2", "action=plan", "tracking=none"], [CONF])
+    if key == "outputs":
+        options.check(["outputs='a,b'"], [CONF])
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (("training_set=mri", "modality=ct"), "say training_set=ct alone"),
