@@ -242,7 +242,7 @@ def _check(
             _refuse_list(choice, choice.option)
             _check((choice._replace(option=o) for o in choice.option), known, folders, read)
             continue
-        option = _known_option(choice, known[choice.group])
+        option = _known_option(choice, known[choice.group], has_own=len(folders) > 1)
         for file in (folder / choice.group / f"{option}.yaml" for folder in folders):
             if file in read or not file.is_file():
                 continue
@@ -267,7 +267,7 @@ def _refuse_list(choice: _Choice, options: Sequence[object]) -> None:
     )
 
 
-def _known_option(choice: _Choice, known: Sequence[str]) -> str:
+def _known_option(choice: _Choice, known: Sequence[str], *, has_own: bool) -> str:
     name = _name(choice)
     if choice.option is None:
         raise ValueError(
@@ -285,7 +285,7 @@ def _known_option(choice: _Choice, known: Sequence[str]) -> str:
             f"data={choice.option}: a table of questions is data=hub data.hub={choice.option}; a "
             "table of labelled images is data=labelled_images data.root=FOLDER data.table=FILE"
         )
-    one_of(name, option, known)
+    one_of(name, option, known, "" if has_own else ", or --config-dir DIR for one of your own")
     return option
 
 

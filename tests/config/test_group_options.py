@@ -52,6 +52,18 @@ def test_option_without_a_file_is_refused(override: str, words: str) -> None:
         options.check(override.split(), [CONF])
 
 
+@pytest.mark.parametrize("group", [*options.options([CONF]), "judge@second_judge"])
+def test_unknown_option_may_be_one_of_a_folder_that_is_not_named(
+    group: str, tmp_path: Path
+) -> None:
+    hint = "', or --config-dir DIR for one of your own"
+    with pytest.raises(ValueError, match=f"^{group}='short'; known: '.*{hint}"):
+        options.check([f"{group}=short"], [CONF])
+    with pytest.raises(ValueError, match=f"^{group}='short'; known: '") as caught:
+        options.check([f"{group}=short"], [CONF, tmp_path])
+    assert "--config-dir" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
