@@ -29,14 +29,16 @@ _LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_C
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C and SIGTERM end it in one line, with what to type to go on."""
+    """Run the command line; Ctrl-C, SIGTERM and SIGHUP end it in one line, with what to type to
+    go on."""
     interrupts.listen()
     try:
         _run_command_line()
     except KeyboardInterrupt as error:
         interrupts.leave()
         kept = str(error) or "what was finished is kept"
-        stopped = "stopped by SIGTERM" if interrupts.first() == signal.SIGTERM else "interrupted"
+        number = signal.Signals(interrupts.first())
+        stopped = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
         after = "\n" if sys.stderr.isatty() else ""  # the terminal's ^C
         notice(f"{after}medreason: {stopped}; {kept}; to go on: {started_command()}")
         sys.exit(128 + interrupts.first())

@@ -2,26 +2,73 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import select
 import shlex
 import shutil
 import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TextIO
 
 
 def show(text: object) -> None:
-    """Print a result, which may be piped."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """Print a result, which may be piped.
+
+    Raises:
+        BrokenPipeError: nobody reads the pipe any longer, and no signal has ended the command.
+    """
+    _write(sys.stdout, f"{text}\n", without_readers=_is_ending)
 
 
 def notice(text: object, *, end: str = "\n") -> None:
-    """Print progress or a warning beside the results."""
-    sys.stderr.write(f"{text}{end}")
-    sys.stderr.flush()
+    """Print progress or a warning beside the results; nobody need be there to read it."""
+    _write(sys.stderr, f"{text}{end}", without_readers=True)
+
+
+_is_ending = False
+
+
+def end_without_readers() -> None:
+    """From now on nothing that is printed fails for want of a reader, as after a signal that has
+    closed the terminal, or ended the `tee` behind a pipe."""
+    global _is_ending
+    _is_ending = True
+    for stream in (sys.stdout, sys.stderr):
+        if _has_lost_its_reader(stream):
+            _discard(stream)
+
+
+def _write(stream: TextIO, text: str, *, without_readers: bool) -> None:
+    """Write at once. Where the terminal is closed, or with `without_readers` a pipe, this and all
+    that follows goes to /dev/null."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        expected = error.errno == errno.EIO or (without_readers and error.errno == errno.EPIPE)
+        if not expected or not _has_lost_its_reader(stream):
+            raise
+        _discard(stream)
+
+
+def _has_lost_its_reader(stream: TextIO) -> bool:
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), 0)  # errors alone
+    except (OSError, ValueError):  # no file, or closed
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _discard(stream: TextIO) -> None:
+    """Send it to /dev/null, with what it still holds, which Python would write at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def counted(count: int, noun: str) -> str:

@@ -12,6 +12,7 @@ from medreason.config import Config, Validation
 from medreason.console import notice, show
 from medreason.data import audit, checks, image_cache, prepare, prepared, saved_sets
 from medreason.data.rows import Loaded
+from medreason.runs import lock
 from medreason.runs.progress import Bar
 from medreason.runs.run_folder import RunFolder
 
@@ -35,9 +36,9 @@ def run(config: Config) -> None:
     _refuse(loaded, handling.contradictions)
     for remark in loaded.remarks:
         notice(remark)
-    with RunFolder(folder).locked() as descriptor:
+    with RunFolder(folder).locked("action=prepare") as descriptor:
         if descriptor is None:
-            raise ValueError(f"{folder} is being prepared by another process")
+            raise ValueError(f"{folder} is being prepared by {lock.owner(folder)}")
         prepared.begin(folder, _settings(config))
         images = {sample.image for sample in loaded.samples}
         problems = checks.path_problems(images, root)

@@ -9,8 +9,9 @@ import difflib
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -34,6 +35,14 @@ _TABLES = (".csv", ".tsv", ".json", ".jsonl")
 """Ends of files that are not options, but what data=hub reads."""
 _SWEEP = "hydra.sweeper.params."
 _HYDRA = ("hydra.", "hydra/")
+_OF_COMMAND = {
+    "sweep": "one command has one name of a sweep, without a comma",
+    "outputs": "one command writes to one folder of outputs",
+    "action": "one command does one action",
+    "tracking": "one command is tracked in one place",
+}
+"""Keys, and groups with their keys, that are not swept: the start and the end of a sweep read one
+value."""
 _TEXT = (str, str | None)
 _OR_TRUTH = ("hardware.gradient_checkpointing",)
 """Texts among whose words are true and false, which may be read as such."""
@@ -120,22 +129,18 @@ def _refuse_other_rewards(
             )
 
 
-def _refuse_unquoted(overrides: Iterable[str], known: Mapping[str, Sequence[str]]) -> None:
+def _refuse_unquoted(overrides: Sequence[str], known: Mapping[str, Sequence[str]]) -> None:
     """Raise ValueError for what Hydra's grammar does not read, such as a text with signs that it
     takes in quotes alone: `~`, `;`, parentheses and letters with accents."""
     parser = OverridesParser.create()
-    for override in overrides:
+    for position, override in enumerate(overrides):
         key, equals, value = override.partition("=")
         try:
             parser.parse_override(override)
         except HydraException:
             _refuse_cut_at_comma(override)
             if not equals:
-                groups = [group for group, names in known.items() if override in names]
-                words = [f"{groups[0]}={override}"] if len(groups) == 1 else []
-                words += ["--help"] * (override == "help")
-                meant = f"; did you mean {words[0]}?" if words else ""
-                raise ValueError(f"{override}: type key=value, or group=option{meant}") from None
+                _refuse_lone_word(overrides, position, known)
             quoted = f"{key}='{value}'"
             if not re.search(r"^[\[{]|['\"]", value) and next(_parsed([quoted]), None):
                 home = ", with $HOME in place of ~" if value.startswith("~") else ""
@@ -143,6 +148,26 @@ def _refuse_unquoted(overrides: Iterable[str], known: Mapping[str, Sequence[str]
                     f'{override}: Hydra takes such signs in quotes alone; type "{quoted}"{home}'
                 ) from None
             raise ValueError(f"{override}: Hydra does not read this; {_QUOTES}") from None
+
+
+def _refuse_lone_word(
+    overrides: Sequence[str], position: int, known: Mapping[str, Sequence[str]]
+) -> NoReturn:
+    """Refuse a word without `=`: an option without its group, or a part of a value that a shell
+    has cut at its spaces."""
+    word = overrides[position]
+    groups = [group for group, names in known.items() if word in names]
+    words = [f"{groups[0]}={word}"] if len(groups) == 1 else []
+    words += ["--help"] * (word == "help")
+    lone = f"the word {word!r} stands alone: type key=value or group=option"
+    if words:
+        raise ValueError(f"{lone}; did you mean {words[0]}?") from None
+    of_value = list(takewhile(lambda other: "=" not in other, overrides[position:]))
+    before = overrides[position - 1] if position else ""
+    typed = " ".join([before if "=" in before else "key=first", *of_value])
+    raise ValueError(
+        f"{lone}, and put quotes around a value with a space ({shlex.quote(typed)})"
+    ) from None
 
 
 def _refuse_cut_at_comma(override: str) -> None:
@@ -217,7 +242,7 @@ def _check(
             _refuse_list(choice, choice.option)
             _check((choice._replace(option=o) for o in choice.option), known, folders, read)
             continue
-        option = _known_option(choice, known[choice.group])
+        option = _known_option(choice, known[choice.group], has_own=len(folders) > 1)
         for file in (folder / choice.group / f"{option}.yaml" for folder in folders):
             if file in read or not file.is_file():
                 continue
@@ -242,7 +267,7 @@ def _refuse_list(choice: _Choice, options: Sequence[object]) -> None:
     )
 
 
-def _known_option(choice: _Choice, known: Sequence[str]) -> str:
+def _known_option(choice: _Choice, known: Sequence[str], *, has_own: bool) -> str:
     name = _name(choice)
     if choice.option is None:
         raise ValueError(
@@ -260,7 +285,7 @@ def _known_option(choice: _Choice, known: Sequence[str]) -> str:
             f"data={choice.option}: a table of questions is data=hub data.hub={choice.option}; a "
             "table of labelled images is data=labelled_images data.root=FOLDER data.table=FILE"
         )
-    one_of(name, option, known)
+    one_of(name, option, known, "" if has_own else ", or --config-dir DIR for one of your own")
     return option
 
 
@@ -289,8 +314,20 @@ def _of_overrides(overrides: Iterable[str], known: Mapping[str, object]) -> Iter
             if not parsed.is_delete() and key not in _MERGED:
                 for value in _values(parsed):
                     refuse_other_type(key, value, override.partition("=")[2])
+        _refuse_sweep_of_command(override, parsed)
         for option in () if parsed.is_delete() else _values(parsed):
             yield _Choice(key, parsed.package or "", option)
+
+
+def _refuse_sweep_of_command(override: str, parsed: Override) -> None:
+    """Refuse several values of what one command has one of, in a sweep too."""
+    key = parsed.key_or_group
+    reason = _OF_COMMAND.get(key.partition(".")[0])
+    if reason and parsed.is_sweep_override():
+        text = f"; give {key} one value"
+        if parsed.value_type is ValueType.SIMPLE_CHOICE_SWEEP and key == "outputs":
+            text += f""", or quote a comma: "{key}='{override.partition("=")[2]}'\""""
+        raise ValueError(f"{override} has several values: {reason}{text}")
 
 
 def _refuse_changed_text(override: str, parsed: Override) -> None:

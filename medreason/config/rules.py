@@ -12,14 +12,15 @@ from medreason import moved
 MOST_DRAFT_TOKENS = 32
 
 
-def one_of(key: str, value: str, known: Iterable[str]) -> None:
+def one_of(key: str, value: str, known: Iterable[str], others: str = "") -> None:
+    """Refuse a value that is not known; `others` says how it may become so."""
     if value not in known:
         hint = ""
         if renamed := moved.VALUES.get(key, {}).get(value):
             hint = f"; {value!r} is now {renamed}"
         elif near := _near(str(value), list(known)):
             hint = f"; did you mean {' or '.join(map(repr, near))}?"
-        raise ValueError(f"{key}={value!r}; known: {', '.join(map(repr, known))}{hint}")
+        raise ValueError(f"{key}={value!r}; known: {', '.join(map(repr, known))}{others}{hint}")
 
 
 def _near(value: str, known: Sequence[str]) -> list[str]:

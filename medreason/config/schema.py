@@ -443,8 +443,8 @@ class Runs:
     checkpoint_steps: int = 50
     """Optimizer steps between checkpoints."""
     grace_seconds: int = 300
-    """In which a training that Ctrl-C or SIGTERM stops ends its update and writes a checkpoint; a
-    second Ctrl-C does not wait for it. 0 stops it at once."""
+    """In which a training that Ctrl-C, SIGTERM or SIGHUP (a closed terminal) stops ends its update
+    and writes a checkpoint; a second Ctrl-C does not wait for it. 0 stops it at once."""
     test: bool = True
     """Evaluate on the test split after training. A search sets it false for its trials, of which it
     tests the chosen one alone."""

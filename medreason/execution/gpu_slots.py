@@ -18,8 +18,8 @@ from pathlib import Path
 
 from medreason.config import Hardware
 from medreason.config.machine import enough_gpus
-from medreason.console import notice
 from medreason.runs import lock
+from medreason.runs.progress import Waiting
 
 _POLL_SECONDS = 1.0
 _HELD_ALONE: list[AbstractContextManager[GpuSlots]] = []
@@ -38,7 +38,7 @@ class GpuSlots:
 def hold(hardware: Hardware, on_wait: Callable[[], None] = lambda: None) -> Iterator[GpuSlots]:
     """Hold `hardware.devices` GPUs, after waiting until so many are free; none on a CPU.
 
-    `on_wait` is called once, where it has to wait.
+    `on_wait` is called each second in which it waits.
 
     Raises:
         ValueError: this machine has fewer.
@@ -49,9 +49,8 @@ def hold(hardware: Hardware, on_wait: Callable[[], None] = lambda: None) -> Iter
     devices = [gpu.index for gpu in enough_gpus(hardware)]
     with ExitStack() as stack:
         slots = _take(devices, hardware.devices, stack)
-        if not slots:
-            on_wait()
         while not slots:
+            on_wait()
             time.sleep(_POLL_SECONDS)
             slots = _take(devices, hardware.devices, stack)
         yield slots
@@ -66,8 +65,10 @@ def hold_one(hardware: Hardware) -> Hardware:
     """
     alone = replace(hardware, devices=1, nodes=1, parallel="ddp", offload=False)
     if hardware.accelerator == "cuda" and not _HELD_ALONE:
-        holding = hold(alone, lambda: notice("waits for a GPU"))
+        waiting = Waiting()
+        holding = hold(alone, lambda: waiting.show("waits for a GPU"))
         os.environ.update(cuda_environment(holding.__enter__().devices[:1]))
+        waiting.clear()
         _HELD_ALONE.append(holding)
     return alone
 

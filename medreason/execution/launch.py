@@ -7,7 +7,6 @@ and evaluates (`worker`). Nothing here loads torch.
 from __future__ import annotations
 
 import glob
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from medreason.execution.slurm import Rendezvous
 from medreason.judging import grade
 from medreason.models import model_folder
 from medreason.report.names import arm_key
-from medreason.runs import integrity, interrupts, openings
+from medreason.runs import integrity, interrupts, lock, openings
 from medreason.runs.files import atomic, read_json, remove_unfinished, write_json
 from medreason.runs.interrupts import InterruptedRunError
 from medreason.runs.openings import Opening
@@ -69,7 +68,7 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
         _join_first_node(config, request, display, rendezvous)
         return request, True
     _check(config, request)  # before there is a folder: what is refused leaves none
-    with _hold_folder(request, display) as descriptor:
+    with _hold_folder(request, display, config.sweep) as descriptor:
         # Read again: another process may have worked on it.
         decision = decide(config, request, request.folder.state())
         state = _join_sweep(config, request)
@@ -81,7 +80,7 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
             _refuse_damaged_weights(request)
         if decision is not Decision.START:
             display.line(decision.value)
-        with gpu_slots.hold(config.hardware, lambda: display.line("waits for a GPU")) as slots:
+        with gpu_slots.hold(config.hardware, lambda: display.wait("a GPU")) as slots:
             _record_start(config, request, state, display)
             _start_and_wait(config, request, display, slots, rendezvous, descriptor)
         _record_opening(config, request)
@@ -110,22 +109,22 @@ def _without_device(config: Config) -> Config:
 
 
 @contextmanager
-def _hold_folder(request: RunRequest, display: Display) -> Iterator[int]:
+def _hold_folder(request: RunRequest, display: Display, sweep: str) -> Iterator[int]:
     """Hold the run folder, after waiting for a process that is at another evaluation of the run.
 
     Raises:
         BusyError: another process is at this evaluation.
     """
-    for attempt in itertools.count():
-        with request.folder.locked() as descriptor:
+    folder = request.folder
+    while True:
+        with folder.locked(f"sweep={sweep}") as descriptor:
             if descriptor is not None:
                 yield descriptor
                 return
-        state = request.folder.state()
+        state, owner = folder.state(), lock.owner(folder.path)
         if state.state == "running" and state.evaluating == request.evaluation_key:
-            raise BusyError(request.folder.path, request.evaluation_key)
-        if attempt == 0:
-            display.line("waits for the process that works on this run")
+            raise BusyError(folder.path, request.evaluation_key, owner)
+        display.wait(f"{owner}, which works on this run")
         time.sleep(_POLL_SECONDS)
 
 
@@ -342,9 +341,9 @@ def _join_first_node(
     machine.check(config)
     deadline = time.monotonic() + 60 * config.hardware.hang_timeout_minutes
     while request.folder.state().state != "running":
-        display.line("waits for the first node")
+        display.wait("the first node")
         if time.monotonic() > deadline:
             raise RuntimeError(f"{request.folder.path.name}: the first node did not start")
         time.sleep(5)
-    with gpu_slots.hold(config.hardware, lambda: display.line("waits for a GPU")) as slots:
+    with gpu_slots.hold(config.hardware, lambda: display.wait("a GPU")) as slots:
         worker_process.run(config, request, display, slots, rendezvous)

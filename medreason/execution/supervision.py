@@ -20,7 +20,9 @@ _POLL_SECONDS = 0.1
 _STACK_SECONDS = 2.0  # the ranks need to write their stacks
 _RANK_SECONDS = 0.3  # from one rank to the next, or their lines would mix
 _LAST_LINES = 15
-_TORCHRUN_SIGNALLED = re.compile(r"SignalException: Process \d+ got signal: (2|15)$", re.MULTILINE)
+_TORCHRUN_SIGNALLED = re.compile(
+    r"SignalException: Process \d+ got signal: (1|2|15)$", re.MULTILINE
+)
 _WORKER, _LAUNCHER = "medreason.execution.worker", "torch.distributed.run"
 _SERVER = fork_server.__name__
 _JOB_PROCESS = "joblib.externals.loky.backend.popen_loky_posix"
@@ -127,7 +129,7 @@ def how_it_died(returncode: int, output: str) -> str:
 
 
 def was_interrupted(returncode: int | None, output: str) -> bool:
-    """Whether SIGTERM or SIGINT has ended the worker, torchrun, or all ranks."""
+    """Whether SIGTERM, SIGINT or SIGHUP has ended the worker, torchrun, or all ranks."""
     codes = {code for _, code in _failures(output)} or {returncode}
     return codes == {interrupts.EXIT_CODE} or bool(_TORCHRUN_SIGNALLED.search(output))
 

@@ -68,7 +68,7 @@ def _wait(
     folder: RunFolder,
     display: Display,
 ) -> None:
-    """Wait until it ends. Ctrl-C lets a training end its update and write a checkpoint."""
+    """Wait until it ends. A signal lets a training end its update and write a checkpoint."""
     contention = Contention(_threads(config)) if config.hardware.accelerator == "cpu" else None
 
     def show() -> None:
@@ -87,27 +87,23 @@ def _wait(
         supervision.wait(process, folder.progress, minutes, show_unless_asked)
     except supervision.HungError:
         raise
-    # Ctrl-C or SIGTERM; before the time of a job is over, submitit exits or raises a RuntimeError.
+    # A signal; before the time of a job is over, submitit exits or raises a RuntimeError.
     except (KeyboardInterrupt, SystemExit, RuntimeError):
-        seconds, update = config.runs.grace_seconds, _present_update(folder, config)
-        if seconds and update:
+        seconds = config.runs.grace_seconds
+        if seconds and status.is_training(folder):
             display.line(
-                f"ends update {update} and writes a checkpoint, within {duration(seconds)}; a "
+                f"ends {_under_way(config)} and writes a checkpoint, within {duration(seconds)}; a "
                 "second Ctrl-C stops it at once"
             )
             supervision.finish(process, seconds, show)
         raise
 
 
-def _present_update(folder: RunFolder, config: Config) -> int | None:
-    """The update after which a training can be resumed; None where none is going on."""
-    if not status.is_training(folder):
-        return None
-    progress, logged = status.progress_of(folder), folder.logged()
-    done, each = logged[-1]["step"] if logged else 0, config.updates_per_rollout
-    update = (done // each + 1) * each
-    # After the last update its weights are saved.
-    return min(update, progress["total"]) if progress["phase"] == "training" else update
+def _under_way(config: Config) -> str:
+    """What a training ends first. Not its number: the worker may have ended it since it last said
+    how far it is, and then ends the next one."""
+    each = config.updates_per_rollout
+    return f"the {each} updates on its completions" if each > 1 else "the update that is under way"
 
 
 def _start(

@@ -1,7 +1,8 @@
-"""What Ctrl-C and SIGTERM do to the processes of a command.
+"""What Ctrl-C, SIGTERM and SIGHUP (a closed terminal) do to the processes of a command.
 
 command     the first raises KeyboardInterrupt: a worker that trains then has
-            `runs.grace_seconds` to end its update and write a checkpoint; a second one ends it
+            `runs.grace_seconds` to end its update and write a checkpoint; a second one ends it,
+            but for SIGHUP, which a shell and the kernel both send. Under nohup SIGHUP does nothing
 job         of joblib: Ctrl-C is left to the command, which sends SIGTERM on
 worker      `OF_WORKERS` end a training after its update, all else at once; SIGHUP, which the
             command sends where nobody waits any longer, ends both at once
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from medreason import console
 from medreason.runs import parent_watch
 
 OF_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -41,7 +43,10 @@ class _Command:
         since, self._last = time.monotonic() - self._last, time.monotonic()
         if self.first is None:
             self.first = number
+            console.end_without_readers()
             self.before_end()
+        elif number == signal.SIGHUP:
+            return  # who stops a run and then closes the terminal still wants the checkpoint
         elif number == signal.SIGTERM and since < _ONE_SIGNAL_SECONDS:
             return  # `timeout` sends it to its command, and again to the group
         else:
@@ -59,10 +64,11 @@ def _handle(handler: Callable[[int, object], None] | signal.Handlers) -> None:
 
 
 def listen() -> None:
-    """Raise KeyboardInterrupt at Ctrl-C and SIGTERM, in a command."""
+    """Raise KeyboardInterrupt at Ctrl-C, SIGTERM and SIGHUP, in a command."""
     global _command
     _command = _Command()
     _handle(_command.receive)
+    parent_watch.on_hang_up(_command.receive)
 
 
 def before_end(function: Callable[[], None]) -> None:
@@ -84,19 +90,22 @@ def leave() -> None:
     """While the command ends, a further Ctrl-C does not wait for that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def start_job_process() -> None:
-    """For a process in which joblib runs jobs. SIGTERM is noted for `raise_if_asked`: an exception
-    outside a job would end those of the other processes."""
+    """For a process in which joblib runs jobs. SIGTERM and SIGHUP are noted for `raise_if_asked`:
+    an exception outside a job would end those of the other processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ask)
+    parent_watch.on_hang_up(_ask)
     parent_watch.end_with_launcher()
 
 
 def _ask(*_: object) -> None:
     global _asked
     _asked = True
+    console.end_without_readers()
 
 
 def raise_if_asked() -> None:

@@ -34,16 +34,17 @@ _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[int | None]:
+def held(folder: Path, purpose: str = "") -> Iterator[int | None]:
     """Hold a folder; gives the descriptor a worker has to inherit, None where another holds it.
 
+    `purpose` is for those who find it held: see `owner`.
     While a worker that inherited it lives the folder is held, even if its parent was killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     owner_file = folder / ".owner.json"
     with (folder / ".lock").open("a") as file:
         locked = _lock_or_wait_for_dying(file, owner_file)
-        owner = {"boot": boot_id(), "pid": os.getpid(), "token": uuid.uuid4().hex, "heartbeat": 0}
+        owner = _this_process(purpose)
         if locked is False or not _claim(owner_file, owner, locked=locked is True):
             yield None
             return
@@ -57,6 +58,29 @@ def held(folder: Path) -> Iterator[int | None]:
             heart.join()
             if _read_owner(owner_file).get("token") == owner["token"]:  # else it was taken over
                 owner_file.unlink(missing_ok=True)
+
+
+def _this_process(purpose: str) -> dict[str, Any]:
+    """The content of an owner's file."""
+    return {
+        "boot": boot_id(),
+        "host": os.uname().nodename,
+        "pid": os.getpid(),
+        "purpose": purpose,
+        "token": uuid.uuid4().hex,
+        "heartbeat": 0,
+    }
+
+
+def owner(folder: Path) -> str:
+    """Who holds a folder: `process 4242 (sweep=demo)`, of another machine with its name; `another
+    process` where the owner's file does not say."""
+    found = _read_owner(folder / ".owner.json")
+    if not found:
+        return "another process"
+    where = "" if found["boot"] == boot_id() else f" on {found.get('host', 'another machine')}"
+    purpose = f" ({found['purpose']})" if found.get("purpose") else ""
+    return f"process {found['pid']}{where}{purpose}"
 
 
 def is_held(folder: Path) -> bool:

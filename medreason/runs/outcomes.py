@@ -33,8 +33,9 @@ class NoDataError(ValueError):
 class BusyError(ValueError):
     """Another process works on this evaluation of this run: a sweep leaves it to that one."""
 
-    def __init__(self, folder: Path, evaluation_key: str) -> None:
-        super().__init__(f"{folder} is being worked on by another process; left to it")
+    def __init__(self, folder: Path, evaluation_key: str, owner: str) -> None:
+        """`owner`: see `lock.owner`."""
+        super().__init__(f"{folder} is being worked on by {owner}; left to it")
         self.run, self.evaluation = folder.name, evaluation_key
 
 

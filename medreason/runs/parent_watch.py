@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import psutil
 
@@ -31,10 +32,18 @@ def end_with(pid: int) -> None:
 
 def start_in_pool(pid: int) -> None:
     """For a process of a pool: it ends with its parent `pid`, and leaves Ctrl-C, which a terminal
-    sends to both, to it. SIGTERM, by which a broken pool ends its processes, ends it at once."""
+    sends to both, to it. SIGTERM, by which a broken pool ends its processes, ends it at once, and
+    so does SIGHUP."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    on_hang_up(signal.SIG_DFL)
     end_with(pid)
+
+
+def on_hang_up(handler: Callable[[int, object], None] | signal.Handlers) -> None:
+    """Handle SIGHUP, unless this process was started to outlive its terminal, as by nohup."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handler)
 
 
 os.register_at_fork(after_in_child=end_with.cache_clear)  # a fork has none of these threads

@@ -53,10 +53,15 @@ class Display:
         self._terminal = sys.stderr.isatty()
         self._phase, self._shown, self._began = "", 0.0, time.monotonic()
         self._done = -1
+        self._waiting = Waiting(f"{self._label}  ")
 
     def line(self, text: str) -> None:
         self.clear()
         notice(f"{self._label}  {text}")
+
+    def wait(self, awaited: str) -> None:
+        """Call this again and again while nothing else can be shown. See `Waiting`."""
+        self._waiting.show(f"waits for {awaited}")
 
     def end(self, text: str) -> None:
         """The last line; it names the run folder."""
@@ -87,6 +92,31 @@ class Display:
 
     def clear(self) -> None:
         if self._terminal:
+            notice(_ERASE_LINE, end="")
+
+
+class Waiting:
+    """What is waited for and for how long: redrawn on a terminal, elsewhere a line at first and
+    every 5 minutes."""
+
+    def __init__(self, label: str = "") -> None:
+        """`label` stands ahead of each line."""
+        self._label = label
+        self._terminal = sys.stderr.isatty()
+        self._text, self._began, self._shown = "", 0.0, 0.0
+
+    def show(self, text: str) -> None:
+        now = time.monotonic()
+        if text != self._text:
+            self._text, self._began = text, now
+        elif not self._terminal and now - self._shown < _UNCHANGED_SECONDS:
+            return
+        self._shown = now
+        waited = f"  {duration(now - self._began)}" if now > self._began else ""
+        _draw(f"{self._label}{text}{waited}", terminal=self._terminal)
+
+    def clear(self) -> None:
+        if self._terminal and self._text:
             notice(_ERASE_LINE, end="")
 
 

@@ -169,9 +169,9 @@ class RunFolder:
         return state
 
     @contextmanager
-    def locked(self) -> Iterator[int | None]:
+    def locked(self, purpose: str = "") -> Iterator[int | None]:
         """Hold the run for this process; None where another holds it. See `lock.held`."""
-        with lock.held(self.path) as descriptor:
+        with lock.held(self.path, purpose) as descriptor:
             yield descriptor
 
 

@@ -135,8 +135,9 @@ class Study:
         """
         self._held = ExitStack()
         folder = Path(config.outputs) / "searches" / config.sweep
-        if self._held.enter_context(lock.held(folder)) is None:
-            raise ValueError(f"{folder}: another process goes on with this search; left to it")
+        if self._held.enter_context(lock.held(folder, f"sweep={config.sweep}")) is None:
+            owner = lock.owner(folder)
+            raise ValueError(f"{folder}: {owner} goes on with this search; left to it")
         optuna = importlib.import_module("optuna")  # an extra, seconds
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sweeper = config.hydra.sweeper

@@ -210,7 +210,7 @@ def catch_up(
     for each in evaluations:
         if not each.config.exists() or not (all_ or unsynced(each, sweep)):
             continue
-        with each.run.locked() as descriptor:
+        with each.run.locked("sends it to MLflow") as descriptor:
             if descriptor is None:
                 continue
             try:

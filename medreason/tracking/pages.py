@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 
 from medreason.config import Tracking
 from medreason.console import command, notice, show
+from medreason.runs import parent_watch
 from medreason.tracking import store
 
 _HOST, _PORT = "127.0.0.1", 5000
@@ -126,6 +127,7 @@ def _serve(uri: str, port: int, page: str, of_another: str) -> int:
     quiet = [os.environ.get("PYTHONWARNINGS"), "ignore:starlette.middleware.wsgi is deprecated"]
     environment["PYTHONWARNINGS"] = ",".join(filter(None, quiet))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    parent_watch.on_hang_up(lambda *_: sys.exit(129))
     notice("MLflow starts; the address follows")
     with subprocess.Popen(serving, env=environment) as server:
         try:

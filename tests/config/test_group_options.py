@@ -52,6 +52,18 @@ def test_option_without_a_file_is_refused(override: str, words: str) -> None:
         options.check(override.split(), [CONF])
 
 
+@pytest.mark.parametrize("group", [*options.options([CONF]), "judge@second_judge"])
+def test_unknown_option_may_be_one_of_a_folder_that_is_not_named(
+    group: str, tmp_path: Path
+) -> None:
+    hint = "', or --config-dir DIR for one of your own"
+    with pytest.raises(ValueError, match=f"^{group}='short'; known: '.*{hint}"):
+        options.check([f"{group}=short"], [CONF])
+    with pytest.raises(ValueError, match=f"^{group}='short'; known: '") as caught:
+        options.check([f"{group}=short"], [CONF, tmp_path])
+    assert "--config-dir" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -72,6 +84,25 @@ def test_a_text_that_needs_quotes_is_refused_with_them(override: str, words: str
     typed = re.search(r'type "(.*)"', words)
     assert typed
     options._refuse_unquoted([typed[1]], {})
+
+
+@pytest.mark.parametrize(
+    ("typed", "word", "example"),
+    [
+        ("data.columns.modality=scan type", "type", "'data.columns.modality=scan type'"),
+        ("seed=1 sweep=a b c seed=2", "b", "'sweep=a b c'"),
+        ("type seed=1", "type", "'key=first type'"),
+    ],
+)
+def test_part_of_a_value_that_stands_alone_is_refused_with_the_quotes(
+    typed: str, word: str, example: str
+) -> None:
+    words = (
+        f"the word '{word}' stands alone: type key=value or group=option, and put quotes around "
+        f"a value with a space ({example})"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        options.check(typed.split(), [CONF])
 
 
 @pytest.mark.parametrize(
@@ -154,6 +185,30 @@ def test_several_values_of_one_run_are_refused_with_what_each_meaning_takes(
         options.refuse_sweep([override])
     assert str(caught.value).startswith(f"{override} has several values: ")
     options.refuse_sweep(["modality=[xray,ct]", "seed=1", "a=[[", "~adapter"])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sweep=x,y", "one command has one name of a sweep, without a comma; give sweep one value"),
+        ("outputs=a,b", """give outputs one value, or quote a comma: "outputs='a,b'\""""),
+        ("action=train,plan", "one command does one action; give action one value"),
+        ("tracking=local,none", "tracked in one place; give tracking one value"),
+        ("tracking.images=range(0,3)", "tracked in one place; give tracking.images one value"),
+    ],
+)
+def test_what_a_command_has_one_of_is_not_swept(override: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(override)} has several.*{re.escape(words)}"):
+        options.check([override], [CONF])
+    key, _, values = override.partition("=")
+    (tmp_path / "experiment").mkdir()
+    recipe = f"# @package _global_\nhydra:\n  sweeper:\n    params:\n      {key}: {values}\n"
+    (tmp_path / "experiment/mine.yaml").write_text(recipe)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        options.check(["experiment=mine"], [CONF, tmp_path])
+    options.check(["sweep=x", "outputs=a", "seed=1,2", "action=plan", "tracking=none"], [CONF])
+    if key == "outputs":
+        options.check(["outputs='a,b'"], [CONF])
 
 
 @pytest.mark.parametrize(

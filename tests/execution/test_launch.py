@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -294,10 +295,11 @@ def test_edited_configuration_of_a_folder_is_refused_with_both_values(
 def test_evaluation_that_another_process_is_at_is_left_to_it(composed: Compose) -> None:
     config = composed(*SMALL)
     request = run_request(config)
-    with request.folder.locked() as descriptor:
+    worker = re.escape(f"process {os.getpid()} (sweep=first)")
+    with request.folder.locked("sweep=first") as descriptor:
         assert descriptor
         request.folder.update(state="running", evaluating=request.evaluation_key)
-        with pytest.raises(ValueError, match="worked on by another process"):
+        with pytest.raises(ValueError, match=rf"worked on by {worker}; left to it"):
             launch.run(config)
 
 
@@ -306,7 +308,7 @@ def test_another_evaluation_of_a_run_waits_for_the_one_before(
 ) -> None:
     request = run_request(composed(*SMALL))
     display = Display("sft")
-    with request.folder.locked():
+    with request.folder.locked("sweep=first"):
         request.folder.update(state="running", evaluating="another")
         waiting = threading.Thread(target=lambda: held.append(_held(request, display)))
         held: list[bool] = []
@@ -315,11 +317,12 @@ def test_another_evaluation_of_a_run_waits_for_the_one_before(
         assert waiting.is_alive()
     waiting.join(30)
     assert held == [True]
-    assert capsys.readouterr().err.count("waits for the process that works on this run") == 1
+    awaited = f"process {os.getpid()} (sweep=first), which works on this run"
+    assert capsys.readouterr().err == f"sft  waits for {awaited}\n"
 
 
 def _held(request: RunRequest, display: Display) -> bool:
-    with launch._hold_folder(request, display) as descriptor:
+    with launch._hold_folder(request, display, "second") as descriptor:
         return descriptor is not None
 
 

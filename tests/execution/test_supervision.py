@@ -110,7 +110,10 @@ def test_ranks_that_a_signal_has_ended_are_interrupted_and_not_failed(tmp_path: 
     assert not supervision.was_interrupted(1, "")
 
 
-def test_torchrun_that_a_signal_has_ended_is_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_torchrun_that_a_signal_has_ended_is_interrupted(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     program = tmp_path / "rank.py"
     program.write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)")
     with subprocess.Popen(
@@ -119,7 +122,7 @@ def test_torchrun_that_a_signal_has_ended_is_interrupted(tmp_path: Path) -> None
         assert process.stdout
         while "begun" not in process.stdout.readline():
             assert process.poll() is None
-        process.terminate()
+        process.send_signal(number)
         output = process.stdout.read()
     assert supervision.was_interrupted(process.returncode, output)
 

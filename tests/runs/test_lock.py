@@ -59,6 +59,16 @@ def test_folder_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> Non
     assert not (tmp_path / ".owner.json").exists()
 
 
+def test_folder_that_is_held_says_by_whom(tmp_path: Path) -> None:
+    assert lock.owner(tmp_path) == "another process"
+    with lock.held(tmp_path, "sweep=demo"):
+        assert lock.owner(tmp_path) == f"process {os.getpid()} (sweep=demo)"
+        owner = foreign(tmp_path)
+        assert lock.owner(tmp_path) == "process 1 on another machine"
+        owner.write_text(json.dumps(json.loads(owner.read_text()) | {"host": "gpu07"}))
+        assert lock.owner(tmp_path) == "process 1 on gpu07"
+
+
 @pytest.mark.parametrize("flock", [True, False])
 def test_folder_of_a_zombie_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flock: bool

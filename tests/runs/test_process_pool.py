@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -35,6 +36,14 @@ def start(pid: int) -> None:
     assert pid != os.getpid()
 
 
+@pytest.fixture
+def hang_up_is_not_ignored() -> Iterator[None]:
+    """As it is where these tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_results_come_in_order(processes: int) -> None:
     words = [f"{i}" for i in range(21)]
@@ -48,8 +57,12 @@ def test_pool_that_is_left_early_ends() -> None:
         assert next(results) == 1
 
 
-@pytest.mark.parametrize("group", [True, False])
-def test_signal_ends_it_without_a_traceback(*, group: bool) -> None:
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [(signal.SIGTERM, True), (signal.SIGTERM, False), (signal.SIGHUP, True)],
+)
+@pytest.mark.usefixtures("hang_up_is_not_ignored")
+def test_signal_ends_it_without_a_traceback(number: signal.Signals, *, group: bool) -> None:
     for _ in range(3):
         command = subprocess.Popen(
             [sys.executable, "-c", CODE],
@@ -60,7 +73,7 @@ def test_signal_ends_it_without_a_traceback(*, group: bool) -> None:
         )
         assert command.stdout
         assert command.stdout.readline().startswith("begun")
-        (os.killpg if group else os.kill)(command.pid, signal.SIGTERM)
+        (os.killpg if group else os.kill)(command.pid, number)
         said, _ = command.communicate(timeout=60)
         assert "Traceback" not in said
         assert said.endswith("interrupted\n")

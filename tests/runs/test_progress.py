@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from medreason.runs.files import write_json
-from medreason.runs.progress import Display, duration
+from medreason.runs.progress import Display, Waiting, duration
 
 
 def test_last_line_of_a_run_has_its_place_and_its_result(
@@ -33,6 +34,37 @@ def test_line_that_would_say_the_same_is_not_repeated(
     for _ in range(30):  # a sign of life, now and then
         display.show(progress)
     assert capsys.readouterr().err == "sft  training 2/4\n"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "lines"),
+    [
+        (False, ["a  waits for b\n", "a  waits for b  5 min 0 s\n", "a  waits for c\n"]),
+        (
+            True,
+            [
+                f"\r\033[Ka  waits for {text}"
+                for text in ("b", *(f"b  {duration(100 * i)}" for i in range(1, 5)), "c")
+            ]
+            + ["\r\033[K"],
+        ),
+    ],
+)
+def test_what_is_waited_for_is_shown_with_the_time(
+    terminal: bool,
+    lines: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter(range(0, 1000, 100))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    waiting = Waiting("a  ")
+    for _ in range(5):
+        waiting.show("waits for b")
+    waiting.show("waits for c")
+    waiting.clear()
+    assert capsys.readouterr().err == "".join(lines)
 
 
 def test_durations_name_their_units() -> None:
