@@ -31,6 +31,7 @@ from medreason.report.runs import (
     load,
     power,
     why_no_base,
+    words_beside_search,
 )
 from medreason.report.start_model import how_to_add_base
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
@@ -218,7 +219,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "label": run.label,
         "method": run.method,
         "no_base": why_no_base(run, runs),
-        "add_base": how_to_add_base(run.config) if run.config else "",
+        "add_base": how_to_add_base(run.config, *words_beside_search(run)) if run.config else "",
         "state": run.progress,
         "train_seconds": state.train_seconds,
         "evaluate_seconds": state.seconds_of.get(run.evaluation.key, 0.0),
