@@ -311,3 +311,25 @@ def test_run_left_running_by_a_kill_is_found_again_and_ended(
     tracking.catch_up(config.tracking, config.folder, "one", [folder])
     assert list(folder.run.state().mlflow_runs.values()) == [run_id]
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_database_whose_making_was_killed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking, part = Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db"), tmp_path / ".mlflow.db.part"
+    replace_file = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if path != part:
+            return replace_file(path, target)
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.connect(tracking, tmp_path)
+    assert part.exists()
+    assert not (tmp_path / "mlflow.db").exists()
+    assert store.connect(tracking, tmp_path).get_experiment("0").name == "Default"
+    assert not part.exists()
