@@ -26,6 +26,7 @@ from sqlalchemy import make_url
 from medreason.config import Tracking
 from medreason.console import command, first_line, notice
 from medreason.runs import lock
+from medreason.runs.files import atomic
 
 PREFIX = "medreason."
 """Of our params and tags. Where one key clashes MLflow drops the whole batch silently."""
@@ -220,13 +221,11 @@ def _missing_database(uri: str) -> Path | None:
 def _make(database: Path, outputs: Path) -> None:
     """Make a database whole or not at all: where a kill leaves MLflow's migrations half done, it
     takes the file for that of an older version, and refuses it from then on."""
-    part = database.with_name(f".{database.name}.part")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, atomic(database) as part:
         made = Path(folder) / database.name
         _quieten_migrations()
         SqlAlchemyStore(f"sqlite:///{made}", _artifacts(outputs)).engine.dispose()
         shutil.copyfile(made, part)
-    part.replace(database)
 
 
 def _artifacts(outputs: Path) -> str:

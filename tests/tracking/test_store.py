@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+import empty_databases
 import pytest
 from commands import SERVER
 from mlflow.exceptions import MlflowException
@@ -316,20 +317,17 @@ def test_run_left_running_by_a_kill_is_found_again_and_ended(
 def test_database_whose_making_was_killed_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracking, part = Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db"), tmp_path / ".mlflow.db.part"
-    replace_file = Path.replace
+    tracking = Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db")
 
-    def killed(path: Path, target: Path) -> Path:
-        if path != part:
-            return replace_file(path, target)
-        path.write_bytes(b"half")
+    def killed(_: Path, part: Path) -> None:
+        part.write_bytes(b"half")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", killed)
+        patched.setattr("shutil.copyfile", killed)
         with pytest.raises(KeyboardInterrupt):
-            store.connect(tracking, tmp_path)
-    assert part.exists()
+            empty_databases.connect(tracking, tmp_path)
     assert not (tmp_path / "mlflow.db").exists()
-    assert store.connect(tracking, tmp_path).get_experiment("0").name == "Default"
-    assert not part.exists()
+    client = empty_databases.connect(tracking, tmp_path)
+    artifacts = (tmp_path / "mlartifacts").as_uri()
+    assert client.get_experiment("0").artifact_location == f"{artifacts}/0"
