@@ -56,11 +56,15 @@ def test_frame_is_the_table_of_the_report(outputs: Path, tmp_path: Path) -> None
     pd.testing.assert_frame_equal(frame, written, check_dtype=False)
     total = frame[frame["modality"] == "all"].set_index("run")["accuracy"]
     assert total.to_dict() == {"base": 0.25, "grpo": 1.0}
+    settings = frame[["sweep", "method", "model"]].drop_duplicates()
+    assert settings.to_numpy().tolist() == [["demo", "base", "tiny"], ["demo", "grpo", "tiny"]]
+    assert frame.groupby("method")["seed"].max().dropna().to_dict() == {"grpo": 0}  # of no training
 
 
 def test_predictions_have_the_controls_and_rollouts_their_step(outputs: Path) -> None:
     (folder,) = (outputs / "runs").glob("grpo-*")
     run = medreason.load_run(folder)
+    assert medreason.load_run(run.folder).evaluation == run.evaluation
     answers = medreason.predictions(run)
     assert answers.groupby("control")["correct"].mean()["original"] == run.overall["accuracy"] == 1
     assert set(answers["control"]) == {"original", "blank_image"}

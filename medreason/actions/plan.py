@@ -433,7 +433,7 @@ def _power_table(config: Config, cells: Mapping[str, Sequence[str]]) -> Table:
     for cell, clusters in cells.items():
         alike.setdefault(_power_row(settings, clusters), []).append(cell)
     for row, names in alike.items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        more = f" and {counted(len(names) - 1, 'more cell')}" if len(names) > 1 else ""
         table.add_row(f"{names[0]}{more}", *row)
     table.caption, table.caption_justify = _POWER_NOTE.format(settings), "left"
     return table
@@ -510,8 +510,9 @@ def _disk_lines(ahead: Sequence[Job], config: Config, at_a_time: int) -> Iterato
     trainings = "one training" if at_a_time == 1 else f"{at_a_time} trainings at a time"
     yield (
         f"disk {'at least ' if unknown else ''}{_size(disk)} kept, {_size(needed)} with the "
-        f"checkpoints of {trainings}; {_size(free)} free"
-        + (f"; {_size(download)} of weights come from the hub" if download else "")
+        f"checkpoints of {trainings}"
+        + (f" and the {_size(download)} of weights that come from the hub" if download else "")
+        + f"; {_size(free)} free"
     )
     if unknown:
         yield (

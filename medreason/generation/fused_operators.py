@@ -505,9 +505,11 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 def _block_sums(scores: Tensor, most: Tensor, block: int) -> Tensor:
     """(rows, blocks) of scores (rows, columns): sums of exponentials, less `most` (rows, 1)."""
-    exponentials = (scores.float() - most).exp()
-    padded = pad(exponentials, (0, -scores.shape[1] % block))
-    return padded.unflatten(1, (-1, block)).sum(-1, dtype=torch.float64)
+    exponentials = (scores.float() - most).exp_()
+    if missing := -scores.shape[1] % block:
+        exponentials = pad(exponentials, (0, missing))
+    # In float64 a block would be copied first; of so few numbers float32 loses nothing that counts.
+    return exponentials.unflatten(1, (-1, block)).sum(-1).double()
 
 
 # On CUDA.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def _last_written(evaluations: Sequence[EvaluationFolder]) -> float:
     return max((each.run.path / "state.json").stat().st_mtime for each in evaluations)
 
 
-def load_run(path: str | Path) -> Run:
+def load_run(path: str | os.PathLike[str]) -> Run:
     """The newest finished evaluation of a run folder.
 
     Raises:
@@ -106,10 +107,10 @@ def load_run(path: str | Path) -> Run:
     """
     folder = RunFolder(Path(path))
     if not folder.config.exists():
-        raise ValueError(f"{path} is no run folder: it has no {folder.config.name}")
+        raise ValueError(f"{folder.path} is no run folder: it has no {folder.config.name}")
     finished = folder.state().evaluations
     if not finished:
-        raise ValueError(f"{path} has no finished evaluation; re-run its command to resume")
+        raise ValueError(f"{folder.path} has no finished evaluation; re-run its command to resume")
     return load([EvaluationFolder(folder, finished[-1])])[0]
 
 

@@ -180,7 +180,12 @@ def _remedy(run: Run, base: Run) -> str:
     if difference is None or not re.fullmatch(r"\w+", str(difference[1])):
         return ""
     key, mine, _ = difference
-    return f"; {how_to_add_base(run.config, f'{key}={mine}')}"
+    return f"; {how_to_add_base(run.config, f'{key}={mine}', *words_beside_search(run))}"
+
+
+def words_beside_search(run: Run) -> list[str]:
+    """What a command needs to evaluate a start model by itself, where that of the run searched."""
+    return ["hydra.mode=RUN"] if status.is_trial(run.folder) else []
 
 
 def _bases(run: Run, runs: Iterable[Run]) -> list[Run]:

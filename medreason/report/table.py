@@ -31,6 +31,7 @@ from medreason.report.runs import (
     load,
     power,
     why_no_base,
+    words_beside_search,
 )
 from medreason.report.start_model import how_to_add_base
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
@@ -167,14 +168,30 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
         places = {"all/all": change, **by_cell(run, change)}
         for place, metrics in {"all/all": run.overall, **run.cells}.items():
             modality, task = place.split("/")
-            values: dict[str, Any] = {"run": run.label, "modality": modality, "task": task}
+            values: dict[str, Any] = {"run": run.label, **_setting(run)}
+            values |= {"modality": modality, "task": task}
             values |= {"average": f"over {run.statistics.average}"} if metrics else {}
             values |= {name: metrics.get(name) for name in names}
             paired = difference(run, places[place]) if place in places else None
             rows.append({**values, **_comparison(run, metrics, paired)})
-    keys = ["run", "modality", "task", "average", *names, *_DIFFERENCE, *_POWER]
+    setting = ["sweep", "method", "model", "seed"]
+    keys = ["run", *setting, "modality", "task", "average", *names, *_DIFFERENCE, *_POWER]
     cells = pd.DataFrame(rows, columns=pd.Index(keys), dtype=object)
     return cells.where(cells.notna(), math.nan)  # as objects: a count beside NaN stays whole
+
+
+def _setting(run: Run) -> dict[str, Any]:
+    """What a run is grouped by in a table of several; its label says no more than what differs."""
+    config = run.config
+    if config is None:
+        return {"method": run.method}
+    seed = None if config.method.algorithm == "none" else config.seed
+    return {
+        "sweep": config.sweep,
+        "method": run.method,
+        "model": config.model.name,
+        "seed": seed,
+    }
 
 
 def write_csv(runs: Sequence[Run], path: Path) -> None:
@@ -218,7 +235,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "label": run.label,
         "method": run.method,
         "no_base": why_no_base(run, runs),
-        "add_base": how_to_add_base(run.config) if run.config else "",
+        "add_base": how_to_add_base(run.config, *words_beside_search(run)) if run.config else "",
         "state": run.progress,
         "train_seconds": state.train_seconds,
         "evaluate_seconds": state.seconds_of.get(run.evaluation.key, 0.0),

@@ -108,7 +108,7 @@ class Search:
         if config.method.algorithm == "none":
             raise ValueError(
                 f"method={config.method.name} has no score: {sweeper}, and it is not trained; "
-                "choose a method that trains"
+                "choose a method that trains, or set hydra.mode=RUN to evaluate it by itself"
             )
         if not config.validation.every:
             remedy = "validation.every=auto" if config.validation.is_on else "validation=in_domain"

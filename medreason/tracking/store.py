@@ -6,7 +6,9 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
@@ -18,11 +20,13 @@ from alembic.script import ScriptDirectory
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import make_url
 
 from medreason.config import Tracking
 from medreason.console import command, first_line, notice
 from medreason.runs import lock
+from medreason.runs.files import atomic
 
 PREFIX = "medreason."
 """Of our params and tags. Where one key clashes MLflow drops the whole batch silently."""
@@ -100,6 +104,8 @@ def connect(tracking: Tracking, outputs: Path) -> MlflowClient:
         )
     outputs.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(outputs):
+        if (missing := _missing_database(uri)) is not None:
+            _make(missing, outputs)
         _refuse_other_version(uri)
         _follow_move(uri, outputs)
         return _client(uri)
@@ -122,12 +128,16 @@ def _uri(tracking: Tracking, outputs: Path) -> str:
 
 
 def _client(uri: str) -> MlflowClient:
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quieten_migrations()
     mlflow.set_tracking_uri(uri)
     client = MlflowClient(uri)
     client.get_experiment("0")
     return client
+
+
+def _quieten_migrations() -> None:
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def escaped(uri: str, outputs: Path) -> str:
@@ -198,6 +208,24 @@ def is_read_only(uri: str) -> bool:
     database = _database(uri)
     written = (database, database.parent) if database else ()
     return not all(os.access(path, os.W_OK) for path in written)
+
+
+def _missing_database(uri: str) -> Path | None:
+    """The file of a SQLite database that does not exist, in a folder that does."""
+    database = make_url(uri).database if uri.startswith("sqlite") else None
+    path = Path(database) if database and database != ":memory:" else None
+    absent = path is not None and path.parent.is_dir() and not os.path.lexists(path)
+    return path if absent else None
+
+
+def _make(database: Path, outputs: Path) -> None:
+    """Make a database whole or not at all: where a kill leaves MLflow's migrations half done, it
+    takes the file for that of an older version, and refuses it from then on."""
+    with tempfile.TemporaryDirectory() as folder, atomic(database) as part:
+        made = Path(folder) / database.name
+        _quieten_migrations()
+        SqlAlchemyStore(f"sqlite:///{made}", _artifacts(outputs)).engine.dispose()
+        shutil.copyfile(made, part)
 
 
 def _artifacts(outputs: Path) -> str:

@@ -28,7 +28,9 @@ SMALL = ("action=plan", "method=base", "data.train_images=8", "data.test_images=
 
 def power_rows(text: str) -> dict[str, list[str]]:
     """n, clusters, what can be shown and n for the wanted difference, by the first column."""
-    rows = re.findall(r"^(all|\S+/\S+(?: and \d+ more)?) +(\S+) +(\d+) +(\S+) +(\S+)$", text, re.M)
+    rows = re.findall(
+        r"^(all|\S+/\S+(?: and \d+ more cells?)?) +(\S+) +(\d+) +(\S+) +(\S+)$", text, re.M
+    )
     return {name: values for name, *values in rows}
 
 
@@ -39,8 +41,8 @@ def test_plan_says_what_a_paired_test_can_show_in_each_cell(
     plan.run(composed(*SMALL, *cells))
     shown = capsys.readouterr().out
     rows = power_rows(shown)
-    assert list(rows) == ["ct/disease and 3 more", "all"]
-    n, clusters, smallest, needed = rows["ct/disease and 3 more"]
+    assert list(rows) == ["ct/disease and 3 more cells", "all"]
+    n, clusters, smallest, needed = rows["ct/disease and 3 more cells"]
     assert (n, clusters) == ("12", "6")  # two images of each drawn patient
     able = stats.power(12, 6, discordance=0.3, wanted=5, design_effect=1.2)
     assert able.smallest_difference
@@ -64,14 +66,14 @@ def test_plan_takes_what_is_assumed_from_the_configuration(
     shown = capsys.readouterr().out
     assert "n for 10 points" in shown
     needed = stats.power(12, 6, discordance=0.1, wanted=10).questions_needed
-    assert power_rows(shown)["ct/disease and 1 more"][3] == f"{needed:,}"
+    assert power_rows(shown)["ct/disease and 1 more cell"][3] == f"{needed:,}"
 
 
 def test_plan_says_where_clusters_are_too_few_to_show_anything(
     composed: Compose, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan.run(composed(*SMALL[:-1], "data.test_images=2"))
-    assert power_rows(capsys.readouterr().out)["ct/anatomy and 39 more"][2] == "nothing"
+    assert power_rows(capsys.readouterr().out)["ct/anatomy and 39 more cells"][2] == "nothing"
 
 
 def test_same_test_questions_are_counted_once(
@@ -150,7 +152,7 @@ def test_plan_of_a_release_that_is_not_here_says_what_to_buy(
     assert re.search(r"ct +to do +3,141 +85,580 +unknown +4.2 GiB\n", shown)
     assert shown.count("as published, since data.root is not there") == 1
     assert "#0, #1: numbers" in shown
-    assert "4.1 GiB of weights come from the hub" in shown
+    assert "and the 4.1 GiB of weights that come from the hub; " in shown
     assert "RTX 4090 too small; A100 40 GB" in shown
     assert shown.count("is not there; to download, packed: omnimedvqa 10.0 GiB\n") == 1
 

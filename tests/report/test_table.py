@@ -418,6 +418,16 @@ def test_table_without_a_base_run_says_how_to_get_the_difference(
     assert "vs base:" not in capsys.readouterr().out
 
 
+def test_start_model_of_a_search_is_added_by_a_command_that_does_not_search(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(composed("method=sft", "sweep=search"), typed=["experiment=smoke/search"])
+    trial = replace(config, runs=replace(config.runs, test=False))
+    table.show([write_run(trial, samples, right)])
+    told = "`python -m medreason method=base experiment=smoke/search hydra.mode=RUN sweep=search`"
+    assert told in capsys.readouterr().out
+
+
 def test_words_that_were_typed_for_a_run_are_those_of_its_start_model(
     composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
 ) -> None:

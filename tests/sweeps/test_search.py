@@ -85,7 +85,11 @@ def test_as_many_trials_run_at_a_time_as_sweeper_and_launcher_allow(
             ["seed"],
             r"validation=in_domain validation\.every=null: .*set validation\.every=auto",
         ),
-        (("method=base",), ["seed"], r"method=base has no score.*choose a method that trains"),
+        (
+            ("method=base",),
+            ["seed"],
+            r"method=base has no score.*choose a method that trains, or set hydra.mode=RUN",
+        ),
         (
             ("method=sft", "validation=in_domain"),
             ["validation.share"],

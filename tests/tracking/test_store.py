@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+import empty_databases
 import pytest
 from commands import SERVER
 from mlflow.exceptions import MlflowException
@@ -311,3 +312,22 @@ def test_run_left_running_by_a_kill_is_found_again_and_ended(
     tracking.catch_up(config.tracking, config.folder, "one", [folder])
     assert list(folder.run.state().mlflow_runs.values()) == [run_id]
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_database_whose_making_was_killed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = Tracking(uri=f"sqlite:///{tmp_path}/mlflow.db")
+
+    def killed(_: Path, part: Path) -> None:
+        part.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.copyfile", killed)
+        with pytest.raises(KeyboardInterrupt):
+            empty_databases.connect(tracking, tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
+    client = empty_databases.connect(tracking, tmp_path)
+    artifacts = (tmp_path / "mlartifacts").as_uri()
+    assert client.get_experiment("0").artifact_location == f"{artifacts}/0"
