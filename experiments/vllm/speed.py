@@ -39,6 +39,7 @@ from medreason.generation.generate import greedy_settings, model_inputs, prompt_
 from medreason.generation.rows import EvaluationRow
 from medreason.generation.sampling import sample_completions
 from medreason.generation.vllm_settings import image_settings
+from medreason.models import device
 from medreason.models.load import load_model, load_processor
 
 QUESTIONS, COMPLETIONS, SIDE = 2, 8, 384
@@ -158,7 +159,7 @@ def main() -> None:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             composed = compose("config", overrides=[*overrides, f"outputs={outputs}"])
         config = configuration.load(composed)
-        torch.set_flush_denormal(True)  # as the worker does
+        device.tune_for_cpu(config.hardware)  # as the worker does
         rounds = iter(questions(config, folder))
         path, text = folder / "model", given.text
         engines = {"ours": ours(config, path, text=text)}
