@@ -77,11 +77,20 @@ def finish(
 def finish_jobs(seconds: float) -> None:
     """Ask the jobs in joblib's processes to end as `worker_process.run` ends them, and wait for
     their workers that long: at the next exception of this process joblib kills all of them."""
-    jobs = [p for p in psutil.Process().children() if _JOB_PROCESS in p.cmdline()]
+    jobs = [p for p in psutil.Process().children() if _is_job(p)]
     workers = [p for job in jobs for p in job.children(recursive=True) if _is_worker(p)]
     for job in jobs:
-        job.send_signal(signal.SIGTERM)
+        with suppress(psutil.NoSuchProcess):
+            job.send_signal(signal.SIGTERM)
     psutil.wait_procs(workers, timeout=seconds)
+
+
+def _is_job(process: psutil.Process) -> bool:
+    """Not a child that the same signal has ended."""
+    try:
+        return _JOB_PROCESS in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_worker(process: psutil.Process) -> bool:

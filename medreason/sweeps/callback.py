@@ -11,6 +11,7 @@ import errno
 import importlib
 import os
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -372,6 +373,11 @@ def _import_for_end() -> None:
 def _make_jobs_watch_launcher(launcher: DictConfig) -> None:
     """End joblib's processes with the launcher; without this they wait forever for a first job."""
     os.environ[parent_watch.LAUNCHER] = str(os.getpid())
+    # It leaves SIGINT and SIGTERM to the launcher; SIGHUP would end it, and joblib's jobs with it.
+    tracker = importlib.import_module("joblib.externals.loky.backend.resource_tracker")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    tracker.ensure_running()
+    signal.signal(signal.SIGHUP, before)
     begin = f"{interrupts.__name__}.{interrupts.start_job_process.__name__}"
     with read_write(launcher), open_dict(launcher):  # joblib.Parallel's, not in the schema
         launcher.initializer = {"_target_": "hydra.utils.get_method", "path": begin}

@@ -127,6 +127,12 @@ def test_torchrun_that_a_signal_has_ended_is_interrupted(
     assert supervision.was_interrupted(process.returncode, output)
 
 
+def test_child_that_the_same_signal_has_ended_is_no_job() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # a zombie
+        supervision.finish_jobs(0)
+
+
 UPDATES = """
 import pathlib, signal, sys, time
 asked = []
