@@ -180,12 +180,15 @@ def _remedy(run: Run, base: Run) -> str:
     if difference is None or not re.fullmatch(r"\w+", str(difference[1])):
         return ""
     key, mine, _ = difference
-    return f"; {how_to_add_base(run.config, f'{key}={mine}', *words_beside_search(run))}"
+    return f"; {add_base(run, f'{key}={mine}')}"
 
 
-def words_beside_search(run: Run) -> list[str]:
-    """What a command needs to evaluate a start model by itself, where that of the run searched."""
-    return ["hydra.mode=RUN"] if status.is_trial(run.folder) else []
+def add_base(run: Run, *words: str) -> str:
+    """See `how_to_add_base`; the start model of a trial is evaluated without another search."""
+    if run.config is None:
+        return ""
+    single = ["hydra.mode=RUN"] if status.is_trial(run.folder) else []
+    return how_to_add_base(run.config, *words, *single)
 
 
 def _bases(run: Run, runs: Iterable[Run]) -> list[Run]:

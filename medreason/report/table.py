@@ -22,6 +22,7 @@ from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown, rounded
 from medreason.report.names import cell_name
 from medreason.report.runs import (
     Run,
+    add_base,
     base_of,
     by_cell,
     changes,
@@ -31,9 +32,7 @@ from medreason.report.runs import (
     load,
     power,
     why_no_base,
-    words_beside_search,
 )
-from medreason.report.start_model import how_to_add_base
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder
@@ -174,24 +173,21 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
             values |= {name: metrics.get(name) for name in names}
             paired = difference(run, places[place]) if place in places else None
             rows.append({**values, **_comparison(run, metrics, paired)})
-    setting = ["sweep", "method", "model", "seed"]
-    keys = ["run", *setting, "modality", "task", "average", *names, *_DIFFERENCE, *_POWER]
+    keys = ["run", *_SETTING, "modality", "task", "average", *names, *_DIFFERENCE, *_POWER]
     cells = pd.DataFrame(rows, columns=pd.Index(keys), dtype=object)
     return cells.where(cells.notna(), math.nan)  # as objects: a count beside NaN stays whole
 
 
+_SETTING = ("sweep", "method", "model", "seed")
+"""What runs are grouped by in a table of several; a label says no more than what differs."""
+
+
 def _setting(run: Run) -> dict[str, Any]:
-    """What a run is grouped by in a table of several; its label says no more than what differs."""
     config = run.config
     if config is None:
         return {"method": run.method}
     seed = None if config.method.algorithm == "none" else config.seed
-    return {
-        "sweep": config.sweep,
-        "method": run.method,
-        "model": config.model.name,
-        "seed": seed,
-    }
+    return dict(zip(_SETTING, (config.sweep, run.method, config.model.name, seed), strict=True))
 
 
 def write_csv(runs: Sequence[Run], path: Path) -> None:
@@ -235,7 +231,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "label": run.label,
         "method": run.method,
         "no_base": why_no_base(run, runs),
-        "add_base": how_to_add_base(run.config, *words_beside_search(run)) if run.config else "",
+        "add_base": add_base(run),
         "state": run.progress,
         "train_seconds": state.train_seconds,
         "evaluate_seconds": state.seconds_of.get(run.evaluation.key, 0.0),
