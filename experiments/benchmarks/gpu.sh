@@ -3,6 +3,7 @@
 #
 #     experiments/benchmarks/gpu.sh check FOLDER      # under 4 minutes, with models of seconds
 #     experiments/benchmarks/gpu.sh measure FOLDER    # under 8 minutes: every GPU row of README.md, the 2B with random weights
+#     ROWS='under|SFT' experiments/benchmarks/gpu.sh measure FOLDER    # of these names alone (a regular expression)
 #     HARDWARE=cpu MODEL=tiny TOKENS=2,4 LONG=6 SIZE=56 experiments/benchmarks/gpu.sh measure FOLDER    # a rehearsal, as of check
 #
 # One line a check; what it printed is in FOLDER/logs, what it wrote in FOLDER/outputs. One that fails or takes too long is reported, and the
@@ -25,6 +26,7 @@ number=0 failed=0 expected=
 check() { # name, seconds, command ...
     local name=$1 limit=$(($2 * patience)) left=$((BUDGET - SECONDS)) began=$SECONDS status verdict=ok detail log
     shift 2
+    [[ $name =~ ${ROWS:-.} ]] || return 0
     number=$((number + 1))
     log=$folder/logs/$part-$(printf %02d "$number")-${name//[^A-Za-z0-9]/-}.log
     if ((left < 2)); then
@@ -71,8 +73,9 @@ equality = json.load(open(sys.argv[1]))["equality"]
 print(equality)
 sys.exit(not (equality["logps_max_abs"] < 1e-3 and equality["grad_rel"] < 1e-3 and equality["answers"]))'
 
-# Saved once: random numbers for two billion weights take longer to draw than to read.
+# Saved once, drawn on the GPU: a CPU draws two billion random numbers in minutes.
 WEIGHTS='import sys
+import torch
 from hydra import compose, initialize_config_dir
 from medreason import config as configuration
 from medreason.config import CONF
@@ -80,7 +83,9 @@ from medreason.models.load import load_model, load_processor
 with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
     overrides = [f"model={sys.argv[1]}", "model.weights=random", "action=bench", "hardware.precision=bfloat16"]
     config = configuration.load(compose("config", overrides=overrides))
-load_model(config.model, config.hardware).save_pretrained(sys.argv[2])
+with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    model = load_model(config.model, config.hardware)
+model.save_pretrained(sys.argv[2])
 load_processor(config.model).save_pretrained(sys.argv[2])'
 
 SHORT=method.trl.max_completion_length=16 EIGHT=hardware.optimizer_states=8bit

@@ -1,5 +1,5 @@
-"""CUDA kernels without a GPU: interpreted on a CPU they compute what plain torch does, and they
-compile for a GPU."""
+"""CUDA kernels compute what plain torch does, interpreted on a CPU and on a GPU, and compile for a
+GPU without one."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ CASES: dict[str, Callable[[Callable[..., Any]], tuple]] = {
 }
 
 
-def compare(name: str, dtype: Any) -> None:  # noqa: ANN401
-    """Compare the kernel, interpreted, with plain torch."""
+def compare(name: str, dtype: Any, device: str = "cpu") -> None:  # noqa: ANN401
+    """Compare the kernel (interpreted on a CPU) with plain torch."""
     import torch
     from torch import Tensor
 
@@ -110,7 +110,8 @@ def compare(name: str, dtype: Any) -> None:  # noqa: ANN401
     def draw(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return torch.randn(*shape).to(dtype)
 
-    operator, args = CASES[name](draw)
+    with torch.device(device):
+        operator, args = CASES[name](draw)
     plain, on_cuda = fused_operators.implementations(operator)
     results = []
     for implementation in (plain, on_cuda):
@@ -141,6 +142,18 @@ def test_interpreted_kernels_compute_what_plain_torch_does() -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("same") == 2 * len(CASES)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_on_a_gpu_compute_what_plain_torch_does(name: str, dtype: str) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    torch.manual_seed(0)
+    compare(name, getattr(torch, dtype), "cuda")
 
 
 @pytest.mark.slow
