@@ -68,6 +68,12 @@ def _flops_in_float32(*shapes: list[int], out_shape: object = None) -> int:
     return 2 * a[0] * a[1] * b[1]
 
 
+@register_flop_formula([torch.ops.medreason.attend])
+def _flops_of_attention(queries: list[int], keys: list[int], *_: object, **__: object) -> int:
+    rows, heads, asked, width = queries
+    return 4 * rows * heads * asked * keys[2] * width
+
+
 class Kernel(NamedTuple):
     """One kernel, and the least that it does."""
 

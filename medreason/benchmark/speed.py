@@ -112,8 +112,10 @@ def measure(
     evaluated = _evaluation_rows(config, tested, folder)
     measured = _Measurements()
     lengths = config.bench.tokens
-    # The first round is a warm-up: it compiles, allocates and reads files.
-    rounds = [min(lengths), *(tokens for tokens in lengths for _ in range(config.bench.repeats))]
+    # The first round is a warm-up: it compiles, allocates and reads files, and captures the graphs
+    # of all lengths.
+    first = max(lengths) if config.hardware.uses_cuda_graphs else min(lengths)
+    rounds = [first, *(tokens for tokens in lengths for _ in range(config.bench.repeats))]
     for done, tokens in enumerate(rounds):
         on_round(done, len(rounds), tokens)
         _measure_round(config, trainers, rows, evaluated, tokens, measured, warm_up=done == 0)

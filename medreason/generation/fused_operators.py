@@ -269,8 +269,9 @@ for _schema in (
     "product(Tensor a, Tensor b) -> Tensor",
     "block_sums(Tensor scores, Tensor most, int block) -> Tensor",
     "add_product(Tensor(a!) total, Tensor a, Tensor b) -> ()",
-    "merge(Tensor first, Tensor first_sum, Tensor second, Tensor second_sum, int members, int room)"
-    " -> Tensor",
+    "attend(Tensor queries, Tensor keys, Tensor values, Tensor mask) -> (Tensor, Tensor)",
+    "merge(Tensor first, Tensor first_sum, Tensor second, Tensor second_sum, int members, int room,"
+    " ScalarType dtype) -> Tensor",
 ):
     _library.define(_schema)
 
@@ -343,11 +344,34 @@ def _queries_of(
     return states.new_empty(rows, heads // keys - 2, keys, width)
 
 
+def _attended_results(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    rows, heads, asked, width = queries.shape
+    parts = -(-keys.shape[2] // _keys_of_a_part(queries, keys))
+    attended = queries.new_empty(parts, rows, asked, heads, width, dtype=torch.float32)
+    return attended, attended.new_empty(parts, rows, heads, asked)
+
+
+def _keys_of_a_part(queries: Tensor, keys: Tensor) -> int:
+    """So many that `ATTENTION_PROGRAMS` run at once, whole blocks."""
+    rows, heads, tokens, _ = keys.shape
+    blocks = -(-tokens // KEY_BLOCK)
+    parts = max(1, min(blocks, ATTENTION_PROGRAMS // (rows * heads)))
+    return -(-blocks // parts) * KEY_BLOCK
+
+
 def _merged_results(
-    first: Tensor, first_sum: Tensor, second: Tensor, second_sum: Tensor, members: int, room: int
+    first: Tensor,
+    first_sum: Tensor,
+    second: Tensor,
+    second_sum: Tensor,
+    members: int,
+    room: int,
+    dtype: torch.dtype,
 ) -> Tensor:
-    rows, further, keys, width = second.shape
-    return second.new_empty(rows, further * keys * width + room)
+    _, rows, further, keys, width = second.shape
+    return second.new_empty(rows, further * keys * width + room, dtype=dtype)
 
 
 def _product_results(a: Tensor, b: Tensor) -> Tensor:
@@ -362,6 +386,12 @@ def _sums_of_blocks(scores: Tensor, most: Tensor, block: int) -> Tensor:
 NORM_PROGRAMS = 264
 """Of a norm's backward pass, each of which adds up the gradients of the weights over its rows: two
 for each multiprocessor of an H100."""
+
+ATTENTION_PROGRAMS = 264
+"""Of a decoding step's attention: the keys of few rows are cut into parts."""
+
+KEY_BLOCK = 64
+"""Keys that one of them reads at once."""
 
 
 # In plain torch.
@@ -474,23 +504,42 @@ def _turned_into_cache(
     return turned[:, :queries].unflatten(1, (keys, -1)).transpose(1, 2).contiguous()
 
 
-def _merged(
-    first: Tensor, first_sum: Tensor, second: Tensor, second_sum: Tensor, members: int, room: int
-) -> Tensor:
-    """The attention of which `first` (groups, members x heads of a key head, key heads, width) and
-    `second` (rows, heads of a key head, key heads, width) are parts over keys of their own.
+def _attended(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of queries (rows, heads, queries, width) over parts of keys and values (rows,
+    heads, tokens, width) with a mask (rows, 1, 1, tokens) added to the scores.
 
-    The others are the logarithms of their sums of exponentials: (groups, key heads, members x heads
-    or more), (rows, key heads, heads or more).
+    Gives (attention (parts, rows, queries, heads, width), logarithms of the sums of exponentials
+    (parts, rows, heads, queries)), both in float32, for `merge`.
     """
-    _, further, keys, width = second.shape
-    sums = first_sum[..., : members * further].unflatten(2, (members, further))
-    sums = sums.permute(0, 2, 3, 1).flatten(0, 1)
-    share = (sums - second_sum[..., :further].transpose(1, 2)).sigmoid()[..., None]
-    parts = first.reshape(second.shape).float(), second.float()
-    out = _merged_results(first, first_sum, second, second_sum, members, room)
-    merged = share * parts[0] + (1 - share) * parts[1]
-    out[:, : further * keys * width] = merged.flatten(1)
+    scores = queries.float() @ keys.float().transpose(2, 3) * queries.shape[-1] ** -0.5 + mask
+    size = _keys_of_a_part(queries, keys)
+    parts = list(zip(scores.split(size, dim=3), values.float().split(size, dim=2), strict=True))
+    attended = torch.stack([own.softmax(-1) @ seen for own, seen in parts])
+    return attended.transpose(2, 3), torch.stack([own.logsumexp(-1) for own, _ in parts])
+
+
+def _merged(
+    first: Tensor,
+    first_sum: Tensor,
+    second: Tensor,
+    second_sum: Tensor,
+    members: int,
+    room: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The attention of which `first` (parts, groups, members x heads of a key head, key heads,
+    width) and `second` (parts, rows, heads of a key head, key heads, width) are parts over keys of
+    their own, in `dtype`.
+
+    The others are the logarithms of their sums of exponentials: (parts, groups, key heads, members
+    x heads), (parts, rows, key heads, heads).
+    """
+    further, keys, width = second.shape[2:]
+    sums = first_sum.unflatten(3, (members, further)).permute(0, 1, 3, 2, 4).flatten(1, 2)
+    shares = torch.cat([sums, second_sum]).softmax(0).transpose(2, 3)[..., None]
+    parts = torch.cat([first.reshape(-1, *second.shape[1:]), second])
+    out = _merged_results(first, first_sum, second, second_sum, members, room, dtype)
+    out[:, : further * keys * width] = (shares * parts).sum(0).flatten(1)
     return out
 
 
@@ -611,10 +660,24 @@ def _turned_into_cache_on_cuda(
     return queries
 
 
+def _attended_on_cuda(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    results = _attended_results(queries, keys, values, mask)
+    _kernels().attend(queries, keys, values, mask, *results, KEY_BLOCK)
+    return results
+
+
 def _merged_on_cuda(
-    first: Tensor, first_sum: Tensor, second: Tensor, second_sum: Tensor, members: int, room: int
+    first: Tensor,
+    first_sum: Tensor,
+    second: Tensor,
+    second_sum: Tensor,
+    members: int,
+    room: int,
+    dtype: torch.dtype,
 ) -> Tensor:
-    out = _merged_results(first, first_sum, second, second_sum, members, room)
+    out = _merged_results(first, first_sum, second, second_sum, members, room, dtype)
     _kernels().merge(first, first_sum, second, second_sum, members, out)
     return out
 
@@ -643,6 +706,7 @@ _IMPLEMENTATIONS = (
     ("block_sums", _block_sums, _block_sums_on_cuda, _sums_of_blocks),
     ("product", _product, _product_on_cuda, _product_results),
     ("add_product", _add_product, _add_product_on_cuda, lambda total, a, b: None),
+    ("attend", _attended, _attended_on_cuda, _attended_results),
     ("merge", _merged, _merged_on_cuda, _merged_results),
 )
 for _name, _plain, _on_cuda, _results in _IMPLEMENTATIONS:

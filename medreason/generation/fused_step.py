@@ -237,24 +237,10 @@ def _attended(queries: Tensor, cache: StepCache, layer: int, length: int, room: 
     # The rows of a prompt are further queries, too: its keys are read once for all of them.
     of_prompts = queries.view(cache.prompts.shape[2], -1, *queries.shape[2:]).transpose(1, 2)
     prompt_keys, prompt_values = cache.prompts[layer].unbind(0)
-    first, first_sum = _attended_with_sum(of_prompts, prompt_keys, prompt_values, cache.prompt_mask)
-    second, second_sum = _attended_with_sum(own, keys, values, mask)
-    return _operators.merge(first, first_sum, second, second_sum, cache.members, room)
-
-
-def _attended_with_sum(
-    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(attention (rows, queries, heads, width), logarithms of the sums of exponentials (rows,
-    heads, queries or more)) of queries (rows, heads, queries, width)."""
-    if queries.device.type == "cuda":
-        mask = mask.expand(*queries.shape[:3], -1)
-        efficient = torch.ops.aten._scaled_dot_product_efficient_attention
-        attended, sums, *_ = efficient(queries, keys, values, mask, True)
-        return attended.transpose(1, 2), sums
-    scores = queries.float() @ keys.float().transpose(2, 3) * queries.shape[-1] ** -0.5 + mask
-    attended = scores.softmax(-1) @ values.float()
-    return attended.to(queries.dtype).transpose(1, 2).contiguous(), scores.logsumexp(-1)
+    first, first_sum = _operators.attend(of_prompts, prompt_keys, prompt_values, cache.prompt_mask)
+    second, second_sum = _operators.attend(own, keys, values, mask)
+    members = cache.members
+    return _operators.merge(first, first_sum, second, second_sum, members, room, queries.dtype)
 
 
 def _copy(new: Sequence[Tensor], kept: Sequence[Tensor]) -> None:

@@ -9,6 +9,9 @@ row, or a block of one. Strides are those between rows; numbers of a row lie beh
 
 from __future__ import annotations
 
+import os
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -16,6 +19,8 @@ from torch import Tensor
 _BLOCK = 1024
 _ROWS_AT_ONCE = 4096
 _BLOCKS = 32
+_QUERIES = 64
+"""Of a block of attention."""
 
 
 @triton.jit
@@ -157,9 +162,71 @@ def _turn(
 
 
 @triton.jit
+def _product(a, b, INTERPRETED: tl.constexpr):
+    if INTERPRETED:  # Triton's interpreter multiplies the bits of bfloat16 as integers
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision="ieee")
+
+
+@triton.jit
+def _attend(
+    queries, keys, values, mask, out, sums,
+    heads, asked, tokens, scale,
+    query_row, query_head, query_stride, key_row, key_head, key_stride,
+    value_row, value_head, value_stride, mask_row,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, ASKED: tl.constexpr, TOKENS: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """Of one row and head: queries (ASKED, width) over one part of the keys."""
+    row, head = tl.program_id(0).to(tl.int64) // heads, tl.program_id(0) % heads
+    part, parts = tl.program_id(1), tl.num_programs(1)
+    rows = tl.num_programs(0) // heads
+    query = tl.program_id(2) * ASKED + tl.arange(0, ASKED)
+    channel, token = tl.arange(0, BLOCK), tl.arange(0, TOKENS)
+    inside, is_asked = channel < WIDTH, query < asked
+    of_query = is_asked[:, None] & inside[None, :]
+    place = queries + row * query_row + head * query_head
+    place += query[:, None] * query_stride + channel[None, :]
+    asking = tl.load(place, mask=of_query, other=0.0)
+    most = tl.full([ASKED], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([ASKED], dtype=tl.float32)
+    attended = tl.zeros([ASKED, BLOCK], dtype=tl.float32)
+    key_begin = keys + row * key_row + head * key_head
+    value_begin = values + row * value_row + head * value_head
+    blocks = tl.cdiv(tl.cdiv(tokens, TOKENS), parts)
+    for block in range(part * blocks, (part + 1) * blocks):
+        at = block * TOKENS + token
+        exists = at < tokens
+        of_token = exists[:, None] & inside[None, :]
+        key_place = key_begin + at[:, None] * key_stride + channel[None, :]
+        key = tl.load(key_place, mask=of_token, other=0.0)
+        scores = _product(asking, tl.trans(key), INTERPRETED) * scale
+        added = tl.load(mask + row * mask_row + at, mask=exists, other=float("-inf"))
+        scores += added.to(tl.float32)[None, :]
+        higher = tl.maximum(most, tl.max(scores, axis=1))
+        # Where there was no token yet, both are -inf, and their difference no number.
+        known = tl.where(higher == float("-inf"), 0.0, higher)
+        shares = tl.exp(scores - known[:, None])
+        kept = tl.exp(most - known)
+        value_place = value_begin + at[:, None] * value_stride + channel[None, :]
+        value = tl.load(value_place, mask=of_token, other=0.0)
+        attended *= kept[:, None]
+        attended += _product(shares.to(value.dtype), value, INTERPRETED)
+        total = total * kept + tl.sum(shares, axis=1)
+        most = higher
+    found = total > 0
+    attended /= tl.where(found, total, 1.0)[:, None]
+    summed = tl.where(found, most + tl.log(tl.where(found, total, 1.0)), float("-inf"))
+    written = ((part * rows + row) * asked + query) * heads + head
+    tl.store(out + written[:, None] * WIDTH + channel[None, :], attended, mask=of_query)
+    summed_at = ((part * rows + row) * heads + head) * asked + query
+    tl.store(sums + summed_at, summed, mask=is_asked)
+
+
+@triton.jit
 def _merge(
-    first, first_sum, second, second_sum, out, heads, members, shared, first_stride,
-    second_stride, out_stride, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    first, first_sum, second, second_sum, out, rows, heads, members, shared, out_stride,
+    FIRST: tl.constexpr, SECOND: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     channel = tl.arange(0, BLOCK)
@@ -168,17 +235,27 @@ def _merge(
     keys = heads // shared
     key_head, further = head % keys, head // keys
     group, member = row // members, row % members
-    first_place = (group * keys + key_head) * first_stride + member * shared + further
-    a = tl.load(first_sum + first_place)
-    b = tl.load(second_sum + (row * keys + key_head) * second_stride + further)
-    most = tl.maximum(a, b)
-    a, b = tl.exp(a - most), tl.exp(b - most)
+    most = float("-inf")
+    total = 0.0
+    attended = tl.zeros([BLOCK], dtype=tl.float32)
     place = (row * heads + head) * WIDTH + channel
-    of_first = tl.load(first + place, mask=inside).to(tl.float32)
-    of_second = tl.load(second + place, mask=inside).to(tl.float32)
-    result = (a * of_first + b * of_second) / (a + b)
+    for part in tl.static_range(FIRST + SECOND):
+        if part < FIRST:
+            own = (group * keys + key_head) * members * shared + member * shared + further
+            own_sum = tl.load(first_sum + part * rows * heads + own)
+            values = tl.load(first + part * rows * heads * WIDTH + place, mask=inside)
+        else:
+            own = (row * keys + key_head) * shared + further
+            own_sum = tl.load(second_sum + (part - FIRST) * rows * heads + own)
+            values = tl.load(second + (part - FIRST) * rows * heads * WIDTH + place, mask=inside)
+        higher = tl.maximum(most, own_sum)
+        known = tl.where(higher == float("-inf"), 0.0, higher)
+        kept, share = tl.exp(most - known), tl.exp(own_sum - known)
+        attended = attended * kept + share * values.to(tl.float32)
+        total = total * kept + share
+        most = higher
     place = out + row * out_stride + head * WIDTH + channel
-    tl.store(place, result.to(out.dtype.element_ty), mask=inside)
+    tl.store(place, (attended / total).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -291,13 +368,39 @@ def turn_into_cache(
     )
 
 
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    key_block: int,
+) -> None:
+    rows, heads, asked, width = queries.shape
+    at_once = min(max(16, triton.next_power_of_2(asked)), _QUERIES)
+    strides = (*queries.stride()[:3], *keys.stride()[:3], *values.stride()[:3], mask.stride(0))
+    _attend[(rows * heads, len(out), triton.cdiv(asked, at_once))](
+        *(queries, keys, values, mask, out, sums, heads, asked, keys.shape[2], width**-0.5),
+        *strides,
+        WIDTH=width,
+        BLOCK=max(16, triton.next_power_of_2(width)),
+        ASKED=at_once,
+        TOKENS=key_block,
+        INTERPRETED=os.environ.get("TRITON_INTERPRET") == "1",
+        num_stages=1 if queries.dtype == torch.float32 else 2,  # pyright: ignore  # small cards
+    )
+
+
 def merge(
     first: Tensor, first_sum: Tensor, second: Tensor, second_sum: Tensor, members: int, out: Tensor
 ) -> None:
-    rows, further, keys, width = second.shape
+    _, rows, further, keys, width = second.shape
     _merge[(rows, further * keys)](
-        *(first, first_sum, second, second_sum, out, further * keys, members, further),
-        *(first_sum.stride(1), second_sum.stride(1), out.stride(0)),
+        *(first, first_sum, second, second_sum, out, rows, further * keys, members, further),
+        out.stride(0),
+        FIRST=len(first),
+        SECOND=len(second),
         WIDTH=width,
         BLOCK=triton.next_power_of_2(width),
     )

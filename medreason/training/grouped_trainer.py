@@ -144,8 +144,9 @@ class GroupedGRPOTrainer(SamplingCheck):
         )
         allowed = tolerance(torch.bfloat16 if self.args.bf16 else self.model.dtype, rounding)
         # All processes must fall back together, or their collectives would not match.
-        own = torch.tensor([[difference, allowed]], device=self.accelerator.device)
-        differences, limits = self.accelerator.gather(own).unbind(-1)
+        own = torch.tensor([[difference, allowed, rounding]], device=self.accelerator.device)
+        differences, limits, roundings = self.accelerator.gather(own).unbind(-1)
+        self.rounding = roundings.max().item()
         worst = int((differences / limits).argmax())  # NaN counts as the largest
         largest, allowed = differences[worst], limits[worst]
         self._checked = True

@@ -66,12 +66,24 @@ def cache_case(draw: Callable[..., Any]) -> tuple:
     return "turn_into_cache", (states, *angles, draw(2, 4, 2, 6, 12), torch.tensor([3]))
 
 
+def attend_case(draw: Callable[..., Any], *, tokens: int, asked: int) -> tuple:
+    """Keys and values are part of a cache; some tokens are masked, one row's last parts wholly."""
+    import torch
+
+    queries = draw(3, asked, 2, 16).transpose(1, 2)
+    keys, values = draw(2, 3, 2, tokens + 40, 16)[..., :tokens, :].unbind(0)
+    mask = draw(3, 1, 1, tokens + 8)[..., :tokens]
+    mask[0, ..., 5:] = torch.finfo(mask.dtype).min
+    return "attend", (queries, keys, values, mask)
+
+
 def merge_case(draw: Callable[..., Any]) -> tuple:
     import torch
 
-    first, second = draw(2, 3 * 4, 2, 16), draw(6, 4, 2, 16)
-    sums = draw(2, 2, 32, dtype=torch.float32), draw(6, 2, 32, dtype=torch.float32)
-    return "merge", (first, 3 * sums[0], second, 3 * sums[1], 3, 8)
+    shapes = (3, 2, 3 * 4, 2, 16), (2, 6, 4, 2, 16)
+    first, second = (draw(*shape, dtype=torch.float32) for shape in shapes)
+    sums = draw(3, 2, 2, 12, dtype=torch.float32), draw(2, 6, 2, 4, dtype=torch.float32)
+    return "merge", (first, 3 * sums[0], second, 3 * sums[1], 3, 8, draw(1).dtype)
 
 
 CASES: dict[str, Callable[[Callable[..., Any]], tuple]] = {
@@ -92,6 +104,8 @@ CASES: dict[str, Callable[[Callable[..., Any]], tuple]] = {
     "quick_gelu backward": lambda draw: ("quick_gelu_backward", (draw(3, 1300), draw(3, 1300))),
     "turn": turn_case,
     "turn into cache": cache_case,
+    "attend": lambda draw: attend_case(draw, tokens=150, asked=6),
+    "attend, many queries": lambda draw: attend_case(draw, tokens=70, asked=80),
     "merge": merge_case,
     "block sums": lambda draw: (
         "block_sums",
@@ -171,6 +185,7 @@ def test_kernels_compile_for_a_gpu(capability: int, monkeypatch: pytest.MonkeyPa
     }
 
     def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **constants: Any) -> None:  # noqa: ANN401
+        options = {name: constants.pop(name) for name in ("num_stages",) if name in constants}
         names = [name for name in kernel.arg_names if name not in constants]
         signature: dict[str, str] = dict.fromkeys(constants, "constexpr")
         for name, value in zip(names, args, strict=True):
@@ -184,7 +199,7 @@ def test_kernels_compile_for_a_gpu(capability: int, monkeypatch: pytest.MonkeyPa
                     signature[name] = "fp32" if isinstance(value, float) else "i32"
         ordered = {name: signature[name] for name in kernel.arg_names}
         source = ASTSource(kernel, ordered, constants)
-        assert compile(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]
+        assert compile(source, GPUTarget("cuda", capability, 32), options).asm["cubin"]
         compiled.add(kernel.__name__)
 
     monkeypatch.setattr(JITFunction, "run", compile_only)
@@ -193,4 +208,4 @@ def test_kernels_compile_for_a_gpu(capability: int, monkeypatch: pytest.MonkeyPa
     for case in CASES.values():
         operator, args = case(lambda *shape, dtype=torch.bfloat16: torch.randn(*shape).to(dtype))
         fused_operators.implementations(operator)[1](*args)
-    assert len(compiled) == 8
+    assert len(compiled) == 9
