@@ -60,8 +60,7 @@ class SamplingCheck(GRPOTrainer):
         """In this step (sum of the differences, number of tokens, largest difference)."""
         self.rounding = 0.0
         """Mean difference of the update's log-probabilities from their own in a batch of another
-        shape, where it was measured: random weights make ten times as much of it as trained
-        ones."""
+        shape, where it was measured; large with random weights."""
         super().__init__(*args, **settings)
         self._has_dropout = any(map(_drops, self.model.modules()))
 
