@@ -38,6 +38,7 @@ from medreason.runs.files import atomic_folder, read_json, write_json
 from medreason.runs.run_folder import RunFolder
 from medreason.training import optimizer_states, selection
 from medreason.training.optimizer_states import OptimizerState
+from medreason.training.validation import Validator
 
 SEAL = "seal.json"
 _PACKAGES = ("trl", "transformers", "torch", "peft")
@@ -133,11 +134,13 @@ class PortableCheckpoints(Trainer):
             # Each rank writes its random state, DeepSpeed its part of the optimizer too: the seal
             # lists files, so all of them must be there.
             self.accelerator.wait_for_everyone()
+            callbacks = self.callback_handler.callbacks
+            validates = any(isinstance(callback, Validator) for callback in callbacks)
             if main_process:
                 seal(
                     unfinished,
                     train_key=RunFolder(folder.parent).state().train_key,
-                    score=_score(self.state),
+                    score=_score(self.state, validates=validates),
                     processes=self.accelerator.num_processes,
                     deepspeed=self.is_deepspeed_enabled,
                 )
@@ -331,11 +334,11 @@ def _read_score(checkpoint: Path) -> float | None:
         return None
 
 
-def _score(state: TrainerState) -> float | None:
-    """Of a run that validates, this step's accuracy, none where it was not validated; else mean
+def _score(state: TrainerState, *, validates: bool) -> float | None:
+    """Of a run that `validates`, this step's accuracy, none where it was not validated; else mean
     reward, or minus the mean loss, of the steps since the checkpoint before."""
-    if validated := selection.scores(state.log_history):
-        return validated.get(state.global_step)
+    if validates:  # beside an accuracy a reward of 1.4 would be the best of all
+        return selection.scores(state.log_history).get(state.global_step)
     steps = max(int(state.save_steps or 1), 1)
     rows = [row for row in state.log_history if "loss" in row][-steps:]
     name, sign = ("reward", 1) if any("reward" in row for row in rows) else ("loss", -1)

@@ -139,4 +139,15 @@ def test_score_leaves_out_metrics_that_are_none(
     rows: list[dict[str, float | None]], score: float | None
 ) -> None:
     state = TrainerState(save_steps=2, log_history=rows)  # pyright: ignore[reportArgumentType]
-    assert checkpoints._score(state) == score
+    assert checkpoints._score(state, validates=False) == score
+
+
+def test_step_without_a_validation_has_no_score_in_a_run_that_validates() -> None:
+    # Interrupted before the first validation: its mean reward is higher than any accuracy.
+    rows: list[dict[str, float]] = [{"step": 5, "loss": 0.1, "reward": 1.4}]
+    state = TrainerState(save_steps=25, global_step=5, log_history=rows)
+    assert checkpoints._score(state, validates=True) is None
+    rows += [{"step": 25, "validation/accuracy": 0.6}, {"step": 30, "loss": 0.1, "reward": 1.5}]
+    assert checkpoints._score(state, validates=True) is None
+    state.global_step = 25
+    assert checkpoints._score(state, validates=True) == 0.6

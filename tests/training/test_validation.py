@@ -145,6 +145,23 @@ def test_a_killed_training_has_the_same_curve_choice_and_weights(
     assert_same_bits(again, whole)
 
 
+def test_only_validated_steps_have_a_score(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores: dict[int, float | None] = {}
+    seal = checkpoints.seal
+
+    def recorded(path: Path, **settings: Any) -> None:
+        scores[int(path.name.rpartition("-")[2])] = settings["score"]
+        seal(path, **settings)
+
+    monkeypatch.setattr(checkpoints, "seal", recorded)
+    often = ("validation.every=2", "validation.select=best", "runs.checkpoint_steps=1")
+    run = train("often", *METHODS["sft"], *VALIDATED, *often)
+    assert scores[1] is None  # before the first validation
+    assert {step: score for step, score in scores.items() if score is not None} == {
+        row["step"]: row["validation/accuracy"] for row in curve(run)
+    }
+
+
 def test_the_weights_of_the_best_step_are_kept_and_patience_ends_the_training(
     train: Train,
 ) -> None:
@@ -311,9 +328,9 @@ def test_a_better_validation_makes_a_checkpoint_and_patience_ends_the_training(
             ended = step // 2
     assert (checkpoints_made, ended) == (saved, stopped)
     assert [row["step"] for row in state.log_history] == [2, 4, 6, 8]
-    assert checkpoints._score(state) == scores[-1]
+    assert checkpoints._score(state, validates=True) == scores[-1]
     state.global_step = 7
-    assert checkpoints._score(state) is None
+    assert checkpoints._score(state, validates=True) is None
 
 
 def test_a_step_and_its_validation_are_one_line(tmp_path: Path) -> None:
