@@ -37,14 +37,15 @@ class Contention:
         self._used = _processor_seconds(processes)
         if not 0 <= before <= self._used:  # the first minute, or another process
             return None
-        threads, cores = self._threads * len(processes), _cores()
+        threads, available = self._threads * len(processes), cores()
         load, got = os.getloadavg()[0], (self._used - before) / seconds
-        self._told = load > _LOADED * cores and got < _FAR_BELOW * min(threads, cores)
+        self._told = load > _LOADED * available and got < _FAR_BELOW * min(threads, available)
         if not self._told:
             return None
+        remedy = "; hardware.threads=1 may be faster then" if self._threads > 1 else ""
         return (
-            f"other processes slow it: it got {got:.1f} of {min(threads, cores)} cores in the last "
-            f"minute, {load:.1f} processes want the {cores} of this machine"
+            f"other processes slow it: it got {got:.1f} of {min(threads, available)} cores in the "
+            f"last minute, {load:.1f} processes want the {available} of this machine{remedy}"
         )
 
 
@@ -57,7 +58,7 @@ def _processor_seconds(processes: Sequence[psutil.Process]) -> float:
     return total
 
 
-def _cores() -> int:
+def cores() -> int:
     """Those that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from medreason.config import Config
-from medreason.execution import fork_server, gpu_slots, supervision
-from medreason.execution.contention import Contention
+from medreason.execution import contention, fork_server, gpu_slots, supervision
 from medreason.execution.fork_server import ForkedWorker
 from medreason.execution.gpu_slots import GpuSlots
 from medreason.execution.request import RunRequest
@@ -69,12 +68,13 @@ def _wait(
     display: Display,
 ) -> None:
     """Wait until it ends. A signal lets a training end its update and write a checkpoint."""
-    contention = Contention(_threads(config)) if config.hardware.accelerator == "cpu" else None
+    on_cpu = config.hardware.accelerator == "cpu"
+    slowed = contention.Contention(_threads(config)) if on_cpu else None
 
     def show() -> None:
         display.show(folder.progress)
-        if contention and contention.is_due and status.is_training(folder):
-            line = contention.line(supervision.ranks(process.pid))
+        if slowed and slowed.is_due and status.is_training(folder):
+            line = slowed.line(supervision.ranks(process.pid))
             if line:
                 display.line(line)
 
@@ -152,6 +152,7 @@ def _command(config: Config, request: RunRequest, rendezvous: Rendezvous | None)
 def _environment(config: Config, slots: GpuSlots) -> dict[str, str]:
     cuda = gpu_slots.cuda_environment(slots.devices, expandable=config.rollout.name != "vllm")
     return {
+        "GOMP_SPINCOUNT": _SPINS,
         **os.environ,
         **cuda,
         "OMP_NUM_THREADS": str(_threads(config)),
@@ -161,9 +162,16 @@ def _environment(config: Config, slots: GpuSlots) -> dict[str, str]:
     }
 
 
+_SPINS = "1000"
+"""Turns of a loop that an OpenMP thread waits for the others before it sleeps, some 50 µs. By default
+it is milliseconds, in which other programs that share the cores do not get them."""
+
+
 def _threads(config: Config) -> int:
-    """Of each rank."""
-    return config.hardware.threads or max((os.cpu_count() or 1) // config.hardware.devices, 1)
+    """Of each rank: `hardware.threads`, else `OMP_NUM_THREADS`, else its part of the cores."""
+    of_user = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    asked = config.hardware.threads or (int(of_user) if of_user.isdecimal() else 0)
+    return asked or max(contention.cores() // config.hardware.devices, 1)
 
 
 def _stop(process: subprocess.Popen[bytes] | ForkedWorker) -> None:
