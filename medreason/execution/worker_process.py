@@ -163,8 +163,8 @@ def _environment(config: Config, slots: GpuSlots) -> dict[str, str]:
 
 
 _SPINS = "1000"
-"""Turns of a loop that an OpenMP thread waits for the others before it sleeps, some 50 µs. By default
-it is milliseconds, in which other programs that share the cores do not get them."""
+"""Turns of a loop that an OpenMP thread waits for the others before it sleeps, some 50 µs. By
+default it waits milliseconds, in which other programs do not get its core."""
 
 
 def _threads(config: Config) -> int:
