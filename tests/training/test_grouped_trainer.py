@@ -66,7 +66,10 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Sample]]:
     QUESTIONS.clear()
 
 
-def built(config: Config, folder: Path, *, patch_products: bool = True) -> GRPOTrainer:
+def built(config: Config, folder: Path, *, patch_products: bool | None = None) -> GRPOTrainer:
+    """With patches embedded as transformers does where TRL is what others are compared with."""
+    if patch_products is None:
+        patch_products = config.rollout.name != "trl"
     return grpo.trainer(
         config,
         QUESTIONS,
