@@ -9,7 +9,7 @@
 # Seen: oneDNN's convolution is used, here for the 1,568 patches of two 392-pixel images.
 #
 # Why it matters: bfloat16 is no faster than float32 for short replies on a CPU, and whoever looks for the reason looks at the layers; the
-# profile shows one call.
+# profile shows one call. medreason/models/patch_embedding.py multiplies instead.
 #
 # Output seen on 2026-11-29 (an Intel CPU with AMX, one thread, other work beside it; of three runs 5 to 6, 84 to 92 and 106 to 145; the script
 # wants ratios above 2 in float32 and 8 in bfloat16):

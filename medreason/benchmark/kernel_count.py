@@ -53,6 +53,7 @@ from medreason.generation.kept_graphs import DecodingGraphs, KeptGraphStep
 from medreason.generation.kv_cache import repeat_kv_cache
 from medreason.generation.prefill import Prefill, PromptCache
 from medreason.generation.token_choice import TokenChoice
+from medreason.models.patch_embedding import multiply_patches
 
 _NO_KERNEL = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::detach", "prim::")
 _IN_PLACE = ("aten::index_copy_", "aten::index_fill_")
@@ -324,7 +325,9 @@ def _head_of(tokens: int) -> Iterator[None]:
 
 
 def _model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    multiply_patches(model)  # as `load_model`
+    return model
 
 
 def _packed(

@@ -225,10 +225,16 @@ def _resized(samples: Sequence[Sample], side: int, folder: Path) -> list[Sample]
 
 def _trainer(config: Config, samples: Sequence[Sample], engine: str, folder: Path) -> GRPOTrainer:
     config = replace(config, rollout=replace(config.rollout, name=ROLLOUTS[engine]))
+    model = load_model(
+        config.model,
+        config.hardware,
+        full_precision=not config.adapter,
+        patch_products=engine != "baseline",  # that is transformers as it is
+    )
     trainer = grpo.trainer(
         config,
         samples,
-        load_model(config.model, config.hardware, full_precision=not config.adapter),
+        model,
         load_processor(config.model),
         RunFolder(folder / engine),
         [],

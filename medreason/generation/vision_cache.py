@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from medreason.models.patch_embedding import multiplies_patches
 from medreason.runs.files import atomic, remove_unfinished
 
 _IN_MEMORY = 64
@@ -149,8 +150,9 @@ def _digest(pixel_values: Tensor, grid: Tensor) -> str:
 
 
 def _digest_of_tower(model: PreTrainedModel, precision: str) -> str:
-    # Device and attention too: they round the features differently.
-    kind = (model.device.type, model.config._attn_implementation, precision)
+    # Device, attention and embedding too: they round the features differently.
+    attention, products = model.config._attn_implementation, multiplies_patches(model)
+    kind = (model.device.type, attention, precision, products)
     digest = hashlib.sha256(repr(kind).encode())
     for name, parameter in sorted(_tower_parameters(model).items()):
         digest.update(name.encode())

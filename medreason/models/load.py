@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from medreason.config import Hardware, Model
 from medreason.console import notice
 from medreason.models import layout, merging, model_folder
+from medreason.models.patch_embedding import multiply_patches
 
 disable_progress_bar()  # of loading weights, which a log keeps as one long line
 
@@ -73,14 +74,26 @@ def load_processor(model: Model) -> ProcessorMixin:
 
 
 def load_model(
-    model: Model, hardware: Hardware, *, full_precision: bool = False
+    model: Model,
+    hardware: Hardware,
+    *,
+    full_precision: bool = False,
+    patch_products: bool = True,
 ) -> PreTrainedModel:
     """The model in the profile's precision; an adapter loses nothing to that precision.
 
     `full_precision` holds the weights in float32 whatever the profile computes in: at GRPO's
-    learning rate of 1e-6 an update is too small to change a bfloat16 weight.
+    learning rate of 1e-6 an update is too small to change a bfloat16 weight. Without
+    `patch_products` patches are embedded by the convolution of transformers.
     """
     precision = torch.float32 if full_precision else getattr(torch, hardware.precision)
+    loaded = _load_for_use(model, hardware, precision)
+    if patch_products:
+        multiply_patches(loaded)
+    return loaded
+
+
+def _load_for_use(model: Model, hardware: Hardware, precision: torch.dtype) -> PreTrainedModel:
     if model.weights == "random":
         return _random_model(model, hardware, precision)
     loaded = _load(model, hardware, precision)

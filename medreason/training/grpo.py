@@ -18,6 +18,7 @@ from medreason.config import Config
 from medreason.generation import fused_layers
 from medreason.models import model_folder
 from medreason.models.load import END_TOKENS, VISION_TOKENS, without_adapter
+from medreason.models.patch_embedding import multiplies_patches, multiply_patches
 from medreason.prompts import conversation
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
@@ -89,6 +90,8 @@ def trainer(
         peft_config=lora_config(config, model),
         callbacks=[*callbacks, epoch],
     )
+    if isinstance(trainer.ref_model, nn.Module) and multiplies_patches(model):
+        multiply_patches(trainer.ref_model)  # TRL has loaded it
     _round_products_of_reference(config, trainer)
     if config.hardware.uses_fused_layers and config.rollout.name != "trl":
         for each in (trainer.model, trainer.ref_model):

@@ -15,6 +15,7 @@ from medreason import data
 from medreason.actions import bench
 from medreason.benchmark import speed
 from medreason.config import Config
+from medreason.models.patch_embedding import PatchConv3d
 
 SMALL = (
     *("action=bench", "model=tiny", "model.weights=random", "method=grpo"),
@@ -42,6 +43,18 @@ def test_bench_writes_metrics_of_both_engines_and_their_equality(
     assert results["throughput"]["evaluation_4"]["grouped"] > 0
     assert results["peak_bytes"]["baseline"] > 0
     assert {"update_4", "rollout_4", "matrix_flops_per_second_4"} <= set(results["roofline"])
+
+
+def test_the_baseline_embeds_patches_as_transformers_does(
+    composed: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = composed(*SMALL, "method.trl.beta=0", "method.trl.num_generations=2")
+    samples = data.trained_on(config, data.load(config.data, tmp_path / "cache"))
+    kinds = {}
+    for engine in speed.ROLLOUTS:
+        model = speed._model(speed._trainer(config, samples, engine, tmp_path))
+        kinds[engine] = [type(m) for m in model.modules() if isinstance(m, nn.Conv3d)]
+    assert kinds == {"baseline": [nn.Conv3d], "grouped": [PatchConv3d]}
 
 
 def test_several_devices_are_refused_with_overrides_that_leave_one(

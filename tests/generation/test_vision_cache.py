@@ -18,6 +18,7 @@ from medreason.generation.vision_cache import (
     vision_tower_is_frozen,
 )
 from medreason.models.load import load_model
+from medreason.models.patch_embedding import multiply_patches
 from medreason.runs.files import atomic
 
 GRID = torch.tensor([[1, 4, 4]])
@@ -72,6 +73,25 @@ def test_another_tower_precision_or_grid_has_other_features(tmp_path: Path) -> N
     turned = cache_in(tmp_path)
     turned(images(1), [torch.tensor([[1, 2, 8]])])
     assert other.encoded == half.encoded == turned.encoded == 1
+
+
+def test_features_of_a_convolution_are_not_those_of_a_product(tmp_path: Path) -> None:
+    class Embedding(Tower):
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual = nn.Sequential(nn.Conv3d(24, 8, 1), nn.Flatten())
+
+        def get_image_features(self, pixels: Tensor, grids: Tensor, **_: object) -> SimpleNamespace:
+            features = self.visual(pixels.view(-1, 24, 1, 1, 1))
+            return SimpleNamespace(pooler_output=features.split(4))
+
+    for multiplies in (False, True):
+        tower = Embedding()
+        if multiplies:
+            multiply_patches(tower)
+        cache = VisionCache(tower, "float32", tmp_path, 10**9)  # pyright: ignore[reportArgumentType]
+        features_of(cache, images(1))
+        assert cache.encoded == 1
 
 
 def test_image_of_a_damaged_file_is_encoded_again(tmp_path: Path) -> None:

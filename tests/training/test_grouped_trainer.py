@@ -33,6 +33,7 @@ from medreason.models.load import (
     load_processor,
     meta_model,
 )
+from medreason.models.patch_embedding import multiplies_patches
 from medreason.runs.keys import train_parts
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import TASKS, Sample
@@ -65,11 +66,19 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Sample]]:
     QUESTIONS.clear()
 
 
-def built(config: Config, folder: Path) -> GRPOTrainer:
+def built(config: Config, folder: Path, *, patch_products: bool | None = None) -> GRPOTrainer:
+    """With patches embedded as transformers does where TRL is what others are compared with."""
+    if patch_products is None:
+        patch_products = config.rollout.name != "trl"
     return grpo.trainer(
         config,
         QUESTIONS,
-        load_model(config.model, config.hardware, full_precision=not config.adapter),
+        load_model(
+            config.model,
+            config.hardware,
+            full_precision=not config.adapter,
+            patch_products=patch_products,
+        ),
         load_processor(config.model),
         RunFolder(folder),
         [],
@@ -472,6 +481,17 @@ def test_reference_goes_whole_to_the_device_of_the_training(
     trainer = built(composed(*SMALL, "method.trl.beta=0.04"), tmp_path)
     assert isinstance(trainer.ref_model, PreTrainedModel)
     assert {tensor.device.type for tensor in trainer.ref_model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("products", [True, False])
+def test_reference_embeds_patches_as_the_policy(
+    composed: Compose, tmp_path: Path, products: bool
+) -> None:
+    config = composed(*SMALL, "method.trl.beta=0.04")
+    trainer = built(config, tmp_path, patch_products=products)
+    for model in (trainer.model, trainer.ref_model):
+        assert isinstance(model, PreTrainedModel)
+        assert multiplies_patches(model) == products
 
 
 @pytest.mark.parametrize("rollout", ["grouped", "trl"])
