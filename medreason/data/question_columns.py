@@ -88,14 +88,17 @@ def find(
 ) -> Found:
     """The column of each of our names, and columns of one option each.
 
-    `hub` is what data.hub names; None where the part is not that of a data set. `before` is what a
-    user types in front of the keys of `data.columns`.
+    `hub` is what data.hub names; None where the part is not that of a data set, but of questions to
+    ask: of the columns that are named those of options alone must then be there beside the required
+    ones. `before` is what a user types in front of the keys of `data.columns`.
 
     Raises:
         ValueError: a key of `given` is unknown, or a column that it names or that is required is
             not there; with all of them and what to type.
     """
     several = _several_options(given)
+    if hub is None:
+        given = _of_questions(part, given, required)
     columns = _chosen(part, given)
     if several:
         columns.pop("options", None)
@@ -116,6 +119,12 @@ def find(
             if name not in [f"{prefix}{letter}" for prefix in _OPTION_PREFIXES]
         }
     return Found(columns, options, foreign, renamed)
+
+
+def _of_questions(part: Part, given: Given, required: Sequence[str]) -> Given:
+    """`given` without the columns that answers or the matrix need and the part has not."""
+    needed = (*required, "options")
+    return {our: name for our, name in given.items() if our in needed or name in part.columns}
 
 
 def known_names() -> tuple[str, ...]:
