@@ -16,7 +16,7 @@ from medreason.config.rules import one_of
 from medreason.console import counted
 from medreason.data import image_cache
 from medreason.data.names import task_of
-from medreason.data.rows import BadRow, LeftOut, Loaded, Remark, Row
+from medreason.data.rows import BadRow, LeftOut, Loaded, Remark, Row, once_each
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, Sample
 
 UNREADABLE = "unreadable image"
@@ -90,7 +90,8 @@ def bad_rows_first(rows: Iterable[Row], where: object) -> Iterator[None]:
 
 
 def _listed(bad_rows: Sequence[BadRow], where: object) -> str:
-    first = "\n  ".join(map(str, bad_rows[:10]))
+    each = once_each((bad.file, bad.row, bad.problem) for bad in bad_rows)
+    first = "\n  ".join(each[:10])
     return f"{counted(len(bad_rows), 'bad row')} in {where}, the first:\n  {first}"
 
 

@@ -24,10 +24,12 @@ from PIL import Image
 
 from medreason import data
 from medreason.config import Config, Validation
-from medreason.data import rows
-from medreason.data.audit import audit_run
+from medreason.data import checks, rows
+from medreason.data.audit import audit, audit_run
+from medreason.data.names import modality_of
 from medreason.data.rows import Loaded
 from medreason.models.model_folder import EMBEDDED
+from medreason.report import audit as tables
 
 HEADER = "image,question,option_A,option_B,answer,modality,task,patient,explanation"
 ROWS = [
@@ -432,6 +434,47 @@ def test_a_column_of_other_things_is_no_modality(tmp_path: Path) -> None:
     assert "column 'task' is not used: it has other values than anatomy" in str(loaded.remarks[0])
     misspelt = table(tmp_path, text="\n".join([HEADER, *ROWS]).replace("disease", "sick", 1))
     assert "\"task\" is 'sick'; known: anatomy" in read(misspelt).bad_rows[0].problem
+
+
+@pytest.mark.parametrize(
+    ("names", "modality"),
+    [
+        ("CT CBCT HRCT CTA", "ct"),
+        ("MR MRI fMRI", "mri"),
+        ("CR DR DX CXR XR MG XA RF RG IO PX X-Ray", "xray"),
+        ("Chest_X-ray chest_radiograph radiography mammogram plain_film", "xray"),
+        ("US IVUS USG sonography echocardiogram", "ultrasound"),
+        ("DMS dermatoscopy", "dermoscopy"),
+        ("CFP colour_fundus_photograph", "fundus"),
+        ("OCT OPT", "oct"),
+        ("SM GM WSI histology histopathology", "microscopy"),
+        ("OP NM PT PET ES endoscopy driver usual craft smear option", ""),
+    ],
+)
+def test_usual_names_and_those_of_dicom_are_read_as_modalities(names: str, modality: str) -> None:
+    for name in names.split():
+        assert modality_of(name.replace("_", " ")) == modality, name
+        assert modality_of(name.lower()) == modality, name
+
+
+def test_a_value_that_is_not_known_has_one_line_with_its_rows_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"a.png,Which {i}?,CT,MRI,A,{name}" for i, name in enumerate(["CT", *["PET"] * 12])]
+    file = tmp_path / "reads.csv"
+    file.write_text("\n".join(["image,question,option_A,option_B,answer,modality", *rows, ""]))
+    loaded = read(file)
+    line = """reads.csv, rows 3, 4, 5 and 9 more: "modality" is 'PET'; known: ct, mri, xray, """
+    with pytest.raises(ValueError, match="12 bad rows in") as caught:
+        checks.refuse_bad_rows(loaded, "error", file)
+    told = str(caught.value)
+    assert line in told
+    assert told.count("PET") == 1
+    assert "; or another usual name of one, such as MR, CXR, DX, US or histology" in told
+    tables.show(audit(loaded, "digest", {}))
+    told = capsys.readouterr().out
+    assert line in told
+    assert told.count("PET") == 1
 
 
 def test_a_column_of_a_set_that_names_other_tasks_is_not_used(tmp_path: Path) -> None:
