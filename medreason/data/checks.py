@@ -110,7 +110,7 @@ def refuse_contradictions(samples: Sequence[Sample]) -> None:
         first, *others = contradictions[0]
         other = next(s for s in others if s.answer_text != first.answer_text)
         raise ValueError(
-            f"{len(contradictions)} questions have two answers about one image: "
+            f"{counted(len(contradictions), 'question')} with two answers about one image: "
             f"{place_of(first)} and {place_of(other)} disagree on {first.problem!r} about "
             f"{first.image.name}: {first.answer_text!r} and {other.answer_text!r}; correct one of "
             "them, or set data.contradictions=leave_out"
@@ -189,7 +189,8 @@ def refuse_mixed_families(samples: Sequence[Sample]) -> None:
     if split_apart := mixed_families(samples):
         a, b = split_apart[0]
         raise ValueError(
-            f"{len(split_apart)} questions are in train and in test, the first in {place_of(a)} "
+            f"{counted(len(split_apart), 'question')} {'is' if len(split_apart) == 1 else 'are'} "
+            f"in train and in test, the first in {place_of(a)} "
             f"({a.split}) and {place_of(b)} ({b.split}): the files were split independently. Name "
             "one family in data.files, e.g. data.files=['modality/*/*.json'], or set "
             "data.split=joint, by_image or by_patient to use both"

@@ -3,6 +3,7 @@ whatever their letter case and whether space, `_` or `-` parts their words."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -197,8 +198,16 @@ def _column_remedy(part: Part, our: str, name: str, of_set: bool) -> str:
         likely = likely if len(likely) > 1 else option_columns.by_name(part.columns)
         example = rules.typed("data.columns.options", likely or ["FIRST", "SECOND"])
         return f"{example}, the columns of one option each, or data.columns.options to one of lists"
+    if name not in _USUAL[our] and (near := _near(part.columns, name)):
+        return f"{rules.typed(f'data.columns.{our}', near)}, which is most like it"
     or_paths = (_OR_PATHS if of_set else ", or its path") if our == "image" else ""
     return f"data.columns.{our} to the one that holds the {our}{or_paths}"
+
+
+def _near(columns: Sequence[str], name: str) -> str:
+    """The column that is spelt most like a name; empty where none is like it."""
+    loosely = by_plain(columns)
+    return next((loosely[n] for n in difflib.get_close_matches(plain(name), loosely, n=1)), "")
 
 
 def _lettered(names: Sequence[str]) -> list[str]:

@@ -567,6 +567,22 @@ def test_columns_of_options_may_be_listed_by_name(tmp_path: Path) -> None:
     assert read(file, columns={"options": ["Option 1", "Option 2"]}).samples[0].options == ()
 
 
+@pytest.mark.parametrize("typed", ["scantype", "Scan_Type", "scan typ"])
+def test_column_that_is_spelt_another_way_is_told_by_its_name(typed: str, tmp_path: Path) -> None:
+    file = table(tmp_path, **{",modality,": ",scan type,"})
+    with pytest.raises(ValueError, match="no column") as caught:
+        read(file, columns={"modality": typed})
+    told = "set 'data.columns.modality=scan type', which is most like it"
+    assert str(caught.value).endswith(told)
+
+
+def test_one_contradiction_is_counted_as_one(tmp_path: Path) -> None:
+    rows = [f"images/0.png,Which?,CT,MRI,{letter}" for letter in "AB"]
+    file = table(tmp_path, text="\n".join(["image,question,option_A,option_B,answer", *rows]))
+    with pytest.raises(ValueError, match=r"^1 question with two answers about one image: "):
+        load(file, tmp_path / "cache", images="none", contradictions="error")
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
