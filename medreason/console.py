@@ -81,6 +81,19 @@ def command(words: Iterable[str] = (), module: str = "medreason") -> str:
     return shlex.join([_interpreter(), "-m", module, *words])
 
 
+def install_command(extra: str, overrides: str = "") -> str:
+    """What a user types, in any folder, for an extra of this package; `overrides` is a file of the
+    clone with the versions that go before others."""
+    if not (_CLONE / "pyproject.toml").is_file():
+        return shlex.join(["pip", "install", f"medreason[{extra}]"])
+    first = ["--override", str(_CLONE / overrides)] if overrides else []
+    return shlex.join(["uv", "pip", "install", *first, "-e", f"{_CLONE}[{extra}]"])
+
+
+_CLONE = Path(__file__).resolve().parents[1]
+"""The folder of the repository, where the package is used from a clone."""
+
+
 def started_command() -> str:
     """What the user typed to start this: `make demo`, which make says, or the command itself."""
     return os.environ.get(STARTED_BY) or command(sys.argv[1:])

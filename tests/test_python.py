@@ -78,7 +78,7 @@ def test_runs_are_printed_in_a_line(outputs: Path) -> None:
 
 
 def test_wrong_names_are_refused_with_those_there_are(outputs: Path) -> None:
-    with pytest.raises(ValueError, match=r"sweep=demmo .* there are demo"):
+    with pytest.raises(ValueError, match=r"sweep=demmo .* there are demo: give sweep='demo'$"):
         medreason.load_runs(outputs, sweep="demmo")
     with pytest.raises(ValueError, match=r"outputs=/nowhere: there is no folder /nowhere/runs"):
         medreason.load_runs("/nowhere")

@@ -9,7 +9,7 @@ from typing import Any
 from medreason import config as configuration
 from medreason import data
 from medreason.config import Config, Validation
-from medreason.console import notice, show
+from medreason.console import counted, notice, show
 from medreason.data import audit, checks, image_cache, prepare, prepared, saved_sets
 from medreason.data.rows import Loaded
 from medreason.runs import lock
@@ -103,7 +103,7 @@ def _write(config: Config, folder: Path, loaded: Loaded) -> None:
             "data": config.data,
         },
     )
-    show(f"{len(loaded.samples):,} rows, digest {digest}")
+    show(f"{counted(len(loaded.samples), 'row')}, digest {digest}")
     show(f"use them with data=prepared data.root={folder}")
     if config.prepare.save_to_disk:
         saved_sets.write(folder / "saved", loaded.samples)

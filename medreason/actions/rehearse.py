@@ -19,7 +19,7 @@ from typing import NamedTuple
 from omegaconf import OmegaConf
 
 from medreason.config import CONF, options
-from medreason.console import command, notice, show
+from medreason.console import command, install_command, notice, show
 from medreason.data import phantom_releases
 from medreason.models.model_folder import EMBEDDED
 from medreason.runs.progress import duration
@@ -97,7 +97,7 @@ def obstacle(recipe: str) -> str:
             f"Those that can be rehearsed: {', '.join(every_recipe())}"
         )
     if recipe == "rarl/search" and not find_spec("optuna"):
-        return f"experiment={recipe} needs the extra `search`: uv pip install -e '.[search]'"
+        return f"experiment={recipe} needs the extra `search`: {install_command('search')}"
     return ""
 
 

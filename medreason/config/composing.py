@@ -27,14 +27,18 @@ def choices(chosen: Mapping[str, str | None]) -> dict[str, str]:
 
 def typed(hydra: HydraConf) -> list[str]:
     """The words of a job's command: `--config-dir` where it was given, and the overrides."""
-    sources = hydra.runtime.config_sources
-    folders = [source.path for source in sources if source.provider == "command-line"]
-    shown = [min(folder, os.path.relpath(folder), key=len) for folder in folders]
-    flags = [word for folder in shown for word in ("--config-dir", folder)]
     # Not resolved: a word may be `outputs=${sweep}/x`.
     words = OmegaConf.to_container(cast(ListConfig, hydra.overrides.task), resolve=False)
     assert isinstance(words, list)
-    return [*flags, *map(str, words)]
+    return [*folder_flags(hydra), *map(str, words)]
+
+
+def folder_flags(hydra: HydraConf) -> list[str]:
+    """`--config-dir DIR` where a command was given it."""
+    sources = hydra.runtime.config_sources
+    folders = [source.path for source in sources if source.provider == "command-line"]
+    shown = [min(folder, os.path.relpath(folder), key=len) for folder in folders]
+    return [word for folder in shown for word in ("--config-dir", folder)]
 
 
 def compose(overrides: Iterable[str] = ()) -> Config:

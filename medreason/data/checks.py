@@ -16,7 +16,7 @@ from medreason.config.rules import one_of
 from medreason.console import counted
 from medreason.data import image_cache
 from medreason.data.names import task_of
-from medreason.data.rows import BadRow, LeftOut, Loaded, Remark, Row
+from medreason.data.rows import BadRow, LeftOut, Loaded, Remark, Row, once_each
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, Sample
 
 UNREADABLE = "unreadable image"
@@ -90,7 +90,8 @@ def bad_rows_first(rows: Iterable[Row], where: object) -> Iterator[None]:
 
 
 def _listed(bad_rows: Sequence[BadRow], where: object) -> str:
-    first = "\n  ".join(map(str, bad_rows[:10]))
+    each = once_each((bad.file, bad.row, bad.problem) for bad in bad_rows)
+    first = "\n  ".join(each[:10])
     return f"{counted(len(bad_rows), 'bad row')} in {where}, the first:\n  {first}"
 
 
@@ -109,7 +110,7 @@ def refuse_contradictions(samples: Sequence[Sample]) -> None:
         first, *others = contradictions[0]
         other = next(s for s in others if s.answer_text != first.answer_text)
         raise ValueError(
-            f"{len(contradictions)} questions have two answers about one image: "
+            f"{counted(len(contradictions), 'question')} with two answers about one image: "
             f"{place_of(first)} and {place_of(other)} disagree on {first.problem!r} about "
             f"{first.image.name}: {first.answer_text!r} and {other.answer_text!r}; correct one of "
             "them, or set data.contradictions=leave_out"
@@ -188,7 +189,8 @@ def refuse_mixed_families(samples: Sequence[Sample]) -> None:
     if split_apart := mixed_families(samples):
         a, b = split_apart[0]
         raise ValueError(
-            f"{len(split_apart)} questions are in train and in test, the first in {place_of(a)} "
+            f"{counted(len(split_apart), 'question')} {'is' if len(split_apart) == 1 else 'are'} "
+            f"in train and in test, the first in {place_of(a)} "
             f"({a.split}) and {place_of(b)} ({b.split}): the files were split independently. Name "
             "one family in data.files, e.g. data.files=['modality/*/*.json'], or set "
             "data.split=joint, by_image or by_patient to use both"

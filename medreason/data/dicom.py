@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
+from medreason.console import install_command
 from medreason.data import grey
 from medreason.samples import Window
 
@@ -83,7 +84,7 @@ def _read(path: Path, content: bytes, *, pixels: bool = True) -> Dataset:
         from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
     except ImportError as error:
         raise ValueError(
-            f"{path}: DICOM needs pydicom; install it with pip install -e '.[dicom]'"
+            f"{path}: DICOM needs pydicom; install it with {install_command('dicom')}"
         ) from error
     # Without the header that the standard asks for, the first element is of group 2 or 8.
     bare = content[:2] in (b"\x02\0", b"\x08\0")

@@ -19,6 +19,7 @@ from medreason.data import (
     rows,
     saved_sets,
 )
+from medreason.data.names import OTHER_MODALITY_NAMES
 from medreason.data.question_columns import Layout
 from medreason.data.question_files import Part
 from medreason.data.rows import LeftOut, Record, Remark, Row, SplitColumn
@@ -60,7 +61,9 @@ def read(
     """
     for key, value, known in (("modality", modality, MODALITY_NAMES), ("task", task, TASK_NAMES)):
         if value not in (None, *known):
-            raise ValueError(f"data.{key}={value!r}; known: {', '.join(known)}")
+            meant = question_columns.FACETS[key][0](str(value))
+            hint = f"; did you mean {meant}?" if meant else ""
+            raise ValueError(f"data.{key}={value!r}; known: {', '.join(known)}{hint}")
     folder = _image_folder(hub, image_folder)
     path = Path(hub).resolve()  # of `.`, too
     source = path.stem if path.is_file() else path.name
@@ -192,7 +195,8 @@ def _facet(row: Record, columns: Mapping[str, str], key: str, of_all: str) -> st
         return of_all
     key_of, known = question_columns.FACETS[key]
     if not (value := key_of(name)):
-        raise ValueError(f'"{columns[key]}" is {name!r}; known: {", ".join(known)}')
+        others = f"; {OTHER_MODALITY_NAMES}" if key == "modality" else ""
+        raise ValueError(f'"{columns[key]}" is {name!r}; known: {", ".join(known)}{others}')
     return value
 
 

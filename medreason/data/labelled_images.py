@@ -19,7 +19,7 @@ from typing import NotRequired, TypedDict
 
 from medreason.data import checks, csv_table, image_cache, rows, splits
 from medreason.data.column_names import by_plain, plain
-from medreason.data.names import modality_of
+from medreason.data.names import OTHER_MODALITY_NAMES, modality_of
 from medreason.data.rows import BadRow, LeftOut, Remark, Row
 from medreason.samples import (
     LETTERS,
@@ -246,7 +246,7 @@ def _labelled(
     if modality not in MODALITIES:
         raise ValueError(
             f"{columns['modality']!r} is {row[columns['modality']]!r}; known: "
-            f"{', '.join(MODALITIES)}"
+            f"{', '.join(MODALITIES)}; {OTHER_MODALITY_NAMES}"
         )
     fold = row[columns["split"]] if "split" in columns else ""
     if (split := _FOLDS.get(fold.lower())) is None:

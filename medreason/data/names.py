@@ -7,16 +7,40 @@ import re
 # How names start, in lower case without spaces and signs.
 # Source: experiments/med_r1/README.md, "Data".
 _MODALITIES = {
-    "ct": ("ct", "computedtomography"),
+    "ct": ("ct", "computedtomography", "catscan"),
     "mri": ("mr", "magnetic"),
-    "xray": ("xray", "radiograph"),
-    "ultrasound": ("ultrasound",),
-    "dermoscopy": ("dermoscop",),
-    "fundus": ("fundus",),
+    "xray": (
+        "xray",
+        "radiograph",
+        "chestxray",
+        "chestradiograph",
+        "digitalradiograph",
+        "computedradiograph",
+        "plainfilm",
+        "plainradiograph",
+        "mammogra",
+    ),
+    "ultrasound": ("ultrasound", "ultrasonogra", "sonogra", "echocardiogra"),
+    "dermoscopy": ("dermoscop", "dermatoscop"),
+    "fundus": ("fundus", "colorfundus", "colourfundus", "retinalfundus"),
     "oct": ("oct", "opticalcoherence"),
-    "microscopy": ("microscop",),
+    "microscopy": ("microscop", "histolog", "histopatholog"),
     "unknown": ("unknown",),
 }
+_ABBREVIATIONS = {
+    "ct": ("cbct", "hrct"),
+    "mri": ("fmri",),
+    "xray": ("cr", "cxr", "dr", "dx", "io", "mg", "px", "rf", "rg", "xa", "xr"),
+    "ultrasound": ("ivus", "us", "usg"),
+    "dermoscopy": ("dms",),
+    "fundus": ("cfp",),
+    "oct": ("opt",),
+    "microscopy": ("gm", "sm", "wsi"),
+}
+"""Whole names, with those of DICOM's Modality (0008,0060) that are one of the eight: `OP` is also a
+photograph of the front of the eye, `NM`, `PT` and `ES` are none of them. Source: DICOM PS3.3
+C.7.3.1.1.1."""
+OTHER_MODALITY_NAMES = "or another usual name of one, such as MR, CXR, DX, US or histology"
 _TASKS = {
     "anatomy": ("anatomy",),
     "disease": ("disease",),
@@ -72,7 +96,9 @@ def modality_of(name: str) -> str:
 
     "unknown" where it says so or names several (`OCT & X-Ray`).
     """
-    return _key(name, _MODALITIES)
+    whole = _plain(name)
+    short = (key for key, names in _ABBREVIATIONS.items() if whole in names)
+    return next(short, "") or _key(name, _MODALITIES)
 
 
 def task_of(name: str) -> str:
@@ -102,5 +128,8 @@ def _key(name: str, names: dict[str, tuple[str, ...]]) -> str:
 
 
 def _start(name: str, names: dict[str, tuple[str, ...]]) -> str:
-    plain = re.sub(r"[\W_]", "", name).lower()
-    return next((key for key, starts in names.items() if plain.startswith(starts)), "")
+    return next((key for key, starts in names.items() if _plain(name).startswith(starts)), "")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from medreason.config import CONF
 from medreason.console import command
 from medreason.data import rows
 from medreason.data.rows import Row
@@ -60,7 +61,9 @@ def to_prepare(root: Path | str) -> str:
     named = re.fullmatch(r"(.+)-(\d+)-(stretch|pad)", Path(root).name)
     data, size, resize = named.groups() if named else ("NAME", "384", "stretch")
     words = [f"prepare.size={size}"] * (size != "384") + ["prepare.resize=pad"] * (resize == "pad")
-    return f"{command(['action=prepare', f'data={data}', *words])} data.root=FOLDER"
+    own = named and not (CONF / "data" / f"{data}.yaml").exists()
+    flags = ["--config-dir", "DIR"] * bool(own)
+    return f"{command([*flags, 'action=prepare', f'data={data}', *words])} data.root=FOLDER"
 
 
 def begin(folder: Path, settings: dict[str, Any]) -> None:

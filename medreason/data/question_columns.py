@@ -3,6 +3,7 @@ whatever their letter case and whether space, `_` or `-` parts their words."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -88,14 +89,17 @@ def find(
 ) -> Found:
     """The column of each of our names, and columns of one option each.
 
-    `hub` is what data.hub names; None where the part is not that of a data set. `before` is what a
-    user types in front of the keys of `data.columns`.
+    `hub` is what data.hub names; None where the part is not that of a data set, but of questions to
+    ask: of the columns that are named those of options alone must then be there beside the required
+    ones. `before` is what a user types in front of the keys of `data.columns`.
 
     Raises:
         ValueError: a key of `given` is unknown, or a column that it names or that is required is
             not there; with all of them and what to type.
     """
     several = _several_options(given)
+    if hub is None:
+        given = _of_questions(part, given, required)
     columns = _chosen(part, given)
     if several:
         columns.pop("options", None)
@@ -116,6 +120,12 @@ def find(
             if name not in [f"{prefix}{letter}" for prefix in _OPTION_PREFIXES]
         }
     return Found(columns, options, foreign, renamed)
+
+
+def _of_questions(part: Part, given: Given, required: Sequence[str]) -> Given:
+    """`given` without the columns that answers or the matrix need and the part has not."""
+    needed = (*required, "options")
+    return {our: name for our, name in given.items() if our in needed or name in part.columns}
 
 
 def known_names() -> tuple[str, ...]:
@@ -188,8 +198,16 @@ def _column_remedy(part: Part, our: str, name: str, of_set: bool) -> str:
         likely = likely if len(likely) > 1 else option_columns.by_name(part.columns)
         example = rules.typed("data.columns.options", likely or ["FIRST", "SECOND"])
         return f"{example}, the columns of one option each, or data.columns.options to one of lists"
+    if name not in _USUAL[our] and (near := _near(part.columns, name)):
+        return f"{rules.typed(f'data.columns.{our}', near)}, which is most like it"
     or_paths = (_OR_PATHS if of_set else ", or its path") if our == "image" else ""
     return f"data.columns.{our} to the one that holds the {our}{or_paths}"
+
+
+def _near(columns: Sequence[str], name: str) -> str:
+    """The column that is spelt most like a name; empty where none is like it."""
+    loosely = by_plain(columns)
+    return next((loosely[n] for n in difflib.get_close_matches(plain(name), loosely, n=1)), "")
 
 
 def _lettered(names: Sequence[str]) -> list[str]:

@@ -36,6 +36,24 @@ class BadRow:
         return f"{self.file}, row {self.row}: {self.problem}"
 
 
+def once_each(problems: Iterable[tuple[str, int, str]]) -> list[str]:
+    """A line for each file and problem, of (file, row or -1, problem): its first rows, and how many
+    more have it."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for file, row, problem in problems:
+        numbers.setdefault((file, problem), []).append(row)
+    lines = []
+    for (file, problem), found in numbers.items():
+        first = ", ".join(map(str, found[:_MOST_NUMBERS]))
+        more = f" and {len(found) - _MOST_NUMBERS:,} more" if len(found) > _MOST_NUMBERS else ""
+        where = f", row{'s' * (len(found) > 1)} {first}{more}" if min(found) >= 0 else ""
+        lines.append(f"{file}{where}: {problem}")
+    return lines
+
+
+_MOST_NUMBERS = 3
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """A row that is not asked about, though nothing is wrong with it."""

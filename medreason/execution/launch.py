@@ -134,7 +134,7 @@ class Decision(Enum):
     FINISHED = "already finished, using stored results"
     START = "started"
     RESUME = "resumed from its last checkpoint"
-    START_AGAIN = "started again, since it ended before its first checkpoint"
+    START_AGAIN = "started again, since it has no checkpoint"
     EVALUATE = "already trained, evaluating its weights"
     EVALUATE_START = "start model, nothing to train"
     EVALUATE_AGAIN = "its evaluation was changed or cut off since it was finished; evaluated again"

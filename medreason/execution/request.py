@@ -11,6 +11,7 @@ from typing import Any
 
 from medreason import data
 from medreason.config import Config
+from medreason.console import counted
 from medreason.data import validation
 from medreason.models import adapters, model_folder
 from medreason.replies import parse
@@ -165,7 +166,7 @@ def _without_side(side: str, config: Config, samples: Sequence[Sample]) -> str:
         if drawn in config.data
         else f"bring its {side} files, or set data.split={how} to split those there are"
     )
-    return f"the data set has {len(samples):,} rows and none in {side}; {remedy}"
+    return f"the data set has {counted(len(samples), 'row')} and none in {side}; {remedy}"
 
 
 def _too_few(config: Config, samples: Sequence[Sample], count: int) -> str:
@@ -178,8 +179,9 @@ def _too_few(config: Config, samples: Sequence[Sample], count: int) -> str:
     smaller = f", or method.prompts_per_step={step}" if step else ""
     modality, task = cells.most_common(1)[0][0].split("/")
     return (
-        f"modality={config.modality.name} task={config.task.name}: {count} training samples, fewer "
-        f"than method.prompts_per_step={config.method.prompts_per_step}; choose other cells, such "
+        f"modality={config.modality.name} task={config.task.name}: "
+        f"{counted(count, 'training sample')}, fewer than "
+        f"method.prompts_per_step={config.method.prompts_per_step}; choose other cells, such "
         f"as modality={modality} task={task}{smaller}: the data set has training samples of "
         f"{', '.join(shown)}{more}"
     )

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from medreason.config.judge import Judge, Scale
+from medreason.console import install_command
 from medreason.generation.parallel_requests import FailedError, parallel_requests
 from medreason.judging.rubric import Item, Verdict
 from medreason.runs.files import atomic
@@ -42,7 +43,7 @@ def grader(judge: Judge) -> Grader:
                 from medreason.judging import endpoint  # openai: an extra, and a second to import
             except ImportError as error:
                 raise ValueError(
-                    "judge.kind='openai' needs the package openai: pip install -e '.[judge]'"
+                    f"judge.kind='openai' needs the package openai: {install_command('judge')}"
                 ) from error
             return endpoint.judge_of(judge)
         case "local":

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from medreason.console import counted
 from medreason.data.audit import LOWER_CASE, PERIOD, warnings
-from medreason.data.rows import SIDES
+from medreason.data.rows import SIDES, once_each
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, TASKS
 from medreason.stats import wilson
 
@@ -41,12 +41,12 @@ def show(report: Mapping[str, Any]) -> None:
         _print(console, by_modality)
     _print(console, _counts(report))
     remarks = sorted(report["remarks"], key=lambda remark: not remark.get("warning"))
-    for remark in remarks[:10]:
-        row = "" if remark["row"] < 0 else f", row {remark['row']}"
-        mark = "! " if remark.get("warning") else ""
-        console.print(Text(f"{mark}{remark['file']}{row}: {remark['remark']}"), soft_wrap=True)
-    for bad in report["unparsed"][:10]:
-        console.print(Text(f"{bad['file']}, row {bad['row']}: {bad['reason']}"), soft_wrap=True)
+    said = [
+        (f"{'! ' if r.get('warning') else ''}{r['file']}", r["row"], r["remark"]) for r in remarks
+    ]
+    bad = [(row["file"], row["row"], row["reason"]) for row in report["unparsed"]]
+    for line in [*once_each(said)[:10], *once_each(bad)[:10]]:
+        console.print(Text(line), soft_wrap=True)
     for warning in [*_small_test(report), *warnings(report)]:
         console.print(Text(f"! {warning}"), soft_wrap=True)
     console.print(f"digest {report['digest']}")

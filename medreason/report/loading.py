@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,13 +50,14 @@ def load_runs(
             f"outputs={outputs}: there is no folder {folder}; name the folder that holds runs/"
         )
     if sweep is not None:
-        return Runs(load(evaluations_of(folder, sweep), statistics))
+        return Runs(load(evaluations_of(folder, sweep, in_python=True), statistics))
     every = {e.path: e for asked in evaluations_by_sweep(folder).values() for e in asked}
     return Runs(load(every.values(), statistics))
 
 
-def evaluations_of(folder: Path, sweep: str) -> list[EvaluationFolder]:
-    """Those that a sweep asked for; run folders that cannot be read are named and left out.
+def evaluations_of(folder: Path, sweep: str, *, in_python: bool = False) -> list[EvaluationFolder]:
+    """Those that a sweep asked for; run folders that cannot be read are named and left out. An
+    error says what to type in a shell, or what to give `load_runs`.
 
     Raises:
         ValueError: there is no such sweep.
@@ -76,10 +78,11 @@ def evaluations_of(folder: Path, sweep: str) -> list[EvaluationFolder]:
     if others:
         others.sort(key=lambda name: (-_last_written(by_sweep[name]), name))
         begun = " that have begun" if asked else ""
-        raise ValueError(
-            f"{where}{begun}; there are {', '.join(others)}: "
-            f"type `{report_command(others[0], folder.parent)}`"
-        )
+        near = next(iter(difflib.get_close_matches(sweep, others, n=1)), others[0])
+        remedy = f"type `{report_command(near, folder.parent)}`"
+        if in_python:
+            remedy = f"give sweep={near!r}"
+        raise ValueError(f"{where}{begun}; there are {', '.join(others)}: {remedy}")
     if asked:
         return asked
     words = ["-m", "prompt=think", "method=base,sft,grpo,rarl", f"sweep={sweep}"]

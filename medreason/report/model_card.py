@@ -7,6 +7,7 @@ from typing import Any
 
 from medreason import config as configuration
 from medreason.config import Config
+from medreason.console import counted
 from medreason.evaluation import predictions
 from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown, rounded
 from medreason.models import adapters
@@ -145,18 +146,19 @@ def _trained_on(folder: RunFolder) -> str:
     trained = EvaluationFolder(folder, files[0].parent.name).training_questions()
     total = sum(sum(tasks.values()) for tasks in trained.values())
     listed = [f"{modality}: {', '.join(tasks)}" for modality, tasks in trained.items()]
-    return "; ".join([f"{total:,} questions", *listed])
+    return "; ".join([counted(total, "question"), *listed])
 
 
 def _clusters(evaluation: EvaluationFolder, count: int) -> str:
     """` in 6 patients`: what an evaluation's intervals take as independent; empty of questions."""
-    counted = configuration.read(evaluation.config).statistics.clusters
-    if counted == "question":
+    clusters = configuration.read(evaluation.config).statistics.clusters
+    if clusters == "question":
         return ""
     patients = predictions.read_frame([evaluation.path], ["patient"])["patient"].fillna("") != ""
-    if counted == "image" or not patients.any():
-        return f" in {count} images"
-    return f" in {count} patients{'' if patients.all() else ' and, where none is known, images'}"
+    if clusters == "image" or not patients.any():
+        return f" in {counted(count, 'image')}"
+    others = "" if patients.all() else " and, where none is known, images"
+    return f" in {counted(count, 'patient')}{others}"
 
 
 def _results(folder: RunFolder) -> list[str]:

@@ -23,7 +23,7 @@ def status(evaluation: EvaluationFolder, state: State) -> str:
     if lock.is_held(folder.path):
         return f"running{_place(progress_of(folder))}" if working else "waiting"
     if state.trained and not working:
-        trial = "not tested: a search tests the chosen trial alone (runs.test=false)"
+        trial = "not tested: runs.test=false, as for the trials of a search"
         return trial if is_trial(folder) else "not tested; the same command does it"
     if not state.attempts:
         return "not started"

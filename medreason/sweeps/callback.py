@@ -29,7 +29,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from medreason.config import Config, Statistics, Tracking
+from medreason.config import Config, Statistics, Tracking, composing
 from medreason.console import counted, notice, report_command, started_command
 from medreason.execution import supervision
 from medreason.report import published_file
@@ -260,7 +260,8 @@ def _warn_of_jobs(config: DictConfig, jobs: list[list[str]]) -> None:
     nothing where a job cannot be composed, which fails alone when it begins."""
     with suppress(HydraException, *EXPECTED):
         configs = compose_jobs(config, jobs)
-        for line in [*idle_lines(configs, jobs), *base_lines(configs, jobs)]:
+        flags = composing.folder_flags(config.hydra)
+        for line in [*idle_lines(configs, jobs), *base_lines(configs, jobs, flags)]:
             notice(line)
 
 

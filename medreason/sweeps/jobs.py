@@ -119,9 +119,11 @@ def step_lines(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(filter(None, lines)))
 
 
-def base_lines(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> list[str]:
+def base_lines(
+    configs: Sequence[Config], jobs: Sequence[Sequence[str]], flags: Sequence[str] = ()
+) -> list[str]:
     """A warning for each prompt with which models are tested and their start model, which other
-    jobs test, is not: no difference to it is shown."""
+    jobs test, is not: no difference to it is shown. `flags` were typed before the overrides."""
     lines: dict[str, None] = {}
     bases = [config for config in configs if config.method.name == "base"]
     for config, job in zip(configs, jobs, strict=True):
@@ -131,7 +133,7 @@ def base_lines(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> list
         if config.method.algorithm == "none" or not others or name in others:
             continue
         kept = [o for o in words_of_start_model(job) if not o.startswith("prompt=")]
-        words = [*kept, "method=base", f"prompt={name}", f"sweep={config.sweep}"]
+        words = [*flags, *kept, "method=base", f"prompt={name}", f"sweep={config.sweep}"]
         lines[
             f"! {config.method.name} is tested with prompt={name}, its start model with "
             f"prompt={', '.join(dict.fromkeys(others))}: not compared with it; "

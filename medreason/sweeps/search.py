@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from medreason import config as configuration
 from medreason.config import Config
-from medreason.console import notice
+from medreason.console import install_command, notice
 from medreason.report.names import short
 from medreason.runs import keys, lock, status
 from medreason.runs.run_folder import EvaluationFolder
@@ -208,7 +208,7 @@ def open_study(config: DictConfig, search: Search, fixed: Config) -> Study | Non
         if find_spec(package) is None:
             raise ValueError(
                 "this search needs Optuna and Hydra's plugin for it; type "
-                "`uv pip install -e '.[search]'`"
+                f"`{install_command('search')}`"
             )
     return Study(config, search, fixed)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -562,6 +563,53 @@ def test_a_table_of_a_training_is_asked_as_an_evaluation_asks_it(
     (tmp_path / "q.csv").write_text("\n".join(rows).replace("Option_A;option_B", "Wahl 1;Wahl 2"))
     asked = asked_by(composed, monkeypatch, f"predict.questions={tmp_path}/q.csv", *columns)
     assert asked[0].options == ("CT", "MRI")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "parquet"])
+def test_questions_need_no_column_that_answers_alone_need(
+    suffix: str,
+    composed: Compose,
+    tmp_path: Path,
+    images: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    others = ["answer", "explanation", "patient", "split", "modality", "task", "source"]
+    others += ["alternatives", "answer_type"]
+    columns = ["data=hub", *(f"data.columns.{our}=of_training_{our}" for our in others)]
+    columns.append("data.columns.question=ask")
+    path = tmp_path / f"new.{suffix}"
+    row = {"image": str(images[0]), "ask": "Which?", "option_A": "CT", "option_B": "MRI"}
+    table = {
+        "csv": "\n".join([",".join(row), ",".join(row.values())]),
+        "json": json.dumps([row]),
+        "jsonl": json.dumps(row),
+    }
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist([row]), path)
+    else:
+        path.write_text(table[suffix])
+    asked = asked_by(composed, monkeypatch, f"predict.questions={path}", *columns)
+    assert [(s.image, s.question, s.options) for s in asked] == [
+        (images[0], "Which?", ("CT", "MRI"))
+    ]
+
+
+def test_options_that_are_named_must_be_in_a_table_of_questions(
+    composed: Compose, tmp_path: Path, images: list[Path]
+) -> None:
+    (tmp_path / "new.csv").write_text(f"image,question\n{images[0]},Which?\n")
+    words = ["data=hub", "data.columns.options=choice", f"predict.questions={tmp_path}/new.csv"]
+    with pytest.raises(ValueError, match=r"new\.csv: no column 'choice'; columns are"):
+        predict.run(composed("action=predict", *words))
+
+
+def test_an_image_given_for_all_questions_needs_no_column(
+    composed: Compose, tmp_path: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new.csv").write_text("question\nWhich?\n")
+    words = ["data=hub", "data.columns.image=Bild", f"predict.questions={tmp_path}/new.csv"]
+    asked = asked_by(composed, monkeypatch, *words, f"predict.image={images[0]}")
+    assert [(s.image, s.question) for s in asked] == [(images[0], "Which?")]
 
 
 @pytest.mark.parametrize(

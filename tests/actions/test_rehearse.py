@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from medreason import config as configuration
 from medreason.actions import rehearse
 from medreason.config import CONF
+from medreason.console import install_command
 from medreason.execution.request import run_request
 from medreason.sweeps.jobs import first_value, split_jobs
 
@@ -81,7 +82,7 @@ def test_rehearsal_ends_in_a_report(
 def test_what_cannot_be_rehearsed_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "python -m medreason experiment=smoke/demo" in rehearse.obstacle("smoke/demo")
     monkeypatch.setattr(rehearse, "find_spec", lambda name: None)
-    assert "uv pip install -e '.[search]'" in rehearse.obstacle("rarl/search")
+    assert install_command("search") in rehearse.obstacle("rarl/search")
     with pytest.raises(ValueError, match=r"smoke/demo is not of a paper.*med_r1/grpo_think"):
         rehearse.run(["experiment=smoke/demo"])
     monkeypatch.setattr(rehearse, "find_spec", importlib.util.find_spec)

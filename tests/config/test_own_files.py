@@ -40,6 +40,12 @@ def test_reward_and_prompt_of_the_readme_are_taken(shown: Path) -> None:
     assert "1 job: 1 to do" in done.stdout
 
 
+def test_told_command_that_adds_the_start_model_keeps_the_folder_of_own_files(shown: Path) -> None:
+    done = plan(shown, "--config-dir", "my", "action=plan", "-m", "sweep=s", "method=base,rarl")
+    command = r"`python -m medreason --config-dir my .*method=base prompt=rarl sweep=s` adds"
+    assert re.search(command, done.stderr), done.stderr
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -166,7 +166,7 @@ def test_a_bad_row_is_named_with_file_and_row_or_skipped(
 
 
 def test_all_bad_rows_are_counted_and_ten_listed(tmp_path: Path) -> None:
-    write(tmp_path, [row(solution="?")] * 12)
+    write(tmp_path, [row(solution=f"?{i}") for i in range(12)])
     with pytest.raises(ValueError, match="12 bad rows") as caught:
         load(tmp_path, images="none")
     assert str(caught.value).count("_test.json, row") == 10

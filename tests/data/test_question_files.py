@@ -24,10 +24,12 @@ from PIL import Image
 
 from medreason import data
 from medreason.config import Config, Validation
-from medreason.data import rows
-from medreason.data.audit import audit_run
+from medreason.data import checks, rows
+from medreason.data.audit import audit, audit_run
+from medreason.data.names import modality_of
 from medreason.data.rows import Loaded
 from medreason.models.model_folder import EMBEDDED
+from medreason.report import audit as tables
 
 HEADER = "image,question,option_A,option_B,answer,modality,task,patient,explanation"
 ROWS = [
@@ -434,6 +436,47 @@ def test_a_column_of_other_things_is_no_modality(tmp_path: Path) -> None:
     assert "\"task\" is 'sick'; known: anatomy" in read(misspelt).bad_rows[0].problem
 
 
+@pytest.mark.parametrize(
+    ("names", "modality"),
+    [
+        ("CT CBCT HRCT CTA", "ct"),
+        ("MR MRI fMRI", "mri"),
+        ("CR DR DX CXR XR MG XA RF RG IO PX X-Ray", "xray"),
+        ("Chest_X-ray chest_radiograph radiography mammogram plain_film", "xray"),
+        ("US IVUS USG sonography echocardiogram", "ultrasound"),
+        ("DMS dermatoscopy", "dermoscopy"),
+        ("CFP colour_fundus_photograph", "fundus"),
+        ("OCT OPT", "oct"),
+        ("SM GM WSI histology histopathology", "microscopy"),
+        ("OP NM PT PET ES endoscopy driver usual craft smear option", ""),
+    ],
+)
+def test_usual_names_and_those_of_dicom_are_read_as_modalities(names: str, modality: str) -> None:
+    for name in names.split():
+        assert modality_of(name.replace("_", " ")) == modality, name
+        assert modality_of(name.lower()) == modality, name
+
+
+def test_a_value_that_is_not_known_has_one_line_with_its_rows_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"a.png,Which {i}?,CT,MRI,A,{name}" for i, name in enumerate(["CT", *["PET"] * 12])]
+    file = tmp_path / "reads.csv"
+    file.write_text("\n".join(["image,question,option_A,option_B,answer,modality", *rows, ""]))
+    loaded = read(file)
+    line = """reads.csv, rows 3, 4, 5 and 9 more: "modality" is 'PET'; known: ct, mri, xray, """
+    with pytest.raises(ValueError, match="12 bad rows in") as caught:
+        checks.refuse_bad_rows(loaded, "error", file)
+    told = str(caught.value)
+    assert line in told
+    assert told.count("PET") == 1
+    assert "; or another usual name of one, such as MR, CXR, DX, US or histology" in told
+    tables.show(audit(loaded, "digest", {}))
+    told = capsys.readouterr().out
+    assert line in told
+    assert told.count("PET") == 1
+
+
 def test_a_column_of_a_set_that_names_other_tasks_is_not_used(tmp_path: Path) -> None:
     rows = [
         row | {"task": task} for row, task in zip(records(), ["disease", "report"] * 6, strict=True)
@@ -522,6 +565,22 @@ def test_columns_of_options_may_be_listed_by_name(tmp_path: Path) -> None:
     shorter = file.read_text().replace(";Heart;Lung", ";;Lung").replace(";Lung;;Lung", ";;;Lung")
     file.write_text(shorter)
     assert read(file, columns={"options": ["Option 1", "Option 2"]}).samples[0].options == ()
+
+
+@pytest.mark.parametrize("typed", ["scantype", "Scan_Type", "scan typ"])
+def test_column_that_is_spelt_another_way_is_told_by_its_name(typed: str, tmp_path: Path) -> None:
+    file = table(tmp_path, **{",modality,": ",scan type,"})
+    with pytest.raises(ValueError, match="no column") as caught:
+        read(file, columns={"modality": typed})
+    told = "set 'data.columns.modality=scan type', which is most like it"
+    assert str(caught.value).endswith(told)
+
+
+def test_one_contradiction_is_counted_as_one(tmp_path: Path) -> None:
+    rows = [f"images/0.png,Which?,CT,MRI,{letter}" for letter in "AB"]
+    file = table(tmp_path, text="\n".join(["image,question,option_A,option_B,answer", *rows]))
+    with pytest.raises(ValueError, match=r"^1 question with two answers about one image: "):
+        load(file, tmp_path / "cache", images="none", contradictions="error")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from medreason import config as configuration
 from medreason import data
 from medreason.actions import plan
 from medreason.config import Config, machine
-from medreason.execution import launch, prompt_notes
+from medreason.execution import launch, prompt_notes, request
 from medreason.execution.launch import Decision
 from medreason.execution.request import RunRequest, run_request
 from medreason.models import model_folder
@@ -160,7 +160,7 @@ def test_braces_of_latex_and_json_are_no_fields(composed: Compose, template: str
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["modality=ct", "task=disease", "data.train_images=1"], "1 training samples, fewer than"),
+        (["modality=ct", "task=disease", "data.train_images=1"], "1 training sample, fewer than"),
         (["data.test_images=0"], "none in test; set data.test_images to 1 or more"),
         (["model.path=./nothing"], "no such folder"),
     ],
@@ -194,6 +194,16 @@ def test_judge_of_a_reward_is_tried_before_a_worker_starts(
     ):
         launch.run(composed(*SMALL, *asks, f"judge.base_url={server.url}"))
     assert sum(server.calls.values()) == 1
+
+
+def test_one_row_of_one_side_is_counted_as_one(composed: Compose) -> None:
+    one = next(s for s in data.samples_of(composed(*SMALL)) if s.split == "test")
+    told = request._without_side("train", composed("data=hub", "data.hub=set"), [one])
+    assert told.startswith("the data set has 1 row and none in train; bring its train files")
+
+
+def test_what_is_said_of_a_run_without_checkpoint_is_what_is_known() -> None:
+    assert Decision.START_AGAIN.value == "started again, since it has no checkpoint"
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_status_is_that_of_state_progress_and_lock(
     ("test", "words"),
     [
         ("true", "not tested; the same command does it"),
-        ("false", "not tested: a search tests the chosen trial alone (runs.test=false)"),
+        ("false", "not tested: runs.test=false, as for the trials of a search"),
     ],
 )
 def test_a_trial_of_a_search_is_said_to_need_no_test(

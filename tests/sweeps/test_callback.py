@@ -42,7 +42,7 @@ def test_cell_without_data_and_one_that_fails_are_told_apart_at_the_end(
     output = medreason(tmp_path, "-m", *TINY, *arguments, status=1)
     assert "sweep s: 2 jobs in " in output
     assert "1 without data, 1 failed" in output
-    assert "1 training samples, fewer than method.prompts_per_step=8" in output
+    assert "1 training sample, fewer than method.prompts_per_step=8" in output
     assert "no such folder" in output
     outcomes = [
         json.loads(path.read_text())["state"]

