@@ -164,8 +164,8 @@ def _environment(config: Config, slots: GpuSlots) -> dict[str, str]:
 
 _SPINS = "10000"
 """Turns of a loop that an OpenMP thread waits for the others before it sleeps: of 300,000, the
-default, a step of two threads takes three times as long beside other programs, and no less alone;
-of 1,000 a sixth longer alone."""
+default, a step of two threads takes five times as long beside other programs, and no less alone; of
+1,000 a sixth longer alone."""
 
 
 def _threads(config: Config) -> int:
