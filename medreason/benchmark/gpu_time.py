@@ -1,4 +1,5 @@
-"""Hours on GPUs from their data sheets, for plans: an estimate, since no GPU has been measured."""
+"""Hours on GPUs from their data sheets, for plans: an estimate. One kind of step was
+measured on one GPU (experiments/benchmarks/README.md, "GPU, 2B")."""
 
 from __future__ import annotations
 
