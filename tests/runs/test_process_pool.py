@@ -14,6 +14,7 @@ import pytest
 from medreason.runs import process_pool
 
 CODE = """
+import sys
 import time
 from medreason.runs import interrupts, parent_watch, process_pool
 
@@ -21,10 +22,15 @@ def wait(seconds):
     print("begun", flush=True)
     time.sleep(seconds)
 
+def start(pid):
+    if sys.argv[1:] == ["slowly"]:
+        print("begun", flush=True)
+        time.sleep(0.5)
+    parent_watch.start_in_pool(pid)
+
 if __name__ == "__main__":
     interrupts.listen()
     try:
-        start = parent_watch.start_in_pool
         for _ in process_pool.results(wait, [0.05] * 4000, chunk=4, initializer=start):
             pass
     except KeyboardInterrupt:
@@ -64,16 +70,26 @@ def test_pool_that_is_left_early_ends() -> None:
 @pytest.mark.usefixtures("hang_up_is_not_ignored")
 def test_signal_ends_it_without_a_traceback(number: signal.Signals, *, group: bool) -> None:
     for _ in range(3):
-        command = subprocess.Popen(
-            [sys.executable, "-c", CODE],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        assert command.stdout
-        assert command.stdout.readline().startswith("begun")
-        (os.killpg if group else os.kill)(command.pid, number)
-        said, _ = command.communicate(timeout=60)
-        assert "Traceback" not in said
-        assert said.endswith("interrupted\n")
+        check_interrupted(number, group=group)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.usefixtures("hang_up_is_not_ignored")
+def test_signal_while_processes_begin_leaves_no_traceback(number: signal.Signals) -> None:
+    check_interrupted(number, "slowly", group=True)
+
+
+def check_interrupted(number: signal.Signals, *words: str, group: bool) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-c", CODE, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert command.stdout
+    assert command.stdout.readline().startswith("begun")
+    (os.killpg if group else os.kill)(command.pid, number)
+    said, _ = command.communicate(timeout=60)
+    assert "Traceback" not in said
+    assert said.endswith("interrupted\n")
