@@ -5,15 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import commands
 import pandas as pd
 import pytest
 import readme_files
 from run_folders import draw_samples, reply, write_run
 
 import medreason
-from medreason.config import Config
+from medreason import config as configuration
+from medreason.config import Config, Reward, checks
 from medreason.report import table
 from medreason.runs.run_folder import EvaluationFolder
 
@@ -94,6 +97,28 @@ def test_wrong_names_are_refused_with_those_there_are(outputs: Path) -> None:
 def test_composed_is_that_of_the_command_line() -> None:
     config = medreason.compose(["method=grpo", "model=qwen2_vl_2b", "seed=3"])
     assert (config.method.name, config.seed, config.choices["model"]) == ("grpo", 3, "qwen2_vl_2b")
+
+
+def test_results_are_read_where_own_reward_and_reader_cannot_be_imported(
+    tmp_path: Path, composed: Callable[..., Config]
+) -> None:
+    base = composed("method=grpo", "sweep=own", "tracking=none")
+    mine = Reward(score={"_target_": "my_lost_module.short"})
+    reader = base.data | {"_target_": "my_lost_module.read"}
+    config = replace(base, reward={"mine": mine}, data=reader)
+    with pytest.raises(ValueError, match=r"'my_lost_module.read' is not a function that can be"):
+        checks.users_functions_are_known(config)
+    made = write_run(config, draw_samples(tmp_path / "images"), lambda _, s: reply(s.answer))
+    assert configuration.read(made.config) == config
+    (run,) = medreason.load_runs(config.folder, sweep="own")
+    assert medreason.load_run(made.run.path).overall["accuracy"] == run.overall["accuracy"] == 1
+    assert set(run.config.reward) == {"mine"} if run.config else False
+    told = commands.medreason(
+        "action=report", "sweep=own", f"outputs={config.folder}", "tracking=none"
+    )
+    assert told.returncode == 0, told.stderr
+    assert "grpo" in told.stdout
+    assert "my_lost_module" not in told.stdout + told.stderr
 
 
 def test_import_loads_nothing_heavy() -> None:

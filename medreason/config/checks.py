@@ -3,9 +3,9 @@ within it. Each error names key, value and remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medreason.config import targets
 from medreason.config.data import handling
@@ -74,15 +74,37 @@ def something_is_left_to_do(config: Config) -> None:
 
 
 def data_settings_are_known(config: Config) -> None:
-    targets.check("data", handling(config.data)[1])
+    reader = handling(config.data)[1]
+    if not _is_users(reader):
+        targets.check("data", reader)
 
 
 def reward_settings_are_known(config: Config) -> None:
     for name, reward in config.reward.items():
         if reward.judge:
             config.rubric.check(reward.judge)
-        else:
+        elif not _is_users(reward.score):
             targets.check(f"reward.{name}.score", reward.score, positional=2)
+
+
+def users_functions_are_known(config: Config) -> None:
+    """Import a user's own reader and rewards and check their settings. Not for a configuration of a
+    run folder: its results can be read where the module of their reward cannot be imported.
+
+    Raises:
+        ValueError: as `targets.check`.
+    """
+    reader = handling(config.data)[1]
+    if _is_users(reader):
+        targets.check("data", reader)
+    for name, reward in config.reward.items():
+        if not reward.judge and _is_users(reward.score):
+            targets.check(f"reward.{name}.score", reward.score, positional=2)
+
+
+def _is_users(function: Mapping[str, Any]) -> bool:
+    path = function.get("_target_")
+    return isinstance(path, str) and path.partition(".")[0] != "medreason"
 
 
 def judged_rewards_have_a_judge(config: Config) -> None:

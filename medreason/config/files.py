@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from medreason import moved
-from medreason.config import key_names, trainer_settings
+from medreason.config import checks, key_names, trainer_settings
 from medreason.config.data import Handling
 from medreason.config.schema import Config, Reward
 from medreason.console import first_line
@@ -62,6 +62,7 @@ def load(
     trainer_settings.check({str(key): value for key, value in values.items()})
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
+    checks.users_functions_are_known(config)
     config.choices = dict(choices or config.choices)
     config.typed = [*typed]
     return config
@@ -70,7 +71,8 @@ def load(
 def read(path: Path) -> Config:
     """The configuration in a run folder, as `write` left it.
 
-    Without OmegaConf, whose merge takes 20 times as long: a report reads a thousand of them.
+    A user's own functions are not imported: see `checks.users_functions_are_known`. Without
+    OmegaConf, whose merge takes 20 times as long: a report reads a thousand of them.
 
     Raises:
         ValueError: the file is cut off, or another version of the schema wrote it.

@@ -24,7 +24,7 @@ from accelerate import PartialState
 
 from medreason import config as configuration
 from medreason import data, tracking
-from medreason.config import Config
+from medreason.config import Config, checks
 from medreason.data import validation
 from medreason.evaluation.run import evaluate, refuse_long_tests
 from medreason.models import device
@@ -57,6 +57,7 @@ def main(path: Path, evaluation_key: str) -> None:
         if config.runs.test:
             refuse_long_tests(config, samples)
         if config.method.algorithm != "none" and not folder.state().trained:
+            checks.users_functions_are_known(config)  # as this machine finds them
             questions = validation.questions(config, samples)
             train(config, data.trained_on(config, samples), folder, report, questions)
         if config.runs.test:
