@@ -41,7 +41,7 @@ VALUES = {
 
 ADDED = (
     *("validation", "runs.test", "evaluation.engine", "model.endpoint", "training_set", "report"),
-    "typed",
+    *("typed", "weights_of"),
 )
 """Config keys and groups that run folders of earlier commits lack: their defaults are what those
 commits did."""

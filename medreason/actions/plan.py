@@ -131,7 +131,7 @@ def _warnings(config: Config) -> list[str]:
 def _with_model_of_run(config: Config) -> Config:
     """With the model in a run folder in place of the folder; its job says what is wrong with it."""
     with suppress(ValueError):
-        return replace(config, model=model_folder.of_run(config.model))
+        return model_folder.with_model_of_run(config)
     return config
 
 

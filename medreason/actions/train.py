@@ -21,7 +21,8 @@ def run(config: Config, label: str = "") -> Outcome:
         from medreason.report import table  # pandas, half a second
 
         of_sweep = evaluations_by_sweep(config.folder / "runs").get(config.sweep, [])
-        bases = [each for each in of_sweep if each.run.path.name.startswith("base-")]
+        starts = ("base-", "evaluated-")
+        bases = [each for each in of_sweep if each.run.path.name.startswith(starts)]
         table.show_with_base(request.evaluation, bases, config.statistics)
         show(request.folder.path)
         if config.tracking.uri and (worked or unsynced(request.evaluation, config.sweep)):

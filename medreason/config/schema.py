@@ -608,6 +608,9 @@ class Config:
     typed: list[str] = field(default_factory=list)
     """The words of the command that asked for this, as Hydra split them into jobs, with
     `--config-dir`: for commands that are told to readers, in no key."""
+    weights_of: str = ""
+    """Of an evaluation the run whose model `model.path` holds, as `sft bcb22e6fd3d3`; empty for a
+    start model. A label, in no key."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -680,6 +683,8 @@ class Config:
     @property
     def run_name(self) -> str:
         """A name for readers; the train key after it tells runs apart."""
+        if self.weights_of:
+            return "-".join(["evaluated", *self.weights_of.split()])
         cell = [] if self.method.algorithm == "none" else [self.modality.name, self.task.name]
         label = self.model.label
         label = Path(label).name if label.startswith("/") else label  # of a folder that is served

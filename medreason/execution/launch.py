@@ -52,7 +52,7 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
         RuntimeError: the worker process failed; the first line of its error and its log are named.
     """
     interrupts.raise_if_asked()
-    config = _without_device(replace(config, model=model_folder.of_run(config.model)))
+    config = _without_device(model_folder.with_model_of_run(config))
     if not any((config.folder / "runs").glob(f"{glob.escape(config.run_name)}-*")):
         machine.check(config)  # before images are drawn; a finished run is shown on any machine
     request = run_request(config)
@@ -79,7 +79,7 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
         if state.trained and config.method.algorithm != "none":
             _refuse_damaged_weights(request)
         if decision is not Decision.START:
-            display.line(decision.value)
+            display.line(in_words(decision, config))
         with gpu_slots.hold(config.hardware, lambda: display.wait("a GPU")) as slots:
             _record_start(config, request, state, display)
             _start_and_wait(config, request, display, slots, rendezvous, descriptor)
@@ -138,6 +138,13 @@ class Decision(Enum):
     EVALUATE = "already trained, evaluating its weights"
     EVALUATE_START = "start model, nothing to train"
     EVALUATE_AGAIN = "its evaluation was changed or cut off since it was finished; evaluated again"
+
+
+def in_words(decision: Decision, config: Config) -> str:
+    """The decision as a line; an evaluated model of a run is called by its run."""
+    if decision is Decision.EVALUATE_START and config.weights_of:
+        return f"the model of {config.weights_of}, nothing to train"
+    return decision.value
 
 
 def decide(config: Config, request: RunRequest, state: State) -> Decision:

@@ -6,7 +6,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from medreason import data
@@ -55,7 +55,7 @@ def run_request(config: Config) -> RunRequest:
         NoDataError: no training or test samples.
         ValueError: data or model cannot be used, or the folder records another run.
     """
-    config = replace(config, model=model_folder.of_run(config.model))
+    config = model_folder.with_model_of_run(config)
     fingerprint = "" if config.model.is_served else _fingerprint(config.model.path)
     model_folder.refuse_other_option(config.model.path, config.choices.get("model", ""))
     samples = data.samples_of(config)

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from medreason.config import Model, hub
+from medreason.config import Config, Model, hub
 from medreason.runs import status
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
@@ -50,6 +50,43 @@ def of_run(model: Model) -> Model:
         )
         raise ValueError(f"model.path={model.path!r}: {why}")
     return model
+
+
+def with_model_of_run(config: Config) -> Config:
+    """The configuration with `of_run` of its model and, where that is only evaluated, the run it
+    is of.
+
+    Raises ValueError as `of_run`.
+    """
+    model = of_run(config.model)
+    evaluated = config.method.name == "base" and not model.is_served
+    weights_of = run_of(model.path) if evaluated and model.path else ""
+    return replace(config, model=model, weights_of=weights_of)
+
+
+def run_of(path: str) -> str:
+    """Method and key of the run whose model, checkpoint or export is in a folder, as
+    `sft bcb22e6fd3d3`; the name of a run folder that was given another; empty of other models."""
+    folder = Path(path)
+    if folder.name == "model" and (folder.parent / "state.json").exists():
+        return _short(folder.parent.name)
+    above = folder.parent.parent
+    if folder.parent.name == "checkpoints" and (above / "state.json").exists():
+        return f"{_short(above.name)} {folder.name}"
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    title = _TITLE_OF_EXPORT.search(text)
+    return _short(title[1]) if title else ""
+
+
+def _short(name: str) -> str:
+    of_run = _RUN_NAME.fullmatch(name)
+    return f"{of_run[1]} {of_run[2]}" if of_run else "_".join(name.split())
+
+
+_RUN_NAME = re.compile(r"(\w+)-.*-([0-9a-f]{12})")
+_TITLE_OF_EXPORT = re.compile(r"^tags: \[.*\bmedreason\]\n---\n# (\w+-\S+-[0-9a-f]{12})$", re.M)
+"""Of the card that action=export writes: `report.model_card`."""
 
 
 def check(path: str, key: str = "model.path") -> None:

@@ -48,12 +48,13 @@ def arm_key(config: Config) -> str:
 
 
 def arm_names(configs: Sequence[Config]) -> list[str]:
-    """Of arms, an evaluation of each: the method, and of a served model its name; with the options,
-    and where these are the same the values, in which arms of one method differ; at last a key."""
+    """Of arms, an evaluation of each: the method, of a served model its name, too, and of an
+    evaluated model of a run that run; with the options, and where these are the same the values, in
+    which arms of one method differ; at last a key."""
     names = [
         f"{config.method.name} {config.model.label}"
         if config.model.is_served
-        else config.method.name
+        else config.weights_of or config.method.name
         for config in configs
     ]
     names = _tell_apart(names, [_options(config) for config in configs], _all_options)

@@ -133,6 +133,7 @@ def _is_of(arm: Arm, row: Published, method: str, prompt: str) -> bool:
         return not row.minus
     return (
         config.method.name == method
+        and not config.weights_of
         and config.model.name in (row.model, _STANDS_IN)
         and prompt in ("", config.prompt.name.removesuffix("_parity"))
     )

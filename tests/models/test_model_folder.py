@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import errors
 
-from medreason.config import Model
+from medreason import config as configuration
+from medreason.config import Config, Model
 from medreason.config.endpoint import ServedModel
+from medreason.execution import launch
+from medreason.execution.launch import Decision
 from medreason.models import adapters, model_folder
 from medreason.models.model_folder import EMBEDDED
+from medreason.report import model_card
+from medreason.report.names import arm_names
+from medreason.runs import keys
+from medreason.runs.run_folder import RunFolder
+
+Compose = Callable[..., Config]
 
 
 @pytest.fixture
@@ -192,6 +203,43 @@ def test_a_run_folder_stands_for_its_model(tmp_path: Path) -> None:
         assert model_folder.of_run(Model(path=path)).path == path
     served = Model(path=f"{tmp_path}/run", endpoint=ServedModel(base_url="http://a/v1", model="m"))
     assert model_folder.of_run(served) == served
+
+
+def test_a_model_of_a_run_is_called_by_its_run(tmp_path: Path, composed: Compose) -> None:
+    run = RunFolder(tmp_path / "outputs/runs/sft-tiny-ct-all-2995d27a8c63")
+    shutil.copytree(EMBEDDED, run.model)
+    run.update(trained=True)
+    shutil.copytree(EMBEDDED, run.checkpoints / "checkpoint-50")
+    other = RunFolder(tmp_path / "my best")
+    shutil.copytree(EMBEDDED, other.model)
+    other.update(trained=True)
+    configuration.write(composed("method=sft"), run.config)
+    run.update(train_parts={"data": "d"})
+    exported = Path(shutil.copytree(EMBEDDED, tmp_path / "exported"))
+    card = model_card.card(composed(), run.model, "transformers")
+    (exported / "README.md").write_text(card)
+    expected = {
+        run.path: "sft 2995d27a8c63",
+        run.model: "sft 2995d27a8c63",
+        run.checkpoints / "checkpoint-50": "sft 2995d27a8c63 checkpoint-50",
+        exported: "sft 2995d27a8c63",
+        other.path: "my_best",
+        "tiny": "",
+        "Qwen/Qwen2-VL-2B-Instruct": "",
+    }
+    for path, weights_of in expected.items():
+        config = model_folder.with_model_of_run(composed("method=base", f"model.path='{path}'"))
+        assert config.weights_of == weights_of, path
+        assert (config.run_name == "base-tiny") == (not weights_of)
+        assert arm_names([config]) == [weights_of or "base"]
+        trained = model_folder.with_model_of_run(composed("method=sft", f"model.path='{path}'"))
+        assert (trained.weights_of, trained.run_name) == ("", "sft-tiny-all-all")
+        for parts in (keys.start_parts, keys.training_parts, keys.evaluation_ground):
+            assert parts(config) == parts(replace(config, weights_of=""))
+        assert Decision.EVALUATE_START.value == "start model, nothing to train"
+        said = launch.in_words(Decision.EVALUATE_START, config)
+        model = f"the model of {weights_of}" if weights_of else "start model"
+        assert said == f"{model}, nothing to train"
 
 
 def test_weights_of_another_family_or_depth_than_config_json_says_are_refused(
