@@ -101,8 +101,12 @@ def started_command() -> str:
 
 def report_command(sweep: str, outputs: Path | str, *words: str) -> str:
     """What a user types for the report of a sweep."""
-    where = [f"outputs={outputs}"] if str(outputs) != _USUAL_OUTPUTS else []
-    return command(["action=report", f"sweep={sweep}", *words, *where])
+    return command(["action=report", f"sweep={sweep}", *words, *outputs_word(outputs)])
+
+
+def outputs_word(outputs: Path | str) -> list[str]:
+    """`outputs=FOLDER` of a command, where it is not the usual one."""
+    return [f"outputs={outputs}"] if str(outputs) != _USUAL_OUTPUTS else []
 
 
 _USUAL_OUTPUTS = "outputs"

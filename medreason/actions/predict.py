@@ -77,8 +77,8 @@ def run(config: Config) -> None:
     machine.check(config)
     if not Path(config.model.path).exists():
         notice(
-            f"answered by the start model {config.model.name}; model.path=outputs/runs/NAME asks a "
-            "trained one"
+            f"answered by the start model {config.model.name}; model.path="
+            f"{config.folder / 'runs' / 'NAME'} asks a trained one"
         )
     with tempfile.TemporaryDirectory() as fetched:
         window = configuration.handling(config.data)[0].ct_window

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from omegaconf import OmegaConf
 
 from medreason.config import CONF, options
-from medreason.console import command, install_command, notice, show
+from medreason.console import command, install_command, notice, outputs_word, show
 from medreason.data import phantom_releases
 from medreason.models.model_folder import EMBEDDED
 from medreason.runs.progress import duration
@@ -61,7 +61,7 @@ def run(overrides: Sequence[str]) -> None:
     others = [o for o in overrides if not o.startswith(("experiment=", "outputs="))]
     outputs = next((o.partition("=")[2] for o in overrides if o.startswith("outputs=")), "outputs")
     folder = Path(outputs) / "rehearsal"
-    problems = {recipe: reason for recipe in recipes if (reason := obstacle(recipe))}
+    problems = {recipe: reason for recipe in recipes if (reason := obstacle(recipe, outputs))}
     if chosen and problems:
         raise ValueError(next(iter(problems.values())))
     write_data(folder)
@@ -88,12 +88,13 @@ def every_recipe() -> list[str]:
     return [name for name in known if name.startswith(_REHEARSED)]
 
 
-def obstacle(recipe: str) -> str:
+def obstacle(recipe: str, outputs: str = "outputs") -> str:
     """Why a recipe cannot be rehearsed, and what to do; empty where it can."""
     if not recipe.startswith(_REHEARSED):
         return (
             f"experiment={recipe} is not of a paper, so there is no release to draw for it; recipes"
-            f" of smoke/ are small as they are: {command([f'experiment={recipe}'])}. "
+            f" of smoke/ are small as they are: "
+            f"{command([f'experiment={recipe}', *outputs_word(outputs)])}. "
             f"Those that can be rehearsed: {', '.join(every_recipe())}"
         )
     if recipe == "rarl/search" and not find_spec("optuna"):

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from medreason.config import CONF
-from medreason.console import command
+from medreason.console import command, outputs_word
 from medreason.data import rows
 from medreason.data.rows import Row
 from medreason.runs import keys
@@ -57,12 +57,15 @@ def read(root: Path | str | None) -> Iterator[Row]:
 
 
 def to_prepare(root: Path | str) -> str:
-    """What to type for the folder, whose name says data set, size and form."""
+    """What to type for the folder, whose name says data set, size and form; `outputs=` where it
+    lies in the `prepared` of another."""
     named = re.fullmatch(r"(.+)-(\d+)-(stretch|pad)", Path(root).name)
     data, size, resize = named.groups() if named else ("NAME", "384", "stretch")
     words = [f"prepare.size={size}"] * (size != "384") + ["prepare.resize=pad"] * (resize == "pad")
     own = named and not (CONF / "data" / f"{data}.yaml").exists()
     flags = ["--config-dir", "DIR"] * bool(own)
+    above = Path(root).parent
+    words += outputs_word(above.parent) if named and above.name == "prepared" else []
     return f"{command([*flags, 'action=prepare', f'data={data}', *words])} data.root=FOLDER"
 
 

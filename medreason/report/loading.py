@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from medreason.config import Statistics
-from medreason.console import command, notice, report_command
+from medreason.console import command, notice, outputs_word, report_command
 from medreason.evaluation import predictions as stored
 from medreason.report import table
 from medreason.report.runs import Run, load
@@ -86,6 +86,7 @@ def evaluations_of(folder: Path, sweep: str, *, in_python: bool = False) -> list
     if asked:
         return asked
     words = ["-m", "prompt=think", "method=base,sft,grpo,rarl", f"sweep={sweep}"]
+    words += outputs_word(folder.parent)
     raise ValueError(
         f"{where}, and none of another; make some with `{command(words)}`, or set outputs=... to "
         "the folder that holds runs/"

@@ -188,7 +188,8 @@ def add_base(run: Run, *words: str) -> str:
     if run.config is None:
         return ""
     single = ["hydra.mode=RUN"] if status.is_trial(run.folder) else []
-    return how_to_add_base(run.config, *words, *single)
+    outputs = run.folder.path.parent.parent
+    return how_to_add_base(run.config, *words, *single, outputs=outputs)
 
 
 def _bases(run: Run, runs: Iterable[Run]) -> list[Run]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from medreason.config import Config
-from medreason.console import command
+from medreason.console import command, outputs_word
 
 _PARTS = (
     "experiment",
@@ -21,11 +22,13 @@ _PARTS = (
 """First parts of the overrides that the run of a start model takes from another's command."""
 
 
-def how_to_add_base(config: Config, *words: str) -> str:
+def how_to_add_base(config: Config, *words: str, outputs: Path | None = None) -> str:
     """The command that evaluates the start model of a run as the run was evaluated, by the words
     that were typed for it; `words` win. A folder of an earlier commit does not know them, which is
-    said."""
-    named = {word.partition("=")[0] for word in words}
+    said. `outputs` is where the run lies now, where that may be another folder than it was made
+    in."""
+    words = (*words, *outputs_word(outputs or config.folder))
+    named = {"outputs", *(word.partition("=")[0] for word in words)}
     typed = words_of_start_model(config.typed)
     kept = [word for word in typed if word.partition("=")[0] not in named]
     sweep = [f"sweep={config.sweep}"] if config.sweep != "runs" else []

@@ -86,6 +86,8 @@ class Row:
     """Of this evaluation; 0 where only those of all evaluations of the run are known."""
     error: str | None = None
     """First line."""
+    folder: str = ""
+    """Of the evaluation."""
     add_base: str = ""
     """What evaluates its start model in the same sweep."""
     no_base: str = ""
@@ -228,6 +230,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
     error = (state.error or "").strip()
     row: dict[str, Any] = {
         "name": run.name,
+        "folder": str(run.evaluation.path),
         "label": run.label,
         "method": run.method,
         "no_base": why_no_base(run, runs),
@@ -409,7 +412,7 @@ def unanswered_notes(rows: Sequence[Row]) -> list[str]:
     return [
         f"{row.label}: {percent(row.metrics[Metric.UNANSWERED])} % of its questions got no reply "
         f"({_listed(row.failures)}) and are in no number; to ask them again, delete "
-        f"{row.name.replace('/', '/evaluations/')} in outputs/runs and re-run its command"
+        f"{row.folder} and re-run its command"
         for row in rows
         if row.failures
     ]

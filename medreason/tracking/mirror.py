@@ -18,7 +18,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from medreason import config as configuration
 from medreason.config import Config, Tracking
-from medreason.console import command, notice
+from medreason.console import notice, report_command
 from medreason.report.names import run_names
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, unsynced
 from medreason.tracking import evaluation, store
@@ -192,7 +192,7 @@ def mirrored(config: Config, folder: RunFolder, key: str, *, active: bool) -> It
         try:
             mirror.close(status)
         except (MlflowException, OSError) as error:
-            _warn_unreached(config.tracking, error)
+            _warn_unreached(config.tracking, config.folder, error)
 
 
 def catch_up(
@@ -219,7 +219,7 @@ def catch_up(
                 state = "done" if each.finished else each.run.state().state
                 Mirror(config, each).close(_STATUS.get(state, "KILLED"))
             except store.UNREACHED as error:
-                _warn_unreached(tracking, error)
+                _warn_unreached(tracking, outputs, error)
                 return False
             except ValueError as error:  # a damaged folder: the others are sent
                 notice(error)
@@ -242,7 +242,7 @@ def name_runs(
                 if run and run.info.run_name != name:
                     client.update_run(run.info.run_id, name=name)
     except store.UNREACHED as error:
-        _warn_unreached(tracking, error)
+        _warn_unreached(tracking, outputs, error)
 
 
 def _config(evaluation: EvaluationFolder) -> Config | None:
@@ -259,7 +259,7 @@ def _open_mirror(config: Config, evaluation: EvaluationFolder) -> Mirror | None:
     try:
         return Mirror(config, evaluation)
     except store.UNREACHED as error:
-        _warn_unreached(config.tracking, error)
+        _warn_unreached(config.tracking, config.folder, error)
         return None
 
 
@@ -271,8 +271,8 @@ def _keep_pushing(mirror: Mirror, done: threading.Event) -> None:
             notice(f"MLflow not reached, trying again: {error}")
 
 
-def _warn_unreached(tracking: Tracking, error: Exception) -> None:
-    resync = command(["action=report", "sweep=NAME", "tracking.resync=true"])
+def _warn_unreached(tracking: Tracking, outputs: Path, error: Exception) -> None:
+    resync = report_command("NAME", outputs, "tracking.resync=true")
     kept = f"the run folders have everything; `{resync}` sends those of a sweep"
     store.warn_unreached(tracking, error, kept)
 

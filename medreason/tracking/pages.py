@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 from mlflow import MlflowClient
 
 from medreason.config import Tracking
-from medreason.console import command, notice, show
+from medreason.console import command, notice, outputs_word, show
 from medreason.runs import parent_watch
 from medreason.tracking import store
 
@@ -88,11 +88,11 @@ def main() -> None:
     parser.add_argument("--sweep", help="whose runs are shown; else the newest with results")
     typed = parser.parse_args()
     if not (typed.outputs / "mlflow.db").exists():
+        first = command(["experiment=smoke/quick", *outputs_word(typed.outputs)])
         sys.exit(
             f"{typed.outputs}/mlflow.db is not there: name the outputs where they were moved "
             f"(`{command(['FOLDER'], 'medreason.tracking.pages')}`), or make a first sweep "
-            f"(`{command(['experiment=smoke/quick'])}`); a server of tracking.uri has pages of "
-            "its own"
+            f"(`{first}`); a server of tracking.uri has pages of its own"
         )
     uri = f"sqlite:///{typed.outputs}/mlflow.db"
     tracking = Tracking(name="local", uri=uri)

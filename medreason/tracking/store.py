@@ -24,7 +24,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import make_url
 
 from medreason.config import Tracking
-from medreason.console import command, first_line, notice
+from medreason.console import first_line, notice, report_command
 from medreason.runs import lock
 from medreason.runs.files import atomic
 
@@ -106,7 +106,7 @@ def connect(tracking: Tracking, outputs: Path) -> MlflowClient:
     with _one_at_a_time(outputs):
         if (missing := _missing_database(uri)) is not None:
             _make(missing, outputs)
-        _refuse_other_version(uri)
+        _refuse_other_version(uri, outputs)
         _follow_move(uri, outputs)
         return _client(uri)
 
@@ -118,7 +118,7 @@ def connect_to_read(tracking: Tracking, outputs: Path) -> MlflowClient:
         UnusableStoreError: with what to do.
     """
     uri = _uri(tracking, outputs)
-    _refuse_other_version(uri)
+    _refuse_other_version(uri, outputs)
     return _client(uri)
 
 
@@ -149,7 +149,7 @@ def escaped(uri: str, outputs: Path) -> str:
     return f"sqlite+pysqlite:///{quote(str(outputs), safe='/ ')}/mlflow.db"
 
 
-def _refuse_other_version(uri: str) -> None:
+def _refuse_other_version(uri: str, outputs: Path) -> None:
     """MLflow itself changes a database of an older version, which that version then cannot read."""
     database = _database(uri)
     if database is None:
@@ -172,7 +172,7 @@ def _refuse_other_version(uri: str) -> None:
     raise UnusableStoreError(
         f"tracking.uri={uri}: a database of {'an older' if older else 'a newer'} MLflow than the "
         f"installed {mlflow.__version__}. {remedy}; or set tracking.uri to a new file and send "
-        f"each sweep with `{command(['action=report', 'sweep=NAME', 'tracking.resync=true'])}`"
+        f"each sweep with `{report_command('NAME', outputs, 'tracking.resync=true')}`"
     )
 
 

@@ -273,6 +273,9 @@ def test_plan_names_the_command_that_makes_a_prepared_folder() -> None:
     made = prepared.to_prepare("outputs/prepared/nodules-384-stretch")
     words = "--config-dir DIR action=prepare data=nodules data.root=FOLDER"
     assert made == f"python -m medreason {words}"
+    made = prepared.to_prepare("/big/prepared/nodules-384-stretch")
+    words = "--config-dir DIR action=prepare data=nodules outputs=/big data.root=FOLDER"
+    assert made == f"python -m medreason {words}"
     made = prepared.to_prepare("p/slake-224-pad")
     words = "action=prepare data=slake prepare.size=224 prepare.resize=pad data.root=FOLDER"
     assert made == f"python -m medreason {words}"

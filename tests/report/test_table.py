@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from run_folders import draw_samples, reply, write_failed, write_run
 
 from medreason.config import Config, Statistics
-from medreason.report import arms, summary, table, tables
+from medreason.report import arms, loading, summary, table, tables
 from medreason.report import page as page_module
 from medreason.report.page import page
 from medreason.report.runs import load
@@ -75,10 +76,12 @@ def test_single_run_is_shown_beside_the_start_model_of_its_sweep(
     table.show_with_base(other, [base], Statistics())
     printed = " ".join(capsys.readouterr().out.split())
     assert "rarl: not compared with a start model, evaluated with another prompt" in printed
-    assert "`python -m medreason method=base data.seed=3 prompt=rarl` adds it" in printed
+    where = f"outputs={rarl.folder}"
+    assert f"`python -m medreason method=base data.seed=3 prompt=rarl {where}` adds it" in printed
     assert "no base run here" not in printed
     table.show_with_base(sft, [], Statistics())
-    assert "no base run here; `python -m medreason method=base` adds it" in capsys.readouterr().out
+    told = f"no base run here; `python -m medreason method=base {where}` adds it"
+    assert told in capsys.readouterr().out
 
 
 def test_accuracy_comes_with_interval_prior_and_control(
@@ -403,11 +406,13 @@ def test_failed_and_unfinished_runs_are_shown_with_their_error(
 def test_table_without_a_base_run_says_how_to_get_the_difference(
     composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sft = write_run(composed("method=sft", "sweep=own"), samples, right)
+    config = composed("method=sft", "sweep=own")
+    sft = write_run(config, samples, right)
     table.show([sft])
     told = (
-        "vs base: no base run here; `python -m medreason method=base sweep=own` adds it, with the "
-        "words for data, model, prompt and evaluation that these runs were given"
+        f"vs base: no base run here; `python -m medreason method=base outputs={config.folder} "
+        "sweep=own` adds it, with the words for data, model, prompt and evaluation that these "
+        "runs were given"
     )
     assert told in capsys.readouterr().out.splitlines()  # whole, to be copied
     assert f"{told}." in page(load([sft]), sweep="s")
@@ -424,7 +429,10 @@ def test_start_model_of_a_search_is_added_by_a_command_that_does_not_search(
     config = replace(composed("method=sft", "sweep=search"), typed=["experiment=smoke/search"])
     trial = replace(config, runs=replace(config.runs, test=False))
     table.show([write_run(trial, samples, right)])
-    told = "`python -m medreason method=base experiment=smoke/search hydra.mode=RUN sweep=search`"
+    told = (
+        "`python -m medreason method=base experiment=smoke/search hydra.mode=RUN "
+        f"outputs={config.folder} sweep=search`"
+    )
     assert told in capsys.readouterr().out
 
 
@@ -439,9 +447,32 @@ def test_words_that_were_typed_for_a_run_are_those_of_its_start_model(
     told = (
         "vs base: no base run here; `python -m medreason --config-dir my method=base data=pairs "
         "data.columns.image=Bild '+data.more=[a,b]' evaluation.max_new_tokens=24 prompt=mine "
-        "sweep=own` adds it"
+        f"outputs={config.folder} sweep=own` adds it"
     )
     assert told in capsys.readouterr().out.splitlines()
+
+
+def test_told_commands_have_the_outputs_where_the_runs_lie_now(
+    composed: Compose,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = composed("method=sft", "sweep=own", "outputs=outputs")
+    for typed in (["method=sft", "model=tiny"], ["model=tiny", "outputs=/elsewhere"]):
+        shutil.rmtree("outputs", ignore_errors=True)
+        write_run(replace(config, typed=typed), samples, right)
+        told = "`python -m medreason method=base model=tiny{} sweep=own` adds it"
+        places = {"outputs": "", "moved": " outputs=moved", "a b": " 'outputs=a b'"}
+        for outputs, word in places.items():
+            if outputs != "outputs":
+                shutil.copytree("outputs", outputs, dirs_exist_ok=True)
+            table.show(loading.evaluations_of(Path(outputs, "runs"), "own"))
+            assert told.format(word) in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"make some with `.* sweep=own outputs=none`"):
+        loading.evaluations_of(Path("none/runs"), "own")
 
 
 def test_a_run_that_saw_its_test_images_says_so(
