@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medreason import config as configuration
 from medreason.config import Config, machine
-from medreason.console import notice, show
+from medreason.console import counted, notice, show
 from medreason.data import asked, dicom, images
 from medreason.execution import gpu_slots
 from medreason.generation.message_images import image_file
@@ -91,6 +91,7 @@ def run(config: Config) -> None:
         show(_text(answer))
     if config.predict.output:
         asked.write(Path(config.predict.output), [asdict(answer) for answer in answers])
+        notice(f"{counted(len(answers), 'answer')} written to {config.predict.output}")
 
 
 def _open_note(questions: Sequence[_Question], samples: Sequence[Sample]) -> str:

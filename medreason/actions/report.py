@@ -25,6 +25,7 @@ from medreason.report import (
 )
 from medreason.report import runs as reading
 from medreason.report.data_sets import OnSet
+from medreason.report.matrices import TABLES
 from medreason.report.published import Compared
 from medreason.report.runs import Run
 from medreason.report.search import Trial
@@ -76,8 +77,11 @@ def run(config: Config) -> None:
     elif beside:
         show("\n".join(published.notes(beside)))
     opened = openings.read(config.folder, config.sweep)
+    if line := summary.caution(runs, gathered):
+        show(line)
     for line in filter(None, [*summary.tested(opened), summary.chosen_by_test(opened)]):
         show(line)
+    _remove_former(target)
     files = list(_write(config, _Parts(runs, gathered, trials, beside, on_sets), target))
     for line in listed(files):
         show(line)
@@ -87,6 +91,23 @@ def run(config: Config) -> None:
         pages = command([config.outputs], "medreason.tracking.pages")
         place = f"`{pages}`" if config.tracking.name == "local" else "the tracking server"
         show(f"{place} shows parameters, curves, predictions with images in MLflow")
+
+
+_OF_A_REPORT = (
+    *("accuracy-*.png", "difference-*.png", "reasoning.*", "reasoning-differences.*"),
+    *("tables/accuracy-by-length.*", "tables/by-data-set.*", "tables/places.*"),
+    *("tables/published.*", "tables/training.*"),
+    *(f"tables/{name}-*" for name in TABLES),
+)
+"""Names of files that one report of a sweep has and the next may lack, since arms are called by
+what tells them apart."""
+
+
+def _remove_former(target: Path) -> None:
+    """Remove what the former report wrote under names that this one may not write."""
+    for path in (path for pattern in _OF_A_REPORT for path in target.glob(pattern)):
+        if path.suffix in (".png", ".csv", ".parquet", ".md") and path.is_file():
+            path.unlink()
 
 
 def listed(files: Sequence[Path]) -> Iterator[str]:

@@ -75,8 +75,8 @@ class Differences:
     def note(self) -> str:
         if self.tests == 1:  # Holm's adjustment of one p is that p
             return f"*: p is below {LEVEL:g}"
-        family = f"{self.tests} differences" + " of a column" * self.several
-        return f"*: p by Holm, over the {family}, is below {LEVEL:g}"
+        where = " in one place (in-domain or elsewhere)" * self.several
+        return f"*: p by Holm, over the {self.tests} differences{where}, is below {LEVEL:g}"
 
 
 def left_out(shown: int, count: int, what: str = "differences") -> str:

@@ -34,9 +34,24 @@ def lead(runs: Sequence[Run], tables: Tables) -> str:
     chosen = best(runs)
     if chosen is None:
         return "No run of this sweep has been evaluated yet."
-    if sum(arm.models for arm in tables.arms if not arm.untrained) > 1:
+    if _are_several(tables):
         return _of_arms(tables)
     return _of_run(chosen, _counting(chosen), base_of(chosen, runs))
+
+
+def caution(runs: Sequence[Run], tables: Tables) -> str:
+    """Which models are not clearly above the options-only baseline or their own answers to a blank
+    image, each by its name; empty where all are."""
+    chosen = best(runs)
+    if _are_several(tables):
+        return _not_above(_trained_totals(tables)).strip()
+    if chosen is None:
+        return ""
+    return _conclusion(f"{_title(chosen)} is not", _reached(chosen, _counting(chosen))).strip()
+
+
+def _are_several(tables: Tables) -> bool:
+    return sum(arm.models for arm in tables.arms if not arm.untrained) > 1
 
 
 def tested(openings: Sequence[Opening]) -> list[str]:
@@ -90,11 +105,7 @@ def best(runs: Sequence[Run]) -> Run | None:
 
 def _of_arms(tables: Tables) -> str:
     """Every arm is named: the best of them alone would be a choice after the fact, too."""
-    totals = [
-        total
-        for arm in tables.arms
-        if not arm.untrained and (total := tables.domains.total(arm.name, IN_DOMAIN))
-    ]
+    totals = _trained_totals(tables)
     if not totals:
         return "No trained run of this sweep was tested on what it was trained on."
     if len(totals) > _MOST_NAMED:
@@ -111,8 +122,38 @@ def _of_arms(tables: Tables) -> str:
         for metric in _BASELINES
         if all(metric in t.metrics for t in totals)
     }
-    reached = [m for m in baselines if all(t.ci_low <= t.metrics[m] for t in totals)]
-    return text + _beside(baselines) + _conclusion("None is", reached)
+    return text + _beside(baselines) + _not_above(totals)
+
+
+def _trained_totals(tables: Tables) -> list[Total]:
+    """Of each trained arm that was tested on what it was trained on."""
+    return [
+        total
+        for arm in tables.arms
+        if not arm.untrained and (total := tables.domains.total(arm.name, IN_DOMAIN))
+    ]
+
+
+def _not_above(totals: Sequence[Total]) -> str:
+    """That none is above a baseline, or which arms are not."""
+    by_arms: dict[tuple[str, ...], list[Metric]] = {}
+    for metric in _BASELINES:
+        known = [total for total in totals if metric in total.metrics]
+        arms = tuple(t.arm for t in known if t.ci_low <= t.metrics[metric])
+        by_arms.setdefault(arms, []).append(metric)
+    by_arms.pop((), None)
+    return "".join(
+        _conclusion("None is", reached)
+        if len(arms) == len(totals)
+        else _conclusion(f"{_listed(arms)} {'is' if len(arms) == 1 else 'are each'} not", reached)
+        for arms, reached in by_arms.items()
+    )
+
+
+def _listed(arms: Sequence[str]) -> str:
+    """`SFT, GRPO and RARL`"""
+    *others, last = map(_named, arms)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _beside(baselines: Mapping[Metric, str]) -> str:
@@ -184,11 +225,21 @@ def _of_run(run: Run, cells: set[Cell], base: Run | None) -> str:
         text += f"({_ends(change.low, change.high, change.clusters)})"
     else:
         text += f" ({_range_text(accuracy.low, accuracy.high, accuracy.clusters)})"
-    baselines = {metric: _mean(run, cells, metric) for metric in _BASELINES}
-    known = {metric: share for metric, share in baselines.items() if share is not None}
-    reached = [metric for metric, share in known.items() if accuracy.low <= share]
+    known = _baselines(run, cells)
     text += _beside({metric: f"{percent(share)} %" for metric, share in known.items()})
-    return text + _conclusion("It is not", reached)
+    return text + _conclusion("It is not", _reached(run, cells))
+
+
+def _baselines(run: Run, cells: set[Cell]) -> dict[Metric, float]:
+    """Those that the run has for all of the cells."""
+    baselines = {metric: _mean(run, cells, metric) for metric in _BASELINES}
+    return {metric: share for metric, share in baselines.items() if share is not None}
+
+
+def _reached(run: Run, cells: set[Cell]) -> list[Metric]:
+    """The baselines that the run is not clearly above."""
+    low = _accuracy(run, cells).low
+    return [metric for metric, share in _baselines(run, cells).items() if low <= share]
 
 
 def _accuracy(run: Run, cells: set[Cell]) -> Estimate:

@@ -156,8 +156,9 @@ def show_table(table_of: Callable[[bool], Table]) -> None:
     notes, table.caption = str(table.caption or ""), None
     console.width = width if console.is_terminal else max(width, _width(table, console))
     console.print(table)
-    for note in notes.splitlines():  # not cut at the width of the table; commands can be copied
-        console.print(Text(note), soft_wrap="`" in note)
+    # Not cut at the width of the table, in a file nowhere; commands can be copied.
+    for note in notes.splitlines():
+        console.print(Text(note), soft_wrap="`" in note or not console.is_terminal)
 
 
 def frame(runs: Sequence[Run]) -> pd.DataFrame:

@@ -671,7 +671,9 @@ def test_questions_of_the_readme_are_answered_into_each_kind_of_file(
     words = [word for word in command.split() if not word.startswith(("model.path", "predict.out"))]
     output = tmp_path / f"new/answers.{suffix}"
     words += [f"predict.output={output}", "evaluation.max_new_tokens=4"]
+    capsys.readouterr()
     predict.run(composed(*words))
+    assert f"3 answers written to {output}" in capsys.readouterr().err.splitlines()
     answers = read_answers(output)
     assert [answer["image"] for answer in answers] == [f"images/{i}.png" for i in (1, 2, 2)]
     assert answers[1]["question"] == "Which organ is shown? A)Lung, B)Heart"

@@ -57,6 +57,55 @@ def test_report_writes_page_table_and_heat_maps(
         assert {row["run"] for row in csv.DictReader(stream)} == {"base", "grpo", "rarl"}
 
 
+def test_files_of_an_arm_that_was_renamed_do_not_stay_beside_those_of_the_new_report(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples, demo = draw_samples(tmp_path / "images"), ("sweep=demo", "tracking=none")
+    words = ("method=grpo", "modality=ct", *demo)
+    write_run(composed("method=base", *demo), samples, lambda i, s: reply("A"))
+    write_run(composed(*words), samples, lambda i, s: reply(s.answer))
+    report.run(composed("action=report", *demo))
+    written = tmp_path / "outputs" / "reports" / "demo"
+    before = {path for path in written.rglob("*") if path.is_file()}
+    own = [written / name for name in ("notes.md", "picture.png", "tables/mine.csv")]
+    for path in (*own, written / "tables/8x8-grpo.png"):
+        path.write_text("mine")
+    write_run(
+        composed(*words, "method.trl.beta=0.5"), samples, lambda i, s: reply("B"), key="f" * 12
+    )
+    report.run(composed("action=report", *demo))
+    after = {path for path in written.rglob("*") if path.is_file()}
+    gone = {path.name for path in before - after}
+    assert {"accuracy-grpo.png", "difference-grpo.png"} <= gone
+    assert not (written / "tables/8x8-grpo.png").exists()
+    assert {"accuracy-grpo_beta=0.5.png", "accuracy-base.png"} <= {
+        path.name.replace("grpo-beta", "grpo_beta") for path in after
+    }
+    assert all(path.exists() for path in own)
+    assert {path.name for path in after if path.suffix == ".html"} == {"index.html"}
+
+
+def test_report_says_on_the_terminal_which_arm_is_not_above_its_blank_image(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples, demo = draw_samples(tmp_path / "images"), ("sweep=demo", "tracking=none")
+    write_run(composed("method=sft", *demo), samples, lambda i, s: reply(s.answer))
+    write_run(
+        composed("method=grpo", *demo),
+        samples,
+        lambda i, s: reply(s.answer if i % 3 else "A"),
+        priors={sample.cell: 0.0 for sample in samples},
+    )
+    report.run(composed("action=report", *demo))
+    assert "clearly above" not in capsys.readouterr().out
+    worse = composed("method=rarl", *demo)
+    priors = {sample.cell: 0.0 for sample in samples}
+    write_run(worse, samples, lambda i, s: reply("A"), priors=priors)
+    report.run(composed("action=report", *demo))
+    said = "RARL is not clearly above its answers to a blank image."
+    assert said in capsys.readouterr().out.splitlines()
+
+
 def test_many_runs_are_printed_as_arms(
     composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medreason.rewards.variance import WINDOW, collapsed_rewards, within_groups
+from medreason.rewards.variance import WINDOW, collapse_warning, collapsed_rewards, within_groups
 
 
 def row(step: int, share: float) -> dict[str, float]:
@@ -23,4 +23,5 @@ def test_reward_is_collapsed_when_nearly_all_groups_of_the_last_steps_are_consta
     }
     assert collapsed_rewards([row(i, 1.0) for i in range(WINDOW - 1)]) == {}
     assert collapsed_rewards([row(i, float(i % 5 > 0)) for i in range(WINDOW)]) == {}
+    assert "(mean 0.00): it teaches" in collapse_warning("mine", -0.001)
     assert collapsed_rewards([{"step": i, "loss": 1.0} for i in range(WINDOW)]) == {}
