@@ -13,7 +13,7 @@ import pytest
 from hydra._internal.utils import get_args_parser
 
 from medreason import cli, console
-from medreason.config import flags
+from medreason.config import CONF, flags
 
 OTHERS = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "ACCELERATE_MIXED_PRECISION": "bf16"}
 
@@ -28,6 +28,12 @@ def test_variables_of_other_launchers_are_dropped_and_named(
     assert "ACCELERATE_MIXED_PRECISION, LOCAL_RANK, RANK, WORLD_SIZE" in capsys.readouterr().err
     cli._leave_other_launchers()
     assert not capsys.readouterr().err
+
+
+def test_help_shows_a_report_and_a_judge_of_the_demo() -> None:
+    shown = cli._help([CONF])
+    for action in ("action=report", "action=judge judge=openai"):
+        assert f"{console.command(action.split())} sweep=demo " in shown
 
 
 def test_command_under_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

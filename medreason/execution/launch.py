@@ -323,10 +323,9 @@ def _start_and_wait(
         ) from error
     except RuntimeError as error:
         request.folder.update(state="failed", error=first_line(error))
-        raise RuntimeError(
-            f"{request.folder.path.name}: {error} (see {log})"
-            f"\n{worker_process.last_lines(log, start)}"
-        ) from error
+        lines = [f"{request.folder.path.name}: {error} (see {log})"]
+        lines += filter(None, [worker_process.last_lines(log, start)])
+        raise RuntimeError("\n".join(lines)) from error
 
 
 def _kept(config: Config, request: RunRequest) -> str:

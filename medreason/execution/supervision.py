@@ -162,8 +162,15 @@ def _describe_exit(code: int) -> str:
     return f"ended with exit code {code}"
 
 
+REFUSED = "medreason refuses: "
+"""Start of a worker's last line where its error says what to do: its traceback is for the log."""
+
+
 def last_lines(output: str) -> str:
-    """The end of what the worker wrote, without torchrun's report."""
+    """The end of what the worker wrote, without torchrun's report; empty where its error says all
+    that a user needs."""
+    if re.search(rf"^{REFUSED}", output, re.MULTILINE):
+        return ""
     report = re.compile(r"^[EW]\d{4} .*torch/distributed/elastic", re.MULTILINE)
     lines = [line for line in report.split(output, maxsplit=1)[0].splitlines() if line.strip()]
     return "\n".join(f"  {line}" for line in lines[-_LAST_LINES:])

@@ -7,7 +7,7 @@ Trains what is not trained and evaluates what is not evaluated. Its output goes 
 # ruff: noqa: E402
 from __future__ import annotations
 
-from medreason.console import command, first_line, quiet_libraries
+from medreason.console import command, first_line, notice, quiet_libraries
 
 quiet_libraries()  # bitsandbytes, which the others import, warns at once
 
@@ -15,6 +15,7 @@ import faulthandler
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from medreason import data, tracking
 from medreason.config import Config, checks
 from medreason.data import validation
 from medreason.evaluation.run import evaluate, refuse_long_tests
+from medreason.execution import supervision
 from medreason.models import device
 from medreason.runs import environment, interrupts, parent_watch
 from medreason.runs.progress import Reporter
@@ -102,8 +104,22 @@ def _record_error_in(folder: RunFolder) -> ExceptHook:
         if folder.state().error is None:  # the errors of other ranks follow from the first
             folder.update(error=f"{rank}{message}")
         sys.__excepthook__(kind, error, trace)
+        if kind is ValueError and str(error) == first and _is_ours(trace):
+            notice(f"{supervision.REFUSED}{first}")
 
     return record
+
+
+def _is_ours(trace: TracebackType | None) -> bool:
+    """Whether a `raise` of medreason is its origin, whose ValueErrors say what to do; not a
+    library, nor what Python itself finds wrong in a line."""
+    *_, last = [None, *traceback.extract_tb(trace)]
+    if last is None or not Path(last.filename).is_relative_to(_PACKAGE):
+        return False
+    return (last.line or "").startswith("raise ")
+
+
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 if __name__ == "__main__":

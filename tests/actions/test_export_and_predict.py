@@ -656,7 +656,11 @@ README = (Path(__file__).parents[2] / "medreason/report/README.md").read_text()
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "parquet"])
 def test_questions_of_the_readme_are_answered_into_each_kind_of_file(
-    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+    composed: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    suffix: str,
 ) -> None:
     section = README.partition("## Predict")[2].partition("\n## ")[0]
     (table,) = re.findall(r"```\n(image,.*?)```", section, re.DOTALL)

@@ -25,6 +25,35 @@ def plan(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return commands.medreason(*words, *small, cwd=folder, env=environment)
 
 
+LATE = """
+def late(reply, sample):
+    return 0.0 if len(reply.text.split()) < 3 else None
+"""
+
+
+def test_reward_that_fails_in_training_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "my_late.py").write_text(LATE)
+    (tmp_path / "my/reward").mkdir(parents=True)
+    file = "late:\n  score: {_target_: my_late.late}\n  weight: 1.0\n"
+    (tmp_path / "my/reward/late.yaml").write_text(file)
+    words = ["--config-dir", "my", "method=grpo", "reward=late", "method.trl.max_steps=1"]
+    small = ["method.prompts_per_step=4", "method.trl.num_generations=2", "hardware.threads=1"]
+    done = plan(tmp_path, *words, *small, "method.trl.max_completion_length=24", "model=tiny")
+    said = [line for line in done.stderr.splitlines() if "reward.late" in line]
+    assert done.returncode == 1
+    assert len(said) == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == said[0]
+    told = (
+        r"medreason: grpo-\S+: reward\.late: my_late\.late \(my_late\.py, line 2\) gave None, "
+        r"not a number, for a reply to sample \S+: '.+'; mend the function, or drop the reward "
+        r"with ~reward\.late \(see \S+/train\.log\)"
+    )
+    assert re.fullmatch(told, said[0]), said[0]
+    assert "Traceback" not in done.stderr
+    (log,) = tmp_path.glob("outputs/runs/grpo-*/train.log")
+    assert "Traceback" in log.read_text()
+
+
 @pytest.fixture
 def shown(tmp_path: Path) -> Path:
     """A folder with the files as the README shows them."""

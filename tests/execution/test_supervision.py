@@ -98,6 +98,12 @@ def test_rank_that_dies_takes_the_job_down_and_is_named(
     assert "last words" in supervision.last_lines(done.stdout + done.stderr)
 
 
+def test_traceback_of_an_error_with_a_remedy_is_for_the_log_alone() -> None:
+    trace = "Traceback ...\n  File a.py\nValueError: torch says no"
+    assert supervision.last_lines(trace).endswith("  ValueError: torch says no")
+    assert supervision.last_lines(f"{trace}\n{supervision.REFUSED}set a=1\n") == ""
+
+
 def test_ranks_that_a_signal_has_ended_are_interrupted_and_not_failed(tmp_path: Path) -> None:
     program = tmp_path / "rank.py"
     for code, interrupted in (("143", True), ("143 * (os.environ['RANK'] == '1') or 1", False)):

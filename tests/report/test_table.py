@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 from run_folders import draw_samples, reply, write_failed, write_run
 
 from medreason.config import Config, Statistics
@@ -473,6 +474,21 @@ def test_told_commands_have_the_outputs_where_the_runs_lie_now(
             assert told.format(word) in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"make some with `.* sweep=own outputs=none`"):
         loading.evaluations_of(Path("none/runs"), "own")
+
+
+def test_note_is_one_line_where_it_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    note = "a sentence that is longer than any line " * 6 + "ends"
+    table.show_table(lambda compact: table.filled({"run": ["sft"]}, Text(note)))
+    assert note in capsys.readouterr().out.splitlines()
+
+
+def test_note_of_p_says_over_which_differences_it_is_adjusted() -> None:
+    def note(several: bool, tests: int) -> str:
+        return arms.Differences([], [], "", "", several, tests).note
+
+    assert note(False, 6) == "*: p by Holm, over the 6 differences, is below 0.05"
+    where = "in one place (in-domain or elsewhere)"
+    assert note(True, 6) == f"*: p by Holm, over the 6 differences {where}, is below 0.05"
 
 
 def test_a_run_that_saw_its_test_images_says_so(
