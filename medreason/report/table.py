@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,9 +157,21 @@ def show_table(table_of: Callable[[bool], Table]) -> None:
     notes, table.caption = str(table.caption or ""), None
     console.width = width if console.is_terminal else max(width, _width(table, console))
     console.print(table)
-    # Not cut at the width of the table, in a file nowhere; commands can be copied.
-    for note in notes.splitlines():
-        console.print(Text(note), soft_wrap="`" in note or not console.is_terminal)
+    for note in notes.splitlines():  # not cut at the width of the table
+        console.print(Text(_folded(note, console.width)), soft_wrap=True)
+
+
+def _folded(note: str, width: int) -> str:
+    """A note in lines of a width, those after the first indented; one with a command is one line,
+    to be copied."""
+    if "`" in note:
+        return note
+    return textwrap.fill(
+        *(note, width),
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def frame(runs: Sequence[Run]) -> pd.DataFrame:

@@ -380,7 +380,8 @@ def test_predict_gives_the_same_for_a_path_a_file_url_and_a_data_url(
         assert other["completion"] == first["completion"]
         assert other["option_likelihoods"] == pytest.approx(first["option_likelihoods"], abs=1e-5)
     captured = capsys.readouterr()
-    assert captured.err.count("answered by the start model tiny; model.path=outputs/runs/NAME") == 1
+    place = f"model.path={tmp_path}/outputs/runs/NAME"
+    assert captured.err.count(f"answered by the start model tiny; {place}") == 1
     shown = captured.out
     assert shown.count(f"  reply: {' '.join(first['completion'].split())}\n") == 3
     assert shown.count("option likelihood: ") == 3

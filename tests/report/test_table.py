@@ -476,10 +476,20 @@ def test_told_commands_have_the_outputs_where_the_runs_lie_now(
         loading.evaluations_of(Path("none/runs"), "own")
 
 
-def test_note_is_one_line_where_it_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_note_goes_on_in_an_indented_line(capsys: pytest.CaptureFixture[str]) -> None:
     note = "a sentence that is longer than any line " * 6 + "ends"
-    table.show_table(lambda compact: table.filled({"run": ["sft"]}, Text(note)))
-    assert note in capsys.readouterr().out.splitlines()
+    command = "`a command that is longer than any line " * 6 + "ends`"
+    table.show_table(
+        lambda compact: table.filled({"run": ["sft"]}, Text(f"{note}\nshort\n{command}"))
+    )
+    lines = capsys.readouterr().out.splitlines()
+    (first,) = (i for i, line in enumerate(lines) if line.startswith("a sentence"))
+    folded = lines[first : lines.index("short")]
+    assert 1 < len(folded) < 5
+    assert all(line[:2] == "  " and line[2] != " " for line in folded[1:])
+    assert all(line == line.rstrip() and len(line) <= 100 for line in folded)
+    assert " ".join(map(str.strip, folded)) == note
+    assert lines[-1] == command
 
 
 def test_note_of_p_says_over_which_differences_it_is_adjusted() -> None:
