@@ -145,7 +145,7 @@ def _not_above(totals: Sequence[Total]) -> str:
     return "".join(
         _conclusion("None is", reached)
         if len(arms) == len(totals)
-        else _conclusion(f"{_listed(arms)} {'is' if len(arms) == 1 else 'are each'} not", reached)
+        else _conclusion(f"{_listed(arms)} {'is' if len(arms) == 1 else 'are'} not", reached)
         for arms, reached in by_arms.items()
     )
 
@@ -166,6 +166,8 @@ def _conclusion(who: str, reached: Sequence[Metric]) -> str:
     """What a model shows that is not above these baselines: the lower end of its interval is at
     most theirs."""
     beaten_by = " or ".join(_REACHED[metric] for metric in reached)
+    if who.endswith(" are not"):
+        beaten_by = beaten_by.replace("its answers", "their own answers")
     return f" {who} clearly above {beaten_by}." if reached else ""
 
 
