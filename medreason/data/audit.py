@@ -13,7 +13,7 @@ from typing import Any
 from medreason.console import counted
 from medreason.data.checks import CONTRADICTING, place_of
 from medreason.data.pictures import Picture
-from medreason.data.rows import SIDES, Loaded
+from medreason.data.rows import SIDES, Loaded, once_each
 from medreason.option_prior import fit_option_prior
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, Sample, letter_at
 from medreason.stats import wilson
@@ -201,8 +201,12 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
             f"{counted(contradicting, 'row')} left out: their questions have two answers about one "
             "image"
         )
-    if unparsed := len(report["unparsed"]):
-        sentences.append(f"{counted(unparsed, 'row')} that cannot be used; audit.json lists all")
+    if unparsed := report["unparsed"]:
+        first, *others = bad_row_lines(report)
+        named = f"{', the first' * bool(others)}: {first}"
+        sentences.append(
+            f"{counted(len(unparsed), 'row')} that cannot be used{named}; audit.json lists all"
+        )
     sentences += _image_warnings(report["images"])
     duplicates = report["duplicates"]
     sentences += [
@@ -211,6 +215,11 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         if duplicates[key]
     ]
     return sentences + _prior_warnings(report)
+
+
+def bad_row_lines(report: Mapping[str, Any]) -> list[str]:
+    """A line for each reason why rows cannot be used, with the first of those rows."""
+    return once_each((row["file"], row["row"], row["reason"]) for row in report["unparsed"])
 
 
 _DUPLICATED = {

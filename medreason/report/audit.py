@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medreason.console import counted
-from medreason.data.audit import LOWER_CASE, PERIOD, warnings
+from medreason.data.audit import LOWER_CASE, PERIOD, bad_row_lines, warnings
 from medreason.data.rows import SIDES, once_each
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, TASKS
 from medreason.stats import wilson
@@ -44,8 +44,7 @@ def show(report: Mapping[str, Any]) -> None:
     said = [
         (f"{'! ' if r.get('warning') else ''}{r['file']}", r["row"], r["remark"]) for r in remarks
     ]
-    bad = [(row["file"], row["row"], row["reason"]) for row in report["unparsed"]]
-    for line in [*once_each(said)[:10], *once_each(bad)[:10]]:
+    for line in [*once_each(said)[:10], *bad_row_lines(report)[1:10]]:
         console.print(Text(line), soft_wrap=True)
     for warning in [*_small_test(report), *warnings(report)]:
         console.print(Text(f"! {warning}"), soft_wrap=True)

@@ -321,6 +321,17 @@ def test_rows_with_one_option_twice_are_named_by_the_first() -> None:
     assert said in warnings(audit_of(sample("a", "train"), other))
 
 
+def test_the_first_row_that_cannot_be_used_is_named_with_its_reason() -> None:
+    bad = [BadRow("f.csv", 3, "answer '9' is none of its options"), BadRow("f.csv", 5, "no image")]
+    (one,) = warnings(audit(Loaded([], bad[:1]), "0", {}))
+    assert one == (
+        "1 row that cannot be used: f.csv, row 3: answer '9' is none of its options; audit.json "
+        "lists all"
+    )
+    (two,) = warnings(audit(Loaded([], bad), "0", {}))
+    assert two.startswith("2 rows that cannot be used, the first: f.csv, row 3: answer '9' is")
+
+
 def test_labels_of_counts_are_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
     left_out = [LeftOut("f.csv", 2, OF_VALIDATION, OF_VALIDATION)]
     report = audit(Loaded([sample("a.png", "train")], [], left_out), "0", {Path("a.png"): "a"}, {})
