@@ -18,6 +18,10 @@ from medreason.stats import wilson
 
 _NAMES = {**MODALITY_NAMES, **TASKS}
 _LEAK_NAMES = {**MODALITY_NAMES, "all": "all"}
+_OF_RUNS = {
+    "data.json": "in data.json (its training and test rows)",
+    "state.json": "in state.json and the model card (its training rows)",
+}
 _WIDEST = 1000
 _WIDE_POINTS = 20
 
@@ -49,6 +53,10 @@ def show(report: Mapping[str, Any]) -> None:
     for warning in [*_small_test(report), *warnings(report)]:
         console.print(Text(f"! {warning}"), soft_wrap=True)
     console.print(f"digest {report['digest']}")
+    if recorded := report.get("run_digests"):
+        texts = [f"{recorded[key]} {_OF_RUNS[key]}" for key in recorded]
+        text = f"digests of a run of these options: {', '.join(texts)}"
+        console.print(Text(text), soft_wrap=True)
 
 
 def _print(console: Console, table: Table) -> None:

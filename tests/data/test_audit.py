@@ -292,7 +292,9 @@ def test_an_audit_of_rows_of_which_none_can_be_used_fails_after_it_was_written(
     words = ["action=audit", "data=med_r1", f"data.root={tmp_path}", f"data.images={images}"]
     done = commands.medreason(*words, "tracking=none", cwd=tmp_path)
     (written,) = tmp_path.glob("outputs/runs/audit-med_r1-*/audit.json")
-    assert json.loads(written.read_text())["rows"] == 4
+    audited = json.loads(written.read_text())
+    assert audited["rows"] == 4
+    assert bool(audited["run_digests"]) == (status == 0)
     assert done.returncode == status, done.stderr
     said = "medreason: none of 4 rows can be used; outputs/runs/audit-med_r1-"
     assert (said in done.stderr) == bool(status)
