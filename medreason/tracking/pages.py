@@ -91,7 +91,9 @@ def _shown_sweep(client: MlflowClient, experiment: str, typed: str | None) -> tu
     of the newest. Ends the program where there is none of that name."""
     if typed:
         if typed not in (known := sweeps(client, experiment)):
-            sys.exit(f"sweep {typed!r} is not in these outputs; there are: {', '.join(known) or 'none'}")
+            sys.exit(
+                f"sweep {typed!r} is not in these outputs; there are: {', '.join(known) or 'none'}"
+            )
         return typed, f"sweep {typed}"
     name = _newest(client, experiment)
     return name, f"the newest sweep, {name}" if name else "the newest sweep: none yet"
