@@ -240,7 +240,7 @@ def _leaks(report: Mapping[str, Any]) -> list[str]:
         )
     if patients := leak.get("shared_patients"):
         sentences.append(
-            f"{counted(patients, 'patient')} of both train and test; see data.split=by_patient"
+            f"{counted(patients, 'patient')} in both train and test; see data.split=by_patient"
         )
     return sentences + _validation_warnings(report["validation_leakage"])
 
@@ -255,10 +255,12 @@ def _image_warnings(images: Mapping[str, Any]) -> list[str]:
     problem = problems[path]
     named = f"{problem if path in problem else f'{path}: {problem}'} ({place})"
     first = ", the first" if len(problems) > 1 else ""
+    rows = images["rows_without_image"]
+    them, its = ("it" if count == 1 else "them" for count in (rows, len(problems)))
     return [
         f"{counted(len(problems), 'image')} that cannot be used{first} {named}; audit.json lists "
-        f"all. {counted(images['rows_without_image'], 'row')} about them, counted here: a run "
-        "refuses them, or leaves them out with data.bad_rows=skip"
+        f"all. {counted(rows, 'row')} about {its}, counted here: a run refuses {them}, or leaves "
+        f"{them} out with data.bad_rows=skip"
     ]
 
 
@@ -271,7 +273,7 @@ def _validation_warnings(leaks: Mapping[str, Mapping[str, int]]) -> list[str]:
                 f"{counted(leak['shared_images'], 'image')} of {side}, by content"
             )
         if patients := leak.get("shared_patients"):
-            sentences.append(f"{counted(patients, 'patient')} of both validation and {side}")
+            sentences.append(f"{counted(patients, 'patient')} in both validation and {side}")
     return sentences
 
 
