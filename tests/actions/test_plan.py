@@ -149,7 +149,11 @@ def test_plan_of_a_release_that_is_not_here_says_what_to_buy(
     ]
     plan.run_all(configs, ["ct", "oct"])
     shown = capsys.readouterr().out
-    assert re.search(r"ct +to do +3,141 +85,580 +unknown +4.2 GiB\n", shown)
+    assert re.search(r"ct +to do +3,141 +85,580 +est\. \S+ to \S+ h +4.2 GiB\n", shown)
+    each = re.findall(r"est\. (\S+) to (\S+) h", shown)
+    (both,) = re.findall(r"of 2 jobs of grpo.* A100 40 GB (\S+) to (\S+) h", shown)
+    for one, all_of_it in zip(zip(*each, strict=True), both, strict=True):
+        assert sum(map(float, one)) == pytest.approx(float(all_of_it), abs=0.6)
     assert shown.count("as published, since data.root is not there") == 1
     assert "#0, #1: numbers" in shown
     assert "and the 4.1 GiB of weights that come from the hub; " in shown
