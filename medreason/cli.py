@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from medreason import config as configuration
 from medreason.config import CONF, Config, composing, flags, options, steps
@@ -91,7 +92,7 @@ def _compose_and_run(arguments: Namespace) -> None:
     os.environ[_FULL_ERROR] = "1"  # it raises, and does not print; `job` takes it away
     try:
         job()
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException) as error:
         folders = [CONF, *map(Path, filter(None, [arguments.config_dir]))]
         sys.exit(f"medreason: {composition_problem(error, arguments.overrides, folders)}")
     finally:

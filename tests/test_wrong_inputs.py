@@ -113,6 +113,7 @@ WRONG: list[tuple[str | list[str], str]] = [
         "is for a search, which tries values between two: type -m hydra/sweeper=",
     ),
     ("-m method=sft seed=interval(0,3)", "medreason: seed=interval(0,3) is for a search"),
+    ("hydra.run.dir=${nope}", "medreason: hydra.run.dir: Interpolation key 'nope' not found; set"),
     ("method=grpo ~adapter.r", "medreason: ~adapter.r: there is no adapter.r to leave out"),
     ("+seed=1", "An item is already at 'seed'. Either remove + prefix: 'seed=1'"),
     ("action=plan hydra.run.dir=own.py/x", "hydra.run.dir=own.py/x: [Errno 20]"),

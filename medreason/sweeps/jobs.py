@@ -119,9 +119,7 @@ class UncomposableError(ValueError):
     sweep there, with the jobs before it done."""
 
 
-def composition_problem(
-    error: HydraException, overrides: Sequence[str], folders: Sequence[Path]
-) -> str:
+def composition_problem(error: Exception, overrides: Sequence[str], folders: Sequence[Path]) -> str:
     """Why Hydra cannot compose what was typed, with the first job of a sweep that is at fault."""
     searches = any(override.startswith("hydra/sweeper=") for override in overrides)
     try:
