@@ -12,8 +12,10 @@ from string import Template
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from medreason import config as configuration
 from medreason.config import CONF, Config, composing, flags, options, steps
@@ -21,7 +23,7 @@ from medreason.console import command, notice, quiet_libraries, show, started_co
 from medreason.runs import interrupts
 from medreason.runs.outcomes import Outcome, explained
 from medreason.sweeps.callback import EXPECTED, as_job, job_label
-from medreason.sweeps.jobs import first_value, idle_lines
+from medreason.sweeps.jobs import composition_problem, first_value, idle_lines
 
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MPI_LOCALRANKID")
 _LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
@@ -75,7 +77,26 @@ def _run_command_line() -> None:
         )
     sys.argv[1:] = _for_hydra(sys.argv[1:], arguments)
     quiet_libraries()
-    job()
+    _compose_and_run(arguments)
+
+
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def _compose_and_run(arguments: Namespace) -> None:
+    """Let Hydra call `job`; what it cannot compose ends in one line, unless its variable asks for
+    all of the error."""
+    if _FULL_ERROR in os.environ:
+        job()
+        return
+    os.environ[_FULL_ERROR] = "1"  # it raises, and does not print; `job` takes it away
+    try:
+        job()
+    except (HydraException, OmegaConfBaseException) as error:
+        folders = [CONF, *map(Path, filter(None, [arguments.config_dir]))]
+        sys.exit(f"medreason: {composition_problem(error, arguments.overrides, folders)}")
+    finally:
+        os.environ.pop(_FULL_ERROR, None)
 
 
 def _help(folders: Sequence[Path]) -> str:
@@ -122,6 +143,7 @@ def job(composed: DictConfig) -> Outcome | None:
 
     What a job of a sweep raises is recorded by `sweeps.callback`, and the others go on.
     """
+    os.environ.pop(_FULL_ERROR, None)
     hydra_config = HydraConfig.get()
     in_sweep = hydra_config.mode is RunMode.MULTIRUN
     try:

@@ -89,6 +89,24 @@ def test_run_leaves_predictions_and_figures_of_every_cell(place: Path, method: s
     assert environment["packages"]["trl"] == "1.16.0"
 
 
+def test_an_audit_with_the_options_of_a_run_shows_the_digests_that_the_run_records(
+    place: Path, tmp_path: Path
+) -> None:
+    shown = medreason(tmp_path, "action=audit", "method=sft", *TRAINED, "tracking=none")
+    run = only_run(place, "sft")
+    (key,) = run.state().evaluations
+    recorded = {
+        "data.json": json.loads((run.evaluation(key) / "data.json").read_text())["digest"],
+        "state.json": run.state().train_parts["data"],
+    }
+    (written,) = tmp_path.glob("outputs/runs/audit-phantom-*/audit.json")
+    audited = json.loads(written.read_text())
+    assert audited["run_digests"] == recorded
+    assert f"{recorded['data.json']} in data.json (its training and test rows)" in shown
+    assert f"{recorded['state.json']} in state.json and the model card" in shown
+    assert audited["digest"] not in recorded.values()
+
+
 def test_a_worker_does_not_log_which_kernels_bitsandbytes_lacks(place: Path) -> None:
     # That of the first run holds what the server of the worker has written at its imports.
     log = only_run(place, "base").log.read_text()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import readme_files
 
+from medreason.cli import _help
 from medreason.config import CONF, Config
 from medreason.sweeps.jobs import first_value
 
@@ -55,6 +56,31 @@ def commands(text: str) -> list[list[str]]:
     found = [re.search(r"python -m medreason( .*?)(?:&& .*|&)?$", line) for line in lines]
     words = [shlex.split(m[1], comments=True) for m in found if m]
     return [command for command in words if not {"[-m]", "...", "--config-dir"} & {*command}]
+
+
+def test_help_and_readmes_say_what_the_default_model_is_and_which_to_take(
+    composed: Callable[..., Config],
+) -> None:
+    default = composed()
+    assert (default.model.name, default.hardware.name) == ("tiny", "cpu")
+    real = composed("model=qwen2_vl_2b", "hardware=gpu")
+    assert real.model.path == "Qwen/Qwen2-VL-2B-Instruct"
+    pages = ("README.md", "conf/README.md", "medreason/data/README.md")
+    texts = [*(PAGES[page].replace("`", "") for page in pages), _help([CONF])]
+    for text in map(" ".join, map(str.split, texts)):
+        assert "The defaults are model=tiny hardware=cpu" in text
+        assert "has only seen drawings" in text
+        assert "add model=qwen2_vl_2b hardware=gpu" in text or "as model=qwen2_vl_2b" in text
+
+
+def test_readmes_agree_on_what_has_run_on_a_gpu() -> None:
+    assert "none has been run on one" not in PAGES["conf/README.md"]
+    assert "on a GPU nothing was measured" not in PAGES["medreason/training/README.md"]
+    table = PAGES["experiments/benchmarks/README.md"].split("under a limit of memory", 1)[1]
+    ratios = [float(ratio) for ratio in re.findall(r"\| (1\.\d\d) \|$", table, re.M)[:4]]
+    assert (min(ratios), max(ratios), len(ratios)) == (1.0, 1.18, 4)
+    assert "0 to 18 % above it in 4 kinds of step" in PAGES["medreason/training/README.md"]
+    assert "within 18 % of its estimates" in PAGES["README.md"]
 
 
 SHOWN = [(page, command) for page, text in PAGES.items() for command in commands(text)]

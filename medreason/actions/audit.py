@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from medreason import config as configuration
@@ -13,6 +15,7 @@ from medreason.report import audit as tables
 from medreason.runs.files import write_json
 from medreason.runs.progress import Bar
 from medreason.runs.run_folder import RunFolder
+from medreason.samples import Sample
 
 
 def run(config: Config) -> None:
@@ -28,6 +31,7 @@ def run(config: Config) -> None:
         pixels = pictures.read_pictures(paths, Bar("reading images"), handling.ct_window)
     digests = data.image_digests(config.data, config.folder / "cache", loaded.samples)
     report = audit.audit(loaded, data.digest(loaded.samples, digests), digests, pixels)
+    report["run_digests"] = _run_digests(config, report, loaded.samples, digests)
     name = config.choices.get("data", "data")
     folder = RunFolder(config.folder / "runs" / f"audit-{name}-{report['digest']}")
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -42,6 +46,22 @@ def run(config: Config) -> None:
             f"none of {counted(count, 'row')} can be used; {folder.audit} says of each why: "
             "correct the files, or give others"
         )
+
+
+def _run_digests(
+    config: Config,
+    report: Mapping[str, Any],
+    samples: Sequence[Sample],
+    image_digests: Mapping[Path, str],
+) -> dict[str, str]:
+    """The digests that a run of the same options records, of the rows that it uses; none where it
+    has no test rows, or rows that it would refuse or skip."""
+    test = data.tested_on(config, samples)
+    if report["unparsed"] or report["images"]["rows_without_image"] or not test:
+        return {}
+    train = data.trained_on(config, samples)
+    digests = {"data.json": data.digest([*train, *test], image_digests)}
+    return digests | ({"state.json": data.digest(train, image_digests)} if train else {})
 
 
 def _track(config: Config, folder: RunFolder, report: dict[str, Any]) -> None:

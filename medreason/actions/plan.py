@@ -55,6 +55,9 @@ class Job:
     """Those of the evaluation and of validations."""
     seconds: float | None = 0.0
     """None where no comparable run has been measured yet."""
+    hours: tuple[float, float] | None = None
+    """Estimated for the GPU of its hardware profile where `seconds` is None; None where that GPU is
+    not known, or too small."""
     disk: int = 0
     """Bytes that stay."""
     peak: int = 0
@@ -98,6 +101,7 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
     jobs: list[Job] = []
     for i, (config, label) in enumerate(zip(configs, labels, strict=True)):
         jobs.append(_job(config, label or config.run_name, throughput, questions, seen, i))
+    jobs = _with_hours(jobs, configs)
     told = _print(jobs, configs, trials)
     possible = [
         c
@@ -148,6 +152,52 @@ def _kind(config: Config) -> tuple[str, ...]:
     return config.method.name, config.model.name, str(config.adapter), config.hardware.name
 
 
+def _with_hours(jobs: Sequence[Job], configs: Sequence[Config]) -> list[Job]:
+    """The jobs with hours on the GPU of their hardware profile, where no run was measured."""
+    each: dict[tuple[str, ...], tuple[_Hours | None, _Hours | None]] = {}
+    timed = []
+    for job, config in zip(jobs, configs, strict=True):
+        unknown = job.seconds is None and job.state not in _FINISHED
+        if unknown and config.hardware.accelerator == "cuda" and config.hardware.device_gb:
+            key = *_kind(config), str(bool(job.updates))
+            if key not in each:
+                each[key] = _hours_of_one(config, job)
+            update, answer = each[key]
+            if answer and (update or not job.updates):
+                low, high = (
+                    job.updates * (update[i] if update else 0) + job.answers * answer[i]
+                    for i in (0, 1)
+                )
+                job = replace(job, hours=(low, high))
+        timed.append(job)
+    return timed
+
+
+_Hours = tuple[float, float]
+"""The least and the most."""
+
+
+def _hours_of_one(config: Config, job: Job) -> tuple[_Hours | None, _Hours | None]:
+    """Of one update, and of one answer, on the GPU of the hardware profile; None where the GPU or
+    the model is not known, or the GPU too small."""
+    from medreason.benchmark import gpu_time  # torch
+
+    if not (gpu := gpu_time.own_gpu(config.hardware)):
+        return None, None
+    training = _training_samples(config)
+    try:
+        answer = gpu_time.hours(config, training, 0, 1)[gpu]
+        return (gpu_time.hours(config, training, 1, 0)[gpu] if job.updates else None), answer
+    except (OSError, ValueError):  # which the lines of memory and hours say
+        return None, None
+
+
+def _training_samples(config: Config) -> list[Sample]:
+    """Those that a job trains on; none of a release that is not here."""
+    samples = [] if release_sizes.counts(config) else data.samples_of(config)
+    return data.trained_on(config, samples)
+
+
 def _needs_of_all(kinds: Sequence[Sequence[tuple[Config, Job]]]) -> Iterator[str]:
     """Of each kind of training its memory, what to change where it does not fit, and hours on GPUs;
     at last the hours of all."""
@@ -155,11 +205,13 @@ def _needs_of_all(kinds: Sequence[Sequence[tuple[Config, Job]]]) -> Iterator[str
     unknown: dict[str, list[str]] = defaultdict(list)
     for kind in kinds:
         config = kind[0][0]
-        samples = [] if release_sizes.counts(config) else data.samples_of(config)
-        training = data.trained_on(config, samples)
+        training = _training_samples(config)
         trains = any(job.updates for _, job in kind)
         if trains:
             yield from memory_lines(config, training)
+        elif config.hardware.accelerator == "cuda" and not config.model.is_served:
+            names = f"{config.method.name}, {config.model.name}"
+            yield f"memory of {names}: not estimated, since nothing is trained"
         if config.hardware.accelerator == "cuda":
             from medreason.benchmark import gpu_time  # torch
 
@@ -347,8 +399,10 @@ def _print(jobs: Sequence[Job], configs: Sequence[Config], trials: Trials | None
     for place, job in _folded(jobs, configs) if folds else enumerate(jobs):
         table.add_row(*map(Text, (str(place), job.name, job.state, *_columns(job))))
     if not console.is_terminal:  # a table is not cut in a file
-        console.width = max(console.width, 70 + max(len(job.name) for job in jobs))
+        console.width = max(console.width, 85 + max(len(job.name) for job in jobs))
     console.print(table)
+    for line in _estimated_for(jobs, configs):
+        console.print(line, highlight=False, soft_wrap=True)
     if folds:
         console.print("jobs of one kind are one row; `| cat` behind the command shows each")
     for reason, places in reasons.items():  # once, however many jobs it is of
@@ -359,6 +413,17 @@ def _print(jobs: Sequence[Job], configs: Sequence[Config], trials: Trials | None
     return lines
 
 
+def _estimated_for(jobs: Sequence[Job], configs: Sequence[Config]) -> list[str]:
+    """Which GPU the estimates of the table are for."""
+    profiles = {c.hardware.name: c.hardware for c, j in zip(configs, jobs, strict=True) if j.hours}
+    if not profiles:
+        return []
+    from medreason.benchmark import gpu_time
+
+    named = [f"{gpu_time.own_gpu(each)} (hardware={name})" for name, each in profiles.items()]
+    return [f"est.: estimated for {', '.join(named)}; nothing was measured yet"]
+
+
 def _folded(jobs: Sequence[Job], configs: Sequence[Config]) -> Iterator[tuple[str, Job]]:
     """The first place and the sums of all jobs of one kind and state."""
     kinds: dict[tuple[object, ...], list[int]] = defaultdict(list)
@@ -367,6 +432,7 @@ def _folded(jobs: Sequence[Job], configs: Sequence[Config]) -> Iterator[tuple[st
     for places in kinds.values():
         of_kind = [jobs[i] for i in places]
         seconds = [job.seconds for job in of_kind]
+        hours = [job.hours for job in of_kind if job.hours]
         yield (
             str(places[0]) if len(places) == 1 else f"{places[0]}..",
             Job(
@@ -375,6 +441,9 @@ def _folded(jobs: Sequence[Job], configs: Sequence[Config]) -> Iterator[tuple[st
                 updates=sum(job.updates for job in of_kind),
                 generations=sum(job.generations for job in of_kind),
                 seconds=None if None in seconds else sum(filter(None, seconds)),
+                hours=(sum(low for low, _ in hours), sum(high for _, high in hours))
+                if len(hours) == len(of_kind)
+                else None,
                 disk=sum(job.disk for job in of_kind),
                 disk_known=all(job.disk_known for job in of_kind),
             ),
@@ -388,7 +457,7 @@ def _data_lines(jobs: Sequence[Job], config: Config) -> list[str]:
     sizes = release_sizes.downloads(config)
     parts = [f"{name} {_size(size)}" for name, size in sizes.items() if size is not None]
     if unknown := [name for name, size in sizes.items() if size is None]:
-        parts.append(f"unknown of {', '.join(unknown)}")
+        parts.append(f"size unknown for {', '.join(unknown)}")
     where = f"data.root={config.data['root']} is not there"
     made = []
     if config.data["_target_"] == "medreason.data.prepared.read":
@@ -433,7 +502,7 @@ def _power_table(config: Config, cells: Mapping[str, Sequence[str]]) -> Table:
     for cell, clusters in cells.items():
         alike.setdefault(_power_row(settings, clusters), []).append(cell)
     for row, names in alike.items():
-        more = f" and {counted(len(names) - 1, 'more cell')}" if len(names) > 1 else ""
+        more = f" and {counted(len(names) - 1, 'more cell')}, each" if len(names) > 1 else ""
         table.add_row(f"{names[0]}{more}", *row)
     table.caption, table.caption_justify = _POWER_NOTE.format(settings), "left"
     return table
@@ -464,9 +533,17 @@ _POWER_NOTE = (
 def _columns(job: Job) -> tuple[str, str, str, str]:
     if job.state in _FINISHED:
         return "-", "-", "-", "-"
-    time = "unknown" if job.seconds is None else duration(job.seconds)
+    time = _estimated(job) if job.seconds is None else duration(job.seconds)
     disk = _size(job.disk) if job.disk_known else "unknown"
     return f"{job.updates:,}", f"{job.generations:,}", time, disk
+
+
+def _estimated(job: Job) -> str:
+    if not job.hours:
+        return "unknown"
+    from medreason.benchmark import gpu_time
+
+    return f"est. {gpu_time.shown(job.hours)}"
 
 
 def _listed(places: Sequence[str]) -> str:

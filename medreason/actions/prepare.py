@@ -11,7 +11,7 @@ from medreason import data
 from medreason.config import Config, Validation
 from medreason.console import counted, notice, show
 from medreason.data import audit, checks, image_cache, prepare, prepared, saved_sets
-from medreason.data.rows import Loaded
+from medreason.data.rows import Loaded, counts_text
 from medreason.runs import lock
 from medreason.runs.progress import Bar
 from medreason.runs.run_folder import RunFolder
@@ -34,6 +34,8 @@ def run(config: Config) -> None:
         config.data | {"images": "decode"}, config.folder / "cache", _published(config)
     )
     _refuse(loaded, handling.contradictions)
+    if len(loaded.counts) > 2:  # others than train and test
+        notice(counts_text(loaded.counts))
     for remark in loaded.remarks:
         notice(remark)
     with RunFolder(folder).locked("action=prepare") as descriptor:

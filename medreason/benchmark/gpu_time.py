@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from medreason.benchmark.roofline import Rates, roofline_seconds
-from medreason.config import Config
+from medreason.config import Config, Hardware
 from medreason.models.load import meta_model
 from medreason.samples import Sample
 from medreason.training.memory_estimate import DeviceBatch, estimate
@@ -72,9 +72,18 @@ def hours(
     return {gpu.name: on(gpu) if peak <= gpu.memory else None for gpu in GPUS}
 
 
+def own_gpu(hardware: Hardware) -> str:
+    """The name of the one of `GPUS` that a hardware profile is for, by `device_gb`; empty where it
+    names no memory, or that of several."""
+    alike = [
+        gpu.name for gpu in GPUS if hardware.device_gb and gpu.memory == hardware.device_gb * 1e9
+    ]
+    return alike[0] if len(alike) == 1 else ""
+
+
 def time_line(what: str, hours: Mapping[str, Hours | None]) -> str:
     """`estimated time of WHAT: A100 40 GB 1.6 to 6.4 h; ...`"""
-    times = [f"{gpu} {_shown(known) if known else 'too small'}" for gpu, known in hours.items()]
+    times = [f"{gpu} {shown(known) if known else 'too small'}" for gpu, known in hours.items()]
     return f"estimated time of {what}: {'; '.join(times)}"
 
 
@@ -89,7 +98,8 @@ def total(kinds: Sequence[Mapping[str, Hours | None]]) -> dict[str, Hours | None
     }
 
 
-def _shown(hours: Hours) -> str:
+def shown(hours: Hours) -> str:
+    """`1.6 to 6.4 h`"""
     if hours[1] < _LEAST_SHOWN:
         return f"under {_LEAST_SHOWN} h"
     return f"{_hours(hours[0])} to {_hours(hours[1])} h"

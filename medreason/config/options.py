@@ -201,6 +201,7 @@ def refuse_sweep(overrides: Iterable[str]) -> None:
         if not parsed.is_sweep_override():
             continue
         key, _, values = override.partition("=")
+        refuse_interval([override])
         meanings = [f"a sweep with a run for each is -m {shlex.quote(override)}"]
         if parsed.value_type is ValueType.SIMPLE_CHOICE_SWEEP:
             if key in _MERGED:
@@ -209,6 +210,21 @@ def refuse_sweep(overrides: Iterable[str]) -> None:
                 meanings.append(f"one list is {key}=[{values}]")
                 meanings.append(f"""one text is "{key}='{values}'\"""")
         raise ValueError(f"{override} has several values: {'; '.join(meanings)}")
+
+
+def refuse_interval(overrides: Iterable[str]) -> None:
+    """Refuse an interval, of which a search alone chooses values.
+
+    Raises:
+        ValueError: with what to type for a search.
+    """
+    for override, parsed in _parsed(overrides):
+        if parsed.is_interval_sweep():
+            typed = override.lstrip("+")
+            raise ValueError(
+                f"{typed} is for a search, which tries values between two: type -m "
+                f"hydra/sweeper=search {shlex.quote(typed)}"
+            )
 
 
 def refuse_two_cells(overrides: Iterable[str]) -> None:

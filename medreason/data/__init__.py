@@ -142,11 +142,27 @@ def _rows(
     loaded = _loaded(reader, arguments)
     if published and not any(sample.split == "validation" for sample in loaded.samples):
         raise ValueError(
-            f"validation.source='published': the data that {reader['_target_']} reads have no "
-            "validation rows of their own; set validation.source=train, which holds rows back from "
-            "train"
+            f"validation.source='published': {_named(reader)} has no validation rows of its own; "
+            f"{_remedy(reader)}set validation.source=train, which holds rows back from train"
         )
     return loaded
+
+
+def _named(reader: dict[str, Any]) -> str:
+    """The data as the command line names them: the folder or table, else the data set."""
+    places = [f"data.{key}={reader[key]}" for key in ("root", "hub") if reader.get(key)]
+    module = reader["_target_"].rpartition(".")[0]
+    return places[0] if places else f"the data set {module.rpartition('.')[2]}"
+
+
+def _remedy(reader: dict[str, Any]) -> str:
+    """What brings validation rows into a prepared folder; empty for other data."""
+    if reader["_target_"] != "medreason.data.prepared.read":
+        return ""
+    return (
+        "where the set it was made of has some, repeat its action=prepare with "
+        "validation=in_domain validation.source=published prepare.folder=ANOTHER, or "
+    )
 
 
 def _loaded(reader: dict[str, Any], arguments: dict[str, Any]) -> Loaded:
@@ -170,7 +186,8 @@ def _loaded(reader: dict[str, Any], arguments: dict[str, Any]) -> Loaded:
         raise ValueError(f"data: {place(function.func)} {problem}") from error
     if not any(vars(loaded).values()):
         raise ValueError(f"data: {place(function.func)} yields no rows; does it read its files?")
-    return checks.with_release_named(checks.with_known_cells(loaded), reader)
+    loaded = checks.with_mistyped_yes_or_no_named(checks.with_known_cells(loaded))
+    return checks.with_release_named(loaded, reader)
 
 
 def _split_and_select(

@@ -13,7 +13,7 @@ from typing import Any
 from medreason.console import counted
 from medreason.data.checks import CONTRADICTING, place_of
 from medreason.data.pictures import Picture
-from medreason.data.rows import SIDES, Loaded
+from medreason.data.rows import SIDES, Loaded, once_each
 from medreason.option_prior import fit_option_prior
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, Sample, letter_at
 from medreason.stats import wilson
@@ -201,8 +201,12 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
             f"{counted(contradicting, 'row')} left out: their questions have two answers about one "
             "image"
         )
-    if unparsed := len(report["unparsed"]):
-        sentences.append(f"{counted(unparsed, 'row')} that cannot be used; audit.json lists all")
+    if unparsed := report["unparsed"]:
+        first, *others = bad_row_lines(report)
+        named = f"{', the first' * bool(others)}: {first}"
+        sentences.append(
+            f"{counted(len(unparsed), 'row')} that cannot be used{named}; audit.json lists all"
+        )
     sentences += _image_warnings(report["images"])
     duplicates = report["duplicates"]
     sentences += [
@@ -211,6 +215,11 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
         if duplicates[key]
     ]
     return sentences + _prior_warnings(report)
+
+
+def bad_row_lines(report: Mapping[str, Any]) -> list[str]:
+    """A line for each reason why rows cannot be used, with the first of those rows."""
+    return once_each((row["file"], row["row"], row["reason"]) for row in report["unparsed"])
 
 
 _DUPLICATED = {
@@ -231,7 +240,7 @@ def _leaks(report: Mapping[str, Any]) -> list[str]:
         )
     if patients := leak.get("shared_patients"):
         sentences.append(
-            f"{counted(patients, 'patient')} of both train and test; see data.split=by_patient"
+            f"{counted(patients, 'patient')} in both train and test; see data.split=by_patient"
         )
     return sentences + _validation_warnings(report["validation_leakage"])
 
@@ -246,10 +255,12 @@ def _image_warnings(images: Mapping[str, Any]) -> list[str]:
     problem = problems[path]
     named = f"{problem if path in problem else f'{path}: {problem}'} ({place})"
     first = ", the first" if len(problems) > 1 else ""
+    rows = images["rows_without_image"]
+    them, its = ("it" if count == 1 else "them" for count in (rows, len(problems)))
     return [
         f"{counted(len(problems), 'image')} that cannot be used{first} {named}; audit.json lists "
-        f"all. {counted(images['rows_without_image'], 'row')} about them, counted here: a run "
-        "refuses them, or leaves them out with data.bad_rows=skip"
+        f"all. {counted(rows, 'row')} about {its}, counted here: a run refuses {them}, or leaves "
+        f"{them} out with data.bad_rows=skip"
     ]
 
 
@@ -262,7 +273,7 @@ def _validation_warnings(leaks: Mapping[str, Mapping[str, int]]) -> list[str]:
                 f"{counted(leak['shared_images'], 'image')} of {side}, by content"
             )
         if patients := leak.get("shared_patients"):
-            sentences.append(f"{counted(patients, 'patient')} of both validation and {side}")
+            sentences.append(f"{counted(patients, 'patient')} in both validation and {side}")
     return sentences
 
 

@@ -17,7 +17,7 @@ from medreason.console import counted
 from medreason.data import image_cache
 from medreason.data.names import task_of
 from medreason.data.rows import BadRow, LeftOut, Loaded, Remark, Row, once_each
-from medreason.samples import MODALITY_NAMES, TASK_NAMES, Sample
+from medreason.samples import MODALITY_NAMES, TASK_NAMES, YES_NO, Sample
 
 UNREADABLE = "unreadable image"
 """What rows are counted as whose image cannot be used."""
@@ -38,6 +38,30 @@ def without(loaded: Loaded, problems: Mapping[Path, str]) -> Loaded:
 def with_known_cells(loaded: Loaded) -> Loaded:
     """Samples of a modality or task that no configuration can select become bad rows."""
     return _without(loaded, map(_cell_problem, loaded.samples), BadRow.count)
+
+
+def with_mistyped_yes_or_no_named(loaded: Loaded) -> Loaded:
+    """The rows with a warning where some are open questions though their question is answered by
+    yes or no elsewhere: a mistyped `yse` has no options. Those called open are meant so."""
+    closed = {s.question for s in loaded.samples if s.options in _YES_OR_NO}
+    open_ones = [
+        s
+        for s in loaded.samples
+        if not s.options and s.answer_type != "open" and s.question in closed
+    ]
+    if not open_ones:
+        return loaded
+    first = open_ones[0]
+    text = _NOT_YES_OR_NO.format(counted(len(open_ones), "row"), first.answer)
+    remark = Remark(*file_and_row(first), text, is_warning=True)
+    return replace(loaded, remarks=[*loaded.remarks, remark])
+
+
+_YES_OR_NO = {order for pair in YES_NO for order in (pair, pair[::-1])}
+_NOT_YES_OR_NO = (
+    "{} without options whose question has Yes/No elsewhere, the first with the answer {!r}: an "
+    "open question as it is; correct it to yes or no, or set the row's answer_type to open"
+)
 
 
 def _cell_problem(sample: Sample) -> str:

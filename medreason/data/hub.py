@@ -79,7 +79,7 @@ def read(
     for part in parts:
         if part.split not in splits:
             is_validation = rows.FOLDS.get(part.split) == "validation"
-            asked = " (validation.source=published asks them)" if is_validation else ""
+            asked = f" ({rows.ASKED_WITH})" if is_validation else ""
             verb = "is" if part.count == 1 else "are"
             text = f"{counted(part.count, 'row')} of this split {verb} not read{asked}"
             yield Remark(part.name, -1, text)

@@ -108,7 +108,9 @@ FOLDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Words of people's tables for a split -> the split."""
-OF_VALIDATION = "of split=val left out (validation.source=published asks them)"
+ASKED_WITH = "validation=in_domain validation.source=published asks them"
+"""What brings in validation rows that are left out."""
+OF_VALIDATION = f"of split=val left out ({ASKED_WITH})"
 """Why a row of such a table is left out where no key says where it belongs."""
 
 Record = Mapping[str, Any]

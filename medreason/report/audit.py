@@ -11,13 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from medreason.console import counted
-from medreason.data.audit import LOWER_CASE, PERIOD, warnings
+from medreason.data.audit import LOWER_CASE, PERIOD, bad_row_lines, warnings
 from medreason.data.rows import SIDES, once_each
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, TASKS
 from medreason.stats import wilson
 
 _NAMES = {**MODALITY_NAMES, **TASKS}
 _LEAK_NAMES = {**MODALITY_NAMES, "all": "all"}
+_OF_RUNS = {
+    "data.json": "in data.json (its training and test rows)",
+    "state.json": "in state.json and the model card (its training rows)",
+}
 _WIDEST = 1000
 _WIDE_POINTS = 20
 
@@ -27,9 +31,7 @@ def show(report: Mapping[str, Any]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 100)
-    console.print(
-        f"{counted(report['rows'], 'row')}, {counted(report['images']['named'], 'image')} named"
-    )
+    console.print(_head(report))
     _print(console, _cells(report["cells"]))
     for key, title in (
         ("option_prior", "Answered by option strings alone, %: trained on (row), tested on"),
@@ -44,12 +46,27 @@ def show(report: Mapping[str, Any]) -> None:
     said = [
         (f"{'! ' if r.get('warning') else ''}{r['file']}", r["row"], r["remark"]) for r in remarks
     ]
-    bad = [(row["file"], row["row"], row["reason"]) for row in report["unparsed"]]
-    for line in [*once_each(said)[:10], *once_each(bad)[:10]]:
+    for line in [*once_each(said)[:10], *bad_row_lines(report)[1:10]]:
         console.print(Text(line), soft_wrap=True)
     for warning in [*_small_test(report), *warnings(report)]:
         console.print(Text(f"! {warning}"), soft_wrap=True)
     console.print(f"digest {report['digest']}")
+    if recorded := report.get("run_digests"):
+        texts = [f"{recorded[key]} {_OF_RUNS[key]}" for key in recorded]
+        text = f"digests of a run of these options: {', '.join(texts)}"
+        console.print(Text(text), soft_wrap=True)
+
+
+def _head(report: Mapping[str, Any]) -> str:
+    """`432 rows; 363 of them are used, which name 121 images`"""
+    rows, images = counted(report["rows"], "row"), counted(report["images"]["named"], "image")
+    used = sum(report["row_counts"].get(side, 0) for side in SIDES)
+    if used == report["rows"]:
+        return f"{rows}, {images} named"
+    return f"{rows}; {used:,} of them {_USED[used == 1]} {images}"
+
+
+_USED = ("are used, which name", "is used, which names")
 
 
 def _print(console: Console, table: Table) -> None:
@@ -101,13 +118,20 @@ def _by_modality(report: Mapping[str, Any]) -> Table:
         LOWER_CASE: "only lower-case\noption is right",
         PERIOD: "only other end\n(period) is right",
     }
-    names = ["", "images in train\nand test by content", "test rows\nabout them", *rules.values()]
+    counts = {
+        "shared_images": "images in train\nand test by content",
+        "test_rows": "test rows\nabout them",
+        "shared_patients": "patients in\ntrain and test",
+    }
+    if not any("shared_patients" in leak for leak in report["leakage"].values()):
+        del counts["shared_patients"]
+    names = ["", *counts.values(), *rules.values()]
     table = _table("Leaks, and typing habits that give answers away", names)
     for modality in _LEAK_NAMES:
         leak = report["leakage"].get(modality)
         habits = [report["typography"].get(modality, {}).get(rule) for rule in rules]
         if leak or any(map(_habit, habits)):
-            leaks = [f"{leak[key]:,}" if leak else "" for key in ("shared_images", "test_rows")]
+            leaks = [f"{leak[key]:,}" if leak and key in leak else "" for key in counts]
             table.add_row(_LEAK_NAMES[modality], *leaks, *[_habit(habit) for habit in habits])
     return table
 
@@ -138,8 +162,9 @@ def _counts(report: Mapping[str, Any]) -> Table:
     for key in ("read", "missing", "unreadable", "tiny"):
         count = images[key] if key == "read" else len(images[key])
         table.add_row(f"images {key}", f"{count:,}")
-    common = sorted(images["sizes"].items(), key=lambda item: -item[1])[:5]
-    table.add_row("images by size", _listed(dict(common)))
+    common = sorted(images["sizes"].items(), key=lambda item: -item[1])
+    more = f" and {counted(len(common) - 5, 'other size')}" if len(common) > 5 else ""
+    table.add_row("images by size", f"{_listed(dict(common[:5]))}{more}")
     same = images["duplicate_hashes"]
     for key in ("exact", "perceptual"):
         table.add_row(f"groups of images with one {key} hash", f"{len(same[key]):,}")

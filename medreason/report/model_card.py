@@ -11,6 +11,7 @@ from medreason.console import counted
 from medreason.evaluation import predictions
 from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown, rounded
 from medreason.models import adapters
+from medreason.runs.files import read_parquet
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
 from medreason.stats import FEWEST_FOR_INTERVAL
 
@@ -90,7 +91,8 @@ def card(config: Config, model: Path, versions: str, kept: float = 1.0) -> str:
             "`base_model_name_or_path` in `adapter_config.json` to where that model lies.",
             "",
         ]
-    example = _example(trained, versions, adapter=config.export.adapter_only)
+    adapter, dicom = config.export.adapter_only, _may_read_dicom(folder)
+    example = _example(trained, versions, adapter=adapter, dicom=dicom)
     return "\n".join([*lines, *example])
 
 
@@ -183,8 +185,22 @@ def _results(folder: RunFolder) -> list[str]:
     return ["| measured | % |", "|---|---:|", *rows, ""]
 
 
-def _example(config: Config, versions: str, *, adapter: bool) -> list[str]:
-    """Code that asks the model about an image of 8 bits as evaluation does."""
+_NO_DICOM = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+
+
+def _may_read_dicom(folder: RunFolder) -> bool:
+    """Whether a window of CT says something: not where all images of the run's test are pictures
+    by their names."""
+    if not folder.config.exists() or not (evaluations := folder.state().evaluations):
+        return True
+    path = folder.evaluation(evaluations[-1]) / "predictions.parquet"
+    images = read_parquet(path, ["image"])["image"].to_pylist() if path.exists() else [""]
+    return not all(image.lower().endswith(_NO_DICOM) for image in images)
+
+
+def _example(config: Config, versions: str, *, adapter: bool, dicom: bool) -> list[str]:
+    """Code that asks the model about an image of 8 bits as evaluation does; with `dicom` the window
+    in which images of CT were shown."""
     code = _EXAMPLE.format(
         prompt=config.prompt.evaluation, max_new_tokens=config.evaluation.max_new_tokens
     )
@@ -196,7 +212,11 @@ def _example(config: Config, versions: str, *, adapter: bool) -> list[str]:
     window = configuration.handling(config.data)[0].ct_window
     deep = (
         "It reads pictures of 8 bits; `action=prepare` of medreason writes DICOM and deeper ones "
-        f"so. CT in the window {window.center:g}/{window.width:g} HU"
-        f"{'' if window.replaces_that_of_files else ' where the file names none'}."
+        "so."
     )
+    if dicom:
+        deep += (
+            f" CT in the window {window.center:g}/{window.width:g} HU"
+            f"{'' if window.replaces_that_of_files else ' where the file names none'}."
+        )
     return [installed, "", "```python", code, "```", "", deep, ""]

@@ -187,7 +187,8 @@ def add_base(run: Run, *words: str) -> str:
     """See `how_to_add_base`; the start model of a trial is evaluated without another search."""
     if run.config is None:
         return ""
-    single = ["hydra.mode=RUN"] if status.is_trial(run.folder) else []
+    recipe = any(word.lstrip("+").startswith("experiment=") for word in run.config.typed)
+    single = ["hydra.mode=RUN"] if recipe and status.is_trial(run.folder) else []
     outputs = run.folder.path.parent.parent
     return how_to_add_base(run.config, *words, *single, outputs=outputs)
 

@@ -16,14 +16,12 @@ import sys
 import time
 import traceback
 from collections import Counter
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -40,6 +38,7 @@ from medreason.runs.outcomes import BusyError, NoDataError, Outcome, explained
 from medreason.runs.progress import duration
 from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, unsynced
 from medreason.sweeps.jobs import (
+    UncomposableError,
     base_lines,
     compose_jobs,
     idle_lines,
@@ -257,12 +256,20 @@ def as_job(config: Config) -> Config:
 
 def _warn_of_jobs(config: DictConfig, jobs: list[list[str]]) -> None:
     """Say which settings change nothing, and which trainings are not compared with the start model;
-    nothing where a job cannot be composed, which fails alone when it begins."""
-    with suppress(HydraException, *EXPECTED):
+    nothing where a job has a wrong value, which fails alone when it begins.
+
+    Raises:
+        UncomposableError: Hydra cannot compose a job.
+    """
+    try:
         configs = compose_jobs(config, jobs)
         flags = composing.folder_flags(config.hydra)
         for line in [*idle_lines(configs, jobs), *base_lines(configs, jobs, flags)]:
             notice(line)
+    except UncomposableError:
+        raise
+    except EXPECTED:
+        return
 
 
 def _is_done_here(config: DictConfig, jobs: list[list[str]], search: Search | None) -> bool:

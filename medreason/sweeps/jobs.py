@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -14,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from medreason import config as configuration
-from medreason.config import Config, options, steps
+from medreason.config import CONF, Config, composing, hydra_errors, options, steps
 from medreason.console import command
 from medreason.report.start_model import words_of_start_model
 from medreason.runs import keys
@@ -31,7 +32,7 @@ def split_jobs(config: DictConfig) -> list[list[str]]:
     """The overrides of each job, split as Hydra's basic sweeper splits a sweep.
 
     Raises:
-        ValueError: a job has a training set and another modality or task.
+        ValueError: a job has a training set and another modality or task, or a key an interval.
     """
     # Unresolved, since `${...}` stands for values of the job.
     params = config.hydra.sweeper.params
@@ -39,11 +40,16 @@ def split_jobs(config: DictConfig) -> list[list[str]]:
     typed = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     assert isinstance(params, dict)
     assert isinstance(typed, list)
-    overrides = [*(f"{key}={value}" for key, value in params.items()), *map(str, typed)]
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None) or [[]]
-    for job in batch:
+    jobs = _split([*(f"{key}={value}" for key, value in params.items()), *map(str, typed)])
+    for job in jobs:
         options.refuse_two_cells(job)
+    return jobs
+
+
+def _split(overrides: Sequence[str]) -> list[list[str]]:
+    options.refuse_interval(overrides)
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None) or [[]]
     return [list(job) for job in batch]
 
 
@@ -92,18 +98,73 @@ def compose_jobs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[Conf
     are assembled from one composition for each option. The last of each such family is composed in
     full as a check; where it differs, an option sets values outside its own group, and each job of
     the family is composed.
+
+    Raises:
+        UncomposableError: Hydra cannot compose one of them.
     """
     families: dict[tuple[str, ...], list[int]] = {}
     for i, job in enumerate(jobs):
         families.setdefault(tuple(o for o in job if _axis(o) is None), []).append(i)
     configs: dict[int, Config] = {}
     for members in families.values():
-        configs |= _compose_family(config, jobs, members)
+        try:
+            configs |= _compose_family(config, jobs, members)
+        except HydraException as error:
+            raise _uncomposable(config, jobs, jobs[members[0]], error) from error
     return [configs[i] for i in range(len(jobs))]
 
 
+class UncomposableError(ValueError):
+    """A job has a key or an option that its method, reward or adapter has not: Hydra would end the
+    sweep there, with the jobs before it done."""
+
+
+def composition_problem(error: Exception, overrides: Sequence[str], folders: Sequence[Path]) -> str:
+    """Why Hydra cannot compose what was typed, with the first job of a sweep that is at fault."""
+    searches = any(override.startswith("hydra/sweeper=") for override in overrides)
+    try:
+        jobs = [] if searches else _split(overrides)
+    except ValueError as problem:
+        return str(problem)
+    if len(jobs) < 2:
+        return hydra_errors.explained(error, overrides, folders)
+    for i, job in enumerate(jobs):
+        try:
+            options.check(job, folders)
+        except ValueError as problem:
+            return f"{_number(jobs, i)}{problem}; {_APART}"
+    # It composes a sweep once without the groups that are swept over, and so without their keys.
+    return f"{hydra_errors.explained(error, overrides, folders)}, or {_APART}"
+
+
+_APART = "give the jobs that have it a command of their own"
+
+
+def _number(jobs: Sequence[Sequence[str]], index: int) -> str:
+    """`job 2 of 4 (sft): `; empty of one job."""
+    label = labels(jobs)[index]
+    return f"job {index + 1} of {len(jobs)}{label and f' ({label})'}: " if len(jobs) > 1 else ""
+
+
+def _uncomposable(
+    config: DictConfig,
+    jobs: Sequence[Sequence[str]],
+    job: Sequence[str],
+    error: HydraException,
+) -> UncomposableError:
+    index = [list(other) for other in jobs].index(list(job))
+    flags = composing.folder_flags(config.hydra)
+    text = hydra_errors.explained(error, job, [CONF, *map(Path, flags[1::2])])
+    apart = f"; {_APART}" if len(jobs) > 1 else ""
+    return UncomposableError(f"{_number(jobs, index)}{text}{apart}")
+
+
 def step_lines(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[str]:
-    """`config.steps.line` of the jobs, each line once; brief where there may be several."""
+    """`config.steps.line` of the jobs, each line once; brief where there may be several.
+
+    Raises:
+        UncomposableError: Hydra cannot compose one of them.
+    """
     examples: dict[tuple[str, ...], Sequence[str]] = {}
     for job in jobs:
         examples.setdefault(tuple(o for o in job if o.startswith(_STEP_GROUPS)), job)
@@ -112,8 +173,8 @@ def step_lines(config: DictConfig, jobs: Sequence[Sequence[str]]) -> list[str]:
         name = config.hydra.job.config_name
         try:
             composed = compose(name, overrides=list(job), return_hydra_config=True)
-        except HydraException:  # Hydra says what is wrong when it launches the sweep
-            continue
+        except HydraException as error:
+            raise _uncomposable(config, jobs, job, error) from error
         brief = len(examples) > 1
         lines.append(steps.line(composed, composed.hydra.runtime, brief=brief))
     return list(dict.fromkeys(filter(None, lines)))

@@ -73,11 +73,30 @@ def address(
 def _newest(client: MlflowClient, experiment: str) -> str:
     """The sweep with results that began last; the last one where none has any, empty without."""
     kind, tag = f"{store.PREFIX}kind", f"{store.PREFIX}sweep"
-    names = [run.data.tags[tag] for run in store.find_runs(client, experiment, {kind: "sweep"})]
+    names = sweeps(client, experiment)
     for name in reversed(names):
         if store.find_runs(client, experiment, {kind: "run", tag: name}, f"{_BEST} >= 0"):
             return name
     return names[-1] if names else ""
+
+
+def sweeps(client: MlflowClient, experiment: str) -> list[str]:
+    """The names of all sweeps, that which began first before the others."""
+    found = store.find_runs(client, experiment, {f"{store.PREFIX}kind": "sweep"})
+    return list(dict.fromkeys(run.data.tags[f"{store.PREFIX}sweep"] for run in found))
+
+
+def _shown_sweep(client: MlflowClient, experiment: str, typed: str | None) -> tuple[str, str]:
+    """(name, what it is called where its address is printed) of the sweep that was asked for, else
+    of the newest. Ends the program where there is none of that name."""
+    if typed:
+        if typed not in (known := sweeps(client, experiment)):
+            sys.exit(
+                f"sweep {typed!r} is not in these outputs; there are: {', '.join(known) or 'none'}"
+            )
+        return typed, f"sweep {typed}"
+    name = _newest(client, experiment)
+    return name, f"the newest sweep, {name}" if name else "the newest sweep: none yet"
 
 
 def main() -> None:
@@ -102,10 +121,13 @@ def main() -> None:
         connect = store.connect_to_read if read_only else store.connect
         client = connect(tracking, typed.outputs)
         experiment = store.experiment(client, tracking, typed.outputs)
-        page = address(client, experiment, port, read_only=read_only, sweep=typed.sweep)
+        sweep, name = _shown_sweep(client, experiment, typed.sweep)
+        page = address(client, experiment, port, read_only=read_only, sweep=sweep)
     except store.UnusableStoreError as error:
         sys.exit(str(error))
-    sys.exit(_serve(store.escaped(uri, typed.outputs), port, page, _of_another(typed.outputs)))
+    sys.exit(
+        _serve(store.escaped(uri, typed.outputs), port, page, _of_another(typed.outputs), name)
+    )
 
 
 def _of_another(outputs: Path) -> str:
@@ -115,8 +137,8 @@ def _of_another(outputs: Path) -> str:
     return command([str(outputs), "--sweep", "NAME"], "medreason.tracking.pages")
 
 
-def _serve(uri: str, port: int, page: str, of_another: str) -> int:
-    """The server's exit status, once it has ended or Ctrl-C ends it."""
+def _serve(uri: str, port: int, page: str, of_another: str, name: str) -> int:
+    """The server's exit status, once it has ended or Ctrl-C ends it; `name` is that of the page."""
     # MLflow would take the one for the other, and say so.
     arguments = ["ui", "--backend-store-uri", uri, "--registry-store-uri", uri, "--workers", "1"]
     arguments += ["--uvicorn-opts", "--log-level warning"]  # not a line a request
@@ -133,7 +155,7 @@ def _serve(uri: str, port: int, page: str, of_another: str) -> int:
         try:
             if _answers(port, server):
                 notice(f"another sweep is shown by: {of_another}")
-                show(f"the newest sweep: {page}")
+                show(f"{name}: {page}")
                 if _has_display():
                     webbrowser.open(page)
             return server.wait()

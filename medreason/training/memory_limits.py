@@ -14,7 +14,7 @@ import psutil
 import yaml
 
 from medreason.config import CONF, Config, machine
-from medreason.console import first_line
+from medreason.console import counted, first_line
 from medreason.data.images import size_of
 from medreason.phantom import canvas
 from medreason.samples import Sample
@@ -110,13 +110,18 @@ def _faster(plain: _Cut, again: _Cut, samples: Sequence[Sample]) -> tuple[_Cut, 
         update_time.relative_seconds(config, largest_batch(config, samples))
         for config, _, _ in (plain, again)
     ]
-    times = f"{max(seconds) / min(seconds):.2f} times as fast"
-    key = "hardware.gradient_checkpointing"
-    if not again[2] or seconds[0] <= seconds[1]:
-        other = f"{key}=true with {again[0].hardware.questions_at_once} at once"
-        return plain, f"by counted work an update is {times} as {other}"
-    other = f"{key}=false with {plain[0].hardware.questions_at_once} at once"
-    return again, f"by counted work an update is {times} as {other}"
+    is_plain = not again[2] or seconds[0] <= seconds[1]
+    chosen, other = (plain, again) if is_plain else (again, plain)
+    hardware = other[0].hardware
+    times = max(seconds) / min(seconds)
+    return chosen, (
+        f"an update is estimated {times:.2f} times as fast as with hardware.gradient_checkpointing="
+        f"{'true' if is_plain else 'false'} and {_questions(hardware.questions_at_once)} at once"
+    )
+
+
+def _questions(count: int) -> str:
+    return counted(count, "question")
 
 
 def _with(config: Config, **hardware: str) -> Config:
@@ -146,8 +151,8 @@ def _largest_cut(config: Config, samples: Sequence[Sample]) -> _Cut:
             return one, f"{chosen} 1: memory is not known: {first}", False
         takes = f"{questions} take{'s' if questions == 1 else ''} about {peak / 2**30:.2f} GiB"
         if peak <= _TRUSTED * limit:
-            whole = larger or ", the whole share of a step"
-            return cut, f"{chosen} {questions}: {takes}{whole} ({why})", True
+            which = "" if larger else f", all {_questions(share)} that a device has of a step"
+            return cut, f"{chosen} {questions}{which}: {takes}{larger} ({why})", True
         larger = f", and {takes}"
     return one, f"{chosen} 1, the smallest{larger.replace(', and', ':')} ({why})", False
 

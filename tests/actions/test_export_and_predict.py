@@ -267,6 +267,20 @@ def test_card_says_what_the_clusters_are(
     assert words in model_card.card(config, run.model, "transformers")
 
 
+@pytest.mark.parametrize(("end", "is_told"), [("", False), (".dcm", True)])
+def test_card_names_the_window_of_ct_only_where_dicom_may_have_been_read(
+    composed: Compose, tmp_path: Path, end: str, is_told: bool
+) -> None:
+    drawn = draw_samples(tmp_path / "images")
+    samples = [replace(s, image=s.image.with_name(f"{s.image.name}{end}")) for s in drawn]
+    for old, new in zip(drawn, samples, strict=True):
+        new.image.write_bytes(old.image.read_bytes())
+    run = write_run(composed("method=sft"), samples, lambda _, s: reply(s.answer)).run
+    card = model_card.card(composed("method=sft"), run.model, "transformers")
+    assert ("CT in the window 40/400 HU where the file names none." in card) == is_told
+    assert "`action=prepare` of medreason writes DICOM and deeper ones so." in card
+
+
 def test_export_says_what_its_precision_keeps_of_an_adapter(
     composed: Compose, tmp_path: Path, adapted: EvaluationFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:

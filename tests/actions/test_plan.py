@@ -29,7 +29,7 @@ SMALL = ("action=plan", "method=base", "data.train_images=8", "data.test_images=
 def power_rows(text: str) -> dict[str, list[str]]:
     """n, clusters, what can be shown and n for the wanted difference, by the first column."""
     rows = re.findall(
-        r"^(all|\S+/\S+(?: and \d+ more cells?)?) +(\S+) +(\d+) +(\S+) +(\S+)$", text, re.M
+        r"^(all|\S+/\S+(?: and \d+ more cells?, each)?) +(\S+) +(\d+) +(\S+) +(\S+)$", text, re.M
     )
     return {name: values for name, *values in rows}
 
@@ -41,8 +41,8 @@ def test_plan_says_what_a_paired_test_can_show_in_each_cell(
     plan.run(composed(*SMALL, *cells))
     shown = capsys.readouterr().out
     rows = power_rows(shown)
-    assert list(rows) == ["ct/disease and 3 more cells", "all"]
-    n, clusters, smallest, needed = rows["ct/disease and 3 more cells"]
+    assert list(rows) == ["ct/disease and 3 more cells, each", "all"]
+    n, clusters, smallest, needed = rows["ct/disease and 3 more cells, each"]
     assert (n, clusters) == ("12", "6")  # two images of each drawn patient
     able = stats.power(12, 6, discordance=0.3, wanted=5, design_effect=1.2)
     assert able.smallest_difference
@@ -66,14 +66,14 @@ def test_plan_takes_what_is_assumed_from_the_configuration(
     shown = capsys.readouterr().out
     assert "n for 10 points" in shown
     needed = stats.power(12, 6, discordance=0.1, wanted=10).questions_needed
-    assert power_rows(shown)["ct/disease and 1 more cell"][3] == f"{needed:,}"
+    assert power_rows(shown)["ct/disease and 1 more cell, each"][3] == f"{needed:,}"
 
 
 def test_plan_says_where_clusters_are_too_few_to_show_anything(
     composed: Compose, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan.run(composed(*SMALL[:-1], "data.test_images=2"))
-    assert power_rows(capsys.readouterr().out)["ct/anatomy and 39 more cells"][2] == "nothing"
+    assert power_rows(capsys.readouterr().out)["ct/anatomy and 39 more cells, each"][2] == "nothing"
 
 
 def test_same_test_questions_are_counted_once(
@@ -149,7 +149,11 @@ def test_plan_of_a_release_that_is_not_here_says_what_to_buy(
     ]
     plan.run_all(configs, ["ct", "oct"])
     shown = capsys.readouterr().out
-    assert re.search(r"ct +to do +3,141 +85,580 +unknown +4.2 GiB\n", shown)
+    assert re.search(r"ct +to do +3,141 +85,580 +est\. \S+ to \S+ h +4.2 GiB\n", shown)
+    each = re.findall(r"est\. (\S+) to (\S+) h", shown)
+    (both,) = re.findall(r"of 2 jobs of grpo.* A100 40 GB (\S+) to (\S+) h", shown)
+    for one, all_of_it in zip(zip(*each, strict=True), both, strict=True):
+        assert sum(map(float, one)) == pytest.approx(float(all_of_it), abs=0.6)
     assert shown.count("as published, since data.root is not there") == 1
     assert "#0, #1: numbers" in shown
     assert "and the 4.1 GiB of weights that come from the hub; " in shown
@@ -196,7 +200,9 @@ def test_start_model_of_several_seeds_is_one_job_of_a_release_that_is_not_here(
     shown = capsys.readouterr().out
     assert "4 jobs: 3 to do, 1 same run" in shown
     assert "#1: as #0" in shown
-    packed = "data.root=nowhere is not there; to download, packed: slake 206.0 MiB; unknown of "
+    packed = (
+        "data.root=nowhere is not there; to download, packed: slake 206.0 MiB; size unknown for "
+    )
     assert f"{packed}silvar_med, vqa_rad, vqa_med_2019, path_vqa\n" in shown
     times = {
         what: [*map(float, re.findall(r"A100 40 GB (\S+) to (\S+) h", rest)[0])]
@@ -209,13 +215,21 @@ def test_start_model_of_several_seeds_is_one_job_of_a_release_that_is_not_here(
     base, sft, all_of_it = (
         times[what] for what in ("base, qwen2_vl_2b", "2 jobs of sft, qwen2_vl_2b", "all")
     )
+    assert "memory of base, qwen2_vl_2b: not estimated, since nothing is trained\n" in shown
+    assert "est.: estimated for A100 40 GB (hardware=a100_40gb); nothing was measured" in shown
+    rows = re.findall(r"^\d +(base|sft) \S+ .*  est\. (\S+) to (\S+) h ", shown, re.M)
+    assert [row[0] for row in rows] == ["base", "sft", "sft"]
+    of_base, of_sft, same = ([float(low), float(high)] for _, low, high in rows)
+    assert of_base == base
+    assert of_sft == same
+    assert [2 * hours for hours in of_sft] == pytest.approx(sft, abs=0.6)
     assert all_of_it == pytest.approx([a + b for a, b in zip(base, sft, strict=True)], abs=0.6)
 
 
 @pytest.mark.parametrize(
     ("words", "releases"),
     [
-        ("data=silvar_med data.root=nowhere method=rarl", "unknown of silvar_med"),
+        ("data=silvar_med data.root=nowhere method=rarl", "size unknown for silvar_med"),
         ("data=omnimedvqa data.root=nowhere", "omnimedvqa 10.0 GiB"),
         ("data=prepared data.root=no/omnimedvqa-384-stretch", "omnimedvqa 10.0 GiB"),
     ],

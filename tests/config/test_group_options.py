@@ -187,6 +187,13 @@ def test_several_values_of_one_run_are_refused_with_what_each_meaning_takes(
     options.refuse_sweep(["modality=[xray,ct]", "seed=1", "a=[[", "~adapter"])
 
 
+def test_an_interval_without_a_search_is_refused_with_the_words_of_one() -> None:
+    override = "method.trl.learning_rate=tag(log, interval(1e-4, 1e-2))"
+    told = f"is for a search, .* type -m hydra/sweeper=search '{re.escape(override)}'$"
+    with pytest.raises(ValueError, match=told):
+        options.refuse_sweep([override])
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

@@ -292,7 +292,9 @@ def test_an_audit_of_rows_of_which_none_can_be_used_fails_after_it_was_written(
     words = ["action=audit", "data=med_r1", f"data.root={tmp_path}", f"data.images={images}"]
     done = commands.medreason(*words, "tracking=none", cwd=tmp_path)
     (written,) = tmp_path.glob("outputs/runs/audit-med_r1-*/audit.json")
-    assert json.loads(written.read_text())["rows"] == 4
+    audited = json.loads(written.read_text())
+    assert audited["rows"] == 4
+    assert bool(audited["run_digests"]) == (status == 0)
     assert done.returncode == status, done.stderr
     said = "medreason: none of 4 rows can be used; outputs/runs/audit-med_r1-"
     assert (said in done.stderr) == bool(status)
@@ -319,6 +321,62 @@ def test_rows_with_one_option_twice_are_named_by_the_first() -> None:
     other = sample("a", "train", answer="B")
     said = "1 question with two answers, the first a-train-ct/disease-A, row 0"
     assert said in warnings(audit_of(sample("a", "train"), other))
+
+
+def test_the_first_row_that_cannot_be_used_is_named_with_its_reason() -> None:
+    bad = [BadRow("f.csv", 3, "answer '9' is none of its options"), BadRow("f.csv", 5, "no image")]
+    (one,) = warnings(audit(Loaded([], bad[:1]), "0", {}))
+    assert one == (
+        "1 row that cannot be used: f.csv, row 3: answer '9' is none of its options; audit.json "
+        "lists all"
+    )
+    (two,) = warnings(audit(Loaded([], bad), "0", {}))
+    assert two.startswith("2 rows that cannot be used, the first: f.csv, row 3: answer '9' is")
+
+
+def test_one_row_about_one_image_that_cannot_be_used_is_said_in_the_singular(
+    tmp_path: Path,
+) -> None:
+    lost = [sample(str(tmp_path / "no.png"), "train")]
+    seen = pictures.read_pictures(s.image for s in lost)
+    (said,) = (
+        text
+        for text in warnings(audit(Loaded(lost, []), "0", by_path(lost), seen))
+        if "cannot be used" in text
+    )
+    assert "1 row about it, counted here: a run refuses it, or leaves it out with" in said
+
+
+def test_patients_in_train_and_test_have_a_column(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [sample(name, side, patient="p") for name, side in (("a", "train"), ("b", "test"))]
+    tables.show(audit_of(*rows))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "test rows patients in" in shown
+    assert "about them train and test" in shown
+    assert "CT 0 0 1" in shown
+    assert "1 patient in both train and test; see data.split=by_patient" in shown
+
+
+def test_images_are_counted_beside_the_rows_that_name_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    left_out = [LeftOut("f.csv", n, OF_VALIDATION, OF_VALIDATION) for n in (2, 3)]
+    samples = [sample("a.png", "train"), sample("b.png", "test")]
+    tables.show(audit(Loaded(samples, [], left_out), "0", by_path(samples)))
+    assert capsys.readouterr().out.startswith("4 rows; 2 of them are used, which name 2 images\n")
+    tables.show(audit_of(*samples))
+    assert capsys.readouterr().out.startswith("2 rows, 2 images named\n")
+
+
+def test_sizes_that_are_not_listed_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for width in range(40, 47):
+        Image.new("L", (width, 40)).save(tmp_path / f"{width}.png")
+    samples = [sample(str(path), "train") for path in sorted(tmp_path.iterdir())]
+    seen = pictures.read_pictures(s.image for s in samples)
+    tables.show(audit(Loaded(samples, []), "0", by_path(samples), seen))
+    assert "44x40: 1 and 2 other sizes" in capsys.readouterr().out
 
 
 def test_labels_of_counts_are_not_cut(capsys: pytest.CaptureFixture[str]) -> None:

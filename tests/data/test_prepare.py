@@ -157,6 +157,35 @@ def test_another_set_does_not_overwrite_the_first(tmp_path: Path) -> None:
     prepared(first, *more, "data.bad_rows=skip")
 
 
+def test_validation_rows_that_are_left_out_are_counted_with_the_words_that_keep_them(
+    tmp_path: Path,
+) -> None:
+    sides = ("train", "test", "val")
+    for side in sides:
+        draw(tmp_path / f"{side}.RGB.png", sides.index(side))
+    lines = [f"{side}.RGB.png,Is it?,yes,{side}" for side in sides]
+    (tmp_path / "q.csv").write_text("\n".join(["image,question,answer,fold", *lines]))
+    set_of = ["data=hub", f"data.hub={tmp_path}/q.csv", f"outputs={tmp_path}/out"]
+    words = ["action=prepare", *set_of, "prepare.size=32", "seed=0"]
+    published = ["validation=in_domain", "validation.source=published"]
+    done = commands.medreason(*words, f"prepare.folder={tmp_path}/two")
+    assert (
+        "3 rows: 1 asked about in train, 1 in test; 1 of split=val left out (validation=in_domain "
+        "validation.source=published asks them)"
+    ) in done.stderr
+    done = commands.medreason(*words, *published, f"prepare.folder={tmp_path}/three")
+    assert "1 in validation" in done.stderr
+    plan = ["action=audit", "data=prepared", *published, f"outputs={tmp_path}/out"]
+    refusal = commands.medreason(*plan, f"data.root={tmp_path}/two").stderr
+    assert f"data.root={tmp_path}/two has no validation rows of its own; where the set" in refusal
+    assert "repeat its action=prepare with validation=in_domain validation.source=published" in (
+        refusal
+    )
+    assert "medreason.data" not in refusal
+    done = commands.medreason(*plan, f"data.root={tmp_path}/three")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_set_that_was_begun_in_the_folder_is_not_mixed_with_another(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for root in (first, second):

@@ -155,9 +155,26 @@ def test_sides_are_words_of_the_names_of_files(tmp_path: Path) -> None:
     loaded = read(tmp_path)
     sides = {(s.id.partition(":")[0], s.split) for s in loaded.samples}
     assert sides == {("mri_test.csv", "test"), ("training.csv", "train"), ("contest.csv", "train")}
-    said = "val.csv: 12 rows of this split are not read (validation.source=published asks them)"
+    said = f"val.csv: 12 rows of this split are not read ({rows.ASKED_WITH})"
     assert said in map(str, loaded.remarks)
     assert Counter(s.split for s in read(tmp_path, validation="train").samples)["train"] == 36
+
+
+@pytest.mark.parametrize("typed", ["yse", "y", "1", "Nein"])
+def test_a_mistyped_yes_or_no_is_named_with_its_row(tmp_path: Path, typed: str) -> None:
+    lines = [f"0.png,Is it large?,{answer}" for answer in ("yes", "No", typed, "yes")]
+    file = table(tmp_path, text="\n".join(["image,question,answer", *lines]))
+    (said,) = (str(remark) for remark in read(file).remarks if remark.is_warning)
+    assert said.startswith(
+        f"! {file.name}, row 4: 1 row without options whose question has Yes/No elsewhere, the "
+        f"first with the answer {typed!r}"
+    )
+
+
+def test_open_questions_are_no_mistyped_yes_or_no(tmp_path: Path) -> None:
+    lines = ["Is it large?,yes,closed", "Is it large?,a little,open", "How large?,3 mm,"]
+    text = "\n".join(["image,question,answer,answer_type", *(f"0.png,{line}" for line in lines)])
+    assert not any(remark.is_warning for remark in read(table(tmp_path, text=text)).remarks)
 
 
 def test_a_column_of_folds_is_the_split(tmp_path: Path) -> None:

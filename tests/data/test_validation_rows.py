@@ -346,12 +346,12 @@ def test_audit_counts_three_sides_and_the_leaks_of_validation() -> None:
     }
     said = audit.warnings(report)
     assert "2 validation questions about 1 image of test, by content" in said
-    assert "1 patient of both validation and train" in said
+    assert "1 patient in both validation and train" in said
     train, held_back, test = ([s for s in samples if s.split == side] for side in audit.SIDES)
     known = by_name(samples)
     facts = audit.audit_run(train, test, "digest", known, {}, validation=held_back)
     assert (facts["validation_rows"], facts["test_rows"]) == (2, 1)
-    assert "1 patient of both validation and train" in facts["warnings"]
+    assert "1 patient in both validation and train" in facts["warnings"]
 
 
 def test_train_key_has_validation_where_it_asks_questions(composed: Callable[..., Config]) -> None:

@@ -85,6 +85,31 @@ def test_pages_of_a_read_only_database_are_opened_with_one_line(outputs: Path, p
     assert "viewStateShareKey=medreason" in shown.stdout
 
 
+@pytest.mark.parametrize(
+    ("typed", "name"), [([], "the newest sweep, demo"), (["--sweep", "older"], "sweep older")]
+)
+def test_the_address_is_printed_with_the_name_of_its_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: list[str], name: str
+) -> None:
+    for sweep in ("older", "demo"):
+        tracking.prepare(_settings(tmp_path), tmp_path, sweep)
+    served: list[object] = []
+    monkeypatch.setattr(pages, "_serve", lambda *given: served.extend(given))
+    monkeypatch.setattr(sys, "argv", ["pages", str(tmp_path), *typed])
+    with pytest.raises(SystemExit):
+        pages.main()
+    assert served[-1] == name
+
+
+def test_a_sweep_that_is_not_there_is_refused_with_those_that_are(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking.prepare(_settings(outputs), outputs, "later")
+    monkeypatch.setattr(sys, "argv", ["pages", str(outputs), "--sweep", "nope"])
+    with pytest.raises(SystemExit, match=r"sweep 'nope' is not in .*; there are: demo, later"):
+        pages.main()
+
+
 def test_outputs_that_were_moved_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +128,9 @@ def test_the_server_keeps_a_warning_of_its_own_imports_to_itself(
     monkeypatch.setattr(
         pages.subprocess, "Popen", lambda _, **more: popen([sys.executable, "-c", command], **more)
     )
-    assert pages._serve("sqlite:///none", pages._free_port(5600), "address", "command") == 0
+    assert (
+        pages._serve("sqlite:///none", pages._free_port(5600), "address", "command", "sweep a") == 0
+    )
     shown = capfd.readouterr().err
     assert "another" in shown
     assert "starlette" not in shown.replace(command, "")

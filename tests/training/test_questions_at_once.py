@@ -37,8 +37,9 @@ def test_the_largest_divisor_of_a_step_that_fits_is_taken(
     assert config.hardware.per_device_prompts == str(fits)
     assert config.accumulation == 24 // fits
     assert chosen is not None
-    assert f"hardware.per_device_prompts=auto is {fits}: {fits} take" in chosen
-    assert (f"and {larger} take about" if larger else "the whole share of a step") in chosen
+    which = "" if larger else ", all 24 questions that a device has of a step"
+    assert f"hardware.per_device_prompts=auto is {fits}{which}: {fits} take" in chosen
+    assert (f"and {larger} take about" if larger else " GiB (an estimate may fill") in chosen
 
 
 AUTO = (*STEP, "hardware.gradient_checkpointing=auto")
@@ -58,16 +59,17 @@ def test_checkpointing_is_chosen_by_what_is_faster(composed: Compose) -> None:
     assert not config.hardware.recomputes
     assert config.hardware.questions_at_once == 24
     assert chosen is not None
-    assert "hardware.gradient_checkpointing=auto is false: by counted work" in chosen
-    assert "times as fast as hardware.gradient_checkpointing=true with 24 at once" in chosen
+    assert "hardware.gradient_checkpointing=auto is false: an update is estimated" in chosen
+    told = "times as fast as with hardware.gradient_checkpointing=true and 24 questions at once"
+    assert told in chosen
 
     # Where only recomputing takes the whole step at once, and micro-batches are small.
     config, chosen = with_questions_at_once(composed(*AUTO, room_for(composed, 24, again=True)), [])
     assert config.hardware.recomputes
     assert config.hardware.questions_at_once == 24
     assert chosen is not None
-    assert "auto is true: by counted work an update is" in chosen
-    assert "times as fast as hardware.gradient_checkpointing=false with" in chosen
+    assert "auto is true: an update is estimated" in chosen
+    assert "times as fast as with hardware.gradient_checkpointing=false and" in chosen
 
 
 def test_checkpointing_is_chosen_where_nothing_else_fits(composed: Compose) -> None:
