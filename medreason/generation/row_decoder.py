@@ -71,7 +71,7 @@ class RowDecoder:
         """`numbers` (steps, rows) of all rows: see `decode`."""
         assert settings.max_new_tokens is not None
         self._numbers, self._drafts = numbers, drafts
-        self._limit = settings.max_new_tokens
+        self._limit: int = settings.max_new_tokens
         self._ends = frozenset(torch.as_tensor(settings.eos_token_id).view(-1).tolist())
         self._choice = TokenChoice(settings, model.device)
         self._step = DraftStep(model)
@@ -101,10 +101,11 @@ class RowDecoder:
         self._tokens |= {row: CompletionTokens([], []) for row in rows}
         self._take(prefill.logits, drafts or {row: [] for row in rows})
         going = [place for place, row in enumerate(rows) if not self._has_ended(row)]
+        if drafts and not going:
+            return
         if drafts and len(going) <= KEPT_SHARE * len(rows):
             rows, prefill = [rows[place] for place in going], prefill.of_rows(going)
-        if rows:
-            self._begun.append((rows, prefill))
+        self._begun.append((rows, prefill))
 
     def advance(self, *, refilled: bool = False) -> None:
         """One pass through the model. `refilled`: others will take the places of rows that have
