@@ -154,10 +154,10 @@ def _decode_refilled(
     order, prompt_tokens = prefix_sharing.in_order(rows), dict[int, int]()
     prefixes_of = _prefixes_ahead(prefiller, rows, order, size)
 
-    def prefill(begun: Sequence[int]) -> Prefill:
+    def prefill(begun: Sequence[int], drafted: Sequence[Sequence[int]]) -> Prefill:
         prefixes = prefixes_of(begun)
         prompt_tokens.update(zip(begun, prefixes.prompt_tokens, strict=True))
-        return prefiller.prefill_rest(prefixes, room)
+        return prefiller.prefill_rest(prefixes, room, drafted)
 
     questions = [question_of(row.sample.id, row.prompt) for row in rows]
     decoded = decode_refilled(
@@ -167,7 +167,7 @@ def _decode_refilled(
         None,
         order,
         size=size,
-        drafts=drafts.of_rows(questions) if drafts else None,
+        drafts=drafts.of_rows(questions, [row.control for row in rows]) if drafts else None,
     )
     for ended in decoded:
         yield {i: (prompt_tokens[i], tokens.ids) for i, tokens in ended.items()}

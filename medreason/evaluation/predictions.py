@@ -86,6 +86,7 @@ class Prediction:
 class StoredReply:
     """A completion of an earlier evaluation."""
 
+    control: str
     sample: str
     prompt: str
     completion: str

@@ -305,7 +305,8 @@ def remember_replies(
         tokens: list[list[int]] = tokenizer(texts)["input_ids"] if texts else []
         for reply, ids in zip(replies, tokens, strict=True):
             ended = end if reply.finish_reason == "stop" else []
-            drafts.add(question_of(reply.sample, reply.prompt), [[*ids, *ended]])
+            question = question_of(reply.sample, reply.prompt)
+            drafts.add(question, [[*ids, *ended]], row=reply.control)
 
 
 def _tell(progress: Progress, count: int, done: int) -> None:

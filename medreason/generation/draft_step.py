@@ -70,9 +70,11 @@ class DraftStep:
             )
             self._visible[places] = visible[: len(places)]
             self._visible = torch.cat([self._visible, visible[len(places) :]])
-        slot = prefill.mask.shape[1]
-        for row, position in zip(rows, prefill.position[0, :, 0].tolist(), strict=True):
-            self._behind_prompt[row] = slot, position + 1
+        slots = prefill.mask.shape[1]
+        positions = prefill.position[0, :, 0].tolist()
+        drafted = prefill.drafted or [0] * len(rows)
+        for row, position, count in zip(rows, positions, drafted, strict=True):
+            self._behind_prompt[row] = slots - count, position + 1
         for place, row in zip(places, rows, strict=False):
             del self._behind_prompt[self.rows[place]]
             self.rows[place] = row

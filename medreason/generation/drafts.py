@@ -1,8 +1,9 @@
 """Drafts: guesses of a completion's next tokens, which `decode` then checks several in one pass.
 
-A guess is the token that followed the same last tokens before: in replies to the same question (of
-an earlier model, epoch or validation, or of its other completions), else in other questions'
-replies. A wrong guess costs time and changes no token, so nothing here decides what is decoded.
+A guess is the token that followed the same last tokens before: in the last reply to the same row
+(of an earlier model or validation), in other replies to its question (of earlier epochs, other
+controls, other completions), else in other questions' replies. A wrong guess costs time and changes
+no token, so nothing here decides what is decoded.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 
 AUTO_LIMIT = 7
 """Tokens of a draft at most, where `auto` chooses."""
+FIRST_LIMIT = 32
+"""Of one that is read with the prompt: the pass is there anyway, and may find the whole reply."""
 
 _START = -1
 """Stands before a completion's first token."""
@@ -44,7 +47,7 @@ _TRIALS = 16
 """Guesses of such kinds in a pass: others are not drafted, since what is decoded tells anyway."""
 
 _REMEMBERED = 4
-"""Replies of a question; the oldest is forgotten."""
+"""Replies of a question, of each of its rows that have a name; the oldest is forgotten."""
 
 
 class SuffixTable:
@@ -137,7 +140,8 @@ class DraftHistory:
         self.counts = DraftCounts()
         self.table = SuffixTable(_OF_OTHERS, contexts)
         self._contexts, self._most_tokens = contexts, reply_tokens
-        self._replies: OrderedDict[str, list[array[int]]] = OrderedDict()
+        self._replies: OrderedDict[str, list[tuple[str, array[int]]]] = OrderedDict()
+        """Of each question (name of the row, reply), the newest last."""
         self._tokens = 0
         self.rates: dict[tuple[int, int, int], list[float]] = {}
         """By kind of guess [right, made], both fading."""
@@ -152,28 +156,34 @@ class DraftHistory:
         metrics, self.counts = self.counts.metrics(), DraftCounts()
         return metrics
 
-    def add(self, question: str, replies: Iterable[Sequence[int]]) -> None:
-        """Remember replies (token ids) to a question."""
+    def add(self, question: str, replies: Iterable[Sequence[int]], *, row: str = "") -> None:
+        """Remember replies (token ids) to a question; `row`: see `of_rows`."""
         remembered = self._replies.setdefault(question, [])
         self._replies.move_to_end(question)
         for reply in replies:
-            tokens = array("i", reply)
-            if tokens in remembered:  # the newest are kept
-                remembered.remove(tokens)
-                self._tokens -= len(tokens)
-            remembered.append(tokens)
-            self._tokens += len(tokens)
-        while len(remembered) > _REMEMBERED:
-            self._tokens -= len(remembered.pop(0))
+            named = row, array("i", reply)
+            if named in remembered:  # the newest are kept
+                remembered.remove(named)
+                self._tokens -= len(named[1])
+            remembered.append(named)
+            self._tokens += len(named[1])
+        of_row = [named for named in remembered if named[0] == row]
+        for named in of_row[:-_REMEMBERED]:
+            remembered.remove(named)
+            self._tokens -= len(named[1])
         while self._tokens > self._most_tokens and len(self._replies) > 1:
             _, oldest = self._replies.popitem(last=False)
-            self._tokens -= sum(map(len, oldest))
+            self._tokens -= sum(len(reply) for _, reply in oldest)
 
-    def of_rows(self, questions: Sequence[str]) -> RowDrafts:
-        """The drafts of rows that answer `questions`; rows of one question help each other."""
+    def of_rows(self, questions: Sequence[str], names: Sequence[str] | None = None) -> RowDrafts:
+        """The drafts of rows that answer `questions`; rows of one question help each other.
+
+        A row that is asked again and again, as by each validation, is known by question and name:
+        its reply before is the first that is looked at.
+        """
         if not self._replies.keys().isdisjoint(questions):  # these may help where others did not
             self.rest = 0
-        return RowDrafts(self, questions)
+        return RowDrafts(self, questions, names)
 
     def rests(self) -> bool:
         """Whether the next pass goes without a guess."""
@@ -190,8 +200,16 @@ class DraftHistory:
 
     def of_question(self, question: str) -> SuffixTable:
         """A table of the remembered replies to a question."""
+        return self._table([reply for _, reply in self._replies.get(question, ())])
+
+    def of_row(self, question: str, name: str | None) -> SuffixTable:
+        """A table of the last reply to a row; empty where it has no name."""
+        replies = [reply for row, reply in self._replies.get(question, ()) if row == name]
+        return self._table(replies[-1:])
+
+    def _table(self, replies: Iterable[Sequence[int]]) -> SuffixTable:
         table = SuffixTable(_OF_QUESTION, self._contexts)
-        for reply in self._replies.get(question, ()):
+        for reply in replies:
             table.add([_START, *reply], 0)
         return table
 
@@ -199,9 +217,13 @@ class DraftHistory:
 class RowDrafts:
     """Drafts of rows that answer questions, from the first that begins to the last that ends."""
 
-    def __init__(self, history: DraftHistory, questions: Sequence[str]) -> None:
+    def __init__(
+        self, history: DraftHistory, questions: Sequence[str], names: Sequence[str] | None
+    ) -> None:
         self._history = history
-        self._questions = questions
+        self._questions, self._names = questions, names
+        self._before: dict[int, SuffixTable] = {}
+        """Of rows that are being decoded: their last reply."""
         self._unfinished = Counter(questions)
         self._own: dict[str, SuffixTable] = {}
         """Of the questions that some row is answering."""
@@ -215,10 +237,16 @@ class RowDrafts:
         """Guesses of unseen kinds that may still be drafted in this pass."""
 
     def propose(
-        self, room: Mapping[int, int], positions_of_pass: float, ends: frozenset[int]
+        self,
+        room: Mapping[int, int],
+        positions_of_pass: float,
+        ends: frozenset[int],
+        *,
+        longest: int = AUTO_LIMIT,
     ) -> dict[int, list[int]]:
         """A draft of each row in `room`, of at most so many tokens; it may be empty.
 
+        `longest`: tokens of a draft at most, where `auto` chooses.
         `positions_of_pass`: a pass costs as much as so many further positions of one.
         """
         history = self._history
@@ -232,7 +260,7 @@ class RowDrafts:
         likelihoods = [
             (likelihood, row)
             for row, tokens in room.items()
-            for likelihood in self._guess(row, min(tokens, most or AUTO_LIMIT), least, ends)
+            for likelihood in self._guess(row, min(tokens, most or longest), least, ends)
         ]
         lengths = dict.fromkeys(room, 0)
         if most is None:
@@ -255,7 +283,7 @@ class RowDrafts:
         One guess more is made, so that its kind is seen to be right or wrong without a position of
         its own.
         """
-        own, others = self._table_of(row), self._history.table
+        tables, order = self._tables_of(row), _ORDER if self._names else _ORDER_WITHOUT_NAMES
         tail = as_bytes(self._texts[row][-_LONGEST:])
         guesses: list[tuple[int, tuple[int, int, int]]] = []
         self._guesses[row] = guesses
@@ -263,8 +291,8 @@ class RowDrafts:
         likelihood = 1.0
         while len(guesses) <= most:
             entry, source, size = 0, 0, 0
-            for source, size in _ORDER:
-                entry = (others if source else own).lookup(tail[-size:])
+            for source, size in order:
+                entry = tables[source].lookup(tail[-size:])
                 if entry:
                     break
             if not entry:
@@ -321,12 +349,20 @@ class RowDrafts:
             self._own[question] = self._history.of_question(question)
         return self._own[question]
 
+    def _tables_of(self, row: int) -> tuple[SuffixTable, SuffixTable, SuffixTable]:
+        """By source."""
+        if row not in self._before:
+            question, name = self._questions[row], self._names[row] if self._names else None
+            self._before[row] = self._history.of_row(question, name)
+        return self._before[row], self._table_of(row), self._history.table
+
     def finish(self, row: int) -> None:
         """Remember the completion of a row, which has ended."""
         question, text = self._questions[row], self._texts.pop(row)
         self._added.pop(row, None)
+        self._before.pop(row, None)
         self._history.table.add(text, 1)
-        self._history.add(question, [text[1:]])
+        self._history.add(question, [text[1:]], row=self._names[row] if self._names else "")
         self._unfinished[question] -= 1
         if not self._unfinished[question]:
             self._own.pop(question, None)
@@ -334,9 +370,14 @@ class RowDrafts:
 
 _FADES_AFTER = 400.0
 
+_SURE = 3
+"""Tokens of a context of the row's last reply that other sources are not asked after."""
+
 _ORDER = sorted(
-    [(0, length * _BYTES) for length in _OF_QUESTION]
-    + [(1, length * _BYTES) for length in _OF_OTHERS],
-    key=lambda kind: (-kind[1], kind[0]),
+    [(source, length * _BYTES) for source in (0, 1) for length in _OF_QUESTION]
+    + [(2, length * _BYTES) for length in _OF_OTHERS],
+    key=lambda kind: (kind[0] > 0 or kind[1] < _SURE * _BYTES, -kind[1], kind[0]),
 )
-"""(source, bytes) of guesses: the longest context first, and the question's own before others'."""
+"""(source, bytes) of guesses. First the row's last reply, which is often said again from end to
+end; then the longest context, of the question before those of others."""
+_ORDER_WITHOUT_NAMES = [kind for kind in _ORDER if kind[0]]

@@ -64,10 +64,20 @@ class RowLayout:
         by_token = (rows[:, None] * len(heads) + heads) * self.width + columns[:, None]
         return by_token.flatten()
 
-    def of_last(self, count: int) -> RowLayout:
-        """Of the last tokens of so many rows alone, for attention."""
-        rows = torch.arange(count, device=self.rows.device)
-        return replace(self, token_of_place=rows, place_of_token=rows, visible=self.visible[:, -1:])
+    def of_last(self, counts: Sequence[int]) -> tuple[RowLayout, Tensor]:
+        """Of the last so many tokens of each row alone, for attention; and which tokens these are.
+        Rows are padded on the left."""
+        width, device = max(counts), self.token_of_place.device
+        first = width - torch.tensor(counts, device=device)
+        read = torch.arange(width, device=device) >= first[:, None]
+        places = read.flatten().nonzero()[:, 0]
+        token_of_place = torch.zeros(read.numel(), dtype=torch.long, device=device)
+        token_of_place[places] = torch.arange(len(places), device=device)
+        tokens = self.token_of_place.view(-1, self.width)[:, -width:][read]
+        visible = self.visible[:, -width:]
+        return replace(
+            self, token_of_place=token_of_place, place_of_token=places, visible=visible
+        ), tokens
 
 
 def padded_layout(mask: Tensor, before: Tensor) -> RowLayout:
@@ -141,10 +151,11 @@ class PackedPass:
         *,
         before: Tensor | None = None,
         image: tuple[Tensor, int] | None = None,
-        read: Literal["last", "none"] = "last",
+        read: Sequence[int] | Literal["none"] | None = None,
     ) -> Tensor:
-        """Logits (rows, vocabulary) behind prompts (rows, tokens), which are padded on the left as
-        `mask` says, at mRoPE positions (3, rows, tokens).
+        """Logits (tokens read, vocabulary) behind prompts (rows, tokens), which are padded on the
+        left as `mask` says, at mRoPE positions (3, rows, tokens): behind the last token of each
+        row, behind the last `read` of each, row after row, or behind none.
 
         `before` (rows, slots) is 0 where the KV cache before them is padding; `image`: (vision
         features, the token in whose places they go).
@@ -157,6 +168,7 @@ class PackedPass:
             features, placeholder = image
             hidden[tokens == placeholder] = features.to(hidden.dtype)
         positions = positions.flatten(1)[:, layout.place_of_token]
+        read = [1] * len(ids) if read is None else read
         return self.of_tokens(hidden, positions, layout, cache, read=read)
 
     def of_tokens(
@@ -166,10 +178,10 @@ class PackedPass:
         layout: RowLayout,
         cache: DynamicCache,
         *,
-        read: Literal["all", "last", "none"] = "all",
+        read: Sequence[int] | Literal["all", "none"] = "all",
     ) -> Tensor:
         """Logits behind embedded tokens (tokens, width) at mRoPE positions (3, tokens): behind all,
-        or behind the last of each row, which are padded on the left, or behind none."""
+        or behind the last so many of each row, which are padded on the left, or behind none."""
         mask = self._mask(layout)
         rotary = self._decoder.rotary_emb
         # Of the class: `fused_layers` gives the module another forward.
@@ -209,19 +221,18 @@ class PackedPass:
         turns: _Turns,
         mask: Tensor | None,
         layout: RowLayout,
-        read: str,
+        read: Sequence[int] | str,
     ) -> Tensor:
         normed = _normed(layer.input_layernorm, hidden)  # pyright: ignore[reportArgumentType]
         others = self._turned(self._last_others(normed), turns, 0)
         keys, values = self._write(others, cached, layout)
         if read == "none":  # the KV cache is all that is wanted of a prefix
             return hidden[:0]
-        if read == "last":
-            last = layout.token_of_place.view(-1, layout.width)[:, -1]
-            hidden, normed, turns = hidden[last], normed[last], turns.of(last)
+        if not isinstance(read, str):
             if mask is not None:
-                mask = mask.unflatten(2, (-1, layout.width))[:, :, :, -1]
-            layout = layout.of_last(len(last))
+                mask = mask.unflatten(2, (-1, layout.width))[:, :, :, -max(read) :].flatten(2, 3)
+            layout, last = layout.of_last(read)
+            hidden, normed, turns = hidden[last], normed[last], turns.of(last)
         queries = self._last_queries(normed).view(len(normed), -1, self._width)
         attended = self._attention(layout, mask)(turns(queries), keys, values)
         hidden = _behind_attention(layer, hidden, attended)

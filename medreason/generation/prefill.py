@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,17 +22,33 @@ class Prefill:
     """Rows whose prompts are prefilled: where `decode` begins."""
 
     logits: Tensor
-    """(rows, vocabulary), of each completion's first token."""
+    """(rows, vocabulary), of each completion's first token; with drafts (tokens, vocabulary), row
+    after row, behind the row's prompt and behind each drafted token."""
     position: Tensor
     """(3, rows, 1): mRoPE position of each prompt's last token."""
     mask: Tensor
-    """(rows, tokens): 0 where the KV cache holds padding."""
+    """(rows, tokens): 0 where the KV cache holds padding; drafts included."""
     cache: Callable[[], DynamicCache]
     """The KV cache of the rows, made once a second token is to be decoded."""
     passes: PackedPass | None = None
     """That have made it, and can decode the rows; None where transformers has."""
     prompts: PromptCache | None = None
     """The KV cache of the prompts themselves, where every prompt has the same number of rows."""
+    drafted: Sequence[int] = ()
+    """How many drafted tokens are behind the prompt of each row; () where none has any."""
+
+    def of_rows(self, places: Sequence[int]) -> Prefill:
+        """Some of the rows, without their logits; the KV cache of the others is let go."""
+        cache, index = self.cache(), torch.tensor(places, device=self.mask.device)
+        cache.batch_select_indices(index)
+        return replace(
+            self,
+            logits=self.logits.new_empty(0),
+            position=self.position[:, index],
+            mask=self.mask[index],
+            cache=lambda: cache,
+            drafted=[self.drafted[place] for place in places] if self.drafted else (),
+        )
 
 
 @dataclass(frozen=True)

@@ -202,10 +202,17 @@ class PrefixPrefiller:
         ]
         return prompts, behind
 
-    def prefill_rest(self, prefixes: PrefilledPrefixes, room: int) -> Prefill:
+    def prefill_rest(
+        self, prefixes: PrefilledPrefixes, room: int, drafts: Sequence[Sequence[int]] = ()
+    ) -> Prefill:
         """Prefill the rest of each row's prompt behind its prefix's KV cache, which is repeated for
-        the rows and has `room` for more tokens."""
-        ids, rest_mask = self.pad_left(prefixes.rest_ids)
+        the rows and has `room` for more tokens. The rows' `drafts` are read with their prompts."""
+        rests, drafts = prefixes.rest_ids, drafts or [()] * len(prefixes.rest_ids)
+        ids, rest_mask = self.pad_left(
+            [[*rest, *draft] for rest, draft in zip(rests, drafts, strict=True)]
+        )
+        drafted = [len(draft) for draft in drafts]
+        read = [1 + count for count in drafted]
         # Rounded up, so that rows which take the places of others mostly have equally much room.
         room += -(prefixes.mask.shape[1] + ids.shape[1] + room) % _SLOTS
         cache = repeat_kv_cache(prefixes.cache, prefixes.entries, ids.shape[1] + room)
@@ -213,17 +220,27 @@ class PrefixPrefiller:
         positions = prefixes.positions(rest_mask)
         if self._passes is not None:
             before = mask[:, : prefixes.mask.shape[1]]
-            logits = self._passes.of_prompts(ids, rest_mask, positions, cache, before=before)
+            logits = self._passes.of_prompts(
+                ids, rest_mask, positions, cache, before=before, read=read
+            )
         else:
-            logits = self._model(
+            of_rows = self._model(
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-        return Prefill(logits, positions[:, :, -1:], mask, lambda: cache, self._passes)
+                logits_to_keep=max(read),
+            ).logits
+            logits = torch.cat([row[-count:] for row, count in zip(of_rows, read, strict=True)])
+        return Prefill(
+            logits,
+            positions[:, :, -1:] - torch.tensor(drafted, device=ids.device)[:, None],
+            mask,
+            lambda: cache,
+            self._passes,
+            drafted=drafted,
+        )
 
     def pad_left(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """(ids, mask), (rows, tokens), so that every row ends at the last place."""

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from medreason.generation.cuda_graph import KEPT_SHARE
 from medreason.generation.draft_step import DraftStep
-from medreason.generation.drafts import RowDrafts
+from medreason.generation.drafts import FIRST_LIMIT, RowDrafts
 from medreason.generation.prefill import Prefill
 from medreason.generation.token_choice import CompletionTokens, TokenChoice
 
@@ -30,7 +30,7 @@ do not fit into the cache."""
 @torch.no_grad()
 def decode_refilled(
     model: PreTrainedModel,
-    prefill: Callable[[Sequence[int]], Prefill],
+    prefill: Callable[[Sequence[int], Sequence[Sequence[int]]], Prefill],
     settings: GenerationConfig,
     numbers: Tensor | None,
     waiting: Sequence[int],
@@ -41,7 +41,8 @@ def decode_refilled(
     """The completions of the `waiting` rows, by row, as they end.
 
     At most `size` rows are decoded at once. Where some have ended, `prefill` is asked for the next
-    ones. `numbers` and `drafts`: see `decode`. The model's attention has to follow a `DraftLayout`.
+    ones, with a draft of each that is read with its prompt. `numbers` and `drafts`: see `decode`.
+    The model's attention has to follow a `DraftLayout`.
     """
     decoder = RowDecoder(model, settings, numbers, drafts)
     while waiting or decoder.active:
@@ -50,7 +51,8 @@ def decode_refilled(
             if ended := decoder.take_ended():
                 yield ended
             rows, waiting = waiting[:free], waiting[free:]
-            decoder.begin(rows, prefill(rows))
+            first = decoder.first_drafts(rows)
+            decoder.begin(rows, prefill(rows, [*first.values()]), first)
         else:
             decoder.advance(refilled=bool(waiting))
     yield decoder.take_ended()
@@ -69,7 +71,7 @@ class RowDecoder:
         """`numbers` (steps, rows) of all rows: see `decode`."""
         assert settings.max_new_tokens is not None
         self._numbers, self._drafts = numbers, drafts
-        self._limit = settings.max_new_tokens
+        self._limit: int = settings.max_new_tokens
         self._ends = frozenset(torch.as_tensor(settings.eos_token_id).view(-1).tolist())
         self._choice = TokenChoice(settings, model.device)
         self._step = DraftStep(model)
@@ -80,11 +82,30 @@ class RowDecoder:
         self.active: list[int] = []
         """Rows that have not ended."""
 
-    def begin(self, rows: Sequence[int], prefill: Prefill) -> None:
-        """Begin the completions of prefilled rows."""
-        self._begun.append((rows, prefill))
+    def first_drafts(self, rows: Sequence[int]) -> dict[int, list[int]]:
+        """Of rows that are to begin: drafts that are read with their prompts."""
+        if not self._drafts:
+            return {row: [] for row in rows}
+        room = dict.fromkeys(rows, self._limit - 1)
+        return self._drafts.propose(
+            room, self._step.positions_of_pass, self._ends, longest=FIRST_LIMIT
+        )
+
+    def begin(
+        self,
+        rows: Sequence[int],
+        prefill: Prefill,
+        drafts: Mapping[int, list[int]] | None = None,
+    ) -> None:
+        """Begin the completions of prefilled rows, whose prompts were read with `drafts`."""
         self._tokens |= {row: CompletionTokens([], []) for row in rows}
-        self._take(prefill.logits, {row: [] for row in rows})
+        self._take(prefill.logits, drafts or {row: [] for row in rows})
+        going = [place for place, row in enumerate(rows) if not self._has_ended(row)]
+        if drafts and not going:
+            return
+        if drafts and len(going) <= KEPT_SHARE * len(rows):
+            rows, prefill = [rows[place] for place in going], prefill.of_rows(going)
+        self._begun.append((rows, prefill))
 
     def advance(self, *, refilled: bool = False) -> None:
         """One pass through the model. `refilled`: others will take the places of rows that have

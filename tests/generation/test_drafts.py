@@ -328,7 +328,7 @@ def test_history_is_bounded() -> None:
         drafts = history.of_rows(["x"])
         drafts.observe(0, [*range(i, i + 9)], drafted=0)
         drafts.finish(0)
-    assert sum(len(reply) for replies in history._replies.values() for reply in replies) <= 50
+    assert sum(len(said) for replies in history._replies.values() for _, said in replies) <= 50
     assert len(history.table._entries) + len(history.table._older) <= 2 * (100 + 3 * 9)
 
 
@@ -340,6 +340,32 @@ def test_table_gives_the_token_that_followed_most_often() -> None:
     assert table.lookup((4).to_bytes(4, "little")) == 4 * 7 + 2
     assert table.lookup((9).to_bytes(4, "little")) == 0
     assert drafts.propose({0: 5}, 100.0, frozenset()) == {0: []}
+
+
+def test_the_last_reply_to_a_row_is_guessed_before_others_to_its_question() -> None:
+    history = DraftHistory(6)
+    for reply in ([5, 6, 1, 2], [5, 6, 7, 8]):
+        history.add("q", [reply], row="original")
+    history.add("q", [[5, 6, 3, 4], [5, 6, 3, 9]], row="blank_image")
+    for _ in range(9):
+        history.table.add([-1, 5, 6, 0, 0], 1)
+    drafts = history.of_rows(["q"] * 3, ["original", "blank_image", "no_image"])
+    found = drafts.propose(dict.fromkeys(range(3), 4), 100.0, frozenset())
+    assert found == {0: [5, 6, 7, 8], 1: [5, 6, 3, 9], 2: found[2]}
+    assert found[2][:2] == [5, 6]
+
+
+def test_first_drafts_may_be_whole_replies() -> None:
+    history, reply = DraftHistory(), [*range(10, 35)]
+    for i in range(300):
+        history.add(str(i), [reply], row="original")
+    questions = [str(i) for i in range(300)]
+    drafts = history.of_rows(questions, ["original"] * 300)
+    for row in range(299):
+        drafts.propose({row: 40}, 100.0, frozenset(), longest=32)
+        drafts.observe(row, reply, drafted=24)
+    assert drafts.propose({299: 40}, 100.0, frozenset(), longest=32) == {299: reply}
+    assert drafts.propose({299: 40}, 100.0, frozenset()) == {299: reply[:7]}
 
 
 def test_settings_choose_whether_there_are_drafts() -> None:

@@ -155,7 +155,7 @@ def test_completions_are_those_of_generate(rows: list[EvaluationRow], attention:
         drafts.take_counts()
         assert shared(tiny, subset[::2], drafts=drafts) == expected[::2]
     if attention == "sdpa":
-        assert drafts.counts.metrics()["tokens_per_pass"] > 3
+        assert drafts.counts.metrics()["tokens_per_pass"] > 5
     else:
         assert drafts.counts.passes == 0
     assert len({completion.text for completion in expected}) > 5

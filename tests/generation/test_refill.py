@@ -23,19 +23,24 @@ from medreason.generation.row_decoder import decode_refilled
 Ids = list[list[int]]
 
 
-def prefilled(prompts: Sequence[Sequence[int]], limit: int) -> Prefill:
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(row)) + [*row] for row in prompts])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
+def prefilled(
+    prompts: Sequence[Sequence[int]], limit: int, drafts: Sequence[Sequence[int]] = ()
+) -> Prefill:
+    drafted = [len(draft) for draft in drafts] or [0] * len(prompts)
+    rows = [[*p, *d] for p, d in zip(prompts, drafts or [()] * len(prompts), strict=True)]
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     positions = (mask.cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
     with torch.no_grad():
         outputs = tiniest()(
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True
         )
     return Prefill(
-        logits=outputs.logits[:, -1],
-        position=positions[:, :, -1:],
+        logits=torch.cat([row[-1 - n :] for row, n in zip(outputs.logits, drafted, strict=True)]),
+        position=positions[:, :, -1:] - torch.tensor(drafted)[:, None],
         mask=mask,
+        drafted=drafted,
         cache=lambda: repeat_kv_cache(outputs.past_key_values, torch.arange(len(ids)), limit),
     )
 
@@ -52,11 +57,13 @@ def both_ways(
     together = decode(tiniest(), prefilled(prompts, limit), config, numbers)
     rows_of_prefills: list[int] = []
 
-    def prefill(rows: Sequence[int]) -> Prefill:
+    def prefill(rows: Sequence[int], drafts: Sequence[Sequence[int]]) -> Prefill:
         rows_of_prefills.append(len(rows))
-        return prefilled([prompts[row] for row in rows], limit)
+        return prefilled([prompts[row] for row in rows], limit, drafts)
 
     refilled: dict[int, list[int]] = {}
+    questions = [str(prompt) for prompt in prompts]
+    names = [["original", "blank_image"][row % 2] for row in range(len(prompts))]
     for ended in decode_refilled(
         tiniest(),
         prefill,
@@ -64,7 +71,7 @@ def both_ways(
         numbers,
         range(len(prompts)),
         size=size,
-        drafts=history.of_rows([str(prompt) for prompt in prompts]) if history else None,
+        drafts=history.of_rows(questions, names) if history else None,
     ):
         assert not refilled.keys() & ended.keys()
         refilled |= {row: tokens.ids for row, tokens in ended.items()}
@@ -88,11 +95,34 @@ def test_refilled_rows_get_the_tokens_of_a_single_batch(
         expected, _, _ = both_ways(prompts, limit, sampling, size, None)
         rng = random.Random(size)
         for prompt, ids in zip(prompts, expected, strict=True):
-            history.add(str(prompt), [corrupted(ids, rate, rng)])
+            history.add(str(prompt), [corrupted(ids, rate, rng)], row="original")
     together, refilled, rows_of_prefills = both_ways(prompts, limit, sampling, size, history)
     assert refilled == together
     assert sum(rows_of_prefills) == len(prompts)
     assert max(rows_of_prefills) <= size
+
+
+def test_replies_that_are_said_again_end_with_their_prompts() -> None:
+    prompts = [[7 + row, 8] for row in range(20)]
+    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0}
+    expected, _, _ = both_ways(prompts, 12, sampling, 20, None)
+    history = DraftHistory(16)
+    for row, prompt in enumerate(prompts):
+        name = ["original", "blank_image"][row % 2]
+        history.add(str(prompt), [expected[row]], row=name)
+        history.add(str(prompt), [[*reversed(expected[row])]], row="another")
+    passes = 0
+
+    def count(_module: nn.Module, _inputs: tuple, given: dict[str, Any]) -> None:
+        nonlocal passes
+        passes += "draft_layout" in given
+
+    hook = tiniest().register_forward_pre_hook(count, with_kwargs=True)
+    _, refilled, _ = both_ways(prompts, 12, sampling, 4, history)
+    hook.remove()
+    assert refilled == expected
+    assert passes == 0
+    assert history.counts.passes == len(prompts)  # the one over its prompt, of each row
 
 
 @pytest.mark.parametrize("drafts", [False, True])
