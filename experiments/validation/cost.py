@@ -2,7 +2,8 @@
 
     python experiments/validation/cost.py [--methods sft,grpo,rarl] [OVERRIDE ...]
 
-One thread, 50 updates with a validation after 25 and 50; overrides change either.
+One thread; the demo's 120 updates with a validation after 25, 50, 75, 100 and 120. Overrides change
+either.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from medreason.runs.run_folder import RunFolder
 from medreason.training import run as training
 from medreason.training.validation import Validator
 
-SETTINGS = ("experiment=smoke/demo", "hardware.threads=1", "method.trl.max_steps=50")
+SETTINGS = ("experiment=smoke/demo", "hardware.threads=1")
 
 
 class TimedValidator(Validator):

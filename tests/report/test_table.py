@@ -444,7 +444,8 @@ def test_start_model_of_a_typed_search_is_added_without_a_mode(
     typed = ["hydra/sweeper=search", "method=sft", "seed=1"]
     trial = replace(config, typed=typed, runs=replace(config.runs, test=False))
     table.show([write_run(trial, samples, right)])
-    assert "`python -m medreason method=base sweep=rates` adds it" in capsys.readouterr().out
+    told = f"`python -m medreason method=base outputs={config.folder} sweep=rates` adds it"
+    assert told in capsys.readouterr().out
 
 
 def test_words_that_were_typed_for_a_run_are_those_of_its_start_model(
