@@ -73,18 +73,11 @@ def something_is_left_to_do(config: Config) -> None:
         )
 
 
-def data_settings_are_known(config: Config) -> None:
-    reader = handling(config.data)[1]
-    if not _is_users(reader):
-        targets.check("data", reader)
-
-
-def reward_settings_are_known(config: Config) -> None:
-    for name, reward in config.reward.items():
+def functions_are_known(config: Config) -> None:
+    _check_functions(config, of_user=False)
+    for reward in config.reward.values():
         if reward.judge:
             config.rubric.check(reward.judge)
-        elif not _is_users(reward.score):
-            targets.check(f"reward.{name}.score", reward.score, positional=2)
 
 
 def users_functions_are_known(config: Config) -> None:
@@ -94,11 +87,16 @@ def users_functions_are_known(config: Config) -> None:
     Raises:
         ValueError: as `targets.check`.
     """
+    _check_functions(config, of_user=True)
+
+
+def _check_functions(config: Config, *, of_user: bool) -> None:
+    """Import reader and rewards, those of a user or ours, and check their settings."""
     reader = handling(config.data)[1]
-    if _is_users(reader):
+    if _is_users(reader) == of_user:
         targets.check("data", reader)
     for name, reward in config.reward.items():
-        if not reward.judge and _is_users(reward.score):
+        if not reward.judge and _is_users(reward.score) == of_user:
             targets.check(f"reward.{name}.score", reward.score, positional=2)
 
 
@@ -315,8 +313,7 @@ ALL: tuple[Callable[[Config], None], ...] = (
     published_validation_is_kept,
     validation_can_be_asked,
     something_is_left_to_do,
-    data_settings_are_known,
-    reward_settings_are_known,
+    functions_are_known,
     judged_rewards_have_a_judge,
     format_rewards_have_a_format,
     reward_gates_name_another_reward,

@@ -101,9 +101,10 @@ class RowDecoder:
         self._tokens |= {row: CompletionTokens([], []) for row in rows}
         self._take(prefill.logits, drafts or {row: [] for row in rows})
         going = [place for place, row in enumerate(rows) if not self._has_ended(row)]
-        if drafts and not going:
-            return
         if drafts and len(going) <= KEPT_SHARE * len(rows):
+            # Many end with their prompts: others begin before a pass, and caches would pile up.
+            if not going:
+                return
             rows, prefill = [rows[place] for place in going], prefill.of_rows(going)
         self._begun.append((rows, prefill))
 
