@@ -75,7 +75,7 @@ class Differences:
     def note(self) -> str:
         if self.tests == 1:  # Holm's adjustment of one p is that p
             return f"*: p is below {LEVEL:g}"
-        where = " in one place (in-domain or elsewhere)" * self.several
+        where = " in one place (in-domain or out of domain)" * self.several
         return f"*: p by Holm, over the {self.tests} differences{where}, is below {LEVEL:g}"
 
 

@@ -508,7 +508,7 @@ def test_note_of_p_says_over_which_differences_it_is_adjusted() -> None:
         return arms.Differences([], [], "", "", several, tests).note
 
     assert note(False, 6) == "*: p by Holm, over the 6 differences, is below 0.05"
-    where = "in one place (in-domain or elsewhere)"
+    where = "in one place (in-domain or out of domain)"
     assert note(True, 6) == f"*: p by Holm, over the 6 differences {where}, is below 0.05"
 
 
