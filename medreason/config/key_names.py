@@ -74,6 +74,8 @@ def refuse_unknown(key: str) -> None:
             continue
         if name not in known:
             raise ValueError(f"{group}.{name} is unknown to {' and '.join(classes)}{hint(key)}")
+        if name.startswith("vllm_") and group != "rollout.vllm":
+            raise ValueError(f"{key} belongs to rollout=vllm; set rollout.vllm.{name}")
         if group != "adapter":
             refuse_derived(f"{group}.{name}")
 

@@ -86,6 +86,9 @@ def _known(key: str, name: str, parameters: Iterable[str]) -> str:
     return f"{hint}; it takes {', '.join(names) or 'no settings'}{other}"
 
 
+_BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
     """Refuse settings that the function at `_target_` does not take, or lacks.
 
@@ -98,11 +101,18 @@ def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
         raise ValueError(f"{key} has no _target_; set {key}._target_=module.function")
     parameters = list(inspect.signature(target(spec["_target_"])).parameters.values())
     _refuse_too_few(key, spec["_target_"], parameters, positional)
-    parameters = parameters[positional:]
+    given = [p for p in parameters[:positional] if p.kind in _BY_PLACE]
+    parameters = parameters[len(given) :]
     known = {p.name: p for p in parameters}
     for name, value in spec.items():
         if name.startswith("_"):
             continue
+        if name in [p.name for p in given]:
+            raise ValueError(
+                f"{key}.{name} is one of the first two arguments of "
+                f"{place(target(spec['_target_']))}, which get the reply and the sample; write "
+                f"(reply, sample, *, {name})"
+            )
         if name not in known:
             raise ValueError(
                 f"{key}.{name} is unknown to {spec['_target_']}{_known(key, name, known)}"
@@ -129,8 +139,7 @@ def _refuse_too_few(
     key: str, path: str, parameters: Sequence[inspect.Parameter], positional: int
 ) -> None:
     """Raise ValueError where a score does not take reply and sample."""
-    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    count = sum(parameter.kind in by_place for parameter in parameters)
+    count = sum(parameter.kind in _BY_PLACE for parameter in parameters)
     if count < positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         listed = ", ".join(str(parameter) for parameter in parameters)
         raise ValueError(

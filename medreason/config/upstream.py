@@ -24,6 +24,7 @@ DERIVED = {
     "save_steps": "runs.checkpoint_steps",
     "ddp_timeout": "hardware.hang_timeout_minutes",
     "reward_weights": "reward.NAME.weight",
+    "use_vllm": "rollout=vllm",
     **dict.fromkeys(("do_eval", "eval_on_start", "eval_strategy"), "validation=in_domain"),
     **dict.fromkeys(("eval_steps", "eval_delay"), "validation.every"),
     **dict.fromkeys(("load_best_model_at_end", "metric_for_best_model"), "validation.select=best"),

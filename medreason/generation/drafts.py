@@ -1,17 +1,19 @@
 """Drafts: guesses of a completion's next tokens, which `decode` then checks several in one pass.
 
-A guess is the token that followed the same last tokens before: in the last reply to the same row
-(of an earlier model or validation), in other replies to its question (of earlier epochs, other
-controls, other completions), else in other questions' replies. A wrong guess costs time and changes
-no token, so nothing here decides what is decoded.
+A guess is the next token of the last reply to the same row (of an earlier model or validation), as
+long as the row says the same; else the token that followed the same last tokens before: in that
+reply, in others to its question (of earlier epochs, other controls, other completions), else in
+other questions' replies. A wrong guess costs time and changes no token, so nothing here decides
+what is decoded.
 """
 
 from __future__ import annotations
 
+import functools
 import struct
 from array import array
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 AUTO_LIMIT = 7
@@ -175,6 +177,11 @@ class DraftHistory:
             _, oldest = self._replies.popitem(last=False)
             self._tokens -= sum(len(reply) for _, reply in oldest)
 
+    def add_texts(self, texts: Iterable[Sequence[int]]) -> None:
+        """Remember texts (token ids) that replies to any question may resemble."""
+        for text in texts:
+            self.table.add([_START, *text], 1)
+
     def of_rows(self, questions: Sequence[str], names: Sequence[str] | None = None) -> RowDrafts:
         """The drafts of rows that answer `questions`; rows of one question help each other.
 
@@ -200,14 +207,14 @@ class DraftHistory:
 
     def of_question(self, question: str) -> SuffixTable:
         """A table of the remembered replies to a question."""
-        return self._table([reply for _, reply in self._replies.get(question, ())])
+        return self.table_of(reply for _, reply in self._replies.get(question, ()))
 
-    def of_row(self, question: str, name: str | None) -> SuffixTable:
-        """A table of the last reply to a row; empty where it has no name."""
-        replies = [reply for row, reply in self._replies.get(question, ()) if row == name]
-        return self._table(replies[-1:])
+    def of_row(self, question: str, name: str | None) -> array[int]:
+        """The last reply to a row; empty where it has no name."""
+        replies = (reply for row, reply in reversed(self._replies.get(question, [])) if row == name)
+        return next(replies, array("i"))
 
-    def _table(self, replies: Iterable[Sequence[int]]) -> SuffixTable:
+    def table_of(self, replies: Iterable[Sequence[int]]) -> SuffixTable:
         table = SuffixTable(_OF_QUESTION, self._contexts)
         for reply in replies:
             table.add([_START, *reply], 0)
@@ -222,11 +229,13 @@ class RowDrafts:
     ) -> None:
         self._history = history
         self._questions, self._names = questions, names
-        self._before: dict[int, SuffixTable] = {}
+        self._replies: dict[int, array[int]] = {}
         """Of rows that are being decoded: their last reply."""
+        self._before: dict[int, SuffixTable] = {}
+        """Of these replies, where the row says something else."""
         self._unfinished = Counter(questions)
         self._own: dict[str, SuffixTable] = {}
-        """Of the questions that some row is answering."""
+        """Of the questions that some row is answering, once it is asked for."""
         self._texts: defaultdict[int, list[int]] = defaultdict(lambda: [_START])
         """What each row has said."""
         self._added: dict[int, int] = {}
@@ -283,21 +292,11 @@ class RowDrafts:
         One guess more is made, so that its kind is seen to be right or wrong without a position of
         its own.
         """
-        tables, order = self._tables_of(row), _ORDER if self._names else _ORDER_WITHOUT_NAMES
-        tail = as_bytes(self._texts[row][-_LONGEST:])
         guesses: list[tuple[int, tuple[int, int, int]]] = []
         self._guesses[row] = guesses
         likelihoods: list[float] = []
         likelihood = 1.0
-        while len(guesses) <= most:
-            entry, source, size = 0, 0, 0
-            for source, size in order:
-                entry = tables[source].lookup(tail[-size:])
-                if entry:
-                    break
-            if not entry:
-                break
-            token, kind = entry >> _LEAD_BITS, (source, size, entry & _MOST_LEAD)
+        for token, kind in self._next_tokens(row):
             likelihood *= self._rate(kind)
             guesses.append((token, kind))
             if likelihood <= least or len(guesses) > most:
@@ -305,8 +304,30 @@ class RowDrafts:
             likelihoods.append(likelihood)
             if token in ends:
                 break
-            tail = tail[(1 - _LONGEST) * _BYTES :] + as_bytes([token])
         return likelihoods
+
+    def _next_tokens(self, row: int) -> Iterator[tuple[int, tuple[int, int, int]]]:
+        """Guesses of the row's next tokens, each with its kind, as long as there are any."""
+        text, reply = self._texts[row], self._last_reply(row)
+        said = len(text) - 1
+        if said < len(reply) and reply[:said] == array("i", text[1:]):
+            # As it was, without a look into tables: most rows of a validation say the same again.
+            for token in reply[said:]:
+                yield token, _REPEATED
+            return
+        tables, named = self._tables_of(row), self._names is not None
+        tail = as_bytes(text[-_LONGEST:])
+        while True:
+            entry, source, size = 0, 0, 0
+            for source, size in _order(len(tail) // _BYTES, named=named):
+                entry = tables[source].lookup(tail[-size:])
+                if entry:
+                    break
+            if not entry:
+                return
+            token = entry >> _LEAD_BITS
+            yield token, (source, size, entry & _MOST_LEAD)
+            tail = tail[(1 - _LONGEST) * _BYTES :] + as_bytes([token])
 
     def _rate(self, kind: tuple[int, int, int]) -> float:
         """How often guesses of a kind are right."""
@@ -339,29 +360,40 @@ class RowDrafts:
             if guess != token:
                 break
             rate[0] += 1.0
-        self._table_of(row).add(text, self._added.get(row, 0))
-        self._added[row] = len(text)
+        if table := self._own.get(self._questions[row]):
+            table.add(text, self._added.get(row, 0))
+            self._added[row] = len(text)
 
     def _table_of(self, row: int) -> SuffixTable:
         """Of the row's question."""
         question = self._questions[row]
         if question not in self._own:
-            self._own[question] = self._history.of_question(question)
+            table = self._own[question] = self._history.of_question(question)
+            for other, text in self._texts.items():
+                if self._questions[other] == question:
+                    table.add(text, 0)
+                    self._added[other] = len(text)
         return self._own[question]
 
     def _tables_of(self, row: int) -> tuple[SuffixTable, SuffixTable, SuffixTable]:
         """By source."""
         if row not in self._before:
-            question, name = self._questions[row], self._names[row] if self._names else None
-            self._before[row] = self._history.of_row(question, name)
+            self._before[row] = self._history.table_of([self._last_reply(row)])
         return self._before[row], self._table_of(row), self._history.table
+
+    def _last_reply(self, row: int) -> array[int]:
+        if row not in self._replies:
+            name = self._names[row] if self._names else None
+            self._replies[row] = self._history.of_row(self._questions[row], name)
+        return self._replies[row]
 
     def finish(self, row: int) -> None:
         """Remember the completion of a row, which has ended."""
         question, text = self._questions[row], self._texts.pop(row)
         self._added.pop(row, None)
         self._before.pop(row, None)
-        self._history.table.add(text, 1)
+        if self._replies.pop(row, None) != array("i", text[1:]):  # else the table has it
+            self._history.table.add(text, 1)
         self._history.add(question, [text[1:]], row=self._names[row] if self._names else "")
         self._unfinished[question] -= 1
         if not self._unfinished[question]:
@@ -370,14 +402,19 @@ class RowDrafts:
 
 _FADES_AFTER = 400.0
 
+_REPEATED = (-1, 0, 0)
+"""The kind of a guess that the last reply to the row is said again."""
+
 _SURE = 3
 """Tokens of a context of the row's last reply that other sources are not asked after."""
 
-_ORDER = sorted(
-    [(source, length * _BYTES) for source in (0, 1) for length in _OF_QUESTION]
-    + [(2, length * _BYTES) for length in _OF_OTHERS],
-    key=lambda kind: (kind[0] > 0 or kind[1] < _SURE * _BYTES, -kind[1], kind[0]),
-)
-"""(source, bytes) of guesses. First the row's last reply, which is often said again from end to
-end; then the longest context, of the question before those of others."""
-_ORDER_WITHOUT_NAMES = [kind for kind in _ORDER if kind[0]]
+
+@functools.cache
+def _order(tokens: int, *, named: bool) -> list[tuple[int, int]]:
+    """(source, bytes) in which guesses are looked up behind so many tokens: the last reply to the
+    row, where it has a name, is often gone on with behind a token that differs; then the longest
+    context, of the question before those of others."""
+    lengths = {0: _OF_QUESTION if named else (), 1: _OF_QUESTION, 2: _OF_OTHERS}
+    contexts = {(source, min(n, tokens)) for source, of in lengths.items() for n in of}
+    first = sorted(contexts, key=lambda kind: (kind[0] > 0 or kind[1] < _SURE, -kind[1], kind[0]))
+    return [(source, length * _BYTES) for source, length in first]

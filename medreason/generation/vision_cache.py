@@ -58,17 +58,15 @@ class VisionCache:
         """Vision features of images of (patches, values) and (1, 3) each."""
         names = [_digest(p, g) for p, g in zip(pixel_values, grids, strict=True)]
         features = {name: cached for name in names if (cached := self._read(name)) is not None}
-        new = [i for i, name in enumerate(names) if name not in features and name not in names[:i]]
-        if new:
-            pixels = torch.cat([pixel_values[i] for i in new])
-            outputs = self._model.get_image_features(
-                pixels, torch.cat([grids[i] for i in new]), return_dict=True
-            )
-            self.encoded += len(new)
-            for i, encoded in zip(new, outputs.pooler_output, strict=True):
-                # Cloned: the pieces of a batch share one storage, which they would keep alive.
-                features[names[i]] = encoded.clone()
-                self._write(names[i], encoded)
+        for name, pixels, grid in zip(names, pixel_values, grids, strict=True):
+            if name in features:
+                continue
+            # Each alone: beside others its features round differently, and which others there are
+            # depends on what an earlier run has left here.
+            outputs = self._model.get_image_features(pixels, grid, return_dict=True)
+            (features[name],) = outputs.pooler_output
+            self._write(name, features[name])
+            self.encoded += 1
         for name in dict.fromkeys(names):
             self._in_memory[name] = features[name]
             self._in_memory.move_to_end(name)
@@ -150,14 +148,21 @@ def _digest(pixel_values: Tensor, grid: Tensor) -> str:
 
 
 def _digest_of_tower(model: PreTrainedModel, precision: str) -> str:
-    # Device, attention and embedding too: they round the features differently.
+    # What rounds the features differently, too, even the number of threads: a training must not
+    # depend on how earlier ones were run.
     attention, products = model.config._attn_implementation, multiplies_patches(model)
-    kind = (model.device.type, attention, precision, products)
+    kind = (_rounding_of(model.device), attention, precision, products, "alone")
     digest = hashlib.sha256(repr(kind).encode())
     for name, parameter in sorted(_tower_parameters(model).items()):
         digest.update(name.encode())
         digest.update(_bytes(parameter.detach()))
     return digest.hexdigest()[:16]
+
+
+def _rounding_of(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"{device.type} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
 
 
 def _bytes(tensor: Tensor) -> memoryview:

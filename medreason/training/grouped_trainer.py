@@ -99,7 +99,7 @@ class GroupedGRPOTrainer(SamplingCheck):
         self.keeps_graphs = keep_graphs
         self._vision_caches: dict[int, VisionCache | None] = {}
         """By `id` of the model: the policy and the reference model have towers of their own."""
-        self._drafts = (
+        self.drafts = (
             None
             if self.use_vllm
             else draft_history(rollout.draft_tokens, self.accelerator.device.type)
@@ -117,8 +117,8 @@ class GroupedGRPOTrainer(SamplingCheck):
         for model in (self.model, self.ref_model):
             if self._shares_prompts and model is not None:
                 packed_attention.enable(without_adapter(self.accelerator.unwrap_model(model)))
-        if self._drafts and not takes_drafts(self.accelerator.unwrap_model(self.model)):
-            self._drafts = None
+        if self.drafts and not takes_drafts(self.accelerator.unwrap_model(self.model)):
+            self.drafts = None
 
     def _fall_back(self, reason: str) -> None:
         key = "rollout.update" if self.use_vllm else "rollout"
@@ -218,8 +218,8 @@ class GroupedGRPOTrainer(SamplingCheck):
             model.train()
         if self._graphs and not self.keeps_graphs:
             self._graphs.release()
-        if self._drafts:
-            for name, value in self._drafts.take_counts().items():
+        if self.drafts:
+            for name, value in self.drafts.take_counts().items():
                 self._metrics["train"][name].append(value)
         rows = [row for group in groups for row in group]
         return [row.ids for row in rows], [row.logps for row in rows]
@@ -247,7 +247,7 @@ class GroupedGRPOTrainer(SamplingCheck):
                 seeds=[self._seeds[i] + attempt for i in places],
                 total_over_ranks=self._total_over_ranks if self.is_fsdp_enabled else int,
                 graphs=self._graphs,
-                drafts=self._drafts.of_rows(questions) if self._drafts else None,
+                drafts=self.drafts.of_rows(questions) if self.drafts else None,
             )
 
     def _total_over_ranks(self, count: int) -> int:
@@ -372,7 +372,7 @@ class GroupedGRPOTrainer(SamplingCheck):
 
     def likely_causes(self) -> str:
         used = {
-            "drafts (set rollout.draft_tokens=0)": self._drafts,
+            "drafts (set rollout.draft_tokens=0)": self.drafts,
             "CUDA graphs (hardware.cuda_graphs=false)": self._graphs is not None,
             "stored vision features (rollout.vision_cache_gb=0)": self._vision_cache_folder,
             "a model whose KV cache or attention changed with transformers (rollout=trl)": True,

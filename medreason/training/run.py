@@ -45,6 +45,9 @@ from medreason.training.recorder import Recorder
 from medreason.training.update_check import UpdateCheck
 from medreason.training.validation import Validator, as_evaluation, validation_rows
 
+_TARGETS = 200
+"""Replies that the first validation drafts from, at most."""
+
 
 def train(
     config: Config,
@@ -101,7 +104,11 @@ def _prepare(
 ) -> SFTTrainer | GRPOTrainer:
     """The trainer with all that listens to it, after a trial step where one is asked for."""
     recorder, update_check = Recorder(folder, progress), UpdateCheck(folder)
-    validator = Validator(config, questions, samples, progress) if questions else None
+    validator = (
+        Validator(config, questions, samples, progress, _targets(config, samples))
+        if questions
+        else None
+    )
     callbacks: list[TrainerCallback] = [recorder, update_check, *([validator] if validator else [])]
     # The last one looks at the weights that any of the others wants saved.
     callbacks += [interruption, DivergenceCheck()]
@@ -119,6 +126,13 @@ def _prepare(
         _check_memory(config, trainer, samples)
     recorder.rollout_logs = update_check.rollout_logs = getattr(trainer, "_logs", None)
     return trainer
+
+
+def _targets(config: Config, samples: Sequence[Sample]) -> list[str]:
+    """Some replies that SFT imitates, from all over the samples."""
+    if config.method.algorithm != "sft":
+        return []
+    return [sft.target(config, sample) for sample in samples[:: -(-len(samples) // _TARGETS)]]
 
 
 def _with_questions_at_once(config: Config, samples: Sequence[Sample]) -> Config:

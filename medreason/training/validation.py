@@ -36,7 +36,7 @@ from medreason.evaluation.controls import questions_of
 from medreason.evaluation.metrics import compute_metrics
 from medreason.evaluation.predictions import Prediction, predict
 from medreason.evaluation.run import evaluation_row, rows_of_process
-from medreason.generation.drafts import draft_history
+from medreason.generation.drafts import DraftHistory, draft_history
 from medreason.generation.prepared_inputs import PreparedInputs
 from medreason.generation.rows import EvaluationRow
 from medreason.metrics import Metric
@@ -55,7 +55,8 @@ class Validator(TrainerCallback):
     """Asks the validation questions every `validation.every` updates, and after the last.
 
     `questions`: see `data.validation.questions`; `train` are the samples that the options-only
-    baseline is fitted to. `trainer` is set once it is built.
+    baseline is fitted to; `targets` are replies that the model learns. `trainer` is set once it is
+    built.
     """
 
     trainer: SFTTrainer | GRPOTrainer
@@ -66,6 +67,7 @@ class Validator(TrainerCallback):
         questions: Mapping[str, Sequence[Sample]],
         train: Sequence[Sample],
         progress: Callable[..., None],
+        targets: Sequence[str] = (),
     ) -> None:
         self._config = config
         self._every = config.validated_every(len(train))
@@ -78,6 +80,7 @@ class Validator(TrainerCallback):
         self._processor = load_processor(config.model)
         self._drafts = draft_history(config.evaluation.draft_tokens, config.hardware.accelerator)
         """It keeps the replies of the validation before."""
+        self._targets, self._knows_texts = targets, False
         self._prepared = PreparedInputs()
 
     def on_step_end(
@@ -94,6 +97,9 @@ class Validator(TrainerCallback):
 
     def _validate(self) -> dict[str, float]:
         start = time.monotonic()
+        if self._drafts and not self._knows_texts:
+            self._take_texts(self._drafts)
+            self._knows_texts = True
         rows = validation_rows(self._config, self._questions)
         with (
             unwrap_model_for_generation(  # gathers the weights of ZeRO-3
@@ -114,6 +120,16 @@ class Validator(TrainerCallback):
             counts = self._drafts.take_counts()
             metrics |= {f"validation_{name}": value for name, value in counts.items()}
         return metrics | {"validation/seconds": time.monotonic() - start}
+
+    def _take_texts(self, drafts: DraftHistory) -> None:
+        """Draft the first validation from what the training's model says or learns to say."""
+        rollouts = getattr(self.trainer, "drafts", None)
+        if rollouts is not None:
+            drafts.table = rollouts.table
+        elif self._targets:
+            tokenizer = self._processor.tokenizer
+            ends = [tokenizer.eos_token_id]
+            drafts.add_texts([*ids, *ends] for ids in tokenizer([*self._targets])["input_ids"])
 
     def _answer(
         self, model: PreTrainedModel | PeftModel, rows: Sequence[EvaluationRow]

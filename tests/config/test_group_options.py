@@ -387,3 +387,10 @@ def test_keys_that_stand_for_words_of_other_trainers_exist() -> None:
 def test_where_results_are_reported_is_chosen_by_tracking() -> None:
     with pytest.raises(ValueError, match="leave it out and set tracking=local or tracking=server"):
         options.check(["method.trl.report_to=wandb"], [CONF])
+
+
+def test_who_draws_is_chosen_by_rollout() -> None:
+    with pytest.raises(ValueError, match="leave it out and set rollout=vllm"):
+        options.check(["method.trl.use_vllm=true"], [CONF])
+    with pytest.raises(ValueError, match=r"belongs to rollout=vllm.*rollout.vllm.vllm_mode"):
+        options.check(["method.trl.vllm_mode=server"], [CONF])

@@ -79,6 +79,7 @@ def test_told_command_that_adds_the_start_model_keeps_the_folder_of_own_files(sh
     ("old", "new", "message"),
     [
         ("reply: Reply, sample: Sample, *", "reply: Reply, *", r"takes \(.*; a score takes \(rep"),
+        ("sample: Sample, *, ", "", r"get the reply and the sample; write \(reply, sample, \*, "),
         (
             "return 0.0",
             "return sample.options[9]",

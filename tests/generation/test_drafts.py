@@ -355,6 +355,31 @@ def test_the_last_reply_to_a_row_is_guessed_before_others_to_its_question() -> N
     assert found[2][:2] == [5, 6]
 
 
+def test_a_reply_is_drafted_to_its_end_and_gone_on_with_behind_a_token_that_differs() -> None:
+    history, reply = DraftHistory(9), [5, 6, 7, 8, 9, 8, 7]
+    history.add("q", [reply], row="original")
+    drafts = history.of_rows(["q", "q"], ["original", "blank_image"])
+    drafts.observe(0, reply[:2], drafted=0)
+    assert drafts.propose({0: 9}, 100.0, frozenset()) == {0: reply[2:]}
+    assert not drafts._own  # no table is made for a reply that is said again
+    drafts.observe(0, [7, 1, 7], drafted=5)
+    assert drafts.propose({0: 3, 1: 3}, 100.0, frozenset())[0] == [8, 9, 8]
+    drafts.observe(0, [2, 3], drafted=3)
+    # The other row is told what this one says, before and after there is a table.
+    drafts.observe(1, [5, 6, 7, 1, 7], drafted=0)
+    assert drafts.propose({1: 2}, 100.0, frozenset()) == {1: [2, 3]}
+
+
+def test_a_row_without_a_reply_is_drafted_from_texts() -> None:
+    history = DraftHistory(4)
+    history.add("q", [[1, 2, 3]], row="original")
+    history.add_texts([[5, 6, 7, 8]])
+    drafts = history.of_rows(["p", "q"], ["original", "blank_image"])
+    assert drafts.propose({1: 4}, 100.0, frozenset()) == {1: [1, 2, 3]}
+    drafts.observe(0, [5], drafted=0)
+    assert drafts.propose({0: 4}, 100.0, frozenset()) == {0: [6, 7, 8]}
+
+
 def test_first_drafts_may_be_whole_replies() -> None:
     history, reply = DraftHistory(), [*range(10, 35)]
     for i in range(300):

@@ -64,6 +64,34 @@ def test_an_image_is_encoded_once_across_steps_and_runs(tmp_path: Path) -> None:
     assert again.encoded == 0
 
 
+def test_features_do_not_depend_on_the_images_beside() -> None:
+    """Else a run would depend on what earlier runs have left in the cache."""
+    hardware = Hardware("cpu", "cpu", 1, "1", 1, "float32")
+    model = load_model(Model(name="tiny", path="tiny"), hardware)
+    grids = [torch.tensor([[1, *sides]]) for sides in [(6, 8)] * 4 + [(8, 8)]]
+    generator = torch.Generator().manual_seed(0)
+    pixels = [torch.randn(int(grid.prod()), 1176, generator=generator) for grid in grids]
+    together = VisionCache(model, "float32", None, 0)(pixels, grids)["image"].pooler_output
+    fewer = VisionCache(model, "float32", None, 0)
+    fewer(pixels[1:2], grids[1:2])
+    apart = fewer(pixels, grids)["image"].pooler_output
+    assert all(map(torch.equal, together, apart))
+
+
+def test_features_of_another_number_of_threads_are_not_read(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    features_of(cache_in(tmp_path), images(1))
+    try:
+        torch.set_num_threads(threads + 1)
+        other = cache_in(tmp_path)
+        features_of(other, images(1))
+    finally:
+        torch.set_num_threads(threads)
+    again = cache_in(tmp_path)
+    features_of(again, images(1))
+    assert (other.encoded, again.encoded) == (1, 0)
+
+
 def test_another_tower_precision_or_grid_has_other_features(tmp_path: Path) -> None:
     features_of(cache_in(tmp_path), images(1))
     other = cache_in(tmp_path, seed=1)

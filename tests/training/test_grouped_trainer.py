@@ -326,7 +326,7 @@ class CutHistory(TrainerCallback):
         self.trainer = trainer
 
     def on_step_end(self, *_: object, **__: object) -> None:
-        self.trainer._drafts = DraftHistory()
+        self.trainer.drafts = DraftHistory()
 
 
 def test_drafts_leave_the_rollouts_as_they_are_and_are_counted(

@@ -21,6 +21,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from medreason import data
 from medreason.config import Config
 from medreason.data import validation
+from medreason.generation.drafts import DraftHistory
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 from medreason.training import checkpoints, selection
@@ -331,6 +332,22 @@ def test_a_better_validation_makes_a_checkpoint_and_patience_ends_the_training(
     assert checkpoints._score(state, validates=True) == scores[-1]
     state.global_step = 7
     assert checkpoints._score(state, validates=True) is None
+
+
+def test_the_first_validation_drafts_from_targets_or_rollouts(
+    composed: Callable[..., Config],
+) -> None:
+    validator = Validator(composed("method=sft"), {}, [], print, ["left lung", "left heart"])
+    tokenizer, drafts, rollouts = validator._processor.tokenizer, DraftHistory(9), DraftHistory()
+    validator.trainer = SimpleNamespace()  # pyright: ignore[reportAttributeAccessIssue]
+    validator._take_texts(drafts)
+    said = drafts.of_rows(["q"])
+    begin, *rest = [*tokenizer("left heart")["input_ids"], tokenizer.eos_token_id]
+    said.observe(0, [begin], drafted=0)
+    assert said.propose({0: 9}, 1.0, frozenset([rest[-1]]))[0][-1] == rest[-1]
+    validator.trainer = SimpleNamespace(drafts=rollouts)  # pyright: ignore[reportAttributeAccessIssue]
+    validator._take_texts(drafts)
+    assert drafts.table is rollouts.table
 
 
 def test_a_step_and_its_validation_are_one_line(tmp_path: Path) -> None:
