@@ -283,6 +283,12 @@ def parsed(text: str, path: Path) -> object:
     return objects
 
 
+def _place(error: UnicodeDecodeError) -> str:
+    """The first byte that is no text, as `byte 0xf6 in line 14`."""
+    line = error.object[: error.start].count(b"\n") + 1
+    return f"byte {error.object[error.start]:#04x} in line {line:,}"
+
+
 def decoded(path: Path, encoding: str, key: str = "", what: str = "") -> str:
     """The text of a file. `key` is that of the configuration that names the encoding, if any, and
     `what` is put before the problem.
@@ -310,7 +316,8 @@ def decoded(path: Path, encoding: str, key: str = "", what: str = "") -> str:
             else _CONVERT.format(likely, shlex.quote(str(path)))
         )
         raise ValueError(
-            f"{path}: {what}not {encoding} ({error}); {remedy if likely else _CONVERT_ANY}"
+            f"{path}: {what}not {encoding.removesuffix('-sig')} ({_place(error)}); "
+            f"{remedy if likely else _CONVERT_ANY}"
         ) from error
 
 

@@ -211,8 +211,8 @@ def _example(config: Config, versions: str, *, adapter: bool, dicom: bool) -> li
     )
     window = configuration.handling(config.data)[0].ct_window
     deep = (
-        "It reads pictures of 8 bits; `action=prepare` of medreason writes DICOM and deeper ones "
-        "so."
+        "It reads pictures of 8 bits; `action=prepare` of medreason makes such of DICOM and of "
+        "deeper ones."
     )
     if dicom:
         deep += (

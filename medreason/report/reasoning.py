@@ -21,7 +21,7 @@ from medreason.config import Statistics
 from medreason.evaluation import predictions
 from medreason.metrics import Metric
 from medreason.report import comparisons, matrices
-from medreason.report.domains import ALL, IN_DOMAIN
+from medreason.report.domains import ALL, ELSEWHERE, IN_DOMAIN
 from medreason.report.matrices import Arm
 from medreason.report.runs import Run, estimate, name_questions, paired
 from medreason.stats import Estimate, holm
@@ -84,7 +84,7 @@ def _has_reasoning(run: Run) -> bool:
 
 
 def _scores(arm: Arm, cells: Collection[str] | None) -> dict[tuple[str, str], Scores]:
-    """In-domain, on the cells trained on, and held-out, each score; without cells of all
+    """In-domain, on the cells trained on, and out of domain, each score; without cells of all
     questions."""
     columns = ["modality", "task", *predictions.CLUSTER_COLUMNS, *_SCORES]
     rows = predictions.read_frame([run.evaluation.path for run in arm.runs], columns)
@@ -97,7 +97,7 @@ def _scores(arm: Arm, cells: Collection[str] | None) -> dict[tuple[str, str], Sc
     places = {ALL: rows}
     if cells is not None:
         in_domain = rows["cell"].isin(cells)
-        places = {IN_DOMAIN: rows[in_domain], "held-out": rows[~in_domain]}
+        places = {IN_DOMAIN: rows[in_domain], ELSEWHERE: rows[~in_domain]}
     scores = {}
     for where, chosen in places.items():
         for column, score in _SCORES.items():

@@ -110,10 +110,12 @@ def table(trials: Sequence[Trial]) -> Table:
 
 def note(trials: Sequence[Trial]) -> str:
     """How the chosen one was chosen."""
-    done = sum(trial.score is not None for trial in trials)
+    scores = [trial.score for trial in trials if trial.score is not None]
+    equal = scores.count(max(scores, default=0.0))
+    among = f" ({equal} are equal)" if equal > 1 else ""
     return (
-        f"{done} of {len(trials)} trials are trained; the best by validation, of equal ones the "
-        "first by name, is chosen, and it alone is tested"
+        f"{len(scores)} of {len(trials)} trials are trained; the best by validation{among}, of "
+        "equal ones the first by the name of its folder, is chosen, and it alone is tested"
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from medreason.console import counted
 from medreason.metrics import Metric
-from medreason.report.arms import gain
+from medreason.report.arms import gain, p_text
+from medreason.report.comparisons import Comparison
 from medreason.report.domains import IN_DOMAIN, Total
 from medreason.report.runs import Cell, Run, base_of, changes, difference, estimate
 from medreason.report.table import percent
@@ -179,7 +180,17 @@ def _of_arm(total: Total, tables: Tables, *, first: bool) -> str:
     more = "more" if change.difference >= 0 else "less"
     points = f"{abs(change.difference):.1f}{' points' if first else ''} {more}"
     points += " than the start model" if first else ""
-    return f"{text}, {points} ({_ends(change.low, change.high, change.clusters, first=first)})"
+    ends = _ends(change.low, change.high, change.clusters, first=first)
+    if change.low > 0 or change.high < 0:  # else the interval has its doubt
+        ends += _among_others(change)
+    return f"{text}, {points} ({ends})"
+
+
+def _among_others(change: Comparison) -> str:
+    """That a difference is not clear where all that are shown are counted."""
+    if change.clear or change.clusters < FEWEST:
+        return ""
+    return f"; p by Holm {p_text(change.p_holm)}, so no clear difference"
 
 
 def _named(arm: str) -> str:

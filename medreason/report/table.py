@@ -13,7 +13,7 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from medreason.config import Statistics
@@ -148,7 +148,8 @@ def show_rows(rows: Sequence[Row]) -> None:
 
 
 def show_table(table_of: Callable[[bool], Table]) -> None:
-    """Print `table_of(compact)`, compact only where the whole does not fit."""
+    """Print `table_of(compact)`, compact only where the whole does not fit; in a terminal that is
+    narrower still its columns stand in several tables below each other."""
     console = Console()
     width = console.width if console.is_terminal else max(console.width, _PIPE_WIDTH)
     table = table_of(False)
@@ -156,9 +157,25 @@ def show_table(table_of: Callable[[bool], Table]) -> None:
         table = table_of(True)
     notes, table.caption = str(table.caption or ""), None
     console.width = width if console.is_terminal else max(width, _width(table, console))
-    console.print(table)
+    for part in _parts(table, console):
+        console.print(part)
     for note in notes.splitlines():  # not cut at the width of the table
         console.print(Text(_folded(note, console.width)), soft_wrap=True)
+
+
+def _parts(table: Table, console: Console) -> list[Table]:
+    """The columns in as many tables as the width takes, each with the first column: a number that
+    is cut is another number."""
+    first, *others = table.columns
+    parts: list[list[Column]] = [[first]]
+    for column in others:
+        if (
+            len(parts[-1]) > 1
+            and _width(_of_columns([*parts[-1], column]), console) > console.width
+        ):
+            parts.append([first])
+        parts[-1].append(column)
+    return [table] if len(parts) == 1 else [_of_columns(columns) for columns in parts]
 
 
 def _folded(note: str, width: int) -> str:
@@ -339,12 +356,26 @@ def under(
 
 def filled(columns: Mapping[str, Sequence[str]], notes: Text) -> Table:
     """The first column holds names, the others numbers; the notes stand below."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table = _empty_table()
     for place, name in enumerate(columns):
         table.add_column(name, justify="right" if place else "left", no_wrap=True)
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, cells))
     table.caption, table.caption_justify = notes, "left"
+    return table
+
+
+def _empty_table() -> Table:
+    return Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def _of_columns(columns: Sequence[Column]) -> Table:
+    """A table as `filled` makes it, of some columns of another."""
+    table = _empty_table()
+    for column in columns:
+        table.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap)
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*cells)
     return table
 
 

@@ -10,6 +10,7 @@ import atexit
 import errno
 import importlib
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -220,7 +221,8 @@ class Sweep(Callback):
         for outcome in outcomes:
             if outcome.error and (count := reasons.pop((outcome.state, outcome.error), 0)):
                 same = f" and {count - 1} more" if count > 1 else ""
-                notice(f"{_NAMES[outcome.state]}: {' '.join(outcome.overrides)}{same}")
+                words = shlex.join([*composing.folder_flags(config.hydra), *outcome.overrides])
+                notice(f"{_NAMES[outcome.state]}: {words}{same}")
                 notice(f"  {outcome.error}")
         if (counts["lost"] or counts["unreached"]) and not interrupts.interrupted():
             notice(f"to resume: {started_command()}")

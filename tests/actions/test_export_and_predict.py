@@ -278,7 +278,7 @@ def test_card_names_the_window_of_ct_only_where_dicom_may_have_been_read(
     run = write_run(composed("method=sft"), samples, lambda _, s: reply(s.answer)).run
     card = model_card.card(composed("method=sft"), run.model, "transformers")
     assert ("CT in the window 40/400 HU where the file names none." in card) == is_told
-    assert "`action=prepare` of medreason writes DICOM and deeper ones so." in card
+    assert "`action=prepare` of medreason makes such of DICOM and of deeper ones." in card
 
 
 def test_export_says_what_its_precision_keeps_of_an_adapter(

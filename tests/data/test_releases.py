@@ -443,7 +443,9 @@ def test_encodings_are_named_and_the_remedy_works(
         write(training / f"{name}_train.txt", line.encode("cp1252"))
     tests = tmp_path / "VQAMed2019Test/VQAMed2019_Test_Questions_w_Ref_Answers.txt"
     write(tests, "synpic2|organ|what is it?|heart#lungs\n")
-    with pytest.raises(ValueError, match=r"not utf-8.*; set data\.encoding=cp1252$"):
+    with pytest.raises(
+        ValueError, match=r"not utf-8 \(byte 0x.. in line \d+\); set data\.encoding=cp1252$"
+    ):
         read("vqa_med_2019", tmp_path)
     samples = read("vqa_med_2019", tmp_path, encoding="cp1252").samples
     assert samples[0].answer == "hodgkin\u2019s disease\u2026 of the neck"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,6 +87,17 @@ def test_difference_that_may_be_chance_is_called_unclear(
     )
     assert "2.8 points less than the start model" in lead(load([base, worse]))
     assert "so no clear difference)" in lead(load([base, worse]))
+
+
+def test_difference_that_is_not_clear_among_several_is_called_so() -> None:
+    def ends(**values: object) -> str:
+        return summary._among_others(SimpleNamespace(**values))  # pyright: ignore[reportArgumentType]
+
+    assert ends(clear=False, clusters=10, p_holm=0.1237) == (
+        "; p by Holm 0.124, so no clear difference"
+    )
+    assert ends(clear=True, clusters=10, p_holm=0.01) == ""
+    assert ends(clear=False, clusters=3, p_holm=0.5) == ""
 
 
 def test_first_sentence_speaks_of_methods_where_they_have_several_models(

@@ -52,7 +52,7 @@ def test_question_of_two_evaluations_of_one_model_counts_once(
     assert (levels["sft", "in-domain", "accuracy"]["n"], len(levels)) == (12, 4)
 
 
-def test_arms_stand_in_domain_and_held_out_with_every_seed(
+def test_arms_stand_in_domain_and_out_of_domain_with_every_seed(
     composed: Compose, samples: list[Sample], tmp_path: Path
 ) -> None:
     write_run(composed("method=base"), samples, says("It is dark.", right_in=""), key="base")
@@ -70,16 +70,16 @@ def test_arms_stand_in_domain_and_held_out_with_every_seed(
     assert len(levels) == 3 * 2 * 2
     sft_right = levels["sft", "in-domain", "accuracy"]
     assert (sft_right["n"], sft_right["mean"], sft_right["seeds"]) == (12, 50.0, "100.0 0.0")
-    assert levels["rarl", "held-out", "reasoning"]["mean"] == 100.0
-    assert levels["rarl", "held-out", "reasoning"]["n"] == 24  # CT's other task and MRI
-    assert levels["sft", "held-out", "reasoning"]["mean"] == pytest.approx(100 * 4 / 6)
+    assert levels["rarl", "out of domain", "reasoning"]["mean"] == 100.0
+    assert levels["rarl", "out of domain", "reasoning"]["n"] == 24  # CT's other task and MRI
+    assert levels["sft", "out of domain", "reasoning"]["mean"] == pytest.approx(100 * 4 / 6)
     changes = rows(tmp_path / "reasoning-differences.parquet")
     gain = changes["rarl", "sft", "in-domain", "accuracy"]
     assert gain["mean"] == 50.0
     assert 0 < gain["low"] < 50 < gain["high"] < 100  # twelve equal changes are no certainty
     assert gain["seeds"] == "0.0 100.0"
     assert changes["rarl", "base", "in-domain", "accuracy"]["seeds"] == "100.0 100.0"
-    assert "| rarl | sft  | in-domain | accuracy" in (tmp_path / "reasoning.md").read_text()
+    assert "| rarl | sft  | in-domain     | accuracy" in (tmp_path / "reasoning.md").read_text()
 
 
 def test_runs_without_explanations_or_on_different_cells_have_no_such_table(

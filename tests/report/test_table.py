@@ -503,6 +503,23 @@ def test_long_note_goes_on_in_an_indented_line(capsys: pytest.CaptureFixture[str
     assert lines[-1] == command
 
 
+def test_columns_that_a_terminal_has_no_room_for_stand_below(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"TTY_COMPATIBLE": "1", "NO_COLOR": "1", "COLUMNS": "30"}.items():
+        monkeypatch.setenv(name, value)
+    columns = {"run": ["base", "sft"], "accuracy": ["47.5 [40.8, 54.1]", "69.6 [63.5, 75.2]"]}
+    columns |= {"n": ["240", "240"], "points": ["-", "+22.1 [+14.8, +29.0]"]}
+    table.show_table(lambda compact: table.filled(columns, Text("a note")))
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    lines = [line.split("  ") for line in map(str.rstrip, out.splitlines()) if line.strip()]
+    words = [[word.strip() for word in line if word.strip()] for line in lines]
+    assert ["sft", "69.6 [63.5, 75.2]", "240"] in words
+    assert ["sft", "+22.1 [+14.8, +29.0]"] in words
+    assert max(map(len, out.splitlines())) <= 30
+    assert "…" not in out
+
+
 def test_note_of_p_says_over_which_differences_it_is_adjusted() -> None:
     def note(several: bool, tests: int) -> str:
         return arms.Differences([], [], "", "", several, tests).note

@@ -171,6 +171,10 @@ def test_the_best_trial_alone_is_tested(composed: Compose, tmp_path: Path) -> No
     chosen = search.chosen_trial(hydra, evaluations)
     assert chosen
     assert chosen.method.trl["learning_rate"] == 1e-5  # of two equal ones the first by name
+    equal = [SimpleNamespace(score=score) for score in (0.5, 0.5, 0.4, None)]
+    assert "3 of 4 trials are trained; the best by validation (2 are equal)" in report.note(
+        equal  # pyright: ignore[reportArgumentType]
+    )
     assert (chosen.runs.test, chosen.outputs) == (True, "elsewhere")
     trials, runs = report.split(load(evaluations))
     assert [trial.chosen for trial in trials] == [True, False, False, False]
