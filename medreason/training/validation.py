@@ -36,7 +36,7 @@ from medreason.evaluation.controls import questions_of
 from medreason.evaluation.metrics import compute_metrics
 from medreason.evaluation.predictions import Prediction, predict
 from medreason.evaluation.run import evaluation_row, rows_of_process
-from medreason.generation.drafts import DraftHistory, draft_history
+from medreason.generation.drafts import draft_history
 from medreason.generation.prepared_inputs import PreparedInputs
 from medreason.generation.rows import EvaluationRow
 from medreason.metrics import Metric
@@ -79,8 +79,12 @@ class Validator(TrainerCallback):
         self._prior = fit_option_prior(train)
         self._processor = load_processor(config.model)
         self._drafts = draft_history(config.evaluation.draft_tokens, config.hardware.accelerator)
-        """It keeps the replies of the validation before."""
-        self._targets, self._knows_texts = targets, False
+        """It keeps the replies of the validation before; the first one drafts from `targets`, or
+        from what the rollouts say."""
+        if self._drafts and targets:
+            tokenizer = self._processor.tokenizer
+            ends = [tokenizer.eos_token_id]
+            self._drafts.add_texts([*ids, *ends] for ids in tokenizer([*targets])["input_ids"])
         self._prepared = PreparedInputs()
 
     def on_step_end(
@@ -97,9 +101,9 @@ class Validator(TrainerCallback):
 
     def _validate(self) -> dict[str, float]:
         start = time.monotonic()
-        if self._drafts and not self._knows_texts:
-            self._take_texts(self._drafts)
-            self._knows_texts = True
+        rollouts = getattr(self.trainer, "drafts", None)
+        if self._drafts and rollouts:
+            self._drafts.table = rollouts.table
         rows = validation_rows(self._config, self._questions)
         with (
             unwrap_model_for_generation(  # gathers the weights of ZeRO-3
@@ -120,16 +124,6 @@ class Validator(TrainerCallback):
             counts = self._drafts.take_counts()
             metrics |= {f"validation_{name}": value for name, value in counts.items()}
         return metrics | {"validation/seconds": time.monotonic() - start}
-
-    def _take_texts(self, drafts: DraftHistory) -> None:
-        """Draft the first validation from what the training's model says or learns to say."""
-        rollouts = getattr(self.trainer, "drafts", None)
-        if rollouts is not None:
-            drafts.table = rollouts.table
-        elif self._targets:
-            tokenizer = self._processor.tokenizer
-            ends = [tokenizer.eos_token_id]
-            drafts.add_texts([*ids, *ends] for ids in tokenizer([*self._targets])["input_ids"])
 
     def _answer(
         self, model: PreTrainedModel | PeftModel, rows: Sequence[EvaluationRow]

@@ -26,6 +26,7 @@ from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 from medreason.training import checkpoints, selection
 from medreason.training import run as training
+from medreason.training import validation as training_validation
 from medreason.training.recorder import Recorder
 from medreason.training.validation import Validator, undisturbed
 
@@ -335,18 +336,22 @@ def test_a_better_validation_makes_a_checkpoint_and_patience_ends_the_training(
 
 
 def test_the_first_validation_drafts_from_targets_or_rollouts(
-    composed: Callable[..., Config],
+    composed: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validator = Validator(composed("method=sft"), {}, [], print, ["left lung", "left heart"])
-    tokenizer, drafts, rollouts = validator._processor.tokenizer, DraftHistory(9), DraftHistory()
-    validator.trainer = SimpleNamespace()  # pyright: ignore[reportAttributeAccessIssue]
-    validator._take_texts(drafts)
-    said = drafts.of_rows(["q"])
+    drafts = validator._drafts
+    assert drafts is not None
+    drafts.most = 9
+    tokenizer = validator._processor.tokenizer
     begin, *rest = [*tokenizer("left heart")["input_ids"], tokenizer.eos_token_id]
+    said = drafts.of_rows(["q"])
     said.observe(0, [begin], drafted=0)
     assert said.propose({0: 9}, 1.0, frozenset([rest[-1]]))[0][-1] == rest[-1]
+    rollouts = DraftHistory()
     validator.trainer = SimpleNamespace(drafts=rollouts)  # pyright: ignore[reportAttributeAccessIssue]
-    validator._take_texts(drafts)
+    monkeypatch.setattr(training_validation, "validation_rows", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        validator._validate()
     assert drafts.table is rollouts.table
 
 
