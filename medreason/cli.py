@@ -48,6 +48,7 @@ def main() -> None:
 
 def _run_command_line() -> None:
     """Check it and hand it to Hydra, which calls `job`."""
+    sys.argv[1:] = options.joined_sweeps(sys.argv[1:])
     try:
         arguments = flags.parse(options.options([CONF]))
     except ValueError as error:

@@ -354,8 +354,8 @@ def _with_training(
     if each:
         every = config.validated_every(request.training_samples)
         often = "an update" if every == 1 else f"every {every} updates"
-        plural = "" if validations == 1 else "s"
-        notes += [f"{validations} validation{plural} of {each:,} answers, one {often}"]
+        asked = f"{counted(validations, 'validation')} of {counted(each, 'answer')}"
+        notes += [f"{asked}, one {often}"]
     failed = request.state.state == "failed"
     return replace(
         _with_disk(job, config),
@@ -381,7 +381,7 @@ def _validations(config: Config, request: RunRequest, updates: int) -> tuple[int
 def _left_out(config: Config, request: RunRequest) -> str:
     questions = request.training_samples
     count = config.left_out_of_epoch(questions)
-    return f"each epoch leaves out {count} of {questions} questions" if count else ""
+    return f"each epoch leaves out {count} of {counted(questions, 'question')}" if count else ""
 
 
 def _print(jobs: Sequence[Job], configs: Sequence[Config], trials: Trials | None) -> list[str]:

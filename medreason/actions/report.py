@@ -1,4 +1,5 @@
-"""`action=report`: the runs of a sweep as a table, heat maps, a CSV file and an HTML page."""
+"""`action=report`: the runs of one sweep or of several as a table, heat maps, a CSV file and a page
+of HTML."""
 
 from __future__ import annotations
 
@@ -30,8 +31,9 @@ from medreason.report.published import Compared
 from medreason.report.runs import Run
 from medreason.report.search import Trial
 from medreason.report.tables import Tables
-from medreason.runs import openings
-from medreason.runs.run_folder import EvaluationFolder
+from medreason.runs import openings, search_folder
+from medreason.runs.openings import Opening
+from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep
 from medreason.stats import LEVEL, Difference
 
 
@@ -44,19 +46,21 @@ class _Parts(NamedTuple):
     beside: list[Compared]
     """Published numbers beside ours."""
     on_sets: list[OnSet]
+    opened: list[Opening]
 
 
 def run(config: Config) -> None:
-    """Write the report of the sweep, print its table, and send it to the sweep's run in MLflow."""
-    evaluations = loading.evaluations_of(config.folder / "runs", config.sweep)
+    """Write the report of the sweep, print its table, and send it to the sweep's run in MLflow; of
+    several sweeps, which have no run there, it is on disk alone."""
+    sweeps = _sweeps(config)
+    of_sweeps = {name: loading.evaluations_of(config.folder / "runs", name) for name in sweeps}
     if config.tracking.resync and config.tracking.uri:
-        from medreason import tracking  # MLflow, seconds
-
-        if not tracking.catch_up(
-            config.tracking, config.folder, config.sweep, evaluations, all_=True
-        ):
-            raise ValueError(f"tracking.uri={config.tracking.uri} is not up to date; see above")
-    trials, runs = search.split(reading.load(evaluations, config.statistics))
+        for name, members in of_sweeps.items():
+            _resync(config, name, members)
+    evaluations = [*{e.path: e for members in of_sweeps.values() for e in members}.values()]
+    loaded = reading.load(evaluations, config.statistics)
+    # Trials of two searches are no search.
+    trials, runs = search.split(loaded) if len(sweeps) == 1 else ([], search.without_trials(loaded))
     target = config.folder / "reports" / config.sweep
     target.mkdir(parents=True, exist_ok=True)
     gathered = tables.gather(runs)
@@ -76,21 +80,37 @@ def run(config: Config) -> None:
         table.show_table(lambda compact: published.table(beside, compact=compact))
     elif beside:
         show("\n".join(published.notes(beside)))
-    opened = openings.read(config.folder, config.sweep)
+    opened = [each for name in sweeps for each in openings.read(config.folder, name)]
     if line := summary.caution(runs, gathered):
         show(line)
     for line in filter(None, [*summary.tested(opened), summary.chosen_by_test(opened)]):
         show(line)
     _remove_former(target)
-    files = list(_write(config, _Parts(runs, gathered, trials, beside, on_sets), target))
+    parts = _Parts(runs, gathered, trials, beside, on_sets, opened)
+    files = list(_write(config, parts, target))
     for line in listed(files):
         show(line)
     show(f"open {files[0]} in a browser: every cell leads to its questions")
-    if config.tracking.uri:
+    if config.tracking.uri and len(sweeps) == 1:
         _track(config, evaluations, files)
         pages = command([config.outputs], "medreason.tracking.pages")
         place = f"`{pages}`" if config.tracking.name == "local" else "the tracking server"
         show(f"{place} shows parameters, curves, predictions with images in MLflow")
+
+
+def _sweeps(config: Config) -> list[str]:
+    """The sweeps of `sweep=a,b`, each once; one whose name has a comma is one."""
+    named = config.sweep
+    if "," not in named or named in evaluations_by_sweep(config.folder / "runs"):
+        return [named]
+    return list(dict.fromkeys(filter(None, map(str.strip, named.split(",")))))
+
+
+def _resync(config: Config, sweep: str, evaluations: Sequence[EvaluationFolder]) -> None:
+    from medreason import tracking  # MLflow, seconds
+
+    if not tracking.catch_up(config.tracking, config.folder, sweep, evaluations, all_=True):
+        raise ValueError(f"tracking.uri={config.tracking.uri} is not up to date; see above")
 
 
 _OF_A_REPORT = (
@@ -104,10 +124,26 @@ what tells them apart."""
 
 
 def _remove_former(target: Path) -> None:
-    """Remove what the former report wrote under names that this one may not write."""
+    """Remove what the former report wrote under names that this one may not write. Heat maps carry
+    a mark: a reader's own pictures may be called alike."""
     for path in (path for pattern in _OF_A_REPORT for path in target.glob(pattern)):
-        if path.suffix in (".png", ".csv", ".parquet", ".md") and path.is_file():
+        own = path.parent == target and path.suffix == ".png" and not _is_marked(path)
+        if not own and path.suffix in (".png", ".csv", ".parquet", ".md") and path.is_file():
             path.unlink()
+
+
+_MARK = {"Software": "medreason"}
+"""Metadata of heat maps."""
+
+
+def _is_marked(path: Path) -> bool:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == _MARK["Software"]
+    except (OSError, UnidentifiedImageError):
+        return False
 
 
 def listed(files: Sequence[Path]) -> Iterator[str]:
@@ -156,13 +192,13 @@ def _write_page(config: Config, parts: _Parts, target: Path) -> Path:
     from medreason.report.page import page  # Pillow
 
     path = target / "index.html"
-    opened = openings.read(config.folder, config.sweep)
     text = page(
         parts.runs,
         sweep=config.sweep,
         tables=parts.tables,
-        openings=opened,
+        openings=parts.opened,
         trials=parts.trials,
+        logarithmic=search_folder.logarithmic(config.folder, config.sweep),
         beside=parts.beside,
         on_sets=parts.on_sets,
     )
@@ -187,7 +223,8 @@ def _write_heat_maps(runs: list[Run], target: Path) -> Iterator[Path]:
         accuracy = {cell: 100 * metrics[Metric.ACCURACY] for cell, metrics in run.cells.items()}
         weights = _weights(run, {cell: metrics[Metric.N] for cell, metrics in run.cells.items()})
         path = target / f"accuracy-{run.file_name}.png"
-        heat_map(accuracy, title=f"{run.label}: accuracy", weights=weights).savefig(path)
+        figure = heat_map(accuracy, title=f"{run.label}: accuracy", weights=weights)
+        figure.savefig(path, metadata=_MARK)
         yield path
         if run.file_name in changes:
             cells = {c: each for c, each in changes[run.file_name].items() if c in run.cells}
@@ -203,7 +240,7 @@ def _write_heat_maps(runs: list[Run], target: Path) -> Iterator[Path]:
                 marks=Marks(clear, comparisons.MAY_BE_CHANCE),
             )
             path = target / f"difference-{run.file_name}.png"
-            figure.savefig(path)
+            figure.savefig(path, metadata=_MARK)
             yield path
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from medreason.config import Config
-from medreason.console import show
+from medreason.console import notice, report_command, show
 from medreason.execution import launch
 from medreason.runs.outcomes import Outcome
 from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, unsynced
@@ -25,6 +25,7 @@ def run(config: Config, label: str = "") -> Outcome:
         bases = [each for each in of_sweep if each.run.path.name.startswith(starts)]
         table.show_with_base(request.evaluation, bases, config.statistics)
         show(request.folder.path)
+        notice(f"report: {report_command(config.sweep, config.outputs)}")
         if config.tracking.uri and (worked or unsynced(request.evaluation, config.sweep)):
             _show_in_mlflow(config, request.evaluation)
     return Outcome(

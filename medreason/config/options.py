@@ -191,6 +191,18 @@ def for_hydra(override: str) -> str:
     return f"++{override}" if override.startswith((*groups,)) and "=" in override else override
 
 
+_SEVERAL_SWEEPS = re.compile(r"sweep=\[?([^\s,'\"()\[\]]+(?:,[^\s,'\"()\[\]]+)+)\]?")
+
+
+def joined_sweeps(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with several sweeps of one report as one text: `sweep=a,b` and
+    `sweep=[a,b]` as `sweep='a,b'`."""
+    if "action=report" not in words:
+        return [*words]
+    found = [(word, _SEVERAL_SWEEPS.fullmatch(word)) for word in words]
+    return [f"sweep='{match[1]}'" if match else word for word, match in found]
+
+
 def refuse_sweep(overrides: Iterable[str]) -> None:
     """Refuse several values of one key where there is one run.
 

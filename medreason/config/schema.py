@@ -597,7 +597,8 @@ class Config:
     export: Export = field(default_factory=Export)
     seed: int = 0
     sweep: str = "runs"
-    """Name of a group of runs, which a report and a parent run in MLflow compare."""
+    """Name of a group of runs, which a report and a parent run in MLflow compare; a report takes
+    several, as `sweep=a,b`."""
     training_set: str = ""
     """Which of Med-R1's 13 training sets an option of that group chooses, by the name that its
     released model has. A label: data, modality and task decide."""

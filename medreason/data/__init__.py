@@ -16,6 +16,7 @@ import numpy as np
 from medreason import config as configuration
 from medreason.config import Config, Handling, Validation
 from medreason.config.targets import described, place
+from medreason.console import counted
 from medreason.data import checks, image_cache, options, splits
 from medreason.data.rows import LeftOut, Loaded, Remark, Row, counts_text
 from medreason.samples import Sample
@@ -86,9 +87,9 @@ def _not_selected(config: Config, samples: Sequence[Sample]) -> Iterator[str]:
     for side, (selected, keys) in sides.items():
         of_side = sum(sample.split == side for sample in samples)
         if len(selected) < of_side:
-            yield (
-                f"{len(selected):,} of {of_side:,} {side} questions are used: {keys} select them"
-            )
+            are, them = ("is", "it") if len(selected) == 1 else ("are", "them")
+            questions = counted(of_side, f"{side} question")
+            yield f"{len(selected):,} of {questions} {are} used: {keys} select {them}"
 
 
 _TESTED_BY = "evaluation.modalities, evaluation.tasks and evaluation.samples_per_cell"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -420,6 +421,7 @@ def _images(samples: Sequence[Sample], pictures: Mapping[str, Picture] | None) -
             "sizes",
             "tiny",
             "duplicate_hashes",
+            "perceptual_of_unlike_files",
         )
         return {"named": named, **dict.fromkeys(keys)}
     readable = {path: picture for path, picture in pictures.items() if picture.size}
@@ -446,7 +448,26 @@ def _images(samples: Sequence[Sample], pictures: Mapping[str, Picture] | None) -
             "perceptual": _same(readable, lambda p: p.look),
             "exact_in_train_and_test": sum({"train", "test"} <= s for s in splits.values()),
         },
+        "perceptual_of_unlike_files": _alike(readable, splits),
     }
+
+
+def _alike(pictures: Mapping[str, Picture], splits: Mapping[str, set[str]]) -> dict[str, int]:
+    """{groups, in_train_and_test}: groups of one perceptual hash whose files are not all equal, and
+    those with one file in train and another in test."""
+    contents: dict[str, set[str]] = defaultdict(set)
+    for picture in pictures.values():
+        contents[picture.look].add(picture.content)
+    groups = [members for members in contents.values() if len(members) > 1]
+    crossing = [
+        members
+        for members in groups
+        if any(
+            "train" in splits[a] and "test" in splits[b]
+            for a, b in itertools.permutations(members, 2)
+        )
+    ]
+    return {"groups": len(groups), "in_train_and_test": len(crossing)}
 
 
 def _same(pictures: Mapping[str, Picture], hash_of: Callable[[Picture], str]) -> list[list[str]]:

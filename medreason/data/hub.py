@@ -131,8 +131,8 @@ def _refuse_absent_images(part: Part, layout: Layout) -> None:
     files = [layout.images / path.replace("\\", "/") for path in paths if "://" not in path]
     if files and not any(file.is_file() for file in files):
         raise ValueError(
-            f"{part.where}: none of its {len(files):,} images is there, such as {files[0]}; set "
-            f"data.image_folder to the folder that paths as {paths[0]!r} start from"
+            f"{part.where}: none of its {counted(len(files), 'image')} is there, such as "
+            f"{files[0]}; set data.image_folder to the folder that paths as {paths[0]!r} start from"
         )
 
 

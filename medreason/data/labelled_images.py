@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from medreason.console import counted
 from medreason.data import checks, csv_table, image_cache, rows, splits
 from medreason.data.column_names import by_plain, plain
 from medreason.data.names import OTHER_MODALITY_NAMES, modality_of
@@ -337,7 +338,7 @@ def _usable(labelled: Sequence[_Labelled], min_images: int) -> tuple[list[_Label
         elif n < min_images:
             count = "of a label too rare"
             problem = (
-                f"{s.answer!r} has {n} {s.modality} images, fewer than data.min_images="
+                f"{s.answer!r} has {counted(n, f'{s.modality} image')}, fewer than data.min_images="
                 f"{min_images}; add images, or lower it"
             )
         else:

@@ -171,9 +171,9 @@ def split_by_group(
     test = _fill(groups, test_share)
     if 0 < test_share < 1 and len(test) in (0, len(groups)):
         raise ValueError(
-            f"data.test_share={test_share} of {len(samples)} samples in {len(groups)} groups that "
-            "share no image and no patient leaves train or test empty; change data.test_share or "
-            "add data"
+            f"data.test_share={test_share} of {counted(len(samples), 'sample')} in "
+            f"{counted(len(groups), 'group')} that share no image and no patient leaves train or "
+            "test empty; change data.test_share or add data"
         )
     held_out = {sample.id for index in test for sample in groups[index]}
     return [replace(s, split="test" if s.id in held_out else "train") for s in samples]

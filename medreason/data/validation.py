@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from medreason import data
 from medreason.config import Config
+from medreason.console import counted
 from medreason.data import splits
 from medreason.samples import Sample
 
@@ -83,8 +84,8 @@ def refuse_unusable(config: Config, samples: Sequence[Sample]) -> None:
     updates = config.updates(len(data.trained_on(config, samples)))
     if (every := settings.given_every) and every > updates:
         raise ValueError(
-            f"validation.every={every} is beyond the {updates} updates of this run: nothing would "
-            "be validated; set validation.every=auto, or validation.every=null"
+            f"validation.every={every} is beyond the {counted(updates, 'update')} of this run: "
+            "nothing would be validated; set validation.every=auto, or validation.every=null"
         )
 
 

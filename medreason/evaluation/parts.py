@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from medreason.config import Config
-from medreason.console import notice
+from medreason.console import counted, notice
 from medreason.evaluation import predictions
 from medreason.evaluation.predictions import Prediction
 from medreason.generation.rows import FAILED, EvaluationRow
@@ -62,7 +62,9 @@ class Parts:
         self._answers = replied
         missing = self._unanswered(rows)
         if len(missing) < len(rows):
-            notice(f"{len(rows) - len(missing)} of {len(rows)} rows were answered before")
+            done = len(rows) - len(missing)
+            were = "was" if done == 1 else "were"
+            notice(f"{done} of {counted(len(rows), 'row')} {were} answered before")
         return missing
 
     def add(self, batch: Sequence[Prediction]) -> None:

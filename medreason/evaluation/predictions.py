@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from medreason import data
+from medreason.console import counted
 from medreason.generation.rows import FAILED, Completion
 from medreason.replies import parse
 from medreason.rewards import embeddings
@@ -224,7 +225,9 @@ def without_failures(predictions: Sequence[Prediction]) -> list[Prediction]:
         reasons = Counter(row.completion for row in predictions if row.finish_reason == FAILED)
         raise ValueError(
             "no question got a reply: "
-            + ", ".join(f"{reason} ({count} requests)" for reason, count in reasons.items())
+            + ", ".join(
+                f"{reason} ({counted(count, 'request')})" for reason, count in reasons.items()
+            )
             + "; re-run the same command to ask again"
         )
     return [row for row in replied if row.sample in questions]

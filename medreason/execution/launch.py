@@ -24,7 +24,7 @@ from medreason.execution.request import RunRequest, run_request
 from medreason.execution.slurm import Rendezvous
 from medreason.judging import grade
 from medreason.models import model_folder
-from medreason.report.names import arm_key
+from medreason.report.names import arm_key, data_name
 from medreason.runs import integrity, interrupts, lock, openings
 from medreason.runs.files import atomic, read_json, remove_unfinished, write_json
 from medreason.runs.interrupts import InterruptedRunError
@@ -194,7 +194,7 @@ def _record_opening(config: Config, request: RunRequest) -> None:
         config.folder,
         Opening(
             sweep=config.sweep,
-            data=config.choices.get("data") or config.data["_target_"],
+            data=data_name(config),
             questions=request.test_digest,
             arm=arm_key(config),
             method=config.method.name,

@@ -53,9 +53,10 @@ def _open_questions(config: Config) -> Iterator[str]:
     }
     counts = {name: sum(not s.options for s in side) for name, side in sides.items()}
     if any(counts.values()):
+        kind = "question" if sum(counts.values()) == 1 else "questions"
         asked = " and ".join(f"{count:,} {name}" for name, count in counts.items() if count)
         yield (
             f"! prompt={config.prompt.name} has no template for questions without options, and "
-            f"asks {asked} questions of this kind as if for a letter; write one at `open`, as "
+            f"asks {asked} {kind} of this kind as if for a letter; write one at `open`, as "
             "conf/prompt/think.yaml does, or set data.questions=closed"
         )

@@ -81,9 +81,11 @@ def _lengths(arm: Arm, ends: Sequence[float]) -> Iterator[Length]:
 
 
 def length_charts(arms: Sequence[Arm], colours: Mapping[str, int]) -> list[Chart]:
-    """Accuracy over length as a chart of the page, none where lengths do not differ."""
+    """Accuracy over length as a chart of the page, none where lengths do not differ, or where
+    no arm has enough clusters in two fifths."""
     lines = [Line(arm.name, arm.runs, colours[arm.runs[0].name]) for arm in arms]
-    spreads = _spreads(by_length(arms))
+    # One fifth alone is no line.
+    spreads = {a: spread for a, spread in _spreads(by_length(arms)).items() if len(spread) > 1}
     series = {i: [spreads[arm.name]] for i, arm in enumerate(arms) if arm.name in spreads}
     if not series:
         return []

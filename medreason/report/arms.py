@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
+from medreason.console import counted
 from medreason.metrics import Metric, Shown
-from medreason.report.comparisons import Comparison
+from medreason.report.comparisons import ONE_SEED, Comparison
 from medreason.report.domains import ALL, ELSEWHERE, IN_DOMAIN, Domains, NotCompared, Total
 from medreason.report.matrices import Arm
 from medreason.report.names import difference_name
@@ -70,6 +71,8 @@ class Differences:
     """In-domain and out of domain."""
     tests: int
     """Over which Holm's adjustment is, those without a row included."""
+    one_seed: bool = False
+    """Some clear one is between arms of one training seed each."""
 
     @property
     def note(self) -> str:
@@ -96,7 +99,8 @@ def differences(domains: Domains) -> Differences:
         total = len(domains.not_compared)
         pairs_without = f"{len(pairs)} of {total} pairs not compared; all: tables/not-compared.csv"
     several, tests = len(counts) > 1, max(counts.values(), default=0)
-    return Differences(rows, pairs, without_row, pairs_without, several, tests)
+    one_seed = any(map(domains.is_of_one_seed, rows))
+    return Differences(rows, pairs, without_row, pairs_without, several, tests, one_seed)
 
 
 def show_differences(domains: Domains) -> None:
@@ -119,6 +123,7 @@ def _difference_table(shown: Differences) -> Table:
         "n in\nclusters": [f"{row.n} in {row.clusters}" for row in rows] + dashes,
     }
     notes = [f"paired by question; {shown.note}", *few_clusters_reason(rows)] if rows else []
+    notes += [ONE_SEED] * shown.one_seed
     by_reason: dict[str, list[str]] = {}
     for pair in shown.not_compared:
         reason = pair.reason.partition(": ")[0]  # the names have the values
@@ -243,6 +248,10 @@ def baseline_note(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def _were(members: Sequence[object]) -> str:
+    return "was" if len(members) == 1 else "were"
+
+
 def _warnings(arm: Arm, rows: Sequence[Row]) -> list[str]:
     """The warnings about single runs, each with the number of the arm's models it holds for."""
     members = [row for row in rows if row.name in arm.run_names]
@@ -251,24 +260,25 @@ def _warnings(arm: Arm, rows: Sequence[Row]) -> list[str]:
         notes.append(f"{arm.name}: {NO_BASE}, {min(without, key=len)}")
     if seen := [row.tested_on_trained_images for row in members if row.tested_on_trained_images]:
         notes.append(
-            f"{arm.name}: {len(seen)} of {len(members)} models were tested on up to {max(seen):,} "
-            "questions about images they were trained on; data.split=by_image has no such leak"
+            f"{arm.name}: {len(seen)} of {counted(len(members), 'model')} {_were(seen)} tested on "
+            f"up to {counted(max(seen), 'question')} about images of its training; "
+            "data.split=by_image has no such leak"
         )
     if cut := [row.cut_off for row in members if row.is_cut_off]:
         limits = ", ".join(sorted({str(row.max_new_tokens) for row in members if row.is_cut_off}))
         notes.append(
-            f"{arm.name}: {len(cut)} of {len(members)} models had up to {percent(max(cut))} % of "
-            f"their replies {CUT_OFF}={limits}; set it higher"
+            f"{arm.name}: {len(cut)} of {counted(len(members), 'model')} had up to "
+            f"{percent(max(cut))} % of the replies {CUT_OFF}={limits}; set it higher"
         )
     if lost := [row.metrics.get(Metric.UNANSWERED) or 0.0 for row in members if row.failures]:
         notes.append(
-            f"{arm.name}: {len(lost)} of {len(members)} evaluations had up to "
-            f"{percent(max(lost))} % of their questions without a reply, which are in no number"
+            f"{arm.name}: {len(lost)} of {counted(len(members), 'evaluation')} had up to "
+            f"{percent(max(lost))} % of the questions without a reply, which are in no number"
         )
     flat = Counter(name for row in members for name in row.collapsed)
     notes += [
         f"{arm.name}: reward {name} was the same for all completions of a question in {count} of "
-        f"{len(members)} models when training ended"
+        f"{counted(len(members), 'model')} when training ended"
         for name, count in flat.items()
     ]
     return notes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,6 +14,7 @@ from rich.text import Text
 from medreason.console import counted
 from medreason.data.audit import LOWER_CASE, PERIOD, bad_row_lines, warnings
 from medreason.data.rows import SIDES, once_each
+from medreason.report.table import parts
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, TASKS
 from medreason.stats import wilson
 
@@ -41,12 +43,17 @@ def show(report: Mapping[str, Any]) -> None:
             _print(console, _matrix(report[key], title))
     if (by_modality := _by_modality(report)).rows:
         _print(console, by_modality)
-    _print(console, _counts(report))
+        if _habits(report):
+            console.print(Text(_HABIT_NOTE), soft_wrap=True)
+    _print(console, _counts(report, console.width))
+    if verdict := _alike(report["images"]):
+        console.print(Text(verdict), soft_wrap=True)
     remarks = sorted(report["remarks"], key=lambda remark: not remark.get("warning"))
     said = [
         (f"{'! ' if r.get('warning') else ''}{r['file']}", r["row"], r["remark"]) for r in remarks
     ]
-    for line in [*once_each(said)[:10], *bad_row_lines(report)[1:10]]:
+    others = [f"! {line}" for line in bad_row_lines(report)[1:10]]  # the first is a warning below
+    for line in [*once_each(said)[:10], *others]:
         console.print(Text(line), soft_wrap=True)
     for warning in [*_small_test(report), *warnings(report)]:
         console.print(Text(f"! {warning}"), soft_wrap=True)
@@ -70,12 +77,17 @@ _USED = ("are used, which name", "is used, which names")
 
 
 def _print(console: Console, table: Table) -> None:
-    """Print a table with its title on one line, and as wide as it is, whatever the terminal."""
+    """Print a table with its title on one line; in a pipe as wide as it is, in a terminal that is
+    narrower its columns in several tables below each other."""
     title, table.title = table.title, None
     console.print(Text(str(title), "italic"), soft_wrap=True)
-    wanted = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
-    console.width = max(wanted, console.width)  # `print` takes no width above it
-    console.print(table, crop=False, soft_wrap=True)
+    width = console.width
+    if not console.is_terminal:
+        wanted = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+        console.width = max(wanted, width)  # `print` takes no width above it
+    for part in parts(table, console):
+        console.print(part, crop=False, soft_wrap=True)
+    console.width = width
 
 
 def _small_test(report: Mapping[str, Any]) -> list[str]:
@@ -113,11 +125,24 @@ def _matrix(shares: Mapping[str, Mapping[str, float]], title: str) -> Table:
     return table
 
 
+_RULES = {
+    LOWER_CASE: "right: the one that\nstarts in lower case",
+    PERIOD: "right: the one with\n(without) a period",
+}
+_HABIT_NOTE = (
+    "A % of B %: in B % of the rows one option alone starts in lower case (or alone ends with a "
+    "period, or without one), and that option is right in A % of these rows"
+)
+
+
+def _habits(report: Mapping[str, Any]) -> list[str]:
+    """The rules that pick an option of some row."""
+    of_modalities = report["typography"].values()
+    return [rule for rule in _RULES if any(_habit(habits.get(rule)) for habits in of_modalities)]
+
+
 def _by_modality(report: Mapping[str, Any]) -> Table:
-    rules = {
-        LOWER_CASE: "only lower-case\noption is right",
-        PERIOD: "only other end\n(period) is right",
-    }
+    rules = {rule: _RULES[rule] for rule in _habits(report)}
     counts = {
         "shared_images": "images in train\nand test by content",
         "test_rows": "test rows\nabout them",
@@ -126,7 +151,8 @@ def _by_modality(report: Mapping[str, Any]) -> Table:
     if not any("shared_patients" in leak for leak in report["leakage"].values()):
         del counts["shared_patients"]
     names = ["", *counts.values(), *rules.values()]
-    table = _table("Leaks, and typing habits that give answers away", names)
+    also = ", and typing habits that give answers away" if rules else ""
+    table = _table(f"Leaks{also}", names)
     for modality in _LEAK_NAMES:
         leak = report["leakage"].get(modality)
         habits = [report["typography"].get(modality, {}).get(rule) for rule in rules]
@@ -142,34 +168,66 @@ def _habit(habit: Mapping[str, float] | None) -> str:
     return f"{100 * habit['right']:.0f} % of {100 * habit['share']:.1f} %"
 
 
-def _counts(report: Mapping[str, Any]) -> Table:
+def _alike(images: Mapping[str, Any]) -> str:
+    """What groups of images that look alike may mean; empty where there are none besides equal
+    files."""
+    unlike = images.get("perceptual_of_unlike_files") or {}
+    if not (groups := unlike.get("groups")):
+        return ""
+    crossing = unlike["in_train_and_test"]
+    sides = f" ({crossing} of them in both train and test)" if crossing else ""
+    return (
+        f"{counted(groups, 'group')} of images that look alike in different files{sides}: one "
+        "image saved twice, which data.split=by_image does not see, or plain ones, such as almost "
+        "empty images; look at them (audit.json, images.duplicate_hashes.perceptual), and remove "
+        "what is there twice or set data.split=by_patient"
+    )
+
+
+def _counts(report: Mapping[str, Any], width: int) -> Table:
+    """A row a count; long lists go on below within `width` characters."""
     table = _table("Counts", ["", ""])
     table.show_header = False
-    table.add_row("rows by number of options", _listed(report["options"]))
+    table.columns[1].justify = "left"
+    rows = [*_count_rows(report)]
+    room = width - max(len(name) for name, _ in rows) - 2
+    for name, text in rows:
+        table.add_row(name, _folded(text, max(room, 20)))
+    return table
+
+
+def _folded(text: str, width: int) -> str:
+    """A list in lines of a width, no count apart from its name."""
+    together = text.replace(": ", ":\u00a0")
+    return textwrap.fill(together, width, break_long_words=False).replace("\u00a0", " ")
+
+
+def _count_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "rows by number of options", _listed(report["options"])
     for split, letters in report["letters"].items():
-        table.add_row(f"right letters in {split}", _listed(letters))
+        yield f"right letters in {split}", _listed(letters)
     for name, count in report["answer_types"].items():
-        table.add_row(f"questions in {name}", f"{count:,}")
+        yield f"questions in {name}", f"{count:,}"
     for name, count in report["row_counts"].items():
-        table.add_row(f"rows {name}", f"{count:,}")
+        yield f"rows {name}", f"{count:,}"
     duplicates = {key: value for key, value in report["duplicates"].items() if key != "first"}
     for key, value in {**duplicates, **report["cross_family_leakage"]}.items():
-        table.add_row(key.replace("_", " "), f"{value:,}")
+        yield key.replace("_", " "), f"{value:,}"
     images = report["images"]
     if images["read"] is None:
-        table.add_row("images", "not read (data.images=none)")
-        return table
+        yield "images", "not read (data.images=none)"
+        return
     for key in ("read", "missing", "unreadable", "tiny"):
         count = images[key] if key == "read" else len(images[key])
-        table.add_row(f"images {key}", f"{count:,}")
+        yield f"images {key}", f"{count:,}"
     common = sorted(images["sizes"].items(), key=lambda item: -item[1])
     more = f" and {counted(len(common) - 5, 'other size')}" if len(common) > 5 else ""
-    table.add_row("images by size", f"{_listed(dict(common[:5]))}{more}")
+    more = more.replace(" ", "\u00a0")
+    yield "images by size", f"{_listed(dict(common[:5]))}{more}"
     same = images["duplicate_hashes"]
     for key in ("exact", "perceptual"):
-        table.add_row(f"groups of images with one {key} hash", f"{len(same[key]):,}")
-    table.add_row("of the exact ones, in train and test", f"{same['exact_in_train_and_test']:,}")
-    return table
+        yield f"groups of images with one {key} hash", f"{len(same[key]):,}"
+    yield "of the exact ones, in train and test", f"{same['exact_in_train_and_test']:,}"
 
 
 def _sides(cells: Iterable[Mapping[str, int]]) -> str:

@@ -116,6 +116,29 @@ def _tested(
     return {place: (change, p) for (place, change), p in zip(tests.items(), adjusted, strict=True)}
 
 
+ONE_SEED = (
+    "one training seed an arm: intervals and p are of the questions alone, and another seed may "
+    "train to another difference; seed=0,1,2 trains three"
+)
+"""What a clear difference does not say."""
+
+
+def of_one_seed(arms: Sequence[Arm]) -> frozenset[tuple[str, str]]:
+    """The pairs (a, b) in which every arm that was trained here is one training alone."""
+    trained = {arm.name: _is_trained(arm) for arm in arms}
+    single = {arm.name for arm in arms if arm.models == 1}
+    return frozenset(
+        (a.name, b.name)
+        for a, b in all_pairs(arms)
+        if (members := {name for name in (a.name, b.name) if trained[name]}) and members <= single
+    )
+
+
+def _is_trained(arm: Arm) -> bool:
+    config = arm.runs[0].config
+    return config is not None and config.method.algorithm != "none"
+
+
 def pairs(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
     """Each later arm against each earlier one it can be compared with: base comes first."""
     return ((a, b) for a, b in all_pairs(arms) if not why_not(a, b))

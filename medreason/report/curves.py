@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from medreason.metrics import Metric
 from medreason.report.runs import Run
 from medreason.runs.run_folder import RunFolder
+from medreason.stats import FEWEST_FOR_INTERVAL
 
 Points = list[tuple[float, float]]
 """(optimizer step, value)"""
@@ -142,13 +143,22 @@ def logged(folder: RunFolder) -> dict[str, Spread]:
             if key == "step" or value is None:
                 continue
             side, _, name = key.partition("/")
-            low, high = (row.get(f"{side}/{end}") for end in (Metric.CI_LOW, Metric.CI_HIGH))
+            low, high = validation_ends(row, side)
             if name != Metric.ACCURACY or low is None or high is None:
                 low, high = value, value
             factor = 100 if key in _VALIDATIONS else 1
             values = (factor * low, factor * value, factor * high)
             series.setdefault(key, []).append((row["step"], *values))
     return series
+
+
+def validation_ends(
+    row: Mapping[str, Any], side: str = "validation"
+) -> tuple[float | None, float | None]:
+    """The interval of a logged validation, 0 to 1; None of too few clusters."""
+    if row.get(f"{side}/{Metric.CLUSTERS}", FEWEST_FOR_INTERVAL) < FEWEST_FOR_INTERVAL:
+        return None, None
+    return row.get(f"{side}/{Metric.CI_LOW}"), row.get(f"{side}/{Metric.CI_HIGH}")
 
 
 def _rings(run: Run, spread: Spread, colour: int) -> Iterator[Ring]:

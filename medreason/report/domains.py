@@ -18,6 +18,7 @@ from medreason.report import comparisons
 from medreason.report.comparisons import Comparison
 from medreason.report.matrices import Arm, trained_key
 from medreason.report.runs import Cell, estimate
+from medreason.stats import FEWEST
 
 ALL, IN_DOMAIN, ELSEWHERE = "all questions", "in-domain", "out of domain"
 DISTANCES = (ALL, IN_DOMAIN, ELSEWHERE, "same modality", "same task", "neither")
@@ -64,9 +65,16 @@ class Domains:
     compared: Sequence[Comparison]
     """Each arm with those before it: table `domains`, train = test = the distance."""
     not_compared: Sequence[NotCompared] = ()
+    one_seed: frozenset[tuple[str, str]] = frozenset()
+    """See `comparisons.of_one_seed`."""
 
     def total(self, arm: str, distance: str) -> Total | None:
         return next((t for t in self.totals if (t.arm, t.distance) == (arm, distance)), None)
+
+    def is_of_one_seed(self, change: Comparison) -> bool:
+        """Whether it is clear by its questions, and nothing says so of other seeds."""
+        enough = change.clusters >= FEWEST
+        return change.clear and enough and (change.a, change.b) in self.one_seed
 
     def change(self, a: str, b: str | None, distance: str) -> Comparison | None:
         """Arm a minus arm b."""
@@ -90,7 +98,8 @@ def gather(arms: Sequence[Arm]) -> Domains:
                 if distance in changed
             ]
         )
-    return Domains(totals, compared, _not_compared(arms, {k for k, v in differences.items() if v}))
+    without = _not_compared(arms, {k for k, v in differences.items() if v})
+    return Domains(totals, compared, without, comparisons.of_one_seed(arms))
 
 
 def _not_compared(arms: Sequence[Arm], compared: Collection[tuple[Arm, Arm]]) -> list[NotCompared]:

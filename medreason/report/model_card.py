@@ -11,6 +11,7 @@ from medreason.console import counted
 from medreason.evaluation import predictions
 from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown, rounded
 from medreason.models import adapters
+from medreason.report.names import data_name
 from medreason.runs.files import read_parquet
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
 from medreason.stats import FEWEST_FOR_INTERVAL
@@ -125,7 +126,7 @@ def _origin(config: Config, folder: RunFolder, base_model: str) -> list[str]:
     facts = {
         "base model": base_model,
         "method": config.method.name,
-        "data": f"{config.choices.get('data') or config.data['_target_']}",
+        "data": data_name(config),
         "data digest": parts.get("data", "-"),
         "trained on": _trained_on(folder),
         "rewards": ", ".join(f"{n} x {r.weight:g}" for n, r in config.reward.items())
@@ -172,7 +173,7 @@ def _results(folder: RunFolder) -> list[str]:
     accuracy, low, high = (rounded(100 * metrics[metric]) for metric in ACCURACY)
     few = metrics[Metric.CLUSTERS] < FEWEST_FOR_INTERVAL
     shown = {
-        f"accuracy over {metrics[Metric.N]} questions"
+        f"accuracy over {counted(metrics[Metric.N], 'question')}"
         f"{_clusters(evaluation, metrics[Metric.CLUSTERS])}, 95 % interval": f"{accuracy} "
         + ("(too few clusters for an interval)" if few else f"[{low}, {high}]"),
         **{

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from medreason.config import Config, Selection
@@ -14,6 +15,7 @@ from medreason.runs.run_folder import EvaluationFolder
 from medreason.samples import MODALITY_NAMES, TASK_NAMES
 
 _LONGEST_VALUE = 24  # characters; whole prompts are longer
+_MOST_VALUES = 6  # of searched keys, with a column and a picture each
 _SCIENCE = (
     "method",
     "model",
@@ -50,7 +52,7 @@ def arm_key(config: Config) -> str:
 def arm_names(configs: Sequence[Config]) -> list[str]:
     """Of arms, an evaluation of each: the method, of a served model its name, too, and of an
     evaluated model of a run that run; with the options, and where these are the same the values, in
-    which arms of one method differ; at last a key."""
+    which arms of one method differ; at last the sweep they were first asked for in, and a key."""
     names = [
         f"{config.method.name} {config.model.label}"
         if config.model.is_served
@@ -59,6 +61,7 @@ def arm_names(configs: Sequence[Config]) -> list[str]:
     ]
     names = _tell_apart(names, [_options(config) for config in configs], _all_options)
     names = _tell_apart(names, [_values(config, *_SCIENCE) for config in configs], _all_values)
+    names = _tell_apart(names, [{"sweep": config.sweep} for config in configs], _all_values)
     digests = [{"key": arm_key(config)[:6]} for config in configs]
     return _tell_apart(names, digests, _all_options)
 
@@ -181,10 +184,32 @@ def science_values(config: Config) -> dict[str, str]:
     return {key: value for key, value in values.items() if len(value) <= _LONGEST_VALUE}
 
 
+def varying_values(configs: Sequence[Config]) -> list[dict[str, str]]:
+    """Of each configuration the values in which they differ, few and short ones."""
+    leaves = [science_values(config) for config in configs]
+    keys_of_all = dict.fromkeys(key for values in leaves for key in values)
+    varying = [key for key in keys_of_all if len({values.get(key) for values in leaves}) > 1]
+    return [{key: values.get(key, "-") for key in varying[:_MOST_VALUES]} for values in leaves]
+
+
 def _leaves(value: object, path: str) -> list[tuple[str, Any]]:
     if isinstance(value, dict):
         return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{path}.{key}")]
     return [(path, value)]
+
+
+def data_name(config: Config) -> str:
+    """The option of the data, `the table questions.csv` of a table or folder of one's own, and of
+    another set of the hub its id."""
+    option, hub = config.choices.get("data"), config.data.get("hub")
+    if option != "hub" or not hub:
+        return option or config.data["_target_"]
+    path = Path(hub)
+    own = path.suffix in _TABLES or path.exists()
+    return f"the table {path.name}" if own else hub
+
+
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 
 def cell_name(config: Config) -> str:

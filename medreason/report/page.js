@@ -238,7 +238,7 @@ function drawCell(shown, row, column, name, metric, limit) {
   const ends = metric.ends ? between(metric.ends(cell), metric.signed) : "";
   const clear = !metric.clear || metric.clear(cell);
   const star = metric.clear && clear ? "*" : "";
-  const description = `${name}: ${sign(value, metric.signed)}${star}, ${cell.n} questions`;
+  const description = `${name}: ${sign(value, metric.signed)}${star}, ${cell.n} ${cell.n === 1 ? "question" : "questions"}`;
   const text = shown.dense ? [star && "•"] : [make("b", {}, sign(value, metric.signed) + star), make("i", {}, ends || `n ${cell.n}`)];
   // A place where several cells meet has no questions of its own to open.
   const inside = test === null ? make("span", { className: "mean", title: numbers(cell), "aria-label": description }, ...text)

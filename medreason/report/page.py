@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from medreason.console import counted
 from medreason.metrics import Metric, Shown, rounded
 from medreason.report import analyses, arms, data_sets, published, search, summary, views
 from medreason.report import tables as gathering
-from medreason.report.comparisons import Comparison
+from medreason.report.comparisons import ONE_SEED, Comparison
 from medreason.report.curves import Chart, Line, charts
 from medreason.report.data_sets import OnSet
 from medreason.report.domains import DISTANCES, ELSEWHERE, IN_DOMAIN, Total
 from medreason.report.matrices import TABLES
-from medreason.report.names import common, difference_name, short
+from medreason.report.names import common, data_name, difference_name, short
 from medreason.report.published import Compared
 from medreason.report.questions import embedded
 from medreason.report.runs import Run
@@ -95,13 +95,15 @@ def page(
     tables: Tables | None = None,
     openings: Sequence[Opening] = (),
     trials: Sequence[Trial] = (),
+    logarithmic: Collection[str] = (),
     beside: Sequence[Compared] = (),
     on_sets: Sequence[OnSet] = (),
     questions_per_cell: int = 8,
 ) -> str:
     """The page of a sweep's runs, as `runs.load` gives them, and of the tables of their arms;
-    `openings` are those of its test splits, `trials` those of its search, `beside` published
-    numbers, `on_sets` accuracies by data set."""
+    `openings` are those of its test splits, `trials` those of its search, which chose the
+    values of `logarithmic` keys by their logarithm, `beside` published numbers, `on_sets`
+    accuracies by data set."""
     tables = tables or gathering.gather(runs)
     rows, grouped = rows_of(runs), arms.grouped(runs, tables)
     colours = {
@@ -113,6 +115,7 @@ def page(
         .render(
             sweep=sweep,
             lead=summary.lead(runs, tables).replace(" %", "\u00a0%"),  # none begins a line
+            seed_note=summary.of_one_seed(runs, tables),
             warning=summary.chosen_by_test(openings),
             facts=[*_facts(runs, tables), *summary.tested(openings)],
             **(_by_method(rows, tables) if grouped else {"runs": _run_table(rows)}),
@@ -123,7 +126,7 @@ def page(
             arms=tables.arms,
             sets=data_sets.shown(on_sets),
             sizes=data_sets.size,
-            search_pictures=search.pictures(trials),
+            search_pictures=search.pictures(trials, logarithmic),
             search_note=search.note(trials),
             charts=(curves := charts(_lines(runs, tables, colours))),
             curve_note=_curve_note(curves, grouped),
@@ -220,6 +223,7 @@ def _differences(tables: Tables, *, grouped: bool) -> dict[str, Any]:
     if grouped and shown.several:
         parts["by_distance"], sentences[0] = _by_distance(tables)
     sentences += [f"N{reason[1:]}" for reason in arms.few_clusters_reason(shown.compared)]
+    sentences += [f"{ONE_SEED[0].upper()}{ONE_SEED[1:]}"] * shown.one_seed
     notes += [f"{sentence}." for sentence in sentences if sentence]
     return parts | {"difference_notes": " ".join(notes)}
 
@@ -308,7 +312,7 @@ def _data(
 def _facts(runs: Sequence[Run], tables: Tables) -> list[str]:
     configs = [run.config for run in runs if run.config]
     models = sorted({config.model.label for config in configs})
-    sources = sorted({config.choices.get("data") or config.data["_target_"] for config in configs})
+    sources = sorted({data_name(config) for config in configs})
     commits = {
         run.folder.commit() or "unknown commit" for run in runs if run.folder.environment.exists()
     }

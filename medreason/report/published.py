@@ -15,6 +15,7 @@ from rich.text import Text
 
 from medreason import stats
 from medreason.config import Statistics
+from medreason.console import counted
 from medreason.data.names import split_family
 from medreason.report import matrices, published_file
 from medreason.report.matrices import TABLES, Arm
@@ -23,7 +24,7 @@ from medreason.report.published_file import ACCURACY, FAMILIES, OTHER, Published
 from medreason.report.runs import Run
 from medreason.report.table import filled
 from medreason.samples import MODALITIES, TASKS
-from medreason.stats import Estimate
+from medreason.stats import FEWEST, FEWEST_FOR_INTERVAL, Estimate
 
 MOST_ROWS = 15
 """On the terminal."""
@@ -56,10 +57,18 @@ class Compared:
         return self.ours.mean - self.published.value
 
     @property
+    def few(self) -> bool:
+        """Ours is of too few clusters for an interval."""
+        fewest = FEWEST if self.published.minus else FEWEST_FOR_INTERVAL
+        return self.ours is not None and self.ours.clusters < fewest
+
+    @property
     def beyond(self) -> bool | None:
         """The difference is larger than both intervals allow: they do not overlap. None where one
-        of them is not known."""
+        of them is not known, or ours is of too few clusters."""
         if self.difference is None or self.ours is None or self.low is None or self.high is None:
+            return None
+        if self.few:
             return None
         return self.ours.low > self.high or self.ours.high < self.low
 
@@ -69,6 +78,8 @@ class Compared:
             return "not published"
         if self.difference is None:
             return self.why
+        if self.few:
+            return "too few clusters of ours"
         if self.beyond is None:
             return "n not published"
         return "beyond both intervals" if self.beyond else "within the intervals"
@@ -316,7 +327,9 @@ def notes(rows: Sequence[Compared]) -> list[str]:
     compared = [row for row in values if row.difference is not None]
     counts = Counter(row.verdict for row in compared)
     verdicts = "".join(f"; {verdict}: {n}" for verdict, n in counts.items())
-    lines = [f"{len(compared)} of {len(values)} published numbers have one of ours{verdicts}"]
+    have = "has" if len(compared) == 1 else "have"
+    known = counted(len(values), "published number")
+    lines = [f"{len(compared)} of {known} {have} one of ours{verdicts}"]
     if any(row.low is not None for row in values):
         lines.append(
             "published intervals: 95 %, as if the published n were independent questions, of a "
@@ -328,7 +341,8 @@ def notes(rows: Sequence[Compared]) -> list[str]:
             "say nothing about them"
         )
     if empty := len(rows) - len(values):
-        lines.append(f"{empty} numbers are not published, or were not available: empty in the file")
+        numbers = "number is" if empty == 1 else "numbers are"
+        lines.append(f"{empty} {numbers} not published, or not available: empty in the file")
     reasons = Counter(row.why for row in values if row.difference is None)
     lines += [f"without ours, {reason}: {count}" for reason, count in reasons.most_common(6)]
     return [*lines, *_spreads(values)]
@@ -347,8 +361,8 @@ def _spreads(rows: Iterable[Compared]) -> Iterator[str]:
     if spread:
         name, (low, high) = max(spread.items(), key=lambda item: item[1][1] - item[1][0])
         yield (
-            f"{len(spread)} numbers have several harnesses, up to {high - low:.1f} points apart "
-            f"({name}: {low:g} to {high:g}): a smaller difference says nothing of the model"
+            f"{counted(len(spread), 'number')} of several harnesses, up to {high - low:.1f} points "
+            f"apart ({name}: {low:g} to {high:g}): a smaller difference says nothing of the model"
         )
 
 
@@ -364,7 +378,9 @@ def table(rows: Sequence[Compared], *, compact: bool) -> TerminalTable:
             _with_interval(row, row.published.value or 0.0, row.low, row.high) for row in first
         ],
         "ours %": [
-            _with_interval(row, row.ours.mean, row.ours.low, row.ours.high) if row.ours else "-"
+            _with_interval(row, row.ours.mean, row.ours.low, row.ours.high, few=row.few)
+            if row.ours
+            else "-"
             for row in first
         ],
         "points": [f"{row.difference:+.1f}" for row in first],
@@ -381,8 +397,13 @@ def value_text(value: float, row: Compared) -> str:
     return f"{value:+.1f}" if row.published.minus else f"{value:.1f}"
 
 
-def _with_interval(row: Compared, mean: float, low: float | None, high: float | None) -> str:
+def _with_interval(
+    row: Compared, mean: float, low: float | None, high: float | None, *, few: bool = False
+) -> str:
+    """A dash in place of the interval of too `few` clusters."""
     if low is None or high is None:
         return value_text(mean, row)
+    if few:
+        return f"{value_text(mean, row)} [-]"
     ends = f"{value_text(low, row)}, {value_text(high, row)}"
     return f"{value_text(mean, row)} [{ends}]"

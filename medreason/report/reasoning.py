@@ -24,7 +24,7 @@ from medreason.report import comparisons, matrices
 from medreason.report.domains import ALL, ELSEWHERE, IN_DOMAIN
 from medreason.report.matrices import Arm
 from medreason.report.runs import Run, estimate, name_questions, paired
-from medreason.stats import Estimate, holm
+from medreason.stats import FEWEST, FEWEST_FOR_INTERVAL, LEVEL, Estimate, holm
 
 _SCORES = {"correct": "accuracy", "reasoning_similarity": "reasoning"}
 _WIDTH = 1000  # characters: no cell of a Markdown table is cut
@@ -70,8 +70,33 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
     with page.open("w", encoding="utf-8") as file:
         for title, rows in ((_LEVELS, levels), *([(_CHANGES, changes)] if changes else [])):
             print(f"{title.format(statistics.average)}\n\n{_markdown(rows)}\n", file=file)
+        for note in _notes(levels, changes, arms):
+            print(f"{note}\n", file=file)
     files = matrices.write(levels, target / "reasoning")
     return [page, *files, *matrices.write(changes, target / "reasoning-differences")]
+
+
+def _notes(
+    levels: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[str, Any]], arms: Sequence[Arm]
+) -> list[str]:
+    """Why intervals are left out, and what a small p does not say."""
+    notes = []
+    if any(_without(row) for row in (*levels, *changes)):
+        notes.append(
+            f"-: no interval of fewer than {FEWEST_FOR_INTERVAL} clusters, and neither interval "
+            f"nor p of a difference of fewer than {FEWEST}; the CSV has the numbers"
+        )
+    single = comparisons.of_one_seed(arms)
+    clear = (row for row in changes if row["p_holm"] < LEVEL and not _without(row))
+    if any((row["a"], row["b"]) in single for row in clear):
+        notes.append(comparisons.ONE_SEED[0].upper() + comparisons.ONE_SEED[1:])
+    return notes
+
+
+def _without(row: Mapping[str, Any]) -> set[str]:
+    """The columns that say nothing of so few clusters."""
+    fewest = FEWEST if "p" in row else FEWEST_FOR_INTERVAL
+    return {"low", "high", "p", "p_holm"} & row.keys() if row["clusters"] < fewest else set()
 
 
 def _shares_questions(a: Scores, b: Scores | None) -> bool:
@@ -151,7 +176,8 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     for name in rows[0]:
         table.add_column(name, no_wrap=True)
     for row in rows:
-        table.add_row(*(_cell(name, value) for name, value in row.items()))
+        lacking = _without(row)
+        table.add_row(*("-" if n in lacking else _cell(n, value) for n, value in row.items()))
     console = Console(file=io.StringIO(), width=_WIDTH)
     with console.capture() as captured:
         console.print(table)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
 
-from medreason.config import Config
+from medreason.console import counted
 from medreason.metrics import Metric
-from medreason.report.curves import Frame, height_at, ticks_around
-from medreason.report.names import science_values, short
+from medreason.report.curves import Frame, height_at, ticks_around, validation_ends
+from medreason.report.names import short, varying_values
 from medreason.report.runs import Run
 from medreason.report.table import filled, percent
 from medreason.runs import status
@@ -21,8 +21,7 @@ from medreason.training import selection
 
 _INSET = 24  # room for half a label at either end of the x-axis
 _APART = 0.15  # of the x-axis, between labels of neighbours
-_WIDE = 20  # ratio of the largest to the smallest value from which an axis is logarithmic
-_MOST_VALUES = 6  # searched values with a column and a picture each
+_WIDE = 10 - 1e-9  # ratio of the largest to the smallest value from which an axis is logarithmic
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def split(runs: Sequence[Run]) -> tuple[list[Trial], list[Run]]:
     if len({run.folder.path for run in members}) < 2:
         return [], list(runs)  # such as a trial that another sweep asks for, too
     best = selection.best_run(run.folder for run in members)
-    values = _values([run.config for run in members if run.config])
+    values = varying_values([run.config for run in members if run.config])
     trials = [
         Trial(run, of_run, *_score(run), chosen=run.folder == best)
         for run, of_run in zip(members, values, strict=True)
@@ -81,20 +80,16 @@ def split(runs: Sequence[Run]) -> tuple[list[Trial], list[Run]]:
     return trials, [run for run in runs if run.name not in untested] or list(runs)
 
 
+def without_trials(runs: Sequence[Run]) -> list[Run]:
+    """The runs without trials that were not tested, where others are left."""
+    return [run for run in runs if run.metrics or not status.is_trial(run.folder)] or list(runs)
+
+
 def _score(run: Run) -> tuple[float | None, float | None, float | None]:
     kept = (row for row in run.folder.logged() if row["step"] == run.state.chosen_step)
     row = next(kept, {}) if run.state.trained else {}
-    low, high = (row.get(f"validation/{end}") for end in (Metric.CI_LOW, Metric.CI_HIGH))
+    low, high = validation_ends(row)
     return row.get(selection.SCORE), low, high
-
-
-def _values(configs: Sequence[Config]) -> list[dict[str, str]]:
-    """Of each configuration the values in which they differ, few and short ones."""
-    leaves = [science_values(config) for config in configs]
-    keys = dict.fromkeys(key for values in leaves for key in values)
-    varying = [key for key in keys if len({values.get(key) for values in leaves}) > 1]
-    shown = varying[:_MOST_VALUES]
-    return [{key: values.get(key, "-") for key in shown} for values in leaves]
 
 
 def table(trials: Sequence[Trial]) -> Table:
@@ -113,8 +108,10 @@ def note(trials: Sequence[Trial]) -> str:
     scores = [trial.score for trial in trials if trial.score is not None]
     equal = scores.count(max(scores, default=0.0))
     among = f" ({equal} are equal)" if equal > 1 else ""
+    are = "is" if len(scores) == 1 else "are"
     return (
-        f"{len(scores)} of {len(trials)} trials are trained; the best by validation{among}, of "
+        f"{len(scores)} of {counted(len(trials), 'trial')} {are} trained; the best by "
+        f"validation{among}, of "
         "equal ones the first by the name of its folder, is chosen, and it alone is tested"
     )
 
@@ -134,18 +131,22 @@ def tested_text(trial: Trial) -> str:
     return "chosen, not tested yet" if trial.chosen else "no"
 
 
-def pictures(trials: Sequence[Trial]) -> list[Picture]:
-    """Scores over the values of each searched key; none where fewer than two trials are trained."""
+def pictures(trials: Sequence[Trial], logarithmic: Collection[str] = ()) -> list[Picture]:
+    """Scores over the values of each searched key; none where fewer than two trials are trained.
+    The axis of `logarithmic` keys is so however close the values are."""
     trained = [trial for trial in trials if trial.score is not None]
     if len(trained) < 2:
         return []
     keys = list(trained[0].values)
-    return [_picture(key, trained) for key in keys if len({t.values[key] for t in trained}) > 1]
+    varying = [key for key in keys if len({t.values[key] for t in trained}) > 1]
+    return [_picture(key, trained, log=key in logarithmic) for key in varying]
 
 
-def _picture(key: str, trials: Sequence[Trial]) -> Picture:
+def _picture(key: str, trials: Sequence[Trial], *, log: bool = False) -> Picture:
     values = [trial.values[key] for trial in trials]
-    places, labels = _places(values)
+    numbers = _numbers(values)
+    log = _is_wide(numbers) or (log and min(numbers, default=0) > 0)
+    places, labels = _places(values, log=log)
     ends = [(100 * (t.low or t.score or 0), 100 * (t.high or t.score or 0)) for t in trials]
     ticks = ticks_around(min(low for low, _ in ends), max(high for _, high in ends))
 
@@ -160,7 +161,7 @@ def _picture(key: str, trials: Sequence[Trial]) -> Picture:
         f"Validation accuracy % by {key}",
         [(f"{y(tick)}", f"{tick:g}") for tick in ticks],
         [(f"{x(share)}", label) for share, label in labels],
-        key + (", log scale" if _is_wide(_numbers(values)) else ""),
+        key + (", log scale" if log else ""),
         [
             Point(x(place), y(100 * (t.score or 0)), y(low), y(high), t.chosen,
                   f"{key}={short(t.values[key])}: {score_text(t)}")
@@ -169,7 +170,7 @@ def _picture(key: str, trials: Sequence[Trial]) -> Picture:
     )  # fmt: skip
 
 
-def _places(values: Sequence[str]) -> tuple[list[float], list[tuple[float, str]]]:
+def _places(values: Sequence[str], *, log: bool) -> tuple[list[float], list[tuple[float, str]]]:
     """Of each value its share of the axis; and (share, label) of the axis."""
     numbers = _numbers(values)
     if len(numbers) < len(values):
@@ -177,20 +178,20 @@ def _places(values: Sequence[str]) -> tuple[list[float], list[tuple[float, str]]
         share = {name: i / max(len(names) - 1, 1) for i, name in enumerate(names)}
         return [share[value] for value in values], [(share[name], name) for name in names]
     low, high = min(numbers), max(numbers)
-    scale = math.log if _is_wide(numbers) else float
+    scale = math.log if log else float
     span = scale(high) - scale(low)
     places = [(scale(number) - scale(low)) / span for number in numbers]
     labels = sorted({(p, f"{number:.3g}") for p, number in zip(places, numbers, strict=True)})
     if any(b - a < _APART for (a, _), (b, _) in itertools.pairwise(labels)):
-        inside = [tick for tick in _ticks(low, high) if low <= tick <= high]
+        inside = [tick for tick in _ticks(low, high, log=log) if low <= tick <= high]
         ticks = inside if len(inside) > 1 else [low, high]
         labels = [((scale(tick) - scale(low)) / span, f"{tick:.3g}") for tick in ticks]
     return places, _apart(labels)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _ticks(low: float, high: float, *, log: bool) -> list[float]:
     """Round values between the two, of a logarithmic axis powers of ten and what divides them."""
-    if not _is_wide([low, high]):
+    if not log or not _is_wide([low, high]):
         return ticks_around(low, high)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1,) if high / low > 1000 else (1, 3)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from medreason.console import counted
 from medreason.metrics import Metric
-from medreason.report.arms import gain, p_text
-from medreason.report.comparisons import Comparison
+from medreason.report.arms import gain, p_text, start
+from medreason.report.comparisons import ONE_SEED, Comparison
 from medreason.report.domains import IN_DOMAIN, Total
 from medreason.report.runs import Cell, Run, base_of, changes, difference, estimate
 from medreason.report.table import percent
@@ -26,6 +26,7 @@ _REACHED = {
     Metric.BLANK_IMAGE: "its answers to a blank image",
 }
 
+_TABLE = "the table "  # of `names.data_name`
 _MOST_NAMED = 4
 """Arms in the sentence."""
 
@@ -37,7 +38,20 @@ def lead(runs: Sequence[Run], tables: Tables) -> str:
         return "No run of this sweep has been evaluated yet."
     if _are_several(tables):
         return _of_arms(tables)
-    return _of_run(chosen, _counting(chosen), base_of(chosen, runs))
+    base = base_of(chosen, runs)
+    than = _than(tables, base.label if base else None, first=True)
+    return _of_run(chosen, _counting(chosen), base, than)
+
+
+def of_one_seed(runs: Sequence[Run], tables: Tables) -> str:
+    """What to know of a clear difference in the sentence where each arm is one training; else
+    empty."""
+    totals = _trained_totals(tables)
+    if best(runs) is None or (_are_several(tables) and len(totals) > _MOST_NAMED):
+        return ""
+    gains = [gain(tables, total.arm, IN_DOMAIN) for total in totals]
+    shown = any(change and tables.domains.is_of_one_seed(change) for change in gains)
+    return f"{ONE_SEED[0].upper()}{ONE_SEED[1:]}." if shown else ""
 
 
 def caution(runs: Sequence[Run], tables: Tables) -> str:
@@ -65,7 +79,7 @@ def tested(openings: Sequence[Opening]) -> list[str]:
         were = "was" if len(arms) == 1 else "were"
         sentences.append(
             f"{counted(len(arms), 'arm')} {were} tested{several} on the test questions of "
-            f"data={data}"
+            f"{data if data.startswith(_TABLE) else f'data={data}'}"
         )
     return sentences
 
@@ -89,7 +103,9 @@ def _by_test(openings: Sequence[Opening]) -> dict[str, list[Opening]]:
     """By data set; arms that were tested on other questions of it count with the others."""
     by_data: dict[str, list[Opening]] = {}
     for opening in openings:
-        by_data.setdefault(opening.data.rpartition(".")[2], []).append(opening)
+        data = opening.data
+        name = data if data.startswith(_TABLE) else data.rpartition(".")[2]
+        by_data.setdefault(name, []).append(opening)
     return by_data
 
 
@@ -179,11 +195,20 @@ def _of_arm(total: Total, tables: Tables, *, first: bool) -> str:
         return f"{text} ({_range_text(total.ci_low, total.ci_high, total.clusters)})"
     more = "more" if change.difference >= 0 else "less"
     points = f"{abs(change.difference):.1f}{' points' if first else ''} {more}"
-    points += " than the start model" if first else ""
+    points += _than(tables, start(tables, total.arm), first=first)
     ends = _ends(change.low, change.high, change.clusters, first=first)
     if change.low > 0 or change.high < 0:  # else the interval has its doubt
         ends += _among_others(change)
     return f"{text}, {points} ({ends})"
+
+
+def _than(tables: Tables, start_model: str | None, *, first: bool) -> str:
+    """What a difference is to: of several start models by its name."""
+    several = sum(arm.untrained for arm in tables.arms) > 1
+    if not several:
+        return " than the start model" if first else ""
+    _, _, rest = (start_model or "").partition(" ")
+    return f" than the start model{f' ({rest})' * bool(rest)}"
 
 
 def _among_others(change: Comparison) -> str:
@@ -226,15 +251,16 @@ def _counting(run: Run) -> set[Cell]:
     return run.trained_on & run.tested_on or run.tested_on
 
 
-def _of_run(run: Run, cells: set[Cell], base: Run | None) -> str:
+def _of_run(run: Run, cells: set[Cell], base: Run | None, than: str) -> str:
     accuracy = _accuracy(run, cells)
     trained = run.trained_on and not run.tested_on <= cells
-    which = "in-domain questions" if trained else "questions"
+    which = "in-domain question" if trained else "question"
     mean = " in the mean over cells" if run.statistics.average == "cells" else ""
-    text = f"{_title(run)} answers {percent(accuracy.mean)} % of {accuracy.n} {which} right{mean}"
+    asked = counted(accuracy.n, which)
+    text = f"{_title(run)} answers {percent(accuracy.mean)} % of {asked} right{mean}"
     if change := difference(run, changes(run, base)[run.answers["cell"].isin(cells)]):
         more = "more" if change.mean >= 0 else "less"
-        text += f", {abs(change.mean):.1f} points {more} than the start model "
+        text += f", {abs(change.mean):.1f} points {more}{than} "
         text += f"({_ends(change.low, change.high, change.clusters)})"
     else:
         text += f" ({_range_text(accuracy.low, accuracy.high, accuracy.clusters)})"

@@ -157,13 +157,13 @@ def show_table(table_of: Callable[[bool], Table]) -> None:
         table = table_of(True)
     notes, table.caption = str(table.caption or ""), None
     console.width = width if console.is_terminal else max(width, _width(table, console))
-    for part in _parts(table, console):
+    for part in parts(table, console):
         console.print(part)
     for note in notes.splitlines():  # not cut at the width of the table
         console.print(Text(_folded(note, console.width)), soft_wrap=True)
 
 
-def _parts(table: Table, console: Console) -> list[Table]:
+def parts(table: Table, console: Console) -> list[Table]:
     """The columns in as many tables as the width takes, each with the first column: a number that
     is cut is another number."""
     first, *others = table.columns
@@ -409,7 +409,9 @@ def _populations(rows: Sequence[Row]) -> str:
     labels: dict[str, list[str]] = {}
     for row in rows:
         if row.metrics:
-            size = f"{row.metrics[Metric.N]:,} in {row.metrics[Metric.CLUSTERS]:,} clusters"
+            size = (
+                f"{row.metrics[Metric.N]:,} in {counted(row.metrics[Metric.CLUSTERS], 'cluster')}"
+            )
             labels.setdefault(size, []).append(row.label)
     several = len(labels) > 1
     sizes = [f"{size} ({', '.join(names)})" if several else size for size, names in labels.items()]

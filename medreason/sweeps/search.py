@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Sweep
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from medreason import config as configuration
 from medreason.config import Config
-from medreason.console import install_command, notice
-from medreason.report.names import short
-from medreason.runs import keys, lock, status
+from medreason.console import counted, install_command, notice
+from medreason.report.names import short, varying_values
+from medreason.runs import keys, lock, search_folder, status
 from medreason.runs.run_folder import EvaluationFolder
 from medreason.training import selection
 
@@ -67,6 +68,8 @@ class Search:
     """How many this command makes; 0 where the sweeper does not say."""
     at_a_time: int
     """As many as sweeper and launcher both allow."""
+    logarithmic: Sequence[str] = ()
+    """Those of `keys` whose values are chosen by their logarithm, as of `tag(log, ...)`."""
 
     @classmethod
     def of(cls, config: DictConfig) -> Search:
@@ -83,8 +86,8 @@ class Search:
         assert isinstance(typed, list)
         overrides = [*(f"{key}={value}" for key, value in params.items()), *map(str, typed)]
         parsed = OverridesParser.create().parse_overrides(overrides)
-        # The command line wins over what a recipe searches.
-        by_key = {each.get_key_element(): each for each in parsed}
+        # The command line wins over what a recipe searches, also where the key got a `+`.
+        by_key = {each.get_key_element().lstrip("+"): each for each in parsed}
         searched = [key for key, each in by_key.items() if each.is_sweep_override()]
         if not searched:
             raise ValueError(
@@ -94,7 +97,8 @@ class Search:
             )
         fixed = [str(e.input_line) for e in by_key.values() if not e.is_sweep_override()]
         trials = OmegaConf.select(sweeper, "n_trials") or 0
-        return cls(searched, fixed, trials, _at_a_time(config.hydra))
+        logarithmic = [key for key in searched if _is_logarithmic(by_key[key])]
+        return cls(searched, fixed, trials, _at_a_time(config.hydra), logarithmic)
 
     def refuse_unusable(self, config: Config) -> None:
         """Refuse what has no score, or whose scores do not compare.
@@ -124,6 +128,11 @@ class Search:
                 )
 
 
+def _is_logarithmic(override: Override) -> bool:
+    value = override.value()
+    return isinstance(value, Sweep) and "log" in value.tags
+
+
 class Study:
     """Optuna's study of a search, in a file of the sweep, with which the same command goes on."""
 
@@ -134,7 +143,7 @@ class Study:
             ValueError: another process is at it, or it is the study of another command.
         """
         self._held = ExitStack()
-        folder = Path(config.outputs) / "searches" / config.sweep
+        folder = search_folder.folder_of(Path(config.outputs), config.sweep)
         if self._held.enter_context(lock.held(folder, f"sweep={config.sweep}")) is None:
             owner = lock.owner(folder)
             raise ValueError(f"{folder}: {owner} goes on with this search; left to it")
@@ -147,6 +156,7 @@ class Study:
             study_name=name, storage=storage, direction="maximize", load_if_exists=True
         )
         _refuse_other_command(study, search, fixed, folder)
+        search_folder.write_logarithmic(folder, search.logarithmic)
         self.finished = _queue_unfinished(study)
         with read_write(config):
             sweeper.storage, sweeper.study_name = storage, name
@@ -233,10 +243,13 @@ def chosen_trial(config: DictConfig, evaluations: Sequence[EvaluationFolder]) ->
     best = selection.best_run(each.run for each in by_folder.values())
     if best is None:
         return None
+    configs = {path: configuration.read(each.config) for path, each in by_folder.items()}
+    trial = configs[best.path]
+    values = dict(zip(configs, varying_values([*configs.values()]), strict=True))[best.path]
+    words = [f"{key.rpartition('.')[2]}={short(value)}" for key, value in values.items()]
     notice(
-        f"chosen of {len(by_folder)} trials by validation: {best.path.name}, "
-        f"{best.state().chosen_because}; it alone is tested"
+        f"chosen of {counted(len(by_folder), 'trial')} by validation: "
+        f"{' '.join([*words, best.path.name])}, {best.state().chosen_because}; it alone is tested"
     )
-    trial = configuration.read(by_folder[best.path].config)
     runs = replace(trial.runs, test=True)
     return replace(trial, runs=runs, outputs=config.outputs, sweep=config.sweep)

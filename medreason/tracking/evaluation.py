@@ -23,6 +23,7 @@ from medreason.metrics import Metric as EvaluationMetric
 from medreason.runs import keys
 from medreason.runs.run_folder import EvaluationFolder
 from medreason.samples import Window
+from medreason.stats import FEWEST_FOR_INTERVAL
 from medreason.tracking.store import safe_name
 
 _OF_CELLS = (
@@ -124,11 +125,13 @@ def _send_heat_map(
 
 def _test_metrics(metrics: dict[str, Any], average: str) -> Iterator[tuple[str, float]]:
     """`test/accuracy` and so on for every metric, over questions or over cells, as
-    `statistics.average` says; the accuracy over either; and `test/accuracy/<modality>-<task>` for
-    those of `_OF_CELLS`. MLflow makes a section of charts of what stands before the last slash."""
+    `statistics.average` says, without intervals of too few clusters; the accuracy over either; and
+    `test/accuracy/<modality>-<task>` for those of `_OF_CELLS`. MLflow makes a section of charts of
+    what stands before the last slash."""
     overall, over_cells = metrics["overall"], metrics["over_cells"]
     chosen = over_cells if average == "cells" else overall
-    shown = {f"test/{name}": value for name, value in chosen.items()}
+    few = overall[EvaluationMetric.CLUSTERS] < FEWEST_FOR_INTERVAL
+    shown = {f"test/{n}": value for n, value in chosen.items() if not (few and "ci_" in n)}
     shown[f"test/{EvaluationMetric.ACCURACY}_over_questions"] = overall[EvaluationMetric.ACCURACY]
     shown[f"test/{EvaluationMetric.ACCURACY}_over_cells"] = over_cells[EvaluationMetric.ACCURACY]
     for cell, values in metrics["cells"].items():

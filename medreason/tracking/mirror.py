@@ -23,6 +23,7 @@ from medreason.report.names import run_names
 from medreason.runs.run_folder import EvaluationFolder, RunFolder, unsynced
 from medreason.tracking import evaluation, store
 from medreason.tracking.store import PREFIX
+from medreason.training import selection
 
 _PUSH_SECONDS = 5.0
 _CURVES = "curves/"
@@ -138,6 +139,8 @@ class Mirror:
         if state.chosen_because:
             self._client.set_tag(self.run_id, f"{PREFIX}chosen_step", str(state.chosen_step))
             self._client.set_tag(self.run_id, f"{PREFIX}chosen_because", state.chosen_because)
+        if (score := selection.kept_score(self._folder)) is not None:
+            self._client.log_metric(self.run_id, selection.SCORE, score)
         for name, count in state.first_update.items():
             self._client.log_metric(self.run_id, f"first_update/{name}", count)
         for path in (self._folder.config, self._folder.log):

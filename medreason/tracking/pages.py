@@ -23,11 +23,13 @@ from medreason.config import Tracking
 from medreason.console import command, notice, outputs_word, show
 from medreason.runs import parent_watch
 from medreason.tracking import store
+from medreason.training import selection
 
 _HOST, _PORT = "127.0.0.1", 5000
 _PORTS = 20  # tried from the first; macOS itself listens on 5000
 _START_SECONDS = 180.0
 _BEST = "metrics.`test/accuracy`"
+_VALIDATION = f"metrics.`{selection.SCORE}`"  # of the weights that were kept
 _COLUMNS = (
     *(_BEST, "metrics.`test/above_prior`", "metrics.`test/blank_image`"),
     *(f"tags.`{store.PREFIX}{facet}`" for facet in ("modality", "task", "prompt", "seed")),
@@ -43,8 +45,8 @@ def address(
     read_only: bool = False,
     sweep: str | None = None,
 ) -> str:
-    """The page with the runs of a sweep, the most accurate first; where none is named, of the one
-    with results that began last.
+    """The page with the runs of a sweep, the most accurate first, the trials of a search by their
+    validation; where none is named, of the one with results that began last.
 
     MLflow 3.17 opens on a page for language-model traces unless `workflowType` says otherwise,
     folds children behind their parent unless a search leaves the parent out, and shows neither
@@ -56,8 +58,14 @@ def address(
     name = sweep or _newest(client, experiment)
     if name and not {*name} & {*"'\"\\"}:  # MLflow's filters take no quotes
         search += f" and tags.`{store.PREFIX}sweep` = '{name}'"
-    view = {"searchFilter": search, "orderByKey": _BEST, "orderByAsc": False}
-    kept = json.dumps(view | {"selectedColumns": _COLUMNS})
+    tested, validated = (
+        len(store.find_runs(client, experiment, {}, f"{search} and {metric} >= 0"))
+        for metric in (_BEST, _VALIDATION)
+    )
+    order = _VALIDATION if validated > tested else _BEST
+    view = {"searchFilter": search, "orderByKey": order, "orderByAsc": False}
+    columns = (*([_VALIDATION] if validated else []), *_COLUMNS)
+    kept = json.dumps(view | {"selectedColumns": columns})
     tag = f"mlflow.sharedViewState.{_VIEW}"
     is_kept = client.get_experiment(experiment).tags.get(tag) == kept
     if not is_kept and not read_only:

@@ -21,7 +21,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import GRPOTrainer, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from medreason.config import Config
-from medreason.console import notice
+from medreason.console import counted, notice
 from medreason.evaluation import vllm_answers
 from medreason.evaluation.run import refuse_long_questions
 from medreason.generation.context_length import Question, refuse_longer_than_context
@@ -119,8 +119,9 @@ def _prepare(
     left_out = config.left_out_of_epoch(len(samples))
     if left_out and trainer.accelerator.is_main_process:
         notice(
-            f"each epoch leaves out {left_out} of {len(samples)} questions, every time others: "
-            f"they do not fill a step of method.prompts_per_step={config.method.prompts_per_step}"
+            f"each epoch leaves out {left_out} of {counted(len(samples), 'question')}, every time "
+            "others: they do not fill a step of "
+            f"method.prompts_per_step={config.method.prompts_per_step}"
         )
     if config.hardware.memory_check:
         _check_memory(config, trainer, samples)

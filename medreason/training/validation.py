@@ -46,7 +46,7 @@ from medreason.samples import Sample
 from medreason.training import selection
 
 _SHOWN = (
-    *(Metric.N, Metric.ACCURACY, Metric.CI_LOW, Metric.CI_HIGH),
+    *(Metric.N, Metric.CLUSTERS, Metric.ACCURACY, Metric.CI_LOW, Metric.CI_HIGH),
     *(Metric.ABOVE_PRIOR, Metric.PARSED),
 )
 

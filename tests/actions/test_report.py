@@ -67,7 +67,8 @@ def test_files_of_an_arm_that_was_renamed_do_not_stay_beside_those_of_the_new_re
     report.run(composed("action=report", *demo))
     written = tmp_path / "outputs" / "reports" / "demo"
     before = {path for path in written.rglob("*") if path.is_file()}
-    own = [written / name for name in ("notes.md", "picture.png", "tables/mine.csv")]
+    names = ("notes.md", "picture.png", "accuracy-mine.png", "tables/mine.csv")
+    own = [written / name for name in names]
     for path in (*own, written / "tables/8x8-grpo.png"):
         path.write_text("mine")
     write_run(
@@ -83,6 +84,36 @@ def test_files_of_an_arm_that_was_renamed_do_not_stay_beside_those_of_the_new_re
     }
     assert all(path.exists() for path in own)
     assert {path.name for path in after if path.suffix == ".html"} == {"index.html"}
+
+
+def test_several_sweeps_are_one_report_in_which_a_run_of_both_stands_once(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = draw_samples(tmp_path / "images")
+    base = write_run(composed("method=base", "sweep=a"), samples, lambda i, s: reply("A"))
+    base.run.update(sweeps={"b": [base.key]})
+    write_run(composed("method=grpo", "sweep=a"), samples, lambda i, s: reply(s.answer))
+    again = composed("method=grpo", "sweep=b", "seed=1")
+    write_run(again, samples, lambda i, s: reply(s.answer), key="1" * 12)
+    no_think = composed("method=sft", "sweep=b", "prompt=no_think")
+    write_run(no_think, samples, lambda i, s: reply(s.answer))
+    # As the command line joins them; it is on disk alone, so the server that is not there is not
+    # asked.
+    report.run(composed("action=report", "sweep='a,b'", "tracking.uri=http://127.0.0.1:1"))
+    printed = capsys.readouterr().out
+    written = tmp_path / "outputs/reports/a,b"
+    assert f"{written / 'index.html'}\n" in printed
+    assert "MLflow" not in printed
+    with (written / "table.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["modality"] == "all"]
+    assert [(row["run"], row["sweep"]) for row in rows] == [
+        *(("base", "a"), ("sft", "b"), ("grpo seed 0", "a"), ("grpo seed 1", "b")),
+    ]
+    assert "grpo minus base" in printed  # seeds of both sweeps are one arm
+    assert "-: trained differently and evaluated with another prompt" in printed
+
+    with pytest.raises(ValueError, match=r"no runs of sweep=c below .*there are"):
+        report.run(composed("action=report", "sweep='a,c'", "tracking=none"))
 
 
 def test_report_says_on_the_terminal_which_arm_is_not_above_its_blank_image(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -377,6 +378,79 @@ def test_sizes_that_are_not_listed_are_counted(
     seen = pictures.read_pictures(s.image for s in samples)
     tables.show(audit(Loaded(samples, []), "0", by_path(samples), seen))
     assert "44x40: 1 and 2 other sizes" in capsys.readouterr().out
+
+
+def test_long_lists_of_counts_fit_the_width_and_no_count_leaves_its_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = audit(Loaded([sample("a.png", "train")], []), "0", {Path("a.png"): "a"}, {})
+    report["letters"] = {"train": {"ABCDEFGHIJKLMNOPQRSTUVWXYZ"[n]: 1000 + n for n in range(26)}}
+    tables.show(report)
+    lines = capsys.readouterr().out.splitlines()
+    counts = lines[lines.index("Counts") + 1 :]
+    listed = [line.rstrip() for line in counts if ":" in line and "!" not in line]
+    assert max(map(len, listed)) <= 100
+    assert sum("1,0" in line for line in listed) > 1
+    assert all(f"{letter}: 1,0{n:02}" in " ".join(listed) for n, letter in enumerate("ABCDEFG"))
+
+
+def test_columns_that_a_terminal_has_no_room_for_stand_below(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the pipe for a terminal
+    monkeypatch.setenv("COLUMNS", "44")
+    cells = [("ct", task) for task in ("disease", "anatomy", "grading", "attributes")]
+    tables.show(audit_of(*(sample(f"{t}.png", "train", cell=(m, t)) for m, t in cells)))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    rows = shown[: shown.index("Counts")].splitlines()[2:]
+    assert max(map(len, rows)) <= 44
+    assert sum(line.startswith("CT ") for line in rows) > 1
+
+
+def test_images_that_look_alike_have_a_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, width in (("a", 40), ("b", 80), ("c", 40)):
+        picture = Image.new("L", (width, 40))
+        picture.putdata([(x * 3) % 256 for _ in range(40) for x in range(width)])
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if name == "c" else picture
+        picture.save(tmp_path / f"{name}.png")
+
+    def shown(*sides: tuple[str, str]) -> str:
+        samples = [sample(str(tmp_path / f"{name}.png"), side) for name, side in sides]
+        seen = pictures.read_pictures(s.image for s in samples)
+        tables.show(audit(Loaded(samples, []), "0", by_path(samples), seen))
+        return capsys.readouterr().out
+
+    crossing = shown(("a", "train"), ("b", "test"), ("c", "train"))
+    assert "1 group of images that look alike in different files (1 of them in both" in crossing
+    assert "remove what is there twice or set data.split=by_patient" in crossing
+    one_side = shown(("a", "train"), ("b", "train"), ("c", "test"))
+    assert "1 group of images that look alike in different files: one image saved twice" in one_side
+    assert "look alike" not in shown(("a", "train"), ("c", "test"))
+    assert "look alike" not in shown(("a", "train"), ("a", "test"))  # equal files, counted as such
+
+
+def test_typing_habits_are_explained_and_shown_where_some_row_has_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tables.show(audit_of(sample("a", "train", ("One.", "Two", "Six")), sample("b", "test")))
+    shown = capsys.readouterr().out
+    assert "(without) a period" in shown
+    assert "starts in lower case\n" not in shown
+    assert "A % of B %: in B % of the rows one option alone" in shown
+    tables.show(audit_of(sample("a", "train", ("One", "Two")), sample("b", "test", ("Y", "Z"))))
+    shown = capsys.readouterr().out
+    assert "Leaks\n" in shown
+    assert "A % of B %" not in shown
+
+
+def test_every_reason_why_rows_cannot_be_used_has_a_sign(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad = [BadRow("f.csv", 3, "no image"), BadRow("f.csv", 5, "\"modality\" is 'xyz'")]
+    tables.show(audit(Loaded([], bad), "0", {}))
+    assert "! f.csv, row 5: \"modality\" is 'xyz'" in capsys.readouterr().out.splitlines()
 
 
 def test_labels_of_counts_are_not_cut(capsys: pytest.CaptureFixture[str]) -> None:

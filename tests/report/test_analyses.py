@@ -87,6 +87,18 @@ def test_lengths_of_few_clusters_are_in_the_table_alone(composed: Compose, tmp_p
     assert analyses.length_charts(few, {few[0].runs[0].name: 0}) == []
 
 
+def test_an_arm_with_enough_clusters_in_one_fifth_alone_has_no_line(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = two_seeds(composed, tmp_path)
+    colours = {arms[0].runs[0].name: 0}
+    (chart,) = analyses.length_charts(arms, colours)
+    assert all(len(mark.points) > 1 for mark in chart.marks)
+    lengths = analyses.by_length(arms)
+    monkeypatch.setattr(analyses, "by_length", lambda _: lengths[:1])
+    assert analyses.length_charts(arms, colours) == []
+
+
 def test_without_data_there_is_neither_table_nor_chart(composed: Compose, tmp_path: Path) -> None:
     samples = draw_samples(tmp_path / "images", per_cell=2)
     runs = load([write_run(composed("method=base"), samples, lambda i, s: reply("A"))])

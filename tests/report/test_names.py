@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medreason.config import Config
-from medreason.report.names import arm_key, arm_names, cell_name, difference_name, file_name, short
+from medreason.report.names import (
+    arm_key,
+    arm_names,
+    cell_name,
+    data_name,
+    difference_name,
+    file_name,
+    short,
+)
 
 NAMES = st.text(alphabet="aB -_.=+/é1", max_size=6)
 
@@ -65,6 +73,32 @@ def test_arms_on_two_data_sets_are_told_apart_by_their_options(
         for name, family in (("ct", "modality"), ("grading", "question_type"))
     ]
     assert arm_names(arms) == ["grpo med_r1_modality_384", "grpo med_r1_question_type_384"]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("data=phantom",), "phantom"),
+        (("data=hub", "data.hub=some/folder/cases.csv"), "the table cases.csv"),
+        (("data=hub", "data.hub=owner/name"), "owner/name"),
+    ],
+)
+def test_own_table_is_called_by_its_name(
+    composed: Callable[..., Config], words: tuple[str, ...], name: str
+) -> None:
+    config = replace(composed(*words), choices={"data": words[0].partition("=")[2]})
+    assert data_name(config) == name
+
+
+def test_arms_that_nothing_short_tells_apart_are_named_by_their_sweeps(
+    composed: Callable[..., Config],
+) -> None:
+    rates = {"a": "0.00034093", "b": "0.00034094"}
+    arms = [
+        composed("method=sft", f"method.trl.learning_rate={rate}", f"sweep={sweep}")
+        for sweep, rate in rates.items()
+    ]
+    assert arm_names(arms) == [f"sft learning_rate=0.0003409 sweep={sweep}" for sweep in rates]
 
 
 def test_arms_of_long_values_have_names_of_their_own(composed: Callable[..., Config]) -> None:

@@ -69,6 +69,22 @@ def test_first_sentence_says_what_training_bought(composed: Compose, samples: li
     )
 
 
+def test_first_sentence_names_the_start_model_where_there_are_two(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    words = [("method=base", "prompt=think"), ("method=base", "prompt=no_think")]
+    folders = [
+        write_run(composed(*each), samples, half_right, evaluation_key=f"e{i}")
+        for i, each in enumerate(words)
+    ]
+    folders.append(write_run(composed("method=grpo", "prompt=no_think"), samples, right))
+    assert "50.0 points more than the start model (prompt=no_think) (95 %" in lead(load(folders))
+    folders.append(write_run(composed("method=sft", "prompt=think"), samples, right))
+    text = lead(load(folders))
+    assert "50.0 points more than the start model (prompt=think) (95 %" in text
+    assert "50.0 more than the start model (prompt=no_think) (" in text
+
+
 def test_first_sentence_counts_the_cells_trained_on(
     composed: Compose, samples: list[Sample]
 ) -> None:
@@ -501,6 +517,10 @@ def test_a_choice_by_the_test_is_said_beside_the_headline(
     html = page(load(made), sweep="s", openings=without)
     assert "<li>3 arms were tested on the test questions of data=phantom</li>" in html
     assert "No validation: 2 trained arms were tested on phantom." in html
+    table = [replace(each, data="the table cases.csv") for each in without]
+    html = page(load(made), sweep="s", openings=table)
+    assert "<li>3 arms were tested on the test questions of the table cases.csv</li>" in html
+    assert "trained arms were tested on the table cases.csv." in html
     alone = page(load(made), sweep="s", openings=without[:1])
     assert "<li>1 arm was tested on the test questions of data=phantom</li>" in alone
     chosen = [opening(*pair, validated=True) for pair in zip(made, arms_of, strict=True)]

@@ -140,6 +140,18 @@ def test_a_difference_beyond_both_intervals_is_told_from_one_within(
     assert (unknown.difference, unknown.verdict) == (15, "n not published")
 
 
+def test_ours_of_too_few_clusters_has_neither_interval_nor_verdict() -> None:
+    row: Any = SimpleNamespace(value=5.0, minus="")
+    ours = Estimate(75.0, 10.0, 99.0, 12, 2, 1.0)
+    few = Compared(row, 1.0, 9.0, "grpo", ours)
+    assert (few.few, few.beyond, few.verdict) == (True, None, "too few clusters of ours")
+    assert published._with_interval(few, 75.0, 10.0, 99.0, few=few.few) == "75.0 [-]"
+    enough = replace(few, ours=replace(ours, clusters=3))
+    assert (enough.few, enough.verdict) == (False, "beyond both intervals")
+    paired = replace(enough, published=SimpleNamespace(value=5.0, minus="think"))
+    assert paired.few  # a difference takes more clusters than an accuracy
+
+
 def test_a_published_difference_stands_beside_the_difference_of_ours(
     composed: Compose, tmp_path: Path
 ) -> None:

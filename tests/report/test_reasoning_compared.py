@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,33 @@ def test_start_models_alone_are_compared_on_all_questions(
     (change, *_) = rows(tmp_path / "reasoning-differences.parquet").items()
     assert change[0][2:] == ("all questions", "accuracy")
     assert (change[1]["n"], abs(change[1]["mean"])) == (36, pytest.approx(100 / 3))
+
+
+def test_intervals_of_too_few_clusters_are_left_out_and_one_seed_is_said(
+    composed: Compose, samples: list[Sample], tmp_path: Path
+) -> None:
+    def written(count: int, key: str) -> str:
+        asked = [s for s in samples if (s.modality, s.task) == ("ct", "disease")][:count]
+        made = [
+            write_run(composed("method=base"), asked, says("No.", right_in=""), evaluation_key=key),
+            write_run(
+                composed("method=sft", *CT),
+                asked,
+                says("It is.", right_in="ct"),
+                evaluation_key=key,
+            ),
+        ]
+        reasoning.write(load(made), tmp_path)
+        return (tmp_path / "reasoning.md").read_text()
+
+    few = written(2, "few")
+    assert re.search(r"\| sft +\| in-domain \| accuracy +\| 2 +\| 2 +\| 100.0 \| - +\| - ", few)
+    assert "| 100.0 | -   | -    | 100.0 | - | -" in few
+    assert "-: no interval of fewer than 3 clusters" in few
+    assert "training seed" not in few
+    many = written(12, "many")
+    assert "no interval" not in many
+    assert "One training seed an arm: intervals and p are of the questions alone" in many
 
 
 def test_a_single_arm_has_no_differences(

@@ -16,6 +16,7 @@ from medreason.report import arms, loading, summary, table, tables
 from medreason.report import page as page_module
 from medreason.report.page import page
 from medreason.report.runs import load
+from medreason.report.tables import gather
 from medreason.runs.files import read_json, write_json
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
 from medreason.samples import Sample
@@ -518,6 +519,35 @@ def test_columns_that_a_terminal_has_no_room_for_stand_below(
     assert ["sft", "+22.1 [+14.8, +29.0]"] in words
     assert max(map(len, out.splitlines())) <= 30
     assert "…" not in out
+
+
+def test_clear_difference_of_one_training_each_says_that_seeds_may_differ(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(*folders: EvaluationFolder) -> list[bool]:
+        """Whether the terminal, the page and its headline say it."""
+        runs = load(folders)
+        tables = gather(runs)
+        arms.show_differences(tables.domains)
+        printed = " ".join(capsys.readouterr().out.split())
+        html = page(runs, sweep="s", tables=tables)
+        said = "ne training seed an arm: intervals and p are of the questions alone"
+        return [
+            said in printed,
+            said in html.partition("Differences: paired")[2],
+            "seed-note" in html,
+        ]
+
+    base = write_run(composed("method=base"), samples, half_right)
+    no_think = composed("method=base", "prompt=no_think")
+    other = write_run(no_think, samples, right, evaluation_key="no_think")
+    sft = write_run(composed("method=sft"), samples, right)
+    again = write_run(composed("method=sft", "seed=1"), samples, right, key="1" * 12)
+    same = write_run(composed("method=grpo"), samples, half_right)
+    assert shown(base, sft) == [True, True, True]
+    assert shown(base, sft, again) == [False, False, False]
+    assert shown(base, same) == [False, False, False]  # not clear
+    assert shown(base, other) == [False, False, False]  # of start models, which no seed trains
 
 
 def test_note_of_p_says_over_which_differences_it_is_adjusted() -> None:

@@ -24,6 +24,7 @@ from run_folders import draw_samples, reply, write_run
 
 from medreason.config import CONF, Config
 from medreason.report import search as report
+from medreason.report.curves import validation_ends
 from medreason.report.page import page
 from medreason.report.runs import load
 from medreason.runs import openings
@@ -155,14 +156,58 @@ def write_trial(
     ],
 )
 def test_axis_of_a_search_has_ticks_at_round_values(values: str, labels: list[str]) -> None:
-    places, shown = report._places(values.split())
+    wide = report._is_wide(report._numbers(values.split()))
+    places, shown = report._places(values.split(), log=wide)
     assert [label for _, label in shown] == labels
     assert (places[0], places[-1]) == (0, 1)
     ordered = sorted([*shown, *zip(places, values.split(), strict=True)])
     assert [float(label) for _, label in ordered] == sorted(float(label) for _, label in ordered)
 
 
-def test_the_best_trial_alone_is_tested(composed: Compose, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("values", "logarithmic", "axis", "middle"),
+    [
+        ("1e-5 1e-4 3e-5", False, ", log scale", 0.477),  # by a factor of 10
+        ("1e-5 4e-5 2e-5", False, "", 1 / 3),
+        ("1e-5 4e-5 2e-5", True, ", log scale", 0.5),  # chosen by tag(log, ...)
+        ("0 1 0.1", True, "", 0.1),
+    ],
+)
+def test_axis_of_a_search_is_logarithmic_where_its_values_are(
+    values: str, logarithmic: bool, axis: str, middle: float
+) -> None:
+    trials: Any = [
+        SimpleNamespace(values={"a.rate": value}, score=0.5, low=0.4, high=0.6, chosen=False)
+        for value in values.split()
+    ]
+    (picture,) = report.pictures(trials, ["a.rate"] if logarithmic else [])
+    assert picture.axis == f"a.rate{axis}"
+    first, last, between = (point.x for point in picture.points)
+    assert (between - first) / (last - first) == pytest.approx(middle, abs=0.001)
+
+
+def test_a_trial_is_named_by_its_values_where_the_command_line_got_a_plus() -> None:
+    config = with_hydra("hydra/sweeper=search", "method=sft", "validation=in_domain")
+    with read_write(config):  # as `cli` hands a key of a method to Hydra
+        config.hydra.overrides.task = [
+            *("++method.trl.learning_rate=tag(log, interval(1e-6, 1e-4))", "++data.n=choice(1, 2)")
+        ]
+    read = Search.of(config)
+    assert read.keys == ["method.trl.learning_rate", "data.n"]
+    assert read.logarithmic == ["method.trl.learning_rate"]
+    told = search.label(["++method.trl.learning_rate=3e-05", "method=sft"], read.keys)
+    assert told == ["learning_rate=3e-05"]
+
+
+def test_no_interval_of_a_trial_is_shown_of_too_few_clusters() -> None:
+    row = {"validation/ci_low": 0.2, "validation/ci_high": 0.9, "validation/clusters": 2}
+    assert validation_ends(row) == (None, None)
+    assert validation_ends(row | {"validation/clusters": 3}) == (0.2, 0.9)
+
+
+def test_the_best_trial_alone_is_tested(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     scores = {"a": ("1e-6", 0.5), "b": ("1e-5", 0.75), "c": ("1e-4", 0.75), "d": ("1e-3", None)}
     evaluations = [
         write_trial(composed, tmp_path, key, rate, score) for key, (rate, score) in scores.items()
@@ -170,6 +215,8 @@ def test_the_best_trial_alone_is_tested(composed: Compose, tmp_path: Path) -> No
     hydra: Any = SimpleNamespace(outputs="elsewhere", sweep="runs")
     chosen = search.chosen_trial(hydra, evaluations)
     assert chosen
+    said = f"learning_rate=1e-05 {evaluations[1].run.path.name}, best of 2 validations"
+    assert f"chosen of 4 trials by validation: {said}" in capsys.readouterr().err
     assert chosen.method.trl["learning_rate"] == 1e-5  # of two equal ones the first by name
     equal = [SimpleNamespace(score=score) for score in (0.5, 0.5, 0.4, None)]
     assert "3 of 4 trials are trained; the best by validation (2 are equal)" in report.note(

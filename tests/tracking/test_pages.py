@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 from subprocess import run
@@ -61,6 +62,31 @@ def test_newest_sweep_that_has_results_is_shown(outputs: Path) -> None:
         pages.address(client, experiment, sweep=sweep)
         (view,) = [v for k, v in client.get_experiment(experiment).tags.items() if "ViewState" in k]
         assert shown in view
+
+
+def test_trials_of_a_search_have_a_column_of_their_validation_and_are_sorted_by_it(
+    outputs: Path,
+) -> None:
+    client, experiment = _client(outputs)
+    tags = {f"{store.PREFIX}kind": "run", f"{store.PREFIX}sweep": "demo"}
+    runs = [client.create_run(experiment, tags=tags).info.run_id for _ in range(2)]
+    client.log_metric(runs[0], "test/accuracy", 0.5)
+
+    def view() -> dict[str, object]:
+        pages.address(client, experiment)
+        return json.loads(
+            client.get_experiment(experiment).tags["mlflow.sharedViewState.medreason"]
+        )
+
+    column = "metrics.`validation/accuracy`"
+    assert column not in str(view())
+    for run_id in runs:
+        client.log_metric(run_id, "validation/accuracy", 0.5)
+    assert column in str(view()["selectedColumns"])
+    assert view()["orderByKey"] == column
+    client.log_metric(runs[1], "test/accuracy", 0.5)  # all are tested, as in no search
+    assert view()["orderByKey"] == "metrics.`test/accuracy`"
+    assert column in str(view()["selectedColumns"])
 
 
 @pytest.mark.parametrize("place", ["outputs", "outputs/mlflow.db"])
