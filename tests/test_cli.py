@@ -13,7 +13,7 @@ import pytest
 from hydra._internal.utils import get_args_parser
 
 from medreason import cli, console
-from medreason.config import CONF, flags
+from medreason.config import CONF, flags, options
 
 OTHERS = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "1", "ACCELERATE_MIXED_PRECISION": "bf16"}
 
@@ -108,23 +108,6 @@ def test_several_sweeps_of_a_report_are_one_text(typed: str) -> None:
     options.refuse_sweep(joined)
     other = ["action=train", typed]
     assert options.joined_sweeps(other) == other
-
-
-def test_a_finished_single_run_says_how_to_make_its_report(
-    composed: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    config = composed("method=sft", "sweep=mine", "tracking=none")
-    done = write_run(config, draw_samples(tmp_path / "images"), lambda i, s: reply(s.answer))
-    request = SimpleNamespace(folder=done.run, evaluation=done, evaluation_key=done.key)
-    monkeypatch.setattr(train.launch, "run", lambda *_: (request, True))
-    train.run(config)
-    shown = capsys.readouterr()
-    assert shown.out.splitlines()[-1] == str(done.run.path)
-    told = f"report: {console.report_command('mine', config.outputs)}"
-    assert shown.err.splitlines()[-1] == told
-    train.run(config, "[1/2] sft")  # a sweep says it once, at its end
-    assert "report:" not in capsys.readouterr().err
 
 
 def test_report_command_names_outputs_that_are_not_the_usual_ones() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from medreason.report import (
 from medreason.report import runs as reading
 from medreason.report.data_sets import OnSet
 from medreason.report.matrices import TABLES
+from medreason.report.names import data_name
 from medreason.report.published import Compared
 from medreason.report.runs import Run
 from medreason.report.search import Trial
@@ -80,7 +82,7 @@ def run(config: Config) -> None:
         table.show_table(lambda compact: published.table(beside, compact=compact))
     elif beside:
         show("\n".join(published.notes(beside)))
-    opened = [each for name in sweeps for each in openings.read(config.folder, name)]
+    opened = _named([o for name in sweeps for o in openings.read(config.folder, name)], loaded)
     if line := summary.caution(runs, gathered):
         show(line)
     for line in filter(None, [*summary.tested(opened), summary.chosen_by_test(opened)]):
@@ -104,6 +106,13 @@ def _sweeps(config: Config) -> list[str]:
     if "," not in named or named in evaluations_by_sweep(config.folder / "runs"):
         return [named]
     return list(dict.fromkeys(filter(None, map(str.strip, named.split(",")))))
+
+
+def _named(opened: Sequence[Opening], runs: Sequence[Run]) -> list[Opening]:
+    """With the names of own tables, where a line of an earlier version says `hub`; each once."""
+    names = {run.folder.path.name: data_name(run.config) for run in runs if run.config}
+    named = [replace(o, data=names.get(o.run, o.data)) if o.data == "hub" else o for o in opened]
+    return list(dict.fromkeys(named))
 
 
 def _resync(config: Config, sweep: str, evaluations: Sequence[EvaluationFolder]) -> None:

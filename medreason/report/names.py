@@ -156,7 +156,7 @@ def _options(config: Config) -> dict[str, str]:
     algorithm, released = config.method.algorithm, config.method.name == "released"
     return {
         "model": "" if released or config.model.is_served else config.model.name,
-        "data": config.choices.get("data", ""),
+        "data": _data_label(config) if config.choices.get("data") else "",
         "prompt": config.choices.get("prompt", ""),
         "reward": config.choices.get("reward", "") if algorithm == "grpo" else "",
         "adapter": config.choices.get("adapter", "") if algorithm != "none" else "",
@@ -201,12 +201,23 @@ def _leaves(value: object, path: str) -> list[tuple[str, Any]]:
 def data_name(config: Config) -> str:
     """The option of the data, `the table questions.csv` of a table or folder of one's own, and of
     another set of the hub its id."""
-    option, hub = config.choices.get("data"), config.data.get("hub")
-    if option != "hub" or not hub:
-        return option or config.data["_target_"]
-    path = Path(hub)
-    own = path.suffix in _TABLES or path.exists()
-    return f"the table {path.name}" if own else hub
+    label = _data_label(config)
+    return f"the table {label}" if _own_table(config) else label
+
+
+def _data_label(config: Config) -> str:
+    """The option of the data; of data=hub the name of one's own table, or the id."""
+    own = _own_table(config)
+    hub = config.data.get("hub") if config.choices.get("data") == "hub" else None
+    return own or hub or config.choices.get("data") or config.data["_target_"]
+
+
+def _own_table(config: Config) -> str:
+    """The name of a table or folder of one's own that data=hub reads, else empty."""
+    if config.choices.get("data") != "hub":
+        return ""
+    path = Path(config.data["hub"])
+    return path.name if path.suffix in _TABLES or path.exists() else ""
 
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")

@@ -328,7 +328,7 @@ def _facts(runs: Sequence[Run], tables: Tables) -> list[str]:
     return [
         f"{number}{by_arm}",
         f"model {', '.join(models)}",
-        f"data {', '.join(sources)}",
+        f"data {', '.join(name.removeprefix('the table ') for name in sources)}",
         *_counts(tables),
         *(f"commit {commit[:10]}{'+dirty' * commit.endswith('+dirty')}" for commit in commits),
     ]

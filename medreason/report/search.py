@@ -117,11 +117,11 @@ def note(trials: Sequence[Trial]) -> str:
 
 
 def score_text(trial: Trial) -> str:
-    """61.2 [50.1, 71.3]; a dash where it is not trained."""
+    """61.2 [50.1, 71.3]; of too few clusters 61.2 [-]; a dash where it is not trained."""
     if trial.score is None:
         return "-"
-    ends = f" [{percent(trial.low)}, {percent(trial.high)}]" if trial.low is not None else ""
-    return f"{percent(trial.score)}{ends}"
+    ends = "-" if trial.low is None else f"{percent(trial.low)}, {percent(trial.high)}"
+    return f"{percent(trial.score)} [{ends}]"
 
 
 def tested_text(trial: Trial) -> str:

@@ -16,10 +16,10 @@ def folder_of(outputs: Path, sweep: str) -> Path:
 
 def write_logarithmic(folder: Path, keys: Sequence[str]) -> None:
     """Keep the keys whose values are chosen by their logarithm."""
-    write_json(folder / _FILE, list(keys))
+    write_json(folder / _FILE, {"keys": list(keys)})
 
 
 def logarithmic(outputs: Path, sweep: str) -> list[str]:
     """The keys that a search chose by the logarithm of their values; none of another sweep."""
     path = folder_of(outputs, sweep) / _FILE
-    return read_json(path) if path.exists() else []
+    return read_json(path)["keys"] if path.exists() else []

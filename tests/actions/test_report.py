@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from run_folders import draw_samples, reply, write_failed, write_run
 
-from medreason.actions import report
+from medreason.actions import report, train
 from medreason.config import Config
+from medreason.console import report_command
 from medreason.report.loading import evaluations_of
+from medreason.runs import openings
 from medreason.runs.run_folder import RunFolder
 
 Compose = Callable[..., Config]
@@ -114,6 +117,45 @@ def test_several_sweeps_are_one_report_in_which_a_run_of_both_stands_once(
 
     with pytest.raises(ValueError, match=r"no runs of sweep=c below .*there are"):
         report.run(composed("action=report", "sweep='a,c'", "tracking=none"))
+
+
+def test_a_table_that_was_recorded_as_hub_is_called_by_its_name(
+    composed: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = draw_samples(tmp_path / "images")
+    words = ("method=sft", "data=hub", "data.hub=my/cases.csv", "sweep=demo", "tracking=none")
+    config = replace(composed(*words), choices={"data": "hub"})
+    done = write_run(config, samples, lambda i, s: reply(s.answer))
+    values = {
+        **{"sweep": "demo", "questions": "q", "arm": "a", "method": "sft"},
+        **{"run": done.run.path.name, "evaluation": done.key, "trained": True, "validated": True},
+    }
+    for data in ("hub", "the table cases.csv"):  # by an earlier version, and by this one
+        openings.record(tmp_path / "outputs", openings.Opening(data=data, **values))
+    report.run(composed("action=report", "sweep=demo", "tracking=none"))
+    said = "1 arm was tested on the test questions of the table cases.csv"
+    assert said in capsys.readouterr().out.splitlines()
+    page = (tmp_path / "outputs/reports/demo/index.html").read_text()
+    assert "<li>data cases.csv</li>" in page
+
+
+def test_a_finished_single_run_says_how_to_make_its_report(
+    composed: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = composed("method=sft", "sweep=mine", "tracking=none")
+    done = write_run(config, draw_samples(tmp_path / "images"), lambda i, s: reply(s.answer))
+    request = SimpleNamespace(folder=done.run, evaluation=done, evaluation_key=done.key)
+    monkeypatch.setattr(train.launch, "run", lambda *_: (request, True))
+    train.run(config)
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-1] == str(done.run.path)
+    told = f"report: {report_command('mine', config.outputs)}"
+    assert shown.err.splitlines()[-1] == told
+    train.run(config, "[1/2] sft")  # a sweep says it once, at its end
+    assert "report:" not in capsys.readouterr().err
 
 
 def test_report_says_on_the_terminal_which_arm_is_not_above_its_blank_image(

@@ -86,7 +86,9 @@ def test_impossible_shares_are_refused() -> None:
     samples = [sample(0, 0, 1), sample(1, 1, 1)]
     with pytest.raises(ValueError, match=r"test_share=1\.5; needs a number from 0 to 1"):
         split_by_group(samples, test_share=1.5, seed=0)
-    with pytest.raises(ValueError, match=r"2 samples in 1 groups .* leaves train or test empty"):
+    with pytest.raises(
+        ValueError, match=r"2 samples in 1 group that .* leaves train or test empty"
+    ):
         split_by_group(samples, test_share=0.5, seed=0)
     assert {s.split for s in split_by_group(samples, test_share=1, seed=0)} == {"test"}
     assert {s.split for s in split_by_group(samples, test_share=0, seed=0)} == {"train"}

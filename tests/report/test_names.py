@@ -88,6 +88,9 @@ def test_own_table_is_called_by_its_name(
 ) -> None:
     config = replace(composed(*words), choices={"data": words[0].partition("=")[2]})
     assert data_name(config) == name
+    other = replace(composed("data=phantom"), choices={"data": "phantom"}, method=config.method)
+    told = arm_names([config, other])[0]
+    assert told == config.method.name + f" {name.removeprefix('the table ')}" * (name != "phantom")
 
 
 def test_arms_that_nothing_short_tells_apart_are_named_by_their_sweeps(

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import commands
 import pytest
@@ -20,6 +22,7 @@ from medreason.report.page import page
 from medreason.report.published import Compared
 from medreason.report.runs import load
 from medreason.samples import Sample
+from medreason.stats import Estimate
 
 Compose = Callable[..., Config]
 PUBLISHED = [f"experiments/{paper}/published.csv" for paper in ("med_r1", "rarl")]
@@ -148,8 +151,8 @@ def test_ours_of_too_few_clusters_has_neither_interval_nor_verdict() -> None:
     assert published._with_interval(few, 75.0, 10.0, 99.0, few=few.few) == "75.0 [-]"
     enough = replace(few, ours=replace(ours, clusters=3))
     assert (enough.few, enough.verdict) == (False, "beyond both intervals")
-    paired = replace(enough, published=SimpleNamespace(value=5.0, minus="think"))
-    assert paired.few  # a difference takes more clusters than an accuracy
+    minus: Any = SimpleNamespace(value=5.0, minus="think")
+    assert replace(enough, published=minus).few  # a difference takes more clusters than an accuracy
 
 
 def test_a_published_difference_stands_beside_the_difference_of_ours(

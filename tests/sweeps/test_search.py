@@ -203,6 +203,8 @@ def test_no_interval_of_a_trial_is_shown_of_too_few_clusters() -> None:
     row = {"validation/ci_low": 0.2, "validation/ci_high": 0.9, "validation/clusters": 2}
     assert validation_ends(row) == (None, None)
     assert validation_ends(row | {"validation/clusters": 3}) == (0.2, 0.9)
+    trial: Any = SimpleNamespace(score=0.5, low=None, high=None)
+    assert report.score_text(trial) == "50.0 [-]"
 
 
 def test_the_best_trial_alone_is_tested(

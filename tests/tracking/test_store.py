@@ -216,6 +216,7 @@ def test_a_run_shows_its_validations_and_the_chosen_step(composed: Compose, tmp_
         name: run.data.metrics[f"curves/{name}"]
         for name in ("validation/accuracy", "transfer/parsed")
     }
+    assert run.data.metrics["validation/accuracy"] == 0.5  # of the weights that were kept
     assert (shown, run.data.metrics["curves/loss"]) == (
         {"validation/accuracy": 0.5, "transfer/parsed": 1.0}, 1.0,
     )  # fmt: skip
@@ -275,6 +276,17 @@ def test_runs_of_a_sweep_are_named_as_in_its_tables(composed: Compose, tmp_path:
     names = [client.get_run(run_id).info.run_name for run_id in ids]
     assert names[:3] == ["base", "sft seed 1", "sft seed 2"]
     assert names[3:] == [evaluation.name for evaluation in evaluations[3:]]  # as they were
+
+
+def test_no_interval_of_too_few_clusters_is_sent(composed: Compose, tmp_path: Path) -> None:
+    samples = draw_samples(tmp_path / "images")[:2]
+    config = composed("method=base", "sweep=one")
+    folder = write_run(config, samples, lambda i, s: reply("A"))
+    tracking.catch_up(config.tracking, config.folder, "one", [folder])
+    (run_id,) = folder.run.state().mlflow_runs.values()
+    metrics = store.connect(config.tracking, config.folder).get_run(run_id).data.metrics
+    assert metrics["test/clusters"] == 2
+    assert not [name for name in metrics if "ci_" in name]
 
 
 @pytest.mark.parametrize("average", ["questions", "cells"])
