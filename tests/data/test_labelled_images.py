@@ -117,7 +117,7 @@ def test_labels_that_differ_in_case_or_underscores_are_one(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
-        ([("x.png", "MRI", "rare", "disease", "q")], "'rare' has 1 mri images, fewer than data.mi"),
+        ([("x.png", "MRI", "rare", "disease", "q")], "'rare' has 1 mri image, fewer than data.mi"),
         ([("x.png", "CT", "only", "disease", "q")] * 1, "'only' is the only label of ct images"),
         ([("x.png", "PET", "cyst", "disease", "q")], "'modality' is 'PET'; known: ct, mri"),
         ([("../x.png", "MRI", "cyst", "disease", "q")], "leaves the data root"),

@@ -270,6 +270,32 @@ def test_no_table_of_many_runs_scrolls_sideways(crowd: Any) -> None:  # noqa: AN
     assert crowd.execute_script(f"return ({wider})(document.documentElement)") <= 0
 
 
+@pytest.mark.parametrize("width", [1239, 1040])
+def test_table_with_every_column_fits_a_small_window(
+    browser: Any,  # noqa: ANN401
+    composed: Callable[..., Config],
+    tmp_path: Path,
+    width: int,
+) -> None:
+    samples = draw_samples(tmp_path / "images")
+    words = ("method=grpo", "modality=ct", "task=disease", "validation=in_domain")
+    logs = [{"step": 10, "validation/accuracy": 0.5}]
+    folders = [
+        write_run(composed("method=base"), samples, lambda i, s: reply("A")),
+        write_run(
+            composed(*words), samples, lambda i, s: reply(s.answer), logs=logs, chosen_step=10
+        ),
+    ]
+    path = tmp_path / "index.html"
+    path.write_text(page(load(folders), sweep="demo"), encoding="utf-8")
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(path.as_uri())
+    assert len(find(browser, "section:first-of-type .runs thead tr:last-child th")) > 12
+    region = "const r = document.querySelector('.scroll'); return r.scrollWidth - r.clientWidth"
+    assert browser.execute_script(region) <= 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_fits_a_phone(opened: Any, scheme: str) -> None:  # noqa: ANN401
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
