@@ -409,9 +409,8 @@ def _populations(rows: Sequence[Row]) -> str:
     labels: dict[str, list[str]] = {}
     for row in rows:
         if row.metrics:
-            size = (
-                f"{row.metrics[Metric.N]:,} in {counted(row.metrics[Metric.CLUSTERS], 'cluster')}"
-            )
+            clusters = counted(int(row.metrics[Metric.CLUSTERS] or 0), "cluster")
+            size = f"{row.metrics[Metric.N]:,} in {clusters}"
             labels.setdefault(size, []).append(row.label)
     several = len(labels) > 1
     sizes = [f"{size} ({', '.join(names)})" if several else size for size, names in labels.items()]
