@@ -118,7 +118,6 @@ WRONG: list[tuple[str | list[str], str]] = [
     ("hydra/launcher=ray", "hydra/launcher=ray is not installed; `uv pip install -e '.[ray]'`"),
     ("model.path=", "model.path=''; give a hub id, a folder of weights or of a finished run, or"),
     ("method=base report.published=/nope", "report.published='/nope': no such file; name a CSV"),
-    ("action=plan judge.model=gpt data.train_images=0", "! judge.model=gpt has no effect: judge=n"),
     ("method=grpo ~adapter.r", "medreason: ~adapter.r: there is no adapter.r to leave out"),
     ("+seed=1", "An item is already at 'seed'. Either remove + prefix: 'seed=1'"),
     ("action=plan hydra.run.dir=own.py/x", "hydra.run.dir=own.py/x: [Errno 20]"),
