@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from medreason import config as configuration
 from medreason.config import CONF, Config, composing, flags, options, steps
 from medreason.console import command, notice, quiet_libraries, show, started_command
+from medreason.report import published_file
 from medreason.runs import interrupts
 from medreason.runs.outcomes import Outcome, explained
 from medreason.sweeps.callback import EXPECTED, as_job, job_label
@@ -156,6 +157,8 @@ def job(composed: DictConfig) -> Outcome | None:
         if not in_sweep:
             for line in idle_lines([config], [config.typed]):
                 notice(line)
+            if config.report.published:
+                published_file.read(config.report.published)
         return _run(config)
     except EXPECTED as error:
         if in_sweep:

@@ -59,6 +59,8 @@ def test_frame_is_the_table_of_the_report(outputs: Path, tmp_path: Path) -> None
     pd.testing.assert_frame_equal(frame, written, check_dtype=False)
     total = frame[frame["modality"] == "all"].set_index("run")["accuracy"]
     assert total.to_dict() == {"base": 0.25, "grpo": 1.0}
+    differences = frame[frame["modality"] == "all"].set_index("run")["difference"]
+    assert differences["grpo"] == pytest.approx(0.75)  # a fraction, as the accuracies
     settings = frame[["sweep", "method", "model"]].drop_duplicates()
     assert settings.to_numpy().tolist() == [["demo", "base", "tiny"], ["demo", "grpo", "tiny"]]
     assert frame.groupby("method")["seed"].max().dropna().to_dict() == {"grpo": 0}  # of no training

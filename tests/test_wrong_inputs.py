@@ -114,6 +114,10 @@ WRONG: list[tuple[str | list[str], str]] = [
     ),
     ("-m method=sft seed=interval(0,3)", "medreason: seed=interval(0,3) is for a search"),
     ("hydra.run.dir=${nope}", "medreason: hydra.run.dir: Interpolation key 'nope' not found; set"),
+    ("-m hydra.sweep.dir=${nope} seed=0,1", "medreason: hydra.sweep.dir: Interpolation key 'nope'"),
+    ("hydra/launcher=ray", "hydra/launcher=ray is not installed; `uv pip install -e '.[ray]'`"),
+    ("model.path=", "model.path=''; give a hub id, a folder of weights or of a finished run, or"),
+    ("method=base report.published=/nope", "report.published='/nope': no such file; name a CSV"),
     ("method=grpo ~adapter.r", "medreason: ~adapter.r: there is no adapter.r to leave out"),
     ("+seed=1", "An item is already at 'seed'. Either remove + prefix: 'seed=1'"),
     ("action=plan hydra.run.dir=own.py/x", "hydra.run.dir=own.py/x: [Errno 20]"),
@@ -124,6 +128,35 @@ WRONG: list[tuple[str | list[str], str]] = [
     ("action=audit data=slake data.root=mydata", "missing: train.json"),
     ("action=audit data=labelled_images data.root=nowhere", "not a folder"),
     (f"{TABLE} data.table=none.csv", "no such file"),
+    (
+        "data=labelled_images data.root=mydata/labels.csv",
+        "is a file; set data.root=mydata, the folder it lies in, and data.table=labels.csv",
+    ),
+    (f"{TABLE} data.min_images=-3", "data.min_images=-3; give 1 or more"),
+    (f"{QUESTIONS} data.hub=mydata/header.csv", "holds no rows below the names of its columns"),
+    (f"{QUESTIONS} data.hub=mydata/bad.jsonl", "bad.jsonl, line 2: is no JSON"),
+    (
+        f"{QUESTIONS} data.hub=mydata/one.csv data.split=by_image action=plan",
+        "leaves train or test",
+    ),
+    (
+        f"{QUESTIONS} data.hub=mydata/mixed.csv action=train",
+        "row 3: image mydata/none.png: no such",
+    ),
+    (f"{QUESTIONS} data.hub=mydata/mixed.csv action=train", "mydata/own.txt: is no format that is"),
+    (f"{QUESTIONS} data.hub=mydata/one.csv data.columns.answer=gold", "no column 'gold'; columns"),
+    (
+        f"{QUESTIONS} data.hub=mydata/one.csv data.names.tsk={{}}",
+        "data.names.tsk is unknown; known",
+    ),
+    (
+        [*QUESTIONS.split(), "data.hub=mydata/one.csv", "data.names.task={a: diseas}"],
+        "data.names.task: 'a' is 'diseas'; known: anatomy, disease",
+    ),
+    ("lr=1e-5", "did you mean method.trl.learning_rate?"),
+    ("epochs=3", "did you mean method.trl.num_train_epochs?"),
+    ("batch_size=8", "did you mean hardware.per_device_prompts?"),
+    ("data.path=missing.csv", "data.path is unknown to medreason.phantom.load"),
     (f"{TABLE} data.columns.patient=person", "set data.columns.patient=null"),
     (f"{TABLE} data.table=semicolons.csv", "data.separator=';'"),
     (f"{TABLE} data.separator=;", "type \"data.separator=';'\""),
@@ -167,6 +200,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "mydata/semicolons.csv").write_text("\n".join(rows).replace(",", ";"))
     (path / "mydata/questions.csv").write_text("image,question,answer\n0.png,Is it?,yes\n")
     (path / "mydata/empty.csv").write_text("")
+    (path / "mydata/own.txt").write_text("no image")
+    (path / "mydata/header.csv").write_text("image,question,answer\n")
+    (path / "mydata/one.csv").write_text("image,question,answer\n0.png,Is it?,yes\n")
+    mixed = "image,question,answer\n0.png,Is it?,yes\nnone.png,Is it?,no\nown.txt,Is it?,no\n"
+    (path / "mydata/mixed.csv").write_text(mixed)
+    line = '{"image": "0.png", "question": "Is it?", "answer": "yes"}'
+    (path / "mydata/bad.jsonl").write_text(f"{line}\n{{broken\n{line}\n")
     (path / "mydata/picture.csv").write_bytes((path / "mydata/0.png").read_bytes())
     return path
 

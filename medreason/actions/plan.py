@@ -53,6 +53,9 @@ class Job:
     """Completions, in training and in evaluation."""
     answers: int = 0
     """Those of the evaluation and of validations."""
+    questions: int = 0
+    """Of the test; each is asked as it is and under the controls."""
+    test_answers: int = 0
     seconds: float | None = 0.0
     """None where no comparable run has been measured yet."""
     hours: tuple[float, float] | None = None
@@ -102,7 +105,7 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
     for i, (config, label) in enumerate(zip(configs, labels, strict=True)):
         jobs.append(_job(config, label or config.run_name, throughput, questions, seen, i))
     jobs = _with_hours(jobs, configs)
-    told = _print(jobs, configs, trials)
+    _print(jobs, configs)
     possible = [
         c
         for c, job in zip(configs, jobs, strict=True)
@@ -115,9 +118,14 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
     for config, job in zip(configs, jobs, strict=True):
         if job.state not in _FINISHED:
             kinds[_kind(config)] += [(config, job)] * (trials.count if trials else 1)
-    for line in _needs_of_all(list(kinds.values())):  # last, since it loads torch
+    needs = []
+    for line in _needs_of_all(list(kinds.values())):  # one by one, since the first loads torch
         Console().print(line, highlight=False, soft_wrap=True)
-        told.append(line)
+        needs.append(line)
+    totals = [*_data_lines(jobs, configs[0]), *_totals(jobs, configs, trials)]
+    for line in totals:  # last, where a terminal shows them
+        Console().print(line, highlight=False, soft_wrap=True)
+    told = [*needs, *totals]
     refused = any(job.state == "refused" for job in jobs)
     return not refused and not any(line.startswith(_MISFIT) for line in told)
 
@@ -157,8 +165,8 @@ def _with_hours(jobs: Sequence[Job], configs: Sequence[Config]) -> list[Job]:
     each: dict[tuple[str, ...], tuple[_Hours | None, _Hours | None]] = {}
     timed = []
     for job, config in zip(jobs, configs, strict=True):
-        unknown = job.seconds is None and job.state not in _FINISHED
-        if unknown and config.hardware.accelerator == "cuda" and config.hardware.device_gb:
+        on_gpu = config.hardware.accelerator == "cuda" and config.hardware.device_gb
+        if _is_unmeasured(job) and on_gpu:
             key = *_kind(config), str(bool(job.updates))
             if key not in each:
                 each[key] = _hours_of_one(config, job)
@@ -182,12 +190,13 @@ def _hours_of_one(config: Config, job: Job) -> tuple[_Hours | None, _Hours | Non
     the model is not known, or the GPU too small."""
     from medreason.benchmark import gpu_time  # torch
 
-    if not (gpu := gpu_time.own_gpu(config.hardware)):
+    if not (gpus := gpu_time.own_gpus(config.hardware)):
         return None, None
     training = _training_samples(config)
     try:
-        answer = gpu_time.hours(config, training, 0, 1)[gpu]
-        return (gpu_time.hours(config, training, 1, 0)[gpu] if job.updates else None), answer
+        answer = gpu_time.span(gpu_time.hours(config, training, 0, 1), gpus)
+        update = gpu_time.hours(config, training, 1, 0) if job.updates else {}
+        return gpu_time.span(update, gpus) if update else None, answer
     except (OSError, ValueError):  # which the lines of memory and hours say
         return None, None
 
@@ -278,8 +287,10 @@ def _job(
         return Job(name, "refused", reason=str(error))
     if decision is Decision.FINISHED:
         return Job(name, "done")
-    answers = questions.count(config, request.test_samples) if config.runs.test else 0
+    test = request.test_samples if config.runs.test else []
+    answers = questions.count(config, test) if test else 0
     job = _evaluation(name, answers, throughput.evaluation(config))
+    job = replace(job, questions=len(test))
     if request.state.trained or config.method.algorithm == "none":
         return job
     return _with_training(job, config, request, throughput, resumes=decision is Decision.RESUME)
@@ -292,6 +303,7 @@ def _evaluation(name: str, answers: int, seconds: float | None) -> Job:
         "to evaluate",
         generations=answers,
         answers=answers,
+        test_answers=answers,
         seconds=0.0 if not answers else None if seconds is None else seconds * answers,
         disk=answers * _ANSWER_BYTES,
     )
@@ -314,7 +326,9 @@ def _published(name: str, config: Config, counts: Counts) -> Job:
     """A job of a release that is not on this machine, from the numbers of its questions."""
     answers = counts.test * (1 + len(config.evaluation.controls)) if config.runs.test else 0
     trains = config.method.algorithm != "none"
-    job = Job(name, "to do", answers=answers, seconds=None, disk=answers * _ANSWER_BYTES)
+    asked = counts.test if config.runs.test else 0
+    job = Job(name, "to do", questions=asked, answers=answers, test_answers=answers)
+    job = replace(job, seconds=None, disk=answers * _ANSWER_BYTES)
     job = _with_disk(job, config) if trains else job
     updates = config.updates(counts.training) if trains else 0
     rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0
@@ -384,8 +398,8 @@ def _left_out(config: Config, request: RunRequest) -> str:
     return f"each epoch leaves out {count} of {counted(questions, 'question')}" if count else ""
 
 
-def _print(jobs: Sequence[Job], configs: Sequence[Config], trials: Trials | None) -> list[str]:
-    """Print the table and the totals; gives the lines below them."""
+def _print(jobs: Sequence[Job], configs: Sequence[Config]) -> None:
+    """Print the table, and what explains its rows."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for head in ("#", "job", "state", "updates", "generations", "time", "disk"):
         side = "left" if head in ("job", "state") else "right"
@@ -401,27 +415,85 @@ def _print(jobs: Sequence[Job], configs: Sequence[Config], trials: Trials | None
     if not console.is_terminal:  # a table is not cut in a file
         console.width = max(console.width, 85 + max(len(job.name) for job in jobs))
     console.print(table)
-    for line in _estimated_for(jobs, configs):
+    for line in [*_estimated_for(jobs, configs), *_counts_explained(jobs, configs)]:
         console.print(line, highlight=False, soft_wrap=True)
     if folds:
         console.print("jobs of one kind are one row; `| cat` behind the command shows each")
     for reason, places in reasons.items():  # once, however many jobs it is of
         console.print(f"{_listed(places)}: {reason}", highlight=False, markup=False, soft_wrap=True)
-    lines = [*_totals(jobs, configs[0], trials), *_data_lines(jobs, configs[0])]
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
-    return lines
 
 
 def _estimated_for(jobs: Sequence[Job], configs: Sequence[Config]) -> list[str]:
-    """Which GPU the estimates of the table are for."""
-    profiles = {c.hardware.name: c.hardware for c, j in zip(configs, jobs, strict=True) if j.hours}
-    if not profiles:
+    """Which GPU the estimates of the table are for, and which key gives those that it lacks."""
+    pairs = list(zip(configs, jobs, strict=True))
+    profiles = {c.hardware.name: c.hardware for c, job in pairs if job.hours}
+    nameless = {
+        c.hardware.name: None
+        for c, job in pairs
+        if _is_unmeasured(job) and c.hardware.accelerator == "cuda" and not c.hardware.device_gb
+    }
+    if not profiles and not nameless:
         return []
     from medreason.benchmark import gpu_time
 
-    named = [f"{gpu_time.own_gpu(each)} (hardware={name})" for name, each in profiles.items()]
-    return [f"est.: estimated for {', '.join(named)}; nothing was measured yet"]
+    named = [f"{gpu_time.named(each)} (hardware={name})" for name, each in profiles.items()]
+    lines = [f"est.: estimated for {', '.join(named)}; nothing was measured yet"] if named else []
+    if nameless:
+        sizes = "; ".join(f"{gb:g} for {names}" for gb, names in gpu_time.by_memory().items())
+        lines.append(
+            f"time unknown, since hardware={', '.join(nameless)} names no GPU; "
+            f"hardware.device_gb=... gives an estimate: {sizes}"
+        )
+    return lines
+
+
+def _is_unmeasured(job: Job) -> bool:
+    return job.seconds is None and job.state not in _FINISHED
+
+
+def _counts_explained(jobs: Sequence[Job], configs: Sequence[Config]) -> Iterator[str]:
+    """What the generations of the table are, and why methods make unlike numbers of updates of the
+    same questions."""
+    ahead = [(c, j) for c, j in zip(configs, jobs, strict=True) if j.state not in _FINISHED]
+    lines = dict.fromkeys(filter(None, (_of_evaluation(c, job) for c, job in ahead)))
+    training = [(c, job) for c, job in ahead if job.updates]
+    lines |= dict.fromkeys(filter(None, (_of_rollouts(c, job) for c, job in training)))
+    yield from lines
+    sizes = {c.method.name: c.method.prompts_per_step for c, _ in training}
+    by_data = [c for c, _ in training if c.method.trl["max_steps"] <= 0]
+    if len(set(sizes.values())) > 1 and len(by_data) == len(training):
+        each = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        yield (
+            f"updates differ, since an update takes other numbers of questions "
+            f"(method.prompts_per_step): {each}"
+        )
+
+
+def _of_evaluation(config: Config, job: Job) -> str:
+    """`43,865 generations of an evaluation: 8,773 questions x 5: ...`"""
+    if not job.questions:
+        return ""
+    controls = config.evaluation.controls
+    times = 1 + len(controls)
+    even = controls and job.test_answers == job.questions * times
+    each = f" x {times}" if even else ""
+    asked = f"as they are and under {', '.join(controls)}" if controls else "as they are"
+    return (
+        f"{counted(job.test_answers, 'generation')} of an evaluation: "
+        f"{counted(job.questions, 'question')}{each}, {asked}"
+    )
+
+
+def _of_rollouts(config: Config, job: Job) -> str:
+    """`12,800 generations of a training with grpo: ...`"""
+    if config.method.algorithm != "grpo":
+        return ""
+    questions, completions = config.method.prompts_per_step, config.method.num_generations
+    return (
+        f"{job.updates * questions * completions:,} generations of a training with "
+        f"{config.method.name}: {counted(job.updates, 'update')} x {counted(questions, 'question')}"
+        f" x {counted(completions, 'completion')}"
+    )
 
 
 def _folded(jobs: Sequence[Job], configs: Sequence[Config]) -> Iterator[tuple[str, Job]]:
@@ -552,29 +624,62 @@ def _listed(places: Sequence[str]) -> str:
     return f"{named} and {len(places) - 3} more" if len(places) > 3 else named
 
 
-def _totals(jobs: Sequence[Job], config: Config, trials: Trials | None) -> list[str]:
-    how, rounds = "one after the other", 1.0
+def _totals(jobs: Sequence[Job], configs: Sequence[Config], trials: Trials | None) -> list[str]:
+    """What the command does in all, with its time and disk; and what is not known of it."""
+    times = 1
     if trials:
-        how = f"{trials.at_a_time} at a time, each as fast as alone; without the test of the best"
-        jobs, rounds = [*jobs] * trials.count, trials.rounds / trials.count
+        times, jobs = trials.count, [*jobs] * trials.count
+        configs = [*configs] * trials.count
     counts = Counter(job.state for job in jobs)
     ahead = [job for job in jobs if job.state not in _FINISHED]
-    known = [job.seconds for job in ahead if job.seconds is not None]
-    unknown = len(ahead) - len(known)
-    time = duration(sum(known) * rounds) if known or not ahead else "unknown"
-    if known and unknown:
-        time += f" and {counted(unknown, 'job')} unknown"
+    kind = "trial" if times > 1 or trials else "job"
     return [
-        f"{counted(len(jobs), 'trial' if trials else 'job')}: "
+        f"total: {counted(len(jobs), kind)}: "
         + ", ".join(f"{n} {state}" for state, n in counts.items()),
-        f"{counted(sum(c.updates for c in ahead), 'update')}, "
-        f"{counted(sum(c.generations for c in ahead), 'generation')}, time {time} "
-        f"on this machine ({how}{_MEASURED_LATER if unknown else ''})",
-        *_disk_lines(ahead, config, trials.at_a_time if trials else 1),
+        f"total: {counted(sum(c.updates for c in ahead), 'update')}, "
+        f"{counted(sum(c.generations for c in ahead), 'generation')}, "
+        f"time {_total_time(ahead, _gpus_of(jobs, configs), trials)}",
+        *_disk_lines(ahead, configs[0], trials.at_a_time if trials else 1),
     ]
 
 
-_MEASURED_LATER = "; known after a first run of each method with this model and hardware"
+def _gpus_of(jobs: Sequence[Job], configs: Sequence[Config]) -> str:
+    """The GPUs that the hours of jobs are estimated for; empty of none."""
+    profiles = {c.hardware.name: c.hardware for c, j in zip(configs, jobs, strict=True) if j.hours}
+    if not profiles:
+        return ""
+    from medreason.benchmark import gpu_time
+
+    return ", ".join(dict.fromkeys(gpu_time.named(each) for each in profiles.values()))
+
+
+def _total_time(ahead: Sequence[Job], gpus: str, trials: Trials | None) -> str:
+    """`20 min 0 s on this machine (one after the other)`, `estimated 6.1 to 26 h on A100 40 GB`, or
+    `unknown` with what makes it known."""
+    how, share = "one after the other", 1.0
+    if trials:
+        how = f"{trials.at_a_time} at a time, each as fast as alone; without the test of the best"
+        share = trials.rounds / trials.count
+    known = [job.seconds for job in ahead if job.seconds is not None]
+    hours = [job.hours for job in ahead if job.seconds is None and job.hours]
+    unknown = len(ahead) - len(known) - len(hours)
+    parts = []
+    if known or not ahead:
+        parts.append(f"{duration(sum(known) * share)} on this machine")
+    if hours:
+        from medreason.benchmark import gpu_time
+
+        low, high = (share * sum(each[i] for each in hours) for i in (0, 1))
+        parts.append(f"estimated {gpu_time.shown((low, high))} on {gpus}")
+    if unknown:
+        of = f" of {counted(unknown, 'job')}" if parts else ""
+        parts.append(f"unknown{of}")
+    return f"{' and '.join(parts)} ({how}{_MEASURED_LATER if unknown else ''})"
+
+
+_MEASURED_LATER = (
+    "; known on this machine after a first run of each method with this model and hardware"
+)
 
 
 def _disk_lines(ahead: Sequence[Job], config: Config, at_a_time: int) -> Iterator[str]:
@@ -586,7 +691,7 @@ def _disk_lines(ahead: Sequence[Job], config: Config, at_a_time: int) -> Iterato
     unknown = sum(not job.disk_known for job in ahead)
     trainings = "one training" if at_a_time == 1 else f"{at_a_time} trainings at a time"
     yield (
-        f"disk {'at least ' if unknown else ''}{_size(disk)} kept, {_size(needed)} with the "
+        f"total: disk {'at least ' if unknown else ''}{_size(disk)} kept, {_size(needed)} with the "
         f"checkpoints of {trainings}"
         + (f" and the {_size(download)} of weights that come from the hub" if download else "")
         + f"; {_size(free)} free"

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from medreason import config as configuration
 from medreason.config import Config, machine
@@ -59,6 +60,15 @@ class _Answer:
     """Of each letter; empty for an open question."""
     completion: str
 
+    @property
+    def answer_type(self) -> str:
+        """closed, where `answer` is the letter of an option, or open, where it is a text."""
+        return "closed" if self.options else "open"
+
+    def row(self) -> dict[str, Any]:
+        """Of the file of answers."""
+        return asdict(self) | {"answer_type": self.answer_type}
+
 
 def run(config: Config) -> None:
     """Answer as evaluation does, print, and write `predict.output` where it is given.
@@ -90,7 +100,7 @@ def run(config: Config) -> None:
     for answer in answers:
         show(_text(answer))
     if config.predict.output:
-        asked.write(Path(config.predict.output), [asdict(answer) for answer in answers])
+        asked.write(Path(config.predict.output), [answer.row() for answer in answers])
         notice(f"{counted(len(answers), 'answer')} written to {config.predict.output}")
 
 
@@ -100,9 +110,10 @@ def _open_note(questions: Sequence[_Question], samples: Sequence[Sample]) -> str
     if not remedies:
         return ""
     in_file = f", or {remedies[0]}" if remedies[0] else ""
+    count = f" ({len(remedies)} of {len(samples)} here)" if len(samples) > 1 else ""
     return (
-        "a question without options is asked as an open one; for yes or no, append ' A)Yes, B)No'"
-        f"{in_file}"
+        f"a question without options is asked as an open one, whose answer is a text{count}; for "
+        f"yes or no, append ' A)Yes, B)No'{in_file}"
     )
 
 
@@ -306,6 +317,8 @@ def _text(answer: _Answer) -> str:
     lines.append(f"  reply: {' '.join(answer.completion.split())}")
     option = answer.options.get(answer.answer or "")
     named = f"{answer.answer} ({option})" if option else answer.answer
+    if answer.answer_type == "open" and named:
+        named += " (a text: the question has no options)"
     lines.append(f"  answer: {named or f'none, {answer.parse_status}'}")
     if answer.option_likelihoods:
         falling = sorted(answer.option_likelihoods.items(), key=lambda pair: -pair[1])

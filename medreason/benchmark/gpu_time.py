@@ -43,7 +43,6 @@ _ROWS = 64
 """Questions of an evaluation that are decoded together."""
 
 
-_LEAST_SHOWN = 0.01  # hours
 Hours = tuple[float, float]
 """The least and the most that work may take."""
 
@@ -72,13 +71,32 @@ def hours(
     return {gpu.name: on(gpu) if peak <= gpu.memory else None for gpu in GPUS}
 
 
-def own_gpu(hardware: Hardware) -> str:
-    """The name of the one of `GPUS` that a hardware profile is for, by `device_gb`; empty where it
-    names no memory, or that of several."""
-    alike = [
+def own_gpus(hardware: Hardware) -> list[str]:
+    """The names of those of `GPUS` that have the memory which a hardware profile names
+    (`device_gb`); none where it names no memory."""
+    return [
         gpu.name for gpu in GPUS if hardware.device_gb and gpu.memory == hardware.device_gb * 1e9
     ]
-    return alike[0] if len(alike) == 1 else ""
+
+
+def named(hardware: Hardware) -> str:
+    """`A100 40 GB`, `A100 80 GB or H100`; of several devices `2 x A100 40 GB`."""
+    names = " or ".join(own_gpus(hardware))
+    return f"{hardware.processes} x {names}" if hardware.processes > 1 else names
+
+
+def by_memory() -> dict[float, str]:
+    """Values of `hardware.device_gb` -> the GPUs that hours are estimated for."""
+    names: dict[float, list[str]] = {}
+    for gpu in GPUS:
+        names.setdefault(gpu.memory / 1e9, []).append(gpu.name)
+    return {gb: " or ".join(alike) for gb, alike in names.items()}
+
+
+def span(hours: Mapping[str, Hours | None], gpus: Sequence[str]) -> Hours | None:
+    """The least and the most hours on those of `gpus` that are large enough; None of none."""
+    known = [each for gpu in gpus if (each := hours[gpu])]
+    return (min(low for low, _ in known), max(high for _, high in known)) if known else None
 
 
 def time_line(what: str, hours: Mapping[str, Hours | None]) -> str:
@@ -99,15 +117,17 @@ def total(kinds: Sequence[Mapping[str, Hours | None]]) -> dict[str, Hours | None
 
 
 def shown(hours: Hours) -> str:
-    """`1.6 to 6.4 h`"""
-    if hours[1] < _LEAST_SHOWN:
-        return f"under {_LEAST_SHOWN} h"
-    return f"{_hours(hours[0])} to {_hours(hours[1])} h"
+    """`1.6 to 6.4 h`; below an hour `6 to 42 min`."""
+    low, high = hours
+    if high < 1:
+        least, most = round(60 * low), round(60 * high)
+        if not most:
+            return "under 1 min"
+        return f"{least} to {most} min" if least else f"up to {most} min"
+    return f"{_hours(low)} to {_hours(high)} h"
 
 
 def _hours(hours: float) -> str:
-    if hours < _LEAST_SHOWN:
-        return f"under {_LEAST_SHOWN}"
     return f"{hours:.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 0.1 else f"{hours:.2f}"
 
 

@@ -40,6 +40,9 @@ _OF_COMMAND = {
     "outputs": "one command writes to one folder of outputs",
     "action": "one command does one action",
     "tracking": "one command is tracked in one place",
+    "report": "a report shows all jobs of a command",
+    "statistics": "it changes no run, and all jobs of a command are shown by the same",
+    "runs": "it says how the jobs of a command are run",
 }
 """Keys, and groups with their keys, that are not swept: the start and the end of a sweep read one
 value."""

@@ -98,6 +98,11 @@ class Model:
     """With a base_url: the server that answers in place of weights."""
 
     def __post_init__(self) -> None:
+        if not self.path and not self.is_served:
+            raise ValueError(
+                "model.path=''; give a hub id, a folder of weights or of a finished run, or leave "
+                "it out for the start model of model=..."
+            )
         one_of("model.weights", self.weights, ("trained", "random"))
         one_of("model.quantization", self.quantization, ("none", "nf4"))
         if self.architecture and self.weights == "trained":

@@ -65,6 +65,8 @@ ELSEWHERE = {
     **dict.fromkeys(("dataset", "dataset_name", "train_files"), "data=hub data.hub"),
     "split_dataset_ratio": "validation.share",
     **dict.fromkeys(("n_gpus_per_node", "nproc_per_node", "num_processes"), "hardware.devices"),
+    **dict.fromkeys(("gpus", "num_gpus", "n_gpus", "ngpus"), "hardware.devices"),
+    **dict.fromkeys(("evaluation.batch_size", "eval_batch_size"), "hardware.per_device_evaluation"),
     "nnodes": "hardware.nodes",
     **dict.fromkeys(("attn_implementation", "attn_impl"), "hardware.attention"),
     **dict.fromkeys(("save_freq", "checkpoint_steps"), "runs.checkpoint_steps"),

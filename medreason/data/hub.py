@@ -35,6 +35,7 @@ def read(
     cache: Path,
     *,
     columns: Mapping[str, str | Sequence[str] | None] | None = None,
+    names: Mapping[str, Mapping[str, str]] | None = None,
     modality: str | None = None,
     task: str | None = None,
     revision: str | None = None,
@@ -48,7 +49,8 @@ def read(
     `columns` maps our names (image, question, answer, options, answer_type, explanation, modality,
     task, source, patient, split, and alternatives: a list of texts that are as right as the answer
     of an open question) to the set's; null takes the usual name, where there is one. `options` may
-    be a list of columns of one option each: A, B ... in this order. Rows without
+    be a list of columns of one option each: A, B ... in this order. `names` maps words of the
+    columns of modality and task to ours, where they are no usual names. Rows without
     modality and task of their own get those given, else those known of the set. Validation rows
     belong to the split `validation`; None leaves them out. Images are written to `cache` under the
     hash of their content, so that an image in train and test is known to be the same; where a
@@ -64,16 +66,17 @@ def read(
             meant = question_columns.FACETS[key][0](str(value))
             hint = f"; did you mean {meant}?" if meant else ""
             raise ValueError(f"data.{key}={value!r}; known: {', '.join(known)}{hint}")
+    words = question_columns.checked_words(names or {})
     folder = _image_folder(hub, image_folder)
     path = Path(hub).resolve()  # of `.`, too
     source = path.stem if path.is_file() else path.name
     known_cell = _CELLS.get(source.lower(), ("unknown", "unknown"))
     splits = {"train": "train", "test": "test"} | ({"validation": validation} if validation else {})
     parts = question_files.read(hub, revision, subset)
-    names = [part.split for part in parts]
-    if not splits.keys() & {*names}:
+    sides = [part.split for part in parts]
+    if not splits.keys() & {*sides}:
         raise ValueError(
-            f"data.hub={hub!r} has the splits {list(dict.fromkeys(names))}, none of "
+            f"data.hub={hub!r} has the splits {list(dict.fromkeys(sides))}, none of "
             f"{', '.join(splits)}; set data.validation=test where it has validation rows alone"
         )
     for part in parts:
@@ -84,13 +87,14 @@ def read(
             text = f"{counted(part.count, 'row')} of this split {verb} not read{asked}"
             yield Remark(part.name, -1, text)
             continue
-        found = question_columns.find(hub, part, columns or {})
+        found = question_columns.find(hub, part, columns or {}, words=words)
         layout = Layout(
             **found._asdict(),
             cell=(modality or known_cell[0], task or known_cell[1]),
             source=source,
             images=folder,
             cache=cache / "hub" / hub.strip("/").replace("/", "--"),
+            words=words,
         )
         yield from question_columns.remarks(part, layout)
         if "split" in layout.columns:
@@ -143,7 +147,7 @@ def _sample(
     columns = layout.columns
     if problem := csv_table.extra_problem(row):
         raise ValueError(problem)
-    if (split := _facet(row, columns, "split", split)) not in splits:
+    if (split := _facet(row, layout, "split", split)) not in splits:
         file, _, number = name.rpartition(":")
         return LeftOut(file, int(number), rows.OF_VALIDATION, rows.OF_VALIDATION)
     kind = rows.answer_type(row, columns["answer_type"]) if "answer_type" in columns else ""
@@ -163,8 +167,8 @@ def _sample(
         options=options,
         answer=answer,
         explanation=_own(row, columns, "explanation"),
-        modality=_facet(row, columns, "modality", layout.cell[0]),
-        task=_facet(row, columns, "task", layout.cell[1]),
+        modality=_facet(row, layout, "modality", layout.cell[0]),
+        task=_facet(row, layout, "task", layout.cell[1]),
         source=_own(row, columns, "source") or layout.source,
         patient=rows.patient(_own(row, columns, "patient")),
         split=splits[split],
@@ -188,14 +192,17 @@ def _own(row: Record, columns: Mapping[str, str], key: str) -> str | None:
     return rows.text_or_number(row, columns[key])
 
 
-def _facet(row: Record, columns: Mapping[str, str], key: str, of_all: str) -> str:
+def _facet(row: Record, layout: Layout, key: str, of_all: str) -> str:
     """Modality, task or split: of the row where it says one, else of all rows."""
+    columns = layout.columns
     name = _own(row, columns, key)
     if name is None:
         return of_all
-    key_of, known = question_columns.FACETS[key]
-    if not (value := key_of(name)):
+    _, known = question_columns.FACETS[key]
+    if not (value := question_columns.facet(key, name, layout.words)):
         others = f"; {OTHER_MODALITY_NAMES}" if key == "modality" else ""
+        if key != "split":
+            others += f"; 'data.names.{key}={{WORD: NAME}}' says which of them a word is"
         raise ValueError(f'"{columns[key]}" is {name!r}; known: {", ".join(known)}{others}')
     return value
 

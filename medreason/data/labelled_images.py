@@ -82,6 +82,8 @@ def read(
     """
     root = rows.folder(root)
     _refuse_settings(columns, ask)
+    if min_images < 1:
+        raise ValueError(f"data.min_images={min_images}; give 1 or more")
     if not 2 <= choices <= len(LETTERS):
         raise ValueError(f"data.choices={choices}; a question has from 2 to {len(LETTERS)} options")
     found = csv_table.table(

@@ -16,6 +16,7 @@ from medreason.data import rows
 from medreason.data.rows import Record, Row
 from medreason.samples import Sample
 
+_VALIDATION = "qas/val/val_qa.pkl"
 RELEASED_ROWS = {"qas/train/*": 19_755, "qas/test/*": 6_761}
 
 
@@ -31,6 +32,12 @@ def read(root: Path | str | None, *, validation: str | None = None) -> Iterator[
     yield from rows.of_one_side(
         root, files, {name: [f"qas/{name}/{name}_qa.pkl"] for name in ("train", "test")}
     )
+    if not validation and (root / _VALIDATION).is_file():
+        yield from rows.of_validation(
+            _VALIDATION,
+            _pickled(root / _VALIDATION),
+            lambda id, row: _sample(root, id, row, "val", "validation"),
+        )
     for file, name in files.items():
         if not (root / file).is_file():
             continue

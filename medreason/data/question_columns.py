@@ -40,6 +40,8 @@ _OR_FILE = "; where it holds no questions, set data.hub to the file that does"
 _REQUIRED = ("image", "question", "answer")
 _OPTION_PREFIXES = ("option_", "Option ", "Choice ", "")
 """Before the letters that name columns of one option each."""
+Words = Mapping[str, Mapping[str, str]]
+"""`data.names`: modality or task -> a word of the set, in lower case -> ours."""
 Given = Mapping[str, str | Sequence[str] | None]
 """`data.columns`: our name -> the set's, of options also several."""
 
@@ -62,6 +64,7 @@ class Layout:
     """Our name of a facet -> the column of that name that is about something else."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Column -> the usual name that it was taken for."""
+    words: Words = field(default_factory=dict)
 
     @property
     def has_problems(self) -> bool:
@@ -86,6 +89,7 @@ def find(
     *,
     required: Sequence[str] = _REQUIRED,
     before: str = "",
+    words: Words | None = None,
 ) -> Found:
     """The column of each of our names, and columns of one option each.
 
@@ -106,7 +110,9 @@ def find(
     if absent := _absent(part, columns, several, required):
         raise ValueError(_no_column(hub, part, absent, before))
     facets = [our for our in FACETS if our in columns and not given.get(our)]
-    foreign = {our: columns[our] for our in facets if _is_foreign(part, our, columns[our])}
+    foreign = {
+        our: columns[our] for our in facets if _is_foreign(part, our, columns[our], words or {})
+    }
     columns = {our: name for our, name in columns.items() if our not in foreign}
     renamed = {
         name: our for our, name in columns.items() if not given.get(our) and name not in _USUAL[our]
@@ -222,11 +228,39 @@ def _lettered(names: Sequence[str]) -> list[str]:
     return longest if len(longest) > 1 else []
 
 
-def _is_foreign(part: Part, key: str, column: str) -> bool:
+def checked_words(names: Mapping[str, Mapping[str, str]]) -> Words:
+    """`data.names` with the set's words in lower case.
+
+    Raises:
+        ValueError: it names another column, or a word of ours that is not known.
+    """
+    checked: dict[str, dict[str, str]] = {}
+    for key, words in names.items():
+        if key not in _NAMED:
+            raise ValueError(f"data.names.{key} is unknown; known: {', '.join(_NAMED)}")
+        _, known = FACETS[key]
+        for word, ours in (words or {}).items():
+            if ours not in known:
+                raise ValueError(
+                    f"data.names.{key}: {word!r} is {ours!r}; known: {', '.join(known)}"
+                )
+            checked.setdefault(key, {})[str(word).strip().lower()] = ours
+    return checked
+
+
+_NAMED = ("modality", "task")
+
+
+def facet(key: str, word: str, words: Words) -> str:
+    """Our name of what a cell says, by `data.names` before the usual names; empty of neither."""
+    return words.get(key, {}).get(word.strip().lower()) or FACETS[key][0](word)
+
+
+def _is_foreign(part: Part, key: str, column: str, words: Words) -> bool:
     """Whether a column of that name is about something else. In a table of one's own a value that
     is not known is a slip, unless none is known; in a set it belongs to another scheme."""
     values = {str(row[column] or "").strip() for row in part.records([column])} - {""}
-    known = [bool(FACETS[key][0](value)) for value in values]
+    known = [bool(facet(key, value, words)) for value in values]
     return bool(known) and not (any(known) if part.table else all(known))
 
 
@@ -236,7 +270,8 @@ def remarks(part: Part, layout: Layout, before: str = "") -> Iterator[Remark]:
     for key, column in foreign.items():
         known = ", ".join(FACETS[key][1])
         text = f"column {column!r} is not used: it has other values than {known}"
-        yield Remark(part.name, -1, f"{text}; data.{key} says the {key} of all rows")
+        each = f"data.names.{key} what each of its values stands for"
+        yield Remark(part.name, -1, f"{text}; data.{key} says the {key} of all rows, {each}")
     if part.table and (fold := layout.foreign.get("split")):
         known = ", ".join(FACETS["split"][1])
         text = f"column {fold!r} is not used: none of its values is one of {known}; write those"

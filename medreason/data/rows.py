@@ -186,6 +186,16 @@ def each(
             yield BadRow(file, index, _problem(error, *following))
 
 
+def of_validation(
+    file: str, rows: Iterable[T], build: Callable[[str, T], Row | None]
+) -> Iterator[Row]:
+    """Each row of a release's file for validation as one that is left out, whatever is wrong with
+    it; rows that `build` leaves out for another reason keep theirs."""
+    for index, row in enumerate(each(file, rows, build)):
+        is_other = isinstance(row, LeftOut)
+        yield row if is_other else LeftOut(file, index, OF_VALIDATION, OF_VALIDATION)
+
+
 def _problem(error: Exception, row: object = None) -> str:
     if isinstance(error, KeyError):
         keys = list(row) if isinstance(row, Mapping) else []
@@ -199,6 +209,12 @@ def _problem(error: Exception, row: object = None) -> str:
 
 def folder(root: Path | str | None) -> Path:
     """The root as a path. Raises ValueError unless it is a folder."""
+    if root is not None and Path(root).is_file():
+        file = Path(root)
+        raise ValueError(
+            f"data.root={root} is a file; set data.root={file.parent}, the folder it lies in, and "
+            f"data.table={file.name} where it is a table of labelled images"
+        )
     if root is None or not Path(root).is_dir():
         raise ValueError(f"data.root={root} is not a folder; set data.root to the data")
     return Path(root)

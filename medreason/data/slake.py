@@ -6,7 +6,7 @@ Layout: med-vqa.com/slake; copies on the hub call the middle file validation.jso
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from medreason.data import rows
@@ -43,21 +43,23 @@ def read(
     if language not in _LANGUAGES:
         raise ValueError(f"data.language={language!r}; known: {', '.join(_LANGUAGES)}")
     files = {"train.json": "train", "test.json": "test"}
+    released = "validate.json" if (root / "validate.json").is_file() else "validation.json"
     if validation:
-        released = "validate.json" if (root / "validate.json").is_file() else "validation.json"
         files[released] = validation
     yield from rows.of_one_side(root, files, {"train": ["train.json"], "test": ["test.json"]})
     names = Path(images_not_in).read_text() if images_not_in else ""
     left_out = set(re.findall(r"xmlab\d+", names))
+
+    def build(split: str) -> Callable[[str, Record], Sample | LeftOut]:
+        return lambda name, row: _row(root, name, row, _LANGUAGES[language], left_out, split)
+
     for file, split in files.items():
         if (root / file).is_file():
-            yield from rows.each(
-                file,
-                rows.json_array(root / file),
-                lambda name, row, split=split: _row(
-                    root, name, row, _LANGUAGES[language], left_out, split
-                ),
-            )
+            yield from rows.each(file, rows.json_array(root / file), build(split))
+    if not validation and (root / released).is_file():
+        yield from rows.of_validation(
+            released, rows.json_array(root / released), build("validation")
+        )
 
 
 def _row(

@@ -43,6 +43,8 @@ def read(
     parts = [(TRAINING, "train", "Train_images", "train")]
     if validation:
         parts.append((_VALIDATION, "val", "Val_images", validation))
+    else:
+        yield from _left_out_of_validation(root, encoding)
     files = {
         f"{folder}/QAPairsByCategory/{name}_{suffix}.txt": (f"{folder}/{images}", category, split)
         for folder, suffix, images, split in parts
@@ -62,6 +64,18 @@ def read(
                 root / images, name, line, category, modalities, split
             ),
         )
+
+
+def _left_out_of_validation(root: Path, encoding: str) -> Iterator[Row]:
+    """The rows of those files for validation that are there."""
+    for name, category in CATEGORIES.items():
+        file = f"{_VALIDATION}/QAPairsByCategory/{name}_val.txt"
+        if (root / file).is_file():
+            yield from rows.of_validation(
+                file,
+                _lines(root / file, encoding),
+                lambda id, line, category=category: _sample(root, id, line, category, {}, "val"),
+            )
 
 
 def _sample(

@@ -30,7 +30,8 @@ class Runs(list[Run]):
 
     def frame(self) -> pd.DataFrame:
         """The report's `table.csv`: a row for each run over all cells (`all`, `all`) and for each
-        of its cells, with intervals, baselines and the difference from the base model."""
+        of its cells, with intervals, baselines and the difference from the base model. Accuracies,
+        intervals and differences are fractions of 1 (0.1 is 10 %, or 10 percent points)."""
         return table.frame(self).infer_objects()
 
 

@@ -44,7 +44,7 @@ _PIPE_WIDTH = 100  # characters in pipes and logs; wider tables are printed wide
 _MANY = 0.5
 NO_BASE = "not compared with a start model"
 CUT_OFF = "cut off at evaluation.max_new_tokens"
-_DIFFERENCE = (  # to the base run, in percent points
+_DIFFERENCE = (  # to the base run
     *("difference", "difference_low", "difference_high", "difference_p"),
     *("difference_n", "difference_clusters"),
 )
@@ -192,7 +192,9 @@ def _folded(note: str, width: int) -> str:
 
 
 def frame(runs: Sequence[Run]) -> pd.DataFrame:
-    """Tidy: a row for each run over all its cells (`all`, `all`) and one for each of its cells."""
+    """Tidy: a row for each run over all its cells (`all`, `all`) and one for each of its cells.
+
+    Accuracies, their differences and what a test can show are fractions of 1."""
     names = Metric.shown_in(Shown.CSV)
     rows = []
     for run in runs:
@@ -231,15 +233,18 @@ def write_csv(runs: Sequence[Run], path: Path) -> None:
 def _comparison(
     run: Run, metrics: Mapping[str, Any], paired: Difference | None
 ) -> Mapping[str, Any]:
-    """The difference to the base run and what its test can show: at the discordance assumed where
-    there is none."""
+    """The difference to the base run and what its test can show, both as fractions of 1: at the
+    discordance assumed where there is none."""
     if not metrics:
         return {}
     able = power(paired or metrics, run.statistics)
-    names, values = [*_POWER], [able.smallest_difference, able.questions_needed]
+    smallest = able.smallest_difference
+    names = [*_POWER]
+    values = [None if smallest is None else smallest / 100, able.questions_needed]
     if paired:
         names += _DIFFERENCE
-        values += [paired.mean, paired.low, paired.high, paired.p, paired.n, paired.clusters]
+        values += [points / 100 for points in (paired.mean, paired.low, paired.high)]
+        values += [paired.p, paired.n, paired.clusters]
     return dict(zip(names, values, strict=True))
 
 

@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from medreason.config import Config, Statistics, Tracking, composing
+from medreason.config import Config, Statistics, Tracking, composing, hydra_errors
 from medreason.console import counted, notice, report_command, started_command
 from medreason.execution import supervision
 from medreason.report import published_file
@@ -94,6 +94,8 @@ class Sweep(Callback):
         """Before Hydra makes the folder it changes to."""
         try:
             Path(config.hydra.run.dir).mkdir(parents=True, exist_ok=True)
+        except OmegaConfBaseException:  # Hydra resolves the key next, and its error is explained
+            return
         except OSError as error:
             sys.exit(
                 f"medreason: hydra.run.dir={config.hydra.run.dir}: {error}; leave it out, and set "
@@ -121,6 +123,8 @@ class Sweep(Callback):
                 self._search.refuse_unusable(fixed)
                 self._study = open_study(config, self._search, fixed)
             self._prepare(config)
+        except OmegaConfBaseException as error:
+            sys.exit(f"medreason: {hydra_errors.explained(error, (), ())}")
         except EXPECTED as error:
             sys.exit(f"medreason: {explained(error, config.outputs)}")
         # Hydra calls on_multirun_end only if its launcher raised nothing.

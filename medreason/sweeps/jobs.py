@@ -133,8 +133,11 @@ def composition_problem(error: Exception, overrides: Sequence[str], folders: Seq
             options.check(job, folders)
         except ValueError as problem:
             return f"{_number(jobs, i)}{problem}; {_APART}"
+    text = hydra_errors.explained(error, overrides, folders)
+    if hydra_errors.NOT_INSTALLED in text:
+        return text
     # It composes a sweep once without the groups that are swept over, and so without their keys.
-    return f"{hydra_errors.explained(error, overrides, folders)}, or {_APART}"
+    return f"{text}, or {_APART}"
 
 
 _APART = "give the jobs that have it a command of their own"
@@ -205,6 +208,7 @@ def base_lines(
 
 _FOR_TRAINING = ("method.trl", "method.prompts_per_step", "method.target")
 _FOR_SAMPLING = ("rollout", "reward")
+_NO_JUDGE = "judge=none grades nothing"
 
 
 def idle_lines(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> list[str]:
@@ -214,9 +218,9 @@ def idle_lines(configs: Sequence[Config], jobs: Sequence[Sequence[str]]) -> list
     for config, job in zip(configs, jobs, strict=True):
         for override in job:
             reasons.setdefault(override, []).append(_why_idle(config, override))
-    remedy = "leave it out, or choose a method that uses it"
     return [
-        f"! {override.lstrip('+')} has no effect: {why[0]}; {remedy}"
+        f"! {override.lstrip('+')} has no effect: {why[0]}; leave it out, or choose a "
+        f"{'judge' if why[0] == _NO_JUDGE else 'method'} that uses it"
         for override, why in reasons.items()
         if all(why)
     ]
@@ -234,6 +238,8 @@ def _why_idle(config: Config, override: str) -> str:
         return f"{method} samples no completions"
     if algorithm == "grpo" and key == "method.target":
         return f"{method} imitates nothing, as SFT does"
+    if config.judge.kind == "none" and key.startswith("judge."):
+        return _NO_JUDGE
     return ""
 
 

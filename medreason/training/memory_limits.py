@@ -112,12 +112,13 @@ def _faster(plain: _Cut, again: _Cut, samples: Sequence[Sample]) -> tuple[_Cut, 
     ]
     is_plain = not again[2] or seconds[0] <= seconds[1]
     chosen, other = (plain, again) if is_plain else (again, plain)
-    hardware = other[0].hardware
-    times = max(seconds) / min(seconds)
-    return chosen, (
-        f"an update is estimated {times:.2f} times as fast as with hardware.gradient_checkpointing="
-        f"{'true' if is_plain else 'false'} and {_questions(hardware.questions_at_once)} at once"
-    )
+    at_once = _questions(other[0].hardware.questions_at_once)
+    longer = f"an update takes {max(seconds) / min(seconds):.2f} times as long (estimated)"
+    if is_plain:
+        why = f"with true, which computes them twice and has room for {at_once} at once, {longer}"
+        return chosen, f"activations are kept in memory; {why}"
+    why = f"with false, which keeps them and has room for {at_once} at once, {longer}"
+    return chosen, f"activations are computed twice, which saves memory; {why}"
 
 
 def _questions(count: int) -> str:

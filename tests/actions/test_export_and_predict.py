@@ -407,7 +407,7 @@ def test_predict_gives_the_same_for_a_path_a_file_url_and_a_data_url(
     [
         ("A", "parsed", {"A": "Yes", "B": "No"}, "answer: A (Yes)"),
         (None, "no answer", {"A": "Yes", "B": "No"}, "answer: none, no answer"),
-        ("left lung", "parsed", {}, "answer: left lung"),
+        ("left lung", "parsed", {}, "answer: left lung (a text: the question has no options)"),
     ],
 )
 def test_answer_comes_with_the_text_of_its_option_and_the_whole_reply(
@@ -702,6 +702,7 @@ def test_questions_of_the_readme_are_answered_into_each_kind_of_file(
         assert answers[1]["options"] == {"A": "Lung", "B": "Heart"}
         assert sum(answers[1]["option_likelihoods"].values()) == pytest.approx(1, abs=1e-3)
         return
+    assert [a["answer_type"] for a in answers] == ["closed", "closed", "open"]
     of_letters = ["option_A", "option_B", "likelihood_A", "likelihood_B"]
     flat = [key for key in keys if key not in ("options", "option_likelihoods")]
     assert [*answers[0]] == [*flat, *of_letters]

@@ -186,7 +186,9 @@ def test_many_jobs_are_a_row_a_kind_on_a_terminal_alone(
     assert two == 2 * one
     assert "sft 0" not in shown
     assert "`| cat` behind the command" in shown
-    total = re.compile(r"\d+ updates, .*known after a first run of each method")
+    total = re.compile(
+        r"total: \d+ updates, .*known on this machine after a first run of each method"
+    )
     assert total.findall(piped) == total.findall(shown) != []
 
 
@@ -295,10 +297,12 @@ def test_plan_names_the_command_that_makes_a_prepared_folder() -> None:
     assert made == f"python -m medreason {words}"
 
 
-def test_hours_too_few_for_two_digits_are_said_so() -> None:
+def test_hours_below_one_are_minutes() -> None:
+    assert gpu_time.shown((0.1, 0.7)) == "6 to 42 min"
+    assert gpu_time.shown((0.09, 1.2)) == "0.09 to 1.2 h"
     hours = {"A": (0.0001, 0.004), "B": (0.001, 0.02), "C": (1.6, 6.4)}
     line = gpu_time.time_line("sft", hours)
-    assert line.endswith("A under 0.01 h; B under 0.01 to 0.02 h; C 1.6 to 6.4 h")
+    assert line.endswith("A under 1 min; B up to 1 min; C 1.6 to 6.4 h")
 
 
 def test_images_none_opens_no_image(
@@ -373,3 +377,65 @@ def test_models_whose_hours_are_unknown_are_named_with_the_reason(
     plan.run_all(jobs, ["one", "two"])
     (line,) = re.findall(r"hours on GPUs of .*", capsys.readouterr().out)
     assert re.match(r"hours on GPUs of one, two unknown: \S+", line)
+
+
+def test_totals_stand_last_with_the_estimate_of_all(
+    composed: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("experiment=rarl/methods", "data.root=nowhere", "hardware=a100_40gb")
+    plan.run_all([composed(*words, f"method={m}") for m in ("sft", "grpo")], ["sft", "grpo"])
+    shown = capsys.readouterr().out
+    *_, jobs, work, disk = shown.splitlines()
+    assert jobs == "total: 2 jobs: 2 to do"
+    assert re.fullmatch(
+        r"total: 400 updates, 100,530 generations, time estimated \S+ to \S+ h on A100 40 GB .*",
+        work,
+    )
+    assert disk.startswith("total: disk ")
+    (all_of_it,) = re.findall(r"estimated time of all: .* A100 40 GB (\S+ to \S+ h)", shown)
+    assert f"time estimated {all_of_it} on" in work
+    assert "unknown on this machine" not in shown
+
+
+def test_generations_and_unlike_updates_are_explained(
+    composed: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*SMALL, "evaluation.controls=[blank_image]", "method.trl.num_train_epochs=1")
+    words += ("modality=ct", "method.trl.max_steps=-1")
+    sizes = (("sft", "8"), ("grpo", "4"))
+    configs = [composed(*words, f"method={m}", f"method.prompts_per_step={n}") for m, n in sizes]
+    sft, grpo = (config.method.prompts_per_step for config in configs)
+    plan.run_all(configs, ["sft", "grpo"])
+    shown = capsys.readouterr().out
+    assert (
+        "960 generations of an evaluation: 480 questions x 2, as they are and under blank_image\n"
+        in shown
+    )
+    completions = configs[1].method.num_generations
+    updates = 40 // grpo
+    assert (
+        f"{updates * grpo * completions:,} generations of a training with grpo: {updates} updates "
+        f"x {grpo} questions x {completions} completions\n"
+    ) in shown
+    assert (
+        "updates differ, since an update takes other numbers of questions "
+        f"(method.prompts_per_step): sft {sft}, grpo {grpo}\n"
+    ) in shown
+
+
+def test_profile_without_a_gpu_says_which_key_gives_an_estimate(
+    composed: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*MED_R1[:2], "data=med_r1_modality_384", "hardware=gpu")
+    plan.run_all([composed(*words)], [""])
+    told = (
+        "hardware=gpu names no GPU; hardware.device_gb=... gives an estimate: 24 for RTX 4090; 40 "
+    )
+    assert told in capsys.readouterr().out
+    plan.run_all([composed(*words, "hardware.device_gb=80")], [""])
+    shown = capsys.readouterr().out
+    assert "est.: estimated for A100 80 GB or H100 (hardware=gpu); nothing was measured" in shown
+    (low, high), *_ = re.findall(r"est\. (\S+) to (\S+) h", shown)
+    (slow,) = re.findall(r"A100 80 GB \S+ to (\S+) h", shown)
+    (fast,) = re.findall(r"H100 (\S+) to \S+ h;", shown)
+    assert (low, high) == (fast, slow)

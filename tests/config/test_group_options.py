@@ -201,6 +201,9 @@ def test_an_interval_without_a_search_is_refused_with_the_words_of_one() -> None
         ("outputs=a,b", """give outputs one value, or quote a comma: "outputs='a,b'\""""),
         ("action=train,plan", "one command does one action; give action one value"),
         ("tracking=local,none", "tracked in one place; give tracking one value"),
+        ("report.published=a,b", "a report shows all jobs of a command; give report.published one"),
+        ("statistics.clusters=image,patient", "changes no run, and all jobs of a command are"),
+        ("runs.test=true,false", "it says how the jobs of a command are run; give runs.test one"),
         ("tracking.images=range(0,3)", "tracked in one place; give tracking.images one value"),
     ],
 )
@@ -369,6 +372,7 @@ def test_unknown_key_of_a_function_is_refused_with_those_it_takes(
         ("rlhf_type", "method=grpo"),
         ("report_to", "tracking=local"),
         ("trainer.n_gpus_per_node", "hardware.devices"),
+        ("gpus", "hardware.devices"),
     ],
 )
 def test_word_of_another_trainer_is_answered_with_the_key_here(typed: str, meant: str) -> None:

@@ -453,6 +453,23 @@ def test_a_column_of_other_things_is_no_modality(tmp_path: Path) -> None:
     assert "\"task\" is 'sick'; known: anatomy" in read(misspelt).bad_rows[0].problem
 
 
+def test_words_of_the_table_are_read_by_data_names(tmp_path: Path) -> None:
+    file = table(tmp_path, **{",disease,": ",Tumour type,", "X-ray": "PET-CT"})
+    names = {"task": {"tumour type": "disease"}, "modality": {"PET-CT": "ct"}}
+    loaded = read(file, names=names)
+    assert {s.cell for s in loaded.samples} == {("ct", "disease")}
+    assert not loaded.remarks
+    told = r"data.names.task: 'x' is 'diseas'; known: anatomy, disease"
+    with pytest.raises(ValueError, match=told):
+        read(file, names={"task": {"x": "diseas"}})
+    with pytest.raises(ValueError, match=r"data.names.tsk is unknown; known: modality, task"):
+        read(file, names={"tsk": {}})
+    bad = read(file, names={"task": {"tumour type": "disease"}}).bad_rows
+    assert not bad  # no value of the column of modality is known: it is about something else
+    mixed = table(tmp_path, **{"X-ray,disease,p0": "PET-CT,disease,p0"})
+    assert "'data.names.modality={WORD: NAME}' says which" in read(mixed).bad_rows[0].problem
+
+
 @pytest.mark.parametrize(
     ("names", "modality"),
     [

@@ -20,7 +20,7 @@ from test_releases import write
 from medreason import data
 from medreason.config import Config
 from medreason.data.audit import audit, warnings
-from medreason.data.rows import Loaded
+from medreason.data.rows import OF_VALIDATION, Loaded
 from medreason.execution.request import RunRequest, run_request
 from medreason.runs.outcomes import NoDataError
 from medreason.samples import Sample
@@ -80,13 +80,18 @@ def test_evaluation_asks_every_released_question(
 def test_blemishes_of_the_releases_are_dealt_with_and_counted() -> None:
     assert released("slake").counts == {
         "train": 4918, "test": 1061, "released without an answer": 1,
-        "of another data.language": 5949,
+        "of another data.language": 6995, OF_VALIDATION: 1053,
     }  # fmt: skip
     remarks = {remark.row: remark.text for remark in released("vqa_rad").remarks}
     assert remarks == {
         2020: "question_type ATRIB read as ATTRIB",
         2213: "question_type PRSE read as PRES",
     }
+
+
+def test_validation_rows_that_are_not_asked_are_counted() -> None:
+    counted = {name: released(name).counts.get(OF_VALIDATION) for name in ("slake", "vqa_med_2019")}
+    assert counted == {"slake": 1053, "vqa_med_2019": 2000}
 
 
 def test_vqa_med_has_yes_and_no_in_balance_and_alternatives_as_released() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from medreason import data
 from medreason.config import Config, Validation
-from medreason.data import audit, splits, validation
+from medreason.data import audit, rows, splits, validation
 from medreason.data.rows import Loaded
 from medreason.runs import keys
 from medreason.samples import Sample
@@ -120,7 +120,8 @@ def test_validation_rows_of_a_data_set_are_held_back_from_train_alone(tmp_path: 
 
 def test_published_validation_rows_are_the_files_of_the_release(tmp_path: Path) -> None:
     spec = slake(tmp_path, "train.json", "test.json", "validate.json")
-    assert data.read(spec, tmp_path).counts == {"train": 12, "test": 12}
+    unread = {"train": 12, "test": 12, rows.OF_VALIDATION: 12}
+    assert data.read(spec, tmp_path).counts == unread
     loaded = data.read(spec, tmp_path, PUBLISHED)
     assert {s.id.partition(":")[0] for s in loaded.samples if s.split == "validation"} == {
         "validate.json"

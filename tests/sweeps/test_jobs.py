@@ -130,6 +130,7 @@ def test_label_of_a_job_says_what_differs(jobs: list[list[str]], words: list[str
         ("method=base method.trl.max_steps=5", "! method.trl.max_steps=5 has no effect: method="),
         ("method=base,sft method.trl.max_steps=5", ""),
         ("method=sft,grpo rollout=trl", ""),
+        ("method=sft judge.model=x", "! judge.model=x has no effect: judge=none grades nothing; l"),
         ("method=grpo method.target=answer", "! method.target=answer has no effect: method=grpo "),
     ],
 )
