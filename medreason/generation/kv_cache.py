@@ -114,14 +114,18 @@ def _stored_dtype(keys: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if autocast else keys.dtype
 
 
-def repeat_kv_cache(cache: DynamicCache, entries: Tensor, room: int) -> DynamicCache:
-    """The KV cache with its entry `entries[i]` as row i, and with room for `room` more tokens."""
+def repeat_kv_cache(
+    cache: DynamicCache, entries: Tensor, room: int, *, first: int = 0
+) -> DynamicCache:
+    """The KV cache from slot `first` on, with its entry `entries[i]` as row i, and with room for
+    `room` more tokens."""
     repeated = DynamicCache()
     for layer in cache.layers:
         assert isinstance(layer, DynamicLayer)
         assert layer.keys is not None
         assert layer.values is not None
-        repeated.layers.append(PreallocatedLayer(layer.keys, layer.values, entries, room))
+        keys, values = layer.keys[:, :, first:], layer.values[:, :, first:]
+        repeated.layers.append(PreallocatedLayer(keys, values, entries, room))
     return repeated
 
 

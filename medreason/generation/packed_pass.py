@@ -21,7 +21,6 @@ from transformers import DynamicCache, PreTrainedModel
 
 from medreason.generation import onednn_products
 from medreason.generation.kv_cache import PreallocatedLayer, empty_kv_cache
-from medreason.generation.packing import additive_mask
 from medreason.generation.small_models import are_as_in_transformers
 from medreason.generation.tolerance import computed_in
 from medreason.models.load import without_adapter
@@ -208,10 +207,13 @@ class PackedPass:
 
     def _mask(self, layout: RowLayout) -> Tensor | None:
         """(rows or 1, 1, heads of a key head x width, length), added to the scores."""
-        if bool(layout.visible.all()):  # rows of equal length without drafts
+        visible, shared = layout.visible, self._query_heads // self._key_heads
+        if layout.width == 1 and bool(visible.all()):  # rows of equal length without drafts
             return None
-        visible = layout.visible.repeat(1, self._query_heads // self._key_heads, 1)
-        return additive_mask(visible[:, None], self._dtype)
+        seen, hidden = torch.tensor([0.0, torch.finfo(self._dtype).min], dtype=self._dtype)
+        # One pass over the memory: these masks are as large as the scores of a head.
+        mask = torch.where(visible[:, None].expand(-1, shared, -1, -1), seen, hidden)
+        return mask.flatten(1, 2)[:, None]
 
     def _last_layer(
         self,

@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import ProcessorMixin
-from trl.trainer.utils import pad
 
 from medreason.data.images import blank, open_rgb, size_of
 from medreason.generation.generate import prompt_texts
@@ -28,7 +27,7 @@ from medreason.generation.kv_cache import repeat_kv_cache
 from medreason.generation.packed_pass import packed_pass
 from medreason.generation.prefill import Prefill, mrope_positions
 from medreason.generation.prepared_inputs import PreparedInputs, ProcessedImage, PromptText
-from medreason.generation.rows import EvaluationRow
+from medreason.generation.rows import SHOWN_IMAGES, EvaluationRow
 from medreason.generation.vision_cache import takes_vision_features
 from medreason.samples import Window
 
@@ -56,15 +55,18 @@ def sharing_obstacles(model: PreTrainedModel) -> list[str]:
 
 def in_order(rows: Sequence[EvaluationRow]) -> list[int]:
     """Indices of the rows, those about one image together, images with the longest prompts first:
-    what takes most memory comes first, and fails early if it fails."""
+    what takes most memory comes first, and fails early if it fails. Rows that show a grey image or
+    none come last, those that ask alike together."""
     longest: dict[Path, int] = {}
     for row in rows:
         longest[row.sample.image] = max(longest.get(row.sample.image, 0), len(row.prompt))
 
-    def order(i: int) -> tuple[int, Path, bool, str, int]:
+    def order(i: int) -> tuple[bool | int | str | Path, ...]:
         row = rows[i]
-        image = row.sample.image
-        return -longest[image], image, row.control != "original", row.control, -len(row.prompt)
+        image, control = row.sample.image, row.control
+        if control in SHOWN_IMAGES:
+            return True, control, row.prompt
+        return False, -longest[image], image, control != "original", control, -len(row.prompt)
 
     return sorted(range(len(rows)), key=order)
 
@@ -213,13 +215,17 @@ class PrefixPrefiller:
         )
         drafted = [len(draft) for draft in drafts]
         read = [1 + count for count in drafted]
+        before = prefixes.mask[prefixes.entries]
+        padding = int(before.any(0).int().argmax())  # prefixes of other rows may be longer
+        before = before[:, padding:]
         # Rounded up, so that rows which take the places of others mostly have equally much room.
-        room += -(prefixes.mask.shape[1] + ids.shape[1] + room) % _SLOTS
-        cache = repeat_kv_cache(prefixes.cache, prefixes.entries, ids.shape[1] + room)
-        mask = torch.cat([prefixes.mask[prefixes.entries], rest_mask], dim=1)
+        room += -(before.shape[1] + ids.shape[1] + room) % _SLOTS
+        cache = repeat_kv_cache(
+            prefixes.cache, prefixes.entries, ids.shape[1] + room, first=padding
+        )
+        mask = torch.cat([before, rest_mask], dim=1)
         positions = prefixes.positions(rest_mask)
         if self._passes is not None:
-            before = mask[:, : prefixes.mask.shape[1]]
             logits = self._passes.of_prompts(
                 ids, rest_mask, positions, cache, before=before, read=read
             )
@@ -244,10 +250,11 @@ class PrefixPrefiller:
 
     def pad_left(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """(ids, mask), (rows, tokens), so that every row ends at the last place."""
-        tensors = [torch.tensor(row, device=self._model.device) for row in rows]
-        padding = self._processor.tokenizer.pad_token_id
-        mask = pad([torch.ones_like(row) for row in tensors], 0, padding_side="left")
-        return pad(tensors, padding, padding_side="left"), mask
+        padding, width = self._processor.tokenizer.pad_token_id, max(map(len, rows))
+        ids = [[*itertools.repeat(padding, width - len(row)), *row] for row in rows]
+        begin = torch.tensor([[width - len(row)] for row in rows], device=self._model.device)
+        mask = torch.arange(width, device=begin.device) >= begin
+        return torch.tensor(ids, device=begin.device), mask.long()
 
     def _encode_images(self, rows: Sequence[EvaluationRow]) -> list[_ImageKey]:
         """What each row shows. Images that the last batch did not show are encoded."""
@@ -326,13 +333,15 @@ class PrefixPrefiller:
         groups: dict[tuple[_ImageKey, tuple[int, ...]], list[int]] = {}
         for i, (image, ids) in enumerate(zip(images, prompts, strict=True)):
             groups.setdefault((image, self._ids_through_image(image, ids)), []).append(i)
-        prefixes = [
+        prefixes, entry_of_row, shown = list[list[int]](), dict[int, int](), []
+        for (image, through_image), rows in groups.items():
+            ids_of_rows = [prompts[i] for i in rows]
             # Rows without an image share what their prompts have in common.
-            list(ids) or common_prefix([prompts[i] for i in members])
-            for (_, ids), members in groups.items()
-        ]
-        entry_of_row = {i: entry for entry, rows in enumerate(groups.values()) for i in rows}
-        shown = [self._features[image] for image, _ in groups if image is not None]
+            least = len(through_image) or len(common_prefix(ids_of_rows))
+            for length, members in few_prefixes(ids_of_rows, least):
+                entry_of_row |= {rows[member]: len(prefixes) for member in members}
+                prefixes.append(ids_of_rows[members[0]][:length])
+                shown += [self._features[image]] if image is not None else []
         return prefixes, [entry_of_row[i] for i in range(len(prompts))], shown
 
     def _ids_through_image(self, image: _ImageKey, ids: Sequence[int]) -> tuple[int, ...]:
@@ -370,6 +379,44 @@ class PrefixPrefiller:
             logits_to_keep=1,
         )
         return outputs.past_key_values, mask, positions
+
+
+def few_prefixes(rows: Sequence[list[int]], least: int) -> list[tuple[int, list[int]]]:
+    """(tokens of a prefix, places of the rows that share it), so that the model reads few tokens:
+    each prefix once, and of each row what is behind it.
+
+    All rows share their first `least` tokens, which a longer prefix reads again. A prefix is
+    shorter than each of its rows.
+    """
+    places = sorted(range(len(rows)), key=rows.__getitem__)
+    # Rows in this order share what all neighbours among them do.
+    shared = [len(common_prefix([rows[a], rows[b]])) for a, b in itertools.pairwise(places)]
+    partitions = [_neighbours(rows, places, shared, least, alone) for alone in (0, least)]
+    return min(partitions, key=lambda each: sum(n * (1 - len(members)) for n, members in each))
+
+
+def _neighbours(
+    rows: Sequence[list[int]], places: Sequence[int], shared: Sequence[int], least: int, alone: int
+) -> list[tuple[int, list[int]]]:
+    """The best prefixes of rows that stand beside each other in `places`, where a row that stands
+    alone saves `alone` tokens. Such rows have one prefix of `least` tokens."""
+    best: list[tuple[int, int, int]] = [(0, 0, 0)]
+    """Of the first so many rows: tokens saved; first row of the last prefix; its tokens."""
+    for end in range(1, len(rows) + 1):
+        options, common = [(best[end - 1][0] + alone, end - 1, least)], len(rows[places[end - 1]])
+        for first in range(end - 2, -1, -1):
+            common = min(common, shared[first])
+            options.append((best[first][0] + common * (end - first - 1), first, common))
+        best.append(max(options))
+    prefixes, others, end = list[tuple[int, list[int]]](), list[int](), len(rows)
+    while end:
+        _, first, length = best[end]
+        if first == end - 1:
+            others.append(places[first])
+        else:
+            prefixes.append((length, [*places[first:end]]))
+        end = first
+    return [*prefixes, (least, others)] if others else prefixes
 
 
 def common_prefix(rows: Sequence[list[int]]) -> list[int]:

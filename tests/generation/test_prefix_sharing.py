@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -248,3 +250,65 @@ def test_difference_from_unshared_rows_is_judged_by_theirs_in_a_batch_of_another
     tiny.register_forward_hook(round_otherwise)
     reason = answers._difference_from_unshared(tiny, PROCESSOR, rows[0].sample)
     assert (reason is None) == by_rows
+
+
+@pytest.mark.parametrize("least", [1, 2, 40])
+def test_prefixes_are_read_less_than_those_of_neighbours_in_order(least: int) -> None:
+    random = Random(least)
+    for _ in range(50):
+        rows = [
+            [*[9] * least, *(random.randrange(2) for _ in range(random.randrange(7))), 8]
+            for _ in range(random.randrange(1, 8))
+        ]
+        prefixes = prefix_sharing.few_prefixes(rows, least)
+        assert sorted(place for _, places in prefixes for place in places) == [*range(len(rows))]
+        for length, places in prefixes:
+            assert least <= length < min(len(rows[place]) for place in places)
+            assert len({tuple(rows[place][:length]) for place in places}) == 1
+        read = sum(length * (1 - len(places)) for length, places in prefixes)
+        assert read <= min(map(_read, _runs(sorted(rows))))
+
+
+def _runs(rows: list[list[int]]) -> Iterator[list[list[list[int]]]]:
+    """Every partition into rows that stand beside each other."""
+    for cuts in itertools.product([True, False], repeat=len(rows) - 1):
+        ends = [i + 1 for i, cut in enumerate(cuts) if cut]
+        yield [rows[a:b] for a, b in itertools.pairwise([0, *ends, len(rows)])]
+
+
+def _read(partition: list[list[list[int]]]) -> int:
+    """Tokens, less those of all rows."""
+    return sum(len(prefix_sharing.common_prefix(rows)) * (1 - len(rows)) for rows in partition)
+
+
+def test_rows_that_share_little_have_one_prefix() -> None:
+    rows = [[9, 1, 0, 0, 0], [9, 1, 1, 0], [9, 0, 0], [9, 1, 0, 0, 1]]
+    assert prefix_sharing.few_prefixes(rows, 1) == [(4, [0, 3]), (1, [1, 2])]
+    assert prefix_sharing.few_prefixes([[9] * 40 + row for row in rows], 41) == [(41, [2, 0, 3, 1])]
+
+
+def test_questions_about_a_grey_image_share_what_they_begin_with(
+    rows: list[EvaluationRow],
+) -> None:
+    tiny, sample = model(), rows[0].sample
+    texts = [" ".join(["Which of these does the image show?"] * count) for count in (9, 30)]
+    asked = [
+        EvaluationRow("blank_image", sample, f"{text} {word}")
+        for text in texts
+        for word in ("Liver", "A kidney", "Neither of both")
+    ]
+    asked = [asked[i] for i in prefix_sharing.in_order(asked[::2] + asked[1::2])]
+    prefiller = prefix_sharing.PrefixPrefiller(tiny, PROCESSOR)
+    prefixes = prefiller.prefill_prefixes(asked)
+    assert prefixes.entries.bincount().tolist() == [3, 3]
+    lengths = prefixes.mask.sum(1)[prefixes.entries].tolist()
+    rests = [len(ids) for ids in prefixes.rest_ids]
+    assert [a + b for a, b in zip(lengths, rests, strict=True)] == prefixes.prompt_tokens
+    assert max(rests) < 30 < min(lengths)
+    assert shared(tiny, asked) == unshared(tiny, asked)
+    # Of rows with short prefixes alone, nothing of the longer ones' padding is kept.
+    short = [i for i, length in enumerate(lengths) if length == min(lengths)]
+    assert len(short) == 3
+    assert prefiller.prefill_rest(prefixes.of_rows(short), 0).mask.shape[1] == max(
+        prefixes.prompt_tokens[i] for i in short
+    )
