@@ -42,6 +42,7 @@ from medreason.sweeps.jobs import (
     UncomposableError,
     base_lines,
     compose_jobs,
+    drop_typed_params,
     idle_lines,
     labels,
     split_jobs,
@@ -105,6 +106,7 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Before Hydra launches the jobs. A plan and a report end here."""
         try:
+            drop_typed_params(config)
             self._search = Search.of(config) if is_search(config) else None
             self._jobs = [self._search.fixed] if self._search else split_jobs(config)
             if not self._jobs:

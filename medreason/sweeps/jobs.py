@@ -12,7 +12,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from medreason import config as configuration
 from medreason.config import CONF, Config, composing, hydra_errors, options, steps
@@ -26,6 +26,19 @@ _BARE = ("method", "modality", "task", "training_set")
 """Groups whose options say by themselves what they are."""
 _STEP_GROUPS = ("method=", "model=", "model/", "~model/", "experiment=", "+experiment=")
 """Starts of overrides that decide which file of `conf/model/steps` applies."""
+
+
+def drop_typed_params(config: DictConfig) -> None:
+    """Leave to the command line what it gives with a `+` and the recipe sweeps, too: sweepers take
+    `++method.trl.beta` and `method.trl.beta` for two keys, and would give a job both."""
+    params, typed = config.hydra.sweeper.get("params"), config.hydra.overrides.task
+    if not params:
+        return
+    parsed = OverridesParser.create().parse_overrides([*typed])
+    keys = {each.get_key_element() for each in parsed}
+    with read_write(config), open_dict(params):
+        for key in {key.lstrip("+") for key in keys if key.startswith("+")} & {*params}:
+            del params[key]
 
 
 def split_jobs(config: DictConfig) -> list[list[str]]:

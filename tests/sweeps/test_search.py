@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, open_dict, read_write
 from run_folders import draw_samples, reply, write_run
 
 from medreason.config import CONF, Config
@@ -29,7 +29,7 @@ from medreason.report.page import page
 from medreason.report.runs import load
 from medreason.runs import openings
 from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, run_folders
-from medreason.sweeps import callback, search
+from medreason.sweeps import callback, jobs, search
 from medreason.sweeps.search import Search
 from medreason.training import selection
 
@@ -197,6 +197,27 @@ def test_a_trial_is_named_by_its_values_where_the_command_line_got_a_plus() -> N
     assert read.logarithmic == ["method.trl.learning_rate"]
     told = search.label(["++method.trl.learning_rate=3e-05", "method=sft"], read.keys)
     assert told == ["learning_rate=3e-05"]
+
+
+def test_a_value_of_the_command_line_takes_a_key_out_of_the_recipe_s_search() -> None:
+    """Else Optuna would choose the key as well, and its study hold values of no effect."""
+    config = with_hydra(*RECIPE)
+    with read_write(config):
+        config.hydra.overrides.task = ["++method.trl.beta=0.02", "seed=0"]
+    jobs.drop_typed_params(config)
+    assert {*config.hydra.sweeper.params} == {"method", "method.trl.learning_rate"}
+    read = Search.of(config)
+    assert read.keys == ["method.trl.learning_rate"]
+    assert "++method.trl.beta=0.02" in read.fixed
+
+
+def test_a_value_of_the_command_line_is_no_second_key_of_a_sweep() -> None:
+    config = with_hydra("experiment=smoke/demo")
+    with read_write(config), open_dict(config):
+        config.hydra.sweeper.params = {"method": "sft", "method.trl.learning_rate": "1e-4,2e-4"}
+        config.hydra.overrides.task = ["++method.trl.learning_rate=3e-5"]
+    jobs.drop_typed_params(config)
+    assert jobs.split_jobs(config) == [["method=sft", "++method.trl.learning_rate=3e-05"]]
 
 
 def test_no_interval_of_a_trial_is_shown_of_too_few_clusters() -> None:
