@@ -17,6 +17,7 @@ from medreason.data import rows
 
 def one(reply): return 1.0
 def nothing(reply, sample): return None
+def three(completion, answer, extra): return 1.0
 def zero(root): yield 1 / 0
 def other(root): yield {"image": "a.png"}
 def none(root): return None
@@ -178,6 +179,8 @@ WRONG: list[tuple[str | list[str], str]] = [
     (f"{READER}gone", "no attribute 'gone'"),
     (f"{READER}lines data.bad_rows=error action=train", "q.jsonl, row 1: is no JSON"),
     (f"{REWARD} reward.mine.score._target_=own.one", "own.one (own.py, line 5) and takes (reply)"),
+    (f"{REWARD} reward.mine.score._target_=own.three", "a score takes (reply, sample, *, its"),
+    (f"{REWARD} reward.mine.score._target_=own.three", "set reward.mine.score.extra=..."),
     (f"{REWARD} reward.mine.score._target_=own.nothing", "gave None, not a number"),
 ]
 

@@ -127,6 +127,9 @@ def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
     shared = {"cache", *(f.name for f in fields(Handling))}  # what `data` passes to its function
     required = [p.name for p in parameters if p.default is p.empty and p.name not in shared]
     for name in required:
+        if spec.get(name) is None and positional:
+            score = _as_score(key, spec["_target_"], [*given, *parameters])
+            raise ValueError(f"{score}; where {name} is a setting, set {key}.{name}=...")
         if spec.get(name) is None:
             is_root = (key, name) == ("data", "root")
             hint = "; action=plan takes one that is not there yet" if is_root else ""
@@ -141,8 +144,12 @@ def _refuse_too_few(
     """Raise ValueError where a score does not take reply and sample."""
     count = sum(parameter.kind in _BY_PLACE for parameter in parameters)
     if count < positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        listed = ", ".join(str(parameter) for parameter in parameters)
-        raise ValueError(
-            f"{key}._target_={path!r} is {place(target(path))} and takes ({listed}); a score takes "
-            "(reply, sample, *, its settings) and returns a number"
-        )
+        raise ValueError(_as_score(key, path, parameters))
+
+
+def _as_score(key: str, path: str, parameters: Sequence[inspect.Parameter]) -> str:
+    listed = ", ".join(str(parameter) for parameter in parameters)
+    return (
+        f"{key}._target_={path!r} is {place(target(path))} and takes ({listed}); a score takes "
+        "(reply, sample, *, its settings) and returns a number"
+    )

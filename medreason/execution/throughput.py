@@ -89,7 +89,7 @@ def _measure(folder: RunFolder) -> _Measured | None:
         forms = [list(form) for form in {tuple(sorted(m["answers"])) for m in metrics}]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    # A resumed run's seconds are those of its last attempt, its steps are all.
+    # A resumed run's seconds are those of several starts.
     logged = folder.logged() if state.train_seconds and state.attempts == 1 else []
     updating = state.train_seconds - sum(row.get("validation/seconds") or 0.0 for row in logged)
     return _Measured(

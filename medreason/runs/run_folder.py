@@ -50,7 +50,7 @@ class State:
     chosen_because: str = ""
     """Its validation beside that of the last step; empty without validations."""
     train_seconds: float = 0.0
-    """Of the last attempt alone, where a run was resumed."""
+    """Of all attempts, each up to its end or its last checkpoint."""
     evaluate_seconds: float = 0.0
     """Of all evaluations together."""
     seconds_of: dict[str, float] = field(default_factory=dict)

@@ -108,14 +108,24 @@ class MemoryEstimate:
 
     @property
     def peak(self) -> int:
-        always = self.weights + self.reference + self.gradients + self.states + self.libraries
-        working = self.activations + max(self.logits, self.recomputed)
-        return always + self.heap + max(working + self.kept, self.cache)
+        return sum(getattr(self, name) for name in self._at_peak)
+
+    @property
+    def _at_peak(self) -> list[str]:
+        """The parts that are there at once where a step has its peak."""
+        later = "logits" if self.logits >= self.recomputed else "recomputed"
+        update = ["activations", later, "kept"]
+        samples = self.cache > sum(getattr(self, name) for name in update)
+        moment = {"cache"} if samples else {*update}
+        always = {"weights", "reference", "gradients", "states", "heap", "libraries"}
+        return [part.name for part in fields(self) if part.name in always | moment]
 
     def summary(self) -> str:
-        parts = [(f.name, getattr(self, f.name)) for f in fields(self)]
-        shown = ", ".join(f"{name} {value / 2**30:.2f}" for name, value in parts if value)
-        return f"about {self.peak / 2**30:.2f} GiB a device ({shown})"
+        """The peak and its parts, which add up to it."""
+        parts = [(name, getattr(self, name) / 2**30) for name in self._at_peak]
+        shown = ", ".join(f"{name} {value:.2f}" for name, value in parts if value >= 0.005)
+        when = " while completions are sampled" if "cache" in self._at_peak else ""
+        return f"about {self.peak / 2**30:.2f} GiB a device{when} ({shown})"
 
 
 def largest_batch(

@@ -26,8 +26,11 @@ _SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second
 class Recorder(TrainerCallback):
     """Appends each log to metrics.jsonl, one line for each optimizer step."""
 
-    def __init__(self, folder: RunFolder, progress: Callable[..., None]) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: RunFolder, progress: Callable[..., None], seconds: Callable[[], float]
+    ) -> None:
+        """`seconds` says how long the training has taken."""
+        self._folder, self._seconds = folder, seconds
         self._progress = progress
         self.rollout_logs: dict[str, Any] | None = None
         """TRL's record of the last rollouts (`GRPOTrainer._logs`); None in SFT."""
@@ -71,6 +74,12 @@ class Recorder(TrainerCallback):
         if self.rollout_logs and (step == 1 or step % ROLLOUT_STEPS == 0):
             path = self._folder.rollouts / f"step-{step:06d}.parquet"
             save_rollouts(self.rollout_logs, path)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        if state.is_world_process_zero:  # a resumed run goes on counting from its checkpoint
+            self._folder.update(train_seconds=self._seconds())
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object

@@ -71,12 +71,18 @@ def train(
         processes=config.hardware.processes,
         deepspeed=config.hardware.parallel in ("zero2", "zero3"),
     )
+    earlier = folder.state().train_seconds if checkpoint else 0.0
+
+    def seconds() -> float:
+        return earlier + time.monotonic() - began
+
     interruption = Interruption(config.updates_per_rollout)
-    trainer = _prepare(config, samples, folder, progress, questions, interruption)
+    recorder = Recorder(folder, progress, seconds)
+    trainer = _prepare(config, samples, folder, recorder, progress, questions, interruption)
     with interruption.listening() if config.runs.grace_seconds else nullcontext():
         trained = _run(config, trainer, checkpoint)
         chosen = _save(config, trainer, folder, trained=trained)
-        _record_end(trainer, folder, chosen, time.monotonic() - began)
+        _record_end(trainer, folder, chosen, seconds())
     # The evaluation follows in this process and needs the memory. Trainers refer to themselves in
     # cycles, so they are freed by a collection alone.
     del trainer
@@ -98,12 +104,13 @@ def _prepare(
     config: Config,
     samples: Sequence[Sample],
     folder: RunFolder,
+    recorder: Recorder,
     progress: Callable[..., None],
     questions: Mapping[str, Sequence[Sample]],
     interruption: Interruption,
 ) -> SFTTrainer | GRPOTrainer:
     """The trainer with all that listens to it, after a trial step where one is asked for."""
-    recorder, update_check = Recorder(folder, progress), UpdateCheck(folder)
+    update_check = UpdateCheck(folder)
     validator = (
         Validator(config, questions, samples, progress, _targets(config, samples))
         if questions

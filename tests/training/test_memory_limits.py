@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,14 @@ def test_a_gpu_of_unknown_memory_sets_no_limit(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1a2b")
     assert device_limit_bytes(composed("hardware=gpu")) is None
+
+
+@pytest.mark.parametrize("cache", [1, 9])
+def test_parts_of_an_estimate_add_up_to_its_peak(cache: int) -> None:
+    parts = dict.fromkeys((f.name for f in fields(memory_estimate.MemoryEstimate)), 0)
+    parts |= {"weights": 4, "activations": 3, "logits": 2, "recomputed": 1, "cache": cache}
+    estimate = memory_estimate.MemoryEstimate(**{k: v * 2**30 for k, v in parts.items()})
+    total, shown = re.findall(r"about (.+?) GiB.*\((.+)\)", estimate.summary())[0]
+    sizes = dict(part.split(" ") for part in shown.split(", "))
+    assert float(total) == sum(map(float, sizes.values())) == max(4 + 3 + 2, 4 + cache)
+    assert ("cache" in sizes) == (cache == 9) == ("completions are sampled" in estimate.summary())

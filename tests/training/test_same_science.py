@@ -186,8 +186,12 @@ def test_interrupted_training_ends_its_update_and_resumes_to_the_same_bits(
     stopped = train("interrupted", dies_at=1, dies_of=signal.SIGTERM)
     assert [path.name for path in stopped.checkpoints.iterdir()] == ["checkpoint-2"]
     assert [row["step"] for row in stopped.logged()] == [1, 2]
-    assert not stopped.state().trained
-    assert_equal(train("interrupted"), whole)
+    before = stopped.state()
+    assert not before.trained
+    assert before.train_seconds > 0
+    resumed = train("interrupted")
+    assert resumed.state().train_seconds > before.train_seconds
+    assert_equal(resumed, whole)
 
 
 @pytest.mark.parametrize("method", ["sft"], indirect=True)

@@ -356,7 +356,7 @@ def test_the_first_validation_drafts_from_targets_or_rollouts(
 
 
 def test_a_step_and_its_validation_are_one_line(tmp_path: Path) -> None:
-    recorder = Recorder(RunFolder(tmp_path), lambda *_: None)
+    recorder = Recorder(RunFolder(tmp_path), lambda *_: None, lambda: 0.0)
     state, arguments = TrainerState(), TrainingArguments(str(tmp_path))
     for step in (1, 2, 3):
         state.global_step = step
@@ -370,7 +370,7 @@ def test_a_step_and_its_validation_are_one_line(tmp_path: Path) -> None:
 
 
 def test_rollouts_of_the_first_step_and_of_each_tenth_are_kept(tmp_path: Path) -> None:
-    recorder = Recorder(RunFolder(tmp_path), lambda *_: None)
+    recorder = Recorder(RunFolder(tmp_path), lambda *_: None, lambda: 0.0)
     recorder.rollout_logs = {
         "extra": {},
         "prompt": [[{"content": [{"text": "Which?"}]}]],
