@@ -49,6 +49,33 @@ YES_NO: dict[tuple[str, ...], tuple[set[str], set[str]]] = {
 """Options of a question that is answered by yes or no, and the words that mean either. Those of
 Chinese are the answers of SLAKE's closed questions."""
 
+YES_NO_ELSEWHERE: tuple[tuple[set[str], set[str]], ...] = (
+    ({"ja"}, {"nein"}),  # German
+    ({"ja"}, {"nee"}),  # Dutch
+    ({"ja"}, {"nej", "nei"}),  # Danish, Swedish, Norwegian
+    ({"oui"}, {"non"}),  # French
+    ({"sí", "si", "sì"}, {"no"}),  # Spanish, Italian
+    ({"sim"}, {"não", "nao"}),  # Portuguese
+    ({"da"}, {"nu", "ne", "net", "nyet"}),  # Romanian, Croatian, Russian
+    ({"да"}, {"нет", "не"}),  # Russian, Bulgarian
+    ({"так"}, {"ні"}),  # Ukrainian
+    ({"tak"}, {"nie"}),  # Polish
+    ({"ano", "áno"}, {"ne", "nie"}),  # Czech, Slovak
+    ({"igen"}, {"nem"}),  # Hungarian
+    ({"kyllä"}, {"ei"}),  # Finnish
+    ({"evet"}, {"hayır", "hayir"}),  # noqa: RUF001  Turkish
+    ({"ναι"}, {"όχι", "οχι"}),  # noqa: RUF001  Greek
+    ({"نعم"}, {"لا"}),  # Arabic
+    ({"بله"}, {"خیر", "نه"}),  # Persian
+    ({"כן"}, {"לא"}),  # Hebrew
+    ({"हाँ", "हां"}, {"नहीं"}),  # Hindi
+    ({"ya"}, {"tidak"}),  # Indonesian
+    ({"có"}, {"không"}),  # Vietnamese
+    ({"はい"}, {"いいえ"}),  # Japanese
+    ({"예", "네"}, {"아니오", "아니요"}),  # Korean
+)
+"""Words for yes and for no that make no options by themselves: their rows are named."""
+
 ANSWER_TYPES = ("closed", "open")
 
 _TOKEN = re.compile(r"<\|[a-z_0-9]+\|>|<(?:image|video|audio)>", re.IGNORECASE)

@@ -187,7 +187,7 @@ def _loaded(reader: dict[str, Any], arguments: dict[str, Any]) -> Loaded:
         raise ValueError(f"data: {place(function.func)} {problem}") from error
     if not any(vars(loaded).values()):
         raise ValueError(f"data: {place(function.func)} yields no rows; does it read its files?")
-    loaded = checks.with_mistyped_yes_or_no_named(checks.with_known_cells(loaded))
+    loaded = checks.with_unread_yes_or_no_named(checks.with_known_cells(loaded))
     return checks.with_release_named(loaded, reader)
 
 

@@ -58,7 +58,7 @@ def audit(
         "answer_types": _counts(
             f"{s.split} {'closed' if s.closed else 'open'}" for s in samples if s.split in sides
         ),
-        "duplicates": _duplicates(samples),
+        "duplicates": _duplicates(samples, loaded.contradictory),
         "leakage": leakage(samples, image_digests),
         "validation_leakage": validation_leakage(samples, image_digests),
         "cross_family_leakage": _cross_family_leakage(samples),
@@ -88,7 +88,7 @@ def audit_run(
     `validation` are the validation rows of the cells that it trains on; `row_counts` and `notes`
     are those of the whole data set, and notes that begin with `! ` are warnings, too;
     `left_out_of_epoch`: see `Config`. `leaks` are those of the warnings that are about images and
-    patients on two sides.
+    patients on two sides; `repeats` is the line about rows that repeat another, or empty.
     """
     report = audit(Loaded([*train, *validation, *test], []), digest, image_digests)
     images = {image_digests[s.image] for s in train}
@@ -102,6 +102,7 @@ def audit_run(
         "test_rows": len(test),
         "test_rows_on_trained_images": sum(image_digests[s.image] in images for s in test),
         "leaks": _leaks(report),
+        "repeats": repeats(report),
         "warnings": [*(n[2:] for n in notes if n.startswith("! ")), *warnings(report)],
     }
 
@@ -197,11 +198,6 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
             f"{counted(crossed, 'test row')} of one family of files in the train files of the "
             "other: use one family, or data.split=joint"
         )
-    if contradicting := report["row_counts"].get(CONTRADICTING):
-        sentences.append(
-            f"{counted(contradicting, 'row')} left out: their questions have two answers about one "
-            "image"
-        )
     if unparsed := report["unparsed"]:
         first, *others = bad_row_lines(report)
         named = f"{', the first' * bool(others)}: {first}"
@@ -213,9 +209,27 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     sentences += [
         f"{counted(duplicates[key], noun)} {problem}, the first {duplicates['first'][key]}"
         for key, (noun, problem) in _DUPLICATED.items()
-        if duplicates[key]
+        if duplicates[key] and not (key == _TWO_ANSWERS and CONTRADICTING in report["row_counts"])
     ]
+    if (line := repeats(report)).startswith("! "):
+        sentences.append(line[2:])
     return sentences + _prior_warnings(report)
+
+
+def repeats(report: Mapping[str, Any]) -> str:
+    """A line about rows that repeat another one of their side, with `! ` where some are in test;
+    empty where there are none."""
+    sides = report["duplicates"]["same_rows_by_side"]
+    if not (count := sum(sides.values())):
+        return ""
+    one = count == 1
+    listed = ", ".join(f"{n:,} in {side}" for side, n in sides.items())
+    return (
+        f"{'! ' * ('test' in sides)}{counted(count, 'row')} ({listed}) repeat{'s' * one} a "
+        f"question about the same image with the same answer, {'' if one else 'the first '}"
+        f"{report['duplicates']['first']['same_rows']}: each counts once more; remove "
+        f"{'it' if one else 'them'} from a table of your own"
+    )
 
 
 def bad_row_lines(report: Mapping[str, Any]) -> list[str]:
@@ -223,11 +237,13 @@ def bad_row_lines(report: Mapping[str, Any]) -> list[str]:
     return once_each((row["file"], row["row"], row["reason"]) for row in report["unparsed"])
 
 
+_TWO_ANSWERS = "questions_with_two_answers"
 _DUPLICATED = {
-    "questions_with_two_answers": ("question", "with two answers"),
+    _TWO_ANSWERS: ("question", "with two answers"),
     "rows_with_the_same_option_twice": ("row", "with the same option twice"),
 }
-"""Key of `duplicates` -> what is counted, and what is wrong with it."""
+"""Key of `duplicates` -> what is counted, and what is wrong with it; the remark of the rule says it
+of questions whose rows were left out."""
 
 
 def _leaks(report: Mapping[str, Any]) -> list[str]:
@@ -309,27 +325,42 @@ def _guessing(samples: Sequence[Sample], key: str) -> dict[str, dict[str, float]
     }
 
 
-def _duplicates(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Rows that repeat one of the same split and cell, questions with two answers, and rows that
-    offer one text twice; `first` names the first row of each of the last two."""
-    rows = Counter((str(s.image), s.problem, s.answer, s.cell, s.split) for s in samples)
+def _duplicates(samples: Sequence[Sample], contradictory: Sequence[Sample]) -> dict[str, Any]:
+    """Rows that repeat one of the same split and cell, questions with two answers, those whose rows
+    were left out (`contradictory`) included, and rows that offer one text twice; `first` names the
+    first row of each, of rows that repeat another the first repetition."""
+    repeated = _repeated(samples)
     asked: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for s in samples:
         if s.options:
             asked[str(s.image), s.problem].append(s)
     found = {
-        "questions_with_two_answers": [
-            rows[0] for rows in asked.values() if len({s.answer for s in rows}) > 1
+        "same_rows": repeated,
+        _TWO_ANSWERS: [
+            *contradictory,
+            *(rows[0] for rows in asked.values() if len({s.answer for s in rows}) > 1),
         ],
         "rows_with_the_same_option_twice": [
             s for s in samples if len({o.strip().lower() for o in s.options}) < len(s.options)
         ],
     }
     return {
-        "same_rows": sum(count - 1 for count in rows.values()),
         **{key: len(members) for key, members in found.items()},
+        "same_rows_by_side": _counts(s.split for s in repeated),
         "first": {key: place_of(members[0]) for key, members in found.items() if members},
     }
+
+
+def _repeated(samples: Sequence[Sample]) -> list[Sample]:
+    """The rows before which one of the same split and cell has the same image, question, options
+    and answer."""
+    seen, repeated = set[tuple[Any, ...]](), []
+    for s in samples:
+        row = (str(s.image), s.problem, s.answer, s.cell, s.split)
+        if row in seen:
+            repeated.append(s)
+        seen.add(row)
+    return repeated
 
 
 def _cross_family_leakage(samples: Sequence[Sample]) -> dict[str, int]:

@@ -16,8 +16,8 @@ from medreason.config.rules import one_of
 from medreason.console import counted
 from medreason.data import image_cache
 from medreason.data.names import task_of
-from medreason.data.rows import BadRow, LeftOut, Loaded, Remark, Row, once_each
-from medreason.samples import MODALITY_NAMES, TASK_NAMES, YES_NO, Sample
+from medreason.data.rows import BadRow, LeftOut, Loaded, Remark, Row, once_each, plain_word
+from medreason.samples import MODALITY_NAMES, TASK_NAMES, YES_NO, YES_NO_ELSEWHERE, Sample
 
 UNREADABLE = "unreadable image"
 """What rows are counted as whose image cannot be used."""
@@ -40,27 +40,55 @@ def with_known_cells(loaded: Loaded) -> Loaded:
     return _without(loaded, map(_cell_problem, loaded.samples), BadRow.count)
 
 
-def with_mistyped_yes_or_no_named(loaded: Loaded) -> Loaded:
-    """The rows with a warning where some are open questions though their question is answered by
-    yes or no elsewhere: a mistyped `yse` has no options. Those called open are meant so."""
+def with_unread_yes_or_no_named(loaded: Loaded) -> Loaded:
+    """The rows with a warning where some are open questions though their answers mean yes or no: by
+    the words of a language that is not read, or mistyped as `yse` where their question is answered
+    by yes or no elsewhere. Those called open are meant so."""
+    remarks = list(loaded.remarks)
+    open_ones = [s for s in loaded.samples if not s.options and s.answer_type != "open"]
+    foreign = _of_other_languages(loaded.samples, open_ones)
+    for words, rows in foreign:
+        named = " and ".join(map(repr, words))
+        text = _OTHER_LANGUAGE.format(counted(len(rows), "row"), named)
+        remarks.append(Remark(*file_and_row(rows[0]), text, is_warning=True))
+    named_ids = {s.id for _, rows in foreign for s in rows}
     closed = {s.question for s in loaded.samples if s.options in _YES_OR_NO}
-    open_ones = [
-        s
-        for s in loaded.samples
-        if not s.options and s.answer_type != "open" and s.question in closed
-    ]
-    if not open_ones:
-        return loaded
-    first = open_ones[0]
-    text = _NOT_YES_OR_NO.format(counted(len(open_ones), "row"), first.answer)
-    remark = Remark(*file_and_row(first), text, is_warning=True)
-    return replace(loaded, remarks=[*loaded.remarks, remark])
+    mistyped = [s for s in open_ones if s.question in closed and s.id not in named_ids]
+    if mistyped:
+        first = mistyped[0]
+        text = _NOT_YES_OR_NO.format(counted(len(mistyped), "row"), first.answer)
+        remarks.append(Remark(*file_and_row(first), text, is_warning=True))
+    return replace(loaded, remarks=remarks)
+
+
+def _of_other_languages(
+    samples: Sequence[Sample], open_ones: Sequence[Sample]
+) -> list[tuple[list[str], list[Sample]]]:
+    """(words as they stand, open questions answered by them) of each language of which the data
+    have both words; the `no` of Spanish or Italian was read as that of English."""
+    by_word: dict[str, list[Sample]] = defaultdict(list)
+    for sample in open_ones:
+        by_word[plain_word(sample.answer)].append(sample)
+    has_no = any(s.options in _YES_OR_NO and s.answer_text == "No" for s in samples)
+    found: dict[tuple[str, ...], tuple[list[str], list[Sample]]] = {}
+    for yes, no in YES_NO_ELSEWHERE:
+        if any(word in by_word for word in yes) and (
+            any(word in by_word for word in no) or (has_no and "no" in no)
+        ):
+            rows = [s for s in open_ones if plain_word(s.answer) in yes | no]
+            words = [*dict.fromkeys(plain_word(s.answer) for s in rows)]
+            found.setdefault(tuple(s.id for s in rows), (words, rows))
+    return list(found.values())
 
 
 _YES_OR_NO = {order for pair in YES_NO for order in (pair, pair[::-1])}
 _NOT_YES_OR_NO = (
     "{} without options whose question has Yes/No elsewhere, the first with the answer {!r}: an "
     "open question as it is; correct it to yes or no, or set the row's answer_type to open"
+)
+_OTHER_LANGUAGE = (
+    "{} without options answered by {}, this the first: open questions as they are; answer yes and "
+    "no, give both words as options (option_A, option_B), or set answer_type to open"
 )
 
 
@@ -129,30 +157,37 @@ def refuse_same_ids(samples: Sequence[Sample]) -> None:
 
 def refuse_contradictions(samples: Sequence[Sample]) -> None:
     """Raise ValueError for a closed question with two answers about one image."""
-    contradictions = _contradictions(samples)
-    if contradictions:
-        first, *others = contradictions[0]
-        other = next(s for s in others if s.answer_text != first.answer_text)
-        raise ValueError(
-            f"{counted(len(contradictions), 'question')} with two answers about one image: "
-            f"{place_of(first)} and {place_of(other)} disagree on {first.problem!r} about "
-            f"{first.image.name}: {first.answer_text!r} and {other.answer_text!r}; correct one of "
-            "them, or set data.contradictions=leave_out"
-        )
+    if contradictions := _contradictions(samples):
+        raise ValueError(f"{_contradiction(contradictions)}, or set data.contradictions=leave_out")
+
+
+def _contradiction(contradictions: Sequence[Sequence[Sample]]) -> str:
+    """How many questions have two answers, and two rows that disagree on the first."""
+    first, *others = contradictions[0]
+    other = next(s for s in others if s.answer_text != first.answer_text)
+    return (
+        f"{counted(len(contradictions), 'question')} with two answers about one image: "
+        f"{place_of(first)} and {place_of(other)} disagree on {first.problem!r} about "
+        f"{first.image.name}: {first.answer_text!r} and {other.answer_text!r}; correct one of them"
+    )
 
 
 def without_contradictions(loaded: Loaded) -> Loaded:
-    """All rows of closed questions with two answers about one image are left out.
+    """All rows of closed questions with two answers about one image are left out, with a warning.
 
     Where those of the test agree with each other they stay, so that the published test is whole.
     """
+    if not (contradictions := _contradictions(loaded.samples)):
+        return loaded
     left_out: list[Sample] = []
-    for rows in _contradictions(loaded.samples):
+    for rows in contradictions:
         test = [s for s in rows if s.split == "test"]
         agree = len({s.answer_text for s in test}) == 1
         left_out += [s for s in rows if s not in test] if agree else rows
     ids = {sample.id for sample in left_out}
     reason = "another row gives this question about this image another answer"
+    text = f"{counted(len(left_out), 'row')} left out because of {_contradiction(contradictions)}"
+    file, _ = file_and_row(left_out[0])
     return replace(
         loaded,
         samples=[s for s in loaded.samples if s.id not in ids],
@@ -160,6 +195,8 @@ def without_contradictions(loaded: Loaded) -> Loaded:
             *loaded.left_out,
             *(LeftOut(*file_and_row(s), reason, CONTRADICTING) for s in left_out),
         ],
+        remarks=[*loaded.remarks, Remark(file, -1, text, is_warning=True)],
+        contradictory=[rows[0] for rows in contradictions],
     )
 
 

@@ -286,11 +286,44 @@ def remarks(part: Part, layout: Layout, before: str = "") -> Iterator[Remark]:
         yield Remark(
             part.name, -1, f"{text}; {before}data.columns gives those of other names a use"
         )
+    if not before and "patient" not in layout.columns and (name := _like_patients(part, others)):
+        typed = rules.typed("data.columns.patient", name)
+        yield Remark(part.name, -1, _MAY_NAME_PATIENTS.format(name, typed), is_warning=True)
     has_options = layout.options or "options" in layout.columns
     # Cells are read of a table alone: those of a set of the hub may be images.
     answer = layout.columns.get("answer", "") if part.table and not has_options else ""
     if like := option_columns.problem(part, others, answer, before):
         yield Remark(part.name, -1, like, is_warning=True)
+
+
+_LIKE_PATIENTS = (
+    *(
+        f"{who}{what}"
+        for who in ("patient", "pat", "pt", "subject", "participant", "person", "proband", "case")
+        for what in ("", "id", "no", "nr", "number", "name", "code", "key")
+        if who + what not in map(plain, rows.PATIENT_COLUMNS)
+    ),
+    *("patients", "pid", "subj", "subjid", "sub", "subid", "mrn", "medicalrecordnumber"),
+    *("pseudonym", "patienten", "patientenid", "patientennummer", "patientennr", "fallid"),
+    *("study", "studyid", "studyuid", "studyinstanceuid", "accession", "accessionnumber"),
+)
+"""Plain names of columns that may name patients; the surest first."""
+_MAY_NAME_PATIENTS = (
+    "column {!r} may name patients and is not used: {} counts the images of a patient together, "
+    "and data.split=by_patient then keeps them on one side"
+)
+
+
+def _like_patients(part: Part, names: Sequence[str]) -> str:
+    """The column, of those that are not used, that looks like one of patients by its name and has
+    several values, of which some stand in several rows; empty where there is none."""
+    loosely = by_plain(names)
+    for name in (loosely[like] for like in _LIKE_PATIENTS if like in loosely):
+        cells = (row[name] for row in part.records([name]))
+        values = [value for cell in cells if (value := rows.patient(str(cell or "")))]
+        if 1 < len({*values}) < len(values):
+            return name
+    return ""
 
 
 def _other_reading(hub: str, part: Part) -> str:

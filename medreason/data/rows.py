@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -128,6 +129,8 @@ class Loaded:
     left_out: list[LeftOut] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
     split_columns: list[SplitColumn] = field(default_factory=list)
+    contradictory: list[Sample] = field(default_factory=list)
+    """The first row of each question that has two answers about one image and lost rows for it."""
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Self:
@@ -422,12 +425,17 @@ def yes_or_no(answer: str, answer_type: str = "") -> tuple[tuple[str, ...], str]
 
     A question that the release calls open stays open, whatever its answer.
     """
-    plain = answer.strip().rstrip(".。").lower()
+    plain = plain_word(answer)
     for options, words in YES_NO.items() if answer_type != "open" else ():
         for index, meaning in enumerate(words):
             if plain in meaning:
                 return options, letter_at(index)
     return (), answer.strip()
+
+
+def plain_word(answer: str) -> str:
+    """An answer in lower case, without the full stop and however its accents are encoded."""
+    return unicodedata.normalize("NFC", answer.strip().rstrip(".。").lower())
 
 
 def answer_type(row: Record, key: str = "answer_type") -> str:

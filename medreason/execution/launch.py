@@ -269,6 +269,8 @@ def _record_start(config: Config, request: RunRequest, state: State, display: Di
     )
     for leak in facts["leaks"]:
         display.line(f"! {leak}")
+    if facts["repeats"]:
+        display.line(facts["repeats"])
     write_json(evaluation.data, facts)
     folder.update(
         state="running",

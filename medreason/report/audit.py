@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medreason.console import counted
-from medreason.data.audit import LOWER_CASE, PERIOD, bad_row_lines, warnings
+from medreason.data.audit import LOWER_CASE, PERIOD, bad_row_lines, repeats, warnings
 from medreason.data.rows import SIDES, once_each
 from medreason.report.table import parts
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, TASKS
@@ -54,6 +54,8 @@ def show(report: Mapping[str, Any]) -> None:
     ]
     others = [f"! {line}" for line in bad_row_lines(report)[1:10]]  # the first is a warning below
     for line in [*once_each(said)[:10], *others]:
+        console.print(Text(line), soft_wrap=True)
+    if (line := repeats(report)) and not line.startswith("! "):  # else a warning below
         console.print(Text(line), soft_wrap=True)
     for warning in [*_small_test(report), *warnings(report)]:
         console.print(Text(f"! {warning}"), soft_wrap=True)
@@ -210,7 +212,7 @@ def _count_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"questions in {name}", f"{count:,}"
     for name, count in report["row_counts"].items():
         yield f"rows {name}", f"{count:,}"
-    duplicates = {key: value for key, value in report["duplicates"].items() if key != "first"}
+    duplicates = {k: count for k, count in report["duplicates"].items() if isinstance(count, int)}
     for key, value in {**duplicates, **report["cross_family_leakage"]}.items():
         yield key.replace("_", " "), f"{value:,}"
     images = report["images"]

@@ -324,6 +324,33 @@ def test_rows_with_one_option_twice_are_named_by_the_first() -> None:
     assert said in warnings(audit_of(sample("a", "train"), other))
 
 
+def test_rows_that_repeat_another_are_counted_by_side_and_named_by_the_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def row(number: int, split: str) -> Sample:
+        return replace(sample("a" if split == "train" else "b", split), id=f"q.csv:{number}")
+
+    rows = [row(2, "train"), row(3, "train"), row(4, "train")]
+    report = audit_of(*rows)
+    assert report["duplicates"]["same_rows"] == 2
+    assert report["duplicates"]["same_rows_by_side"] == {"train": 2}
+    assert report["duplicates"]["first"] == {"same_rows": "q.csv, row 3"}
+    said = (
+        "2 rows (2 in train) repeat a question about the same image with the same answer, the "
+        "first q.csv, row 3: each counts once more; remove them from a table of your own"
+    )
+    tables.show(report)
+    assert said in capsys.readouterr().out.splitlines()
+    assert not any("repeat" in line for line in warnings(report))
+    assert audit_run(rows, [], "0", by_path(rows), {})["repeats"] == said
+    report = audit_of(*rows, row(5, "test"), row(6, "test"))
+    said = said.replace("2 rows (2 in train)", "3 rows (1 in test, 2 in train)")
+    assert said in warnings(report)
+    tables.show(report)
+    assert f"! {said}" in capsys.readouterr().out.splitlines()
+    assert audit_run([], [row(5, "test")], "0", by_path([row(5, "test")]), {})["repeats"] == ""
+
+
 def test_the_first_row_that_cannot_be_used_is_named_with_its_reason() -> None:
     bad = [BadRow("f.csv", 3, "answer '9' is none of its options"), BadRow("f.csv", 5, "no image")]
     (one,) = warnings(audit(Loaded([], bad[:1]), "0", {}))

@@ -25,7 +25,7 @@ from PIL import Image
 from medreason import data
 from medreason.config import Config, Validation
 from medreason.data import checks, rows
-from medreason.data.audit import audit, audit_run
+from medreason.data.audit import audit, audit_run, warnings
 from medreason.data.names import modality_of
 from medreason.data.rows import Loaded
 from medreason.models.model_folder import EMBEDDED
@@ -162,7 +162,8 @@ def test_sides_are_words_of_the_names_of_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("typed", ["yse", "y", "1", "Nein"])
 def test_a_mistyped_yes_or_no_is_named_with_its_row(tmp_path: Path, typed: str) -> None:
-    lines = [f"0.png,Is it large?,{answer}" for answer in ("yes", "No", typed, "yes")]
+    answers = ("yes", "No", typed, "yes")
+    lines = [f"{i}.png,Is it large?,{answer}" for i, answer in enumerate(answers)]
     file = table(tmp_path, text="\n".join(["image,question,answer", *lines]))
     (said,) = (str(remark) for remark in read(file).remarks if remark.is_warning)
     assert said.startswith(
@@ -713,3 +714,73 @@ def test_all_missing_columns_are_named_at_once_and_the_remedy_works(tmp_path: Pa
     assert keys == ["image", "question", "answer"]
     columns = dict(zip(keys, ["Bild", "Frage", "Befund"], strict=True))
     assert read(tmp_path / "a.csv", columns=columns).samples[0].answer_text == "Yes"
+
+
+def test_rows_left_out_for_two_answers_are_counted_and_named_as_error_names_them(
+    tmp_path: Path,
+) -> None:
+    answers = {1: "yes", 2: "no", 3: "yes", 4: "yes"}
+    lines = [f"images/{max(i, 2)}.png,Is it large?,{a},train" for i, a in answers.items()]
+    text = "\n".join(["image,question,answer,split", *lines, "images/9.png,Is it large?,no,test"])
+    file = table(tmp_path, text=text)
+    loaded = read(file)
+    assert loaded.counts == {"train": 2, "test": 1, checks.CONTRADICTING: 2}
+    with pytest.raises(ValueError, match="1 question with two answers") as error:
+        load(file, tmp_path / "cache", images="none", contradictions="error")
+    named, _, _ = str(error.value).partition(", or set ")
+    assert "questions.csv, row 2 and questions.csv, row 3 disagree" in named
+    said = f"! questions.csv: 2 rows left out because of {named}"
+    assert said in map(str, loaded.remarks)
+    report = audit(loaded, "0", {s.image: str(s.image) for s in loaded.samples})
+    assert report["duplicates"]["questions_with_two_answers"] == 1
+    assert report["duplicates"]["first"] == {"questions_with_two_answers": "questions.csv, row 2"}
+    assert not any("two answers" in line for line in warnings(report))  # the remark says it
+
+
+@pytest.mark.parametrize(
+    ("yes", "no", "count", "words"),
+    [
+        ("Ja", "nein.", 4, "'ja' and 'nein'"),
+        ("oui", "non", 4, "'oui' and 'non'"),
+        ("Si\u0301", "No", 2, "'s\u00ed'"),  # no is read as that of English
+        ("да", "нет", 4, "'да' and 'нет'"),
+    ],
+)
+def test_yes_and_no_of_another_language_are_named(
+    yes: str, no: str, count: int, words: str, tmp_path: Path
+) -> None:
+    lines = [f"{i}.png,Gross {i % 2}?,{(yes, no)[i // 2 % 2]}" for i in range(4)]
+    lines = ["8.png,Wo?,links", *lines]
+    file = table(tmp_path, text="\n".join(["image,question,answer", *lines]))
+    (said,) = (str(remark) for remark in read(file).remarks if remark.is_warning)
+    begin = f"! questions.csv, row 3: {count} rows without options answered by {words}, this the "
+    assert said.startswith(begin)
+    open_ones = [f"{line},{'open' * (i > 0)}" for i, line in enumerate(lines)]
+    file = table(tmp_path, text="\n".join(["image,question,answer,answer_type", *open_ones]))
+    assert not any(remark.is_warning for remark in read(file).remarks)
+
+
+def test_one_word_of_another_language_is_no_yes_or_no(tmp_path: Path) -> None:
+    lines = ["0.png,What does it say?,ja", "1.png,Where?,left"]
+    file = table(tmp_path, text="\n".join(["image,question,answer", *lines]))
+    assert not any(remark.is_warning for remark in read(file).remarks)
+
+
+@pytest.mark.parametrize("name", ["case_id", "Subject", "MRN", "study-id", "Pat ID"])
+def test_an_unused_column_that_may_name_patients_is_named_once(name: str, tmp_path: Path) -> None:
+    def warned(file: Path, columns: dict[str, str] | None = None) -> list[str]:
+        loaded = read(file, columns=columns)
+        return [str(remark) for remark in loaded.remarks if remark.is_warning]
+
+    file = table(tmp_path, patient=name)
+    (said,) = warned(file)
+    assert said.startswith(f"! questions.csv: column {name!r} may name patients and is not used: ")
+    (typed,) = (word for word in shlex.split(said) if word.startswith("data.columns.patient="))
+    assert typed == f"data.columns.patient={name}"
+    columns = {"patient": name}
+    assert not warned(file, columns=columns)
+    assert read(file, columns=columns).samples[2].patient == "p1"
+    each = "\n".join([HEADER, *(row.replace(f"p{i // 2}", f"p{i}") for i, row in enumerate(ROWS))])
+    assert not warned(table(tmp_path, text=each, patient=name))  # a number for each row
+    one = "\n".join([HEADER, *(row.replace(f"p{i // 2}", "p0") for i, row in enumerate(ROWS))])
+    assert not warned(table(tmp_path, text=one, patient=name))
