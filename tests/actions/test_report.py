@@ -175,7 +175,7 @@ def test_report_says_on_the_terminal_which_arm_is_not_above_its_blank_image(
     priors = {sample.cell: 0.0 for sample in samples}
     write_run(worse, samples, lambda i, s: reply("A"), priors=priors)
     report.run(composed("action=report", *demo))
-    said = "RARL is not clearly above its answers to a blank image."
+    said = "RARL is not clearly above its own answers to a blank image."
     assert said in capsys.readouterr().out.splitlines()
 
 
