@@ -32,7 +32,7 @@ from medreason.runs.outcomes import NoDataError
 from medreason.runs.progress import duration
 from medreason.runs.run_folder import run_folders
 from medreason.samples import Sample
-from medreason.training.memory_limits import memory_lines, trained_names
+from medreason.training.memory_limits import memory_lines
 
 _ANSWER_BYTES = 2_000  # a row of predictions.parquet with its prompt, compressed
 _WITHOUT_QUESTIONS = ("same run", "empty", "refused")
@@ -246,7 +246,7 @@ def _work(kind: Sequence[tuple[Config, Job]]) -> str:
     config, devices = kind[0][0], kind[0][0].hardware.processes
     jobs = f"{len(kind)} jobs of " if len(kind) > 1 else ""
     each = f", {devices} devices each" if devices > 1 else ""
-    return f"{jobs}{trained_names(config)}{each}"
+    return f"{jobs}{config.method.name}, {config.model.name}{each}"
 
 
 class _Questions:
