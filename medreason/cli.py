@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medreason import config as configuration
 from medreason.config import CONF, Config, composing, flags, options, steps
-from medreason.console import command, notice, quiet_libraries, show, started_command
+from medreason.console import command, notice, quiet_libraries, show
 from medreason.report import published_file
 from medreason.runs import interrupts
 from medreason.runs.outcomes import Outcome, explained
@@ -43,7 +43,7 @@ def main() -> None:
         number = signal.Signals(interrupts.first())
         stopped = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
         after = "\n" if sys.stderr.isatty() else ""  # the terminal's ^C
-        notice(f"{after}medreason: {stopped}; {kept}; to go on: {started_command()}")
+        notice(f"{after}medreason: {stopped}; {kept}; to go on: {options.started_command()}")
         sys.exit(128 + interrupts.first())
 
 

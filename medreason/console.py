@@ -94,9 +94,10 @@ _CLONE = Path(__file__).resolve().parents[1]
 """The folder of the repository, where the package is used from a clone."""
 
 
-def started_command() -> str:
-    """What the user typed to start this: `make demo`, which make says, or the command itself."""
-    return os.environ.get(STARTED_BY) or command(sys.argv[1:])
+def started_command(words: Iterable[str] | None = None) -> str:
+    """What the user typed to start this: `make demo`, which make says, or the command itself, with
+    `words` in place of its own."""
+    return os.environ.get(STARTED_BY) or command(sys.argv[1:] if words is None else words)
 
 
 def report_command(sweep: str, outputs: Path | str, *words: str) -> str:

@@ -53,6 +53,21 @@ def test_options_stand_anywhere_among_the_overrides(typed: str) -> None:
     assert (rest, hydra.overrides, hydra.multirun) == ([], ["a=1", "b=2"], True)
 
 
+def test_what_goes_on_is_said_as_it_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = [
+        "method=sft",
+        "method.trl.max_steps=20",
+        "adapter.r=4",
+        "++data.root=x",
+        "+adapter.b=1",
+    ]
+    for_hydra = list(map(options.for_hydra, typed))
+    assert for_hydra[1:3] == ["++method.trl.max_steps=20", "++adapter.r=4"]
+    monkeypatch.setattr(sys, "argv", ["medreason", "-m", *for_hydra])
+    monkeypatch.delenv(console.STARTED_BY, raising=False)
+    assert options.started_command().endswith(f" -m medreason -m {' '.join(typed)}")
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [

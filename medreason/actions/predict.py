@@ -323,5 +323,5 @@ def _text(answer: _Answer) -> str:
     if answer.option_likelihoods:
         falling = sorted(answer.option_likelihoods.items(), key=lambda pair: -pair[1])
         listed = ", ".join(f"{letter} {100 * value:.1f} %" for letter, value in falling)
-        lines.append(f"  option likelihood: {listed}")
+        lines.append(f"  option likelihood right behind the prompt, without reasoning: {listed}")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -19,7 +20,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quoted
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from medreason import moved
+from medreason import console, moved
 from medreason.config import key_names
 from medreason.config.files import CONF
 from medreason.config.rules import one_of
@@ -192,6 +193,17 @@ def for_hydra(override: str) -> str:
     """With `++` where the key goes on to TRL or PEFT, which have more keys than our files set."""
     groups = (f"{group}." for group in UPSTREAM)
     return f"++{override}" if override.startswith((*groups,)) and "=" in override else override
+
+
+def as_typed(override: str) -> str:
+    """Without the `++` of `for_hydra`."""
+    bare = override.removeprefix("++")
+    return bare if for_hydra(bare) == override else override
+
+
+def started_command() -> str:
+    """`console.started_command`, without the `++` of `for_hydra`."""
+    return console.started_command(map(as_typed, sys.argv[1:]))
 
 
 _SEVERAL_SWEEPS = re.compile(r"sweep=\[?([^\s,'\"()\[\]]+(?:,[^\s,'\"()\[\]]+)+)\]?")

@@ -16,13 +16,13 @@ _TAGS = {
 
 
 def notes(config: Config) -> list[str]:
-    """Tags that a reward looks for and no template names, and questions without options that are
-    asked for a letter.
+    """Tags that a reward looks for and no template names, questions without options that are asked
+    for a letter, and reasoning that SFT has none to imitate of.
 
     Raises:
         ValueError: the data cannot be used.
     """
-    return [*_unnamed_tags(config), *_open_questions(config)]
+    return [*_unnamed_tags(config), *_open_questions(config), *_unexplained(config)]
 
 
 def _unnamed_tags(config: Config) -> Iterator[str]:
@@ -41,6 +41,25 @@ def _unnamed_tags(config: Config) -> Iterator[str]:
                     f"choose the prompt.style that it asks for, or drop ~reward.{name}"
                 )
                 break
+
+
+def _unexplained(config: Config) -> Iterator[str]:
+    method, prompt = config.method, config.prompt
+    if method.algorithm != "sft" or method.target != "explanation":
+        return
+    if prompt.style not in ("think", "think_after"):
+        return
+    rows = data.trained_on(config, data.samples_of(config))
+    explained = sum(sample.explanation is not None for sample in rows)
+    if explained == len(rows):
+        return
+    have = "has" if explained == 1 else "have"
+    yield (
+        f"! {explained:,} of {len(rows):,} training rows {have} an explanation: "
+        f"{'of the others ' * bool(explained)}SFT imitates the answer alone, and replies "
+        f"{'may ' * bool(explained)}lose their reasoning, which prompt={prompt.name} asks for; add "
+        "a column `explanation` to the data, or let all methods answer alike with prompt=no_think"
+    )
 
 
 def _open_questions(config: Config) -> Iterator[str]:

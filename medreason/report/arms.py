@@ -11,7 +11,7 @@ from rich.text import Text
 
 from medreason.console import counted
 from medreason.metrics import Metric, Shown
-from medreason.report.comparisons import ONE_SEED, Comparison
+from medreason.report.comparisons import Comparison, one_seed_note
 from medreason.report.domains import ALL, ELSEWHERE, IN_DOMAIN, Domains, NotCompared, Total
 from medreason.report.matrices import Arm
 from medreason.report.names import difference_name
@@ -71,8 +71,8 @@ class Differences:
     """In-domain and out of domain."""
     tests: int
     """Over which Holm's adjustment is, those without a row included."""
-    one_seed: bool = False
-    """Some clear one is between arms of one training seed each."""
+    one_seed: str = ""
+    """`comparisons.one_seed_note` of the clear ones that are shown."""
 
     @property
     def note(self) -> str:
@@ -99,7 +99,7 @@ def differences(domains: Domains) -> Differences:
         total = len(domains.not_compared)
         pairs_without = f"{len(pairs)} of {total} pairs not compared; all: tables/not-compared.csv"
     several, tests = len(counts) > 1, max(counts.values(), default=0)
-    one_seed = any(map(domains.is_of_one_seed, rows))
+    one_seed = one_seed_note(arm for row in rows for arm in domains.of_one_seed(row))
     return Differences(rows, pairs, without_row, pairs_without, several, tests, one_seed)
 
 
@@ -123,7 +123,7 @@ def _difference_table(shown: Differences) -> Table:
         "n in\nclusters": [f"{row.n} in {row.clusters}" for row in rows] + dashes,
     }
     notes = [f"paired by question; {shown.note}", *few_clusters_reason(rows)] if rows else []
-    notes += [ONE_SEED] * shown.one_seed
+    notes += filter(None, [shown.one_seed])
     by_reason: dict[str, list[str]] = {}
     for pair in shown.not_compared:
         reason = pair.reason.partition(": ")[0]  # the names have the values

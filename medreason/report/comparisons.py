@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from medreason.config import Config, Statistics
 from medreason.report.matrices import EVERY_CELL, TABLES, Arm, addresses, by_place, key
+from medreason.report.names import in_words
 from medreason.report.runs import Run, changes, paired, power, unlike_ground
 from medreason.runs import keys
 from medreason.samples import MODALITY_NAMES, TASK_NAMES
@@ -116,22 +117,27 @@ def _tested(
     return {place: (change, p) for (place, change), p in zip(tests.items(), adjusted, strict=True)}
 
 
-ONE_SEED = (
-    "one training seed an arm: intervals and p are of the questions alone, and another seed may "
-    "train to another difference; seed=0,1,2 trains three"
-)
-"""What a clear difference does not say."""
+_MOST_NAMED = 4
+"""Arms in a sentence."""
 
 
-def of_one_seed(arms: Sequence[Arm]) -> frozenset[tuple[str, str]]:
-    """The pairs (a, b) in which every arm that was trained here is one training alone."""
-    trained = {arm.name: _is_trained(arm) for arm in arms}
-    single = {arm.name for arm in arms if arm.models == 1}
-    return frozenset(
-        (a.name, b.name)
-        for a, b in all_pairs(arms)
-        if (members := {name for name in (a.name, b.name) if trained[name]}) and members <= single
+def one_seed_note(arms: Iterable[str]) -> str:
+    """What a clear difference with one of these arms, which are one training each, does not say;
+    empty without arms. A difference to an arm of several seeds has their mean on one side alone."""
+    names = list(dict.fromkeys(arms))
+    if not names:
+        return ""
+    who = in_words(names) if len(names) <= _MOST_NAMED else f"{len(names)} arms"
+    seeds = "has one training seed" if len(names) == 1 else "have one training seed each"
+    return (
+        f"{who} {seeds}: intervals and p are of the questions alone, and another seed may train to "
+        "another difference; seed=0,1,2 trains three"
     )
+
+
+def of_one_seed(arms: Sequence[Arm]) -> frozenset[str]:
+    """The arms that were trained here, once."""
+    return frozenset(arm.name for arm in arms if arm.models == 1 and _is_trained(arm))
 
 
 def _is_trained(arm: Arm) -> bool:

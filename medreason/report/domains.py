@@ -65,16 +65,17 @@ class Domains:
     compared: Sequence[Comparison]
     """Each arm with those before it: table `domains`, train = test = the distance."""
     not_compared: Sequence[NotCompared] = ()
-    one_seed: frozenset[tuple[str, str]] = frozenset()
+    one_seed: frozenset[str] = frozenset()
     """See `comparisons.of_one_seed`."""
 
     def total(self, arm: str, distance: str) -> Total | None:
         return next((t for t in self.totals if (t.arm, t.distance) == (arm, distance)), None)
 
-    def is_of_one_seed(self, change: Comparison) -> bool:
-        """Whether it is clear by its questions, and nothing says so of other seeds."""
-        enough = change.clusters >= FEWEST
-        return change.clear and enough and (change.a, change.b) in self.one_seed
+    def of_one_seed(self, change: Comparison) -> list[str]:
+        """Its arms of one training seed, where it is clear by its questions: nothing says so of
+        other seeds."""
+        clear = change.clear and change.clusters >= FEWEST
+        return [arm for arm in (change.b, change.a) if clear and arm in self.one_seed]
 
     def change(self, a: str, b: str | None, distance: str) -> Comparison | None:
         """Arm a minus arm b."""

@@ -41,6 +41,18 @@ def short(value: str) -> str:
     return f"{number:.4g}" if math.isfinite(number) else value
 
 
+def spoken(arm: str) -> str:
+    """The name of an arm in a sentence, as `SFT (prompt=no_think)`."""
+    method, _, rest = arm.partition(" ")
+    return f"{method.upper()} ({rest})" if rest else method.upper()
+
+
+def in_words(arms: Sequence[str]) -> str:
+    """`SFT, GRPO and RARL`"""
+    *others, last = map(spoken, arms)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def arm_key(config: Config) -> str:
     """The same for evaluations that differ in cell, seed and the questions asked alone."""
     training = keys.training_parts(config)

@@ -16,7 +16,7 @@ from medreason.console import counted
 from medreason.metrics import Metric, Shown, rounded
 from medreason.report import analyses, arms, data_sets, published, search, summary, views
 from medreason.report import tables as gathering
-from medreason.report.comparisons import ONE_SEED, Comparison
+from medreason.report.comparisons import Comparison
 from medreason.report.curves import Chart, Line, charts
 from medreason.report.data_sets import OnSet
 from medreason.report.domains import DISTANCES, ELSEWHERE, IN_DOMAIN, Total
@@ -223,7 +223,7 @@ def _differences(tables: Tables, *, grouped: bool) -> dict[str, Any]:
     if grouped and shown.several:
         parts["by_distance"], sentences[0] = _by_distance(tables)
     sentences += [f"N{reason[1:]}" for reason in arms.few_clusters_reason(shown.compared)]
-    sentences += [f"{ONE_SEED[0].upper()}{ONE_SEED[1:]}"] * shown.one_seed
+    sentences += [shown.one_seed]
     notes += [f"{sentence}." for sentence in sentences if sentence]
     return parts | {"difference_notes": " ".join(notes)}
 

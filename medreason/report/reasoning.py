@@ -88,9 +88,8 @@ def _notes(
         )
     single = comparisons.of_one_seed(arms)
     clear = (row for row in changes if row["p_holm"] < LEVEL and not _without(row))
-    if any((row["a"], row["b"]) in single for row in clear):
-        notes.append(comparisons.ONE_SEED[0].upper() + comparisons.ONE_SEED[1:])
-    return notes
+    members = (arm for row in clear for arm in (row["b"], row["a"]) if arm in single)
+    return [*notes, *filter(None, [comparisons.one_seed_note(members)])]
 
 
 def _without(row: Mapping[str, Any]) -> set[str]:

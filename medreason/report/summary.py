@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from medreason.console import counted
 from medreason.metrics import Metric
 from medreason.report.arms import gain, p_text, start
-from medreason.report.comparisons import ONE_SEED, Comparison
+from medreason.report.comparisons import Comparison, one_seed_note
 from medreason.report.domains import IN_DOMAIN, Total
+from medreason.report.names import in_words, spoken
 from medreason.report.runs import Cell, Run, base_of, changes, difference, estimate
 from medreason.report.table import percent
 from medreason.report.tables import Tables
@@ -22,8 +23,8 @@ _BASELINES = {
 }
 
 _REACHED = {
-    Metric.PRIOR: "what option texts alone give",
-    Metric.BLANK_IMAGE: "its answers to a blank image",
+    Metric.PRIOR: "the options-only baseline",
+    Metric.BLANK_IMAGE: "its own answers to a blank image",
 }
 
 _TABLE = "the table "  # of `names.data_name`
@@ -37,21 +38,25 @@ def lead(runs: Sequence[Run], tables: Tables) -> str:
     if chosen is None:
         return "No run of this sweep has been evaluated yet."
     if _are_several(tables):
-        return _of_arms(tables)
+        return _after(caution(runs, tables), _of_arms(tables))
     base = base_of(chosen, runs)
     than = _than(tables, base.label if base else None, first=True)
-    return _of_run(chosen, _counting(chosen), base, than)
+    return _after(caution(runs, tables), _of_run(chosen, _counting(chosen), base, than))
+
+
+def _after(conclusion: str, numbers: str) -> str:
+    return f"{conclusion} {numbers}" if conclusion else numbers
 
 
 def of_one_seed(runs: Sequence[Run], tables: Tables) -> str:
-    """What to know of a clear difference in the sentence where each arm is one training; else
-    empty."""
+    """What to know of a clear difference in the sentence whose arm is one training; else empty."""
     totals = _trained_totals(tables)
     if best(runs) is None or (_are_several(tables) and len(totals) > _MOST_NAMED):
         return ""
     gains = [gain(tables, total.arm, IN_DOMAIN) for total in totals]
-    shown = any(change and tables.domains.is_of_one_seed(change) for change in gains)
-    return f"{ONE_SEED[0].upper()}{ONE_SEED[1:]}." if shown else ""
+    shown = (arm for change in gains if change for arm in tables.domains.of_one_seed(change))
+    note = one_seed_note(shown)
+    return f"{note}." if note else ""
 
 
 def caution(runs: Sequence[Run], tables: Tables) -> str:
@@ -139,7 +144,7 @@ def _of_arms(tables: Tables) -> str:
         for metric in _BASELINES
         if all(metric in t.metrics for t in totals)
     }
-    return text + _beside(baselines) + _not_above(totals)
+    return text + _beside(baselines)
 
 
 def _trained_totals(tables: Tables) -> list[Total]:
@@ -160,17 +165,11 @@ def _not_above(totals: Sequence[Total]) -> str:
         by_arms.setdefault(arms, []).append(metric)
     by_arms.pop((), None)
     return "".join(
-        _conclusion("None is", reached)
+        _conclusion("No trained model is", reached)
         if len(arms) == len(totals)
-        else _conclusion(f"{_listed(arms)} {'is' if len(arms) == 1 else 'are'} not", reached)
+        else _conclusion(f"{in_words(arms)} {'is' if len(arms) == 1 else 'are'} not", reached)
         for arms, reached in by_arms.items()
     )
-
-
-def _listed(arms: Sequence[str]) -> str:
-    """`SFT, GRPO and RARL`"""
-    *others, last = map(_named, arms)
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _beside(baselines: Mapping[Metric, str]) -> str:
@@ -184,12 +183,12 @@ def _conclusion(who: str, reached: Sequence[Metric]) -> str:
     most theirs."""
     beaten_by = " or ".join(_REACHED[metric] for metric in reached)
     if who.endswith(" are not"):
-        beaten_by = beaten_by.replace("its answers", "their own answers")
+        beaten_by = beaten_by.replace("its own", "their own")
     return f" {who} clearly above {beaten_by}." if reached else ""
 
 
 def _of_arm(total: Total, tables: Tables, *, first: bool) -> str:
-    text = f"{percent(total.accuracy)} %{' right' if first else ''} after {_named(total.arm)}"
+    text = f"{percent(total.accuracy)} %{' right' if first else ''} after {spoken(total.arm)}"
     change = gain(tables, total.arm, IN_DOMAIN)
     if change is None:
         return f"{text} ({_range_text(total.ci_low, total.ci_high, total.clusters)})"
@@ -216,11 +215,6 @@ def _among_others(change: Comparison) -> str:
     if change.clear or change.clusters < FEWEST:
         return ""
     return f"; p by Holm {p_text(change.p_holm)}, so no clear difference"
-
-
-def _named(arm: str) -> str:
-    method, _, rest = arm.partition(" ")
-    return f"{method.upper()} ({rest})" if rest else method.upper()
 
 
 def _range(values: Sequence[float]) -> str:
@@ -265,8 +259,7 @@ def _of_run(run: Run, cells: set[Cell], base: Run | None, than: str) -> str:
     else:
         text += f" ({_range_text(accuracy.low, accuracy.high, accuracy.clusters)})"
     known = _baselines(run, cells)
-    text += _beside({metric: f"{percent(share)} %" for metric, share in known.items()})
-    return text + _conclusion("It is not", _reached(run, cells))
+    return text + _beside({metric: f"{percent(share)} %" for metric, share in known.items()})
 
 
 def _baselines(run: Run, cells: set[Cell]) -> dict[Metric, float]:

@@ -28,8 +28,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from medreason.config import Config, Statistics, Tracking, composing, hydra_errors
-from medreason.console import counted, notice, report_command, started_command
+from medreason.config import Config, Statistics, Tracking, composing, hydra_errors, options
+from medreason.console import command, counted, notice, report_command, show
 from medreason.execution import supervision
 from medreason.report import published_file
 from medreason.runs import interrupts, lock, parent_watch
@@ -57,6 +57,7 @@ from medreason.sweeps.search import (
     is_search,
     label,
     open_study,
+    random_line,
 )
 
 EXPECTED = (ValueError, RuntimeError, OSError, OmegaConfBaseException)
@@ -112,6 +113,8 @@ class Sweep(Callback):
             if not self._jobs:
                 raise ValueError(f"the sweep is empty: {' '.join(config.hydra.overrides.task)}")
             for line in step_lines(config, self._jobs):
+                notice(line)
+            if self._search and (line := random_line(config.hydra.sweeper)):
                 notice(line)
             if self._search is None and config.action.name in ("train", "plan"):
                 _warn_of_jobs(config, self._jobs)
@@ -227,14 +230,22 @@ class Sweep(Callback):
         for outcome in outcomes:
             if outcome.error and (count := reasons.pop((outcome.state, outcome.error), 0)):
                 same = f" and {count - 1} more" if count > 1 else ""
-                words = shlex.join([*composing.folder_flags(config.hydra), *outcome.overrides])
-                notice(f"{_NAMES[outcome.state]}: {words}{same}")
+                typed = self._typed(config, outcome.overrides)
+                notice(f"{_NAMES[outcome.state]}: {typed}{same}")
                 notice(f"  {outcome.error}")
         if (counts["lost"] or counts["unreached"]) and not interrupts.interrupted():
-            notice(f"to resume: {started_command()}")
+            notice(f"to resume: {options.started_command()}")
         if config.action.name in ("train", "evaluate") and counts["done"] + counts["skipped"]:
             notice(f"report: {report_command(config.sweep, config.outputs)}")
         return any(counts[state] for state in ("failed", "lost", "unreached"))
+
+    def _typed(self, config: DictConfig, overrides: list[str]) -> str:
+        """The command of a job alone; of a trial what it is of, since alone it would be tested."""
+        words = [*composing.folder_flags(config.hydra), *map(options.as_typed, overrides)]
+        if self._search:
+            return shlex.join(words)
+        words += [o for o in config.hydra.overrides.hydra if "hydra.searchpath=" in o]
+        return command(words)
 
 
 def job_label(config: Config) -> str:
@@ -352,11 +363,16 @@ def _show_table(evaluations: list[EvaluationFolder], config: DictConfig) -> None
     statistics = OmegaConf.to_object(config.statistics)
     assert isinstance(statistics, Statistics)
     try:
-        from medreason.report import arms, domains, matrices, runs, table  # pandas, half a second
+        # pandas, half a second
+        from medreason.report import arms, domains, matrices, runs, summary, table, tables
 
         rows = runs.load(evaluations, statistics)
         table.show_rows(table.rows_of(rows))
-        arms.show_differences(domains.gather(matrices.arms(rows)))
+        members = matrices.arms(rows)
+        found = tables.Tables(members, {}, (), domains.gather(members))
+        arms.show_differences(found.domains)
+        if line := summary.caution(rows, found):
+            show(line)
     except ValueError as error:  # a damaged folder; the summary is still to come
         notice(error)
 

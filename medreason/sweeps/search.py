@@ -128,6 +128,19 @@ class Search:
                 )
 
 
+def random_line(sweeper: DictConfig) -> str:
+    """That no trial learns from those before, where there are too few; else empty."""
+    trials = OmegaConf.select(sweeper, "n_trials") or 0
+    key = "sampler.n_startup_trials"
+    first = OmegaConf.select(sweeper, key) or 0
+    if not trials or trials > first:
+        return ""
+    return (
+        f"hydra.sweeper.n_trials={trials}: every trial is a random draw, since the sampler learns "
+        f"from scores after hydra.sweeper.{key}={first}; set more trials, or fewer of those"
+    )
+
+
 def _is_logarithmic(override: Override) -> bool:
     value = override.value()
     return isinstance(value, Sweep) and "log" in value.tags

@@ -60,7 +60,7 @@ def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
         first = first_line(error)
         return [f"memory of {config.model.name} unknown: {first}"]
     limit = device_limit_bytes(config)
-    lines = [f"memory of {config.method.name}, {config.model.name}: {estimate.summary()}"]
+    lines = [f"memory of {trained_names(config)}: {estimate.summary()}"]
     lines += [chosen] if chosen else []
     if limit is None or estimate.peak <= limit:
         return lines
@@ -76,6 +76,15 @@ def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
             return [*lines, f"{misfit}; {fit}"]
     misfit += f", nor with {' '.join(overrides)}; choose a smaller model or more devices"
     return [*lines, misfit]
+
+
+def trained_names(config: Config) -> str:
+    """`grpo, qwen2_vl_2b`, and the adapter where one is trained in place of all weights."""
+    names = [config.method.name, config.model.name]
+    if config.adapter and config.method.algorithm != "none":
+        chosen = config.choices.get("adapter", "none")
+        names.append("an adapter" if chosen == "none" else f"adapter={chosen}")
+    return ", ".join(names)
 
 
 def with_questions_at_once(config: Config, samples: Sequence[Sample]) -> tuple[Config, str | None]:

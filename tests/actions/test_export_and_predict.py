@@ -398,7 +398,7 @@ def test_predict_gives_the_same_for_a_path_a_file_url_and_a_data_url(
     assert captured.err.count(f"answered by the start model tiny; {place}") == 1
     shown = captured.out
     assert shown.count(f"  reply: {' '.join(first['completion'].split())}\n") == 3
-    assert shown.count("option likelihood: ") == 3
+    assert shown.count("option likelihood right behind the prompt, without reasoning: ") == 3
     assert max(map(len, shown.splitlines())) < 200
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 from run_folders import draw_samples, reply, write_failed, write_run
 
 from medreason.actions import report, train
@@ -16,7 +17,8 @@ from medreason.config import Config
 from medreason.console import report_command
 from medreason.report.loading import evaluations_of
 from medreason.runs import openings
-from medreason.runs.run_folder import RunFolder
+from medreason.runs.run_folder import RunFolder, evaluations_by_sweep
+from medreason.sweeps import callback
 
 Compose = Callable[..., Config]
 
@@ -175,8 +177,13 @@ def test_report_says_on_the_terminal_which_arm_is_not_above_its_blank_image(
     priors = {sample.cell: 0.0 for sample in samples}
     write_run(worse, samples, lambda i, s: reply("A"), priors=priors)
     report.run(composed("action=report", *demo))
-    said = "RARL is not clearly above its answers to a blank image."
+    said = "RARL is not clearly above its own answers to a blank image."
     assert said in capsys.readouterr().out.splitlines()
+    evaluations = evaluations_by_sweep(Path(worse.outputs) / "runs")["demo"]
+    callback._show_table(
+        evaluations, OmegaConf.create({"statistics": OmegaConf.structured(worse.statistics)})
+    )
+    assert said in capsys.readouterr().out.splitlines()  # at the end of a sweep, too
 
 
 def test_many_runs_are_printed_as_arms(

@@ -117,6 +117,9 @@ def test_a_cell_without_rows_is_told_which_cells_have_some(
 
 TAGLESS = "prompt.train=['{question} Say a letter.']"
 """No tag in what is trained on, and so in what is evaluated with."""
+UNEXPLAINED = (
+    "! 0 of 8 training rows have an explanation: SFT imitates the answer alone, and replies lose"
+)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +128,9 @@ TAGLESS = "prompt.train=['{question} Say a letter.']"
         (["method=grpo"], []),
         (["method=grpo", "prompt=no_think"], []),
         (["method=rarl"], []),
-        (["method=sft", TAGLESS], []),
+        (["method=sft", TAGLESS], [UNEXPLAINED]),
+        (["method=sft", "prompt=no_think"], []),
+        (["method=sft", "method.target=answer"], []),
         (
             ["method=grpo", TAGLESS],
             ["! reward.format asks for <think> and <answer> in a reply, and prompt=think does not"],
@@ -147,6 +152,25 @@ def test_what_a_prompt_leaves_out_is_said_by_plan_and_training(
     own = ("data=hub", f"data.hub={tmp_path}/q.csv", "data.split=by_image")
     notes = prompt_notes.notes(composed(*overrides, *own))
     assert [note[: len(words[0])] for note in notes] == words if words else not notes
+
+
+def test_training_rows_without_an_explanation_are_counted_before_sft(
+    composed: Compose, tmp_path: Path
+) -> None:
+    rows = [f"{i}.png,What is it {i}?,a rib,train,{'It is long.' * (i == 1)}" for i in range(8)]
+    for i in range(10):
+        Image.new("RGB", (32, 32), (i * 9, 0, 0)).save(tmp_path / f"{i}.png")
+    rows += [f"{i}.png,What is it {i}?,a rib,test," for i in (8, 9)]
+    text = "\n".join(["image,question,answer,split,explanation", *rows])
+    (tmp_path / "q.csv").write_text(text)
+    own = ("method=sft", "data=hub", f"data.hub={tmp_path}/q.csv")
+    assert prompt_notes.notes(composed(*own)) == [
+        "! 1 of 8 training rows has an explanation: of the others SFT imitates the answer alone, "
+        "and replies may lose their reasoning, which prompt=think asks for; add a column "
+        "`explanation` to the data, or let all methods answer alike with prompt=no_think"
+    ]
+    (tmp_path / "all.csv").write_text(text.replace("train,\n", "train,It is.\n"))
+    assert prompt_notes.notes(composed(*own, f"data.hub={tmp_path}/all.csv")) == []
 
 
 @pytest.mark.parametrize("template", ["{question} \\boxed{answer}", '{question} {{"answer": 1}}'])

@@ -90,6 +90,7 @@ def test_first_sentence_counts_the_cells_trained_on(
 ) -> None:
     sft = write_run(composed("method=sft", "modality=ct"), samples, half_right)
     assert lead(load([sft])).startswith(
+        "SFT is not clearly above the options-only baseline or its own answers to a blank image. "
         "SFT answers 50.0 % of 24 in-domain questions right (95 % interval"
     )
 
@@ -239,19 +240,19 @@ def test_headline_says_where_nothing_is_above_the_baselines(
     def quarter_right(i: int, sample: Sample) -> str:
         return right(i, sample) if i % 4 == 0 else half_right(0, sample)
 
-    words = "clearly above what option texts alone give or its answers to a blank image."
+    words = "clearly above the options-only baseline or its own answers to a blank image. "
     runs = [
         write_run(composed(f"method={method}"), samples, quarter_right)
         for method in ("base", "sft", "grpo")
     ]
-    assert lead(load(runs[:2])).endswith(f"It is not {words}")
-    assert lead(load(runs)).endswith(f"None is {words}")
+    assert lead(load(runs[:2])).startswith(f"SFT is not {words}SFT answers ")
+    assert lead(load(runs)).startswith(f"No trained model is {words}On what they were trained on")
     better = write_run(composed("method=rarl"), samples, right)
     assert "clearly above" not in lead(load([runs[0], better]))
-    assert lead(load([*runs, better])).endswith(
-        f". SFT and GRPO are not {words.replace('its', 'their own')}"
+    assert lead(load([*runs, better])).startswith(
+        f"SFT and GRPO are not {words.replace('its', 'their')}On what "
     )
-    assert lead(load([runs[1], better])).endswith(f". SFT is not {words}")
+    assert lead(load([runs[1], better])).startswith(f"SFT is not {words}On what ")
 
 
 def prompts(composed: Compose, samples: list[Sample]) -> list[Run]:

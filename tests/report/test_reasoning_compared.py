@@ -134,7 +134,7 @@ def test_intervals_of_too_few_clusters_are_left_out_and_one_seed_is_said(
     assert "training seed" not in few
     many = written(12, "many")
     assert "no interval" not in many
-    assert "One training seed an arm: intervals and p are of the questions alone" in many
+    assert "SFT has one training seed: intervals and p are of the questions alone" in many
 
 
 def test_a_single_arm_has_no_differences(

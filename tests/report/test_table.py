@@ -524,18 +524,19 @@ def test_columns_that_a_terminal_has_no_room_for_stand_below(
 def test_clear_difference_of_one_training_each_says_that_seeds_may_differ(
     composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def shown(*folders: EvaluationFolder) -> list[bool]:
+    sft_said = "SFT has one training seed: intervals and p are of the questions alone"
+
+    def shown(*folders: EvaluationFolder, said: str = sft_said) -> list[bool]:
         """Whether the terminal, the page and its headline say it."""
         runs = load(folders)
         tables = gather(runs)
         arms.show_differences(tables.domains)
         printed = " ".join(capsys.readouterr().out.split())
         html = page(runs, sweep="s", tables=tables)
-        said = "ne training seed an arm: intervals and p are of the questions alone"
         return [
             said in printed,
             said in html.partition("Differences: paired")[2],
-            "seed-note" in html,
+            said in html.partition("Differences: paired")[0],
         ]
 
     base = write_run(composed("method=base"), samples, half_right)
@@ -546,6 +547,10 @@ def test_clear_difference_of_one_training_each_says_that_seeds_may_differ(
     same = write_run(composed("method=grpo"), samples, half_right)
     assert shown(base, sft) == [True, True, True]
     assert shown(base, sft, again) == [False, False, False]
+    worse = write_run(composed("method=grpo"), samples, lambda i, s: reply("?"), key="2" * 12)
+    assert shown(base, sft, again, worse) == [False, False, False]
+    said = "GRPO has one training seed: intervals and p are of the questions alone"
+    assert shown(base, sft, again, worse, said=said) == [True, True, True]
     assert shown(base, same) == [False, False, False]  # not clear
     assert shown(base, other) == [False, False, False]  # of start models, which no seed trains
 

@@ -39,9 +39,13 @@ def test_cell_without_data_and_one_that_fails_are_told_apart_at_the_end(
     tmp_path: Path, launcher: str
 ) -> None:
     arguments = ("model.path=tiny,./nothing", "modality=ct", "task=disease", *LAUNCHERS[launcher])
+    arguments += ("method.trl.max_steps=2",)  # for Hydra it gets a ++
     (tmp_path / "my").mkdir()
     output = medreason(tmp_path, "-m", "--config-dir", "my", *TINY, *arguments, status=1)
-    assert re.search(r"failed: --config-dir my .*model\.path=\./nothing", output), output
+    command = (
+        r"\S+ -m medreason --config-dir my .*model\.path=\./nothing .* method\.trl\.max_steps=2"
+    )
+    assert re.search(f"failed: {command}", output), output
     assert "sweep s: 2 jobs in " in output
     assert "1 without data, 1 failed" in output
     assert "1 training sample, fewer than method.prompts_per_step=8" in output

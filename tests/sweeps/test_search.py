@@ -220,6 +220,16 @@ def test_a_value_of_the_command_line_is_no_second_key_of_a_sweep() -> None:
     assert jobs.split_jobs(config) == [["method=sft", "++method.trl.learning_rate=3e-05"]]
 
 
+def test_search_of_random_draws_alone_is_named() -> None:
+    few = with_hydra(*RECIPE, "hydra.sweeper.sampler.n_startup_trials=6").hydra.sweeper
+    assert search.random_line(few) == (
+        "hydra.sweeper.n_trials=6: every trial is a random draw, since the sampler learns from "
+        "scores after hydra.sweeper.sampler.n_startup_trials=6; set more trials, or fewer of those"
+    )
+    more = with_hydra(*RECIPE, "hydra.sweeper.sampler.n_startup_trials=5").hydra.sweeper
+    assert search.random_line(more) == ""
+
+
 def test_no_interval_of_a_trial_is_shown_of_too_few_clusters() -> None:
     row = {"validation/ci_low": 0.2, "validation/ci_high": 0.9, "validation/clusters": 2}
     assert validation_ends(row) == (None, None)

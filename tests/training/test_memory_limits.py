@@ -99,6 +99,10 @@ def test_plan_says_what_would_make_it_fit(composed: Compose, samples: list[Sampl
     config = composed(*GRPO, "hardware=gpu", again, "hardware.device_gb=40")
     first, second = memory_lines(config, samples)
     assert first.startswith("memory of grpo, random_2b: about")
+    adapted = composed(*GRPO, "hardware=gpu", "adapter=lora_r8", "hardware.device_gb=40")
+    adapted.choices["adapter"] = "lora_r8"  # of Hydra's runtime
+    named = "memory of grpo, random_2b, adapter=lora_r8: about"
+    assert memory_lines(adapted, samples)[0].startswith(named)
     assert second.startswith("does not fit into 37.3 GiB (hardware=gpu); with hardware.optimizer")
     small = composed(*GRPO, "hardware=gpu", again, "hardware.device_gb=2")
     assert "choose a smaller model or more devices" in memory_lines(small, samples)[1]
