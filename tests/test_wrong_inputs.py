@@ -17,11 +17,11 @@ from medreason.data import rows
 
 def one(reply): return 1.0
 def nothing(reply, sample): return None
-def three(completion, answer, extra): return 1.0
 def zero(root): yield 1 / 0
 def other(root): yield {"image": "a.png"}
 def none(root): return None
 def lines(root): yield from rows.each("q.jsonl", map(json.loads, ["{}", "{"]), lambda id, row: 1)
+def three(completion, answer, extra): return 1.0
 value = 3
 """
 TABLE = "data=labelled_images data.root=mydata action=audit"
@@ -116,7 +116,7 @@ WRONG: list[tuple[str | list[str], str]] = [
     ("-m method=sft seed=interval(0,3)", "medreason: seed=interval(0,3) is for a search"),
     ("hydra.run.dir=${nope}", "medreason: hydra.run.dir: Interpolation key 'nope' not found; set"),
     ("-m hydra.sweep.dir=${nope} seed=0,1", "medreason: hydra.sweep.dir: Interpolation key 'nope'"),
-    ("hydra/launcher=ray", "hydra/launcher=ray is not installed; `uv pip install -e '.[ray]'`"),
+    ("hydra/launcher=ray", "hydra/launcher=ray is not installed; `uv pip install"),
     ("model.path=", "model.path=''; give a hub id, a folder of weights or of a finished run, or"),
     ("method=base report.published=/nope", "report.published='/nope': no such file; name a CSV"),
     ("method=grpo ~adapter.r", "medreason: ~adapter.r: there is no adapter.r to leave out"),

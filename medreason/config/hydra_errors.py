@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf.errors import OmegaConfBaseException
 
 from medreason.config import options
+from medreason.console import install_command
 
 _NOTHING_TO_DELETE = re.compile(r"Could not delete (?:from config\. )?'(.+?)'")
 
@@ -37,7 +38,7 @@ def explained(error: BaseException, overrides: Sequence[str], folders: Sequence[
     if plugin := _NO_PLUGIN.search(str(error)):
         group, option = plugin.groups()
         if extra := _EXTRAS.get((group, option)):
-            return f"hydra/{group}={option} {NOT_INSTALLED}; `uv pip install -e '.[{extra}]'`"
+            return f"hydra/{group}={option} {NOT_INSTALLED}; `{install_command(extra)}`"
     if isinstance(error, OmegaConfBaseException):
         key = f"{error.full_key}: " if error.full_key else ""
         return f"{key}{str(error).partition(chr(10))[0]}; set that key, or this one itself"

@@ -98,7 +98,7 @@ class Model:
     """With a base_url: the server that answers in place of weights."""
 
     def __post_init__(self) -> None:
-        if not self.path and not self.is_served:
+        if not self.path and not self.is_served and self.name != "endpoint":
             raise ValueError(
                 "model.path=''; give a hub id, a folder of weights or of a finished run, or leave "
                 "it out for the start model of model=..."
