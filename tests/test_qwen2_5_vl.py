@@ -60,7 +60,7 @@ def test_it_is_planned_trained_evaluated_exported_and_asked(
 ) -> None:
     config = composed(*overrides, *SMALL, f"model.path={qwen2_5_vl}")
     plan.run(config)
-    adapter = f", adapter={config.choices['adapter']}" if config.adapter else ""
+    adapter = ", an adapter" if config.adapter else ""
     assert f"memory of {config.method.name}, tiny{adapter}: about" in capsys.readouterr().out
     samples = data.load(config.data, tmp_path / "cache")
     folder = RunFolder(tmp_path / "run")

@@ -74,7 +74,7 @@ def test_it_is_planned_and_trained_with_shared_prompts(
     config = composed(f"method={method}", *SMALL, *sampled, f"model.path={qwen3_vl}")
     assert config.rollout.fallback == "error"
     plan.run(config)
-    adapter = f", adapter={config.choices['adapter']}" if config.adapter else ""
+    adapter = ", an adapter" if config.adapter else ""
     assert f"memory of {method}, tiny{adapter}: about" in capsys.readouterr().out
     samples = data.load(config.data, tmp_path / "cache")
     folder = RunFolder(tmp_path / "run")
