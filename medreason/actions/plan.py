@@ -324,11 +324,18 @@ def _unread(
 
 def _published(name: str, config: Config, counts: Counts) -> Job:
     """A job of a release that is not on this machine, from the numbers of its questions."""
-    answers = counts.test * (1 + len(config.evaluation.controls)) if config.runs.test else 0
-    trains = config.method.algorithm != "none"
     asked = counts.test if config.runs.test else 0
-    job = Job(name, "to do", questions=asked, answers=answers, test_answers=answers)
-    job = replace(job, seconds=None, disk=answers * _ANSWER_BYTES)
+    answers = asked * (1 + len(config.evaluation.controls))
+    trains = config.method.algorithm != "none"
+    job = Job(
+        name,
+        "to do",
+        questions=asked,
+        answers=answers,
+        test_answers=answers,
+        seconds=None,
+        disk=answers * _ANSWER_BYTES,
+    )
     job = _with_disk(job, config) if trains else job
     updates = config.updates(counts.training) if trains else 0
     rollouts = config.method.num_generations if config.method.algorithm == "grpo" else 0

@@ -117,7 +117,7 @@ def _tested(
     return {place: (change, p) for (place, change), p in zip(tests.items(), adjusted, strict=True)}
 
 
-_MOST_NAMED = 4
+MOST_NAMED = 4
 """Arms in a sentence."""
 
 
@@ -127,7 +127,7 @@ def one_seed_note(arms: Iterable[str]) -> str:
     names = list(dict.fromkeys(arms))
     if not names:
         return ""
-    who = in_words(names) if len(names) <= _MOST_NAMED else f"{len(names)} arms"
+    who = in_words(names) if len(names) <= MOST_NAMED else f"{len(names)} arms"
     seeds = "has one training seed" if len(names) == 1 else "have one training seed each"
     return (
         f"{who} {seeds}: intervals and p are of the questions alone, and another seed may train to "

@@ -111,8 +111,8 @@ def note(trials: Sequence[Trial]) -> str:
     are = "is" if len(scores) == 1 else "are"
     return (
         f"{len(scores)} of {counted(len(trials), 'trial')} {are} trained; the best by "
-        f"validation{among}, of "
-        "equal ones the first by the name of its folder, is chosen, and it alone is tested"
+        f"validation{among}, of equal ones the first by the name of its folder, is chosen, and it "
+        "alone is tested"
     )
 
 

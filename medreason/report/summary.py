@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from medreason.console import counted
 from medreason.metrics import Metric
 from medreason.report.arms import gain, p_text, start
-from medreason.report.comparisons import Comparison, one_seed_note
+from medreason.report.comparisons import MOST_NAMED, Comparison, one_seed_note
 from medreason.report.domains import IN_DOMAIN, Total
 from medreason.report.names import in_words, spoken
 from medreason.report.runs import Cell, Run, base_of, changes, difference, estimate
@@ -28,8 +28,6 @@ _REACHED = {
 }
 
 _TABLE = "the table "  # of `names.data_name`
-_MOST_NAMED = 4
-"""Arms in the sentence."""
 
 
 def lead(runs: Sequence[Run], tables: Tables) -> str:
@@ -51,7 +49,7 @@ def _after(conclusion: str, numbers: str) -> str:
 def of_one_seed(runs: Sequence[Run], tables: Tables) -> str:
     """What to know of a clear difference in the sentence whose arm is one training; else empty."""
     totals = _trained_totals(tables)
-    if best(runs) is None or (_are_several(tables) and len(totals) > _MOST_NAMED):
+    if best(runs) is None or (_are_several(tables) and len(totals) > MOST_NAMED):
         return ""
     gains = [gain(tables, total.arm, IN_DOMAIN) for total in totals]
     shown = (arm for change in gains if change for arm in tables.domains.of_one_seed(change))
@@ -130,7 +128,7 @@ def _of_arms(tables: Tables) -> str:
     totals = _trained_totals(tables)
     if not totals:
         return "No trained run of this sweep was tested on what it was trained on."
-    if len(totals) > _MOST_NAMED:
+    if len(totals) > MOST_NAMED:
         range_of_all = _range([total.accuracy for total in totals])
         parts = [f"{range_of_all}\u00a0% right, in {len(totals)} arms"]
     else:
