@@ -10,11 +10,16 @@ what is decoded.
 from __future__ import annotations
 
 import functools
+import itertools
 import struct
 from array import array
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
 
 AUTO_LIMIT = 7
 """Tokens of a draft at most, where `auto` chooses."""
@@ -92,6 +97,35 @@ class SuffixTable:
         """The token behind a context and, in the last `_LEAD_BITS`, its lead; 0 if unknown."""
         return self._entries.get(context) or self._older.get(context) or 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """The contents, which `torch.load` reads without running code of the file."""
+        return {"entries": _stored(self._entries), "older": _stored(self._older)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._entries, self._older = _read(state["entries"]), _read(state["older"])
+
+
+def _stored(entries: Mapping[bytes, int]) -> dict[int, tuple[Tensor, Tensor]]:
+    """Contexts (contexts, tokens) and their values, by the number of tokens."""
+    by_size: defaultdict[int, list[bytes]] = defaultdict(list)
+    for context in entries:
+        by_size[len(context) // _BYTES].append(context)
+    return {
+        size: (
+            torch.frombuffer(bytearray(b"".join(contexts)), dtype=torch.int32).view(-1, size),
+            torch.tensor([entries[context] for context in contexts]),
+        )
+        for size, contexts in by_size.items()
+    }
+
+
+def _read(stored: Mapping[int, tuple[Tensor, Tensor]]) -> dict[bytes, int]:
+    return {
+        context.tobytes(): value
+        for contexts, values in stored.values()
+        for context, value in zip(contexts.numpy(), values.tolist(), strict=True)
+    }
+
 
 def as_bytes(tokens: Sequence[int]) -> bytes:
     return struct.pack(f"<{len(tokens)}i", *tokens)
@@ -157,6 +191,41 @@ class DraftHistory:
         """The metrics since the last call."""
         metrics, self.counts = self.counts.metrics(), DraftCounts()
         return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides what is drafted next, but `most`; see `SuffixTable.state_dict`."""
+        replies = [
+            (question, row, reply)
+            for question, named in self._replies.items()
+            for row, reply in named
+        ]
+        texts = array("i", itertools.chain.from_iterable(reply for _, _, reply in replies))
+        return {
+            "table": self.table.state_dict(),
+            "replies": [(question, row, len(reply)) for question, row, reply in replies],
+            "texts": torch.tensor(texts, dtype=torch.int32),
+            "rates": dict(self.rates),
+            "rest": (self.gained, self.rest, self._next_rest),
+            "counts": asdict(self.counts),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as the history that wrote the state.
+
+        Raises:
+            LookupError, TypeError, ValueError: the state is of another version; this history is
+                then as it was.
+        """
+        texts, begin = array("i", state["texts"].tolist()), 0
+        replies: OrderedDict[str, list[tuple[str, array[int]]]] = OrderedDict()
+        for question, row, length in state["replies"]:
+            replies.setdefault(question, []).append((row, texts[begin : begin + length]))
+            begin += length
+        (gained, rest, next_rest), counts = state["rest"], DraftCounts(**state["counts"])
+        self.table.load_state_dict(state["table"])
+        self._replies, self._tokens = replies, len(texts)
+        self.rates, self.counts = {**state["rates"]}, counts
+        self.gained, self.rest, self._next_rest = [*gained], rest, next_rest
 
     def add(self, question: str, replies: Iterable[Sequence[int]], *, row: str = "") -> None:
         """Remember replies (token ids) to a question; `row`: see `of_rows`."""

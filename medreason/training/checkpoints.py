@@ -15,6 +15,7 @@ import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from transformers.trainer_utils import TrainOutput
 from trl.trainer.utils import RepeatSampler
 
 from medreason.console import notice
+from medreason.generation.drafts import DraftHistory
 from medreason.models.load import without_adapter
 from medreason.runs.files import atomic_folder, read_json, write_json
 from medreason.runs.run_folder import RunFolder
@@ -55,6 +57,8 @@ class PortableCheckpoints(Trainer):
     - `_save`: FSDP gathers a tied weight as two tensors, and `save_pretrained` would write both.
     - `_load_from_checkpoint`, `train`: transformers matches no saved name and says nothing
       (`_load_weights`). Under FSDP, weights must be loaded before `train` shards them.
+    - `train`, `_save_checkpoint` keep what drafts are guessed from: with other guesses the same
+      tokens come in other passes, which round otherwise. `num_tokens` of TRL's SFT goes on, too.
     - `_get_train_sampler`: TRL's RepeatSampler draws the orders of all epochs from one generator,
       which a resumed run would start anew: epoch 3 would repeat the order of epoch 1.
     - `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler`: FSDP's own format needs the
@@ -79,9 +83,38 @@ class PortableCheckpoints(Trainer):
             state = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
             # `epoch` is a sum of fractions: 2.9999999 stands for the end of the third epoch.
             self._finished_epochs = int((state.epoch or 0.0) + 1e-6)
+            self._load_drafts(Path(resume_from_checkpoint))
+            counts = [row["num_tokens"] for row in state.log_history if "num_tokens" in row]
+            self._total_train_tokens = counts[-1] if counts else 0
             if self.is_fsdp_enabled:
                 self._load_weights(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    @property
+    def _histories(self) -> list[DraftHistory]:
+        """What rollouts and validations of this process draft from."""
+        validators = [c for c in self.callback_handler.callbacks if isinstance(c, Validator)]
+        histories = [getattr(each, "drafts", None) for each in (self, *validators)]
+        return [history for history in histories if history]
+
+    def _save_drafts(self, checkpoint: Path) -> None:
+        if histories := self._histories:
+            torch.save([each.state_dict() for each in histories], checkpoint / self._drafts_file)
+
+    def _load_drafts(self, checkpoint: Path) -> None:
+        file, processes = checkpoint / self._drafts_file, read_json(checkpoint / SEAL)["processes"]
+        if not file.exists() or processes != self.accelerator.num_processes:
+            return  # begun anew: it costs passes, and changes no token but by rounding
+        try:
+            states = torch.load(file, weights_only=True)
+            for history, state in zip(self._histories, states, strict=True):
+                history.load_state_dict(state)
+        except (OSError, RuntimeError, LookupError, TypeError, ValueError, UnpicklingError):
+            notice(f"{file}: not of this version; drafts are guessed anew")
+
+    @property
+    def _drafts_file(self) -> str:
+        return f"drafts-{self.accelerator.process_index}.pt"
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler:
         sampler = super()._get_train_sampler(*args, **kwargs)
@@ -131,6 +164,7 @@ class PortableCheckpoints(Trainer):
                 super()._save_checkpoint(model, trial)
             finally:
                 self.args.output_dir = str(folder)
+            self._save_drafts(unfinished)
             # Each rank writes its random state, DeepSpeed its part of the optimizer too: the seal
             # lists files, so all of them must be there.
             self.accelerator.wait_for_everyone()
@@ -322,6 +356,7 @@ def copy_weights(checkpoint: Path, folder: Path) -> None:
 
 _OF_TRAINING = (
     *(SEAL, "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json"),
+    "drafts-*.pt",
     *("global_step*", "latest", "zero_to_fp32.py"),  # DeepSpeed's
 )
 """Files of a checkpoint that a model has no use for."""

@@ -78,13 +78,13 @@ class Validator(TrainerCallback):
         self._images = data.image_digests(config.data, config.folder / "cache", samples)
         self._prior = fit_option_prior(train)
         self._processor = load_processor(config.model)
-        self._drafts = draft_history(config.evaluation.draft_tokens, config.hardware.accelerator)
+        self.drafts = draft_history(config.evaluation.draft_tokens, config.hardware.accelerator)
         """It keeps the replies of the validation before; the first one drafts from `targets`, or
         from what the rollouts say."""
-        if self._drafts and targets:
+        if self.drafts and targets:
             tokenizer = self._processor.tokenizer
             ends = [tokenizer.eos_token_id]
-            self._drafts.add_texts([*ids, *ends] for ids in tokenizer([*targets])["input_ids"])
+            self.drafts.add_texts([*ids, *ends] for ids in tokenizer([*targets])["input_ids"])
         self._prepared = PreparedInputs()
 
     def on_step_end(
@@ -102,8 +102,8 @@ class Validator(TrainerCallback):
     def _validate(self) -> dict[str, float]:
         start = time.monotonic()
         rollouts = getattr(self.trainer, "drafts", None)
-        if self._drafts and rollouts:
-            self._drafts.table = rollouts.table
+        if self.drafts and rollouts:
+            self.drafts.table = rollouts.table
         rows = validation_rows(self._config, self._questions)
         with (
             unwrap_model_for_generation(  # gathers the weights of ZeRO-3
@@ -119,9 +119,9 @@ class Validator(TrainerCallback):
         metrics: dict[str, float] = {}
         for side, samples in self._questions.items():
             metrics |= self._metrics(side, samples, answers)
-        if self._drafts:
+        if self.drafts:
             # Not among the numbers of a side, which are the same after a kill; the history is not.
-            counts = self._drafts.take_counts()
+            counts = self.drafts.take_counts()
             metrics |= {f"validation_{name}": value for name, value in counts.items()}
         return metrics | {"validation/seconds": time.monotonic() - start}
 
@@ -149,7 +149,7 @@ class Validator(TrainerCallback):
             max_new_tokens=settings.validation.max_new_tokens,
             graphs=settings.hardware.uses_cuda_graphs,
             images_ahead=settings.hardware.accelerator == "cuda",
-            drafts=self._drafts,
+            drafts=self.drafts,
             prepared=self._prepared,
             on_batch=lambda done: self._progress("validating", done, len(own)),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from medreason.config import Hardware, Model
 from medreason.generation.decoding import decode
 from medreason.generation.draft_step import takes_drafts
-from medreason.generation.drafts import DraftHistory, SuffixTable, draft_history
+from medreason.generation.drafts import DraftHistory, SuffixTable, as_bytes, draft_history
 from medreason.generation.kv_cache import repeat_kv_cache
 from medreason.generation.packed_pass import packed_pass
 from medreason.generation.prefill import Prefill
@@ -330,6 +331,39 @@ def test_history_is_bounded() -> None:
         drafts.finish(0)
     assert sum(len(said) for replies in history._replies.values() for _, said in replies) <= 50
     assert len(history.table._entries) + len(history.table._older) <= 2 * (100 + 3 * 9)
+
+
+def test_a_history_that_is_read_back_drafts_the_same(tmp_path: Path) -> None:
+    history, restored = DraftHistory(), DraftHistory()
+    for round_ in range(3):
+        rows = history.of_rows(["which", "where"], ["original", "blank_image"])
+        for token in (5, 7, 9, 5 + round_, 7, 2):
+            rows.propose({0: 9, 1: 9}, 20.0, frozenset([2]))
+            rows.observe(0, [token], drafted=0)
+            rows.observe(1, [token + round_], drafted=0)
+        rows.finish(0)
+        rows.finish(1)
+    torch.save(history.state_dict(), tmp_path / "drafts.pt")
+    restored.load_state_dict(torch.load(tmp_path / "drafts.pt", weights_only=True))
+    questions, names = ["which", "new"], ["original", "original"]
+    drafts = [
+        each.of_rows(questions, names).propose({0: 9, 1: 9}, 5.0, frozenset([2]), longest=32)
+        for each in (history, restored)
+    ]
+    assert drafts[0] == drafts[1]
+    assert drafts[0][0]
+    assert restored.rates == history.rates
+    assert restored.take_counts() == history.take_counts()
+    first = (restored._tokens, restored.table.lookup(as_bytes([5, 7])), restored.rests())
+    assert first == (history._tokens, history.table.lookup(as_bytes([5, 7])), history.rests())
+
+
+def test_a_state_of_another_version_changes_nothing() -> None:
+    history = DraftHistory()
+    history.add("which", [[5, 7, 2]])
+    with pytest.raises(KeyError):
+        history.load_state_dict({**DraftHistory().state_dict(), "table": {}})
+    assert history._tokens == 3
 
 
 def test_table_gives_the_token_that_followed_most_often() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from transformers import TrainerState
 
 from medreason.execution import disk
+from medreason.generation.drafts import DraftHistory
 from medreason.runs.files import read_json, write_json
 from medreason.runs.run_folder import RunFolder
 from medreason.training import checkpoints
@@ -124,6 +127,33 @@ def test_checkpoint_of_deepspeed_needs_deepspeed_and_its_number_of_processes(
 def test_checkpoint_is_read_by_any_number_of_processes(tmp_path: Path) -> None:
     path = write(RunFolder(tmp_path), 1, processes=2)
     assert newest(RunFolder(tmp_path), processes=8) == path
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        (lambda file: torch.save([{"table": {}}], file), "not of this version"),
+        (lambda file: file.write_bytes(b"PK torn"), "not of this version"),
+        (lambda file: None, ""),  # of an earlier version, which kept none
+    ],
+)
+def test_drafts_that_cannot_be_read_are_guessed_anew(
+    tmp_path: Path,
+    stored: Callable[[Path], None],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trainer = object.__new__(checkpoints.PortableCheckpoints)
+    ranks = SimpleNamespace(num_processes=1, process_index=0)
+    vars(trainer).update(
+        accelerator=ranks, callback_handler=SimpleNamespace(callbacks=[]), drafts=DraftHistory()
+    )
+    path = write(RunFolder(tmp_path), 1)
+    stored(path / "drafts-0.pt")
+    trainer._load_drafts(path)
+    printed = capsys.readouterr()
+    assert words in printed.out + printed.err
+    assert vars(trainer)["drafts"].state_dict()["replies"] == []
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ def test_the_first_validation_drafts_from_targets_or_rollouts(
     composed: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validator = Validator(composed("method=sft"), {}, [], print, ["left lung", "left heart"])
-    drafts = validator._drafts
+    drafts = validator.drafts
     assert drafts is not None
     drafts.most = 9
     tokenizer = validator._processor.tokenizer
