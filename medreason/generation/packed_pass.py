@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 from transformers import DynamicCache, PreTrainedModel
 
 from medreason.generation import onednn_products
@@ -47,20 +47,21 @@ class RowLayout:
     def width(self) -> int:
         return self.visible.shape[1]
 
-    def heads_of_places(self, key_heads: int, shared: int) -> Tensor:
-        """(rows x key heads x shared x width) -> the query head of a token, of (tokens x heads).
+    def heads_of_places(self, queries: int, heads: int) -> Tensor:
+        """(rows x queries x width) -> the query head of a token, of (tokens x heads), of which
+        queries are the first.
 
-        `shared` query heads read the same keys: they become further queries of one head.
+        Query heads that read the same keys become further queries of one head.
         """
-        heads = torch.arange(key_heads * shared, device=self.rows.device)
-        by_row = self.token_of_place.view(-1, 1, self.width) * len(heads)
-        return (by_row + heads[:, None]).flatten()
+        of_token = torch.arange(queries, device=self.rows.device)
+        by_row = self.token_of_place.view(-1, 1, self.width) * heads
+        return (by_row + of_token[:, None]).flatten()
 
-    def places_of_heads(self, key_heads: int, shared: int) -> Tensor:
-        """(tokens x heads) -> rows x key heads x shared x width: the way back."""
-        heads = torch.arange(key_heads * shared, device=self.rows.device)
+    def places_of_heads(self, queries: int) -> Tensor:
+        """(tokens x queries) -> rows x queries x width: the way back."""
+        of_token = torch.arange(queries, device=self.rows.device)
         rows, columns = self.place_of_token // self.width, self.place_of_token % self.width
-        by_token = (rows[:, None] * len(heads) + heads) * self.width + columns[:, None]
+        by_token = (rows[:, None] * queries + of_token) * self.width + columns[:, None]
         return by_token.flatten()
 
     def of_last(self, counts: Sequence[int]) -> tuple[RowLayout, Tensor]:
@@ -188,21 +189,20 @@ class PackedPass:
         first, second = sine[0].chunk(2, dim=-1)
         turns = _Turns(cosine[0, :, None], torch.cat([-first, second], dim=-1)[:, None])
         *layers, last = zip(self._decoder.layers, cache.layers, strict=True)
-        attention = self._attention(layout, mask)
+        attention = self._attention(layout, mask, self._query_heads + 2 * self._key_heads)
         for (layer, cached), products in zip(layers, self._products, strict=True):
             normed = _normed(layer.input_layernorm, hidden)
             states = self._turned(products(normed), turns, self._query_heads)
             keys, values = self._write(states[:, self._query_heads :], cached, layout)
-            attended = attention(states[:, : self._query_heads], keys, values)
+            attended = attention(states, keys, values)
             hidden = _behind_attention(layer, hidden, attended)
         return self._last_layer(*last, hidden, turns, mask, layout, read)
 
-    def _attention(self, layout: RowLayout, mask: Tensor | None) -> _Attention:
-        shared = self._query_heads // self._key_heads
+    def _attention(self, layout: RowLayout, mask: Tensor | None, heads: int) -> _Attention:
         return _Attention(
             mask,
-            layout.heads_of_places(self._key_heads, shared),
-            layout.places_of_heads(self._key_heads, shared),
+            layout.heads_of_places(self._query_heads, heads),
+            layout.places_of_heads(self._query_heads),
         )
 
     def _mask(self, layout: RowLayout) -> Tensor | None:
@@ -236,7 +236,8 @@ class PackedPass:
             layout, last = layout.of_last(read)
             hidden, normed, turns = hidden[last], normed[last], turns.of(last)
         queries = self._last_queries(normed).view(len(normed), -1, self._width)
-        attended = self._attention(layout, mask)(turns(queries), keys, values)
+        attention = self._attention(layout, mask, self._query_heads)
+        attended = attention(turns(queries), keys, values)
         hidden = _behind_attention(layer, hidden, attended)
         return self._head(_normed(self._decoder.norm, hidden))
 
@@ -262,11 +263,11 @@ class _Attention:
     """See `RowLayout`."""
     places_of_heads: Tensor
 
-    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(tokens, heads x channels) of queries (tokens, heads, channels), and keys and values
-        (rows, key heads, slots, channels)."""
-        tokens, _, width = queries.shape
-        by_row = queries.reshape(-1, width).index_select(0, self.heads_of_places)
+    def __call__(self, states: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """(tokens, heads x channels) of states (tokens, heads and others, channels), and keys and
+        values (rows, key heads, slots, channels)."""
+        tokens, _, width = states.shape
+        by_row = states.view(-1, width).index_select(0, self.heads_of_places)
         by_row = by_row.view(*keys.shape[:2], -1, width).to(keys.dtype)
         attended = scaled_dot_product_attention(by_row, keys, values, attn_mask=self.mask)
         by_token = attended.reshape(-1, width).index_select(0, self.places_of_heads)
@@ -312,7 +313,7 @@ def _behind_attention(module: nn.Module, hidden: Tensor, attended: Tensor) -> Te
     hidden = _added(hidden, layer.self_attn.o_proj(attended))
     normed = _normed(layer.post_attention_layernorm, hidden)
     mlp = layer.mlp
-    gates = mlp.act_fn(mlp.gate_proj(normed)).mul_(mlp.up_proj(normed))
+    gates = silu(mlp.gate_proj(normed), inplace=True).mul_(mlp.up_proj(normed))
     return _added(hidden, mlp.down_proj(gates))
 
 
@@ -326,7 +327,8 @@ def packed_pass(model: PreTrainedModel) -> PackedPass | None:
     base, text = without_adapter(model), model.config.get_text_config()
     # On accelerators kernels, not products, take the time of few tokens, and none has run it.
     on_cpu = base.device.type == "cpu" and base.config._attn_implementation == "sdpa"
-    if not on_cpu or {*getattr(text, "layer_types", ())} != {"full_attention"}:
+    known = {*getattr(text, "layer_types", ())} == {"full_attention"} and text.hidden_act == "silu"
+    if not on_cpu or not known:
         return None
     # FSDP gathers the parts of a layer's weights in its forward, which a packed pass does not call.
     if any(isinstance(weight, DTensor) for weight in base.parameters()):

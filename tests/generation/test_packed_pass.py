@@ -148,3 +148,7 @@ def test_models_of_other_kinds_are_left_to_transformers() -> None:
     model.__class__ = kind
     model.config._attn_implementation = "eager"
     assert packed.packed_pass(model) is None
+    model.config._attn_implementation = "sdpa"
+    assert packed.packed_pass(model) is not None
+    model.config.get_text_config().hidden_act = "gelu"
+    assert packed.packed_pass(model) is None
