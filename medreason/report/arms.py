@@ -11,7 +11,7 @@ from rich.text import Text
 
 from medreason.console import counted
 from medreason.metrics import Metric, Shown
-from medreason.report.comparisons import Comparison, one_seed_note
+from medreason.report.comparisons import Comparison, one_seed_note, other_seeds_note
 from medreason.report.domains import ALL, ELSEWHERE, IN_DOMAIN, Domains, NotCompared, Total
 from medreason.report.matrices import Arm
 from medreason.report.names import difference_name
@@ -73,6 +73,8 @@ class Differences:
     """Over which Holm's adjustment is, those without a row included."""
     one_seed: str = ""
     """`comparisons.one_seed_note` of the clear ones that are shown."""
+    other_seeds: str = ""
+    """`comparisons.other_seeds_note` of those that are shown."""
 
     @property
     def note(self) -> str:
@@ -100,7 +102,8 @@ def differences(domains: Domains) -> Differences:
         pairs_without = f"{len(pairs)} of {total} pairs not compared; all: tables/not-compared.csv"
     several, tests = len(counts) > 1, max(counts.values(), default=0)
     one_seed = one_seed_note(arm for row in rows for arm in domains.of_one_seed(row))
-    return Differences(rows, pairs, without_row, pairs_without, several, tests, one_seed)
+    unlike = other_seeds_note(rows, domains.seeds)
+    return Differences(rows, pairs, without_row, pairs_without, several, tests, one_seed, unlike)
 
 
 def show_differences(domains: Domains) -> None:
@@ -123,7 +126,7 @@ def _difference_table(shown: Differences) -> Table:
         "n in\nclusters": [f"{row.n} in {row.clusters}" for row in rows] + dashes,
     }
     notes = [f"paired by question; {shown.note}", *few_clusters_reason(rows)] if rows else []
-    notes += filter(None, [shown.one_seed])
+    notes += filter(None, [shown.one_seed, shown.other_seeds])
     by_reason: dict[str, list[str]] = {}
     for pair in shown.not_compared:
         reason = pair.reason.partition(": ")[0]  # the names have the values

@@ -223,7 +223,7 @@ def _differences(tables: Tables, *, grouped: bool) -> dict[str, Any]:
     if grouped and shown.several:
         parts["by_distance"], sentences[0] = _by_distance(tables)
     sentences += [f"N{reason[1:]}" for reason in arms.few_clusters_reason(shown.compared)]
-    sentences += [shown.one_seed]
+    sentences += [shown.one_seed, shown.other_seeds[:1].upper() + shown.other_seeds[1:]]
     notes += [f"{sentence}." for sentence in sentences if sentence]
     return parts | {"difference_notes": " ".join(notes)}
 

@@ -13,6 +13,7 @@ from run_folders import draw_samples, reply, write_run
 
 from medreason import stats
 from medreason.config import Config, Statistics
+from medreason.report import arms as report_arms
 from medreason.report import comparisons, domains, matrices, tables
 from medreason.report.runs import load
 from medreason.runs.run_folder import EvaluationFolder
@@ -334,3 +335,28 @@ def test_maps_of_prompts_subtract_think_as_the_figures_of_the_paper_do(
         "8x8-sft-think_after-minus-sft-think_parity",
         "8x8-sft-think_after-minus-sft-no_think_parity",
     }
+
+
+def test_model_is_not_compared_with_another_start_model_of_its_name(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    base = write_run(composed("method=base", "model.max_pixels=784"), samples, right_on())
+    sft = write_run(composed("method=sft"), samples, right_on())
+    (pair,) = tables.gather(load([base, sft])).domains.not_compared
+    assert (pair.a, pair.b) == ("sft", "base")
+    assert pair.reason == "trained from another start model, with model.max_pixels: None, 784"
+
+
+def test_arms_of_other_seeds_are_named_with_them(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = [("sft", 0), ("sft", 1), ("grpo", 1)]
+    runs = load(
+        write_run(composed(f"method={m}", f"seed={s}"), samples, right_on(), key=f"{m}{s}0000")
+        for m, s in trained
+    )
+    domains = tables.gather(runs).domains
+    report_arms.show_differences(domains)
+    assert "not trained with the same seeds: sft 0, 1; grpo 1\n" in capsys.readouterr().out
+    same = tables.gather([run for run in runs if "seed 0" not in run.label]).domains
+    assert report_arms.differences(same).other_seeds == ""
