@@ -26,6 +26,7 @@ from medreason.report.table import (
     columns,
     few_clusters_note,
     filled,
+    guessing_note,
     method_note,
     no_baseline_note,
     no_start_note,
@@ -152,13 +153,13 @@ def points(row: Comparison) -> str:
 
 
 def p_text(p: float, clusters: int = FEWEST) -> str:
-    """Three decimals, below 0.01 two digits, on the same side of the level; a dash of too few
-    clusters for a test."""
+    """Three decimals, of one beside the level as many as show its side; a dash of too few clusters
+    for a test."""
     if clusters < FEWEST:
         return "-"
-    if p < 0.0001:
-        return "<0.0001"
-    text = f"{p:.3f}" if p >= 0.01 else f"{p:#.2g}"
+    if p < 0.001:
+        return "<0.001"
+    text = f"{p:.3f}"
     return text if (float(text) < LEVEL) == (p < LEVEL) else f"{p:.4g}"
 
 
@@ -244,9 +245,10 @@ def _notes(rows: Sequence[Row], tables: Tables) -> Text:
 def baseline_note(rows: Sequence[Row]) -> list[str]:
     """Which training questions the options-only baselines count, where models differ in that."""
     if len({row.baseline for row in rows if row.metrics}) < 2:
-        return no_baseline_note(rows)
+        return [*no_baseline_note(rows), *guessing_note(rows)]
     return [
         *no_baseline_note(rows),
+        *guessing_note(rows),
         OWN_BASELINES,
     ]
 

@@ -27,7 +27,7 @@ _METRICS = [
     metric
     for metric in Metric.shown_in(Shown.TERMINAL)
     if metric not in (*HEADLINE, Metric.ABOVE_PRIOR)
-]
+] + [Metric.GUESSING]
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,8 @@ def page(
         .get_template("page.html")
         .render(
             sweep=sweep,
-            lead=summary.lead(runs, tables).replace(" %", "\u00a0%"),  # none begins a line
+            conclusion=summary.conclusion(runs, tables),
+            lead=summary.numbers(runs, tables).replace(" %", "\u00a0%"),  # none begins a line
             seed_note=summary.of_one_seed(runs, tables),
             warning=summary.chosen_by_test(openings),
             facts=[*_facts(runs, tables), *summary.tested(openings)],
