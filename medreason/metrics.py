@@ -74,7 +74,7 @@ class Metric(StrEnum):
     )
     GUESSING = (
         "guessing",
-        _CSV | Shown.PAGE | Shown.CARD,
+        _CSV | Shown.CARD,
         "guessing between the options: the mean of 1 / their number, 0 of open questions",
     )
     BLANK_IMAGE = "blank_image", _ALL, "accuracy with a blank image"

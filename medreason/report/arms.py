@@ -234,6 +234,7 @@ def _notes(rows: Sequence[Row], tables: Tables) -> Text:
         f"{method_note(tables.arms[0].statistics)}; a question counts as the share of an arm's "
         "models that answer it right; in-domain: on what a model was trained on",
         *few_clusters_note(rows),
+        *guessing_note(rows),
         *baseline_note(rows),
         *no_start_note(rows),
         "vs base: percent points, paired by question; [95 % intervals]",
@@ -245,10 +246,9 @@ def _notes(rows: Sequence[Row], tables: Tables) -> Text:
 def baseline_note(rows: Sequence[Row]) -> list[str]:
     """Which training questions the options-only baselines count, where models differ in that."""
     if len({row.baseline for row in rows if row.metrics}) < 2:
-        return [*no_baseline_note(rows), *guessing_note(rows)]
+        return no_baseline_note(rows)
     return [
         *no_baseline_note(rows),
-        *guessing_note(rows),
         OWN_BASELINES,
     ]
 

@@ -33,6 +33,7 @@ from medreason.report.table import (
     baseline_note,
     columns,
     few_clusters_note,
+    guessing_note,
     method_note,
     no_start_note,
     percent,
@@ -383,6 +384,7 @@ def _notes(rows: Sequence[Row], grouped: bool) -> str:
     ]
     notes += [f"{note}." for note in (*few_clusters_note(rows), *no_start_note(rows))]
     baselines = arms.baseline_note(rows) if grouped else baseline_note(evaluated)
+    baselines += guessing_note(evaluated)
     notes += [f"{note[0].upper()}{note[1:]}." for note in baselines]
     if any(row.metrics.get(Metric.OPTION_LIKELIHOOD) is not None for row in rows):
         notes.append("Option likelihood: accuracy of the likeliest letter right after the prompt.")

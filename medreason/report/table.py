@@ -423,7 +423,7 @@ def _notes(rows: Sequence[Row]) -> Text:
     notes += [f"{row.label}: {NO_BASE}, {row.no_base}" for row in rows if row.no_base]
     if evaluated := [row for row in rows if row.metrics]:
         notes += [*baseline_note(evaluated), method_note(evaluated[0].statistics)]
-        notes += few_clusters_note(evaluated)
+        notes += [*guessing_note(evaluated), *few_clusters_note(evaluated)]
     notes += no_start_note(rows)
     if any(row.difference for row in rows):
         notes.append("vs base: percent points, paired by question; [95 % intervals]")
@@ -522,7 +522,6 @@ def baseline_note(rows: Sequence[Row]) -> list[str]:
     """Which training questions the options-only baselines count where rows differ in that, and why
     one has no number."""
     return [
-        *guessing_note(rows),
         *([OWN_BASELINES] if len({row.baseline for row in rows}) > 1 else []),
         *no_baseline_note(rows),
     ]

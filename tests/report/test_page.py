@@ -257,7 +257,7 @@ def test_headline_takes_guessing_for_the_baseline_where_that_is_higher(
     assert f"<h1>SFT and GRPO are not {conclusion.format('their')}</h1>" in html
     assert '<p class="lead">On what they were trained on, models answer 50.0' in html
     assert f"G{note}." in html
-    assert '<th scope="col">Guessing</th>' in html
+    assert embedded(html)["metrics"]["guessing"]["beside"]  # in the tooltip of a cell
     assert embedded(html)["runs"][0]["cells"]["ct/disease"]["guessing"] == 0.5
 
 
