@@ -72,6 +72,11 @@ class Metric(StrEnum):
         "accuracy minus the options-only baseline",
         "above\nbaseline",
     )
+    GUESSING = (
+        "guessing",
+        _CSV | Shown.CARD,
+        "guessing between the options: the mean of 1 / their number, 0 of open questions",
+    )
     BLANK_IMAGE = "blank_image", _ALL, "accuracy with a blank image"
     SHUFFLED_IMAGE = "shuffled_image", _CARD, "accuracy with another patient's image"
     NO_IMAGE = "no_image", _CARD, "accuracy without an image"

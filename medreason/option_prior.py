@@ -1,12 +1,12 @@
-"""The options-only baseline: answers of a frequency table of option strings.
+"""The options-only baseline: answers of a frequency table of option strings; and guessing.
 
-It sees neither image nor question, so a model has to beat it to show that it uses them.
+Both see neither image nor question, so a model has to beat them to show that it uses them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 
 from medreason.samples import Sample, letter_at
@@ -46,6 +46,13 @@ def fit_option_prior(train: Iterable[Sample]) -> OptionPrior:
             offered.update(_option_string(text) for text in sample.options)
             right[_option_string(sample.answer_text)] += 1
     return OptionPrior(right, offered)
+
+
+def guessing(questions: Iterable[Sized]) -> float | None:
+    """The share (0 to 1) of questions that guessing evenly between the options of each answers
+    right, none of open ones, whose options are empty; None without questions."""
+    chances = [1 / len(options) if len(options) else 0.0 for options in questions]
+    return sum(chances) / len(chances) if chances else None
 
 
 def _option_string(text: str) -> str:

@@ -16,6 +16,7 @@ from medreason.evaluation.metrics import compute_metrics
 from medreason.evaluation.predictions import predict
 from medreason.generation.rows import Completion
 from medreason.metrics import Metric, Shown
+from medreason.option_prior import guessing
 
 PACKAGE = Path(__file__).parents[1] / "medreason"
 OTHER_WORDS = {
@@ -33,6 +34,8 @@ OTHER_WORDS = {
     "evaluation/metrics.py": {  # a status, a column, the sum of all requests
         *(Metric.PARSED, Metric.COMPLETION_TOKENS, Metric.COST_USD),
     },
+    "data/audit.py": {Metric.GUESSING},  # of audit.json
+    "report/audit.py": {Metric.GUESSING},
     "evaluation/run.py": {Metric.OPTION_LIKELIHOOD},
     "runs/keys.py": {Metric.OPTION_LIKELIHOOD},
     "actions/predict.py": {Metric.OPTION_LIKELIHOOD},
@@ -107,3 +110,8 @@ def test_metric_says_what_it_is(metric: Metric) -> None:
     assert metric.heading.count("\n") < 2 or Shown.TERMINAL not in metric.shown
     assert metric.unit in ("share", "count", "factor", "words", "tokens", "dollars")
     assert Shown.TERMINAL not in metric.shown or Shown.CSV in metric.shown
+
+
+def test_guessing_counts_open_questions_as_wrong() -> None:
+    assert guessing([("Yes", "No"), ("a", "b", "c", "d"), ()]) == pytest.approx(0.25)
+    assert guessing([]) is None

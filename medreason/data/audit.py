@@ -15,7 +15,7 @@ from medreason.console import counted
 from medreason.data.checks import CONTRADICTING, place_of
 from medreason.data.pictures import Picture
 from medreason.data.rows import SIDES, Loaded, once_each
-from medreason.option_prior import fit_option_prior
+from medreason.option_prior import fit_option_prior, guessing
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, Sample, letter_at
 from medreason.stats import wilson
 
@@ -319,7 +319,7 @@ def _guessing(samples: Sequence[Sample], key: str) -> dict[str, dict[str, float]
     return {
         name: {
             "questions": len(rows),
-            "percent": round(sum(100 / len(s.options) for s in rows) / len(rows), 4),
+            "percent": round(100 * (guessing(s.options for s in rows) or 0.0), 4),
         }
         for name, rows in sorted(tests.items())
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from medreason.config.endpoint import ServedModel
 from medreason.generation.rows import FAILED
 from medreason.metrics import Metric
+from medreason.option_prior import guessing
 from medreason.rewards.words import words
 from medreason.samples import LETTERS
 from medreason.stats import Estimate, accuracy
@@ -111,6 +112,7 @@ def _summary(
         Metric.CUT_OFF: statistics.fmean(row.finish_reason == "length" for row in original),
         Metric.PRIOR: prior,
         Metric.ABOVE_PRIOR: correct / len(original) - prior if prior is not None else None,
+        Metric.GUESSING: guessing(row.options for row in original),
         Metric.COMPLETION_TOKENS: statistics.fmean(row.completion_tokens for row in original),
     }
     metrics |= _open_questions(original) | _reasoning(original)

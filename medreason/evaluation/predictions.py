@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,8 @@ import pyarrow as pa
 from medreason import data
 from medreason.console import counted
 from medreason.generation.rows import FAILED, Completion
+from medreason.metrics import Metric
+from medreason.option_prior import guessing
 from medreason.replies import parse
 from medreason.rewards import embeddings
 from medreason.rewards.answer import correct, token_f1
@@ -323,3 +326,18 @@ def save(folder: Path, predictions: Sequence[Prediction], metrics: dict[str, Any
 
 def load_metrics(folder: Path) -> dict[str, Any]:
     return read_json(folder / "metrics.json")
+
+
+def with_guessing(metrics: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`metrics` of an evaluation with `Metric.GUESSING`, which those of earlier commits lack."""
+    if Metric.GUESSING in metrics["overall"]:
+        return metrics
+    rows = read_frame([folder], ["modality", "task", "options"])
+    cells = rows["modality"] + "/" + rows["task"]
+    by_cell = {str(c): guessing(o) or 0.0 for c, o in rows["options"].groupby(cells)}
+    means = {"overall": guessing(rows["options"]), "over_cells": fmean(by_cell.values())}
+    return (
+        metrics
+        | {name: metrics[name] | {Metric.GUESSING: mean} for name, mean in means.items()}
+        | {"cells": {c: m | {Metric.GUESSING: by_cell[c]} for c, m in metrics["cells"].items()}}
+    )

@@ -15,6 +15,8 @@ from medreason.runs import status
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
 
+BUILT_IN = "tiny"
+"""As `model.path` the model in this package."""
 EMBEDDED = Path(__file__).parent / "tiny" / "weights"
 """The tiny model that ships with the package."""
 
@@ -25,7 +27,7 @@ _READ_BYTES = 1 << 20
 
 def resolve(path: str) -> str:
     """A folder, or a hub id where no folder of that name exists."""
-    return str(EMBEDDED) if path == "tiny" else path
+    return str(EMBEDDED) if path == BUILT_IN else path
 
 
 def of_run(model: Model) -> Model:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from medreason.console import counted
 from medreason.metrics import Metric, Shown
-from medreason.report.comparisons import Comparison, one_seed_note
+from medreason.report.comparisons import Comparison, one_seed_note, other_seeds_note
 from medreason.report.domains import ALL, ELSEWHERE, IN_DOMAIN, Domains, NotCompared, Total
 from medreason.report.matrices import Arm
 from medreason.report.names import difference_name
@@ -26,6 +26,7 @@ from medreason.report.table import (
     columns,
     few_clusters_note,
     filled,
+    guessing_note,
     method_note,
     no_baseline_note,
     no_start_note,
@@ -73,6 +74,8 @@ class Differences:
     """Over which Holm's adjustment is, those without a row included."""
     one_seed: str = ""
     """`comparisons.one_seed_note` of the clear ones that are shown."""
+    other_seeds: str = ""
+    """`comparisons.other_seeds_note` of those that are shown."""
 
     @property
     def note(self) -> str:
@@ -100,7 +103,8 @@ def differences(domains: Domains) -> Differences:
         pairs_without = f"{len(pairs)} of {total} pairs not compared; all: tables/not-compared.csv"
     several, tests = len(counts) > 1, max(counts.values(), default=0)
     one_seed = one_seed_note(arm for row in rows for arm in domains.of_one_seed(row))
-    return Differences(rows, pairs, without_row, pairs_without, several, tests, one_seed)
+    unlike = other_seeds_note(rows, domains.seeds)
+    return Differences(rows, pairs, without_row, pairs_without, several, tests, one_seed, unlike)
 
 
 def show_differences(domains: Domains) -> None:
@@ -123,7 +127,7 @@ def _difference_table(shown: Differences) -> Table:
         "n in\nclusters": [f"{row.n} in {row.clusters}" for row in rows] + dashes,
     }
     notes = [f"paired by question; {shown.note}", *few_clusters_reason(rows)] if rows else []
-    notes += filter(None, [shown.one_seed])
+    notes += filter(None, [shown.one_seed, shown.other_seeds])
     by_reason: dict[str, list[str]] = {}
     for pair in shown.not_compared:
         reason = pair.reason.partition(": ")[0]  # the names have the values
@@ -149,13 +153,13 @@ def points(row: Comparison) -> str:
 
 
 def p_text(p: float, clusters: int = FEWEST) -> str:
-    """Three decimals, below 0.01 two digits, on the same side of the level; a dash of too few
-    clusters for a test."""
+    """Three decimals, of one beside the level as many as show its side; a dash of too few clusters
+    for a test."""
     if clusters < FEWEST:
         return "-"
-    if p < 0.0001:
-        return "<0.0001"
-    text = f"{p:.3f}" if p >= 0.01 else f"{p:#.2g}"
+    if p < 0.001:
+        return "<0.001"
+    text = f"{p:.3f}"
     return text if (float(text) < LEVEL) == (p < LEVEL) else f"{p:.4g}"
 
 
@@ -230,6 +234,7 @@ def _notes(rows: Sequence[Row], tables: Tables) -> Text:
         f"{method_note(tables.arms[0].statistics)}; a question counts as the share of an arm's "
         "models that answer it right; in-domain: on what a model was trained on",
         *few_clusters_note(rows),
+        *guessing_note(rows),
         *baseline_note(rows),
         *no_start_note(rows),
         "vs base: percent points, paired by question; [95 % intervals]",

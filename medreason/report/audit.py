@@ -36,11 +36,11 @@ def show(report: Mapping[str, Any]) -> None:
     console.print(_head(report))
     _print(console, _cells(report["cells"]))
     for key, title in (
-        ("option_prior", "Answered by option strings alone, %: trained on (row), tested on"),
-        ("option_prior_task", "The same for question types"),
+        ("", "Answered by option strings alone, %: trained on (row), tested on"),
+        ("_task", "The same for question types"),
     ):
-        if any(report[key].values()):
-            _print(console, _matrix(report[key], title))
+        if any((shares := report[f"option_prior{key}"]).values()):
+            _print(console, _matrix(shares, title, report[f"guessing{key}"]))
     if (by_modality := _by_modality(report)).rows:
         _print(console, by_modality)
         if _habits(report):
@@ -119,11 +119,17 @@ def _cells(cells: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Table:
     return table
 
 
-def _matrix(shares: Mapping[str, Mapping[str, float]], title: str) -> Table:
+def _matrix(
+    shares: Mapping[str, Mapping[str, float]],
+    title: str,
+    guessing: Mapping[str, Mapping[str, float]],
+) -> Table:
     columns = [name for name in _NAMES if any(name in row for row in shares.values())]
     table = _table(title, ["", *[_NAMES[name] for name in columns]])
     for name, row in shares.items():
         table.add_row(_NAMES[name], *[f"{row[c]:.1f}" if c in row else "" for c in columns])
+    chances = [f"{guessing[c]['percent']:.1f}" if c in guessing else "" for c in columns]
+    table.add_row("guessing between options", *chances)
     return table
 
 
@@ -208,6 +214,10 @@ def _count_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "rows by number of options", _listed(report["options"])
     for split, letters in report["letters"].items():
         yield f"right letters in {split}", _listed(letters)
+    if guessed := [*report["guessing"].values()]:
+        n = sum(rows["questions"] for rows in guessed)
+        percent = sum(rows["questions"] * rows["percent"] for rows in guessed) / n
+        yield "guessing between the options answers", f"{percent:.1f} % of {n:,} closed in test"
     for name, count in report["answer_types"].items():
         yield f"questions in {name}", f"{count:,}"
     for name, count in report["row_counts"].items():

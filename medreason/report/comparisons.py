@@ -135,6 +135,26 @@ def one_seed_note(arms: Iterable[str]) -> str:
     )
 
 
+def seeds(arms: Sequence[Arm]) -> dict[str, list[int]]:
+    """Of each arm that was trained here the seeds of its trainings."""
+    return {
+        arm.name: sorted({run.config.seed for run in arm.runs if run.config})
+        for arm in arms
+        if _is_trained(arm)
+    }
+
+
+def other_seeds_note(compared: Iterable[Comparison], of: Mapping[str, Sequence[int]]) -> str:
+    """Which of the arms that are compared were trained with which seeds, where two of a difference
+    were not with the same; else empty."""
+    known = [(c.b, c.a) for c in compared if {c.a, c.b} <= of.keys()]
+    unlike = dict.fromkeys(arm for b, a in known if of[a] != of[b] for arm in (b, a))
+    listed = [f"{arm} {', '.join(map(str, of[arm]))}" for arm in unlike]
+    if len(listed) > MOST_NAMED:
+        return f"{len(listed)} arms were not trained with the same seeds: column seed of table.csv"
+    return f"not trained with the same seeds: {'; '.join(listed)}" if listed else ""
+
+
 def of_one_seed(arms: Sequence[Arm]) -> frozenset[str]:
     """The arms that were trained here, once."""
     return frozenset(arm.name for arm in arms if arm.models == 1 and _is_trained(arm))
@@ -165,8 +185,20 @@ def why_not(a: Arm, b: Arm) -> str:
     parts = _without_prompt if mine.prompt.name != other.prompt.name else keys.training_parts
     if a.untrained and b.untrained:
         parts = keys.start_parts
+    if a.untrained != b.untrained and (start := _other_start(mine, other)):
+        return start
     unlike = unlike_ground(mine, other)
     return f"trained differently and {unlike}" if unlike and parts(mine) != parts(other) else ""
+
+
+def _other_start(a: Config, b: Config) -> str:
+    """In what a start model differs from that of a training, where the names of the two do not say
+    it; empty where they do, or where it is the same."""
+    if a.model.name != b.model.name:
+        return ""
+    unlike = keys.differences(keys.start_parts(a), keys.start_parts(b))
+    key, mine, other = next(unlike, ("", None, None))
+    return f"trained from another start model, with model.{key}: {mine}, {other}" if key else ""
 
 
 def _without_prompt(config: Config) -> dict[str, Any]:

@@ -7,7 +7,7 @@ over questions or over cells, as `statistics.average` says.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ _METRICS = [
     metric
     for metric in Metric.shown_in(Shown.TERMINAL)
     if metric not in (*HEADLINE, Metric.ABOVE_PRIOR)
-]
+] + [Metric.GUESSING]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ class Domains:
     not_compared: Sequence[NotCompared] = ()
     one_seed: frozenset[str] = frozenset()
     """See `comparisons.of_one_seed`."""
+    seeds: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Of each trained arm."""
 
     def total(self, arm: str, distance: str) -> Total | None:
         return next((t for t in self.totals if (t.arm, t.distance) == (arm, distance)), None)
@@ -100,7 +102,8 @@ def gather(arms: Sequence[Arm]) -> Domains:
             ]
         )
     without = _not_compared(arms, {k for k, v in differences.items() if v})
-    return Domains(totals, compared, without, comparisons.of_one_seed(arms))
+    seeds = comparisons.seeds(arms)
+    return Domains(totals, compared, without, comparisons.of_one_seed(arms), seeds)
 
 
 def _not_compared(arms: Sequence[Arm], compared: Collection[tuple[Arm, Arm]]) -> list[NotCompared]:

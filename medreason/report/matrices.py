@@ -126,11 +126,16 @@ class Place:
     """Standard deviation over seeds; none of one seed."""
     prior: float | None
     above_prior: float | None
+    guessing: float | None
+    """What guessing between the options of its questions gives."""
 
     @property
     def off_prior(self) -> bool:
-        """The interval of the accuracy does not include the options-only baseline."""
-        return self.prior is not None and not self.ci_low <= self.prior <= self.ci_high
+        """The interval of the accuracy is below the options-only baseline, or above it and above
+        guessing between the options."""
+        if self.prior is None:
+            return False
+        return self.ci_low > max(self.prior, self.guessing or 0.0) or self.ci_high < self.prior
 
 
 def arms(runs: Sequence[Run]) -> list[Arm]:
@@ -240,7 +245,8 @@ def _placed(arm: Arm, frame: pd.DataFrame, table: str, columns: list[str]) -> pd
 
 
 def _places(arm: Arm, table: str) -> list[Place]:
-    spreads, priors = _spreads(arm, table), _priors(arm, table)
+    spreads = _spreads(arm, table)
+    priors, guessed = (_means(arm, table, metric) for metric in (Metric.PRIOR, Metric.GUESSING))
     rows = by_place(arm.shares[table])
     models = Counter({run.folder.path: _row(run, table) for run in arm.runs}.values())
     places = []
@@ -268,6 +274,7 @@ def _places(arm: Arm, table: str) -> list[Place]:
                 spread=spread,
                 prior=prior,
                 above_prior=None if prior is None else accuracy.mean - prior,
+                guessing=guessed.get(place),
             )
         )
     return places
@@ -285,11 +292,11 @@ def _spreads(arm: Arm, table: str) -> dict[Any, tuple[int, float | None]]:
     }
 
 
-def _priors(arm: Arm, table: str) -> dict[Any, float]:
-    """By place the options-only baseline on its questions; none where a cell has none."""
-    metrics = _placed(arm, arm.metrics, table, [Metric.PRIOR, Metric.N])
-    prior = metrics[Metric.PRIOR].astype(float)
+def _means(arm: Arm, table: str, metric: Metric) -> dict[Any, float]:
+    """By place a metric's mean on its questions; none where a cell has none."""
+    metrics = _placed(arm, arm.metrics, table, [metric, Metric.N])
+    value = metrics[metric].astype(float)
     weight = metrics[Metric.N] if arm.statistics.average == "questions" else 1
-    weighted = metrics.assign(weight=weight, weighted=prior * weight, unknown=prior.isna())
+    weighted = metrics.assign(weight=weight, weighted=value * weight, unknown=value.isna())
     sums = weighted.groupby(_PLACE)[["weighted", "weight", "unknown"]].sum()
     return (sums["weighted"] / sums["weight"])[sums["unknown"] == 0].to_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from medreason.console import counted
 from medreason.evaluation import predictions
 from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown, rounded
 from medreason.models import adapters
+from medreason.models.model_folder import BUILT_IN
 from medreason.report.names import data_name
 from medreason.runs.files import read_parquet
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
@@ -124,7 +126,7 @@ def _origin(config: Config, folder: RunFolder, base_model: str) -> list[str]:
     parts = state.train_parts
     chosen = f"{state.chosen_step}, {state.chosen_because}; no test question was asked for it"
     facts = {
-        "base model": base_model,
+        "base model": _described(config),
         "method": config.method.name,
         "data": data_name(config),
         "data digest": parts.get("data", "-"),
@@ -138,6 +140,25 @@ def _origin(config: Config, folder: RunFolder, base_model: str) -> list[str]:
         "train key": state.train_key,
     }
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items()), ""]
+
+
+_SHIPPED = (
+    "the test model that medreason ships, 1.6 million parameters in Qwen2-VL's architecture, "
+    "trained on drawn images; it has seen none of a patient"
+)
+_RANDOM = "random weights in Qwen2-VL's architecture, trained on nothing"
+
+
+def _described(config: Config) -> str:
+    """Its name, and what a stranger knows it by: the id on the hub, or what the built-in one is."""
+    name, path = config.model.name, config.model.path
+    if config.model.weights == "random":
+        return f"{name}: {_RANDOM}"
+    if path == BUILT_IN:
+        return f"{name}: {_SHIPPED}"
+    is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not Path(path).exists()
+    revision = f" at revision {config.model.revision}" if config.model.revision else ""
+    return f"{name} (`{path}`{revision})" if is_id else name
 
 
 def _trained_on(folder: RunFolder) -> str:
@@ -169,7 +190,8 @@ def _results(folder: RunFolder) -> list[str]:
     if not evaluations:
         return ["No evaluation was run.", ""]
     evaluation = EvaluationFolder(folder, evaluations[-1])
-    metrics: dict[str, Any] = predictions.load_metrics(evaluation.path)["overall"]
+    found = predictions.with_guessing(predictions.load_metrics(evaluation.path), evaluation.path)
+    metrics: dict[str, Any] = found["overall"]
     accuracy, low, high = (rounded(100 * metrics[metric]) for metric in ACCURACY)
     few = metrics[Metric.CLUSTERS] < FEWEST_FOR_INTERVAL
     shown = {

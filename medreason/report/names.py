@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from medreason.config import Config, Selection
+from medreason.report import unlike
 from medreason.runs import keys
 from medreason.runs.run_folder import EvaluationFolder
 from medreason.samples import MODALITY_NAMES, TASK_NAMES
@@ -63,16 +64,21 @@ def arm_key(config: Config) -> str:
 
 def arm_names(configs: Sequence[Config]) -> list[str]:
     """Of arms, an evaluation of each: the method, of a served model its name, too, and of an
-    evaluated model of a run that run; with the options, and where these are the same the values, in
-    which arms of one method differ; at last the sweep they were first asked for in, and a key."""
+    evaluated model of a run that run; with every option and value in which arms differ that neither
+    the method nor an option in the name says; at last the sweep they were first asked for in, and a
+    key."""
     names = [
         f"{config.method.name} {config.model.label}"
         if config.model.is_served
         else config.weights_of or config.method.name
         for config in configs
     ]
-    names = _tell_apart(names, [_options(config) for config in configs], _all_options)
-    names = _tell_apart(names, [_values(config, *_SCIENCE) for config in configs], _all_values)
+    options = [_options(config) for config in configs]
+    values = [_values(config, *_SCIENCE) for config in configs]
+    beside = unlike.beside_names(configs, names, options, values)
+    names = _tell_apart(names, options, _all_options, beside)
+    names = _tell_apart(names, values, _all_values, beside)
+    names = _tell_apart(names, [_asked(config) for config in configs], _all_values)
     names = _tell_apart(names, [{"sweep": config.sweep} for config in configs], _all_values)
     digests = [{"key": arm_key(config)[:6]} for config in configs]
     return _tell_apart(names, digests, _all_options)
@@ -127,12 +133,13 @@ def _tell_apart(
     names: Sequence[str],
     facets: Sequence[Mapping[str, str]],
     text: Callable[[Mapping[str, str]], str],
+    beside: Sequence[Collection[str]] = (),
 ) -> list[str]:
-    """Each name with the facets in which those of the same name differ."""
+    """Each name with the facets in which those of the same name differ, and those of `beside`."""
     told = []
-    for name, mine in zip(names, facets, strict=True):
+    for name, mine, also in zip(names, facets, beside or [()] * len(names), strict=True):
         same = [f for other, f in zip(names, facets, strict=True) if other == name]
-        varying = {k: v for k, v in mine.items() if len({f.get(k) for f in same}) > 1}
+        varying = {k: v for k, v in mine.items() if k in also or len({f.get(k) for f in same}) > 1}
         told.append(f"{name} {text(varying)}".strip())
     return told
 
@@ -142,18 +149,38 @@ def _all_options(options: Mapping[str, str]) -> str:
 
 
 def _all_values(values: Mapping[str, str]) -> str:
-    """Of a group the name alone, where that differs; else short values, where there are any: a
-    prompt that differs has a switch that says so."""
+    """Of a group the name alone, where that differs, and which step a validation chooses; of a
+    prompt its short values, where there are any: one that differs has a switch that says so. A key
+    is its last words, as many as tell it from the others."""
     named = {key.removesuffix("name") for key in values if key.endswith(".name")}
     values = {
         key: value
         for key, value in values.items()
-        if key.endswith(".name") or not key.startswith(tuple(named))
+        if key.endswith(".name")
+        or not key.startswith(tuple(named))
+        or (key == "validation.select" and values["validation.name"] != "none")
     }
-    few = {key: value for key, value in values.items() if len(value) <= _LONGEST_VALUE}
-    shown = few or {key: _cut(value) for key, value in values.items()}
-    leaves = {key.removesuffix(".name").rpartition(".")[2]: short(v) for key, v in shown.items()}
-    return " ".join(f"{leaf}={value}" for leaf, value in leaves.items())
+    switched = any(k.startswith("prompt.") and _is_short(v) for k, v in values.items())
+    shown = {
+        key.removesuffix(".name"): short(value) if _is_short(value) else _cut(value)
+        for key, value in values.items()
+        if _is_short(value) or not (switched and key.startswith("prompt."))
+    }
+    return " ".join(f"{_last_words(key, shown)}={value}" for key, value in shown.items())
+
+
+def _is_short(value: str) -> bool:
+    return len(value) <= _LONGEST_VALUE
+
+
+def _last_words(key: str, keys: Collection[str]) -> str:
+    """`max_steps`, or `correct.weight` beside `format.weight`."""
+    words = key.split(".")
+    for count in range(1, len(words)):
+        last = ".".join(words[-count:])
+        if sum(f".{other}".endswith(f".{last}") for other in keys) == 1:
+            return last
+    return key
 
 
 def _cut(value: str) -> str:
@@ -190,10 +217,16 @@ def _values(config: Config, *groups: str) -> dict[str, str]:
     }
 
 
+def _asked(config: Config) -> dict[str, str]:
+    """How questions are asked and answered, whatever the weights."""
+    asked = keys.evaluation_ground(config)["evaluation"]
+    return {key: str(value) for key, value in _leaves(asked, "evaluation")}
+
+
 def science_values(config: Config) -> dict[str, str]:
     """Dotted key -> short value of what decides the weights of a training, its seed included."""
     values = _values(config, *_SCIENCE, "modality", "task", "seed")
-    return {key: value for key, value in values.items() if len(value) <= _LONGEST_VALUE}
+    return {key: value for key, value in values.items() if _is_short(value)}
 
 
 def varying_values(configs: Sequence[Config]) -> list[dict[str, str]]:

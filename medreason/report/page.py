@@ -33,6 +33,7 @@ from medreason.report.table import (
     baseline_note,
     columns,
     few_clusters_note,
+    guessing_note,
     method_note,
     no_start_note,
     percent,
@@ -114,7 +115,8 @@ def page(
         .get_template("page.html")
         .render(
             sweep=sweep,
-            lead=summary.lead(runs, tables).replace(" %", "\u00a0%"),  # none begins a line
+            conclusion=summary.conclusion(runs, tables),
+            lead=summary.numbers(runs, tables).replace(" %", "\u00a0%"),  # none begins a line
             seed_note=summary.of_one_seed(runs, tables),
             warning=summary.chosen_by_test(openings),
             facts=[*_facts(runs, tables), *summary.tested(openings)],
@@ -223,7 +225,7 @@ def _differences(tables: Tables, *, grouped: bool) -> dict[str, Any]:
     if grouped and shown.several:
         parts["by_distance"], sentences[0] = _by_distance(tables)
     sentences += [f"N{reason[1:]}" for reason in arms.few_clusters_reason(shown.compared)]
-    sentences += [shown.one_seed]
+    sentences += [shown.one_seed, shown.other_seeds[:1].upper() + shown.other_seeds[1:]]
     notes += [f"{sentence}." for sentence in sentences if sentence]
     return parts | {"difference_notes": " ".join(notes)}
 
@@ -382,6 +384,7 @@ def _notes(rows: Sequence[Row], grouped: bool) -> str:
     ]
     notes += [f"{note}." for note in (*few_clusters_note(rows), *no_start_note(rows))]
     baselines = arms.baseline_note(rows) if grouped else baseline_note(evaluated)
+    baselines += guessing_note(evaluated)
     notes += [f"{note[0].upper()}{note[1:]}." for note in baselines]
     if any(row.metrics.get(Metric.OPTION_LIKELIHOOD) is not None for row in rows):
         notes.append("Option likelihood: accuracy of the likeliest letter right after the prompt.")

@@ -25,6 +25,7 @@ from medreason.stats import Difference, Power
 
 _THUMBNAIL = 160  # pixels of the longer side
 _REPLIES = 12_000  # different ones embedded at most; beyond it a browser gets slow
+_OF_CELL = (*Metric.shown_in(Shown.PAGE), Metric.GUESSING)
 _IN_FRONT = (*HEADLINE, Metric.ABOVE_PRIOR)  # of a cell; its tooltip lists the other metrics
 
 
@@ -60,7 +61,7 @@ def embedded(runs: Sequence[Run], per_cell: int) -> dict[str, Any]:
                 "label": metric.label,
                 "beside": metric not in _IN_FRONT,
             }
-            for metric in Metric.shown_in(Shown.PAGE)
+            for metric in _OF_CELL
         },
         "runs": [_run(run, evaluated, counts) for run in evaluated],
         "questions": {
@@ -92,7 +93,7 @@ def _run(run: Run, evaluated: Sequence[Run], counts: Counts) -> dict[str, Any]:
         "restricted": bool(run.trained_on) and not run.tested_on <= run.trained_on,
         "means": {place: change for place, change in changes.items() if place not in run.cells},
         "cells": {
-            cell: {m: v for m in Metric.shown_in(Shown.PAGE) if (v := metrics.get(m)) is not None}
+            cell: {m: v for m in _OF_CELL if (v := metrics.get(m)) is not None}
             | {"counts": counts[run.name, cell], "in_domain": cell in run.trained_on}
             | (
                 {"against": {"base": changes[cell]}}

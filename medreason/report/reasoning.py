@@ -18,9 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from medreason.config import Statistics
+from medreason.console import counted
 from medreason.evaluation import predictions
 from medreason.metrics import Metric
 from medreason.report import comparisons, matrices
+from medreason.report.arms import p_text
 from medreason.report.domains import ALL, ELSEWHERE, IN_DOMAIN
 from medreason.report.matrices import Arm
 from medreason.report.runs import Run, estimate, name_questions, paired
@@ -32,9 +34,7 @@ _LEVELS = (
     "Right answers and overlap of the reasoning with the reference explanation, in percent, mean "
     "over {}"
 )
-_CHANGES = (
-    "a minus b in percent points, paired by question, mean over {}; p_holm: by Holm over all rows"
-)
+_CHANGES = "a minus b in percent points, paired by question, mean over {}; p_holm: by Holm over "
 
 Scores = pd.DataFrame
 """A row a question, its cluster and cell in the index; a column a seed, NaN where it has no
@@ -68,12 +68,25 @@ def write(runs: Sequence[Run], target: Path) -> list[Path]:
     changes = [row | {"p_holm": p} for row, p in zip(changes, adjusted, strict=True)]
     page = target / "reasoning.md"
     with page.open("w", encoding="utf-8") as file:
-        for title, rows in ((_LEVELS, levels), *([(_CHANGES, changes)] if changes else [])):
+        parts = [(_LEVELS, levels)]
+        parts += [(f"{_CHANGES}{_family(changes)}", changes)] if changes else []
+        for title, rows in parts:
             print(f"{title.format(statistics.average)}\n\n{_markdown(rows)}\n", file=file)
         for note in _notes(levels, changes, arms):
             print(f"{note}\n", file=file)
     files = matrices.write(levels, target / "reasoning")
     return [page, *files, *matrices.write(changes, target / "reasoning-differences")]
+
+
+def _family(changes: Sequence[Mapping[str, Any]]) -> str:
+    """Over how many comparisons Holm's adjustment is; page and terminal have another number."""
+    wheres, scores = ({row[key] for row in changes} for key in ("where", "score"))
+    of = f"{' and '.join(s for s in _SCORES.values() if s in scores)}"
+    of += f", {' and '.join(sorted(wheres))}"
+    return (
+        f"the {counted(len(changes), 'row')} of this table ({of}), where page and terminal adjust "
+        "those of accuracy in one place by themselves"
+    )
 
 
 def _notes(
@@ -187,4 +200,4 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cell(column: str, value: float | str) -> str:
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.4f}" if column.startswith("p") else f"{value:.1f}"
+    return p_text(value) if column.startswith("p") else f"{value:.1f}"

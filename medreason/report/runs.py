@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pandas as pd
 from medreason import config as configuration
 from medreason import stats
 from medreason.config import METHODS, Config, Statistics
+from medreason.console import report_command
 from medreason.evaluation import predictions
 from medreason.evaluation.metrics import interval_metrics, likelihood_metrics
 from medreason.metrics import Metric
@@ -22,7 +24,7 @@ from medreason.replies import STYLES
 from medreason.report.names import file_name, run_names
 from medreason.report.start_model import how_to_add_base
 from medreason.runs import integrity, keys, status
-from medreason.runs.run_folder import EvaluationFolder, RunFolder, State
+from medreason.runs.run_folder import EvaluationFolder, RunFolder, State, evaluations_by_sweep
 from medreason.stats import Difference, Estimate, Power
 
 Cell = str
@@ -183,6 +185,26 @@ def _remedy(run: Run, base: Run) -> str:
     return f"; {add_base(run, f'{key}={mine}')}"
 
 
+def report_with_base(runs: Sequence[Run]) -> str:
+    """Where no start model is among the runs and another sweep in their folder evaluated it as the
+    first of them, that sweep and the command of a report of both; else empty."""
+    evaluated = [run for run in runs if run.metrics and run.config]
+    if not evaluated or any(run.method == "base" for run in runs):
+        return ""
+    folder = evaluated[0].folder.path.parent
+    sweeps = evaluations_by_sweep(folder)
+    paths = {run.evaluation.path for run in evaluated}
+    own = [name for name, members in sweeps.items() if paths <= {e.path for e in members}]
+    asked = dict.fromkeys(run.config.sweep for run in evaluated if run.config)
+    this = own[0] if own and not {*own} & {*asked} else ",".join(asked)
+    for name, members in sweeps.items():
+        bases = (e for e in members if e.finished and e.run.path.name.startswith("base-"))
+        started = (_load(e, _config(e), "base", evaluated[0].statistics) for e in bases)
+        if name not in (*own, *asked) and base_of(evaluated[0], started):
+            return f"sweep={name} has it: `{report_command(f'{this},{name}', folder.parent)}`"
+    return ""
+
+
 def add_base(run: Run, *words: str) -> str:
     """See `how_to_add_base`; the start model of a trial is evaluated without another search."""
     if run.config is None:
@@ -264,6 +286,17 @@ def shared_questions(a: Run, b: Run) -> pd.Index:
     return a.correct.index.intersection(b.correct.index)
 
 
+def mean_metric(run: Run, cells: Collection[Cell], metric: Metric) -> float | None:
+    """Over questions or over cells; None where a cell has none."""
+    members = [metrics for key, metrics in run.cells.items() if key in cells]
+    values = [metrics.get(metric) for metrics in members]
+    weights = [metrics[Metric.N] for metrics in members]
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    return statistics.fmean(known, None if run.statistics.average == "cells" else weights)
+
+
 def in_domain_cells(run: Run, runs: Iterable[Run]) -> set[Cell]:
     """Cells trained on and tested on; for a start model those that all trained runs share."""
     if run.trained_on:
@@ -331,7 +364,10 @@ def _load(
     if evaluation.key not in state.evaluations:
         return Run(evaluation, config, state, None, label, statistics)
     answers = _answers(evaluation.path, statistics)
-    metrics = _with_statistics(predictions.load_metrics(evaluation.path), answers, statistics)
+    found = predictions.load_metrics(evaluation.path)
+    metrics = _with_statistics(
+        predictions.with_guessing(found, evaluation.path), answers, statistics
+    )
     return Run(evaluation, config, state, metrics, label, statistics, answers)
 
 

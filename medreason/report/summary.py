@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from medreason.console import counted
 from medreason.metrics import Metric
@@ -11,19 +11,21 @@ from medreason.report.arms import gain, p_text, start
 from medreason.report.comparisons import MOST_NAMED, Comparison, one_seed_note
 from medreason.report.domains import IN_DOMAIN, Total
 from medreason.report.names import in_words, spoken
-from medreason.report.runs import Cell, Run, base_of, changes, difference, estimate
-from medreason.report.table import percent
+from medreason.report.runs import Cell, Run, base_of, changes, difference, estimate, mean_metric
+from medreason.report.table import guessing_is_higher, percent, percent_range
 from medreason.report.tables import Tables
 from medreason.runs.openings import Opening
 from medreason.stats import FEWEST, FEWEST_FOR_INTERVAL, Estimate
 
 _BASELINES = {
     Metric.PRIOR: "the options-only baseline gives",
+    Metric.GUESSING: "guessing between the options",
     Metric.BLANK_IMAGE: "a blank image",
 }
 
 _REACHED = {
     Metric.PRIOR: "the options-only baseline",
+    Metric.GUESSING: "guessing between the options",
     Metric.BLANK_IMAGE: "its own answers to a blank image",
 }
 
@@ -32,18 +34,32 @@ _TABLE = "the table "  # of `names.data_name`
 
 def lead(runs: Sequence[Run], tables: Tables) -> str:
     """The sentence; of several models about every arm, since the best of many is best by luck."""
+    return " ".join(filter(None, [caution(runs, tables), numbers(runs, tables)]))
+
+
+def conclusion(runs: Sequence[Run], tables: Tables) -> str:
+    """What the numbers of trained models come to: `caution`, or of several models that all are
+    above the baselines; empty where that is not known."""
+    if text := caution(runs, tables):
+        return text
+    totals = _trained_totals(tables)
+    if best(runs) is None or not _are_several(tables) or not totals:
+        return ""
+    above = [metric for metric in _BASELINES if all(metric in _known(t.metrics) for t in totals)]
+    beaten = " and ".join(_REACHED[metric].replace("its own", "their own") for metric in above)
+    return f"All trained models are clearly above {beaten}." if beaten else ""
+
+
+def numbers(runs: Sequence[Run], tables: Tables) -> str:
+    """The sentence without the conclusion."""
     chosen = best(runs)
     if chosen is None:
         return "No run of this sweep has been evaluated yet."
     if _are_several(tables):
-        return _after(caution(runs, tables), _of_arms(tables))
+        return _of_arms(tables)
     base = base_of(chosen, runs)
     than = _than(tables, base.label if base else None, first=True)
-    return _after(caution(runs, tables), _of_run(chosen, _counting(chosen), base, than))
-
-
-def _after(conclusion: str, numbers: str) -> str:
-    return f"{conclusion} {numbers}" if conclusion else numbers
+    return _of_run(chosen, _counting(chosen), base, than)
 
 
 def of_one_seed(runs: Sequence[Run], tables: Tables) -> str:
@@ -58,14 +74,16 @@ def of_one_seed(runs: Sequence[Run], tables: Tables) -> str:
 
 
 def caution(runs: Sequence[Run], tables: Tables) -> str:
-    """Which models are not clearly above the options-only baseline or their own answers to a blank
-    image, each by its name; empty where all are."""
+    """Which models are not clearly above the options-only baseline (guessing, where that is higher)
+    or their own answers to a blank image, each by its name; empty where all are."""
     chosen = best(runs)
     if _are_several(tables):
         return _not_above(_trained_totals(tables)).strip()
     if chosen is None:
         return ""
-    return _conclusion(f"{_title(chosen)} is not", _reached(chosen, _counting(chosen))).strip()
+    cells = _counting(chosen)
+    reached = _reached(_baselines(chosen, cells), _accuracy(chosen, cells).low)
+    return _conclusion(f"{_title(chosen)} is not", reached).strip()
 
 
 def _are_several(tables: Tables) -> bool:
@@ -129,7 +147,7 @@ def _of_arms(tables: Tables) -> str:
     if not totals:
         return "No trained run of this sweep was tested on what it was trained on."
     if len(totals) > MOST_NAMED:
-        range_of_all = _range([total.accuracy for total in totals])
+        range_of_all = percent_range([total.accuracy for total in totals])
         parts = [f"{range_of_all}\u00a0% right, in {len(totals)} arms"]
     else:
         parts = [_of_arm(total, tables, first=i == 0) for i, total in enumerate(totals)]
@@ -137,10 +155,11 @@ def _of_arms(tables: Tables) -> str:
     text += ", in the mean over cells" if totals[0].average == "cells" else ""
     if len({t.n for t in totals}) > 1:
         text += " (not all on the same questions: compare the differences alone)"
+    shown = {metric for total in totals for metric in _known(total.metrics)}
     baselines = {
-        metric: _range([t.metrics[metric] for t in totals]) + "\u00a0%"
+        metric: percent_range([t.metrics[metric] for t in totals]) + "\u00a0%"
         for metric in _BASELINES
-        if all(metric in t.metrics for t in totals)
+        if metric in shown and all(metric in t.metrics for t in totals)
     }
     return text + _beside(baselines)
 
@@ -158,8 +177,7 @@ def _not_above(totals: Sequence[Total]) -> str:
     """That none is above a baseline, or which arms are not."""
     by_arms: dict[tuple[str, ...], list[Metric]] = {}
     for metric in _BASELINES:
-        known = [total for total in totals if metric in total.metrics]
-        arms = tuple(t.arm for t in known if t.ci_low <= t.metrics[metric])
+        arms = tuple(t.arm for t in totals if metric in _reached(t.metrics, t.ci_low))
         by_arms.setdefault(arms, []).append(metric)
     by_arms.pop((), None)
     return "".join(
@@ -215,11 +233,6 @@ def _among_others(change: Comparison) -> str:
     return f"; p by Holm {p_text(change.p_holm)}, so no clear difference"
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = percent(min(values)), percent(max(values))
-    return low if low == high else f"{low} to {high}"
-
-
 def _range_text(low: float, high: float, clusters: int) -> str:
     if clusters < FEWEST_FOR_INTERVAL:
         return _few(clusters)
@@ -262,30 +275,28 @@ def _of_run(run: Run, cells: set[Cell], base: Run | None, than: str) -> str:
 
 def _baselines(run: Run, cells: set[Cell]) -> dict[Metric, float]:
     """Those that the run has for all of the cells."""
-    baselines = {metric: _mean(run, cells, metric) for metric in _BASELINES}
-    return {metric: share for metric, share in baselines.items() if share is not None}
+    return _known({metric: mean_metric(run, cells, metric) for metric in _BASELINES})
 
 
-def _reached(run: Run, cells: set[Cell]) -> list[Metric]:
-    """The baselines that the run is not clearly above."""
-    low = _accuracy(run, cells).low
-    return [metric for metric, share in _baselines(run, cells).items() if low <= share]
+def _known(metrics: Mapping[Any, float | None]) -> dict[Metric, float]:
+    """The baselines there are; guessing only where it is above the options-only baseline."""
+    known = {m: share for m in _BASELINES if (share := metrics.get(m)) is not None}
+    if not guessing_is_higher(metrics):
+        known.pop(Metric.GUESSING, None)
+    return known
+
+
+def _reached(metrics: Mapping[Any, float | None], low: float) -> list[Metric]:
+    """The baselines that a model with this lower end of its interval is not clearly above: of
+    options-only and guessing the higher one counts."""
+    known = _known(metrics)
+    if Metric.GUESSING in known:
+        known.pop(Metric.PRIOR, None)
+    return [metric for metric, share in known.items() if low <= share]
 
 
 def _accuracy(run: Run, cells: set[Cell]) -> Estimate:
     return estimate(run.answers[run.answers["cell"].isin(cells)], run.statistics)
-
-
-def _mean(run: Run, cells: set[Cell], metric: Metric) -> float | None:
-    """Over questions or over cells; None where a cell has none."""
-    members = [metrics for key, metrics in run.cells.items() if key in cells]
-    values = [metrics.get(metric) for metrics in members]
-    weights = [metrics[Metric.N] for metrics in members]
-    over_cells = run.statistics.average == "cells"
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return None
-    return statistics.fmean(known, None if over_cells else weights)
 
 
 def _title(run: Run) -> str:

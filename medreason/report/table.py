@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from medreason.config import Statistics
 from medreason.config.schema import CONTROLS
 from medreason.console import counted
 from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown, rounded
+from medreason.report import curves
 from medreason.report.names import cell_name
 from medreason.report.runs import (
     Run,
@@ -31,7 +32,9 @@ from medreason.report.runs import (
     estimate,
     in_domain_cells,
     load,
+    mean_metric,
     power,
+    report_with_base,
     why_no_base,
 )
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
@@ -78,6 +81,8 @@ class Row:
     in_domain: Estimate | None = None
     """Of the cells trained on; for a base run of those the others have in common."""
     in_domain_difference: Difference | None = None
+    in_domain_guessing: float | None = None
+    """What guessing between the options gives on those cells."""
     tested_on_trained_images: int = 0
     """Test questions about images the run was trained on."""
     restricted: bool = False
@@ -91,8 +96,12 @@ class Row:
     """Of the evaluation."""
     add_base: str = ""
     """What evaluates its start model in the same sweep."""
+    base_elsewhere: str = ""
+    """`runs.report_with_base` of all rows."""
     no_base: str = ""
     """Why there is no difference to a start model, where the sweep has one."""
+    validation_ends: tuple[float | None, float | None] = (None, None)
+    """Of its 95 % interval; None of too few clusters."""
     validation: float | None = None
     """Accuracy of the weights on the validation questions of the cells trained on; None where they
     were not asked."""
@@ -121,7 +130,8 @@ def rows(
 
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
-    return [_row(run, runs) for run in runs]
+    elsewhere = report_with_base(runs)
+    return [replace(_row(run, runs), base_elsewhere=elsewhere) for run in runs]
 
 
 def show(evaluations: Iterable[EvaluationFolder], statistics: Statistics | None = None) -> None:
@@ -144,15 +154,22 @@ def show_with_base(
 
 
 def show_rows(rows: Sequence[Row]) -> None:
-    show_table(lambda compact: _table(rows, compact=compact))
+    ends = any(row.validation_ends[0] is not None for row in rows)
+    show_table(
+        lambda compact: _table(rows, compact=compact),
+        _table(rows, compact=False, validation_ends=True) if ends else None,
+    )
 
 
-def show_table(table_of: Callable[[bool], Table]) -> None:
-    """Print `table_of(compact)`, compact only where the whole does not fit; in a terminal that is
+def show_table(table_of: Callable[[bool], Table], widest: Table | None = None) -> None:
+    """Print `widest` where it fits, else `table_of(compact)`, compact only where the whole does
+    not; in a terminal that is
     narrower still its columns stand in several tables below each other."""
     console = Console()
     width = console.width if console.is_terminal else max(console.width, _PIPE_WIDTH)
-    table = table_of(False)
+    table = widest or table_of(False)
+    if widest and _width(table, console) > width:
+        table = table_of(False)
     if _width(table, console) > width:
         table = table_of(True)
     notes, table.caption = str(table.caption or ""), None
@@ -276,6 +293,9 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "evaluate_seconds": state.seconds_of.get(run.evaluation.key, 0.0),
         "error": error.splitlines()[0] if error else None,
         "validation": selection.scores(logged).get(state.chosen_step),
+        "validation_ends": curves.validation_ends(
+            next((row for row in logged if row["step"] == state.chosen_step), {})
+        ),
         "chosen_step": state.chosen_step,
         "chosen_because": state.chosen_because,
         "collapsed": collapsed_rewards(logged),
@@ -298,6 +318,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         difference=difference(run, change),
         in_domain=estimate(run.answers[in_domain], run.statistics) if in_domain.any() else None,
         in_domain_difference=difference(run, change[in_domain]),
+        in_domain_guessing=mean_metric(run, cells, Metric.GUESSING),
         restricted=bool(run.trained_on) and not run.tested_on <= run.trained_on,
     )
 
@@ -307,7 +328,7 @@ RUN_METRICS = (Metric.PRIOR, Metric.ABOVE_PRIOR, Metric.BLANK_IMAGE, Metric.PARS
 """Columns of every table of runs, with a dash where there is no value."""
 
 
-def _table(rows: Sequence[Row], *, compact: bool) -> Table:
+def _table(rows: Sequence[Row], *, compact: bool, validation_ends: bool = False) -> Table:
     """`compact` leaves out the interval of the accuracy over all cells, and the seconds. Columns of
     the cells trained on stand together, before those of all."""
     restricted = any(row.restricted for row in rows)
@@ -334,7 +355,7 @@ def _table(rows: Sequence[Row], *, compact: bool) -> Table:
         measured = sizes | {over: [_accuracy(row) for row in rows]} | values | gains
     cells = {
         "run": [row.label for row in rows],
-        "validation\n% at step": [validation_text(row) for row in rows]
+        "validation\n% at step": [validation_text(row, interval=validation_ends) for row in rows]
         if any(row.validation is not None for row in rows)
         else [],
         **measured,
@@ -402,7 +423,7 @@ def _notes(rows: Sequence[Row]) -> Text:
     notes += [f"{row.label}: {NO_BASE}, {row.no_base}" for row in rows if row.no_base]
     if evaluated := [row for row in rows if row.metrics]:
         notes += [*baseline_note(evaluated), method_note(evaluated[0].statistics)]
-        notes += few_clusters_note(evaluated)
+        notes += [*guessing_note(evaluated), *few_clusters_note(evaluated)]
     notes += no_start_note(rows)
     if any(row.difference for row in rows):
         notes.append("vs base: percent points, paired by question; [95 % intervals]")
@@ -454,7 +475,8 @@ def no_start_note(rows: Sequence[Row]) -> list[str]:
         return []
     if any(row.method == "base" for row in rows):
         return ["vs base: the base run has no results yet"]
-    to_type = next((row.add_base for row in rows if row.metrics), "")
+    first = next(row for row in rows if row.metrics)
+    to_type = first.base_elsewhere or first.add_base
     return [f"vs base: no base run here; {to_type}"]
 
 
@@ -517,6 +539,40 @@ def no_baseline_note(rows: Sequence[Row]) -> list[str]:
     return [NO_OPTIONS] if lacking else []
 
 
+def guessing_is_higher(metrics: Mapping[str, float | None]) -> bool:
+    """Whether guessing between the options gives more than the options-only baseline."""
+    return (metrics.get(Metric.GUESSING) or 0.0) > (metrics.get(Metric.PRIOR) or 0.0) + _NOISE
+
+
+_NOISE = 1e-9  # of sums of shares
+
+
+def guessing_note(rows: Sequence[Row]) -> list[str]:
+    """What guessing between the options gives, and whether it is the higher baseline."""
+    of_all = [rate for row in rows if (rate := row.metrics.get(Metric.GUESSING))]
+    inside = [rate for row in rows if row.restricted and (rate := row.in_domain_guessing)]
+    if not of_all:
+        return []
+    rates = f"{percent_range(of_all)} %"
+    if inside:
+        rates = f"{percent_range(inside)} % in-domain, {rates} of all questions"
+    note = f"guessing between the options gives {rates}"
+    higher = [row.label for row in rows if guessing_is_higher(row.metrics)]
+    if not higher:
+        return [note]
+    of = f" of {', '.join(higher)}" if len(higher) < min(len(rows), _MOST_NAMED) else ""
+    return [f"{note}, more than options only{of}: a model has to be above guessing"]
+
+
+_MOST_NAMED = 5  # rows in a note
+
+
+def percent_range(shares: Sequence[float]) -> str:
+    """`41.7`, or `37.0 to 41.7`."""
+    low, high = percent(min(shares)), percent(max(shares))
+    return low if low == high else f"{low} to {high}"
+
+
 NO_OPTIONS = "options only: no number where a cell has no test question with options"
 
 
@@ -525,11 +581,13 @@ def value_text(metric: Metric, metrics: Mapping[str, float | None]) -> str:
     return percent(metrics.get(metric), signed=metric is Metric.ABOVE_PRIOR)
 
 
-def validation_text(row: Row) -> str:
-    """61.2 at 75; a dash where nothing was validated."""
+def validation_text(row: Row, *, interval: bool = False) -> str:
+    """61.2 at 75, or 61.2 [50.1, 71.3] at 75; a dash where nothing was validated."""
     if row.validation is None:
         return "-"
-    return f"{percent(row.validation)} at {row.chosen_step}"
+    low, high = row.validation_ends
+    ends = f" [{percent(low)}, {percent(high)}]" if interval and low is not None else ""
+    return f"{percent(row.validation)}{ends} at {row.chosen_step}"
 
 
 def percent(share: float | None, *, signed: bool = False) -> str:

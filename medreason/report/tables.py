@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from medreason.metrics import Metric
 from medreason.report import comparisons, domains, matrices
 from medreason.report.comparisons import MAY_BE_CHANCE, MEANS, Comparison
 from medreason.report.domains import Domains, NotCompared, Total
@@ -109,7 +110,8 @@ def _draw_places(arm: Arm, table: str, places: Sequence[Place], folder: Path) ->
         clear = {(p.train, p.test) for p in places if p.off_prior}
         clear |= {(m, m) for m in _means_off_prior(arm, places)} if table == "8x5" else set()
         title, path = f"{arm.name}: above the options-only baseline", f"{name}-above-prior.png"
-        marks = Marked(clear, _INTERVAL, _limit(above.values()))
+        guessed = any((p.guessing or 0.0) > (p.prior or 0.0) + _NOISE for p in places)
+        marks = Marked(clear, _OR_GUESSING if guessed else _INTERVAL, _limit(above.values()))
         save(table, above, title, folder / path, weights, marks)
 
 
@@ -119,19 +121,25 @@ def _weights(arm: Arm, questions: dict[str, int]) -> dict[str, int] | None:
 
 
 def _means_off_prior(arm: Arm, places: Sequence[Place]) -> set[str]:
-    """Means of 8x5 (`ct/all`, `all/all`) whose interval does not include the baseline."""
+    """Means of 8x5 (`ct/all`, `all/all`) as `Place.off_prior` has it."""
     rows = matrices.by_place(arm.shares["8x5"])
-    own = {p.test: rows[p.train, p.test].assign(baseline=p.prior) for p in places}
+    own = {
+        p.test: rows[p.train, p.test].assign(baseline=p.prior, guessing=p.guessing or 0.0)
+        for p in places
+    }
     off = set()
     for line, questions in comparisons.margins(own).items():
         accuracy = estimate(questions, arm.statistics, "share")
         prior = estimate(questions, arm.statistics, "baseline").mean
-        if not accuracy.low <= prior <= accuracy.high:
+        guessed = estimate(questions, arm.statistics, Metric.GUESSING).mean
+        if accuracy.low > max(prior, guessed) or accuracy.high < prior:
             off.add(line)
     return off
 
 
 _INTERVAL = "may be chance (95 % interval includes 0)"
+_OR_GUESSING = "may be chance (95 % interval includes 0 or guessing between the options)"
+_NOISE = 1e-9  # of sums of shares
 
 
 def _limit(values: Iterable[float]) -> float:

@@ -85,7 +85,7 @@ def _place(place: Place, arm: Arm, evaluated: Sequence[Run], changes: Changes) -
     members = matrices.members_of(arm, place.table, place.train)
     numbers: dict[str, Any] = {
         metric: None if (value := getattr(place, metric)) is None else round(value, 4)
-        for metric in (*ACCURACY, Metric.PRIOR, Metric.ABOVE_PRIOR)
+        for metric in (*ACCURACY, Metric.PRIOR, Metric.ABOVE_PRIOR, Metric.GUESSING)
     }
     return numbers | {
         Metric.N: place.n,

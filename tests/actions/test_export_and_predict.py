@@ -267,6 +267,40 @@ def test_card_says_what_the_clusters_are(
     assert words in model_card.card(config, run.model, "transformers")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            [],
+            "tiny: the test model that medreason ships, 1.6 million parameters in Qwen2-VL's "
+            "architecture, trained on drawn images; it has seen none of a patient",
+        ),
+        (["model=qwen2_vl_2b"], "qwen2_vl_2b (`Qwen/Qwen2-VL-2B-Instruct`)"),
+        (["model.name=ours", "model.path=/data/models/ours"], "ours"),
+    ],
+)
+def test_card_says_what_the_base_model_is(
+    composed: Compose, tmp_path: Path, words: list[str], told: str
+) -> None:
+    config = composed("method=sft", *words)
+    samples = draw_samples(tmp_path / "images")
+    run = write_run(config, samples, lambda _, s: reply(s.answer)).run
+    assert f"| base model | {told} |" in model_card.card(config, run.model, "transformers")
+
+
+def test_card_has_guessing_beside_the_options_only_baseline(
+    composed: Compose, tmp_path: Path
+) -> None:
+    drawn = draw_samples(tmp_path / "images")
+    samples = [replace(s, options=("Yes", "No"), answer="B") for s in drawn[:24]] + drawn[24:]
+    run = write_run(composed("method=sft"), samples, lambda _, s: reply(s.answer)).run
+    card = model_card.card(composed("method=sft"), run.model, "transformers")
+    assert (
+        "| options-only baseline: a frequency table of option texts | 25.0 |\n"
+        "| guessing between the options: the mean of 1 / their number, 0 of open questions | 41.7 |"
+    ) in card
+
+
 @pytest.mark.parametrize(("end", "is_told"), [("", False), (".dcm", True)])
 def test_card_names_the_window_of_ct_only_where_dicom_may_have_been_read(
     composed: Compose, tmp_path: Path, end: str, is_told: bool

@@ -147,6 +147,21 @@ def test_open_rows_do_not_lower_what_guessing_gives() -> None:
     assert "ct 100 % (guessing 50 %)" in warning
 
 
+def test_guessing_stands_beside_what_option_strings_answer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = [
+        sample(f"{i}", split, ("Yes", "No") if i < 8 else tuple("abcd"))
+        for i in range(12)
+        for split in ("train", "test")
+    ]
+    tables.show(audit_of(*asked))
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"^guessing between options +41\.7 *$", printed, re.M)) == 2
+    answered = "guessing between the options answers 41.7 % of 12 closed in test"
+    assert answered in " ".join(printed.split())
+
+
 def test_families_that_were_split_apart_leak_into_each_other() -> None:
     report = audit_of(
         sample("a", "test", cell=("ct", "unknown")),

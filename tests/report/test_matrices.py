@@ -13,6 +13,7 @@ from run_folders import draw_samples, reply, write_run
 
 from medreason import stats
 from medreason.config import Config, Statistics
+from medreason.report import arms as report_arms
 from medreason.report import comparisons, domains, matrices, tables
 from medreason.report.runs import load
 from medreason.runs.run_folder import EvaluationFolder
@@ -230,7 +231,12 @@ def test_domains_tell_near_from_far(composed: Compose, samples: list[Sample]) ->
     inside = found.total("sft", "in-domain")
     assert inside
     assert (inside.models, inside.cells, inside.n) == (3, 3, 36)
-    assert inside.metrics == {"prior": 0.25, "blank_image": 0.25, "parsed": 1.0}
+    assert inside.metrics == {
+        "prior": 0.25,
+        "guessing": 0.25,
+        "blank_image": 0.25,
+        "parsed": 1.0,
+    }
     assert (inside.clusters, inside.average) == (24, "questions")
     effective = 36 / (1 + stats.CORRELATION * (60 / 36 - 1))  # of 12 pairs and 12 alone
     assert (inside.ci_low, inside.ci_high) == (pytest.approx(stats.wilson(1, effective)[0]), 1.0)
@@ -334,3 +340,49 @@ def test_maps_of_prompts_subtract_think_as_the_figures_of_the_paper_do(
         "8x8-sft-think_after-minus-sft-think_parity",
         "8x8-sft-think_after-minus-sft-no_think_parity",
     }
+
+
+def test_model_is_not_compared_with_another_start_model_of_its_name(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    base = write_run(composed("method=base", "model.max_pixels=784"), samples, right_on())
+    sft = write_run(composed("method=sft"), samples, right_on())
+    (pair,) = tables.gather(load([base, sft])).domains.not_compared
+    assert (pair.a, pair.b) == ("sft", "base")
+    assert pair.reason == "trained from another start model, with model.max_pixels: None, 784"
+
+
+def test_arms_of_other_seeds_are_named_with_them(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = [("sft", 0), ("sft", 1), ("grpo", 1)]
+    runs = load(
+        write_run(composed(f"method={m}", f"seed={s}"), samples, right_on(), key=f"{m}{s}0000")
+        for m, s in trained
+    )
+    domains = tables.gather(runs).domains
+    report_arms.show_differences(domains)
+    assert "not trained with the same seeds: sft 0, 1; grpo 1\n" in capsys.readouterr().out
+    same = tables.gather([run for run in runs if "seed 0" not in run.label]).domains
+    assert report_arms.differences(same).other_seeds == ""
+
+
+def test_place_is_off_the_baseline_where_it_is_above_guessing_too(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    """Of yes or no, half right of 12: the interval is above the options-only baseline of 10 %."""
+    asked = [replace(s, options=("Yes", "No"), answer="AB"[i % 2]) for i, s in enumerate(samples)]
+    priors = {sample.cell: 0.1 for sample in asked}
+
+    def half(i: int, sample: Sample) -> str:
+        return reply("A")
+
+    made = write_run(composed("method=sft"), asked, half, priors=priors)
+    (arm,) = matrices.arms(load([made]))
+    places = [place for place in matrices.places(arm) if place.table == "8x5"]
+    assert [(p.guessing, p.accuracy, p.off_prior) for p in places] == [(0.5, 0.5, False)] * len(
+        places
+    )
+    assert all(place.ci_low > 0.1 for place in places)
+    fewer = [replace(place, guessing=0.1) for place in places]
+    assert all(place.off_prior for place in fewer)

@@ -129,3 +129,93 @@ def test_drawn_numbers_are_named_by_four_digits_unless_more_tell_them_apart(
     assert (drawn, typed) == ("sft learning_rate=0.0003409", "sft learning_rate=1e-05")
     assert len({*named("0.00034093", "0.00034094")}) == 2  # told apart by their keys
     assert short("401408") == "401408"
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        (
+            ["method=grpo reward=short method.trl.max_steps=10",
+             "method=grpo reward=med_r1 method.trl.max_steps=20"],
+            ["grpo short max_steps=10", "grpo med_r1 max_steps=20"],
+        ),
+        (
+            ["method=sft prompt=think method.trl.learning_rate=1e-4 data.test_images=12",
+             "method=sft prompt=no_think method.trl.learning_rate=1e-5 data.test_images=12"],
+            ["sft think learning_rate=0.0001", "sft no_think learning_rate=1e-05"],
+        ),
+        (
+            ["method=sft", "method=grpo adapter=lora_r8"],
+            ["sft none", "grpo lora_r8"],
+        ),
+        (
+            ["method=sft method.trl.max_steps=30", "method=grpo method.trl.max_steps=60"],
+            ["sft max_steps=30", "grpo max_steps=60"],
+        ),
+        (
+            ["method=grpo method.trl.num_generations=4", "method=rarl"],
+            ["grpo num_generations=4", "rarl num_generations=8"],
+        ),
+        (
+            ["method=sft validation=in_domain validation.every=10 validation.select=best",
+             "method=grpo"],
+            ["sft validation=in_domain select=best", "grpo validation=none"],
+        ),
+        (
+            ["method=sft data.test_images=12", "method=grpo data.test_images=24"],
+            ["sft test_images=12", "grpo test_images=24"],
+        ),
+        (
+            ["method=grpo reward.correct.weight=2", "method=grpo reward=short"],
+            ["grpo med_r1 weight=2", "grpo short"],
+        ),
+        (
+            ["method=sft evaluation.max_new_tokens=12", "method=sft evaluation.max_new_tokens=24"],
+            ["sft max_new_tokens=12", "sft max_new_tokens=24"],
+        ),
+        (["method=base", "method=sft", "method=grpo", "method=rarl"],
+         ["base", "sft", "grpo", "rarl"]),
+        (
+            ["method=sft method.trl.max_steps=9 method.trl.learning_rate=1e-4",
+             "method=grpo method.trl.max_steps=9 method.trl.learning_rate=1e-4"],
+            ["sft", "grpo"],
+        ),
+    ],
+)  # fmt: skip
+def test_names_say_every_setting_in_which_compared_arms_differ(
+    asked_for: Callable[[str], Config], typed: list[str], names: list[str]
+) -> None:
+    assert arm_names([asked_for(words) for words in typed]) == names
+
+
+@pytest.fixture
+def asked_for(composed: Callable[..., Config]) -> Callable[[str], Config]:
+    """What a command line gives, with its choices and words; `reward=short` is a reward file of
+    one's own."""
+
+    def configure(line: str) -> Config:
+        words = line.split()
+        config = composed(*(word for word in words if word != "reward=short"))
+        choices = {"prompt": "think", "reward": "med_r1", "adapter": "none", "data": "phantom"}
+        if config.method.name == "rarl":
+            choices |= {"prompt": "rarl", "reward": "rarl", "adapter": "lora_r8"}
+        typed = (word.partition("=") for word in words)
+        choices |= {key: value for key, _, value in typed if key in choices}
+        if choices["reward"] == "short":
+            config = replace(config, reward={"short": next(iter(config.reward.values()))})
+        return replace(config, choices=choices, typed=words)
+
+    return configure
+
+
+def test_values_of_one_last_word_keep_the_words_that_tell_them_apart(
+    composed: Callable[..., Config],
+) -> None:
+    a, b = (
+        composed("method=grpo", f"reward.correct.weight={i}", f"reward.format.weight={i + 1}")
+        for i in (1, 2)
+    )
+    assert arm_names([a, b]) == [
+        "grpo correct.weight=1 format.weight=2",
+        "grpo correct.weight=2 format.weight=3",
+    ]

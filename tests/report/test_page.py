@@ -18,7 +18,7 @@ from medreason.config import Config, Statistics
 from medreason.report import arms, summary
 from medreason.report.page import page
 from medreason.report.runs import Run, load
-from medreason.report.table import percent, rows_of
+from medreason.report.table import percent, rows_of, show_rows
 from medreason.report.tables import gather
 from medreason.runs.openings import Opening
 from medreason.runs.run_folder import EvaluationFolder, RunFolder
@@ -205,6 +205,10 @@ def test_many_runs_are_folded_behind_their_method_without_a_script(
 ) -> None:
     html = page(many(composed, samples), sweep="seeds")
     shown, *folded = html.split('<details class="fold">')
+    assert (
+        "<h1>All trained models are clearly above the options-only baseline and their own answers "
+        "to a blank image.</h1>"
+    ) in shown
     assert "On what they were trained on, models answer 100.0" in shown
     assert '<th scope="row">sft minus base</th>' in shown
     assert "seed 3" not in shown
@@ -213,6 +217,63 @@ def test_many_runs_are_folded_behind_their_method_without_a_script(
     assert "<summary><b>sft</b>, 12 runs one by one</summary>" in folded[1]
     assert "seed 3" in folded[1]
     assert embedded(html)["grouped"] is True
+
+
+def yes_or_no_first(samples: list[Sample]) -> list[Sample]:
+    """Two thirds of the questions are of yes or no: guessing gives 41.7 %."""
+    return [
+        replace(s, options=("Yes", "No"), answer="AB"[i % 2]) if i < 24 else s
+        for i, s in enumerate(samples)
+    ]
+
+
+def test_headline_takes_guessing_for_the_baseline_where_that_is_higher(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = yes_or_no_first(samples)
+    made = [write_run(composed(f"method={m}"), asked, half_right) for m in ("sft", "grpo")]
+    better = write_run(composed("method=rarl"), asked, right)
+    runs = load([*made, better])
+    assert [run.overall["prior"] for run in runs] == [0.25] * 3  # below the lower ends
+    assert all(0.25 < run.overall["ci_low"] < 5 / 12 for run in runs[:2])
+    conclusion = "clearly above guessing between the options or {} own answers to a blank image."
+    baselines = (
+        "the options-only baseline gives 25.0\u00a0%, guessing between the options 41.7\u00a0%, "
+        "a blank image 41.7\u00a0%."
+    )
+    text = lead(runs)
+    assert text.startswith(f"SFT and GRPO are not {conclusion.format('their')}")
+    assert text.endswith(baselines)
+    alone = lead(load(made[:1]))
+    assert alone.startswith(f"SFT is not {conclusion.format('its')}")
+    assert alone.endswith(baselines.replace("\u00a0", " "))
+    show_rows(rows_of(runs))
+    note = (
+        "uessing between the options gives 41.7 %, more than options only: a model has to be "
+        "above guessing"
+    )
+    assert f"g{note}" in " ".join(capsys.readouterr().out.split())
+    html = page(runs, sweep="s")
+    assert f"<h1>SFT and GRPO are not {conclusion.format('their')}</h1>" in html
+    assert '<p class="lead">On what they were trained on, models answer 50.0' in html
+    assert f"G{note}." in html
+    assert embedded(html)["metrics"]["guessing"]["beside"]  # in the tooltip of a cell
+    assert embedded(html)["runs"][0]["cells"]["ct/disease"]["guessing"] == 0.5
+
+
+def test_guessing_of_an_evaluation_before_it_was_computed_is_of_its_predictions(
+    composed: Compose, samples: list[Sample]
+) -> None:
+    evaluation = write_run(composed("method=sft"), yes_or_no_first(samples), right)
+    path = evaluation.path / "metrics.json"
+    old = json.loads(path.read_text())
+    for metrics in (old["overall"], old["over_cells"], *old["cells"].values()):
+        del metrics["guessing"]
+    path.write_text(json.dumps(old))
+    for average in ("questions", "cells"):
+        (run,) = load([evaluation], Statistics(average=average))
+        assert run.overall["guessing"] == pytest.approx(5 / 12)
+    assert run.cells["mri/disease"]["guessing"] == 0.25
 
 
 def test_start_models_alone_have_a_row_each_however_many(

@@ -134,6 +134,13 @@ def test_intervals_of_too_few_clusters_are_left_out_and_one_seed_is_said(
     assert "training seed" not in few
     many = written(12, "many")
     assert "no interval" not in many
+    (row,) = [line for line in many.splitlines() if re.match(r"\| sft +\| base +\| .*accur", line)]
+    # p = erfc(12 / sqrt(13) / sqrt(2)), and twice that
+    assert [cell.strip() for cell in row.split("|")[-3:-1]] == ["<0.001", "0.002"]
+    assert (
+        "p_holm: by Holm over the 2 rows of this table (accuracy and reasoning, in-domain), where "
+        "page and terminal adjust those of accuracy in one place by themselves"
+    ) in many
     assert "SFT has one training seed: intervals and p are of the questions alone" in many
 
 

@@ -722,9 +722,46 @@ def test_baselines_of_single_cells_are_one_note(
 
 @pytest.mark.parametrize(
     ("p", "text"),
-    [(0.5, "0.500"), (0.0161, "0.016"), (1.0, "1.000"), (0.0012, "0.0012"), (0.002, "0.0020")],
+    [(0.5, "0.500"), (0.0161, "0.016"), (1.0, "1.000"), (0.0012, "0.001"), (0.0025, "0.003")],
 )
 def test_p_values_have_the_digits_of_a_table(p: float, text: str) -> None:
     assert arms.p_text(p) == text
     assert arms.p_text(0.0497) == "0.0497"  # on its side of the level
-    assert arms.p_text(0.00001) == "<0.0001"
+    assert arms.p_text(0.00056) == "<0.001"
+
+
+def test_base_of_another_sweep_is_said_with_the_report_of_both(
+    composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write_run(composed("method=base", "sweep=first"), samples, half_right)
+    sft = write_run(composed("method=sft", "sweep=second"), samples, right)
+    table.show([sft])
+    told = (
+        "vs base: no base run here; sweep=first has it: `python -m medreason action=report "
+        f"sweep=second,first outputs={sft.run.path.parent.parent}`"
+    )
+    assert told in capsys.readouterr().out
+    other = composed("method=base", "sweep=third", "model.max_pixels=784")
+    shutil.rmtree(base.run.path)
+    write_run(other, samples, half_right)  # another start model
+    table.show([sft])
+    assert "`python -m medreason method=base" in capsys.readouterr().out
+
+
+def test_validation_has_its_interval_where_the_width_allows(
+    composed: Compose,
+    samples: list[Sample],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logged = {"step": 2, "validation/accuracy": 0.596, "validation/ci_low": 0.432}
+    logged |= {"validation/ci_high": 0.742, "validation/clusters": 20}
+    run = write_run(composed("method=sft"), samples, right, logs=[logged], chosen_step=2)
+    monkeypatch.setenv("COLUMNS", "200")
+    table.show([run])
+    assert " 59.6 [43.2, 74.2] at 2 " in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "80")
+    table.show([run])
+    printed = capsys.readouterr().out
+    assert " 59.6 at 2 " in printed
+    assert "[43.2" not in printed
