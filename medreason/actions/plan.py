@@ -21,7 +21,7 @@ from medreason.data import prepared, release_sizes
 from medreason.data.release_sizes import Counts
 from medreason.evaluation.controls import questions_of
 from medreason.execution import prompt_notes
-from medreason.execution.disk import disk_space
+from medreason.execution.disk import disk_space, less
 from medreason.execution.launch import Decision, decide
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.throughput import Throughput
@@ -646,7 +646,7 @@ def _totals(jobs: Sequence[Job], configs: Sequence[Config], trials: Trials | Non
         f"total: {counted(sum(c.updates for c in ahead), 'update')}, "
         f"{counted(sum(c.generations for c in ahead), 'generation')}, "
         f"time {_total_time(ahead, _gpus_of(jobs, configs), trials)}",
-        *_disk_lines(ahead, configs[0], trials.at_a_time if trials else 1),
+        *_disk_lines(jobs, configs, trials.at_a_time if trials else 1),
     ]
 
 
@@ -689,8 +689,9 @@ _MEASURED_LATER = (
 )
 
 
-def _disk_lines(ahead: Sequence[Job], config: Config, at_a_time: int) -> Iterator[str]:
+def _disk_lines(jobs: Sequence[Job], configs: Sequence[Config], at_a_time: int) -> Iterator[str]:
     """What all take, and whether it fits."""
+    config, ahead = configs[0], [job for job in jobs if job.state not in _FINISHED]
     disk = sum(job.disk for job in ahead)
     download = max((job.download for job in ahead), default=0)
     needed = disk + download + at_a_time * max((job.peak for job in ahead), default=0)
@@ -711,8 +712,14 @@ def _disk_lines(ahead: Sequence[Job], config: Config, at_a_time: int) -> Iterato
     if needed > free:
         yield (
             f"{_MISFIT}: outputs={config.outputs} has {_size(free)} free of {_size(needed)}; "
-            "free some space, set outputs=... to another disk, or choose adapter=lora_r8"
+            f"free some space, set outputs=... to another disk{_less_disk(jobs, configs)}"
         )
+
+
+def _less_disk(jobs: Sequence[Job], configs: Sequence[Config]) -> str:
+    """Overrides that take less of the job that trains on most disk."""
+    training = [(job.peak + job.disk, i) for i, job in enumerate(jobs) if job.updates]
+    return less(configs[max(training)[1]]) if training else ""
 
 
 def _size(count: int) -> str:

@@ -149,7 +149,8 @@ def _sample(
         raise ValueError(problem)
     if (split := _facet(row, layout, "split", split)) not in splits:
         file, _, number = name.rpartition(":")
-        return LeftOut(file, int(number), rows.OF_VALIDATION, rows.OF_VALIDATION)
+        reason = rows.left_out_of_validation(columns["split"], _own(row, columns, "split") or split)
+        return LeftOut(file, int(number), reason, reason)
     kind = rows.answer_type(row, columns["answer_type"]) if "answer_type" in columns else ""
     options = question_options.options_of(row, layout)
     question = rows.text(row, columns["question"]).strip()

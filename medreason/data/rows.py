@@ -111,8 +111,16 @@ FOLDS = {
 """Words of people's tables for a split -> the split."""
 ASKED_WITH = "validation=in_domain validation.source=published asks them"
 """What brings in validation rows that are left out."""
-OF_VALIDATION = f"of split=val left out ({ASKED_WITH})"
-"""Why a row of such a table is left out where no key says where it belongs."""
+
+
+def left_out_of_validation(column: str = "split", word: str = "val") -> str:
+    """Why a row of validation is left out where no key asks it, as `of fold=val left out (...)`:
+    `word` is what the row says in that column."""
+    return f"of {column}={word} left out ({ASKED_WITH})"
+
+
+OF_VALIDATION = left_out_of_validation()
+"""That of a release's file for validation."""
 
 Record = Mapping[str, Any]
 """One object of a JSON array or one row of a table; `text` checks that it is one."""

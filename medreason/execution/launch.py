@@ -266,6 +266,8 @@ def _record_start(config: Config, request: RunRequest, state: State, display: Di
         *(train, test, digest, digests, counts, notes),
         validation=held_back,
         left_out_of_epoch=left_out,
+        split=configuration.handling(config.data)[0].split,
+        split_columns=data.split_columns(config),
     )
     for leak in facts["leaks"]:
         display.line(f"! {leak}")

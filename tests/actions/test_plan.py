@@ -297,6 +297,25 @@ def test_plan_names_the_command_that_makes_a_prepared_folder() -> None:
     assert made == f"python -m medreason {words}"
 
 
+@pytest.mark.parametrize(
+    ("adapter", "remedy"),
+    [("none", ", or choose hardware.optimizer_states=8bit or adapter=lora_r8"), ("lora_r8", "")],
+)
+def test_a_full_disk_is_not_advised_an_adapter_that_is_set(
+    composed: Compose,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    adapter: str,
+    remedy: str,
+) -> None:
+    monkeypatch.setattr(plan, "free_bytes", lambda _: 0)
+    config = composed("method=sft", f"adapter={adapter}", "data.images=none", "modality=ct")
+    assert not plan.run_all([config], [""])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("does not fit: outputs=")
+    assert last.endswith(f"set outputs=... to another disk{remedy}")
+
+
 def test_hours_below_one_are_minutes() -> None:
     assert gpu_time.shown((0.1, 0.7)) == "6 to 42 min"
     assert gpu_time.shown((0.09, 1.2)) == "0.09 to 1.2 h"

@@ -183,8 +183,9 @@ def test_a_column_of_folds_is_the_split(tmp_path: Path) -> None:
     lines = [f"{row},{fold}" for row, fold in zip(ROWS, folds, strict=True)]
     file = table(tmp_path, text="\n".join([f"{HEADER},fold", *lines]))
     loaded = read(file)
-    assert loaded.counts == {"train": 6, "test": 3, rows.OF_VALIDATION: 3}
-    assert "; 3 of split=val left out (validation" in rows.counts_text(loaded.counts)
+    of_column = rows.left_out_of_validation("fold", "Val")
+    assert loaded.counts == {"train": 6, "test": 3, of_column: 3}
+    assert "; 3 of fold=Val left out (validation" in rows.counts_text(loaded.counts)
     assert [row.row for row in loaded.left_out] == [3, 7, 11]
     assert read(file, validation="test").counts == {"train": 6, "test": 6}
     spec = {"_target_": "medreason.data.hub.read", "hub": str(file), "images": "none"}
