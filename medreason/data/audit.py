@@ -17,7 +17,7 @@ from medreason.data.pictures import Picture
 from medreason.data.rows import SIDES, Loaded, SplitColumn, once_each
 from medreason.data.splits import DIVIDES_ANEW
 from medreason.option_prior import fit_option_prior
-from medreason.samples import MODALITY_NAMES, TASK_NAMES, Sample, letter_at
+from medreason.samples import MODALITY_NAMES, TASK_NAMES, YES_NO, Sample, letter_at
 from medreason.stats import wilson
 
 LOWER_CASE = "only option that starts in lower case"
@@ -99,7 +99,8 @@ def audit_run(
     are those of the whole data set, and notes that begin with `! ` are warnings, too;
     `left_out_of_epoch`: see `Config`; `split` is `data.split`, beside columns of the data set's own
     splits. `leaks` are those of the warnings that are about images and
-    patients on two sides; `repeats` is the line about rows that repeat another, or empty.
+    patients on two sides; `repeats` is the line about rows that repeat another, or empty;
+    `yes_no_questions` lets `action=predict` ask them as the training does.
     """
     loaded = Loaded([*train, *validation, *test], [], split_columns=[*split_columns])
     report = audit(loaded, digest, image_digests, split=split)
@@ -115,8 +116,22 @@ def audit_run(
         "test_rows_on_trained_images": sum(image_digests[s.image] in images for s in test),
         "leaks": _leaks(report),
         "repeats": repeats(report),
+        "yes_no_questions": _yes_no_questions(train),
         "warnings": [*(n[2:] for n in notes if n.startswith("! ")), *warnings(report)],
     }
+
+
+def _yes_no_questions(train: Sequence[Sample]) -> dict[str, list[str]]:
+    """Text -> options, Yes and No, of the most frequent questions that are asked with no others."""
+    closed = Counter((s.question, s.options) for s in train if {*s.options} in _YES_AND_NO)
+    others = {s.question for s in train if {*s.options} not in _YES_AND_NO}
+    common = [asked for asked, _ in closed.most_common() if asked[0] not in others]
+    first = {text: [*options] for text, options in reversed(common)}  # of two orders the usual one
+    return dict(itertools.islice(reversed(first.items()), _MOST_YES_NO))
+
+
+_YES_AND_NO = [{*pair} for pair in YES_NO]
+_MOST_YES_NO = 500
 
 
 def cells(samples: Iterable[Sample]) -> dict[str, dict[str, dict[str, int]]]:

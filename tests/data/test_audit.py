@@ -109,6 +109,18 @@ def test_a_run_knows_how_many_of_its_test_questions_it_saw_the_image_of() -> Non
     assert facts["notes"] == ["a note"]
 
 
+def test_a_run_keeps_the_options_of_its_training_questions_of_yes_or_no() -> None:
+    def asked(text: str, options: tuple[str, ...]) -> Sample:
+        return replace(sample("a", "train", options), question=text)
+
+    train = [asked("Large?", order) for order in (("No", "Yes"), ("Yes", "No"), ("Yes", "No"))]
+    train += [asked("Round?", ("Yes", "No")), asked("Round?", ()), asked("Which?", ("CT", "MRI"))]
+    facts = audit_run(train, [asked("Of test?", ("Yes", "No"))], "0", by_path(train), {})
+    assert facts["yes_no_questions"] == {"Large?": ["Yes", "No"]}
+    many = [asked(f"{n}?", ("Yes", "No")) for n in range(600)]
+    assert len(audit_run(many, [], "0", by_path(many), {})["yes_no_questions"]) == 500
+
+
 def test_equal_pictures_are_leaks_whatever_their_names_between_all_three_sides() -> None:
     names = {"a": "train", "b": "test", "c": "train", "d": "validation", "e": "test", "f": "test"}
     samples = [sample(name, side) for name, side in names.items()]
