@@ -246,8 +246,9 @@ def _labelled(
     group: str,
     asked: Group,
 ) -> _Labelled:
-    image, label = rows.text(row, columns["image"]), _label(rows.text(row, columns["label"]))
-    modality = modality_of(rows.text(row, columns["modality"]))
+    texts = {our: rows.text(row, columns[our], our) for our in ("image", "label", "modality")}
+    image, label = texts["image"], _label(texts["label"])
+    modality = modality_of(texts["modality"])
     if modality not in MODALITIES:
         raise ValueError(
             f"{columns['modality']!r} is {row[columns['modality']]!r}; known: "

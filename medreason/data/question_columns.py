@@ -251,6 +251,12 @@ def checked_words(names: Mapping[str, Mapping[str, str]]) -> Words:
 _NAMED = ("modality", "task")
 
 
+def unusual(key: str, column: str) -> str:
+    """Our name `key`, where a column of another name than the usual ones is read as it; else
+    empty."""
+    return "" if plain(column) in map(plain, _USUAL[key]) else key
+
+
 def facet(key: str, word: str, words: Words) -> str:
     """Our name of what a cell says, by `data.names` before the usual names; empty of neither."""
     return words.get(key, {}).get(word.strip().lower()) or FACETS[key][0](word)

@@ -270,6 +270,20 @@ def test_an_empty_cell_is_called_empty(tmp_path: Path) -> None:
     assert answer == '"answer" is empty; needs a text'
 
 
+def test_a_cell_that_cannot_be_used_says_what_its_column_stands_for(tmp_path: Path) -> None:
+    rows_read = ["Bild,Frage,opt_a,Art", "0.png,Which?,,ct", "1.png,,x,ct", "2.png,Which?,x,pet"]
+    (tmp_path / "a.csv").write_text("\n".join(rows_read))
+    names = {"image": "Bild", "question": "Frage", "answer": "opt_a", "modality": "Art"}
+    answer, question, modality = (
+        bad.problem for bad in read(tmp_path / "a.csv", columns=names).bad_rows
+    )
+    assert answer == '"opt_a", read as the answer (data.columns.answer), is empty; needs a text'
+    assert question.startswith('"Frage", read as the question (data.columns.question), is empty')
+    assert modality.startswith(
+        "\"Art\", read as the modality (data.columns.modality), is 'pet'; kn"
+    )
+
+
 def test_bad_rows_are_named_as_an_editor_counts_them(tmp_path: Path) -> None:
     text = "\n".join([HEADER, '0.png,"two\nlines",,,yes,,,,', "", *ROWS]).replace(",B,X", ",C,X", 1)
     bad, *others = read(table(tmp_path, text=text)).bad_rows
