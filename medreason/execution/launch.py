@@ -95,7 +95,8 @@ def run(config: Config, label: str = "", said: Path | None = None) -> tuple[RunR
         if config.runs.test:
             display.done(request.folder.evaluation(request.evaluation_key))
         else:
-            display.end(f"trained, not tested; {request.folder.state().chosen_because}")
+            because = request.folder.state().chosen_because
+            display.end(f"trained, not tested{because and f'; {because}'}")
     return request, True
 
 

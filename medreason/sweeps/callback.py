@@ -210,7 +210,7 @@ class Sweep(Callback):
         evaluations = evaluations_by_sweep(runs).get(config.sweep, [])
         if config.action.name in ("train", "evaluate"):
             _send_to_mlflow(config, evaluations)
-            if config.runs.show_table and len(evaluations) <= _MOST_ROWS:
+            if config.runs.show_table and 0 < len(evaluations) <= _MOST_ROWS:
                 _show_table(evaluations, config)
         return self._show_summary(config)
 
