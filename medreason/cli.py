@@ -23,7 +23,7 @@ from medreason.console import command, notice, quiet_libraries, show
 from medreason.report import published_file
 from medreason.runs import interrupts
 from medreason.runs.outcomes import Outcome, explained
-from medreason.sweeps.callback import EXPECTED, as_job, job_label
+from medreason.sweeps.callback import EXPECTED, as_job, job_label, said_by_jobs
 from medreason.sweeps.jobs import composition_problem, first_value, idle_lines
 
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MPI_LOCALRANKID")
@@ -200,11 +200,11 @@ def _run(config: Config) -> Outcome | None:
         case "train":
             from medreason.actions import train
 
-            return train.run(config, job_label(config))
+            return train.run(config, job_label(config), said_by_jobs())
         case "evaluate":
             from medreason.actions import evaluate
 
-            return evaluate.run(config, job_label(config))
+            return evaluate.run(config, job_label(config), said_by_jobs())
         case "audit":
             from medreason.actions import audit as action
         case "prepare":

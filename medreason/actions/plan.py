@@ -20,8 +20,8 @@ from medreason.console import counted, first_line
 from medreason.data import prepared, release_sizes
 from medreason.data.release_sizes import Counts
 from medreason.evaluation.controls import questions_of
-from medreason.execution import prompt_notes
-from medreason.execution.disk import disk_space
+from medreason.execution import prompt_notes, setting_notes
+from medreason.execution.disk import disk_space, less
 from medreason.execution.launch import Decision, decide
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.throughput import Throughput
@@ -137,7 +137,7 @@ _MISFIT = "does not fit"
 def _warnings(config: Config) -> list[str]:
     """What may be lost of the data, or is not asked for by the prompt."""
     of_data = [note for note in data.reading_notes(config) if note.startswith("! ")]
-    return [*of_data, *prompt_notes.notes(config)]
+    return [*of_data, *prompt_notes.notes(config), *setting_notes.notes(config)]
 
 
 def _with_model_of_run(config: Config) -> Config:
@@ -229,7 +229,8 @@ def _needs_of_all(kinds: Sequence[Sequence[tuple[Config, Job]]]) -> Iterator[str
             )
             try:
                 times.append(gpu_time.hours(config, training, updates, answers))
-                yield gpu_time.time_line(_work(kind), times[-1])
+                cut = gpu_time.smaller_cut(config, training) if trains else {}
+                yield gpu_time.time_line(_work(kind), times[-1], cut)
             except (OSError, ValueError) as error:
                 if not trains:  # else `memory_lines` has said why
                     unknown[first_line(error)].append(config.model.name)
@@ -280,7 +281,7 @@ def _job(
         return _unread(config, name, str(error), seen, index)
     first = seen.setdefault((request.train_key, request.evaluation_key), index)
     if first != index:
-        return Job(name, "same run", reason=f"as #{first}")
+        return Job(name, "same run", reason=f"the same run as job {first}")
     try:
         decision = decide(config, request, request.state)
     except ValueError as error:
@@ -318,7 +319,7 @@ def _unread(
     train = keys.digest(keys.train_parts(config, str(config.data), ""))
     evaluation = keys.digest(keys.evaluation_parts(config, train, str(config.data)))
     if (first := seen.setdefault((train, evaluation), index)) != index:
-        return Job(name, "same run", reason=f"as #{first}")
+        return Job(name, "same run", reason=f"the same run as job {first}")
     return _published(name, config, counts)
 
 
@@ -626,8 +627,8 @@ def _estimated(job: Job) -> str:
 
 
 def _listed(places: Sequence[str]) -> str:
-    """`#2`, `#2, #3` or `#2, #3 and 11 more`."""
-    named = ", ".join(f"#{place}" for place in places[:3])
+    """`job 2`, `jobs 2, 3` or `jobs 2, 3, 4 and 11 more`, by the numbers of the table."""
+    named = f"job{'s' * (len(places) > 1)} {', '.join(places[:3])}"
     return f"{named} and {len(places) - 3} more" if len(places) > 3 else named
 
 
@@ -646,7 +647,7 @@ def _totals(jobs: Sequence[Job], configs: Sequence[Config], trials: Trials | Non
         f"total: {counted(sum(c.updates for c in ahead), 'update')}, "
         f"{counted(sum(c.generations for c in ahead), 'generation')}, "
         f"time {_total_time(ahead, _gpus_of(jobs, configs), trials)}",
-        *_disk_lines(ahead, configs[0], trials.at_a_time if trials else 1),
+        *_disk_lines(jobs, configs, trials.at_a_time if trials else 1),
     ]
 
 
@@ -689,8 +690,9 @@ _MEASURED_LATER = (
 )
 
 
-def _disk_lines(ahead: Sequence[Job], config: Config, at_a_time: int) -> Iterator[str]:
+def _disk_lines(jobs: Sequence[Job], configs: Sequence[Config], at_a_time: int) -> Iterator[str]:
     """What all take, and whether it fits."""
+    config, ahead = configs[0], [job for job in jobs if job.state not in _FINISHED]
     disk = sum(job.disk for job in ahead)
     download = max((job.download for job in ahead), default=0)
     needed = disk + download + at_a_time * max((job.peak for job in ahead), default=0)
@@ -711,8 +713,14 @@ def _disk_lines(ahead: Sequence[Job], config: Config, at_a_time: int) -> Iterato
     if needed > free:
         yield (
             f"{_MISFIT}: outputs={config.outputs} has {_size(free)} free of {_size(needed)}; "
-            "free some space, set outputs=... to another disk, or choose adapter=lora_r8"
+            f"free some space, set outputs=... to another disk{_less_disk(jobs, configs)}"
         )
+
+
+def _less_disk(jobs: Sequence[Job], configs: Sequence[Config]) -> str:
+    """Overrides that take less of the job that trains on most disk."""
+    training = [(job.peak + job.disk, i) for i, job in enumerate(jobs) if job.updates]
+    return less(configs[max(training)[1]]) if training else ""
 
 
 def _size(count: int) -> str:

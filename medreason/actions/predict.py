@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from medreason.data import asked, dicom, images
 from medreason.execution import gpu_slots
 from medreason.generation.message_images import image_file
 from medreason.models import adapters, model_folder
+from medreason.runs.files import read_json
 from medreason.samples import (
     UNKNOWN,
     Sample,
@@ -78,8 +80,8 @@ def run(config: Config) -> None:
     """
     if config.predict.output:
         asked.check_output(Path(config.predict.output))
-    questions = _questions(config)
     config = replace(config, model=model_folder.of_run(config.model))
+    questions = _with_options_of_training(config, _questions(config))
     model_folder.check(config.model.path)
     adapters.check(config.model.path)
     model_folder.check_hub(config.model.path, config.model.revision)
@@ -124,7 +126,7 @@ def _questions(config: Config) -> list[_Question]:
             raise ValueError(
                 f"predict.question={question!r} beside predict.questions={file}: give one of them"
             )
-        return _questions_of_file(Path(file), image, _columns(config))
+        return _questions_of_file(Path(file), image, _columns(config), _columns_of_training(config))
     if not image:
         raise ValueError(
             "predict.image has no value; set predict.image=... to an image or a folder of images, "
@@ -171,16 +173,59 @@ def _columns(config: Config) -> Mapping[str, str | Sequence[str] | None] | None:
     return config.data.get("columns") or {}
 
 
+def _run_of(config: Config) -> Path | None:
+    """The folder of the run that has trained the model, where the model lies in one."""
+    folder = Path(config.model.path).parent
+    is_run = (folder / "state.json").exists() and (folder / "config.yaml").exists()
+    return folder if is_run else None
+
+
+def _columns_of_training(config: Config) -> Mapping[str, str | Sequence[str] | None]:
+    """`data.columns` of the run that has trained the model; empty without, or of another data
+    set."""
+    run = _run_of(config)
+    return (_columns(configuration.read(run / "config.yaml")) or {}) if run else {}
+
+
+def _with_options_of_training(config: Config, questions: list[_Question]) -> list[_Question]:
+    """The questions, those of yes or no with these options where the run that has trained the model
+    asked them so; one line says of how many."""
+    run = _run_of(config)
+    files = sorted(run.glob("evaluations/*/data.json")) if run else []
+    known: dict[str, list[str]] = {}
+    for file in files:  # all say the same of the training
+        known |= read_json(file).get("yes_no_questions", {})
+    options = {_plain(text): tuple(each) for text, each in known.items()}
+    asked = []
+    for question in questions:
+        has_own = question.options or question.yes_no or _split(question.text)[1]
+        found = () if has_own else options.get(_plain(question.text), ())
+        asked.append(replace(question, yes_no=found) if found else question)
+    pairs = Counter(new.yes_no for new, old in zip(asked, questions, strict=True) if new != old)
+    for pair, count in pairs.items():
+        listed = ", ".join(f"{letter_at(i)}){text}" for i, text in enumerate(pair))
+        of_all = f" ({count:,} of {len(questions):,} here)" if len(questions) > 1 else ""
+        notice(f"asked with the options {listed}, as in the training of the model{of_all}")
+    return asked
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
 def _questions_of_file(
     path: Path,
     image: str | None = None,
     columns: Mapping[str, str | Sequence[str] | None] | None = None,
+    of_training: Mapping[str, str | Sequence[str] | None] | None = None,
 ) -> list[_Question]:
     """`image` is the folder that paths start from, None that of the file, or one image for all."""
     folder = _folder(image)
     one = image if image and not folder else None
     before = "data=hub " if columns is None else ""
-    rows, notes = asked.read(path, columns or {}, needs_image=one is None, before=before)
+    rows, notes = asked.read(
+        path, columns or {}, needs_image=one is None, before=before, of_training=of_training
+    )
     for note in notes:
         notice(note)
     if one and (own := next((row for row in rows if row.image), None)):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from medreason.config import Config
 from medreason.console import notice, report_command, show
 from medreason.execution import launch
@@ -11,12 +13,12 @@ from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, un
 from medreason.training import selection
 
 
-def run(config: Config, label: str = "") -> Outcome:
+def run(config: Config, label: str = "", said: Path | None = None) -> Outcome:
     """Do what is not finished yet, and show its table.
 
-    `label` names a job of a sweep; a sweep shows one table at its end.
+    `label` names a job of a sweep; a sweep shows one table at its end. `said`: see `launch.run`.
     """
-    request, worked = launch.run(config, label)
+    request, worked = launch.run(config, label, said)
     if not label:
         from medreason.report import table  # pandas, half a second
 

@@ -13,7 +13,7 @@ from medreason.config import Config, Hardware
 from medreason.models.load import meta_model
 from medreason.samples import Sample
 from medreason.training.memory_estimate import DeviceBatch, estimate
-from medreason.training.memory_limits import largest_batch
+from medreason.training.memory_limits import largest_batch, with_questions_at_once
 
 LEAST, MOST = 2, 8
 """Times the roofline of the data sheet. On CPUs 1.6 to 3.1 times the roofline of the rates that the
@@ -71,6 +71,19 @@ def hours(
     return {gpu.name: on(gpu) if peak <= gpu.memory else None for gpu in GPUS}
 
 
+def smaller_cut(config: Config, samples: Sequence[Sample]) -> dict[str, str]:
+    """GPU -> what has to be set on it, where the memory of an update, as a plan says it for the
+    hardware profile, is more than the GPU has, and a smaller cut of the step fits."""
+    hardware = config.hardware
+    chosen, _ = with_questions_at_once(config, samples)
+    peak = estimate(chosen, largest_batch(chosen, samples)).peak
+    keys = ["hardware.per_device_prompts=1"] * (hardware.per_device_prompts == "auto")
+    if hardware.gradient_checkpointing == "auto":
+        keys.append("hardware.gradient_checkpointing=true")
+    need = f"with {' '.join(keys)}, since {peak / 2**30:.2f} GiB do not fit"
+    return {gpu.name: need for gpu in GPUS if peak > gpu.memory} if keys else {}
+
+
 def own_gpus(hardware: Hardware) -> list[str]:
     """The names of those of `GPUS` that have the memory which a hardware profile names
     (`device_gb`); none where it names no memory."""
@@ -99,9 +112,15 @@ def span(hours: Mapping[str, Hours | None], gpus: Sequence[str]) -> Hours | None
     return (min(low for low, _ in known), max(high for _, high in known)) if known else None
 
 
-def time_line(what: str, hours: Mapping[str, Hours | None]) -> str:
-    """`estimated time of WHAT: A100 40 GB 1.6 to 6.4 h; ...`"""
-    times = [f"{gpu} {shown(known) if known else 'too small'}" for gpu, known in hours.items()]
+def time_line(
+    what: str, hours: Mapping[str, Hours | None], smaller: Mapping[str, str] | None = None
+) -> str:
+    """`estimated time of WHAT: A100 40 GB 1.6 to 6.4 h; ...`; `smaller` are `smaller_cut`."""
+    notes = {gpu: f" ({need})" for gpu, need in (smaller or {}).items()}
+    times = [
+        f"{gpu} {shown(known)}{notes.get(gpu, '')}" if known else f"{gpu} too small"
+        for gpu, known in hours.items()
+    ]
     return f"estimated time of {what}: {'; '.join(times)}"
 
 

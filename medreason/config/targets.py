@@ -24,24 +24,25 @@ def function(spec: dict[str, Any]) -> functools.partial[Any]:
     return functools.partial(target(spec["_target_"]), **settings)
 
 
-def target(path: str) -> Callable[..., Any]:
-    """The function at a dotted path.
+def target(path: str, key: str = "") -> Callable[..., Any]:
+    """The function at a dotted path, which the configuration has below `key`.
 
     Raises:
         ValueError: it cannot be imported; the message has its new path where it has moved.
     """
     module, _, name = path.rpartition(".")
+    where = f"{key}._target_" if key else "_target_"
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # a user's module may raise anything
         if new := moved.new_path(path):
-            raise ValueError(f"_target_={path!r} is now {new!r}") from error
+            raise ValueError(f"{where}={path!r} is now {new!r}") from error
         raise ValueError(
-            f"_target_={path!r} is not a function that can be imported: {described(error)}; "
-            "Python looks in this folder and in PYTHONPATH"
+            f"{where}={path!r} is not a function that can be imported: {described(error)}; "
+            f"Python looks in {Path.cwd()} and in PYTHONPATH"
         ) from error
     if not callable(found):
-        raise ValueError(f"_target_={path!r} is {found!r}, not a function; name one")
+        raise ValueError(f"{where}={path!r} is {found!r}, not a function; name one")
     return found
 
 
@@ -99,7 +100,7 @@ def check(key: str, spec: dict[str, Any], positional: int = 0) -> None:
     """
     if not isinstance(spec.get("_target_"), str):
         raise ValueError(f"{key} has no _target_; set {key}._target_=module.function")
-    parameters = list(inspect.signature(target(spec["_target_"])).parameters.values())
+    parameters = list(inspect.signature(target(spec["_target_"], key)).parameters.values())
     _refuse_too_few(key, spec["_target_"], parameters, positional)
     given = [p for p in parameters[:positional] if p.kind in _BY_PLACE]
     parameters = parameters[len(given) :]

@@ -18,7 +18,7 @@ from medreason.config import Config, Handling, Validation
 from medreason.config.targets import described, place
 from medreason.console import counted
 from medreason.data import checks, image_cache, options, splits
-from medreason.data.rows import LeftOut, Loaded, Remark, Row, counts_text
+from medreason.data.rows import LeftOut, Loaded, Remark, Row, SplitColumn, counts_text
 from medreason.samples import Sample
 
 NO_VALIDATION = Validation()
@@ -38,6 +38,11 @@ def load(
 def samples_of(config: Config) -> tuple[Sample, ...]:
     """`load` as the configuration says, with its validation rows."""
     return load(config.data, config.folder / "cache", config.validation)
+
+
+def split_columns(config: Config) -> list[SplitColumn]:
+    """The columns of the data set's own split."""
+    return _load(*_cached_by(config.data, config.validation), config.folder / "cache").split_columns
 
 
 def row_counts(

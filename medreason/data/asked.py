@@ -52,11 +52,17 @@ class Asked:
 
 
 def read(
-    path: Path, given: Given, *, needs_image: bool, before: str = ""
+    path: Path,
+    given: Given,
+    *,
+    needs_image: bool,
+    before: str = "",
+    of_training: Given | None = None,
 ) -> tuple[list[Asked], list[str]]:
     """The questions of a file, and what is to be said about its columns.
 
-    `given` is `data.columns`; `before` is what a user types in front of its keys.
+    `given` is `data.columns`; `before` is what a user types in front of its keys. `of_training` are
+    those of the model's training, which are taken where the file has them and `given` names none.
 
     Raises:
         ValueError: the file cannot be read, has an unknown key, or a row lacks its question, or its
@@ -67,11 +73,15 @@ def read(
     except ValueError as error:
         raise ValueError(f"predict.questions={error}; it takes {FORMATS}") from error
     required = ("image", "question") if needs_image else ("question",)
+    taken = _taken(part, given, of_training or {})
+    given = {**given, **taken}
+    typed = " ".join(rules.typed(f"data.columns.{our}", names) for our, names in taken.items())
+    said = [_AS_TRAINED.format(typed)] if taken else []
     records = list(part.records(part.columns))
     numbers = part.numbers or range(len(records))
     if path.suffix.lower() in _JSON:
         each = zip(numbers, _json_rows(path), strict=True)
-        return [_of_object(path, n, row, given, required, before) for n, row in each], []
+        return [_of_object(path, n, row, given, required, before) for n, row in each], said
     found = question_columns.find(None, part, given, required=required, before=before)
     layout = Layout(**found._asdict())
     question_options.refuse_options_in_one_cell(part, layout)
@@ -80,7 +90,21 @@ def read(
         replace(_of_row(f"{path}, row {number}", row, layout, required), yes_no_remedy=remedy)
         for number, row in zip(numbers, records, strict=True)
     ]
-    return asked, [*_notes(part, layout, before)]
+    return asked, [*said, *_notes(part, layout, before)]
+
+
+_AS_TRAINED = "columns as in the training of the model: {}; typed ones go before"
+
+
+def _taken(part: Part, given: Given, of_training: Given) -> dict[str, str | Sequence[str]]:
+    """The columns of the training that the file has, of keys that name none."""
+    names = {our: name for our, name in of_training.items() if name and not given.get(our)}
+    columns = {*part.columns}
+    return {
+        our: name
+        for our, name in names.items()
+        if {*([name] if isinstance(name, str) else name)} <= columns
+    }
 
 
 def _json_rows(path: Path) -> list[dict[str, Any]]:

@@ -14,9 +14,10 @@ from typing import Any
 from medreason.console import counted
 from medreason.data.checks import CONTRADICTING, place_of
 from medreason.data.pictures import Picture
-from medreason.data.rows import SIDES, Loaded, once_each
+from medreason.data.rows import SIDES, Loaded, SplitColumn, once_each
+from medreason.data.splits import DIVIDES_ANEW
 from medreason.option_prior import fit_option_prior, guessing
-from medreason.samples import MODALITY_NAMES, TASK_NAMES, Sample, letter_at
+from medreason.samples import MODALITY_NAMES, TASK_NAMES, YES_NO, Sample, letter_at
 from medreason.stats import wilson
 
 LOWER_CASE = "only option that starts in lower case"
@@ -28,8 +29,11 @@ def audit(
     digest: str,
     image_digests: Mapping[Path, str],
     pictures: Mapping[str, Picture] | None = None,
+    *,
+    split: str = "published",
 ) -> dict[str, Any]:
-    """`audit.json`. `pictures` describes each image; None where images were not read.
+    """`audit.json`. `pictures` describes each image; None where images were not read; `split` is
+    `data.split`.
 
     Images of one digest are one where leaks are counted.
     A cell, modality or pair without rows is left out, never counted as 0.
@@ -38,6 +42,10 @@ def audit(
     return {
         "rows": sum(loaded.counts.values()),
         "row_counts": loaded.counts,
+        "split": {
+            "setting": split,
+            "columns": list(dict.fromkeys(column.column for column in loaded.split_columns)),
+        },
         "cells": cells(samples),
         "options": _counts(str(len(s.options)) for s in samples),
         "letters": {
@@ -82,15 +90,20 @@ def audit_run(
     *,
     validation: Sequence[Sample] = (),
     left_out_of_epoch: int = 0,
+    split: str = "published",
+    split_columns: Sequence[SplitColumn] = (),
 ) -> dict[str, Any]:
     """`data.json` of a run: counts of what it trains and tests on, with the audit's warnings.
 
     `validation` are the validation rows of the cells that it trains on; `row_counts` and `notes`
     are those of the whole data set, and notes that begin with `! ` are warnings, too;
-    `left_out_of_epoch`: see `Config`. `leaks` are those of the warnings that are about images and
-    patients on two sides; `repeats` is the line about rows that repeat another, or empty.
+    `left_out_of_epoch`: see `Config`; `split` is `data.split`, beside columns of the data set's own
+    splits. `leaks` are those of the warnings that are about images and
+    patients on two sides; `repeats` is the line about rows that repeat another, or empty;
+    `yes_no_questions` lets `action=predict` ask them as the training does.
     """
-    report = audit(Loaded([*train, *validation, *test], []), digest, image_digests)
+    loaded = Loaded([*train, *validation, *test], [], split_columns=[*split_columns])
+    report = audit(loaded, digest, image_digests, split=split)
     images = {image_digests[s.image] for s in train}
     return {
         "digest": digest,
@@ -103,8 +116,22 @@ def audit_run(
         "test_rows_on_trained_images": sum(image_digests[s.image] in images for s in test),
         "leaks": _leaks(report),
         "repeats": repeats(report),
+        "yes_no_questions": _yes_no_questions(train),
         "warnings": [*(n[2:] for n in notes if n.startswith("! ")), *warnings(report)],
     }
+
+
+def _yes_no_questions(train: Sequence[Sample]) -> dict[str, list[str]]:
+    """Text -> options, Yes and No, of the most frequent questions that are asked with no others."""
+    closed = Counter((s.question, s.options) for s in train if {*s.options} in _YES_AND_NO)
+    others = {s.question for s in train if {*s.options} not in _YES_AND_NO}
+    common = [asked for asked, _ in closed.most_common() if asked[0] not in others]
+    first = {text: [*options] for text, options in reversed(common)}  # of two orders the usual one
+    return dict(itertools.islice(reversed(first.items()), _MOST_YES_NO))
+
+
+_YES_AND_NO = [{*pair} for pair in YES_NO]
+_MOST_YES_NO = 500
 
 
 def cells(samples: Iterable[Sample]) -> dict[str, dict[str, dict[str, int]]]:
@@ -189,9 +216,7 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     """What a reader has to know before believing a result, a sentence each."""
     sentences = []
     if not report["row_counts"].get("test") and report["row_counts"].get("train"):
-        sentences.append(
-            "no test rows: set data.split=by_patient, or by_image where no row names a patient"
-        )
+        sentences.append(_no_test(report["split"]["setting"]))
     sentences += _leaks(report)
     if crossed := sum(report["cross_family_leakage"].values()):
         sentences.append(
@@ -214,6 +239,21 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
     if (line := repeats(report)).startswith("! "):
         sentences.append(line[2:])
     return sentences + _prior_warnings(report)
+
+
+def _no_test(setting: str) -> str:
+    if setting in DIVIDES_ANEW:
+        return (
+            f"no test rows: data.split={setting} takes data.test_share of the rows; set it above 0"
+        )
+    return "no test rows: set data.split=by_patient, or by_image where no row names a patient"
+
+
+def own_columns(report: Mapping[str, Any]) -> str:
+    """The columns of the data set's own split, as `'fold'`; empty where there are none or
+    `data.split` overrules them."""
+    split = report["split"]
+    return "" if split["setting"] in DIVIDES_ANEW else " and ".join(map(repr, split["columns"]))
 
 
 def repeats(report: Mapping[str, Any]) -> str:
@@ -249,15 +289,18 @@ of questions whose rows were left out."""
 def _leaks(report: Mapping[str, Any]) -> list[str]:
     """The warnings about images and patients on two sides."""
     sentences = []
+    own = own_columns(report)
+    correct = f"correct the column {own}, whose split this is" if own else ""
     leak = report["leakage"].get("all", {})
     if rows := leak.get("test_rows"):
         sentences.append(
             f"{counted(rows, 'test question')} about {counted(leak['shared_images'], 'image')} of "
-            "train, by content; data.split=by_image has no such leak"
+            f"train, by content; {correct or 'data.split=by_image has no such leak'}"
         )
     if patients := leak.get("shared_patients"):
         sentences.append(
-            f"{counted(patients, 'patient')} in both train and test; see data.split=by_patient"
+            f"{counted(patients, 'patient')} in both train and test; "
+            f"{correct or 'see data.split=by_patient'}"
         )
     return sentences + _validation_warnings(report["validation_leakage"])
 

@@ -149,11 +149,13 @@ def _sample(
         raise ValueError(problem)
     if (split := _facet(row, layout, "split", split)) not in splits:
         file, _, number = name.rpartition(":")
-        return LeftOut(file, int(number), rows.OF_VALIDATION, rows.OF_VALIDATION)
+        reason = rows.left_out_of_validation(columns["split"], _own(row, columns, "split") or split)
+        return LeftOut(file, int(number), reason, reason)
     kind = rows.answer_type(row, columns["answer_type"]) if "answer_type" in columns else ""
     options = question_options.options_of(row, layout)
-    question = rows.text(row, columns["question"]).strip()
-    answer = rows.text_or_number(row, columns["answer"])
+    said = {key: question_columns.unusual(key, columns[key]) for key in ("question", "answer")}
+    question = rows.text(row, columns["question"], said["question"]).strip()
+    answer = rows.text_or_number(row, columns["answer"], said["answer"])
     if layout.has_problems and not options:
         question, options, answer = saved_sets.parts(question, answer)
     elif options:
@@ -189,7 +191,7 @@ def _own(row: Record, columns: Mapping[str, str], key: str) -> str | None:
     """The text of an optional column; None where there is no column or no text."""
     if key not in columns or row[columns[key]] in (None, ""):
         return None
-    return rows.text_or_number(row, columns[key])
+    return rows.text_or_number(row, columns[key], question_columns.unusual(key, columns[key]))
 
 
 def _facet(row: Record, layout: Layout, key: str, of_all: str) -> str:
@@ -203,7 +205,8 @@ def _facet(row: Record, layout: Layout, key: str, of_all: str) -> str:
         others = f"; {OTHER_MODALITY_NAMES}" if key == "modality" else ""
         if key != "split":
             others += f"; 'data.names.{key}={{WORD: NAME}}' says which of them a word is"
-        raise ValueError(f'"{columns[key]}" is {name!r}; known: {", ".join(known)}{others}')
+        ours = rows.as_ours(columns[key], question_columns.unusual(key, columns[key]))
+        raise ValueError(f'"{columns[key]}"{ours} is {name!r}; known: {", ".join(known)}{others}')
     return value
 
 

@@ -21,7 +21,7 @@ from medreason.console import counted
 from medreason.data import checks, csv_table, image_cache, rows, splits
 from medreason.data.column_names import by_plain, plain
 from medreason.data.names import OTHER_MODALITY_NAMES, modality_of
-from medreason.data.rows import BadRow, LeftOut, Remark, Row
+from medreason.data.rows import BadRow, LeftOut, Remark, Row, SplitColumn
 from medreason.samples import (
     LETTERS,
     MODALITIES,
@@ -93,10 +93,12 @@ def read(
     yield from _renamed(table, given, columns)
     keys = {column: f"data.columns.{key}" for key, column in columns.items()}
     csv_table.check(found, columns.values(), separator=separator, keys=keys)
+    if "split" in columns and any(row[columns["split"]] for row in found.rows):
+        yield SplitColumn(table, columns["split"])
     labelled, others = _labelled_rows(root, table, found.rows, columns, ask)
     yield from others
     if split == "published":
-        labelled, others = _folds(labelled, validation)
+        labelled, others = _folds(labelled, validation, columns.get("split", "split"))
         yield from others
     if images == "decode":
         labelled, bad = _readable(labelled, root, cache)
@@ -244,8 +246,9 @@ def _labelled(
     group: str,
     asked: Group,
 ) -> _Labelled:
-    image, label = rows.text(row, columns["image"]), _label(rows.text(row, columns["label"]))
-    modality = modality_of(rows.text(row, columns["modality"]))
+    texts = {our: rows.text(row, columns[our], our) for our in ("image", "label", "modality")}
+    image, label = texts["image"], _label(texts["label"])
+    modality = modality_of(texts["modality"])
     if modality not in MODALITIES:
         raise ValueError(
             f"{columns['modality']!r} is {row[columns['modality']]!r}; known: "
@@ -275,11 +278,12 @@ _FOLDS = rows.FOLDS | {"": ""}
 
 
 def _folds(
-    labelled: Sequence[_Labelled], validation: str | None
+    labelled: Sequence[_Labelled], validation: str | None, column: str
 ) -> tuple[list[_Labelled], list[LeftOut]]:
     """Rows with those of the fold for validation where `validation` puts them, and rows left out
-    where it is None."""
+    where it is None; `column` says the fold of each."""
     kept, others = [], []
+    reason = rows.left_out_of_validation(column)
     for item in labelled:
         if item.sample.split != "validation":
             kept.append(item)
@@ -287,7 +291,7 @@ def _folds(
             kept.append(replace(item, sample=replace(item.sample, split=validation)))
         else:
             place = checks.file_and_row(item.sample)
-            others.append(LeftOut(*place, rows.OF_VALIDATION, rows.OF_VALIDATION))
+            others.append(LeftOut(*place, reason, reason))
     return kept, others
 
 

@@ -251,6 +251,12 @@ def checked_words(names: Mapping[str, Mapping[str, str]]) -> Words:
 _NAMED = ("modality", "task")
 
 
+def unusual(key: str, column: str) -> str:
+    """Our name `key`, where a column of another name than the usual ones is read as it; else
+    empty."""
+    return "" if plain(column) in map(plain, _USUAL[key]) else key
+
+
 def facet(key: str, word: str, words: Words) -> str:
     """Our name of what a cell says, by `data.names` before the usual names; empty of neither."""
     return words.get(key, {}).get(word.strip().lower()) or FACETS[key][0](word)
@@ -288,7 +294,9 @@ def remarks(part: Part, layout: Layout, before: str = "") -> Iterator[Remark]:
         )
     if not before and "patient" not in layout.columns and (name := _like_patients(part, others)):
         typed = rules.typed("data.columns.patient", name)
-        yield Remark(part.name, -1, _MAY_NAME_PATIENTS.format(name, typed), is_warning=True)
+        then = "" if "split" in layout.columns else _THEN_BY_PATIENT
+        text = f"{_MAY_NAME_PATIENTS.format(name, typed)}{then}"
+        yield Remark(part.name, -1, text, is_warning=True)
     has_options = layout.options or "options" in layout.columns
     # Cells are read of a table alone: those of a set of the hub may be images.
     answer = layout.columns.get("answer", "") if part.table and not has_options else ""
@@ -309,9 +317,9 @@ _LIKE_PATIENTS = (
 )
 """Plain names of columns that may name patients; the surest first."""
 _MAY_NAME_PATIENTS = (
-    "column {!r} may name patients and is not used: {} counts the images of a patient together, "
-    "and data.split=by_patient then keeps them on one side"
+    "column {!r} may name patients and is not used: {} counts the images of a patient together"
 )
+_THEN_BY_PATIENT = ", and data.split=by_patient then keeps them on one side"
 
 
 def _like_patients(part: Part, names: Sequence[str]) -> str:

@@ -111,8 +111,16 @@ FOLDS = {
 """Words of people's tables for a split -> the split."""
 ASKED_WITH = "validation=in_domain validation.source=published asks them"
 """What brings in validation rows that are left out."""
-OF_VALIDATION = f"of split=val left out ({ASKED_WITH})"
-"""Why a row of such a table is left out where no key says where it belongs."""
+
+
+def left_out_of_validation(column: str = "split", word: str = "val") -> str:
+    """Why a row of validation is left out where no key asks it, as `of fold=val left out (...)`:
+    `word` is what the row says in that column."""
+    return f"of {column}={word} left out ({ASKED_WITH})"
+
+
+OF_VALIDATION = left_out_of_validation()
+"""That of a release's file for validation."""
 
 Record = Mapping[str, Any]
 """One object of a JSON array or one row of a table; `text` checks that it is one."""
@@ -360,15 +368,21 @@ def _likely_encoding(content: bytes) -> str:
     return "" if re.search(rb"[\x81\x8d\x8f\x90\x9d]", content) else "cp1252"
 
 
-def text(row: Record, key: str) -> str:
-    """The text at a key of a row. Raises ValueError where there is none."""
+def text(row: Record, key: str, our: str = "") -> str:
+    """The text at a key of a row, which `data.columns.OUR` says. Raises ValueError where there is
+    none."""
     if not isinstance(row, Mapping):
         raise ValueError(f"is {kind_of(row)}, not an object with {key!r} ...")
     if key not in row:
         raise ValueError(f'no "{key}"; keys are {list(row)}')
     if not isinstance(row[key], str) or not row[key].strip():
-        raise ValueError(f'"{key}" is {shown(row[key])}; needs a text')
+        raise ValueError(f'"{key}"{as_ours(key, our)} is {shown(row[key])}; needs a text')
     return row[key]
+
+
+def as_ours(column: str, our: str) -> str:
+    """What a column of another name is read as, for a message; empty where none is known."""
+    return f", read as the {our} (data.columns.{our})," if our and column != our else ""
 
 
 def shown(value: object) -> str:
@@ -377,7 +391,7 @@ def shown(value: object) -> str:
     return "empty" if blank else repr(value)
 
 
-def text_or_number(row: Record, key: str) -> str:
+def text_or_number(row: Record, key: str, our: str = "") -> str:
     """The text at a key of a row, its number (of "how many?") as text, or yes or no."""
     if isinstance(row, Mapping):
         value = row.get(key)
@@ -385,7 +399,7 @@ def text_or_number(row: Record, key: str) -> str:
             return "yes" if value else "no"
         if isinstance(value, (int, float)) and value == value:
             return f"{value:g}" if abs(value) < 1e6 else str(value)
-    return text(row, key)
+    return text(row, key, our)
 
 
 def patient(text: str | None) -> str | None:

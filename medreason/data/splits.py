@@ -21,6 +21,8 @@ from medreason.samples import Sample
 LOW_DATA = {"train": 600, "test": 300}
 """Rows of each modality in the low-data protocol. Source: KEPO, arXiv:2602.00400."""
 
+DIVIDES_ANEW = ("by_image", "by_patient")
+"""Values of `data.split` that overrule the split of the data set."""
 
 _Divide = Callable[..., list[Sample]]
 """`split_by_group` of a share, seed and images."""
@@ -68,7 +70,7 @@ def split(
 
 def keeps_published(samples: Iterable[Sample], how: str) -> bool:
     """Whether `split` divides no rows anew."""
-    return how not in ("by_image", "by_patient") and all(sample.split for sample in samples)
+    return how not in DIVIDES_ANEW and all(sample.split for sample in samples)
 
 
 def overruled(before: Iterable[Sample], after: Iterable[Sample], how: str, whose: str) -> str:

@@ -90,11 +90,11 @@ def refuse_full(config: Config, present: int = 0) -> None:
         raise ValueError(
             f"outputs={config.outputs}: {_gib(free)} free, about {_gib(needed)} needed, with "
             f"{CHECKPOINTS_AT_ONCE} checkpoints at once; free some space, set outputs=... to "
-            f"another disk{_less(config)}"
+            f"another disk{less(config)}"
         )
 
 
-def _less(config: Config) -> str:
+def less(config: Config) -> str:
     """Overrides that take less space, as the end of a sentence."""
     if config.adapter or config.method.algorithm == "none":
         return ""

@@ -19,7 +19,14 @@ from medreason import data
 from medreason.config import Config, Hardware, hub, machine
 from medreason.console import first_line
 from medreason.data import audit, images, validation
-from medreason.execution import disk, gpu_slots, prompt_notes, slurm, worker_process
+from medreason.execution import (
+    disk,
+    gpu_slots,
+    prompt_notes,
+    setting_notes,
+    slurm,
+    worker_process,
+)
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.slurm import Rendezvous
 from medreason.judging import grade
@@ -40,10 +47,11 @@ _RETRY_AFTER_SECONDS = 120.0
 """The longest that a server may ask to wait before an attempt."""
 
 
-def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
+def run(config: Config, label: str = "", said: Path | None = None) -> tuple[RunRequest, bool]:
     """Train and evaluate what is not done yet; gives the request and whether anything was left.
 
-    `label` names a job of a sweep in each line that is shown, in place of the run folder.
+    `label` names a job of a sweep in each line that is shown, in place of the run folder; `said` is
+    where its jobs note the lines of data and settings that one of them has shown.
 
     Raises:
         NoDataError: the cell has no data.
@@ -56,7 +64,7 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
     if not any((config.folder / "runs").glob(f"{glob.escape(config.run_name)}-*")):
         machine.check(config)  # before images are drawn; a finished run is shown on any machine
     request = run_request(config)
-    display = Display(request.folder.path.name, label)
+    display = Display(request.folder.path.name, label, said)
     done = request.state.state == "done"
     if done and decide(config, request, request.state) is Decision.FINISHED:
         _join_sweep(config, request)
@@ -87,7 +95,8 @@ def run(config: Config, label: str = "") -> tuple[RunRequest, bool]:
         if config.runs.test:
             display.done(request.folder.evaluation(request.evaluation_key))
         else:
-            display.end(f"trained, not tested; {request.folder.state().chosen_because}")
+            because = request.folder.state().chosen_because
+            display.end(f"trained, not tested{because and f'; {because}'}")
     return request, True
 
 
@@ -257,20 +266,22 @@ def _record_start(config: Config, request: RunRequest, state: State, display: Di
     digests = data.image_digests(config.data, config.folder / "cache", [*train, *held_back, *test])
     counts = data.row_counts(config.data, config.folder / "cache", config.validation)
     notes = [*data.reading_notes(config), *validation.notes(config, samples)]
-    notes += prompt_notes.notes(config)
+    notes += [*prompt_notes.notes(config), *setting_notes.notes(config)]
     for note in [*notes, *_size_note(config, [*train, *test])]:
-        display.line(note)
+        display.line_once(note)
     digest = data.digest([*train, *test], digests)
     left_out = config.left_out_of_epoch(len(train))
     facts = audit.audit_run(
         *(train, test, digest, digests, counts, notes),
         validation=held_back,
         left_out_of_epoch=left_out,
+        split=configuration.handling(config.data)[0].split,
+        split_columns=data.split_columns(config),
     )
     for leak in facts["leaks"]:
-        display.line(f"! {leak}")
+        display.line_once(f"! {leak}")
     if facts["repeats"]:
-        display.line(facts["repeats"])
+        display.line_once(facts["repeats"])
     write_json(evaluation.data, facts)
     folder.update(
         state="running",

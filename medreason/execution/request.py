@@ -13,6 +13,7 @@ from medreason import data
 from medreason.config import Config
 from medreason.console import counted
 from medreason.data import validation
+from medreason.data.splits import DIVIDES_ANEW
 from medreason.models import adapters, model_folder
 from medreason.replies import parse
 from medreason.rewards import embeddings
@@ -161,11 +162,14 @@ def _without_side(side: str, config: Config, samples: Sequence[Sample]) -> str:
         return ""
     drawn = f"{side}_images"  # phantoms are drawn, not split
     how = "by_patient" if any(sample.patient for sample in samples) else "by_image"
-    remedy = (
-        f"set data.{drawn} to 1 or more"
-        if drawn in config.data
-        else f"bring its {side} files, or set data.split={how} to split those there are"
-    )
+    set_already = config.data.get("split")
+    if drawn in config.data:
+        remedy = f"set data.{drawn} to 1 or more"
+    elif set_already in DIVIDES_ANEW:
+        share = config.data.get("test_share")
+        remedy = f"data.split={set_already} divides them by data.test_share={share}; set another"
+    else:
+        remedy = f"bring its {side} files, or set data.split={how} to split those there are"
     return f"the data set has {counted(len(samples), 'row')} and none in {side}; {remedy}"
 
 

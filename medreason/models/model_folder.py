@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import hashlib
 import json
+import os
 import re
 from dataclasses import replace
 from importlib.metadata import version
@@ -103,6 +106,7 @@ def check(path: str, key: str = "model.path") -> None:
             hint = (
                 "; name a revision by model.revision" if _HUB_ID.match(path) and "@" in path else ""
             )
+            hint = _nearest(path) or hint
             raise ValueError(f"{key}={path!r}: no such folder, and not a hub id (owner/name){hint}")
         return
     kinds = ("config.json", "adapter_config.json")
@@ -117,6 +121,24 @@ def check(path: str, key: str = "model.path") -> None:
     _refuse_missing_weights(folder, name, key, path)
     for file in _weights(folder):
         tensors(file)
+
+
+def _nearest(path: str) -> str:
+    """`; did you mean ...?` with the run folder or model whose name begins as the first missing
+    part of a path, the newest before others, or is spelt most like it; empty where none is."""
+    missing = Path(path)
+    while not os.path.exists(missing.parent):  # False of what nobody may read
+        missing = missing.parent
+    files = ("state.json", "config.json", "adapter_config.json")
+    there: list[Path] = []
+    with contextlib.suppress(OSError):  # a file, or a folder that nobody may read
+        folders = [*missing.parent.iterdir()]
+        there = [each for each in folders if any(os.path.isfile(each / f) for f in files)]
+    begin = [each for each in there if each.name.startswith(missing.name)]
+    if begin:
+        return f"; did you mean {max(begin, key=lambda each: each.stat().st_mtime)}?"
+    near = difflib.get_close_matches(missing.name, [each.name for each in there], n=1)
+    return f"; did you mean {missing.parent / near[0]}?" if near else ""
 
 
 _OF_PROCESSOR = (
@@ -148,6 +170,7 @@ def check_hub(path: str, revision: str | None = None, key: str = "model.path") -
         raise ValueError(
             f"{where}: not in the cache, and the hub is not reached (or HF_HUB_OFFLINE is set); "
             f"fetch it with `hf download {path}` where there is a network, or give a folder"
+            f"{_nearest(path)}"
         ) from error
     except errors.GatedRepoError as error:
         raise ValueError(
@@ -156,7 +179,7 @@ def check_hub(path: str, revision: str | None = None, key: str = "model.path") -
     except errors.RepositoryNotFoundError as error:
         raise ValueError(
             f"{where}: no such model on the hub, or a private one; correct the name, or log in "
-            "with `hf auth login`"
+            f"with `hf auth login`{_nearest(path)}"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ValueError(f"{where}: no such branch, tag or commit; correct it") from error

@@ -12,7 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from medreason.console import counted
-from medreason.data.audit import LOWER_CASE, PERIOD, bad_row_lines, repeats, warnings
+from medreason.data.audit import (
+    LOWER_CASE,
+    PERIOD,
+    bad_row_lines,
+    own_columns,
+    repeats,
+    warnings,
+)
 from medreason.data.rows import SIDES, once_each
 from medreason.report.table import parts
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, TASKS
@@ -46,7 +53,7 @@ def show(report: Mapping[str, Any]) -> None:
         if _habits(report):
             console.print(Text(_HABIT_NOTE), soft_wrap=True)
     _print(console, _counts(report, console.width))
-    if verdict := _alike(report["images"]):
+    if verdict := _alike(report):
         console.print(Text(verdict), soft_wrap=True)
     remarks = sorted(report["remarks"], key=lambda remark: not remark.get("warning"))
     said = [
@@ -67,15 +74,13 @@ def show(report: Mapping[str, Any]) -> None:
 
 
 def _head(report: Mapping[str, Any]) -> str:
-    """`432 rows; 363 of them are used, which name 121 images`"""
+    """`432 rows, of which 363 are used: questions about 121 images`"""
     rows, images = counted(report["rows"], "row"), counted(report["images"]["named"], "image")
     used = sum(report["row_counts"].get(side, 0) for side in SIDES)
-    if used == report["rows"]:
-        return f"{rows}, {images} named"
-    return f"{rows}; {used:,} of them {_USED[used == 1]} {images}"
-
-
-_USED = ("are used, which name", "is used, which names")
+    which = "all used"
+    if used < report["rows"]:
+        which = f"of which {used:,} {'is' if used == 1 else 'are'} used"
+    return f"{rows}, {which}: {'a question' if used == 1 else 'questions'} about {images}"
 
 
 def _print(console: Console, table: Table) -> None:
@@ -176,19 +181,26 @@ def _habit(habit: Mapping[str, float] | None) -> str:
     return f"{100 * habit['right']:.0f} % of {100 * habit['share']:.1f} %"
 
 
-def _alike(images: Mapping[str, Any]) -> str:
-    """What groups of images that look alike may mean; empty where there are none besides equal
-    files."""
-    unlike = images.get("perceptual_of_unlike_files") or {}
+def _alike(report: Mapping[str, Any]) -> str:
+    """What groups of images that look alike may mean, and what to do that is not done yet; empty
+    where there are none besides equal files."""
+    unlike = report["images"].get("perceptual_of_unlike_files") or {}
     if not (groups := unlike.get("groups")):
         return ""
     crossing = unlike["in_train_and_test"]
     sides = f" ({crossing} of them in both train and test)" if crossing else ""
+    crosses_patients = crossing and report["leakage"].get("all", {}).get("shared_patients")
+    unseen = by_patient = ""
+    if crosses_patients and not own_columns(report):
+        unseen, by_patient = (
+            ", which data.split=by_image does not see,",
+            " or set data.split=by_patient",
+        )
     return (
         f"{counted(groups, 'group')} of images that look alike in different files{sides}: one "
-        "image saved twice, which data.split=by_image does not see, or plain ones, such as almost "
-        "empty images; look at them (audit.json, images.duplicate_hashes.perceptual), and remove "
-        "what is there twice or set data.split=by_patient"
+        f"image saved twice{unseen} or plain ones, such as almost empty images; look at them "
+        "(audit.json, images.duplicate_hashes.perceptual), and remove what is there twice"
+        f"{by_patient}"
     )
 
 

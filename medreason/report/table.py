@@ -406,12 +406,14 @@ def _of_columns(columns: Sequence[Column]) -> Table:
 
 
 def unfinished(rows: Sequence[Row]) -> list[str]:
-    """A line for each run that is not done: its state and error."""
-    return [
-        f"{row.label}: {row.state}" + (f", {row.error}" if row.error else "")
-        for row in rows
-        if row.state != "done"
-    ]
+    """The runs that are not done, with their state and error; a line for those of one state."""
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        if row.state != "done":
+            labels.setdefault(f"{row.state}{f', {row.error}' if row.error else ''}", []).append(
+                row.label
+            )
+    return [f"{', '.join(names)}: {state}" for state, names in labels.items()]
 
 
 def _notes(rows: Sequence[Row]) -> Text:

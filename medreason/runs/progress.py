@@ -5,6 +5,7 @@ Neither tqdm nor rich: what is drawn comes from another process, and logs need w
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from pathlib import Path
@@ -47,9 +48,10 @@ class Reporter:
 class Display:
     """The launcher's side."""
 
-    def __init__(self, folder: str, label: str = "") -> None:
-        """`label` stands in each line in place of the run folder's name, which the last one has."""
-        self._folder, self._label = folder, label or folder
+    def __init__(self, folder: str, label: str = "", said: Path | None = None) -> None:
+        """`label` stands in each line in place of the run folder's name, which the last one has.
+        `said` is a folder in which jobs of a sweep note the lines that one of them has shown."""
+        self._folder, self._label, self._said = folder, label or folder, said
         self._terminal = sys.stderr.isatty()
         self._phase, self._shown, self._began = "", 0.0, time.monotonic()
         self._done = -1
@@ -58,6 +60,16 @@ class Display:
     def line(self, text: str) -> None:
         self.clear()
         notice(f"{self._label}  {text}")
+
+    def line_once(self, text: str) -> None:
+        """A line that jobs of a sweep share: the first of them shows it, in whatever process."""
+        if self._said:
+            self._said.mkdir(parents=True, exist_ok=True)
+            try:
+                (self._said / hashlib.sha256(text.encode()).hexdigest()[:20]).touch(exist_ok=False)
+            except FileExistsError:
+                return
+        self.line(text)
 
     def wait(self, awaited: str) -> None:
         """Call this again and again while nothing else can be shown. See `Waiting`."""

@@ -58,11 +58,13 @@ from medreason.sweeps.search import (
     label,
     open_study,
     random_line,
+    refuse_without_packages,
 )
 
 EXPECTED = (ValueError, RuntimeError, OSError, OmegaConfBaseException)
 """Errors a user can mend: the message is enough. Others are shown with their traceback."""
 
+_SAID = "said"
 _MOST_ROWS = 24  # of the table at the end; a longer one is for the report
 _SWEEP_BYTES = 2**20  # of the files that Hydra and this callback write about the sweep itself
 _NAMES = {
@@ -109,6 +111,8 @@ class Sweep(Callback):
         try:
             drop_typed_params(config)
             self._search = Search.of(config) if is_search(config) else None
+            if self._search and config.action.name == "train":
+                refuse_without_packages(config)  # before what else there is to say
             self._jobs = [self._search.fixed] if self._search else split_jobs(config)
             if not self._jobs:
                 raise ValueError(f"the sweep is empty: {' '.join(config.hydra.overrides.task)}")
@@ -192,7 +196,7 @@ class Sweep(Callback):
 
         try:
             if chosen := chosen_trial(config, evaluations):
-                train.run(chosen, "the chosen trial")
+                train.run(chosen, "the chosen trial", self._folder / _SAID)
         except EXPECTED as error:
             notice(f"the chosen trial is not tested: {explained(error, config.outputs)}")
             return False
@@ -206,7 +210,7 @@ class Sweep(Callback):
         evaluations = evaluations_by_sweep(runs).get(config.sweep, [])
         if config.action.name in ("train", "evaluate"):
             _send_to_mlflow(config, evaluations)
-            if config.runs.show_table and len(evaluations) <= _MOST_ROWS:
+            if config.runs.show_table and 0 < len(evaluations) <= _MOST_ROWS:
                 _show_table(evaluations, config)
         return self._show_summary(config)
 
@@ -263,6 +267,12 @@ def job_label(config: Config) -> str:
         words.insert(0, config.method.name)
     number = f"{hydra.job.num + 1}/{count}" if count else f"{hydra.job.num + 1}"
     return f"[{number}] {' '.join(words)}"
+
+
+def said_by_jobs() -> Path | None:
+    """Where the jobs of this sweep note what one of them has said; None outside a sweep."""
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir) / _SAID if hydra.mode is RunMode.MULTIRUN else None
 
 
 def as_job(config: Config) -> Config:

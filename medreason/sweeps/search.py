@@ -225,15 +225,26 @@ def open_study(config: DictConfig, search: Search, fixed: Config) -> Study | Non
     Raises:
         ValueError: Optuna is not installed, or see `Study`.
     """
-    if "optuna" not in config.hydra.sweeper["_target_"].lower():
+    if not _is_optunas(config):
         return None
+    refuse_without_packages(config)
+    return Study(config, search, fixed)
+
+
+def _is_optunas(config: DictConfig) -> bool:
+    return "optuna" in config.hydra.sweeper["_target_"].lower()
+
+
+def refuse_without_packages(config: DictConfig) -> None:
+    """Raise ValueError where Optuna's sweeper is asked for and not installed."""
+    if not _is_optunas(config):
+        return
     for package in ("optuna", "hydra_plugins.hydra_optuna_sweeper"):
         if find_spec(package) is None:
             raise ValueError(
                 "this search needs Optuna and Hydra's plugin for it; type "
                 f"`{install_command('search')}`"
             )
-    return Study(config, search, fixed)
 
 
 def label(overrides: Sequence[str], searched: Sequence[str]) -> list[str]:

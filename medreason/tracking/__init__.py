@@ -6,6 +6,11 @@ the view alone: what it missed is sent when the sweep ends, with the next comman
 """
 
 import os
+import signal
+import sys
+
+if "medreason.tracking.pages" in sys.orig_argv:  # Ctrl-C ends it in the seconds of imports, too
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
 
 # Before MLflow is imported: a lost server must fail in seconds, and no telemetry may be sent.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

@@ -6,6 +6,7 @@ python -m medreason.tracking.pages [OUTPUTS] [--port 5000] [--sweep NAME]
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import sys
 import time
 import webbrowser
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlencode
 
 from mlflow import MlflowClient
@@ -27,7 +29,7 @@ from medreason.training import selection
 
 _HOST, _PORT = "127.0.0.1", 5000
 _PORTS = 20  # tried from the first; macOS itself listens on 5000
-_START_SECONDS = 180.0
+_START_SECONDS, _END_SECONDS = 180.0, 5.0
 _BEST = "metrics.`test/accuracy`"
 _VALIDATION = f"metrics.`{selection.SCORE}`"  # of the weights that were kept
 _COLUMNS = (
@@ -108,7 +110,11 @@ def _shown_sweep(client: MlflowClient, experiment: str, typed: str | None) -> tu
 
 
 def main() -> None:
-    """Serve the pages until Ctrl-C; print the address, and open it where there is a display."""
+    """Serve the pages until Ctrl-C or SIGTERM, the ordinary end, with status 0; print the address,
+    and open it where there is a display."""
+    signal.signal(signal.SIGINT, _end)
+    signal.signal(signal.SIGTERM, _end)
+    parent_watch.on_hang_up(lambda *_: sys.exit(129))
     parser = argparse.ArgumentParser(prog="medreason.tracking.pages", description=__doc__)
     parser.add_argument("outputs", nargs="?", type=Path, default=Path("outputs"))
     parser.add_argument("--port", type=int, default=_PORT)
@@ -124,6 +130,8 @@ def main() -> None:
     uri = f"sqlite:///{typed.outputs}/mlflow.db"
     tracking = Tracking(name="local", uri=uri)
     port = _free_port(typed.port)
+    if port != typed.port:
+        notice(f"port {typed.port} is taken, so the pages are on port {port}")
     try:
         read_only = store.is_read_only(store.escaped(uri, typed.outputs))
         connect = store.connect_to_read if read_only else store.connect
@@ -146,7 +154,7 @@ def _of_another(outputs: Path) -> str:
 
 
 def _serve(uri: str, port: int, page: str, of_another: str, name: str) -> int:
-    """The server's exit status, once it has ended or Ctrl-C ends it; `name` is that of the page."""
+    """The server's exit status, once it has ended; `name` is that of the page."""
     # MLflow would take the one for the other, and say so.
     arguments = ["ui", "--backend-store-uri", uri, "--registry-store-uri", uri, "--workers", "1"]
     arguments += ["--uvicorn-opts", "--log-level warning"]  # not a line a request
@@ -156,10 +164,9 @@ def _serve(uri: str, port: int, page: str, of_another: str, name: str) -> int:
     # Of MLflow's own imports (3.17), nothing that a reader of its pages can mend.
     quiet = [os.environ.get("PYTHONWARNINGS"), "ignore:starlette.middleware.wsgi is deprecated"]
     environment["PYTHONWARNINGS"] = ",".join(filter(None, quiet))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    parent_watch.on_hang_up(lambda *_: sys.exit(129))
     notice("MLflow starts; the address follows")
-    with subprocess.Popen(serving, env=environment) as server:
+    # A group of its own: uvicorn ends without a traceback by SIGTERM alone, not by Ctrl-C.
+    with subprocess.Popen(serving, env=environment, start_new_session=True) as server:
         try:
             if _answers(port, server):
                 notice(f"another sweep is shown by: {of_another}")
@@ -167,10 +174,24 @@ def _serve(uri: str, port: int, page: str, of_another: str, name: str) -> int:
                 if _has_display():
                     webbrowser.open(page)
             return server.wait()
-        except KeyboardInterrupt:
-            return 130
         finally:
-            server.terminate()
+            _end_group(server)
+
+
+def _end(*_: object) -> NoReturn:
+    notice("MLflow's pages are closed")
+    sys.exit(0)
+
+
+def _end_group(server: subprocess.Popen[bytes]) -> None:
+    """End MLflow with the server that it has started, whatever a browser still waits for."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(_END_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
 
 
 def _free_port(first: int) -> int:

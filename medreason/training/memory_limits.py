@@ -74,8 +74,8 @@ def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
         if peak <= limit:
             fit = f"with {' '.join(overrides)} it takes about {peak / 2**30:.2f} GiB"
             return [*lines, f"{misfit}; {fit}"]
-    misfit += f", nor with {' '.join(overrides)}; choose a smaller model or more devices"
-    return [*lines, misfit]
+    misfit += f", nor with {' '.join(overrides)}" if overrides else ""
+    return [*lines, f"{misfit}; choose a smaller model or more devices"]
 
 
 def trained_names(config: Config) -> str:

@@ -614,6 +614,65 @@ def test_a_table_of_a_training_is_asked_as_an_evaluation_asks_it(
     assert asked[0].options == ("CT", "MRI")
 
 
+@pytest.fixture
+def trained_run(composed: Compose, tmp_path: Path) -> Path:
+    """The folder of a run that was trained on columns of other names and on a question of yes or
+    no; its weights are the tiny model's."""
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(EMBEDDED, folder.model)
+    columns = ("data.columns.question=Frage", "data.columns.image=Bild", "data.columns.answer=Wert")
+    config = composed("method=sft", "data=hub", "data.hub=q.csv", *columns)
+    configuration.write(config, folder.config)
+    evaluation = EvaluationFolder(folder, "evaluation0")
+    evaluation.path.mkdir(parents=True)
+    write_json(evaluation.data, {"yes_no_questions": {"Is it large?": ["Yes", "No"]}})
+    folder.update(state="done", trained=True)
+    return folder.path
+
+
+@pytest.mark.parametrize(
+    ("head", "words", "taken"),
+    [
+        ("Bild,Frage", [], "data.columns.image=Bild data.columns.question=Frage; typed"),
+        ("image,Frage", ["data=hub"], "data.columns.question=Frage; typed"),
+        ("Bild,ask", ["data=hub", "data.columns.question=ask"], "data.columns.image=Bild; typed"),
+        ("image,question", [], ""),
+    ],
+)
+def test_predict_takes_the_columns_and_yes_no_options_of_the_training(
+    head: str,
+    words: list[str],
+    taken: str,
+    trained_run: Path,
+    composed: Compose,
+    tmp_path: Path,
+    images: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    texts = ("is it  large?", "Where is it?")
+    lines = [head, *(f"{image},{text}" for image, text in zip(images, texts, strict=False))]
+    (tmp_path / "new.csv").write_text("\n".join(lines))
+    words = [f"predict.questions={tmp_path}/new.csv", f"model.path={trained_run}", *words]
+    asked = asked_by(composed, monkeypatch, *words)
+    assert [(s.question, s.options) for s in asked] == [(texts[0], ("Yes", "No")), (texts[1], ())]
+    said = capsys.readouterr().err
+    assert (f"columns as in the training of the model: {taken}" in said) == bool(taken)
+    assert ("columns as in the training" in said) == bool(taken)
+    as_trained = "asked with the options A)Yes, B)No, as in the training of the model (1 of 2 here)"
+    assert as_trained in said.splitlines()
+    assert "answer is a text (1 of 2 here)" in said
+
+
+def test_columns_of_the_training_that_are_not_there_give_the_usual_message(
+    trained_run: Path, composed: Compose, tmp_path: Path, images: list[Path]
+) -> None:
+    (tmp_path / "new.csv").write_text(f"Bild,text\n{images[0]},Which?\n")
+    words = [f"predict.questions={tmp_path}/new.csv", f"model.path={trained_run}"]
+    with pytest.raises(ValueError, match=r"no column 'question'; columns are \['Bild', 'text'\]"):
+        predict.run(composed("action=predict", *words))
+
+
 @pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "parquet"])
 def test_questions_need_no_column_that_answers_alone_need(
     suffix: str,

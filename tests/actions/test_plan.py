@@ -155,7 +155,7 @@ def test_plan_of_a_release_that_is_not_here_says_what_to_buy(
     for one, all_of_it in zip(zip(*each, strict=True), both, strict=True):
         assert sum(map(float, one)) == pytest.approx(float(all_of_it), abs=0.6)
     assert shown.count("as published, since data.root is not there") == 1
-    assert "#0, #1: numbers" in shown
+    assert "jobs 0, 1: numbers" in shown
     assert "and the 4.1 GiB of weights that come from the hub; " in shown
     assert "RTX 4090 too small; A100 40 GB" in shown
     assert shown.count("is not there; to download, packed: omnimedvqa 10.0 GiB\n") == 1
@@ -201,7 +201,7 @@ def test_start_model_of_several_seeds_is_one_job_of_a_release_that_is_not_here(
     plan.run_all(configs, [" ".join(job) for job in jobs])
     shown = capsys.readouterr().out
     assert "4 jobs: 3 to do, 1 same run" in shown
-    assert "#1: as #0" in shown
+    assert "job 1: the same run as job 0" in shown
     packed = (
         "data.root=nowhere is not there; to download, packed: slake 206.0 MiB; size unknown for "
     )
@@ -280,7 +280,7 @@ def test_data_that_is_unknown_or_damaged_is_refused_with_its_reason(
             plan.run(composed(*words.split()))
         shown = capsys.readouterr().out
         assert "1 job: 1 refused" in shown
-        assert "#0: data.root=no/mine" in shown or f"#0: {tmp_path}" in shown
+        assert "job 0: data.root=no/mine" in shown or f"job 0: {tmp_path}" in shown
 
 
 def test_plan_names_the_command_that_makes_a_prepared_folder() -> None:
@@ -295,6 +295,43 @@ def test_plan_names_the_command_that_makes_a_prepared_folder() -> None:
     made = prepared.to_prepare("p/slake-224-pad")
     words = "action=prepare data=slake prepare.size=224 prepare.resize=pad data.root=FOLDER"
     assert made == f"python -m medreason {words}"
+
+
+@pytest.mark.parametrize(
+    ("adapter", "remedy"),
+    [("none", ", or choose hardware.optimizer_states=8bit or adapter=lora_r8"), ("lora_r8", "")],
+)
+def test_a_full_disk_is_not_advised_an_adapter_that_is_set(
+    composed: Compose,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    adapter: str,
+    remedy: str,
+) -> None:
+    monkeypatch.setattr(plan, "free_bytes", lambda _: 0)
+    config = composed("method=sft", f"adapter={adapter}", "data.images=none", "modality=ct")
+    assert not plan.run_all([config], [""])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("does not fit: outputs=")
+    assert last.endswith(f"set outputs=... to another disk{remedy}")
+
+
+def test_a_gpu_that_the_printed_memory_does_not_fit_is_told_what_to_set(composed: Compose) -> None:
+    words = (*MED_R1, "data=med_r1_modality_384", "adapter=lora_r8", "hardware.device_gb=80")
+    words += ("method.prompts_per_step=16",)
+    auto = composed(*words, "hardware.per_device_prompts=auto")
+    need = gpu_time.smaller_cut(auto, [])
+    (first, *_) = memory_limits.memory_lines(auto, [])
+    printed = re.findall(r"about (\S+) GiB", first)[0]
+    assert float(printed) * 2**30 > 24e9
+    keys = "hardware.per_device_prompts=1 hardware.gradient_checkpointing=true"
+    said = f"with {keys}, since {printed} GiB do not fit"
+    assert need["RTX 4090"] == said
+    assert "H200" not in need
+    line = gpu_time.time_line("sft", {"RTX 4090": (1.6, 6.4), "H200": (1.0, 2.0)}, need)
+    assert line.endswith(f": RTX 4090 1.6 to 6.4 h ({said}); H200 1.0 to 2.0 h")
+    given = ("hardware.per_device_prompts=1", "hardware.gradient_checkpointing=true")
+    assert gpu_time.smaller_cut(composed(*words, *given), []) == {}
 
 
 def test_hours_below_one_are_minutes() -> None:

@@ -167,7 +167,10 @@ def test_reward_weight_is_set_and_a_reward_dropped_from_the_command_line(compose
         ),
         (
             ["reward.correct.score._target_=medreason.rewards.answer.corect"],
-            ["medreason.rewards.answer.corect"],
+            [
+                "reward.correct.score._target_='medreason.rewards.answer.corect' is not a function",
+                f"Python looks in {Path.cwd()} and in PYTHONPATH",
+            ],
         ),
         (["prompt=zero_shot"], ["reward.format", "free"]),
         (["model.weights=random"], ["model.weights=random", "action=bench"]),

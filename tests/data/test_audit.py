@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,21 @@ from PIL import Image
 from medreason import data
 from medreason.data import pictures
 from medreason.data.audit import LOWER_CASE, PERIOD, audit, audit_run, warnings
-from medreason.data.rows import OF_VALIDATION, SIDES, BadRow, LeftOut, Loaded, Remark
+from medreason.data.rows import (
+    OF_VALIDATION,
+    SIDES,
+    BadRow,
+    LeftOut,
+    Loaded,
+    Remark,
+    SplitColumn,
+)
 from medreason.report import audit as tables
 from medreason.samples import Sample
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 KEYS = (
-    "rows row_counts cells options letters unparsed left_out remarks answer_types duplicates "
+    "rows row_counts split cells options letters unparsed left_out remarks answer_types duplicates "
     "leakage validation_leakage cross_family_leakage option_prior option_prior_task guessing "
     "guessing_task typography images digest"
 )
@@ -99,6 +107,18 @@ def test_a_run_knows_how_many_of_its_test_questions_it_saw_the_image_of() -> Non
     assert facts["digest"]
     assert any("2 test questions about 2 images of train" in text for text in facts["warnings"])
     assert facts["notes"] == ["a note"]
+
+
+def test_a_run_keeps_the_options_of_its_training_questions_of_yes_or_no() -> None:
+    def asked(text: str, options: tuple[str, ...]) -> Sample:
+        return replace(sample("a", "train", options), question=text)
+
+    train = [asked("Large?", order) for order in (("No", "Yes"), ("Yes", "No"), ("Yes", "No"))]
+    train += [asked("Round?", ("Yes", "No")), asked("Round?", ()), asked("Which?", ("CT", "MRI"))]
+    facts = audit_run(train, [asked("Of test?", ("Yes", "No"))], "0", by_path(train), {})
+    assert facts["yes_no_questions"] == {"Large?": ["Yes", "No"]}
+    many = [asked(f"{n}?", ("Yes", "No")) for n in range(600)]
+    assert len(audit_run(many, [], "0", by_path(many), {})["yes_no_questions"]) == 500
 
 
 def test_equal_pictures_are_leaks_whatever_their_names_between_all_three_sides() -> None:
@@ -400,15 +420,37 @@ def test_patients_in_train_and_test_have_a_column(capsys: pytest.CaptureFixture[
     assert "1 patient in both train and test; see data.split=by_patient" in shown
 
 
+def test_a_split_that_is_set_or_of_a_column_is_not_advised() -> None:
+    rows = [sample(name, side, patient="p") for name, side in (("a", "train"), ("b", "test"))]
+    fold = [SplitColumn("t.csv", "fold")]
+
+    def said(samples: Sequence[Sample], split: str, columns: list[SplitColumn]) -> list[str]:
+        loaded = Loaded([*samples], [], split_columns=columns)
+        return warnings(audit(loaded, "0", by_path(samples), split=split))
+
+    assert said(rows, "published", fold)[0] == (
+        "1 patient in both train and test; correct the column 'fold', whose split this is"
+    )
+    assert said(rows, "by_image", fold)[0].endswith("; see data.split=by_patient")
+    same = [sample("a", side) for side in ("train", "test")]
+    assert "correct the column 'fold'" in said(same, "published", fold)[0]
+    assert "data.split=by_image has no such leak" in said(same, "published", [])[0]
+    assert said(rows[:1], "by_patient", [])[0] == (
+        "no test rows: data.split=by_patient takes data.test_share of the rows; set it above 0"
+    )
+
+
 def test_images_are_counted_beside_the_rows_that_name_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     left_out = [LeftOut("f.csv", n, OF_VALIDATION, OF_VALIDATION) for n in (2, 3)]
     samples = [sample("a.png", "train"), sample("b.png", "test")]
     tables.show(audit(Loaded(samples, [], left_out), "0", by_path(samples)))
-    assert capsys.readouterr().out.startswith("4 rows; 2 of them are used, which name 2 images\n")
+    assert capsys.readouterr().out.startswith(
+        "4 rows, of which 2 are used: questions about 2 images\n"
+    )
     tables.show(audit_of(*samples))
-    assert capsys.readouterr().out.startswith("2 rows, 2 images named\n")
+    assert capsys.readouterr().out.startswith("2 rows, all used: questions about 2 images\n")
 
 
 def test_sizes_that_are_not_listed_are_counted(
@@ -458,17 +500,27 @@ def test_images_that_look_alike_have_a_verdict(
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if name == "c" else picture
         picture.save(tmp_path / f"{name}.png")
 
-    def shown(*sides: tuple[str, str]) -> str:
-        samples = [sample(str(tmp_path / f"{name}.png"), side) for name, side in sides]
+    def shown(*sides: tuple[str, str], patient: str | None = None, column: str = "") -> str:
+        paths = [(str(tmp_path / f"{name}.png"), side) for name, side in sides]
+        samples = [sample(path, side, patient=patient) for path, side in paths]
         seen = pictures.read_pictures(s.image for s in samples)
-        tables.show(audit(Loaded(samples, []), "0", by_path(samples), seen))
+        own = [SplitColumn("t.csv", column)] if column else []
+        loaded = Loaded(samples, [], split_columns=own)
+        tables.show(audit(loaded, "0", by_path(samples), seen))
         return capsys.readouterr().out
 
-    crossing = shown(("a", "train"), ("b", "test"), ("c", "train"))
+    sides = (("a", "train"), ("b", "test"), ("c", "train"))
+    crossing = shown(*sides, patient="p")
     assert "1 group of images that look alike in different files (1 of them in both" in crossing
+    assert "one image saved twice, which data.split=by_image does not see, or plain" in crossing
     assert "remove what is there twice or set data.split=by_patient" in crossing
+    for other in (shown(*sides), shown(*sides, patient="p", column="fold")):
+        assert "(1 of them in both train and test): one image saved twice or plain ones" in other
+        assert "and remove what is there twice\n" in other
+        assert "data.split" not in other
     one_side = shown(("a", "train"), ("b", "train"), ("c", "test"))
     assert "1 group of images that look alike in different files: one image saved twice" in one_side
+    assert "data.split" not in one_side
     assert "look alike" not in shown(("a", "train"), ("c", "test"))
     assert "look alike" not in shown(("a", "train"), ("a", "test"))  # equal files, counted as such
 

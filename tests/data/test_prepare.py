@@ -170,7 +170,7 @@ def test_validation_rows_that_are_left_out_are_counted_with_the_words_that_keep_
     published = ["validation=in_domain", "validation.source=published"]
     done = commands.medreason(*words, f"prepare.folder={tmp_path}/two")
     assert (
-        "3 rows: 1 asked about in train, 1 in test; 1 of split=val left out (validation=in_domain "
+        "3 rows: 1 asked about in train, 1 in test; 1 of fold=val left out (validation=in_domain "
         "validation.source=published asks them)"
     ) in done.stderr
     done = commands.medreason(*words, *published, f"prepare.folder={tmp_path}/three")

@@ -183,8 +183,9 @@ def test_a_column_of_folds_is_the_split(tmp_path: Path) -> None:
     lines = [f"{row},{fold}" for row, fold in zip(ROWS, folds, strict=True)]
     file = table(tmp_path, text="\n".join([f"{HEADER},fold", *lines]))
     loaded = read(file)
-    assert loaded.counts == {"train": 6, "test": 3, rows.OF_VALIDATION: 3}
-    assert "; 3 of split=val left out (validation" in rows.counts_text(loaded.counts)
+    of_column = rows.left_out_of_validation("fold", "Val")
+    assert loaded.counts == {"train": 6, "test": 3, of_column: 3}
+    assert "; 3 of fold=Val left out (validation" in rows.counts_text(loaded.counts)
     assert [row.row for row in loaded.left_out] == [3, 7, 11]
     assert read(file, validation="test").counts == {"train": 6, "test": 6}
     spec = {"_target_": "medreason.data.hub.read", "hub": str(file), "images": "none"}
@@ -267,6 +268,20 @@ def test_an_empty_cell_is_called_empty(tmp_path: Path) -> None:
     assert question == '"question" is empty; needs a text'
     assert image == "image is empty; needs an image or a path"
     assert answer == '"answer" is empty; needs a text'
+
+
+def test_a_cell_that_cannot_be_used_says_what_its_column_stands_for(tmp_path: Path) -> None:
+    rows_read = ["Bild,Frage,opt_a,Art", "0.png,Which?,,ct", "1.png,,x,ct", "2.png,Which?,x,pet"]
+    (tmp_path / "a.csv").write_text("\n".join(rows_read))
+    names = {"image": "Bild", "question": "Frage", "answer": "opt_a", "modality": "Art"}
+    answer, question, modality = (
+        bad.problem for bad in read(tmp_path / "a.csv", columns=names).bad_rows
+    )
+    assert answer == '"opt_a", read as the answer (data.columns.answer), is empty; needs a text'
+    assert question.startswith('"Frage", read as the question (data.columns.question), is empty')
+    assert modality.startswith(
+        "\"Art\", read as the modality (data.columns.modality), is 'pet'; kn"
+    )
 
 
 def test_bad_rows_are_named_as_an_editor_counts_them(tmp_path: Path) -> None:

@@ -224,6 +224,10 @@ def test_one_row_of_one_side_is_counted_as_one(composed: Compose) -> None:
     one = next(s for s in data.samples_of(composed(*SMALL)) if s.split == "test")
     told = request._without_side("train", composed("data=hub", "data.hub=set"), [one])
     assert told.startswith("the data set has 1 row and none in train; bring its train files")
+    divided = composed("data=hub", "data.hub=set", "data.split=by_image", "data.test_share=1")
+    told = request._without_side("train", divided, [one])
+    remedy = "data.split=by_image divides them by data.test_share=1; set another"
+    assert told == f"the data set has 1 row and none in train; {remedy}"
 
 
 def test_what_is_said_of_a_run_without_checkpoint_is_what_is_known() -> None:

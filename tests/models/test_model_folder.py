@@ -21,6 +21,7 @@ from medreason.models.model_folder import EMBEDDED
 from medreason.report import model_card
 from medreason.report.names import arm_names
 from medreason.runs import keys
+from medreason.runs.files import write_json
 from medreason.runs.run_folder import RunFolder
 
 Compose = Callable[..., Config]
@@ -39,6 +40,20 @@ def test_whole_folder_a_hub_id_and_the_embedded_model_pass(copy: Path) -> None:
 def test_folder_that_does_not_exist_is_named() -> None:
     with pytest.raises(ValueError, match=r"model\.path='\./nowhere': no such folder"):
         model_folder.check("./nowhere")
+
+
+def test_the_nearest_run_folder_of_a_mistyped_path_is_named(tmp_path: Path) -> None:
+    for name in ("grpo-ct-0123456789ab", "sft-ct-0123456789ab"):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "state.json", {})
+    (tmp_path / "grpo-notes").mkdir()  # no run
+    for typed in ("grpo", "grpo/model", "grpo-ct-0123456789ac"):
+        with pytest.raises(
+            ValueError, match=rf"\); did you mean {tmp_path}/grpo-ct-0123456789ab\?$"
+        ):
+            model_folder.check(f"{tmp_path}/{typed}")
+    with pytest.raises(ValueError, match=r"not a hub id \(owner/name\)$"):
+        model_folder.check(f"{tmp_path}/none")
 
 
 @pytest.mark.parametrize(

@@ -398,6 +398,8 @@ def test_failed_and_unfinished_runs_are_shown_with_their_error(
         ("sft", "not started", None),
         ("rarl", "failed", "OutOfMemoryError: 40 GiB"),
     ]
+    trials = [replace(row, label=label) for row in table.rows([bare]) for label in ("a", "b")]
+    assert table.unfinished(trials) == [f"a, b: {trials[0].state}"]
     table.show([failed, bare])
     printed = capsys.readouterr().out
     assert "rarl: failed, OutOfMemoryError: 40 GiB" in printed

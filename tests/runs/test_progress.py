@@ -69,3 +69,19 @@ def test_what_is_waited_for_is_shown_with_the_time(
 
 def test_durations_name_their_units() -> None:
     assert [duration(s) for s in (45, 65, 7800)] == ["45 s", "1 min 5 s", "2 h 10 min"]
+
+
+def test_a_line_that_jobs_of_a_sweep_share_is_shown_by_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for job in ("[1/2] sft", "[2/2] sft"):
+        for text in ("columns that are not used: a", f"of {job}"):
+            Display("sft-tiny", job, tmp_path / "said").line_once(text)
+    for _ in range(2):
+        Display("sft-tiny").line_once("of a run alone")
+    assert capsys.readouterr().err.splitlines() == [
+        "[1/2] sft  columns that are not used: a",
+        "[1/2] sft  of [1/2] sft",
+        "[2/2] sft  of [2/2] sft",
+        *["sft-tiny  of a run alone"] * 2,
+    ]

@@ -30,6 +30,7 @@ from medreason.report.runs import load
 from medreason.runs import openings
 from medreason.runs.run_folder import EvaluationFolder, evaluations_by_sweep, run_folders
 from medreason.sweeps import callback, jobs, search
+from medreason.sweeps.callback import Sweep
 from medreason.sweeps.search import Search
 from medreason.training import selection
 
@@ -117,12 +118,16 @@ def test_search_over_nothing_is_refused() -> None:
 
 
 def test_search_without_the_extra_is_refused_with_the_remedy(
-    composed: Compose, monkeypatch: pytest.MonkeyPatch
+    composed: Compose, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(search, "find_spec", lambda name: None)
     config = with_hydra(*RECIPE)
     with pytest.raises(ValueError, match=r"needs Optuna.*`uv pip install -e '/\S+\[search\]'`"):
         search.open_study(config, Search.of(config), composed("method=sft", "validation=in_domain"))
+    few = with_hydra(*RECIPE, "hydra.sweeper.sampler.n_startup_trials=6")
+    with pytest.raises(SystemExit, match="medreason: this search needs Optuna"):
+        Sweep().on_multirun_start(few)
+    assert capsys.readouterr().err == ""  # no note comes first
 
 
 def test_what_is_only_tested_cannot_be_left_untested(composed: Compose) -> None:

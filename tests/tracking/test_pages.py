@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shlex
+import signal
+import socket
 import sys
 from pathlib import Path
-from subprocess import run
+from subprocess import PIPE, Popen, run
 from urllib.parse import parse_qsl, urlsplit
 
+import processes
 import pytest
 from mlflow import MlflowClient
 from mounts import READ_ONLY, mounted
@@ -143,6 +148,37 @@ def test_outputs_that_were_moved_are_asked_for(
     monkeypatch.setattr(sys, "argv", ["pages"])
     with pytest.raises(SystemExit, match=r"outputs/mlflow\.db is not .*tracking\.pages FOLDER"):
         pages.main()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_make_ui_without_an_error(outputs: Path, number: int) -> None:
+    """Sent to the group, as a terminal does: to make, to the pages and to what they start."""
+    port = pages._free_port(5700)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        words = [sys.executable, "-m", "medreason.tracking.pages", str(outputs), f"--port={port}"]
+        rule = outputs.parent / "Makefile"
+        rule.write_text(f"ui:\n\t@{shlex.join(words)}\n")
+        environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MAKEFLAGS")}
+        with Popen(
+            ["make", "-f", str(rule), "ui"],
+            **{"stdout": PIPE, "stderr": PIPE, "text": True, "start_new_session": True},
+            cwd=outputs.parent,
+            env=environment,
+        ) as made:
+            assert made.stdout
+            assert f"http://127.0.0.1:{port + 1}/" in made.stdout.readline()
+            os.killpg(made.pid, number)
+            _, errors = made.communicate(timeout=30)
+    processes.wait_until_gone(outputs.parent)
+    lines = errors.splitlines()
+    assert f"port {port} is taken, so the pages are on port {port + 1}" in lines
+    assert "Traceback" not in errors
+    after = lines[lines.index("MLflow starts; the address follows") + 1 :]
+    of_the_start = ("Security middleware", "another sweep")
+    ends = [line for line in after if not any(word in line for word in of_the_start)]
+    assert ends == ["MLflow's pages are closed"]
+    assert made.returncode in (0, -number)  # make itself may die of the signal
 
 
 def test_the_server_keeps_a_warning_of_its_own_imports_to_itself(

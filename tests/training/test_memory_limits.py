@@ -106,6 +106,9 @@ def test_plan_says_what_would_make_it_fit(composed: Compose, samples: list[Sampl
     assert second.startswith("does not fit into 37.3 GiB (hardware=gpu); with hardware.optimizer")
     small = composed(*GRPO, "hardware=gpu", again, "hardware.device_gb=2")
     assert "choose a smaller model or more devices" in memory_lines(small, samples)[1]
+    bare = composed(*GRPO, "hardware=gpu", again, "hardware.device_gb=2", "adapter=lora_r8")
+    misfit = "does not fit into 1.9 GiB (hardware=gpu); choose a smaller model or more devices"
+    assert memory_lines(bare, samples)[1] == misfit  # all remedies are set
 
 
 def test_remedies_are_taken_by_the_command_line(composed: Compose) -> None:
