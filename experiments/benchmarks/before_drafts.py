@@ -90,10 +90,13 @@ def _configured(outputs: Path, *overrides: str) -> tuple[Any, dict[str, Any]]:
     from medreason import config as configuration
     from medreason import data
     from medreason.config import CONF
+    from medreason.models import device
 
     given = ["experiment=smoke/demo", "hardware.threads=1", f"outputs={outputs}", *overrides]
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         config = configuration.load(compose("config", overrides=given))
+    if hasattr(device, "tune_for_cpu"):  # as the worker of today does
+        device.tune_for_cpu(config.hardware)
     samples = data.load(config.data, outputs / "cache")
     of_split = {"train": data.trained_on(config, samples), "test": data.tested_on(config, samples)}
     return config, of_split
