@@ -1,4 +1,4 @@
-"""What the chunks of a PNG say: its number of pixels, which Pillow does not check, and its kinds.
+"""What the chunks of a PNG say: its number of pixels, which Pillow does not check, and its names.
 
 With a larger size in the header the rest of the image is black, with a smaller one it is cropped,
 both without an error. Source: W3C PNG, sections 7.2 "Scanlines" and 8.1 "Interlace methods".
@@ -39,20 +39,25 @@ def refuse_other_size(path: Path, content: bytes) -> None:
         )
 
 
-def chunk_kinds(path: Path) -> set[bytes]:
-    """The kinds of a PNG's chunks, b"IHDR" and so on; their contents are not read."""
-    kinds, place = set(), len(SIGNATURE)
+def chunk_names(path: Path) -> set[bytes]:
+    """The kinds of a PNG's chunks, b"IHDR" and so on, and the keywords of those with text."""
+    names, place = set(), len(SIGNATURE)
     with path.open("rb") as file:
-        while len(head := _read_at(file, place)) == 8:
-            size, kind = struct.unpack(">I4s", head)
-            kinds.add(kind)
+        while len(start := _read_at(file, place)) >= 8:
+            size, kind = struct.unpack(">I4s", start[:8])
+            names |= {kind, start[8:].partition(b"\0")[0]} if kind in _TEXTS else {kind}
             place += 12 + size
-    return kinds
+    return names
+
+
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_LONGEST_KEYWORD = 79
 
 
 def _read_at(file: BinaryIO, place: int) -> bytes:
+    """Size, kind and a keyword, as far as there are any."""
     file.seek(place)
-    return file.read(8)
+    return file.read(8 + _LONGEST_KEYWORD + 1)
 
 
 def _inflated(content: bytes, limit: int) -> int:

@@ -45,8 +45,8 @@ _PLAIN_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 """Of these modes and formats nothing can fail after decoding."""
 _REDUCED_OR_MASK = 0b101
 """Bits of the TIFF tag NewSubfileType."""
-_PNG_ORIENTATION = {b"eXIf", b"zTXt", b"tEXt", b"iTXt"}
-"""Kinds of PNG chunks that may hold an orientation: EXIF, its text form of ImageMagick, XMP."""
+_PNG_ORIENTATION = {b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp", b"xmp"}
+"""Names of PNG chunks in which Pillow finds an orientation: EXIF, its text form, XMP."""
 _UNREAD_FORMATS = (
     (4, rb"ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", "HEIC"),
     (0, rb"\xff\xd8\xff\xf7", "JPEG-LS (the packages imagecodecs and pillow-jpls read it)"),
@@ -97,7 +97,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 def _orientation(image: Image.Image, path: Path) -> int | None:
     """EXIF's. Of a PNG without any such chunk Pillow would decode all pixels to find none."""
-    if image.format == "PNG" and not _PNG_ORIENTATION & {*headers.chunk_kinds(path)}:
+    if image.format == "PNG" and not _PNG_ORIENTATION & headers.chunk_names(path):
         return None
     return image.getexif().get(Tag.Orientation)
 

@@ -382,14 +382,19 @@ def test_shapes_are_refused_as_the_processors_of_the_models_refuse_them(
         images.check(path)
 
 
-@pytest.mark.parametrize("chunk", ["eXIf", "eXIf behind the pixels", "XMP"])
+@pytest.mark.parametrize("chunk", ["eXIf", "eXIf behind the pixels", "XMP", "ImageMagick"])
 def test_rotation_of_a_png_is_found_wherever_it_stands(chunk: str, tmp_path: Path) -> None:
     path, exif, text = tmp_path / "a.png", Image.Exif(), PngImagePlugin.PngInfo()
-    if chunk == "XMP":
-        text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
-    else:
-        exif[0x0112] = 6
-    Image.new("L", (4, 2)).save(path, exif=exif, pnginfo=text)
+    exif[0x0112] = 6
+    match chunk:
+        case "XMP":
+            text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+        case "ImageMagick":
+            stored = exif.tobytes()
+            text.add_text("Raw profile type exif", f"\nexif\n{len(stored):8}\n{stored.hex()}\n")
+    Image.new("L", (4, 2)).save(
+        path, exif=exif if chunk.startswith("eXIf") else Image.Exif(), pnginfo=text
+    )
     if chunk.endswith("pixels"):
         content = path.read_bytes()
         place = content.index(b"eXIf") - 4
@@ -399,7 +404,10 @@ def test_rotation_of_a_png_is_found_wherever_it_stands(chunk: str, tmp_path: Pat
 
 
 def test_size_of_a_png_decodes_no_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new("L", (4, 2)).save(tmp_path / "a.png")
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Software", "Raw profile type exif")
+    text.add_itxt("Comment", "a phantom")
+    Image.new("L", (4, 2)).save(tmp_path / "a.png", pnginfo=text)
     monkeypatch.delattr(ImageFile.ImageFile, "load")
     assert images.size_of(tmp_path / "a.png") == (4, 2)
 
