@@ -38,7 +38,7 @@ from medreason.evaluation.predictions import Prediction, predict
 from medreason.evaluation.run import evaluation_row, rows_of_process
 from medreason.generation.drafts import draft_history
 from medreason.generation.prepared_inputs import PreparedInputs
-from medreason.generation.rows import EvaluationRow
+from medreason.generation.rows import Completion, EvaluationRow
 from medreason.metrics import Metric
 from medreason.models.load import load_processor, without_adapter
 from medreason.option_prior import fit_option_prior
@@ -86,6 +86,8 @@ class Validator(TrainerCallback):
             ends = [tokenizer.eos_token_id]
             self.drafts.add_texts([*ids, *ends] for ids in tokenizer([*targets])["input_ids"])
         self._prepared = PreparedInputs()
+        self._read: dict[tuple[str, str], tuple[Completion, Prediction]] = {}
+        """By sample and control: most replies of a validation are said again in the next one."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -153,11 +155,15 @@ class Validator(TrainerCallback):
             prepared=self._prepared,
             on_batch=lambda done: self._progress("validating", done, len(own)),
         )
-        answers = [
-            predict(row.sample, row.control, completion)
-            for row, completion in zip(own, completions, strict=True)
-        ]
+        answers = list(map(self._predicted, own, completions))
         return answers if sharded else gather_object(answers)
+
+    def _predicted(self, row: EvaluationRow, completion: Completion) -> Prediction:
+        known = self._read.get((row.sample.id, row.control))
+        if known is None or known[0] != completion:
+            known = completion, predict(row.sample, row.control, completion)
+            self._read[row.sample.id, row.control] = known
+        return known[1]
 
     def _metrics(
         self, side: str, samples: Sequence[Sample], answers: Sequence[Prediction]

@@ -22,6 +22,7 @@ from medreason import data
 from medreason.config import Config
 from medreason.data import validation
 from medreason.generation.drafts import DraftHistory
+from medreason.generation.rows import Completion, EvaluationRow
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
 from medreason.training import checkpoints, selection
@@ -353,6 +354,21 @@ def test_the_first_validation_drafts_from_targets_or_rollouts(
     with pytest.raises(ZeroDivisionError):
         validator._validate()
     assert drafts.table is rollouts.table
+
+
+def test_a_reply_that_is_said_again_is_read_once(composed: Callable[..., Config]) -> None:
+    config = composed("method=sft")
+    validator = Validator(config, {}, [], print)
+    (sample, *_) = data.tested_on(config, data.samples_of(config))
+    said = [Completion("which?", f"<answer>{text}</answer>", 3, 2, "stop") for text in "AAB"]
+    first, again, other = (
+        validator._predicted(EvaluationRow(control, sample, "which?"), completion)
+        for control, completion in zip(["original"] * 3, said, strict=True)
+    )
+    assert again is first
+    assert (first.answer, other.answer) == ("A", "B")
+    blank = validator._predicted(EvaluationRow("blank_image", sample, "which?"), said[2])
+    assert blank.control == "blank_image"
 
 
 def test_a_step_and_its_validation_are_one_line(tmp_path: Path) -> None:
