@@ -104,7 +104,8 @@ class Validator(TrainerCallback):
     def _validate(self) -> dict[str, float]:
         start = time.monotonic()
         rollouts = getattr(self.trainer, "drafts", None)
-        if self.drafts and rollouts:
+        # Under FSDP the ranks make the same passes, and each has other rollouts.
+        if self.drafts and rollouts and not self._ranks_ask_all:
             self.drafts.table = rollouts.table
         rows = validation_rows(self._config, self._questions)
         with (
@@ -122,7 +123,7 @@ class Validator(TrainerCallback):
         for side, samples in self._questions.items():
             metrics |= self._metrics(side, samples, answers)
         if self.drafts:
-            # Not among the numbers of a side, which are the same after a kill; the history is not.
+            # Not among the numbers of a side: how drafts do says nothing about the answers.
             counts = self.drafts.take_counts()
             metrics |= {f"validation_{name}": value for name, value in counts.items()}
         return metrics | {"validation/seconds": time.monotonic() - start}
@@ -137,9 +138,8 @@ class Validator(TrainerCallback):
         has gathered them.
         """
         accelerator, settings = self.trainer.accelerator, self._config
-        sharded = settings.hardware.parallel == "fsdp"
         own = rows
-        if not sharded:
+        if not self._ranks_ask_all:
             own = rows_of_process(rows, accelerator.process_index, accelerator.num_processes)
         base = without_adapter(model)  # an adapter's layers are within those of its base
         assert isinstance(base, PreTrainedModel)
@@ -156,7 +156,11 @@ class Validator(TrainerCallback):
             on_batch=lambda done: self._progress("validating", done, len(own)),
         )
         answers = list(map(self._predicted, own, completions))
-        return answers if sharded else gather_object(answers)
+        return answers if self._ranks_ask_all else gather_object(answers)
+
+    @property
+    def _ranks_ask_all(self) -> bool:
+        return self._config.hardware.parallel == "fsdp"
 
     def _predicted(self, row: EvaluationRow, completion: Completion) -> Prediction:
         known = self._read.get((row.sample.id, row.control))

@@ -21,7 +21,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from medreason import data
 from medreason.config import Config
 from medreason.data import validation
-from medreason.generation.drafts import DraftHistory
+from medreason.generation.drafts import DraftHistory, SuffixTable
 from medreason.generation.rows import Completion, EvaluationRow
 from medreason.runs.run_folder import RunFolder
 from medreason.samples import Sample
@@ -354,6 +354,13 @@ def test_the_first_validation_drafts_from_targets_or_rollouts(
     with pytest.raises(ZeroDivisionError):
         validator._validate()
     assert drafts.table is rollouts.table
+    drafts.table = own = SuffixTable([2], 9)
+    # Each rank has other rollouts, and all must make the same passes.
+    sharded = ("method=sft", "hardware=cpu_x2", "hardware.parallel=fsdp")
+    validator._config = composed(*sharded)
+    with pytest.raises(ZeroDivisionError):
+        validator._validate()
+    assert drafts.table is own
 
 
 def test_a_reply_that_is_said_again_is_read_once(composed: Callable[..., Config]) -> None:
