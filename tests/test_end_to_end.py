@@ -240,7 +240,7 @@ def test_lost_tracking_database_is_rebuilt_from_the_folders(place: Path) -> None
         run for f in run_folders(place / "outputs/runs") for run in f.state().mlflow_runs.values()
     ]
     assert {names[run] for run in pairs} == {
-        *("base", "grpo", "rarl", "sft controls=['blank_image']"),
+        *("base", "grpo", "rarl", "sft tasks=all controls=['blank_image']"),
         "sft tasks=['disease'] controls=[]",
     }
     assert sorted(names.values()) == sorted(["runs", *(names[run] for run in pairs)])

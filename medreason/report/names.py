@@ -210,11 +210,14 @@ def _values(config: Config, *groups: str) -> dict[str, str]:
         groups = tuple(g for g in groups if g not in ("reward", "rollout", "rubric"))
     values = asdict(config)
     return {
-        key: str(value)
+        key: "all" if value == _ALL.get(key) else str(value)
         for group in groups
         for key, value in _leaves(values[group], group)
         if key not in ("evaluation.name", "method.name")
     }
+
+
+_ALL = {"evaluation.modalities": [*MODALITY_NAMES], "evaluation.tasks": [*TASK_NAMES]}
 
 
 def _asked(config: Config) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,8 +19,10 @@ from medreason.report.names import (
     data_name,
     difference_name,
     file_name,
+    run_names,
     short,
 )
+from medreason.runs.run_folder import EvaluationFolder, RunFolder
 
 NAMES = st.text(alphabet="aB -_.=+/é1", max_size=6)
 
@@ -219,3 +222,12 @@ def test_values_of_one_last_word_keep_the_words_that_tell_them_apart(
         "grpo correct.weight=1 format.weight=2",
         "grpo correct.weight=2 format.weight=3",
     ]
+
+
+def test_evaluations_of_one_model_are_named_by_the_questions_that_they_ask(
+    composed: Callable[..., Config],
+) -> None:
+    configs = [composed("method=sft"), composed("method=sft", "evaluation.tasks=[disease]")]
+    folder = RunFolder(Path("runs/sft-tiny-0123456789ab"))
+    names = run_names([EvaluationFolder(folder, key) for key in ("a", "b")], configs)
+    assert names == ["sft tasks=all", "sft tasks=['disease']"]
