@@ -46,8 +46,9 @@ def conclusion(runs: Sequence[Run], tables: Tables) -> str:
     if best(runs) is None or not _are_several(tables) or not totals:
         return ""
     above = [metric for metric in _BASELINES if all(metric in _known(t.metrics) for t in totals)]
-    beaten = " and ".join(_REACHED[metric].replace("its own", "their own") for metric in above)
-    return f"All trained models are clearly above {beaten}." if beaten else ""
+    beaten = [_REACHED[metric].replace("its own", "their own") for metric in above]
+    listed = " and ".join(filter(None, [", ".join(beaten[:-1]), *beaten[-1:]]))
+    return f"All trained models are clearly above {listed}." if beaten else ""
 
 
 def numbers(runs: Sequence[Run], tables: Tables) -> str:

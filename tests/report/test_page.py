@@ -219,6 +219,16 @@ def test_many_runs_are_folded_behind_their_method_without_a_script(
     assert embedded(html)["grouped"] is True
 
 
+def test_conclusion_lists_all_baselines(composed: Compose, samples: list[Sample]) -> None:
+    asked = yes_or_no_first(samples)
+    made = [write_run(composed(f"method={m}"), asked, right) for m in ("sft", "grpo")]
+    runs = load(made)
+    assert summary.conclusion(runs, gather(runs)) == (
+        "All trained models are clearly above the options-only baseline, guessing between the "
+        "options and their own answers to a blank image."
+    )
+
+
 def yes_or_no_first(samples: list[Sample]) -> list[Sample]:
     """Two thirds of the questions are of yes or no: guessing gives 41.7 %."""
     return [
