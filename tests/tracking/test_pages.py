@@ -159,7 +159,9 @@ def test_ctrl_c_ends_make_ui_without_an_error(outputs: Path, number: int) -> Non
         words = [sys.executable, "-m", "medreason.tracking.pages", str(outputs), f"--port={port}"]
         rule = outputs.parent / "Makefile"
         rule.write_text(f"ui:\n\t@{shlex.join(words)}\n")
-        environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MAKEFLAGS")}
+        of_an_outer_make = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+        unset = ("DISPLAY", *of_an_outer_make)
+        environment = {key: value for key, value in os.environ.items() if key not in unset}
         with Popen(
             ["make", "-f", str(rule), "ui"],
             **{"stdout": PIPE, "stderr": PIPE, "text": True, "start_new_session": True},
