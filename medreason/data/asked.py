@@ -93,7 +93,7 @@ def read(
     return asked, [*said, *_notes(part, layout, before)]
 
 
-_AS_TRAINED = "columns as in the training of the model: {}; typed ones go before"
+_AS_TRAINED = "columns as in the training of the model: {}; typed ones take precedence"
 
 
 def _taken(part: Part, given: Given, of_training: Given) -> dict[str, str | Sequence[str]]:

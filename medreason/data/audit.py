@@ -98,9 +98,9 @@ def audit_run(
     `validation` are the validation rows of the cells that it trains on; `row_counts` and `notes`
     are those of the whole data set, and notes that begin with `! ` are warnings, too;
     `left_out_of_epoch`: see `Config`; `split` is `data.split`, beside columns of the data set's own
-    splits. `leaks` are those of the warnings that are about images and
-    patients on two sides; `repeats` is the line about rows that repeat another, or empty;
-    `yes_no_questions` lets `action=predict` ask them as the training does.
+    splits. `leaks` are those of the warnings that are about images and patients on two sides;
+    `repeats` is the line about rows that repeat another, or empty; `yes_no_questions` lets
+    `action=predict` ask them as the training does.
     """
     loaded = Loaded([*train, *validation, *test], [], split_columns=[*split_columns])
     report = audit(loaded, digest, image_digests, split=split)

@@ -163,15 +163,13 @@ def show_rows(rows: Sequence[Row]) -> None:
 
 def show_table(table_of: Callable[[bool], Table], widest: Table | None = None) -> None:
     """Print `widest` where it fits, else `table_of(compact)`, compact only where the whole does
-    not; in a terminal that is
-    narrower still its columns stand in several tables below each other."""
+    not; in a terminal that is narrower still its columns stand in several tables below each
+    other."""
     console = Console()
     width = console.width if console.is_terminal else max(console.width, _PIPE_WIDTH)
-    table = widest or table_of(False)
-    if widest and _width(table, console) > width:
-        table = table_of(False)
-    if _width(table, console) > width:
-        table = table_of(True)
+    whole = [table for table in (widest, table_of(False)) if table]
+    fitting = (table for table in whole if _width(table, console) <= width)
+    table = next(fitting, None) or table_of(True)
     notes, table.caption = str(table.caption or ""), None
     console.width = width if console.is_terminal else max(width, _width(table, console))
     for part in parts(table, console):
