@@ -1,9 +1,10 @@
 """What validation costs: CPU seconds of the demo's trainings and of the validations in them.
 
-    python experiments/validation/cost.py [--methods sft,grpo,rarl] [OVERRIDE ...]
+    python experiments/validation/cost.py [--rounds 1] [--methods sft,grpo,rarl] [OVERRIDE ...]
 
 One thread; the demo's 120 updates with a validation after 25, 50, 75, 100 and 120. Overrides change
-either.
+either. With several rounds each method is trained so often, in turn, and the medians of equal work
+count: other programs on the machine lengthen CPU seconds, too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from statistics import median
 from typing import Any, ClassVar
 
 import torch
@@ -62,21 +64,37 @@ def configured(folder: str, method: str, overrides: Sequence[str]) -> Config:
         return configuration.load(compose("config", overrides=words))
 
 
+def report(name: str, whole: float, validations: Sequence[float]) -> None:
+    each = " ".join(f"{seconds:.2f}" for seconds in validations)
+    share = 100 * sum(validations) / whole
+    show(f"{name}: {whole:.1f} s, of which validations {each}: {share:.1f} %")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--methods", default="sft,grpo,rarl")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     training.Validator = TimedValidator
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        for method in arguments.methods.split(","):
-            config = configured(folder, method, arguments.overrides)
-            worker.processes(config)
-            whole, validations = measure(config, Path(folder) / method)
-            each = " ".join(f"{seconds:.2f}" for seconds in validations)
-            share = 100 * sum(validations) / whole
-            show(f"{method}: {whole:.1f} s, of which validations {each}: {share:.1f} %")
+    measured: dict[str, list[tuple[float, list[float]]]] = {}
+    for _ in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            for method in arguments.methods.split(","):
+                config = configured(folder, method, arguments.overrides)
+                worker.processes(config)
+                measured.setdefault(method, []).append(measure(config, Path(folder) / method))
+                report(method, *measured[method][-1])
+    wholes = [median(whole for whole, _ in rounds) for rounds in measured.values()]
+    validations = [
+        [median(times) for times in zip(*(times for _, times in rounds), strict=True)]
+        for rounds in measured.values()
+    ]
+    if arguments.rounds > 1:
+        for method, whole, times in zip(measured, wholes, validations, strict=True):
+            report(f"{method}, medians", whole, times)
+    report("all", sum(wholes), [sum(times) for times in validations])
 
 
 if __name__ == "__main__":
