@@ -132,15 +132,15 @@ class PrefixPrefiller:
         """Vision features (tokens, width) and grid (1, 3)."""
         self._prepared = prepared
         self._sizes = {} if prepared is None else prepared.sizes
-        self._load: Callable[[_ShownImage], ProcessedImage] = self._processed
+        self._load: Callable[[Sequence[_ShownImage]], list[ProcessedImage]] = self._processed
 
     @contextmanager
     def loading_ahead(self, rows: Sequence[EvaluationRow]) -> Iterator[None]:
         """Within, other threads read and process the images of the rows, in their order."""
         self._windows = {row.sample.image: row.sample.window for row in rows}
         keys = (key for row in rows if (key := self.shown(row)) is not None)
-        ahead = ImagesAhead(self._processed, keys)
-        self._load = ahead
+        ahead = ImagesAhead(lambda key: self._processed([key])[0], keys)
+        self._load = lambda keys: [ahead(key) for key in keys]
         try:
             yield
         finally:
@@ -261,22 +261,25 @@ class PrefixPrefiller:
         self._windows |= {row.sample.image: row.sample.window for row in rows}
         keys = [self.shown(row) for row in rows]
         new = [key for key in dict.fromkeys(keys) if key is not None and key not in self._features]
-        images = [self._load(key) for key in new]
         # Batches follow the order of images, so one that is not shown again is never needed again.
         still_shown = {key: self._features[key] for key in keys if key in self._features}
-        self._features = still_shown | dict(zip(new, self._encode(images), strict=True))
+        self._features = still_shown | dict(zip(new, self._encode(self._load(new)), strict=True))
         return keys
 
-    def _processed(self, key: _ShownImage) -> ProcessedImage:
-        def process() -> ProcessedImage:
-            image = open_rgb(key, self._windows[key]) if isinstance(key, Path) else blank(key)
-            inputs = self._processor.image_processor(images=[image], return_tensors="pt")
-            return inputs["pixel_values"], inputs["image_grid_thw"]
+    def _processed(self, keys: Sequence[_ShownImage]) -> list[ProcessedImage]:
+        def process(new: Sequence[tuple[_ShownImage, Window | None]]) -> list[ProcessedImage]:
+            images = [
+                open_rgb(key, self._windows[key]) if isinstance(key, Path) else blank(key)
+                for key, _ in new
+            ]
+            inputs = self._processor.image_processor(images=images, return_tensors="pt")
+            grids = inputs["image_grid_thw"]
+            pixels = inputs["pixel_values"].split(grids.prod(-1).tolist())
+            return list(zip(pixels, grids.split(1), strict=True))
 
-        if self._prepared is None:
-            return process()
-        window = self._windows[key] if isinstance(key, Path) else None
-        return self._prepared.image((key, window), process)
+        windows = [self._windows[key] if isinstance(key, Path) else None for key in keys]
+        shown = list(zip(keys, windows, strict=True))
+        return (self._prepared or PreparedInputs()).images(shown, process)
 
     def _encode(self, images: Sequence[ProcessedImage]) -> list[tuple[Tensor, Tensor]]:
         """(vision features, grid) of each processed image."""
@@ -421,6 +424,10 @@ def _neighbours(
 
 def common_prefix(rows: Sequence[list[int]]) -> list[int]:
     """The tokens with which all rows begin, and at least one less than the shortest has."""
-    columns = zip(*rows, strict=False)
-    same = sum(1 for _ in itertools.takewhile(lambda column: len({*column}) == 1, columns))
-    return rows[0][: min(same, *(len(row) - 1 for row in rows))]
+    # What the first and the last of sorted rows share, all share.
+    first, last = min(rows), max(rows)
+    low, high = 0, min(map(len, rows)) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if first[low:middle] == last[low:middle] else (low, middle - 1)
+    return first[:low]

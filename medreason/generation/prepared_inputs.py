@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ _MOST_BYTES = 2**28
 
 PromptText = tuple[str, bool, str]
 """A prompt, whether it is about an image, and what follows it."""
+Key = TypeVar("Key", bound=Hashable)
 ProcessedImage = tuple[Tensor, Tensor]
 """Pixels (patches, values) and grid (1, 3)."""
 
@@ -41,13 +43,16 @@ class PreparedInputs:
             }
         return [self._ids[text].tolist() for text in texts]
 
-    def image(self, key: Hashable, process: Callable[[], ProcessedImage]) -> ProcessedImage:
-        """The processed image of this key. Threads may ask at once."""
-        if key in self._images:
-            return self._images[key]
-        image = process()
-        size = sum(part.nbytes for part in image)
-        if self._bytes + size <= _MOST_BYTES:
-            self._images[key] = image
-            self._bytes += size
-        return image
+    def images(
+        self, keys: Sequence[Key], process: Callable[[Sequence[Key]], Sequence[ProcessedImage]]
+    ) -> list[ProcessedImage]:
+        """The processed image of each key; `process` is asked for the new ones. Threads may ask at
+        once."""
+        new = [key for key in dict.fromkeys(keys) if key not in self._images]
+        made = dict(zip(new, process(new), strict=True)) if new else {}
+        for key, image in made.items():
+            size = sum(part.nbytes for part in image)
+            if self._bytes + size <= _MOST_BYTES:
+                self._images[key] = image
+                self._bytes += size
+        return [made[key] if key in made else self._images[key] for key in keys]

@@ -85,6 +85,7 @@ class Validator(TrainerCallback):
             tokenizer = self._processor.tokenizer
             ends = [tokenizer.eos_token_id]
             self.drafts.add_texts([*ids, *ends] for ids in tokenizer([*targets])["input_ids"])
+        self._rows = validation_rows(config, questions)
         self._prepared = PreparedInputs()
         self._read: dict[tuple[str, str], tuple[Completion, Prediction]] = {}
         """By sample and control: most replies of a validation are said again in the next one."""
@@ -107,7 +108,6 @@ class Validator(TrainerCallback):
         # Under FSDP the ranks make the same passes, and each has other rollouts.
         if self.drafts and rollouts and not self._ranks_ask_all:
             self.drafts.table = rollouts.table
-        rows = validation_rows(self._config, self._questions)
         with (
             unwrap_model_for_generation(  # gathers the weights of ZeRO-3
                 self.trainer.model_wrapped,  # pyright: ignore[reportArgumentType]
@@ -118,7 +118,7 @@ class Validator(TrainerCallback):
             outer_weights_gathered(model),
             self.trainer.accelerator.autocast(),
         ):
-            answers = self._answer(model, rows)
+            answers = self._answer(model, self._rows)
         metrics: dict[str, float] = {}
         for side, samples in self._questions.items():
             metrics |= self._metrics(side, samples, answers)
@@ -165,7 +165,9 @@ class Validator(TrainerCallback):
     def _predicted(self, row: EvaluationRow, completion: Completion) -> Prediction:
         known = self._read.get((row.sample.id, row.control))
         if known is None or known[0] != completion:
-            known = completion, predict(row.sample, row.control, completion)
+            answer = predict(row.sample, row.control, completion)
+            (answer,) = predictions.with_digests([answer], [row.sample], self._images)
+            known = completion, answer
             self._read[row.sample.id, row.control] = known
         return known[1]
 
@@ -175,8 +177,7 @@ class Validator(TrainerCallback):
         """The numbers of one side that there are, by what they are called in metrics.jsonl."""
         ids = {sample.id for sample in samples}
         # In one order, however many processes answered.
-        members = sorted((a for a in answers if a.sample in ids), key=lambda a: a.sample)
-        own = predictions.with_digests(members, samples, self._images)
+        own = sorted((a for a in answers if a.sample in ids), key=lambda a: a.sample)
         if not own:
             return {}
         controls = self._config.validation.controls

@@ -32,7 +32,7 @@ from medreason.generation.prepared_inputs import PreparedInputs
 from medreason.generation.rows import Completion, EvaluationRow
 from medreason.models.load import load_model, load_processor
 from medreason.prompts import fill
-from medreason.samples import Window
+from medreason.samples import SOFT_TISSUE, Window
 
 TINY = Model(name="tiny", path="tiny")
 PROCESSOR = load_processor(TINY)
@@ -108,13 +108,27 @@ def test_prepared_images_beyond_the_limit_are_processed_each_time(
     monkeypatch.setattr(prepared_inputs, "_MOST_BYTES", 100)
     prepared, made = PreparedInputs(), []
 
-    def process(size: int) -> tuple[Tensor, Tensor]:
-        made.append(size)
-        return torch.zeros(size, dtype=torch.uint8), torch.zeros(0)
+    def process(sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        made.extend(sizes)
+        return [(torch.zeros(size, dtype=torch.uint8), torch.zeros(0)) for size in sizes]
 
-    for size in (60, 50, 60, 50):
-        assert len(prepared.image(size, lambda size=size: process(size))[0]) == size
+    for sizes in ((60, 50), (60,), (50, 60, 50)):
+        assert [len(pixels) for pixels, _ in prepared.images(sizes, process)] == [*sizes]
     assert made == [60, 50, 50]
+
+
+def test_images_processed_at_once_are_those_processed_alone(tmp_path: Path) -> None:
+    noise = [Image.effect_noise((40 + 9 * (i % 3), 56), 9.0 * i) for i in range(7)]
+    paths = [tmp_path / f"{i}.png" for i in range(7)]
+    for picture, path in zip(noise, paths, strict=True):
+        picture.save(path)
+    prefiller = prefix_sharing.PrefixPrefiller(model(), PROCESSOR)
+    prefiller._windows = dict.fromkeys(paths, SOFT_TISSUE)
+    keys = [*paths[:4], (30, 60), *paths[4:], (64, 48)]
+    together, alone = prefiller._processed(keys), [prefiller._processed([key])[0] for key in keys]
+    for image, (pixels, grid) in zip(together, alone, strict=True):
+        assert torch.equal(image[0], pixels)
+        assert torch.equal(image[1], grid)
 
 
 def test_an_image_that_is_damaged_is_named_where_its_turn_is(
