@@ -40,6 +40,11 @@ WRONG: list[tuple[str | list[str], str]] = [
     ("method.trl.per_device_train_batch_size=4", "set hardware.per_device_prompts"),
     ("method.trl.max_prompt_length=3", "prompts are never cut: leave it out"),
     ("method.trl.kl_coef=1", "did you mean method.trl.beta?"),
+    ("method.trl.group_size=4", "did you mean method.trl.num_generations?"),
+    (
+        "data=hub data.hub=mydata/questions.csv data.validation=published",
+        "set validation=in_domain validation.source=published",
+    ),
     ("model.precision=bfloat16", "did you mean hardware.precision?"),
     ("adapter=lora", "did you mean 'lora_all' or 'lora_r8'?"),
     ("modality=CT", "did you mean 'ct'?"),

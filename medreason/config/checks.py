@@ -31,6 +31,11 @@ def validation_rows_have_a_side(config: Config) -> None:
             "data.validation='validation' leaves those rows to nobody; set data.validation=null, "
             "and validation=in_domain validation.source=published to ask them"
         )
+    if side == "published":
+        raise ValueError(
+            "data.validation='published' is no side; set validation=in_domain "
+            "validation.source=published to ask the published validation rows"
+        )
     one_of("data.validation", side, ("train", "test"))
 
 

@@ -38,7 +38,10 @@ DERIVED = {
 
 ELSEWHERE = {
     **dict.fromkeys(("kl_coef", "kl_loss_coef", "init_kl_coef"), "method.trl.beta"),
-    **dict.fromkeys(("rollout_n", "num_rollouts", "rollout.n"), "method.trl.num_generations"),
+    **dict.fromkeys(
+        ("rollout_n", "num_rollouts", "rollout.n", "group_size", "n_samples_per_prompt"),
+        "method.trl.num_generations",
+    ),
     **dict.fromkeys(("epochs", "num_epochs", "total_epochs"), "method.trl.num_train_epochs"),
     **dict.fromkeys(("clip_ratio", "clip_ratio_low"), "method.trl.epsilon"),
     **{f"rollout.{name}": f"method.trl.{name}" for name in ("temperature", "top_p", "top_k")},

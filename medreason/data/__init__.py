@@ -143,15 +143,22 @@ def _rows(
     published = third_side is not None and third_side.source == "published"
     if published and "validation" in _parameters(reader):
         reader = reader | {"validation": "validation"}
-    shared = {**vars(handling), "cache": cache}
+    anew = handling.split in splits.DIVIDES_ANEW
+    shared = {**vars(handling), "cache": cache, "divided_anew": anew}
     arguments = {name: value for name, value in shared.items() if name in _parameters(reader)}
     loaded = _loaded(reader, arguments)
     if published and not any(sample.split == "validation" for sample in loaded.samples):
-        raise ValueError(
-            f"validation.source='published': {_named(reader)} has no validation rows of its own; "
-            f"{_remedy(reader)}set validation.source=train, which holds rows back from train"
-        )
+        with checks.bad_rows_first(loaded.bad_rows, _where(reader)):
+            raise ValueError(f"validation.source='published': {_no_validation(loaded, reader)}")
     return loaded
+
+
+def _no_validation(loaded: Loaded, reader: dict[str, Any]) -> str:
+    """Why no published validation row can be asked, and what to do."""
+    held_back = "set validation.source=train, which holds rows back from train"
+    if loaded.bad_rows:
+        return f"no usable row of {_named(reader)} is for validation; repair those, or {held_back}"
+    return f"{_named(reader)} has no validation rows of its own; {_remedy(reader)}{held_back}"
 
 
 def _named(reader: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from medreason.data import (
     saved_sets,
 )
 from medreason.data.names import OTHER_MODALITY_NAMES
-from medreason.data.question_columns import Layout
+from medreason.data.question_columns import Found, Layout
 from medreason.data.question_files import Part
 from medreason.data.rows import LeftOut, Record, Remark, Row, SplitColumn
 from medreason.runs.files import atomic
@@ -43,6 +43,7 @@ def read(
     image_folder: str | None = None,
     validation: str | None = None,
     images: str = "decode",
+    divided_anew: bool = False,
 ) -> Iterator[Row]:
     """Rows of a hub id, of a folder that holds its files, or of a table of one's own.
 
@@ -55,7 +56,8 @@ def read(
     belong to the split `validation`; None leaves them out. Images are written to `cache` under the
     hash of their content, so that an image in train and test is known to be the same; where a
     column holds paths, they start from `image_folder`, by default the folder of the files. Where
-    `images` is "decode", a set of which no image is there is refused.
+    `images` is "decode", a set of which no image is there is refused. A row whose cell of the split
+    is empty beside filled ones is a bad row, unless all rows are `divided_anew`.
 
     Raises:
         ValueError: the set cannot be found or read, or has no column of images, questions or
@@ -89,12 +91,13 @@ def read(
             continue
         found = question_columns.find(hub, part, columns or {}, words=words)
         layout = Layout(
-            **found._asdict(),
+            **_without_empty_split(part, found)._asdict(),
             cell=(modality or known_cell[0], task or known_cell[1]),
             source=source,
             images=folder,
             cache=cache / "hub" / hub.strip("/").replace("/", "--"),
             words=words,
+            needs_split=not divided_anew,
         )
         yield from question_columns.remarks(part, layout)
         if "split" in layout.columns:
@@ -136,8 +139,19 @@ def _refuse_absent_images(part: Part, layout: Layout) -> None:
     if files and not any(file.is_file() for file in files):
         raise ValueError(
             f"{part.where}: none of its {counted(len(files), 'image')} is there, such as "
-            f"{files[0]}; set data.image_folder to the folder that paths as {paths[0]!r} start from"
+            f"{files[0]}; set data.image_folder to the folder that paths such as {paths[0]!r} "
+            "start from"
         )
+
+
+def _without_empty_split(part: Part, found: Found) -> Found:
+    """The columns without one of splits that says nothing of any row."""
+    column = found.columns.get("split")
+    if column is None or any(row[column] not in (None, "") for row in part.records([column])):
+        return found
+    return found._replace(
+        columns={our: name for our, name in found.columns.items() if our != "split"}
+    )
 
 
 def _sample(
@@ -147,6 +161,8 @@ def _sample(
     columns = layout.columns
     if problem := csv_table.extra_problem(row):
         raise ValueError(problem)
+    if layout.needs_split and "split" in columns and _own(row, columns, "split") is None:
+        raise ValueError(rows.EMPTY_SPLIT.format(columns["split"]))
     if (split := _facet(row, layout, "split", split)) not in splits:
         file, _, number = name.rpartition(":")
         reason = rows.left_out_of_validation(columns["split"], _own(row, columns, "split") or split)

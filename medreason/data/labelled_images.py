@@ -93,9 +93,11 @@ def read(
     yield from _renamed(table, given, columns)
     keys = {column: f"data.columns.{key}" for key, column in columns.items()}
     csv_table.check(found, columns.values(), separator=separator, keys=keys)
-    if "split" in columns and any(row[columns["split"]] for row in found.rows):
+    has_split = "split" in columns and any(row[columns["split"]] for row in found.rows)
+    if has_split:
         yield SplitColumn(table, columns["split"])
-    labelled, others = _labelled_rows(root, table, found.rows, columns, ask)
+    needs_split = has_split and split == "published"
+    labelled, others = _labelled_rows(root, table, found.rows, columns, ask, needs_split)
     yield from others
     if split == "published":
         labelled, others = _folds(labelled, validation, columns.get("split", "split"))
@@ -181,6 +183,7 @@ def _labelled_rows(
     records: Sequence[csv_table.TableRow],
     columns: Mapping[str, str],
     ask: Mapping[str, Group],
+    needs_split: bool,
 ) -> tuple[list[_Labelled], list[BadRow | LeftOut]]:
     """Rows of the groups to ask about, and the other rows."""
     groups = [row[columns["group"]] for row in records]
@@ -194,6 +197,9 @@ def _labelled_rows(
         if group not in ask:
             reason = f"group {group!r} is not in data.ask"
             others.append(LeftOut(table, row.line, reason, "of a group not in data.ask"))
+            continue
+        if needs_split and not row[columns["split"]]:
+            others.append(BadRow(table, row.line, rows.EMPTY_SPLIT.format(columns["split"])))
             continue
         try:
             labelled.append(_labelled(root, f"{table}:{row.line}", row, columns, group, ask[group]))

@@ -65,6 +65,8 @@ class Layout:
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Column -> the usual name that it was taken for."""
     words: Words = field(default_factory=dict)
+    needs_split: bool = False
+    """Each row says its split, where there is a column of splits."""
 
     @property
     def has_problems(self) -> bool:
@@ -289,9 +291,7 @@ def remarks(part: Part, layout: Layout, before: str = "") -> Iterator[Remark]:
     others = [name for name in part.columns if name not in used]
     if part.table and others:
         text = f"columns that are not used: {', '.join(others)}"
-        yield Remark(
-            part.name, -1, f"{text}; {before}data.columns gives those of other names a use"
-        )
+        yield Remark(part.name, -1, f"{text}; name a column in {before}data.columns to use it")
     if not before and "patient" not in layout.columns and (name := _like_patients(part, others)):
         typed = rules.typed("data.columns.patient", name)
         then = "" if "split" in layout.columns else _THEN_BY_PATIENT

@@ -113,8 +113,8 @@ def of_file(path: Path, before: str = "data.hub=") -> Part:
             columns, records = _same_columns(path, objects)
         case suffix:
             raise ValueError(
-                f"{before}{path}: no file that ends with {suffix!r} is read, those are that end "
-                f"with {', '.join((*TABLES, '.parquet'))}; save the table as CSV"
+                f"{before}{path}: a file that ends with {suffix!r} cannot be read, only those that "
+                f"end with {', '.join((*TABLES, '.parquet'))}; save the table as CSV"
             )
     return Part(
         path.name,

@@ -109,6 +109,8 @@ FOLDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Words of people's tables for a split -> the split."""
+EMPTY_SPLIT = '"{}" is empty; write train, test or val, or take the row out'
+"""What is wrong with a row that says no split, in a table whose column of splits is filled."""
 ASKED_WITH = "validation=in_domain validation.source=published asks them"
 """What brings in validation rows that are left out."""
 

@@ -59,13 +59,14 @@ def show(report: Mapping[str, Any]) -> None:
     said = [
         (f"{'! ' if r.get('warning') else ''}{r['file']}", r["row"], r["remark"]) for r in remarks
     ]
-    others = [f"! {line}" for line in bad_row_lines(report)[1:10]]  # the first is a warning below
-    for line in [*once_each(said)[:10], *others]:
+    for line in once_each(said)[:10]:
         console.print(Text(line), soft_wrap=True)
     if (line := repeats(report)) and not line.startswith("! "):  # else a warning below
         console.print(Text(line), soft_wrap=True)
     for warning in [*_small_test(report), *warnings(report)]:
         console.print(Text(f"! {warning}"), soft_wrap=True)
+    for line in bad_row_lines(report)[1:10]:  # the first is one of the warnings
+        console.print(Text(f"! also not usable: {line}"), soft_wrap=True)
     console.print(f"digest {report['digest']}")
     if recorded := report.get("run_digests"):
         texts = [f"{recorded[key]} {_OF_RUNS[key]}" for key in recorded]
@@ -251,7 +252,7 @@ def _count_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     same = images["duplicate_hashes"]
     for key in ("exact", "perceptual"):
         yield f"groups of images with one {key} hash", f"{len(same[key]):,}"
-    yield "of the exact ones, in train and test", f"{same['exact_in_train_and_test']:,}"
+    yield "groups of one exact hash in train and test", f"{same['exact_in_train_and_test']:,}"
 
 
 def _sides(cells: Iterable[Mapping[str, int]]) -> str:

@@ -544,7 +544,10 @@ def test_every_reason_why_rows_cannot_be_used_has_a_sign(
 ) -> None:
     bad = [BadRow("f.csv", 3, "no image"), BadRow("f.csv", 5, "\"modality\" is 'xyz'")]
     tables.show(audit(Loaded([], bad), "0", {}))
-    assert "! f.csv, row 5: \"modality\" is 'xyz'" in capsys.readouterr().out.splitlines()
+    assert (
+        "! also not usable: f.csv, row 5: \"modality\" is 'xyz'"
+        in capsys.readouterr().out.splitlines()
+    )
 
 
 def test_labels_of_counts_are_not_cut(capsys: pytest.CaptureFixture[str]) -> None:

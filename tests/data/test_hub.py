@@ -15,6 +15,7 @@ from PIL import Image
 
 from medreason import data
 from medreason.config import Config
+from medreason.data.rows import Loaded
 from medreason.execution.request import run_request
 from medreason.runs.outcomes import NoDataError
 from medreason.samples import Sample
@@ -148,6 +149,29 @@ def test_bad_rows_stand_before_a_split_that_they_leave_too_few_rows_for(
     *_, last = str(error.value).splitlines()
     assert last.startswith("data.test_share=0.1 of 2 samples in 2 groups")
     assert "change data.test_share" in last
+
+
+def test_a_row_without_a_split_in_a_column_of_splits_is_bad(tmp_path: Path) -> None:
+    table = tmp_path / "own.csv"
+
+    def read(*folds: str, split: str = "published") -> Loaded:
+        lines = [f"{i}.png,{i}?,yes,{fold}" for i, fold in enumerate(folds)]
+        table.write_text("\n".join(["image,question,answer,fold", *lines]))
+        spec = {"_target_": "medreason.data.hub.read", "hub": str(table), "images": "none"}
+        return data.read(spec | {"split": split}, tmp_path / "cache")
+
+    folds = ("train", "test", "", "test", "train")
+    loaded = read(*folds)
+    assert loaded.counts["train"] == loaded.counts["test"] == 2
+    (bad,) = loaded.bad_rows
+    assert (bad.row, bad.problem) == (
+        *(4, '"fold" is empty; write train, test or val, or take the row out'),
+    )
+    assert not read(*folds, split="by_image").bad_rows  # overrules the column
+    loaded = read("", "", "")  # a column that says nothing is none
+    assert not loaded.bad_rows
+    assert not loaded.split_columns
+    assert loaded.counts["train"] == 3
 
 
 def test_a_set_of_one_side_is_evaluated_on_or_split(

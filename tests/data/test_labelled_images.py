@@ -516,6 +516,14 @@ def test_rows_of_a_fold_for_validation_are_a_side_or_left_out(tmp_path: Path) ->
     )
     assert " of its 8 test rows, " in str(remark)
     assert " of its 8 validation rows, " in str(remark)
+    lines = (tmp_path / "labels.csv").read_text().splitlines()
+    lines[1] = lines[1].removesuffix("train")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    (bad,) = read(tmp_path, **settings).bad_rows
+    assert (bad.row, bad.problem) == (
+        *(2, '"fold" is empty; write train, test or val, or take the row out'),
+    )
+    assert not read(tmp_path, **settings, split="by_patient").bad_rows
 
 
 def test_columns_in_other_letters_are_read_and_said(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_open_questions_are_no_mistyped_yes_or_no(tmp_path: Path) -> None:
 
 
 def test_a_column_of_folds_is_the_split(tmp_path: Path) -> None:
-    folds = ["train", "Val", "test", ""] * 3
+    folds = ["train", "Val", "test", "Training"] * 3
     lines = [f"{row},{fold}" for row, fold in zip(ROWS, folds, strict=True)]
     file = table(tmp_path, text="\n".join([f"{HEADER},fold", *lines]))
     loaded = read(file)
@@ -324,7 +324,11 @@ def test_bad_rows_are_named_as_an_editor_counts_them(tmp_path: Path) -> None:
         ("q.json", "[1, 2]", "holds 1; needs objects with a question each"),
         ("q.jsonl", '{"image": "0.png"}\n{"im', "q.jsonl, line 2: is no JSON"),
         ("q.jsonl", "\n", "holds no rows"),
-        ("q.xlsx", "PK", "no file that ends with '.xlsx' is read, those are that end with .csv,"),
+        (
+            "q.xlsx",
+            "PK",
+            "a file that ends with '.xlsx' cannot be read, only those that end",
+        ),
         (
             "q.csv",
             "image,question,answer\n0.png,Is it?,A\n1.png,Is it?,B\n",
@@ -456,7 +460,7 @@ def test_columns_that_are_not_used_are_said(tmp_path: Path) -> None:
     file = table(tmp_path, **{HEADER: HEADER.replace("modality", "age").replace("task", "sex")})
     (remark,) = read(file).remarks
     assert str(remark).startswith(
-        "questions.csv: columns that are not used: age, sex; data.columns"
+        "questions.csv: columns that are not used: age, sex; name a column in data.columns to "
     )
 
 

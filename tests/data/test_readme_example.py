@@ -55,7 +55,7 @@ def test_one_module_and_one_yaml_file_are_a_data_set(tmp_path: Path) -> None:
 
 
 def test_own_questions_are_read_as_the_readme_shows_them(tmp_path: Path) -> None:
-    """Its table of three rows, with more of their kind, by each of its commands."""
+    """Its table of three rows, with more of their kind, by each of its commands and its file."""
     section = README.partition("## Your own questions")[2].partition("\n## ")[0]
     (table,) = re.findall(r"```\n(image,.*?)```", section, re.DOTALL)
     header, *shown = table.splitlines()
@@ -70,7 +70,9 @@ def test_own_questions_are_read_as_the_readme_shows_them(tmp_path: Path) -> None
         Image.effect_noise((40, 40), 20 + i).save(tmp_path / f"mydata/images/{i}.png")
     typed = [shlex.split(words) for words in re.findall(r"^    .*medreason (.*)$", section, re.M)]
     assert len(typed) == 3
-    for words in typed:
+    name = "my/data/cohort.yaml"
+    readme_files.write({name: FILES[name]}, tmp_path)
+    for words in [*typed, ["--config-dir", "my", "data=cohort"]]:
         text = "\n".join([header, *rows])
         if "data.columns.question=text" in words:  # where the table and its images have other names
             text = text.replace("question,", "text,").replace("images/", "")

@@ -144,6 +144,24 @@ def test_a_set_without_published_validation_is_refused(tmp_path: Path) -> None:
         data.read(other, tmp_path, PUBLISHED)
 
 
+def test_bad_rows_stand_before_the_lack_of_published_validation(tmp_path: Path) -> None:
+    table = tmp_path / "own.csv"
+    lines = [f"{i}.png,{i}?,yes,whole body,{'val' if i else 'train'}" for i in range(4)]
+    lines.append("5.png,5?,yes,CT,train")
+    table.write_text("\n".join(["image,question,answer,modality,fold", *lines]))
+    spec = {"_target_": "medreason.data.hub.read", "hub": str(table), "images": "none"}
+    with pytest.raises(ValueError, match="no usable row") as error:
+        data.read(spec, tmp_path, PUBLISHED)
+    first, bad, last = str(error.value).splitlines()
+    assert first == f"4 bad rows in {table}, the first:"
+    assert "rows 2, 3, 4 and 1 more" in bad
+    assert "'whole body'; known:" in bad
+    assert last == (
+        f"validation.source='published': no usable row of data.hub={table} is for validation; "
+        "repair those, or set validation.source=train, which holds rows back from train"
+    )
+
+
 def run_of(composed: Callable[..., Config], *words: str) -> Config:
     return composed("validation=in_domain", "method.trl.max_steps=100", *words)
 
