@@ -70,6 +70,7 @@ def take_live(
     for number, validations in enumerate(MOMENTS, start=1):
         run = wait_for_validations(client, training, validations)
         address = f"{experiment}/{run}/model-metrics"
+        browser.get("about:blank")  # the address of the moment before would not load the page anew
         take(browser, address, pictures / f"live-{number}.png", "curves", "validation/accuracy")
 
 
