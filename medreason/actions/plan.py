@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medreason import config as configuration
 from medreason import data, stats
 from medreason.config import Config, Statistics
 from medreason.console import counted, first_line
-from medreason.data import prepared, release_sizes
+from medreason.data import audit, prepared, release_sizes, validation
 from medreason.data.release_sizes import Counts
+from medreason.data.rows import Loaded
 from medreason.evaluation.controls import questions_of
 from medreason.execution import prompt_notes, setting_notes
 from medreason.execution.disk import disk_space, less
@@ -61,6 +63,10 @@ class Job:
     hours: tuple[float, float] | None = None
     """Estimated for the GPU of its hardware profile where `seconds` is None; None where that GPU is
     not known, or too small."""
+    test_seconds: float | None = 0.0
+    """Of `seconds`, those of the test; the others are of the training with its validations."""
+    test_hours: tuple[float, float] = 0.0, 0.0
+    """Of `hours`, those of the test."""
     disk: int = 0
     """Bytes that stay."""
     peak: int = 0
@@ -112,7 +118,8 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
         if job.state not in _WITHOUT_QUESTIONS and not job.reason.startswith(_NOT_HERE)
     ]
     _print_power(possible)
-    for note in dict.fromkeys(note for c in possible for note in _warnings(c)):
+    notes = [note for c in possible for note in _warnings(c)] + _overlap_lines(possible)
+    for note in dict.fromkeys(notes):
         Console().print(note, highlight=False, markup=False, soft_wrap=True)
     kinds: dict[tuple[str, ...], list[tuple[Config, Job]]] = defaultdict(list)
     for config, job in zip(configs, jobs, strict=True):
@@ -138,6 +145,48 @@ def _warnings(config: Config) -> list[str]:
     """What may be lost of the data, or is not asked for by the prompt."""
     of_data = [note for note in data.reading_notes(config) if note.startswith("! ")]
     return [*of_data, *prompt_notes.notes(config), *setting_notes.notes(config)]
+
+
+def _overlap_lines(configs: Sequence[Config]) -> list[str]:
+    """Images and patients on two sides, and questions asked twice, of each data set in all cells
+    that `configs` use; by the digests of images that are known, so that none is read."""
+    sets: dict[str, list[Config]] = defaultdict(list)
+    for config in configs:
+        sets[repr((config.data, config.validation))].append(config)
+    lines: list[str] = []
+    for members in sets.values():
+        first, sides = members[0], _sides(members)
+        samples = [sample for side in sides for sample in side.values()]
+        digests = data.known_digests(first.data, first.folder / "cache", samples)
+        loaded = Loaded(samples, [], split_columns=data.split_columns(first))
+        split = configuration.handling(first.data)[0].split
+        lines += audit.overlap_warnings(loaded, digests, split=split)
+    return [f"! {line}" for line in lines]
+
+
+def _sides(configs: Sequence[Config]) -> list[dict[str, Sample]]:
+    """The questions of one data set that any of `configs` trains, validates or tests on, by id."""
+    samples = data.samples_of(configs[0])
+    train, held_back, test = ({}, {}, {})
+    chosen = {_selection(config): config for config in configs}
+    for config in chosen.values():
+        trained = data.trained_on(config, samples)
+        validated = validation.in_domain(config, samples) if trained else []
+        for side, members in (
+            (train, trained),
+            (held_back, validated),
+            (test, data.tested_on(config, samples)),
+        ):
+            side.update((sample.id, sample) for sample in members)
+    return [train, held_back, test]
+
+
+def _selection(config: Config) -> str:
+    """The same for the same questions of one data set."""
+    trains = config.method.algorithm != "none"
+    cells = config.modality.members, config.task.members
+    seed = config.seed if config.evaluation.samples_per_cell is not None else None
+    return repr((trains and cells, _test_selection(config), seed))
 
 
 def _with_model_of_run(config: Config) -> Config:
@@ -176,7 +225,8 @@ def _with_hours(jobs: Sequence[Job], configs: Sequence[Config]) -> list[Job]:
                     job.updates * (update[i] if update else 0) + job.answers * answer[i]
                     for i in (0, 1)
                 )
-                job = replace(job, hours=(low, high))
+                of_test = job.test_answers * answer[0], job.test_answers * answer[1]
+                job = replace(job, hours=(low, high), test_hours=of_test)
         timed.append(job)
     return timed
 
@@ -299,13 +349,15 @@ def _job(
 
 def _evaluation(name: str, answers: int, seconds: float | None) -> Job:
     """A job that evaluates, in so many seconds an answer."""
+    whole = 0.0 if not answers else None if seconds is None else seconds * answers
     return Job(
         name,
         "to evaluate",
         generations=answers,
         answers=answers,
         test_answers=answers,
-        seconds=0.0 if not answers else None if seconds is None else seconds * answers,
+        seconds=whole,
+        test_seconds=whole,
         disk=answers * _ANSWER_BYTES,
     )
 
@@ -423,7 +475,8 @@ def _print(jobs: Sequence[Job], configs: Sequence[Config]) -> None:
     if not console.is_terminal:  # a table is not cut in a file
         console.width = max(console.width, 85 + max(len(job.name) for job in jobs))
     console.print(table)
-    for line in [*_estimated_for(jobs, configs), *_counts_explained(jobs, configs)]:
+    explained = *_estimated_for(jobs, configs), *_assumed_lengths(jobs, configs)
+    for line in [*explained, *_counts_explained(jobs, configs)]:
         console.print(line, highlight=False, soft_wrap=True)
     if folds:
         console.print("jobs of one kind are one row; `| cat` behind the command shows each")
@@ -453,6 +506,32 @@ def _estimated_for(jobs: Sequence[Job], configs: Sequence[Config]) -> list[str]:
             f"hardware.device_gb=... gives an estimate: {sizes}"
         )
     return lines
+
+
+def _assumed_lengths(jobs: Sequence[Job], configs: Sequence[Config]) -> Iterator[str]:
+    """How many tokens the hours on GPUs give a reply; see `gpu_time.hours`."""
+    timed = [
+        (config, job)
+        for config, job in zip(configs, jobs, strict=True)
+        if job.state not in _FINISHED
+        and config.hardware.accelerator == "cuda"
+        and not config.model.is_served
+    ]
+    answers = {c.evaluation.max_new_tokens for c, job in timed if job.answers}
+    completions = {
+        c.method.trl["max_completion_length"]
+        for c, job in timed
+        if job.updates and c.method.algorithm == "grpo"
+    }
+    lengths = []
+    if answers:
+        sizes = " or ".join(f"{size:,}" for size in sorted(answers))
+        lengths.append(f"{sizes} in evaluation (evaluation.max_new_tokens)")
+    if completions:
+        sizes = " or ".join(f"{max(n // 2, 1):,} to {n:,}" for n in sorted(completions))
+        lengths.append(f"{sizes} in a GRPO training (method.trl.max_completion_length)")
+    if lengths:
+        yield f"tokens of a reply, as hours on GPUs assume: {', '.join(lengths)}"
 
 
 def _is_unmeasured(job: Job) -> bool:
@@ -584,7 +663,9 @@ def _power_table(config: Config, cells: Mapping[str, Sequence[str]]) -> Table:
     for row, names in alike.items():
         more = f" and {counted(len(names) - 1, 'more cell')}, each" if len(names) > 1 else ""
         table.add_row(f"{names[0]}{more}", *row)
-    table.caption, table.caption_justify = _POWER_NOTE.format(settings), "left"
+    percent = 100 * settings.discordance
+    table.caption = _POWER_NOTE.format(settings, percent=percent)
+    table.caption_justify = "left"
     return table
 
 
@@ -604,9 +685,9 @@ def _power_row(settings: Statistics, clusters: Sequence[str]) -> tuple[str, ...]
 
 _POWER_NOTE = (
     "can show: percent points between two models on the same questions, 80 % power, two-sided 5 %, "
-    "before Holm's\nadjustment, if they answer {0.discordance:g} of the questions unlike "
-    "(statistics.discordance) and the answers of a\n{0.clusters} correlate by {0.correlation:g} "
-    "(statistics.correlation)"
+    "before Holm's\nadjustment; assumed: on {percent:g} % of the questions one model is right and "
+    "the other wrong\n(statistics.discordance), and answers about one {0.clusters} correlate by "
+    "{0.correlation:g} (statistics.correlation)"
 )
 
 
@@ -641,9 +722,12 @@ def _totals(jobs: Sequence[Job], configs: Sequence[Config], trials: Trials | Non
     counts = Counter(job.state for job in jobs)
     ahead = [job for job in jobs if job.state not in _FINISHED]
     kind = "trial" if times > 1 or trials else "job"
+    states = ", ".join(f"{n} {state}" for state, n in counts.items())
+    first = f"total: {counted(len(jobs), kind)}: {states}"
+    if not ahead:
+        return [first]
     return [
-        f"total: {counted(len(jobs), kind)}: "
-        + ", ".join(f"{n} {state}" for state, n in counts.items()),
+        first,
         f"total: {counted(sum(c.updates for c in ahead), 'update')}, "
         f"{counted(sum(c.generations for c in ahead), 'generation')}, "
         f"time {_total_time(ahead, _gpus_of(jobs, configs), trials)}",
@@ -662,31 +746,52 @@ def _gpus_of(jobs: Sequence[Job], configs: Sequence[Config]) -> str:
 
 
 def _total_time(ahead: Sequence[Job], gpus: str, trials: Trials | None) -> str:
-    """`20 min 0 s on this machine (one after the other)`, `estimated 6.1 to 26 h on A100 40 GB`, or
-    `unknown` with what makes it known."""
-    how, share = "one after the other", 1.0
+    """`20 min 0 s on this machine (training 8 min 0 s, evaluation 12 min 0 s; one after the
+    other)`, `estimated 6.1 to 26 h on A100 40 GB`, or `unknown` with what makes it known."""
+    notes, share = ["one after the other"] * (len(ahead) > 1), 1.0
     if trials:
         how = f"{trials.at_a_time} at a time, each as fast as alone; without the test of the best"
-        share = trials.rounds / trials.count
-    known = [job.seconds for job in ahead if job.seconds is not None]
-    hours = [job.hours for job in ahead if job.seconds is None and job.hours]
-    unknown = len(ahead) - len(known) - len(hours)
-    parts = []
-    if known or not ahead:
-        parts.append(f"{duration(sum(known) * share)} on this machine")
-    if hours:
-        from medreason.benchmark import gpu_time
+        notes, share = [how], trials.rounds / trials.count
+    known = [job for job in ahead if job.seconds is not None]
+    estimated = [job for job in ahead if job.seconds is None and job.hours]
+    parts = [_measured_time(known, share)] if known else []
+    parts += [_estimated_time(estimated, share, gpus)] if estimated else []
+    if unknown := len(ahead) - len(known) - len(estimated):
+        parts.append((f"unknown of {counted(unknown, 'job')}" if parts else "unknown", ""))
+        notes.append(_MEASURED_LATER)
+    if len(parts) == 1:
+        ((text, split),) = parts
+        notes = [split, *notes] if split else notes
+    else:
+        text = " and ".join(f"{time} ({split})" if split else time for time, split in parts)
+    return f"{text} ({'; '.join(notes)})" if notes else text
 
-        low, high = (share * sum(each[i] for each in hours) for i in (0, 1))
-        parts.append(f"estimated {gpu_time.shown((low, high))} on {gpus}")
-    if unknown:
-        of = f" of {counted(unknown, 'job')}" if parts else ""
-        parts.append(f"unknown{of}")
-    return f"{' and '.join(parts)} ({how}{_MEASURED_LATER if unknown else ''})"
+
+def _measured_time(jobs: Sequence[Job], share: float) -> tuple[str, str]:
+    """(the time of all, the parts of training and of evaluation where there are both)"""
+    whole = share * sum(job.seconds or 0.0 for job in jobs)
+    of_test = share * sum(job.test_seconds or 0.0 for job in jobs)
+    text = f"{duration(whole)} on this machine"
+    if not 0 < of_test < whole:
+        return text, ""
+    return text, f"training {duration(whole - of_test)}, evaluation {duration(of_test)}"
+
+
+def _estimated_time(jobs: Sequence[Job], share: float, gpus: str) -> tuple[str, str]:
+    """As `_measured_time`, of hours."""
+    from medreason.benchmark import gpu_time
+
+    low, high = (share * sum(job.hours[i] for job in jobs if job.hours) for i in (0, 1))
+    least, most = (share * sum(job.test_hours[i] for job in jobs) for i in (0, 1))
+    text = f"estimated {gpu_time.shown((low, high))} on {gpus}"
+    if not (most and any(job.updates for job in jobs)):
+        return text, ""
+    training = gpu_time.shown((low - least, high - most))
+    return text, f"training {training}, evaluation {gpu_time.shown((least, most))}"
 
 
 _MEASURED_LATER = (
-    "; known on this machine after a first run of each method with this model and hardware"
+    "known on this machine after a first run of each method with this model and hardware"
 )
 
 

@@ -473,7 +473,8 @@ class Statistics:
     difference: float = 5.0
     """Percent points: for which plan and report say how many questions a paired test needs."""
     discordance: float = 0.3
-    """Share of questions that two models answer unlike, assumed where no answers were seen."""
+    """Share of questions that one of two models answers right and the other wrong, assumed where
+    no answers were seen."""
     correlation: float = 0.2
     """Of the answers within a cluster, assumed where no answers were seen."""
 

@@ -343,6 +343,13 @@ def image_digests(spec: dict[str, Any], cache: Path, samples: Iterable[Sample]) 
     return image_cache.digests(images, cache, root_of(reader), handling.ct_window)
 
 
+def known_digests(spec: dict[str, Any], cache: Path, samples: Iterable[Sample]) -> dict[Path, str]:
+    """`image_digests` as far as they are cached, of other images as of missing ones: reads none."""
+    handling, reader = configuration.handling(spec)
+    images = (sample.image for sample in samples)
+    return image_cache.known(images, cache, root_of(reader), handling.ct_window)
+
+
 def digest(samples: Iterable[Sample], image_digests: Mapping[Path, str]) -> str:
     """A hash of the samples and of their images' content, 16 digits; wherever the images lie."""
     state = hashlib.sha256()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medreason.console import counted
+from medreason.data import image_cache
 from medreason.data.checks import CONTRADICTING, place_of
 from medreason.data.pictures import Picture
 from medreason.data.rows import SIDES, Loaded, SplitColumn, once_each
@@ -42,10 +43,7 @@ def audit(
     return {
         "rows": sum(loaded.counts.values()),
         "row_counts": loaded.counts,
-        "split": {
-            "setting": split,
-            "columns": list(dict.fromkeys(column.column for column in loaded.split_columns)),
-        },
+        "split": _split(loaded, split),
         "cells": cells(samples),
         "options": _counts(str(len(s.options)) for s in samples),
         "letters": {
@@ -69,6 +67,7 @@ def audit(
         "duplicates": _duplicates(samples, loaded.contradictory),
         "leakage": leakage(samples, image_digests),
         "validation_leakage": validation_leakage(samples, image_digests),
+        "images_by_path": _count_by_path(samples, image_digests),
         "cross_family_leakage": _cross_family_leakage(samples),
         "option_prior": _priors(samples, "modality", list(MODALITY_NAMES)),
         "option_prior_task": _priors(samples, "task", list(TASK_NAMES)),
@@ -78,6 +77,29 @@ def audit(
         "images": _images(samples, pictures),
         "digest": digest,
     }
+
+
+def overlap_warnings(
+    loaded: Loaded, image_digests: Mapping[Path, str], *, split: str = "published"
+) -> list[str]:
+    """The warnings of `audit` about images and patients on two sides, and about test rows that
+    repeat another, without its tables, which take longer."""
+    samples = loaded.samples
+    report = {
+        "split": _split(loaded, split),
+        "duplicates": _duplicates(samples, loaded.contradictory),
+        "leakage": leakage(samples, image_digests),
+        "validation_leakage": validation_leakage(samples, image_digests),
+        "images_by_path": _count_by_path(samples, image_digests),
+        "images": _images(samples, None),
+    }
+    line = repeats(report)
+    return [*_leaks(report), *([line[2:]] if line.startswith("! ") else [])]
+
+
+def _split(loaded: Loaded, setting: str) -> dict[str, Any]:
+    columns = dict.fromkeys(column.column for column in loaded.split_columns)
+    return {"setting": setting, "columns": list(columns)}
 
 
 def audit_run(
@@ -185,10 +207,23 @@ def leakage(
 def _shared_images(
     others: Sequence[Sample], members: Sequence[Sample], image_digests: Mapping[Path, str]
 ) -> tuple[int, int]:
-    """(images that both show, by content; rows of `members` about them)."""
+    """(images that both show, by content where they were read; rows of `members` about them)."""
     seen = {image_digests[sample.image] for sample in others}
     shown = [image_digests[sample.image] for sample in members]
     return len(seen & {*shown}), sum(image in seen for image in shown)
+
+
+def _count_by_path(samples: Iterable[Sample], image_digests: Mapping[Path, str]) -> int:
+    """Images that were not read, which count by their path."""
+    return len({s.image for s in samples if not image_cache.is_known(image_digests[s.image])})
+
+
+def _compared(report: Mapping[str, Any]) -> str:
+    """How images were found to be the same."""
+    by_path = report["images_by_path"]
+    if by_path == report["images"]["named"]:
+        return "by path"
+    return f"by content ({counted(by_path, 'image')} by path)" if by_path else "by content"
 
 
 def validation_leakage(
@@ -295,14 +330,14 @@ def _leaks(report: Mapping[str, Any]) -> list[str]:
     if rows := leak.get("test_rows"):
         sentences.append(
             f"{counted(rows, 'test question')} about {counted(leak['shared_images'], 'image')} of "
-            f"train, by content; {correct or 'data.split=by_image has no such leak'}"
+            f"train, {_compared(report)}; {correct or 'data.split=by_image has no such leak'}"
         )
     if patients := leak.get("shared_patients"):
         sentences.append(
             f"{counted(patients, 'patient')} in both train and test; "
             f"{correct or 'see data.split=by_patient'}"
         )
-    return sentences + _validation_warnings(report["validation_leakage"])
+    return sentences + _validation_warnings(report["validation_leakage"], _compared(report))
 
 
 def _image_warnings(images: Mapping[str, Any]) -> list[str]:
@@ -324,13 +359,13 @@ def _image_warnings(images: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _validation_warnings(leaks: Mapping[str, Mapping[str, int]]) -> list[str]:
+def _validation_warnings(leaks: Mapping[str, Mapping[str, int]], compared: str) -> list[str]:
     sentences = []
     for side, leak in leaks.items():
         if rows := leak["validation_rows"]:
             sentences.append(
                 f"{counted(rows, 'validation question')} about "
-                f"{counted(leak['shared_images'], 'image')} of {side}, by content"
+                f"{counted(leak['shared_images'], 'image')} of {side}, {compared}"
             )
         if patients := leak.get("shared_patients"):
             sentences.append(f"{counted(patients, 'patient')} in both validation and {side}")

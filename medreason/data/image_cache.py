@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +63,23 @@ def digests(
     another picture in another window.
     """
     contents, _ = _look_up(images, cache, decode=False)
+    return _named(contents, root, window)
+
+
+def known(
+    images: Iterable[Path], cache: Path, root: Path | None = None, window: Window = SOFT_TISSUE
+) -> dict[Path, str]:
+    """`digests` of images that the cache knows, of others as of missing ones: reads no image."""
+    contents, unread = _cached(images, cache, decode=False)
+    return _named(contents | dict.fromkeys(unread, _Content()), root, window)
+
+
+def is_known(digest: str) -> bool:
+    """Whether it is of the content of an image, not of the path of one that was not read."""
+    return not digest.startswith(f"{MISSING} ")
+
+
+def _named(contents: Mapping[Path, _Content], root: Path | None, window: Window) -> dict[Path, str]:
     return {
         image: _in_window(content, window) if content.digest else f"{MISSING} {_below(image, root)}"
         for image, content in contents.items()
@@ -84,6 +101,19 @@ def _look_up(
     images: Iterable[Path], cache: Path, *, decode: bool
 ) -> tuple[dict[Path, _Content], dict[Path, str]]:
     """(content of each image; why some cannot be decoded)."""
+    contents, unread = _cached(images, cache, decode=decode)
+    faults: dict[Path, str] = {}
+    for image, content, fault in _read(unread, cache, decode=decode):
+        contents[image] = content
+        if fault:
+            faults[image] = fault
+    return contents, faults
+
+
+def _cached(
+    images: Iterable[Path], cache: Path, *, decode: bool
+) -> tuple[dict[Path, _Content], list[Path]]:
+    """(content of each image that the cache knows; the others)."""
     entries = _entries(cache / FILE)
     resolved: dict[Path, str] = {}
     contents: dict[Path, _Content] = {}
@@ -95,12 +125,7 @@ def _look_up(
             contents[image] = _Content(*entry[3:5])
         else:
             unread.append(image)
-    faults: dict[Path, str] = {}
-    for image, content, fault in _read(unread, cache, decode=decode):
-        contents[image] = content
-        if fault:
-            faults[image] = fault
-    return contents, faults
+    return contents, unread
 
 
 def _read(images: list[Path], cache: Path, *, decode: bool) -> Iterable[tuple[Path, _Content, str]]:

@@ -158,7 +158,7 @@ def _habits(report: Mapping[str, Any]) -> list[str]:
 def _by_modality(report: Mapping[str, Any]) -> Table:
     rules = {rule: _RULES[rule] for rule in _habits(report)}
     counts = {
-        "shared_images": "images in train\nand test by content",
+        "shared_images": "images in train\nand test",
         "test_rows": "test rows\nabout them",
         "shared_patients": "patients in\ntrain and test",
     }

@@ -52,6 +52,7 @@ def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
 
     Without samples, which are not downloaded yet, questions of usual length are assumed.
     """
+    automatic = config.hardware.per_device_prompts == "auto"
     config, chosen = with_questions_at_once(config, samples)
     try:
         estimate = _estimate(config, samples)
@@ -62,8 +63,10 @@ def memory_lines(config: Config, samples: Sequence[Sample]) -> list[str]:
     limit = device_limit_bytes(config)
     lines = [f"memory of {trained_names(config)}: {estimate.summary()}"]
     lines += [chosen] if chosen else []
-    if limit is None or estimate.peak <= limit:
+    if limit is None:
         return lines
+    if estimate.peak <= limit:
+        return [*lines, *([] if automatic else _tight_lines(config, estimate.peak, limit))]
     beside = f", beside vLLM's {share:.0%}" if (share := _vllm_share(config)) else ""
     misfit = f"does not fit into {limit / 2**30:.1f} GiB (hardware={config.hardware.name}{beside})"
     overrides: list[str] = []
@@ -104,22 +107,22 @@ def with_questions_at_once(config: Config, samples: Sequence[Sample]) -> tuple[C
     return cut[0], f"{cut[1]}; {text}" if cut[1] else text
 
 
-_Cut = tuple[Config, str | None, bool]
-"""A configuration with a number of questions, why that (None where it was given), whether it fits
-by the estimate."""
+_Cut = tuple[Config, str | None, str]
+"""A configuration with a number of questions, why that (None where it was given), why it does not
+fit by the estimate (empty where it does)."""
 
 
 def _faster(plain: _Cut, again: _Cut, samples: Sequence[Sample]) -> tuple[_Cut, str]:
     """(the one of two cuts, without and with recomputing, that is faster or fits, and why)"""
-    if not plain[2]:
-        return again, "without, the activations do not fit, or memory is not known"
+    if plain[2]:
+        return again, plain[2]
     from medreason.training import update_time
 
     seconds = [
         update_time.relative_seconds(config, largest_batch(config, samples))
         for config, _, _ in (plain, again)
     ]
-    is_plain = not again[2] or seconds[0] <= seconds[1]
+    is_plain = bool(again[2]) or seconds[0] <= seconds[1]
     chosen, other = (plain, again) if is_plain else (again, plain)
     at_once = _questions(other[0].hardware.questions_at_once)
     longer = f"an update takes {max(seconds) / min(seconds):.2f} times as long (estimated)"
@@ -142,36 +145,74 @@ def _largest_cut(config: Config, samples: Sequence[Sample]) -> _Cut:
     """With the most questions at once that fit; those given where a number is."""
     limit = device_limit_bytes(config)
     if config.hardware.per_device_prompts != "auto":
-        return config, None, limit is not None and _fits(config, samples, limit)
+        return config, None, _misfit(config, samples, limit)
     chosen = "hardware.per_device_prompts=auto is"
     one = _with(config, per_device_prompts="1")
     if limit is None:
-        text = f"{chosen} 1: the device's memory is not known; set hardware.device_gb"
-        return one, text, False
+        return one, f"{chosen} 1: {_UNKNOWN_DEVICE}; set hardware.device_gb", _UNKNOWN_DEVICE
     share = config.method.prompts_per_step // config.hardware.processes
-    why = f"an estimate may fill {_TRUSTED:.0%} of {limit / 2**30:.1f} GiB"
-    larger = ""
+    larger, peak = "", 0
     for questions in (n for n in range(share, 0, -1) if share % n == 0):
         cut = _with(config, per_device_prompts=str(questions))
         try:
             peak = _estimate(cut, samples).peak
         # As for `memory_lines`: the architecture is not known.
         except (OSError, ValueError) as error:
-            first = first_line(error)
-            return one, f"{chosen} 1: memory is not known: {first}", False
-        takes = f"{questions} take{'s' if questions == 1 else ''} about {peak / 2**30:.2f} GiB"
+            return one, f"{chosen} 1: memory is not known: {first_line(error)}", _UNKNOWN_MODEL
         if peak <= _TRUSTED * limit:
-            which = "" if larger else f", all {_questions(share)} that a device has of a step"
-            return cut, f"{chosen} {questions}{which}: {takes}{larger} ({why})", True
-        larger = f", and {takes}"
-    return one, f"{chosen} 1, the smallest{larger.replace(', and', ':')} ({why})", False
+            takes = f"{_questions(questions)} at once take{'s' * (questions == 1)} about"
+            why = f"an estimate may fill {_TRUSTED:.0%} of {_gib(limit, 1)}"
+            which = "" if larger else f", {_whole_share(config)}"
+            text = f"{chosen} {questions}{which}: {takes} {_gib(peak)}{larger} ({why})"
+            return cut, text, ""
+        larger = f", and {questions} about {_gib(peak)}"
+    too_much = _too_much(config, peak, limit)
+    text = f"{chosen} 1, the smallest: it takes about {_gib(peak)}, {too_much}"
+    return one, text, _NO_ROOM
 
 
-def _fits(config: Config, samples: Sequence[Sample], limit: int) -> bool:
+_UNKNOWN_DEVICE = "the device's memory is not known"
+_UNKNOWN_MODEL = "what the model takes of memory is not known"
+_NO_ROOM = "without, the activations do not fit"
+
+
+def _whole_share(config: Config) -> str:
+    devices = config.hardware.processes
+    return "a device's whole share of a step" if devices > 1 else "the whole step"
+
+
+def _gib(count: int, digits: int = 2) -> str:
+    return f"{count / 2**30:.{digits}f} GiB"
+
+
+def _too_much(config: Config, peak: int, limit: int) -> str:
+    """What an estimated peak is more than, and what decides whether it fits."""
+    if peak > limit:
+        return f"more than the {_gib(limit, 1)} that there are"
+    hardware = config.hardware
+    checked = hardware.memory_check and hardware.parallel == "ddp"  # see `run._check_memory`
+    decides = "the memory check before the first update" if checked else "the first update"
+    return (
+        f"more than the {_TRUSTED:.0%} of {_gib(limit, 1)} that an estimate may fill: it may still "
+        f"fit, {decides} shows it"
+    )
+
+
+def _tight_lines(config: Config, peak: int, limit: int) -> list[str]:
+    """That a given cut fits by so little that the estimate does not decide."""
+    if peak <= _TRUSTED * limit:
+        return []
+    return [f"about {_gib(peak)} are {_too_much(config, peak, limit)}"]
+
+
+def _misfit(config: Config, samples: Sequence[Sample], limit: int | None) -> str:
+    """Why a given cut does not fit by the estimate; empty where it does."""
+    if limit is None:
+        return _UNKNOWN_DEVICE
     try:
-        return _estimate(config, samples).peak <= _TRUSTED * limit
+        return "" if _estimate(config, samples).peak <= _TRUSTED * limit else _NO_ROOM
     except (OSError, ValueError):
-        return False
+        return _UNKNOWN_MODEL
 
 
 def keeps_graphs(config: Config, samples: Sequence[Sample]) -> bool:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from medreason import config as configuration
-from medreason import phantom, stats
+from medreason import data, phantom, stats
 from medreason.actions import plan
 from medreason.benchmark import gpu_time
 from medreason.config import Config
-from medreason.data import prepared
+from medreason.data import audit, image_cache, prepared
 from medreason.execution import launch
 from medreason.execution.request import run_request
 from medreason.execution.throughput import Throughput
@@ -50,7 +51,8 @@ def test_plan_says_what_a_paired_test_can_show_in_each_cell(
     assert needed == f"{able.questions_needed:,}"
     assert rows["all"][:2] == ["48", "12"]
     assert "n for 5 points" in shown
-    assert "0.3 of the questions unlike (statistics.discordance)" in " ".join(shown.split())
+    assumed = "on 30 % of the questions one model is right and the other wrong"
+    assert f"{assumed} (statistics.discordance)" in " ".join(shown.split())
 
 
 def test_plan_takes_what_is_assumed_from_the_configuration(
@@ -281,6 +283,8 @@ def test_data_that_is_unknown_or_damaged_is_refused_with_its_reason(
         shown = capsys.readouterr().out
         assert "1 job: 1 refused" in shown
         assert "job 0: data.root=no/mine" in shown or f"job 0: {tmp_path}" in shown
+        for empty in ("0 updates", "time", "disk 0.0"):
+            assert empty not in shown.partition("job 0: ")[2]
 
 
 def test_plan_names_the_command_that_makes_a_prepared_folder() -> None:
@@ -476,3 +480,89 @@ def test_profile_without_a_gpu_says_which_key_gives_an_estimate(
     (slow,) = re.findall(r"A100 80 GB \S+ to (\S+) h", shown)
     (fast,) = re.findall(r"H100 (\S+) to \S+ h;", shown)
     assert (low, high) == (fast, slow)
+
+
+def test_time_is_split_into_training_and_evaluation(
+    composed: Compose, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Throughput, "training", lambda self, config: 30.0)
+    monkeypatch.setattr(Throughput, "evaluation", lambda self, config: 2.0)
+    words = (*SMALL, "method=sft", "method.trl.max_steps=10", "evaluation.modalities=[ct]")
+    config = composed(*words, "evaluation.tasks=[disease]", "evaluation.controls=[]")
+    plan.run_all([config], [""])
+    measured = "time 5 min 24 s on this machine (training 5 min 0 s, evaluation 24 s)\n"
+    assert measured in capsys.readouterr().out
+    plan.run_all([config, composed(*words[:2], *words[3:], "method=base")], ["sft", "base"])
+    assert ", evaluation " in capsys.readouterr().out
+
+
+def test_estimated_time_is_split_and_says_how_long_replies_are_taken_to_be(
+    composed: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*MED_R1[1:], "data=med_r1_modality_384", "modality=ct")
+    config = composed(*words, "method=grpo")
+    plan.run_all([config], [""])
+    shown = capsys.readouterr().out
+    (times,) = re.findall(
+        r"time estimated (\S+) to (\S+) h on A100 40 GB \(training (\S+) to (\S+) h, "
+        r"evaluation (\S+) to (\S+) h\)\n",
+        shown,
+    )
+    low, high, *parts = map(float, times)
+    assert parts[0] + parts[2] == pytest.approx(low, abs=0.16)
+    assert parts[1] + parts[3] == pytest.approx(high, abs=0.16)
+    length = config.method.trl["max_completion_length"]
+    assert (
+        f"assume: {config.evaluation.max_new_tokens} in evaluation (evaluation.max_new_tokens), "
+        f"{length // 2} to {length} in a GRPO training (method.trl.max_completion_length)\n"
+    ) in shown
+    plan.run_all([composed(*words, "method=base")], [""])
+    shown = capsys.readouterr().out
+    assert "in evaluation (evaluation.max_new_tokens)\n" in shown
+    assert not re.search("time .*training", shown)
+
+
+def own_questions(root: Path) -> Path:
+    """A table of nine questions; the last one, of the test, is about a patient of train and about
+    a copy of an image of train."""
+    rows = ["image,question,option_A,option_B,answer,modality,task,patient,split"]
+    for i in range(9):
+        Image.new("L", (16, 16), 20 * (i % 8)).save(root / f"{i}.png")
+        side = "test" if i == 8 else "train"
+        row = f"{i}.png,Which is {i}?,normal,fracture,A,X-ray,disease,p{min(i, 7)},{side}"
+        rows.append(row)
+    (root / "questions.csv").write_text("\n".join(rows))
+    return root / "questions.csv"
+
+
+def test_plan_prints_the_lines_about_leaks_of_the_training_once_a_data_set(
+    composed: Compose, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ("data=hub", f"data.hub={own_questions(tmp_path)}", "method.prompts_per_step=4")
+    configs = [composed(*words, f"method={method}") for method in ("sft", "grpo")]
+    plan.run_all(configs, ["sft", "grpo"])
+    shown = capsys.readouterr().out.splitlines()
+    remedy = "correct the column 'split', whose split this is"
+    of_images = f"! 1 test question about 1 image of train, by content; {remedy}"
+    of_patients = f"! 1 patient in both train and test; {remedy}"
+    assert [line for line in shown if line.startswith("! 1 ")] == [of_images, of_patients]
+    samples = data.samples_of(configs[0])
+    train, test = data.trained_on(configs[0], samples), data.tested_on(configs[0], samples)
+    digests = data.image_digests(configs[0].data, tmp_path / "outputs/cache", samples)
+    columns = data.split_columns(configs[0])
+    facts = audit.audit_run(train, test, "", digests, {}, split_columns=columns)
+    assert [f"! {leak}" for leak in facts["leaks"]] == [of_images, of_patients]
+
+
+def test_plan_reads_no_image_to_find_leaks(
+    composed: Compose,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = own_questions(tmp_path)
+    file.write_text(file.read_text().replace("8.png", "0.png"))
+    words = ("data=hub", f"data.hub={file}", "method=sft", "method.prompts_per_step=4")
+    monkeypatch.setattr(image_cache, "_keep", lambda *_: None)
+    plan.run(composed(*words))
+    assert "! 1 test question about 1 image of train, by path; " in capsys.readouterr().out

@@ -17,7 +17,14 @@ from PIL import Image
 
 from medreason import data
 from medreason.data import pictures
-from medreason.data.audit import LOWER_CASE, PERIOD, audit, audit_run, warnings
+from medreason.data.audit import (
+    LOWER_CASE,
+    PERIOD,
+    audit,
+    audit_run,
+    overlap_warnings,
+    warnings,
+)
 from medreason.data.rows import (
     OF_VALIDATION,
     SIDES,
@@ -33,8 +40,8 @@ from medreason.samples import Sample
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 KEYS = (
     "rows row_counts split cells options letters unparsed left_out remarks answer_types duplicates "
-    "leakage validation_leakage cross_family_leakage option_prior option_prior_task guessing "
-    "guessing_task typography images digest"
+    "leakage validation_leakage images_by_path cross_family_leakage option_prior option_prior_task "
+    "guessing guessing_task typography images digest"
 )
 # experiments/med_r1/README.md, "Data": train and test rows of each published file.
 SIZES = {
@@ -559,3 +566,35 @@ def test_labels_of_counts_are_not_cut(capsys: pytest.CaptureFixture[str]) -> Non
     assert "\u2026" not in shown
     assert f"rows {OF_VALIDATION}" in shown
     assert "groups of images with one perceptual hash" in shown
+
+
+@pytest.mark.parametrize(
+    ("unread", "said"),
+    [("", "by content"), ("c", "by content (1 image by path)"), ("abc", "by path")],
+)
+def test_leaks_say_how_images_were_compared(unread: str, said: str) -> None:
+    samples = [
+        sample("a", "train"),
+        sample("a", "validation"),
+        sample("a", "test"),
+        sample("b", "test"),
+        sample("c", "train"),
+    ]
+    digests = by_path(samples) | {Path(name): f"missing {name}" for name in unread}
+    loaded = Loaded(samples, [])
+    remedy = "data.split=by_image has no such leak"
+    lines = [
+        f"1 test question about 1 image of train, {said}; {remedy}",
+        f"1 validation question about 1 image of train, {said}",
+        f"1 validation question about 1 image of test, {said}",
+    ]
+    assert overlap_warnings(loaded, digests) == lines
+    assert [line for line in warnings(audit(loaded, "", digests)) if said in line] == lines
+
+
+def test_overlaps_name_repeated_rows_where_they_are_in_the_test() -> None:
+    first, again = sample("a", "train"), replace(sample("a", "train"), id="f:2")
+    assert overlap_warnings(Loaded([first, again], []), by_path([first])) == []
+    tested = [replace(each, split="test") for each in (first, again)]
+    (line,) = overlap_warnings(Loaded(tested, []), by_path(tested))
+    assert line.startswith("1 row (1 in test) repeats a question about the same image")

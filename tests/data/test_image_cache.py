@@ -219,3 +219,15 @@ def test_eighty_thousand_known_images_take_a_second_of_a_core(tmp_path: Path) ->
         assert sum(map(len, image_cache._entries(tmp_path / image_cache.FILE).values())) == 82_000
         seconds.append(time.process_time() - began)
     assert min(seconds) < 2
+
+
+def test_known_digests_are_those_of_images_that_were_read_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = release(tmp_path, ["1.bmp", "2.bmp"])
+    images = [root / "1.bmp", root / "2.bmp", root / "no.bmp"]
+    read = image_cache.digests(images[:1], tmp_path / "cache", root)
+    monkeypatch.setattr(image_cache, "_inspect", None)  # what would read an image
+    known = image_cache.known(images, tmp_path / "cache", root)
+    assert known == read | {images[1]: "missing 2.bmp", images[2]: "missing no.bmp"}
+    assert [image_cache.is_known(digest) for digest in known.values()] == [True, False, False]

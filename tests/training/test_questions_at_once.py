@@ -38,9 +38,10 @@ def test_the_largest_divisor_of_a_step_that_fits_is_taken(
     assert config.hardware.per_device_prompts == str(fits)
     assert config.accumulation == 24 // fits
     assert chosen is not None
-    which = "" if larger else ", all 24 questions that a device has of a step"
-    assert f"hardware.per_device_prompts=auto is {fits}{which}: {fits} take" in chosen
-    assert (f"and {larger} take about" if larger else " GiB (an estimate may fill") in chosen
+    which = "" if larger else ", the whole step"
+    takes = "1 question at once takes" if fits == 1 else f"{fits} questions at once take"
+    assert f"hardware.per_device_prompts=auto is {fits}{which}: {takes} about " in chosen
+    assert (f", and {larger} about " if larger else " GiB (an estimate may fill 85% of") in chosen
 
 
 AUTO = (*STEP, "hardware.gradient_checkpointing=auto")
@@ -82,7 +83,7 @@ def test_checkpointing_is_chosen_where_nothing_else_fits(composed: Compose) -> N
         assert config.hardware.questions_at_once == 24
         assert chosen is not None
         assert chosen.startswith(f"hardware.gradient_checkpointing=auto is {str(again).lower()}: ")
-    assert "without, the activations do not fit" in chosen
+    assert chosen.endswith("auto is true: without, the activations do not fit")
     lines = memory_lines(composed(*given, "hardware.device_gb=0.5"), [])
     assert "gradient_checkpointing=auto is true" in lines[1]
 
@@ -96,8 +97,42 @@ def test_plan_says_what_was_chosen_and_why(composed: Compose) -> None:
 
 def test_what_does_not_fit_at_all_is_planned_with_its_remedies(composed: Compose) -> None:
     lines = memory_lines(composed(*STEP, "hardware.device_gb=0.5"), [])
-    assert "auto is 1, the smallest: 1 takes about " in lines[1]
+    smallest = r"auto is 1, the smallest: it takes about \S+ GiB, more than the 0\.5 GiB that"
+    assert re.search(smallest, lines[1])
     assert "does not fit into 0.5 GiB" in lines[2]
+
+
+def test_a_model_of_unknown_memory_is_not_said_to_be_too_large(composed: Compose) -> None:
+    unknown = composed(*AUTO, "hardware.device_gb=40", "model.path=owner/not-here")
+    _, chosen = with_questions_at_once(unknown, [])
+    assert str(chosen).endswith("auto is true: what the model takes of memory is not known")
+
+
+def test_several_devices_share_a_step(composed: Compose) -> None:
+    two = composed(*STEP, "hardware.devices=2", "hardware.device_gb=1000")
+    _, chosen = with_questions_at_once(two, [])
+    share = "is 12, a device's whole share of a step: 12 questions at once take about "
+    assert share in str(chosen)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "decides"),
+    [
+        ("hardware.memory_check=true", "the memory check before the first update"),
+        ("hardware.memory_check=false", "the first update"),
+    ],
+)
+@pytest.mark.parametrize("questions", ["auto", "1"])
+def test_what_fits_by_a_margin_below_that_of_the_estimate_is_said_to_be_open(
+    composed: Compose, hardware: str, decides: str, questions: str
+) -> None:
+    room = f"hardware.device_gb={peak(composed, 1, again=False) / 0.95 / 1e9}"
+    given = f"hardware.per_device_prompts={questions}"
+    _, line = memory_lines(composed(*STEP[:2], given, hardware, room), [])
+    said = "auto is 1, the smallest: it takes about" if questions == "auto" else "about"
+    filled = r"more than the 85% of \S+ GiB that an estimate may fill"
+    open_until = f"it may still fit, {decides} shows it"
+    assert re.fullmatch(rf".*{said} \S+ GiB(,| are) {filled}: {open_until}", line)
 
 
 def test_a_device_of_unknown_memory_takes_one_question(
@@ -107,6 +142,10 @@ def test_a_device_of_unknown_memory_takes_one_question(
     config, chosen = with_questions_at_once(composed(*STEP), [])
     assert config.hardware.questions_at_once == 1
     assert "set hardware.device_gb" in str(chosen)
+    config, chosen = with_questions_at_once(composed(*AUTO), [])
+    assert config.hardware.recomputes
+    assert str(chosen).endswith("auto is true: the device's memory is not known")
+    assert len(memory_lines(composed(*STEP[:2]), [])) == 1
 
 
 def test_the_split_is_in_no_key(composed: Compose) -> None:
@@ -132,7 +171,8 @@ def test_a_training_takes_what_was_chosen(
         train(config, samples, folder, lambda *_: None)
         losses.append([row["loss"] for row in folder.logged() if "loss" in row])
     assert losses[0] == losses[1]
-    assert "hardware.per_device_prompts=auto is 2: 2 take about" in capsys.readouterr().err
+    said = "hardware.per_device_prompts=auto is 2: 2 questions at once take about"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["many", "0", "-1", "1.5"])
