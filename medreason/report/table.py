@@ -37,6 +37,7 @@ from medreason.report.runs import (
     report_with_base,
     why_no_base,
 )
+from medreason.report.terminal import Terminal
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder
@@ -165,7 +166,7 @@ def show_table(table_of: Callable[[bool], Table], widest: Table | None = None) -
     """Print `widest` where it fits, else `table_of(compact)`, compact only where the whole does
     not; in a terminal that is narrower still its columns stand in several tables below each
     other."""
-    console = Console()
+    console = Terminal()
     width = console.width if console.is_terminal else max(console.width, _PIPE_WIDTH)
     whole = [table for table in (widest, table_of(False)) if table]
     fitting = (table for table in whole if _width(table, console) <= width)
