@@ -34,6 +34,7 @@ from medreason.report.table import (
     columns,
     few_clusters_note,
     guessing_note,
+    leak_notes,
     method_note,
     no_start_note,
     percent,
@@ -122,12 +123,12 @@ def page(
             facts=[*_facts(runs, tables), *summary.tested(openings)],
             **(_by_method(rows, tables) if grouped else {"runs": _run_table(rows)}),
             **_differences(tables, grouped=grouped),
-            notes=_notes(rows, grouped),
+            notes=_notes(rows, tables, grouped=grouped),
             trials=trials,
             **_published(beside),
             arms=tables.arms,
             sets=data_sets.shown(on_sets),
-            sizes=data_sets.size,
+            sizes=data_sets.sizes,
             search_pictures=search.pictures(trials, logarithmic),
             search_note=search.note(trials),
             charts=(curves := charts(_lines(runs, tables, colours))),
@@ -198,6 +199,7 @@ def _environment() -> Environment:
         "tested": search.tested_text,
         "published": lambda value, row: _typeset(published.value_text(value, row)),
         "minus": lambda pair: difference_name(pair.a, pair.b),
+        "count": lambda number: f"{number:,}",
     }
     return environment
 
@@ -361,7 +363,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _notes(rows: Sequence[Row], grouped: bool) -> str:
+def _notes(rows: Sequence[Row], tables: Tables, *, grouped: bool) -> str:
     notes = [
         "Dot: accuracy with its 95 % interval; tick: options-only baseline, a frequency table of "
         "option texts; ring: blank image."
@@ -383,6 +385,8 @@ def _notes(rows: Sequence[Row], grouped: bool) -> str:
         for reason, count in unlike.items()
     ]
     notes += [f"{note}." for note in (*few_clusters_note(rows), *no_start_note(rows))]
+    of_arms = [note for arm in tables.arms for note in arms.leak_note(arm, rows)]
+    notes += [f"{note}." for note in (of_arms if grouped else leak_notes(rows))]
     baselines = arms.baseline_note(rows) if grouped else baseline_note(evaluated)
     baselines += guessing_note(evaluated)
     notes += [f"{note[0].upper()}{note[1:]}." for note in baselines]
