@@ -123,7 +123,7 @@ def page(
             facts=[*_facts(runs, tables), *summary.tested(openings)],
             **(_by_method(rows, tables) if grouped else {"runs": _run_table(rows)}),
             **_differences(tables, grouped=grouped),
-            notes=_notes(rows, tables, grouped=grouped),
+            notes=_notes(rows, grouped, _leaks(rows, tables, grouped)),
             trials=trials,
             **_published(beside),
             arms=tables.arms,
@@ -363,8 +363,15 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _notes(rows: Sequence[Row], tables: Tables, *, grouped: bool) -> str:
-    notes = [
+def _leaks(rows: Sequence[Row], tables: Tables, grouped: bool) -> list[str]:
+    if not grouped:
+        return leak_notes(rows)
+    return [note for arm in tables.arms for note in arms.leak_note(arm, rows)]
+
+
+def _notes(rows: Sequence[Row], grouped: bool, leaks: Sequence[str] = ()) -> str:
+    notes = [f"{leak}." for leak in leaks]
+    notes += [
         "Dot: accuracy with its 95 % interval; tick: options-only baseline, a frequency table of "
         "option texts; ring: blank image."
     ]
@@ -385,8 +392,6 @@ def _notes(rows: Sequence[Row], tables: Tables, *, grouped: bool) -> str:
         for reason, count in unlike.items()
     ]
     notes += [f"{note}." for note in (*few_clusters_note(rows), *no_start_note(rows))]
-    of_arms = [note for arm in tables.arms for note in arms.leak_note(arm, rows)]
-    notes += [f"{note}." for note in (of_arms if grouped else leak_notes(rows))]
     baselines = arms.baseline_note(rows) if grouped else baseline_note(evaluated)
     baselines += guessing_note(evaluated)
     notes += [f"{note[0].upper()}{note[1:]}." for note in baselines]
