@@ -19,7 +19,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medreason import config as configuration
 from medreason.config import CONF, Config, composing, flags, options, steps
-from medreason.console import command, notice, quiet_libraries, show
+from medreason.console import (
+    command,
+    notice,
+    quiet_libraries,
+    results_are_lost,
+    show,
+    work_without_readers,
+)
 from medreason.report import published_file
 from medreason.runs import interrupts
 from medreason.runs.outcomes import Outcome, explained
@@ -33,10 +40,20 @@ _LAUNCHER_PREFIXES = ("ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_C
 
 def main() -> None:
     """Run the command line; Ctrl-C, SIGTERM and SIGHUP end it in one line, with what to type to
-    go on."""
+    go on. Where `head` behind a pipe has ended, it does its work to the end, without a word, and
+    exits as tools do that SIGPIPE ends."""
     interrupts.listen()
+    work_without_readers()
     try:
         _run_command_line()
+        _exit_without_reader()
+    except BrokenPipeError:  # of what a library prints
+        _exit_without_reader(is_broken=True)
+        raise
+    except SystemExit as error:
+        if not error.code:
+            _exit_without_reader()
+        raise
     except KeyboardInterrupt as error:
         interrupts.leave()
         kept = str(error) or "what was finished is kept"
@@ -45,6 +62,12 @@ def main() -> None:
         after = "\n" if sys.stderr.isatty() else ""  # the terminal's ^C
         notice(f"{after}medreason: {stopped}; {kept}; to go on: {options.started_command()}")
         sys.exit(128 + interrupts.first())
+
+
+def _exit_without_reader(*, is_broken: bool = False) -> None:
+    """Raise SystemExit where nobody read the results to their end."""
+    if results_are_lost(is_broken=is_broken):
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _run_command_line() -> None:
@@ -146,6 +169,7 @@ def job(composed: DictConfig) -> Outcome | None:
     What a job of a sweep raises is recorded by `sweeps.callback`, and the others go on.
     """
     os.environ.pop(_FULL_ERROR, None)
+    work_without_readers()  # joblib runs it in a process of its own
     hydra_config = HydraConfig.get()
     in_sweep = hydra_config.mode is RunMode.MULTIRUN
     try:

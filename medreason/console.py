@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
+import re
 import select
 import shlex
 import shutil
@@ -15,13 +17,14 @@ from pathlib import Path
 from typing import TextIO
 
 
-def show(text: object) -> None:
+def show(text: object, *, end: str = "\n") -> None:
     """Print a result, which may be piped.
 
     Raises:
-        BrokenPipeError: nobody reads the pipe any longer, and no signal has ended the command.
+        BrokenPipeError: nobody reads the pipe any longer, as behind `| head`, and neither is this a
+            command (`work_without_readers`) nor has a signal ended it.
     """
-    _write(sys.stdout, f"{text}\n", without_readers=_is_ending)
+    _write(sys.stdout, f"{text}{end}", without_readers=_works_without_readers)
 
 
 def notice(text: object, *, end: str = "\n") -> None:
@@ -29,17 +32,34 @@ def notice(text: object, *, end: str = "\n") -> None:
     _write(sys.stderr, f"{text}{end}", without_readers=True)
 
 
-_is_ending = False
+_works_without_readers = False
+_results_are_lost = False
+
+
+def work_without_readers() -> None:
+    """From now on nothing that is printed fails for want of a reader: a command does its work and
+    writes its files where the `head` behind it has ended."""
+    global _works_without_readers
+    _works_without_readers = True
 
 
 def end_without_readers() -> None:
-    """From now on nothing that is printed fails for want of a reader, as after a signal that has
-    closed the terminal, or ended the `tee` behind a pipe."""
-    global _is_ending
-    _is_ending = True
+    """As `work_without_readers`, after a signal that has closed the terminal, or ended the `tee`
+    behind a pipe."""
+    work_without_readers()
     for stream in (sys.stdout, sys.stderr):
         if _has_lost_its_reader(stream):
             _discard(stream)
+
+
+def results_are_lost(*, is_broken: bool = False) -> bool:
+    """Whether nobody read stdout to its end. What libraries have printed is flushed first; where
+    one could not print (`is_broken`), nothing of it is left to flush."""
+    _write(sys.stdout, "", without_readers=True)
+    if is_broken and _has_lost_its_reader(sys.stdout):
+        _discard(sys.stdout)
+        return True
+    return _results_are_lost
 
 
 def _write(stream: TextIO, text: str, *, without_readers: bool) -> None:
@@ -52,6 +72,9 @@ def _write(stream: TextIO, text: str, *, without_readers: bool) -> None:
         expected = error.errno == errno.EIO or (without_readers and error.errno == errno.EPIPE)
         if not expected or not _has_lost_its_reader(stream):
             raise
+        if stream is sys.stdout and error.errno == errno.EPIPE:
+            global _results_are_lost
+            _results_are_lost = True
         _discard(stream)
 
 
@@ -74,6 +97,32 @@ def _discard(stream: TextIO) -> None:
 def counted(count: int, noun: str) -> str:
     """`1 run`, `1,152 runs`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def number_text(number: float, digits: int = 6) -> str:
+    """Rounded to so many digits and written as one types it: 0.25, 0.001, and below that 5e-5."""
+    if not math.isfinite(number):
+        return str(number)
+    mantissa, _, power = f"{number:.{digits - 1}e}".partition("e")
+    if number and int(power) < _LEAST_POWER:
+        return f"{float(mantissa):.{digits}g}e{int(power)}"
+    return re.sub(r"e\+0*", "e", f"{number:.{digits}g}")
+
+
+_LEAST_POWER = -3  # of ten, of a number without an exponent
+
+
+def as_typed(value: object) -> str:
+    """The text of a value; of a number below 0.001 as `number_text`, however it was typed."""
+    text = str(value)
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number_text(number, _ALL_DIGITS) if 0 < abs(number) < 10**_LEAST_POWER else text
+
+
+_ALL_DIGITS = 15  # that a float keeps of what was typed
 
 
 def command(words: Iterable[str] = (), module: str = "medreason") -> str:

@@ -76,7 +76,7 @@ def write_run(
     configuration.write(config, evaluation.config)
     trained_on = [replace(sample, split="train") for sample in samples]
     cells = audit.cells([*samples, *trained_on])
-    write_json(evaluation.data, {"test_rows_on_trained_images": 0, "cells": cells})
+    write_json(evaluation.data, {"test_rows_on_trained_images": 0, "leaks": [], "cells": cells})
     rows = [
         predictions.predict(sample, control, _completion(text))
         for control in ("original", "blank_image")

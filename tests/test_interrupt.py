@@ -32,7 +32,7 @@ from medreason.runs.run_folder import RunFolder, run_folders
 @pytest.fixture(autouse=True)
 def handlers_are_put_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """And none of a test that was itself started under nohup."""
-    monkeypatch.setattr(console, "_is_ending", False)
+    monkeypatch.setattr(console, "_works_without_readers", False)
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

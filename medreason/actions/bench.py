@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from medreason import data
@@ -18,6 +17,7 @@ from medreason.config import Config, machine
 from medreason.console import notice, show
 from medreason.execution import gpu_slots
 from medreason.models import model_folder
+from medreason.report.terminal import Terminal
 from medreason.runs.files import write_json
 from medreason.samples import Sample
 from medreason.training.memory_limits import with_questions_at_once
@@ -101,7 +101,7 @@ def _print(results: dict[str, Any]) -> None:
             *(f"{row['baseline']:.3f}", f"{row['grouped']:.3f}", f"{row['speedup']:.2f}"),
             f"{row['grouped'] / least:.2f}" if least else "",
         )
-    console = Console()
+    console = Terminal()
     write = functools.partial(console.print, highlight=False, soft_wrap=True)
     write(
         f"{setup['model']}, {setup['parameters']:,} parameters in {setup['precision']}, "
@@ -146,7 +146,7 @@ def _drafts(config: Config, samples: Sequence[Sample], folder: Path) -> None:
             "" if acceptance is None else f"{acceptance:.0%}",
             *(f"{row['plain']:.2f}", f"{row['drafts']:.2f}", f"{row['speedup']:.2f}"),
         )
-    Console().print(table)
+    Terminal().print(table)
     show(folder / "drafts.json")
 
 

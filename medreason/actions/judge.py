@@ -20,6 +20,7 @@ from medreason.execution import gpu_slots
 from medreason.judging import rubric
 from medreason.judging.grade import Graded, Grader, grade, grader
 from medreason.judging.rubric import Item
+from medreason.report.loading import sweep_text
 from medreason.runs import integrity
 from medreason.runs.files import write_json
 from medreason.runs.progress import Bar
@@ -77,7 +78,7 @@ def _evaluations(config: Config) -> list[EvaluationFolder]:
     ]
     if not evaluations:
         raise ValueError(
-            f"no evaluated runs of sweep={config.sweep} below {config.folder / 'runs'}; "
+            f"no evaluated runs of {sweep_text(config.sweep)} below {config.folder / 'runs'}; "
             f"`{report_command(config.sweep, config.outputs)}` says which sweeps there are"
         )
     return evaluations

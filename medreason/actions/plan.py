@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +27,7 @@ from medreason.execution.launch import Decision, decide
 from medreason.execution.request import RunRequest, run_request
 from medreason.execution.throughput import Throughput
 from medreason.models import model_folder
+from medreason.report.terminal import Terminal
 from medreason.runs import keys
 from medreason.runs.files import free_bytes
 from medreason.runs.outcomes import NoDataError
@@ -120,18 +120,18 @@ def run_all(configs: Sequence[Config], labels: Sequence[str], trials: Trials | N
     _print_power(possible)
     notes = [note for c in possible for note in _warnings(c)] + _overlap_lines(possible)
     for note in dict.fromkeys(notes):
-        Console().print(note, highlight=False, markup=False, soft_wrap=True)
+        Terminal().print(note, highlight=False, markup=False, soft_wrap=True)
     kinds: dict[tuple[str, ...], list[tuple[Config, Job]]] = defaultdict(list)
     for config, job in zip(configs, jobs, strict=True):
         if job.state not in _FINISHED:
             kinds[_kind(config)] += [(config, job)] * (trials.count if trials else 1)
     needs = []
     for line in _needs_of_all(list(kinds.values())):  # one by one, since the first loads torch
-        Console().print(line, highlight=False, soft_wrap=True)
+        Terminal().print(line, highlight=False, soft_wrap=True)
         needs.append(line)
     totals = [*_data_lines(jobs, configs[0]), *_totals(jobs, configs, trials)]
     for line in totals:  # last, where a terminal shows them
-        Console().print(line, highlight=False, soft_wrap=True)
+        Terminal().print(line, highlight=False, soft_wrap=True)
     told = [*needs, *totals]
     refused = any(job.state == "refused" for job in jobs)
     return not refused and not any(line.startswith(_MISFIT) for line in told)
@@ -468,7 +468,7 @@ def _print(jobs: Sequence[Job], configs: Sequence[Config]) -> None:
     for i, job in enumerate(jobs):
         if job.reason:
             reasons[job.reason].append(str(i))
-    console = Console()
+    console = Terminal()
     folds = console.is_terminal and len(jobs) > _MOST_ROWS
     for place, job in _folded(jobs, configs) if folds else enumerate(jobs):
         table.add_row(*map(Text, (str(place), job.name, job.state, *_columns(job))))
@@ -628,7 +628,7 @@ def _print_power(configs: Sequence[Config]) -> None:
     """What a paired test of two models can show in each cell; once for the same questions."""
     tests = {_test_selection(config): config for config in configs}
     for config in tests.values():
-        Console().print(_power_table(config, _test_questions(config)), soft_wrap=True)
+        Terminal().print(_power_table(config, _test_questions(config)), soft_wrap=True)
 
 
 def _test_selection(config: Config) -> str:

@@ -99,10 +99,11 @@ def run(config: Config) -> None:
         if note := _open_note(questions, samples):
             notice(note)
         answers = _answers(config, questions, samples)
+    if config.predict.output:
+        asked.write(Path(config.predict.output), [answer.row() for answer in answers])
     for answer in answers:
         show(_text(answer))
     if config.predict.output:
-        asked.write(Path(config.predict.output), [answer.row() for answer in answers])
         notice(f"{counted(len(answers), 'answer')} written to {config.predict.output}")
 
 

@@ -105,8 +105,9 @@ def _write(config: Config, folder: Path, loaded: Loaded) -> None:
             "data": config.data,
         },
     )
+    if config.prepare.save_to_disk:
+        saved_sets.write(folder / "saved", loaded.samples)
     show(f"{counted(len(loaded.samples), 'row')}, digest {digest}")
     show(f"use them with data=prepared data.root={folder}")
     if config.prepare.save_to_disk:
-        saved_sets.write(folder / "saved", loaded.samples)
         show(f"the same in columns {', '.join(saved_sets.COLUMNS)}: {folder / 'saved'}")

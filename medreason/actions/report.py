@@ -53,43 +53,22 @@ class _Parts(NamedTuple):
 
 def run(config: Config) -> None:
     """Write the report of the sweep, print its table, and send it to the sweep's run in MLflow; of
-    several sweeps, which have no run there, it is on disk alone."""
+    several sweeps, which have no run there, it is on disk alone.
+
+    Nothing is printed before the files are written, since what reads a pipe may end at any line.
+    """
     sweeps = _sweeps(config)
     of_sweeps = {name: loading.evaluations_of(config.folder / "runs", name) for name in sweeps}
     if config.tracking.resync and config.tracking.uri:
         for name, members in of_sweeps.items():
             _resync(config, name, members)
     evaluations = [*{e.path: e for members in of_sweeps.values() for e in members}.values()]
-    loaded = reading.load(evaluations, config.statistics)
-    # Trials of two searches are no search.
-    trials, runs = search.split(loaded) if len(sweeps) == 1 else ([], search.without_trials(loaded))
+    parts = _gather(config, sweeps, reading.load(evaluations, config.statistics))
     target = config.folder / "reports" / config.sweep
     target.mkdir(parents=True, exist_ok=True)
-    gathered = tables.gather(runs)
-    rows = table.rows_of(runs)
-    if trials:
-        table.show_table(lambda compact: search.table(trials))
-    if arms.grouped(runs, gathered):
-        arms.show(rows, gathered)
-    else:
-        table.show_rows(rows)
-    arms.show_differences(gathered.domains)
-    on_sets = data_sets.by_source(gathered.arms)
-    if sets := data_sets.shown(on_sets):
-        table.show_table(lambda compact: data_sets.table(sets, gathered.arms))
-    beside = published.compare(runs, gathered.arms, config.report.published)
-    if published.shown(beside):
-        table.show_table(lambda compact: published.table(beside, compact=compact))
-    elif beside:
-        show("\n".join(published.notes(beside)))
-    opened = _named([o for name in sweeps for o in openings.read(config.folder, name)], loaded)
-    if line := summary.caution(runs, gathered):
-        show(line)
-    for line in filter(None, [*summary.tested(opened), summary.chosen_by_test(opened)]):
-        show(line)
     _remove_former(target)
-    parts = _Parts(runs, gathered, trials, beside, on_sets, opened)
     files = list(_write(config, parts, target))
+    _show(parts)
     for line in listed(files):
         show(line)
     show(f"open {files[0]} in a browser: every cell leads to its questions")
@@ -98,6 +77,42 @@ def run(config: Config) -> None:
         pages = command([config.outputs], "medreason.tracking.pages")
         place = f"`{pages}`" if config.tracking.name == "local" else "the tracking server"
         show(f"{place} shows parameters, curves, predictions with images in MLflow")
+
+
+def _gather(config: Config, sweeps: Sequence[str], loaded: list[Run]) -> _Parts:
+    # Trials of two searches are no search.
+    trials, runs = search.split(loaded) if len(sweeps) == 1 else ([], search.without_trials(loaded))
+    gathered = tables.gather(runs)
+    return _Parts(
+        runs,
+        gathered,
+        trials,
+        published.compare(runs, gathered.arms, config.report.published),
+        data_sets.by_source(gathered.arms),
+        _named([o for name in sweeps for o in openings.read(config.folder, name)], loaded),
+    )
+
+
+def _show(parts: _Parts) -> None:
+    """Print the tables, and what to know before believing them."""
+    runs, trials, beside = parts.runs, parts.trials, parts.beside
+    if trials:
+        table.show_table(lambda compact: search.table(trials))
+    if arms.grouped(runs, parts.tables):
+        arms.show(table.rows_of(runs), parts.tables)
+    else:
+        table.show_rows(table.rows_of(runs))
+    arms.show_differences(parts.tables.domains)
+    if sets := data_sets.shown(parts.on_sets):
+        table.show_table(lambda compact: data_sets.table(sets, parts.tables.arms))
+    if published.shown(beside):
+        table.show_table(lambda compact: published.table(beside, compact=compact))
+    elif beside:
+        show("\n".join(published.notes(beside)))
+    if line := summary.caution(runs, parts.tables):
+        show(line)
+    for line in filter(None, [*summary.tested(parts.opened), summary.chosen_by_test(parts.opened)]):
+        show(line)
 
 
 def _sweeps(config: Config) -> list[str]:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medreason.config.files import CONF
 from medreason.config.key_names import leaves
+from medreason.console import as_typed
 
 _GROUP = "model/steps"
 _CHOICE = f"{_GROUP}@_global_"
@@ -31,7 +32,9 @@ def line(composed: DictConfig, runtime: RuntimeConf, *, brief: bool = False) -> 
     if all(file.is_relative_to(CONF) for file in (files[0], *methods)):
         return None
     values = leaves(OmegaConf.to_container(OmegaConf.load(files[0])))
-    in_effect = [f"{key}={v}" for key, v in values if OmegaConf.select(composed, key) == v]
+    in_effect = [
+        f"{key}={as_typed(v)}" for key, v in values if OmegaConf.select(composed, key) == v
+    ]
     if not in_effect:
         return None
     name = files[0].relative_to(files[0].parents[3])  # FOLDER/model/steps/...

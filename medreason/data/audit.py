@@ -324,20 +324,35 @@ of questions whose rows were left out."""
 def _leaks(report: Mapping[str, Any]) -> list[str]:
     """The warnings about images and patients on two sides."""
     sentences = []
-    own = own_columns(report)
-    correct = f"correct the column {own}, whose split this is" if own else ""
     leak = report["leakage"].get("all", {})
     if rows := leak.get("test_rows"):
         sentences.append(
             f"{counted(rows, 'test question')} about {counted(leak['shared_images'], 'image')} of "
-            f"train, {_compared(report)}; {correct or 'data.split=by_image has no such leak'}"
+            f"train, {_compared(report)}; {_remedy_of_leak(report)}"
         )
     if patients := leak.get("shared_patients"):
         sentences.append(
-            f"{counted(patients, 'patient')} in both train and test; "
-            f"{correct or 'see data.split=by_patient'}"
+            f"{counted(patients, 'patient')} in both train and test; {_remedy_of_leak(report)}"
         )
     return sentences + _validation_warnings(report["validation_leakage"], _compared(report))
+
+
+def _remedy_of_leak(report: Mapping[str, Any]) -> str:
+    """What to do about images or patients in train and test: where columns of the data set make the
+    split, to correct those; else the option of `data.split` that divides by what is shared."""
+    if own := own_columns(report):
+        return f"correct the column {own}, whose split this is"
+    by = "patient" if report["leakage"]["all"].get("shared_patients") else "image"
+    return f"data.split=by_{by} has no such leak"
+
+
+def leaks_of_run(facts: Mapping[str, Any]) -> list[str]:
+    """Of a run's `data.json` the warnings about images and patients on two sides; of an earlier
+    version, which has no sentences, that about images."""
+    if "leaks" in facts:
+        return facts["leaks"]
+    rows = facts["test_rows_on_trained_images"]
+    return [f"{counted(rows, 'test question')} about images of train"] if rows else []
 
 
 def _image_warnings(images: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from medreason.config import Config
+from medreason.console import number_text
 
 LARGEST_LEARNING_RATE = 1e-2
 """AdamW moves a weight by up to the learning rate in one update, and the weights of these models
@@ -26,9 +27,10 @@ def _learning_rate(config: Config) -> Iterator[str]:
         return
     if rate > LARGEST_LEARNING_RATE:
         yield (
-            f"! method.trl.learning_rate={rate:g} moves every weight by up to {rate:g} in an "
-            "update, and weights are about 0.02 in size: the model forgets what it knows; the "
-            f"methods here use 1e-6 to 1e-3, and more than {LARGEST_LEARNING_RATE:g} has no use"
+            f"! method.trl.learning_rate={number_text(rate)} moves every weight by up to "
+            f"{number_text(rate)} in an update, and weights are about 0.02 in size: the model "
+            "forgets what it knows; the methods here use 1e-6 to 1e-3, and more than "
+            f"{LARGEST_LEARNING_RATE:g} has no use"
         )
 
 

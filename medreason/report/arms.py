@@ -32,6 +32,7 @@ from medreason.report.table import (
     no_start_note,
     percent,
     show_table,
+    size,
     under,
     unfinished,
 )
@@ -124,7 +125,7 @@ def _difference_table(shown: Differences) -> Table:
         "points [95 % interval]": [points(row) for row in rows] + dashes,
         "p": [p_text(row.p, row.clusters) for row in rows] + dashes,
         "p by\nHolm": [p_text(row.p_holm, row.clusters) for row in rows] + dashes,
-        "n in\nclusters": [f"{row.n} in {row.clusters}" for row in rows] + dashes,
+        "n in\nclusters": [size(row.n, row.clusters) for row in rows] + dashes,
     }
     notes = [f"paired by question; {shown.note}", *few_clusters_reason(rows)] if rows else []
     notes += filter(None, [shown.one_seed, shown.other_seeds])
@@ -179,7 +180,7 @@ def gain(tables: Tables, arm: str, distance: str) -> Comparison | None:
 def _change(row: Comparison | None, total: Total | None) -> str:
     if row is None:
         return "-"
-    fewer = f" of {row.n}" if total and row.n != total.n else ""
+    fewer = f" of {row.n:,}" if total and row.n != total.n else ""
     return change_text(row.difference, row.low, row.high, row.clusters) + fewer
 
 
@@ -193,7 +194,7 @@ def _table(rows: Sequence[Row], tables: Tables, compact: bool) -> Table:
         if not compact or Shown.NARROW in metric.shown
     ]
     inner = {
-        "n in\nclusters": [f"{t.n} in {t.clusters}" if t else "-" for t in inside],
+        "n in\nclusters": [size(t.n, t.clusters) if t else "-" for t in inside],
         f"accuracy %\nover {average}": [_accuracy(t, compact) for t in inside],
         "vs base": [_change(gain(tables, a, IN_DOMAIN), t[0]) for a, t in totals.items()],
         **{
@@ -253,8 +254,17 @@ def baseline_note(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _were(members: Sequence[object]) -> str:
-    return "was" if len(members) == 1 else "were"
+def leak_note(arm: Arm, rows: Sequence[Row]) -> list[str]:
+    """How many of its models have images or patients on two sides, with a warning of the first."""
+    members = [row for row in rows if row.name in arm.run_names]
+    leaking = [row.leaks[0] for row in members if row.leaks]
+    if not leaking:
+        return []
+    has = "has" if len(leaking) == 1 else "have"
+    return [
+        f"{arm.name}: {len(leaking)} of {counted(len(members), 'model')} {has} images or patients "
+        f"on two sides of the split, as {leaking[0]}"
+    ]
 
 
 def _warnings(arm: Arm, rows: Sequence[Row]) -> list[str]:
@@ -263,12 +273,7 @@ def _warnings(arm: Arm, rows: Sequence[Row]) -> list[str]:
     notes = []
     if without := [row.no_base for row in members if row.no_base]:
         notes.append(f"{arm.name}: {NO_BASE}, {min(without, key=len)}")
-    if seen := [row.tested_on_trained_images for row in members if row.tested_on_trained_images]:
-        notes.append(
-            f"{arm.name}: {len(seen)} of {counted(len(members), 'model')} {_were(seen)} tested on "
-            f"up to {counted(max(seen), 'question')} about images of its training; "
-            "data.split=by_image has no such leak"
-        )
+    notes += leak_note(arm, rows)
     if cut := [row.cut_off for row in members if row.is_cut_off]:
         limits = ", ".join(sorted({str(row.max_new_tokens) for row in members if row.is_cut_off}))
         notes.append(

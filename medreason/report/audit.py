@@ -22,6 +22,7 @@ from medreason.data.audit import (
 )
 from medreason.data.rows import SIDES, once_each
 from medreason.report.table import parts
+from medreason.report.terminal import Terminal
 from medreason.samples import MODALITY_NAMES, TASK_NAMES, TASKS
 from medreason.stats import wilson
 
@@ -37,7 +38,7 @@ _WIDE_POINTS = 20
 
 def show(report: Mapping[str, Any]) -> None:
     """Print what `data.audit` found, tables first, then its warnings."""
-    console = Console()
+    console = Terminal()
     if not console.is_terminal:
         console.width = max(console.width, 100)
     console.print(_head(report))

@@ -12,7 +12,7 @@ from rich.text import Text
 from medreason.report import matrices
 from medreason.report.matrices import Arm
 from medreason.report.runs import estimate
-from medreason.report.table import accuracy_text, filled, method_note
+from medreason.report.table import accuracy_text, filled, method_note, size
 
 _MOST = 8
 """Sets with a column each on terminal and page; OmniMedVQA's rows are of 42."""
@@ -65,14 +65,14 @@ def table(sets: Mapping[str, Mapping[str, OnSet]], arms: Sequence[Arm]) -> Table
     """A row for each arm, a column for each set."""
     columns = {"accuracy %": [arm.name for arm in arms]}
     for source, rows in sets.items():
-        name = f"{source}\n{size(rows)}"
+        name = f"{source}\n{sizes(rows)}"
         columns[name] = [_text(rows.get(arm.name)) for arm in arms]
     return filled(columns, Text(f"by data set; {method_note(arms[0].statistics)}"))
 
 
-def size(rows: Mapping[str, OnSet]) -> str:
+def sizes(rows: Mapping[str, OnSet]) -> str:
     """ "451 in 203": questions in clusters; of all arms where they were asked unlike ones."""
-    return " or ".join(dict.fromkeys(f"{row.n} in {row.clusters}" for row in rows.values()))
+    return " or ".join(dict.fromkeys(size(row.n, row.clusters) for row in rows.values()))
 
 
 def _text(row: OnSet | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medreason.config import Statistics
+from medreason.config import Config, Statistics
 from medreason.console import command, notice, outputs_word, report_command
 from medreason.evaluation import predictions as stored
 from medreason.report import table
@@ -64,7 +64,7 @@ def evaluations_of(folder: Path, sweep: str, *, in_python: bool = False) -> list
         ValueError: there is no such sweep.
     """
     by_sweep = evaluations_by_sweep(folder)
-    where = f"no runs of sweep={sweep} below {folder}"
+    where = f"no runs of {sweep_text(sweep)} below {folder}"
     if errors := unreadable(folder):
         more = f"\nand {len(errors) - 1} more that cannot be read" if len(errors) > 1 else ""
         if sweep not in by_sweep:
@@ -86,12 +86,19 @@ def evaluations_of(folder: Path, sweep: str, *, in_python: bool = False) -> list
         raise ValueError(f"{where}{begun}; there are {', '.join(others)}: {remedy}")
     if asked:
         return asked
-    words = ["-m", "prompt=think", "method=base,sft,grpo,rarl", f"sweep={sweep}"]
+    words = ["-m", "prompt=think", "method=base,sft,grpo,rarl"]
+    words += [f"sweep={sweep}"] if sweep != Config.sweep else []
     words += outputs_word(folder.parent)
     raise ValueError(
-        f"{where}, and none of another; make some with `{command(words)}`, or set outputs=... to "
-        "the folder that holds runs/"
+        f"there are no runs below {folder} yet; make some with `{command(words)}`, or set "
+        "outputs=... to the folder that holds runs/"
     )
+
+
+def sweep_text(sweep: str) -> str:
+    """`sweep=own`; of the default, which nobody need have typed, that it is this."""
+    default = " (the default where no sweep is named)" if sweep == Config.sweep else ""
+    return f"sweep={sweep}{default}"
 
 
 def _has_begun(evaluations: Sequence[EvaluationFolder]) -> bool:

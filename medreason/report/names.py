@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medreason.config import Config, Selection
+from medreason.console import number_text
 from medreason.report import unlike
 from medreason.runs import keys
 from medreason.runs.run_folder import EvaluationFolder
@@ -32,14 +33,15 @@ _SCIENCE = (
 
 
 def short(value: str) -> str:
-    """A fraction with four digits; integers and other values as they are."""
+    """A fraction with four digits, as `console.number_text` writes it; integers and other values as
+    they are."""
     if value.isdecimal():
         return value
     try:
         number = float(value)
     except ValueError:
         return value
-    return f"{number:.4g}" if math.isfinite(number) else value
+    return number_text(number, 4) if math.isfinite(number) else value
 
 
 def spoken(arm: str) -> str:
@@ -68,7 +70,7 @@ def arm_names(configs: Sequence[Config]) -> list[str]:
     the method nor an option in the name says; at last the sweep they were first asked for in, and a
     key."""
     names = [
-        f"{config.method.name} {config.model.label}"
+        f"{config.method.name} model={config.model.label}"
         if config.model.is_served
         else config.weights_of or config.method.name
         for config in configs
@@ -76,12 +78,12 @@ def arm_names(configs: Sequence[Config]) -> list[str]:
     options = [_options(config) for config in configs]
     values = [_values(config, *_SCIENCE) for config in configs]
     beside = unlike.beside_names(configs, names, options, values)
-    names = _tell_apart(names, options, _all_options, beside)
+    names = _tell_apart(names, options, _with_keys, beside)
     names = _tell_apart(names, values, _all_values, beside)
     names = _tell_apart(names, [_asked(config) for config in configs], _all_values)
     names = _tell_apart(names, [{"sweep": config.sweep} for config in configs], _all_values)
     digests = [{"key": arm_key(config)[:6]} for config in configs]
-    return _tell_apart(names, digests, _all_options)
+    return _tell_apart(names, digests, _with_keys)
 
 
 def run_names(
@@ -103,21 +105,22 @@ def run_names(
         [{"seed": f"seed {config.seed}"} for config in given],
     ]
     for step in steps:
-        names = _tell_apart(names, step, _all_options)
+        names = _tell_apart(names, step, _bare)
     names = _tell_apart(names, [_values(config, "evaluation") for config in given], _all_values)
-    for key in (lambda e: e.run.path.name[-6:], lambda e: e.key[-6:]):
-        names = _tell_apart(names, [{"key": key(e)} for e in evaluations], _all_options)
-    return names
+    names = _tell_apart(names, [{"run": e.run.path.name[-6:]} for e in evaluations], _with_keys)
+    return _tell_apart(names, [{"evaluation": e.key[-6:]} for e in evaluations], _with_keys)
 
 
 def difference_name(a: str, b: str) -> str:
-    """`a minus b`, with the words that both names have in front: `sft: think minus no_think`."""
+    """`a minus b`, with the words that both names have in front: `sft: prompt=think minus
+    no_think`; each value with its key, but for the second of the only one that differs."""
     shared = common(a, b)
-    if not shared:
+    if not shared or a == b:
         return f"{a} minus {b}"
     unlike = [pair for pair in zip(a.split(), b.split(), strict=True) if len({*pair}) > 1]
-    mine = " ".join(word for word, _ in unlike)
-    other = " ".join(word.removeprefix(f"{same.partition('=')[0]}=") for same, word in unlike)
+    mine, other = (" ".join(words) for words in zip(*unlike, strict=True))
+    if len(unlike) == 1:
+        other = other.removeprefix(f"{mine.partition('=')[0]}=")
     return f"{shared}: {mine} minus {other}"
 
 
@@ -144,7 +147,12 @@ def _tell_apart(
     return told
 
 
-def _all_options(options: Mapping[str, str]) -> str:
+def _with_keys(options: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={option}" for key, option in options.items() if option)
+
+
+def _bare(options: Mapping[str, str]) -> str:
+    """Values that say by themselves what they are: a cell, `seed 1`."""
     return " ".join(option for option in options.values() if option)
 
 

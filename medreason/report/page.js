@@ -52,6 +52,8 @@ function make(tag, properties = {}, ...children) {
 }
 
 const swatch = (run) => make("span", { className: `swatch s${run.colour}` });
+// 1,920, as on the terminal.
+const count = (number) => number.toLocaleString("en-US");
 // As tables and pictures: a half goes to the even digit, where toFixed rounds it up.
 function rounded(value, digits = 1) {
   const [known, scale] = [Number(value.toFixed(9)), 10 ** digits];
@@ -239,8 +241,8 @@ function drawCell(shown, row, column, name, metric, limit) {
   const ends = metric.ends ? between(metric.ends(cell), metric.signed) : "";
   const clear = !metric.clear || metric.clear(cell);
   const star = metric.clear && clear ? "*" : "";
-  const description = `${name}: ${sign(value, metric.signed)}${star}, ${cell.n} ${cell.n === 1 ? "question" : "questions"}`;
-  const text = shown.dense ? [star && "•"] : [make("b", {}, sign(value, metric.signed) + star), make("i", {}, ends || `n ${cell.n}`)];
+  const description = `${name}: ${sign(value, metric.signed)}${star}, ${count(cell.n)} ${cell.n === 1 ? "question" : "questions"}`;
+  const text = shown.dense ? [star && "•"] : [make("b", {}, sign(value, metric.signed) + star), make("i", {}, ends || `n ${count(cell.n)}`)];
   // A place where several cells meet has no questions of its own to open.
   const inside = test === null ? make("span", { className: "mean", title: numbers(cell), "aria-label": description }, ...text)
     : make("button", { type: "button", title: shown.dense ? `${description}; ${numbers(cell)}` : numbers(cell),
@@ -306,24 +308,24 @@ function drawScale(shown, metric, limit) {
 
 // What a paired test shows with 80 % power, before Holm's adjustment.
 const able = ([smallest, needed]) => (smallest === null ? "this test can show no difference with so few clusters"
-  : `this test can show ${smallest.toFixed(1)} points or more; for ${data.wanted} points it needs ${needed} questions`);
+  : `this test can show ${smallest.toFixed(1)} points or more; for ${data.wanted} points it needs ${count(needed)} questions`);
 
 function numbers(cell) {
   const interval = tells(cell.clusters) ? `${rounded(percent(cell.ci_low))}, ${rounded(percent(cell.ci_high))}` : "–";
-  const parts = [`accuracy ${rounded(percent(cell.accuracy))} % [${interval}] of ${cell.n} in ${cell.clusters} clusters`];
+  const parts = [`accuracy ${rounded(percent(cell.accuracy))} % [${interval}] of ${count(cell.n)} in ${count(cell.clusters)} clusters`];
   if (cell.models > 1) parts.push(`mean of ${cell.models} models`);
   for (const [key, { label }] of Object.entries(data.metrics).filter(([, metric]) => metric.beside)) {
     if ((cell[key] ?? null) !== null) parts.push(`${label} ${rounded(percent(cell[key]))} %`);
   }
   for (const [key, [middle, low, high, p, n, clusters, ...power]] of Object.entries(cell.against ?? {})) {
     const other = data.arms[key]?.label ?? key;
-    const paired = n === cell.n ? "" : ` of ${n} in ${clusters} clusters`;
+    const paired = n === cell.n ? "" : ` of ${count(n)} in ${count(clusters)} clusters`;
     const test = tells(clusters, "difference");
     parts.push(`vs ${other} ${sign(middle, true)} [${test ? `${sign(low, true)}, ${sign(high, true)}` : "–"}]${paired}, `
       + `${test ? `p ${p < 0.001 ? "< 0.001" : p.toFixed(3)} (Holm), ` : ""}${able(power)}`);
   }
   if (cell.power) parts.push(`a paired test ${able(cell.power)} (assumed)`);
-  if (cell.counts?.gained !== undefined) parts.push(`${cell.counts.gained} gained, ${cell.counts.lost} lost`);
+  if (cell.counts?.gained !== undefined) parts.push(`${count(cell.counts.gained)} gained, ${count(cell.counts.lost)} lost`);
   return parts.join(" · ");
 }
 
@@ -359,15 +361,15 @@ function drawQuestions() {
   byId("questions-numbers").textContent = cell ? `${run.label}: ${numbers(cell)}` : `${run.label}: not tested`;
   choice(byId("filter-choice"), Object.entries(FILTERS).map(([key, name]) => {
     const held = items.filter((item) => passes(item, key)).length;
-    const whole = cell && cell.counts[key] !== undefined ? ` of ${cell.counts[key]}` : "";
+    const whole = cell && cell.counts[key] !== undefined ? ` of ${count(cell.counts[key])}` : "";
     return [key, [`${name} (${held}${whole})`], key === "changed" && run.base === null];
   }), chosen.filter, (key) => { chosen.filter = key; drawQuestions(); });
   const shown = items.filter((item) => passes(item, chosen.filter));
   const extent = items.length < total
-    ? `This page holds ${items.length} of the cell's ${total} questions, taken in turn from those that runs `
+    ? `This page holds ${items.length} of the cell's ${count(total)} questions, taken in turn from those that runs `
       + "answer differently, that could not be parsed, that are wrong and that are right; read shares off the "
       + "matrix, not off this choice. In brackets: held on this page, of all in the cell."
-    : `All ${total} questions of the cell.`;
+    : `All ${count(total)} questions of the cell.`;
   byId("questions-note").textContent = `${shown.length} shown. ${extent}`;
   byId("question-list").replaceChildren(...shown.map(drawQuestion));
 }

@@ -34,6 +34,7 @@ from medreason.report.table import (
     columns,
     few_clusters_note,
     guessing_note,
+    leak_notes,
     method_note,
     no_start_note,
     percent,
@@ -122,12 +123,12 @@ def page(
             facts=[*_facts(runs, tables), *summary.tested(openings)],
             **(_by_method(rows, tables) if grouped else {"runs": _run_table(rows)}),
             **_differences(tables, grouped=grouped),
-            notes=_notes(rows, grouped),
+            notes=_notes(rows, grouped, _leaks(rows, tables, grouped)),
             trials=trials,
             **_published(beside),
             arms=tables.arms,
             sets=data_sets.shown(on_sets),
-            sizes=data_sets.size,
+            sizes=data_sets.sizes,
             search_pictures=search.pictures(trials, logarithmic),
             search_note=search.note(trials),
             charts=(curves := charts(_lines(runs, tables, colours))),
@@ -198,6 +199,7 @@ def _environment() -> Environment:
         "tested": search.tested_text,
         "published": lambda value, row: _typeset(published.value_text(value, row)),
         "minus": lambda pair: difference_name(pair.a, pair.b),
+        "count": lambda number: f"{number:,}",
     }
     return environment
 
@@ -361,8 +363,15 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _notes(rows: Sequence[Row], grouped: bool) -> str:
-    notes = [
+def _leaks(rows: Sequence[Row], tables: Tables, grouped: bool) -> list[str]:
+    if not grouped:
+        return leak_notes(rows)
+    return [note for arm in tables.arms for note in arms.leak_note(arm, rows)]
+
+
+def _notes(rows: Sequence[Row], grouped: bool, leaks: Sequence[str] = ()) -> str:
+    notes = [f"{leak}." for leak in leaks]
+    notes += [
         "Dot: accuracy with its 95 % interval; tick: options-only baseline, a frequency table of "
         "option texts; ring: blank image."
     ]

@@ -55,9 +55,9 @@ class Published:
 
     @property
     def name(self) -> str:
-        """`grpo no_think minus think, after 10 updates`"""
+        """`grpo prompt=no_think minus think, after 10 updates`"""
         words = [self.method.removeprefix(OTHER)]
-        words += [self.prompt] if self.prompt and self.prompt != words[0] else []
+        words += [f"prompt={self.prompt}"] if self.prompt and self.prompt != words[0] else []
         words += ["minus", self.minus] if self.minus else []
         step = f", after {self.step} updates" if self.step else ""
         metric = "" if self.metric == ACCURACY else f", {self.metric}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from medreason.console import counted
+from medreason.console import counted, number_text
 from medreason.metrics import Metric
 from medreason.report.curves import Frame, height_at, ticks_around, validation_ends
 from medreason.report.names import short, varying_values
@@ -181,11 +181,13 @@ def _places(values: Sequence[str], *, log: bool) -> tuple[list[float], list[tupl
     scale = math.log if log else float
     span = scale(high) - scale(low)
     places = [(scale(number) - scale(low)) / span for number in numbers]
-    labels = sorted({(p, f"{number:.3g}") for p, number in zip(places, numbers, strict=True)})
+    labels = sorted(
+        {(p, number_text(number, 3)) for p, number in zip(places, numbers, strict=True)}
+    )
     if any(b - a < _APART for (a, _), (b, _) in itertools.pairwise(labels)):
         inside = [tick for tick in _ticks(low, high, log=log) if low <= tick <= high]
         ticks = inside if len(inside) > 1 else [low, high]
-        labels = [((scale(tick) - scale(low)) / span, f"{tick:.3g}") for tick in ticks]
+        labels = [((scale(tick) - scale(low)) / span, number_text(tick, 3)) for tick in ticks]
     return places, _apart(labels)
 
 

@@ -9,7 +9,7 @@ from medreason.console import counted
 from medreason.metrics import Metric
 from medreason.report.arms import gain, p_text, start
 from medreason.report.comparisons import MOST_NAMED, Comparison, one_seed_note
-from medreason.report.domains import IN_DOMAIN, Total
+from medreason.report.domains import ELSEWHERE, IN_DOMAIN, Total
 from medreason.report.names import in_words, spoken
 from medreason.report.runs import Cell, Run, base_of, changes, difference, estimate, mean_metric
 from medreason.report.table import guessing_is_higher, percent, percent_range
@@ -149,10 +149,9 @@ def _of_arms(tables: Tables) -> str:
         return "No trained run of this sweep was tested on what it was trained on."
     if len(totals) > MOST_NAMED:
         range_of_all = percent_range([total.accuracy for total in totals])
-        parts = [f"{range_of_all}\u00a0% right, in {len(totals)} arms"]
+        text = f"The {len(totals)} trained arms answer {range_of_all}\u00a0% {_asked(tables)}"
     else:
-        parts = [_of_arm(total, tables, first=i == 0) for i, total in enumerate(totals)]
-    text = f"On what they were trained on, models answer {', '.join(parts)}"
+        text = ", ".join(_of_arm(t, tables, first=i == 0) for i, t in enumerate(totals))
     text += ", in the mean over cells" if totals[0].average == "cells" else ""
     if len({t.n for t in totals}) > 1:
         text += " (not all on the same questions: compare the differences alone)"
@@ -204,8 +203,15 @@ def _conclusion(who: str, reached: Sequence[Metric]) -> str:
     return f" {who} clearly above {beaten_by}." if reached else ""
 
 
+def _asked(tables: Tables) -> str:
+    """In-domain questions, where any others were asked."""
+    others = any(tables.domains.total(arm.name, ELSEWHERE) for arm in tables.arms)
+    return f"of the {'in-domain' if others else 'test'} questions right"
+
+
 def _of_arm(total: Total, tables: Tables, *, first: bool) -> str:
-    text = f"{percent(total.accuracy)} %{' right' if first else ''} after {spoken(total.arm)}"
+    answers, right = ("answers ", f" {_asked(tables)}") if first else ("", "")
+    text = f"{spoken(total.arm)} {answers}{percent(total.accuracy)} %{right}"
     change = gain(tables, total.arm, IN_DOMAIN)
     if change is None:
         return f"{text} ({_range_text(total.ci_low, total.ci_high, total.clusters)})"

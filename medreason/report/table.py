@@ -19,6 +19,7 @@ from rich.text import Text
 from medreason.config import Statistics
 from medreason.config.schema import CONTROLS
 from medreason.console import counted
+from medreason.data.audit import leaks_of_run
 from medreason.metrics import ACCURACY, HEADLINE, Metric, Shown, rounded
 from medreason.report import curves
 from medreason.report.names import cell_name
@@ -37,6 +38,7 @@ from medreason.report.runs import (
     report_with_base,
     why_no_base,
 )
+from medreason.report.terminal import Terminal
 from medreason.rewards.variance import collapse_warning, collapsed_rewards
 from medreason.runs.files import read_json
 from medreason.runs.run_folder import EvaluationFolder
@@ -83,8 +85,8 @@ class Row:
     in_domain_difference: Difference | None = None
     in_domain_guessing: float | None = None
     """What guessing between the options gives on those cells."""
-    tested_on_trained_images: int = 0
-    """Test questions about images the run was trained on."""
+    leaks: Sequence[str] = ()
+    """The warnings of its data about images and patients on two sides, as training began with."""
     restricted: bool = False
     """Tested on cells it was not trained on."""
     train_seconds: float = 0.0
@@ -165,7 +167,7 @@ def show_table(table_of: Callable[[bool], Table], widest: Table | None = None) -
     """Print `widest` where it fits, else `table_of(compact)`, compact only where the whole does
     not; in a terminal that is narrower still its columns stand in several tables below each
     other."""
-    console = Console()
+    console = Terminal()
     width = console.width if console.is_terminal else max(console.width, _PIPE_WIDTH)
     whole = [table for table in (widest, table_of(False)) if table]
     fitting = (table for table in whole if _width(table, console) <= width)
@@ -299,8 +301,7 @@ def _row(run: Run, runs: Sequence[Run]) -> Row:
         "collapsed": collapsed_rewards(logged),
     }
     if run.evaluation.data.exists():
-        facts = read_json(run.evaluation.data)
-        row["tested_on_trained_images"] = facts["test_rows_on_trained_images"]
+        row["leaks"] = leaks_of_run(read_json(run.evaluation.data))
     if run.metrics is None:
         return Row(**row)
     change, cells = changes(run, base_of(run, runs)), in_domain_cells(run, runs)
@@ -448,12 +449,7 @@ def _populations(rows: Sequence[Row]) -> str:
 
 def _row_notes(rows: Sequence[Row]) -> list[str]:
     """What to know of single rows: leaks, replies that are all alike, replies that were cut off."""
-    notes = [
-        f"{row.label}: {row.tested_on_trained_images:,} of its test questions are about images it "
-        "was trained on; data.split=by_image has no such leak"
-        for row in rows
-        if row.tested_on_trained_images
-    ]
+    notes = leak_notes(rows)
     notes += [
         f"{row.label}: {collapse_warning(name, mean)}"
         for row in rows
@@ -466,6 +462,15 @@ def _row_notes(rows: Sequence[Row]) -> list[str]:
         if row.is_cut_off
     ]
     return notes
+
+
+def leak_notes(rows: Sequence[Row]) -> list[str]:
+    """The leaks of the data that runs were trained and tested on, each once, with the runs."""
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        for leak in row.leaks:
+            labels.setdefault(leak, []).append(row.label)
+    return [f"{', '.join(names)}: {leak}" for leak, names in labels.items()]
 
 
 def no_start_note(rows: Sequence[Row]) -> list[str]:
@@ -553,15 +558,16 @@ def guessing_note(rows: Sequence[Row]) -> list[str]:
     inside = [rate for row in rows if row.restricted and (rate := row.in_domain_guessing)]
     if not of_all:
         return []
-    rates = f"{percent_range(of_all)} %"
-    if inside:
-        rates = f"{percent_range(inside)} % in-domain, {rates} of all questions"
-    note = f"guessing between the options gives {rates}"
+    every, own = percent_range(of_all), percent_range(inside or of_all)
+    rates = f"{every} % of the questions{', in-domain and overall' * bool(inside)}"
+    if own != every:
+        rates = f"{own} % of the in-domain questions and {every} % of all"
+    note = f"guessing between the options is right on {rates}"
     higher = [row.label for row in rows if guessing_is_higher(row.metrics)]
     if not higher:
         return [note]
     of = f" of {', '.join(higher)}" if len(higher) < min(len(rows), _MOST_NAMED) else ""
-    return [f"{note}, more than options only{of}: a model has to be above guessing"]
+    return [f"{note}; the options-only baseline{of} is lower, so guessing is the number to beat"]
 
 
 _MOST_NAMED = 5  # rows in a note
@@ -609,18 +615,20 @@ def change_text(mean: float, low: float, high: float, clusters: int, star: str =
 def _paired_text(row: Row, restricted: bool) -> str:
     change = row.in_domain_difference if restricted else row.difference
     n = row.in_domain.n if restricted and row.in_domain else row.metrics.get(Metric.N)
-    return _interval(change) + (f" of {change.n}" if change and change.n != n else "")
+    return _interval(change) + (f" of {change.n:,}" if change and change.n != n else "")
+
+
+def size(n: float | None, clusters: float | None) -> str:
+    """`1,920 in 192`: questions in clusters."""
+    return f"{n or 0:,} in {clusters or 0:,}"
 
 
 def _size(row: Row) -> str:
-    """`36 in 24`"""
-    if not row.metrics:
-        return "-"
-    return f"{row.metrics[Metric.N]} in {row.metrics[Metric.CLUSTERS]}"
+    return size(row.metrics[Metric.N], row.metrics[Metric.CLUSTERS]) if row.metrics else "-"
 
 
 def _in_domain_size(row: Row) -> str:
-    return f"{row.in_domain.n} in {row.in_domain.clusters}" if row.in_domain else "-"
+    return size(row.in_domain.n, row.in_domain.clusters) if row.in_domain else "-"
 
 
 def _accuracy(row: Row, *, interval: bool = True) -> str:

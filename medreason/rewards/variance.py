@@ -48,7 +48,7 @@ def collapse_warning(name: str, mean: float) -> str:
     """A sentence about one of `collapsed_rewards` for the log and the report."""
     return (
         f"reward {name} is the same within nearly every group of the last {WINDOW} steps "
-        f"(mean {round(mean, 2) + 0.0:.2f}): it teaches nothing more"
+        f"(mean {round(mean, 2) + 0.0:.2f}): it no longer teaches anything"
     )
 
 

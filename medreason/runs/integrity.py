@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medreason import config as configuration
+from medreason.console import as_typed
 from medreason.runs import keys
 from medreason.runs.files import read_json, write_json
 from medreason.runs.run_folder import RunFolder, State
@@ -82,9 +83,13 @@ def refuse_other_config(folder: RunFolder, parts: dict[str, Any]) -> None:
 def _refuse_difference(path: Path, recorded: dict[str, Any], parts: dict[str, Any]) -> None:
     for key, before, now in keys.differences(recorded, parts):
         raise ValueError(
-            f"{path} says {key}={before!r}, this command {now!r}; the folder was edited "
+            f"{path} says {key}={_text(before)}, this command {_text(now)}; the folder was edited "
             "or copied: put that back to go on, or move the folder away to run again"
         )
+
+
+def _text(value: object) -> str:
+    return as_typed(value) if isinstance(value, float) else repr(value)
 
 
 def _digest(path: Path) -> str:

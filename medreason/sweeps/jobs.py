@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from medreason import config as configuration
 from medreason.config import CONF, Config, composing, hydra_errors, options, steps
-from medreason.console import command
+from medreason.console import as_typed, command
 from medreason.report.start_model import words_of_start_model
 from medreason.runs import keys
 
@@ -77,7 +77,7 @@ def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
         if key in _BARE:
             return value
         leaf = key.rpartition(".")[2]
-        return f"{leaf if leaves[leaf] == 1 else key}={value}"
+        return f"{leaf if leaves[leaf] == 1 else key}={as_typed(value)}"
 
     return [" ".join(word(key, job[key]) for key in varying if key in job) for job in typed]
 

@@ -248,7 +248,7 @@ def refuse_without_packages(config: DictConfig) -> None:
 
 
 def label(overrides: Sequence[str], searched: Sequence[str]) -> list[str]:
-    """The values that tell a trial from the others, as `learning_rate=1.252e-05`."""
+    """The values that tell a trial from the others, as `learning_rate=1.252e-5`."""
     pairs = [override.lstrip("+").partition("=") for override in overrides]
     return [
         f"{key.rpartition('.')[2]}={short(value)}" for key, _, value in pairs if key in searched

@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 from mlflow import MlflowClient
 
 from medreason.config import Tracking
-from medreason.console import command, notice, outputs_word, show
+from medreason.console import command, notice, outputs_word, show, work_without_readers
 from medreason.runs import parent_watch
 from medreason.tracking import store
 from medreason.training import selection
@@ -114,6 +114,7 @@ def main() -> None:
     and open it where there is a display."""
     signal.signal(signal.SIGINT, _end)
     signal.signal(signal.SIGTERM, _end)
+    work_without_readers()
     parent_watch.on_hang_up(lambda *_: sys.exit(129))
     parser = argparse.ArgumentParser(prog="medreason.tracking.pages", description=__doc__)
     parser.add_argument("outputs", nargs="?", type=Path, default=Path("outputs"))

@@ -17,6 +17,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from medreason.console import number_text
+
 _WATCHED = ("loss", "grad_norm")
 
 
@@ -89,7 +91,7 @@ def of_this_rank(parameter: torch.Tensor) -> torch.Tensor:
 
 
 def _diverged(args: TrainingArguments, state: TrainerState, what: str) -> str:
-    remedies = [f"method.trl.learning_rate below {args.learning_rate:g}"]
+    remedies = [f"method.trl.learning_rate below {number_text(args.learning_rate)}"]
     if not 0 < args.max_grad_norm <= 1:
         remedies.append("method.trl.max_grad_norm=1.0")
     if not args.warmup_steps:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from medreason.console import notice
+from medreason.console import notice, number_text
 from medreason.runs.run_folder import RunFolder
 from medreason.training.divergence import of_this_rank
 
@@ -178,9 +178,10 @@ class UpdateCheck(TrainerCallback):
         if args.learning_rate == 0:
             problem, remedy = "the rate is 0", "set method.trl.learning_rate above 0"
         elif update.has_gradient:
-            problem = f"the rate of {self._rate:g} is too small for the precision of the weights"
+            rate = number_text(self._rate)
+            problem = f"the rate of {rate} is too small for the precision of the weights"
             remedy = (
-                f"set method.trl.learning_rate above {args.learning_rate:g}, or "
+                f"set method.trl.learning_rate above {number_text(args.learning_rate)}, or "
                 "hardware.precision=float32"
             )
         else:

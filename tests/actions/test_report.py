@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -225,8 +228,9 @@ def test_sweep_that_has_not_begun_names_the_newest_of_the_others(
     waiting = RunFolder(tmp_path / "outputs/runs/sft-tiny-all-all-ba9876543210")
     waiting.update(sweeps={"runs": ["evaluation0"]})
     words = (
-        r"no runs of sweep=runs below \S+ that have begun; there are own, mine, rates: type "
-        r"`python -m medreason action=report sweep=own outputs=\S+/outputs`"
+        r"no runs of sweep=runs \(the default where no sweep is named\) below \S+ that have begun; "
+        r"there are own, mine, rates: type `python -m medreason action=report sweep=own "
+        r"outputs=\S+/outputs`"
     )
     with pytest.raises(ValueError, match=words):
         report.run(composed("action=report", "tracking=none"))
@@ -251,8 +255,55 @@ def test_run_folder_of_another_version_is_named_with_what_evaluates_it_again(
 
 
 def test_no_runs_at_all_say_how_to_make_some(composed: Compose) -> None:
-    with pytest.raises(ValueError, match="prompt=think method=base,sft,grpo,rarl sweep=runs"):
+    words = (
+        r"^there are no runs below \S+ yet; make some with `python -m medreason -m prompt=think "
+        r"method=base,sft,grpo,rarl outputs=\S+`, or set outputs="
+    )
+    with pytest.raises(ValueError, match=words):
         report.run(composed("action=report"))
+    with pytest.raises(ValueError, match="method=base,sft,grpo,rarl sweep=own outputs="):
+        report.run(composed("action=report", "sweep=own"))
+
+
+def test_report_is_written_whole_where_the_reader_of_its_table_has_gone(
+    composed: Compose, tmp_path: Path
+) -> None:
+    """As behind `| head`."""
+    samples, demo = draw_samples(tmp_path / "images", per_cell=2), ("sweep=demo", "tracking=none")
+    config = composed("action=report", *demo)
+    for method in ("base", "sft"):
+        write_run(composed(f"method={method}", *demo), samples, lambda i, s: reply(s.answer))
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ("action=report", *demo, f"outputs={config.outputs}")
+    command = [sys.executable, "-m", "medreason", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+    written = {path.name for path in (config.folder / "reports/demo").iterdir()}
+    assert {"index.html", "table.csv", "accuracy-sft.png", "tables"} <= written
+
+
+def test_report_is_written_before_its_table_is_printed(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind `| less`, which reads a long table page by page."""
+    demo = ("sweep=demo", "tracking=none")
+    samples = draw_samples(tmp_path / "images", per_cell=2)
+    write_run(composed("method=base", *demo), samples, lambda i, s: reply(s.answer))
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    monkeypatch.setattr(report.table, "show_rows", stop)
+    config = composed("action=report", *demo)
+    with pytest.raises(StoppedError):
+        report.run(config)
+    assert (config.folder / "reports/demo/index.html").stat().st_size
+    assert (config.folder / "reports/demo/tables/comparisons.csv").exists()
 
 
 def test_lost_tracking_server_costs_the_view_alone(

@@ -29,7 +29,7 @@ def line_of(*overrides: str, own: Path | None = None, brief: bool = False) -> st
 def test_file_that_changes_a_method_of_ones_own_is_named_with_its_values(own: Path) -> None:
     assert line_of("method=sft", own=own) == (
         "model=tiny: conf/model/steps/tiny-sft.yaml sets method.prompts_per_step=8, "
-        "method.trl.learning_rate=5e-05; '~model/steps@_global_' keeps the values of method=sft"
+        "method.trl.learning_rate=5e-5; '~model/steps@_global_' keeps the values of method=sft"
     )
 
 

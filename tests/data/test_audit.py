@@ -424,7 +424,7 @@ def test_patients_in_train_and_test_have_a_column(capsys: pytest.CaptureFixture[
     assert "test rows patients in" in shown
     assert "about them train and test" in shown
     assert "CT 0 0 1" in shown
-    assert "1 patient in both train and test; see data.split=by_patient" in shown
+    assert "1 patient in both train and test; data.split=by_patient has no such leak" in shown
 
 
 def test_a_split_that_is_set_or_of_a_column_is_not_advised() -> None:
@@ -438,7 +438,13 @@ def test_a_split_that_is_set_or_of_a_column_is_not_advised() -> None:
     assert said(rows, "published", fold)[0] == (
         "1 patient in both train and test; correct the column 'fold', whose split this is"
     )
-    assert said(rows, "by_image", fold)[0].endswith("; see data.split=by_patient")
+    assert said(rows, "by_image", fold)[0].endswith("; data.split=by_patient has no such leak")
+    both = [sample("a", side, patient="p") for side in ("train", "test")]
+    remedy = "data.split=by_patient has no such leak"
+    assert said(both, "published", []) == [
+        f"1 test question about 1 image of train, by content; {remedy}",
+        f"1 patient in both train and test; {remedy}",
+    ]
     same = [sample("a", side) for side in ("train", "test")]
     assert "correct the column 'fold'" in said(same, "published", fold)[0]
     assert "data.split=by_image has no such leak" in said(same, "published", [])[0]

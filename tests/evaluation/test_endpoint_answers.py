@@ -186,7 +186,7 @@ def test_trouble_is_repeated_then_counted_and_left_out_of_every_number(
     (row,) = table.rows([evaluation])
     table.show([evaluation])
     shown = capsys.readouterr()
-    assert "base m" in shown.out
+    assert "base model=m" in shown.out
     assert "41.7" in shown.out
     assert "41.7 % of its questions got no reply" in " ".join(shown.out.split())
     (note,) = table.unanswered_notes([row])
@@ -604,6 +604,6 @@ def test_arms_of_served_models_are_named_and_compared_with_local_ones(
         composed("method=base", "evaluation.max_new_tokens=24"), samples, lambda *_: reply("B")
     )
     runs = load([served, base])
-    assert sorted(run.label for run in runs) == ["base", "base m"]
+    assert sorted(run.label for run in runs) == ["base", "base model=m"]
     arms = matrices.arms(runs)
     assert len([*comparisons.pairs(arms)]) == 1

@@ -324,7 +324,7 @@ def test_edited_configuration_of_a_folder_is_refused_with_both_values(
     before = folder.update(attempts=1, trained=trained, sweeps={"first": ["evaluation0"]})
     configuration.write(edited, folder.config)
     with pytest.raises(
-        ValueError, match=r"config\.yaml says .*learning_rate=6e-05, this command 5e-05; .*put that"
+        ValueError, match=r"config\.yaml says .*learning_rate=6e-5, this command 5e-5; .*put that"
     ):
         launch.run(config)
     assert folder.state() == before

@@ -113,18 +113,21 @@ def test_arms_differ_in_training_or_in_evaluation_where_they_are_compared(
     runs = [run(m, p) for m in ("base", "sft") for p in ("think", "no_think")]
     gathered = tables.gather(load(runs))
     assert [(c.name, b.name) for c, b in comparisons.pairs(gathered.arms)] == [
-        *(("base no_think", "base think"), ("sft think", "base think")),
-        *(("sft no_think", "base no_think"), ("sft no_think", "sft think")),
+        *(("base prompt=no_think", "base prompt=think"), ("sft prompt=think", "base prompt=think")),
+        *(
+            ("sft prompt=no_think", "base prompt=no_think"),
+            ("sft prompt=no_think", "sft prompt=think"),
+        ),
     ]
     assert {(pair.a, pair.b) for pair in gathered.domains.not_compared} == {
-        ("sft no_think", "base think"),
-        ("sft think", "base no_think"),
+        ("sft prompt=no_think", "base prompt=think"),
+        ("sft prompt=think", "base prompt=no_think"),
     }
     folder = tables.write(gathered, tmp_path)
     reasons = (folder / "not-compared.csv").read_text()
     assert "evaluated with another prompt: think, no_think" in reasons
-    starts = [c for c in gathered.domains.compared if c.a == "base no_think"]
-    assert [(c.b, c.test, c.n) for c in starts] == [("base think", "in-domain", 36)]
+    starts = [c for c in gathered.domains.compared if c.a == "base prompt=no_think"]
+    assert [(c.b, c.test, c.n) for c in starts] == [("base prompt=think", "in-domain", 36)]
 
 
 def test_another_prompt_in_training_and_evaluation_is_one_change(
@@ -139,8 +142,14 @@ def test_another_prompt_in_training_and_evaluation_is_one_change(
             runs.append(write_run(config, samples, right_on(), key=f"{method}{prompt}0000"[:12]))
     gathered = tables.gather(load(runs))
     assert {(c.a, c.b) for c in gathered.domains.compared} == {
-        *(("grpo no_think", "grpo think"), ("rarl no_think", "rarl think")),
-        *(("rarl think", "grpo think"), ("rarl no_think", "grpo no_think")),
+        *(
+            ("grpo prompt=no_think", "grpo prompt=think"),
+            ("rarl prompt=no_think", "rarl prompt=think"),
+        ),
+        *(
+            ("rarl prompt=think", "grpo prompt=think"),
+            ("rarl prompt=no_think", "grpo prompt=no_think"),
+        ),
     }
     assert len(gathered.domains.not_compared) == 2
 
@@ -285,8 +294,8 @@ def test_runs_that_differ_in_a_value_are_arms_of_their_own(
         for rate in rates
     ]
     assert {arm.name for arm in matrices.arms(load(folders))} == {
-        "sft learning_rate=1e-05",
-        "sft learning_rate=2e-05",
+        "sft learning_rate=1e-5",
+        "sft learning_rate=2e-5",
     }
 
 
@@ -336,9 +345,9 @@ def test_maps_of_prompts_subtract_think_as_the_figures_of_the_paper_do(
             folders.append(write_run(config, samples, right_on(), key=key))
     folder = tables.write(tables.gather(load(folders)), tmp_path)
     assert {path.stem for path in folder.glob("8x8-*-minus-*.png")} == {
-        "8x8-sft-no_think_parity-minus-sft-think_parity",
-        "8x8-sft-think_after-minus-sft-think_parity",
-        "8x8-sft-think_after-minus-sft-no_think_parity",
+        "8x8-sft-prompt=no_think_parity-minus-sft-prompt=think_parity",
+        "8x8-sft-prompt=think_after-minus-sft-prompt=think_parity",
+        "8x8-sft-prompt=think_after-minus-sft-prompt=no_think_parity",
     }
 
 

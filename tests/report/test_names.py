@@ -41,11 +41,23 @@ def test_a_sign_is_not_lost() -> None:
     ("a", "b", "name"),
     [
         ("sft", "base", "sft minus base"),
-        ("sft think", "sft no_think", "sft: think minus no_think"),
-        ("sft think", "base think", "think: sft minus base"),
+        ("sft prompt=think", "sft prompt=no_think", "sft: prompt=think minus no_think"),
+        ("sft prompt=think", "base prompt=think", "prompt=think: sft minus base"),
         ("rarl a=1 b=2", "rarl a=1 b=3", "rarl a=1: b=2 minus 3"),
-        ("rarl a=1 b=2", "rarl a=2 b=1", "rarl: a=1 b=2 minus 2 1"),
+        ("rarl a=1 b=2", "rarl a=2 b=1", "rarl: a=1 b=2 minus a=2 b=1"),
         ("sft lr=0.1", "base", "sft lr=0.1 minus base"),
+        (
+            "sft max_steps=20 learning_rate=5e-5",
+            "sft max_steps=15 learning_rate=1e-4",
+            "sft: max_steps=20 learning_rate=5e-5 minus max_steps=15 learning_rate=1e-4",
+        ),
+        (
+            "rarl reward=rarl max_steps=20 learning_rate=0.001",
+            "grpo reward=med_r1 max_steps=20 learning_rate=4e-5",
+            "max_steps=20: rarl reward=rarl learning_rate=0.001 minus grpo reward=med_r1 "
+            "learning_rate=4e-5",
+        ),
+        ("base model=a", "base model=b", "base: model=a minus b"),
     ],
 )
 def test_difference_names_what_both_share_once(a: str, b: str, name: str) -> None:
@@ -75,7 +87,10 @@ def test_arms_on_two_data_sets_are_told_apart_by_their_options(
         )
         for name, family in (("ct", "modality"), ("grading", "question_type"))
     ]
-    assert arm_names(arms) == ["grpo med_r1_modality_384", "grpo med_r1_question_type_384"]
+    assert arm_names(arms) == [
+        "grpo data=med_r1_modality_384",
+        "grpo data=med_r1_question_type_384",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +108,9 @@ def test_own_table_is_called_by_its_name(
     assert data_name(config) == name
     other = replace(composed("data=phantom"), choices={"data": "phantom"}, method=config.method)
     told = arm_names([config, other])[0]
-    assert told == config.method.name + f" {name.removeprefix('the table ')}" * (name != "phantom")
+    assert told == config.method.name + f" data={name.removeprefix('the table ')}" * (
+        name != "phantom"
+    )
 
 
 def test_arms_that_nothing_short_tells_apart_are_named_by_their_sweeps(
@@ -104,7 +121,7 @@ def test_arms_that_nothing_short_tells_apart_are_named_by_their_sweeps(
         composed("method=sft", f"method.trl.learning_rate={rate}", f"sweep={sweep}")
         for sweep, rate in rates.items()
     ]
-    assert arm_names(arms) == [f"sft learning_rate=0.0003409 sweep={sweep}" for sweep in rates]
+    assert arm_names(arms) == [f"sft learning_rate=3.409e-4 sweep={sweep}" for sweep in rates]
 
 
 def test_arms_of_long_values_have_names_of_their_own(composed: Callable[..., Config]) -> None:
@@ -129,9 +146,19 @@ def test_drawn_numbers_are_named_by_four_digits_unless_more_tell_them_apart(
         return arm_names([composed("method=sft", f"method.trl.learning_rate={r}") for r in rates])
 
     drawn, typed = named("0.00034093996938792644", "1e-5")
-    assert (drawn, typed) == ("sft learning_rate=0.0003409", "sft learning_rate=1e-05")
+    assert (drawn, typed) == ("sft learning_rate=3.409e-4", "sft learning_rate=1e-5")
     assert len({*named("0.00034093", "0.00034094")}) == 2  # told apart by their keys
     assert short("401408") == "401408"
+
+
+def test_choice_that_is_called_as_its_method_stands_beside_its_key(
+    asked_for: Callable[[str], Config],
+) -> None:
+    names = arm_names([asked_for("method=rarl"), asked_for("method=rarl reward=med_r1")])
+    assert [name.split()[:2] for name in names] == [
+        ["rarl", "reward=rarl"],
+        ["rarl", "reward=med_r1"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -140,16 +167,16 @@ def test_drawn_numbers_are_named_by_four_digits_unless_more_tell_them_apart(
         (
             ["method=grpo reward=short method.trl.max_steps=10",
              "method=grpo reward=med_r1 method.trl.max_steps=20"],
-            ["grpo short max_steps=10", "grpo med_r1 max_steps=20"],
+            ["grpo reward=short max_steps=10", "grpo reward=med_r1 max_steps=20"],
         ),
         (
             ["method=sft prompt=think method.trl.learning_rate=1e-4 data.test_images=12",
              "method=sft prompt=no_think method.trl.learning_rate=1e-5 data.test_images=12"],
-            ["sft think learning_rate=0.0001", "sft no_think learning_rate=1e-05"],
+            ["sft prompt=think learning_rate=1e-4", "sft prompt=no_think learning_rate=1e-5"],
         ),
         (
             ["method=sft", "method=grpo adapter=lora_r8"],
-            ["sft none", "grpo lora_r8"],
+            ["sft adapter=none", "grpo adapter=lora_r8"],
         ),
         (
             ["method=sft method.trl.max_steps=30", "method=grpo method.trl.max_steps=60"],
@@ -170,7 +197,7 @@ def test_drawn_numbers_are_named_by_four_digits_unless_more_tell_them_apart(
         ),
         (
             ["method=grpo reward.correct.weight=2", "method=grpo reward=short"],
-            ["grpo med_r1 weight=2", "grpo short"],
+            ["grpo reward=med_r1 weight=2", "grpo reward=short"],
         ),
         (
             ["method=sft evaluation.max_new_tokens=12", "method=sft evaluation.max_new_tokens=24"],

@@ -127,7 +127,7 @@ def test_first_sentence_speaks_of_methods_where_they_have_several_models(
         folders.append(write_run(config, samples, answers, key=modality * 6))
     text = lead(load(folders))
     assert text.startswith(
-        "On what they were trained on, models answer 75.0 % right after SFT, 25.0 points more "
+        "SFT answers 75.0 % of the in-domain questions right, 25.0 points more "
         "than the start model (95 % interval 4"
     )
     assert "the options-only baseline gives 25.0" in text
@@ -141,13 +141,18 @@ def test_first_sentence_names_every_method_or_their_range(
     for method, answers in (("sft", right), ("grpo", half_right)):
         folders.append(write_run(composed(f"method={method}"), samples, answers))
     text = lead(load(folders))
-    assert "answer 100.0 % right after SFT, 50.0 points more than the start model" in text
-    assert "50.0 % after GRPO, 0.0 more (" in text
+    assert text.startswith(
+        "SFT answers 100.0 % of the test questions right, 50.0 points more than the start model ("
+    )
+    assert ", GRPO 50.0 %, 0.0 more (" in text
     for rate in range(3):
         config = composed("method=sft", f"method.trl.learning_rate={rate + 1}e-7")
         folders.append(write_run(config, samples, right, key=str(rate) * 12))
     text = lead(load(folders))
-    assert "50.0 to 100.0\u00a0% right, in 5 arms; on the same questions the options-" in text
+    assert (
+        "The 5 trained arms answer 50.0 to 100.0\u00a0% of the test questions right; on the same "
+        "questions the options-"
+    ) in text
 
 
 @pytest.mark.parametrize(
@@ -209,7 +214,7 @@ def test_many_runs_are_folded_behind_their_method_without_a_script(
         "<h1>All trained models are clearly above the options-only baseline and their own answers "
         "to a blank image.</h1>"
     ) in shown
-    assert "On what they were trained on, models answer 100.0" in shown
+    assert "SFT answers 100.0\u00a0% of the test questions right" in shown
     assert '<th scope="row">sft minus base</th>' in shown
     assert "seed 3" not in shown
     assert "ValueError: no" in shown  # what went wrong is not folded away
@@ -259,13 +264,13 @@ def test_headline_takes_guessing_for_the_baseline_where_that_is_higher(
     assert alone.endswith(baselines.replace("\u00a0", " "))
     show_rows(rows_of(runs))
     note = (
-        "uessing between the options gives 41.7 %, more than options only: a model has to be "
-        "above guessing"
+        "uessing between the options is right on 41.7 % of the questions; the options-only "
+        "baseline is lower, so guessing is the number to beat"
     )
     assert f"g{note}" in " ".join(capsys.readouterr().out.split())
     html = page(runs, sweep="s")
     assert f"<h1>SFT and GRPO are not {conclusion.format('their')}</h1>" in html
-    assert '<p class="lead">On what they were trained on, models answer 50.0' in html
+    assert '<p class="lead">SFT answers 50.0\u00a0% of the test questions right' in html
     assert f"G{note}." in html
     assert embedded(html)["metrics"]["guessing"]["beside"]  # in the tooltip of a cell
     assert embedded(html)["runs"][0]["cells"]["ct/disease"]["guessing"] == 0.5
@@ -317,13 +322,13 @@ def test_headline_says_where_nothing_is_above_the_baselines(
         for method in ("base", "sft", "grpo")
     ]
     assert lead(load(runs[:2])).startswith(f"SFT is not {words}SFT answers ")
-    assert lead(load(runs)).startswith(f"No trained model is {words}On what they were trained on")
+    assert lead(load(runs)).startswith(f"No trained model is {words}SFT answers ")
     better = write_run(composed("method=rarl"), samples, right)
     assert "clearly above" not in lead(load([runs[0], better]))
     assert lead(load([*runs, better])).startswith(
-        f"SFT and GRPO are not {words.replace('its', 'their')}On what "
+        f"SFT and GRPO are not {words.replace('its', 'their')}SFT answers "
     )
-    assert lead(load([runs[1], better])).startswith(f"SFT is not {words}On what ")
+    assert lead(load([runs[1], better])).startswith(f"SFT is not {words}SFT answers ")
 
 
 def prompts(composed: Compose, samples: list[Sample]) -> list[Run]:
@@ -348,17 +353,24 @@ def test_arms_are_compared_on_page_and_terminal_or_say_why_not(
     arms.show_differences(tables.domains)
     printed = capsys.readouterr().out
     points = r"\+50\.0\* \[\+2\d\.\d, \+7\d\.\d\]"
-    line = rf"base: no_think minus think +{points} +0\.0\d+ +0\.0\d+ +36 in 24"
+    line = rf"base: prompt=no_think minus think +{points} +0\.0\d+ +0\.0\d+ +36 in 24"
     assert re.search(line, printed)
     assert re.search(
-        r"think: sft minus base +\+0\.0 \[-\d+\.\d, \+\d+\.\d\] +1\.000 +1\.000 +36 in 24", printed
+        r"prompt=think: sft minus base +\+0\.0 \[-\d+\.\d, \+\d+\.\d\] +1\.000 +1\.000 +36 in 24",
+        printed,
     )
     assert (
-        len(re.findall(r"^sft (?:no_)?think minus base (?:no_)?think( +-){4}$", printed, re.M)) == 2
+        len(
+            re.findall(
+                r"^sft prompt=(?:no_)?think minus base prompt=(?:no_)?think( +-){4}$",
+                *(printed, re.M),
+            )
+        )
+        == 2
     )
     assert "-: trained differently and evaluated with another prompt" in printed
     html = page(runs, sweep="s", tables=tables)
-    assert '<th scope="row">base: no_think minus think</th>' in html
+    assert '<th scope="row" class="long">base: prompt=no_think minus think</th>' in html
     assert html.count("trained differently and evaluated with another prompt: ") == 2
     assert "*: p by Holm, over the 4 differences, is below 0.05." in html
 

@@ -44,8 +44,8 @@ def write(path: Path, *rows: dict[str, str]) -> str:
 def test_the_published_numbers_of_both_papers_are_read() -> None:
     rows = [row for path in PUBLISHED for row in published_file.read(path)]
     values = {(r.name, r.model, r.place, r.harness): r.value for r in rows}
-    assert values["grpo think", "qwen2_vl_2b", "oct to oct", "Med-R1"] == 99.17
-    assert values["grpo think", "qwen2_vl_2b", "mean of 8x8", "Med-R1"] == 69.91
+    assert values["grpo prompt=think", "qwen2_vl_2b", "oct to oct", "Med-R1"] == 99.17
+    assert values["grpo prompt=think", "qwen2_vl_2b", "mean of 8x8", "Med-R1"] == 69.91
     assert values["sft", "qwen2_vl_2b", "ct to ct", "Med-R1"] is None
     rated = "rarl, reasoning rated by people", "qwen2_vl_2b", "silvar_med to silvar_med", "RARL"
     assert values[rated] == 64.86
@@ -162,7 +162,7 @@ def test_a_published_difference_stands_beside_the_difference_of_ours(
         composed, tmp_path, {"prompt": "no_think", "minus": "think", "value": "16.94", "n": "3241"}
     )
     assert row.ours
-    assert (row.ours.mean, row.arm) == (25, "grpo no_think")
+    assert (row.ours.mean, row.arm) == (25, "grpo prompt=no_think")
     assert row.low == pytest.approx(16.94 - 1.79, abs=0.01)  # 1.96 sqrt((0.3 - 0.1694^2) / 3241)
     assert row.verdict == "within the intervals"
 
@@ -182,7 +182,7 @@ def test_a_number_without_one_of_ours_says_why(composed: Compose, tmp_path: Path
         {"minus": "zero_shot"},
     )
     assert [row.verdict for row in rows] == [
-        "no sft think of tiny in this sweep",
+        "no sft prompt=think of tiny in this sweep",
         "not trained or not tested",
         "not trained or not tested in 62 of the 64 places",
         "weights of step 40 were tested",
@@ -279,6 +279,6 @@ def test_a_published_table_is_shown_as_a_table_with_ours_in_it(
     assert html.count('title="not published"') == 25 - 13
     (tmp_path / "tables").mkdir()
     assert {path.name for path in published.write(rows, tmp_path / "tables")} == {
-        *("published.csv", "published.parquet", "5x5-published-grpo-think-theirs.png"),
-        "5x5-published-grpo-think-theirs-difference.png",
+        *("published.csv", "published.parquet", "5x5-published-grpo-prompt=think-theirs.png"),
+        "5x5-published-grpo-prompt=think-theirs-difference.png",
     }

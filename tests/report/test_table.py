@@ -12,7 +12,9 @@ from rich.text import Text
 from run_folders import draw_samples, reply, write_failed, write_run
 
 from medreason.config import Config, Statistics
-from medreason.report import arms, loading, summary, table, tables
+from medreason.data.audit import leaks_of_run
+from medreason.metrics import Metric
+from medreason.report import arms, loading, matrices, summary, table, tables
 from medreason.report import page as page_module
 from medreason.report.page import page
 from medreason.report.runs import load
@@ -343,10 +345,10 @@ def test_two_evaluations_of_one_training_are_two_rows_each_with_its_own_base(
     ]
     rows = table.rows(evaluations)
     assert [row.label for row in rows] == [
-        *("base think", "base no_think", "sft think", "sft no_think"),
+        *("base prompt=think", "base prompt=no_think", "sft prompt=think", "sft prompt=no_think"),
     ]
     gains = {row.label: row.difference.mean for row in rows if row.difference}
-    assert gains == {"sft no_think": 0.0, "sft think": 0.0}
+    assert gains == {"sft prompt=no_think": 0.0, "sft prompt=think": 0.0}
 
 
 def test_run_of_one_cell_is_compared_on_that_cell(composed: Compose, samples: list[Sample]) -> None:
@@ -569,12 +571,65 @@ def test_note_of_p_says_over_which_differences_it_is_adjusted() -> None:
 def test_a_run_that_saw_its_test_images_says_so(
     composed: Compose, samples: list[Sample], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = write_run(composed("method=grpo"), samples, right)
-    write_json(folder.data, read_json(folder.data) | {"test_rows_on_trained_images": 17})
-    table.show([folder])
-    assert "grpo: 17 of its test questions are about images it was trained on" in " ".join(
-        capsys.readouterr().out.split()
+    column = "17 test questions about 9 images of train; correct the column 'fold'"
+    patients = "3 patients in both train and test; data.split=by_patient has no such leak"
+    folders = [write_run(composed(f"method={m}"), samples, right) for m in ("sft", "grpo", "rarl")]
+    for folder, leaks in zip(folders, ([column], [column, patients], []), strict=True):
+        facts = read_json(folder.data) | {"test_rows_on_trained_images": 17, "leaks": leaks}
+        write_json(folder.data, facts)
+    table.show(folders)
+    printed = " ".join(capsys.readouterr().out.split())
+    said = [f"sft, grpo: {column}", f"grpo: {patients}"]
+    assert all(line in printed for line in said)
+    assert "by_image" not in printed
+    runs = load(folders)
+    html = page(runs, sweep="s")
+    assert all(f"{line.replace(chr(39), '&#39;')}." in html for line in said)
+    [arm] = [arm for arm in matrices.arms(runs) if arm.name == "grpo"]
+    assert arms.leak_note(arm, table.rows_of(runs)) == [
+        f"grpo: 1 of 1 model has images or patients on two sides of the split, as {column}"
+    ]
+
+
+def test_a_run_of_an_earlier_version_says_that_it_saw_its_test_images() -> None:
+    assert leaks_of_run({"test_rows_on_trained_images": 17}) == [
+        "17 test questions about images of train"
+    ]
+    assert leaks_of_run({"test_rows_on_trained_images": 0}) == []
+
+
+@pytest.mark.parametrize(
+    ("inside", "prior", "words"),
+    [
+        (0.25, 0.25, "25.0 % of the questions, in-domain and overall"),
+        (0.5, 0.25, "50.0 % of the in-domain questions and 25.0 % of all"),
+        (None, 0.25, "25.0 % of the questions"),
+        (
+            0.25,
+            0.249,
+            "25.0 % of the questions, in-domain and overall; the options-only baseline is lower, "
+            "so guessing is the number to beat",
+        ),
+    ],
+)
+def test_guessing_is_told_in_plain_words(inside: float | None, prior: float, words: str) -> None:
+    row = table.Row(
+        *("a", "sft", "sft", "done"),
+        metrics={Metric.GUESSING: 0.25, Metric.PRIOR: prior},
+        in_domain_guessing=inside,
+        restricted=inside is not None,
     )
+    assert table.guessing_note([row]) == [f"guessing between the options is right on {words}"]
+
+
+def test_counts_have_commas_on_the_terminal_and_on_the_page() -> None:
+    assert table.size(1920, 192) == "1,920 in 192"
+    template = page_module._environment().from_string("{{ 1920 | count }} {{ 36 | count }}")
+    assert template.render() == "1,920 36"
+    folder = Path(table.__file__).parent
+    bare = r"\{\{ (?:\w+\.)?(?:n|clusters|paired) \}\}|\$\{(?:cell\.)?(?:n|clusters|total)\}"
+    for name in ("tables.html", "published.html", "search.html", "page.js"):
+        assert re.findall(bare, (folder / name).read_text()) == []
 
 
 def test_labels_say_no_more_than_is_needed(composed: Compose, samples: list[Sample]) -> None:
@@ -598,15 +653,15 @@ def test_labels_say_no_more_than_is_needed(composed: Compose, samples: list[Samp
         "sft MRI/all",
         "grpo seed 0",
         "grpo seed 1",
-        "rarl think",
-        "rarl no_think",
+        "rarl prompt=think",
+        "rarl prompt=no_think",
     }
 
 
 def test_runs_that_differ_in_one_value_are_told_apart_by_it(
     composed: Compose, samples: list[Sample]
 ) -> None:
-    rates = ("1e-05", "0.001")
+    rates = ("1e-5", "0.001")
     folders = [
         write_run(
             composed("method=sft", f"method.trl.learning_rate={rate}"), samples, right, key=key

@@ -163,8 +163,8 @@ def test_both_evaluations_of_one_start_model_are_kept_whatever_the_launcher(
     evaluations = evaluations_by_sweep(tmp_path / "outputs/runs")["runs"]
     assert len({evaluation.run.path for evaluation in evaluations}) == 3
     assert [row.label for row in table.rows(evaluations)] == [
-        *("base think", "base no_think", "sft think", "sft no_think"),
+        *("base prompt=think", "base prompt=no_think", "sft prompt=think", "sft prompt=no_think"),
     ]
-    assert all(line in done.stdout for line in ("base no_think", "sft think"))
+    assert all(line in done.stdout for line in ("base prompt=no_think", "sft prompt=think"))
     for evaluation in evaluations:
         assert json.loads((evaluation.path / "metrics.json").read_text())["overall"]["n"] == 80

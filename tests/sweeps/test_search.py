@@ -55,7 +55,7 @@ def test_search_is_read_from_recipe_and_command_line() -> None:
     assert {"method=grpo", "method.trl.beta=0.02", *RECIPE} == set(read.fixed)
     assert (read.trials, read.at_a_time) == (6, 2)
     assert search.label(["method.trl.learning_rate=1.2345678e-05", *RECIPE], read.keys) == [
-        "learning_rate=1.235e-05"
+        "learning_rate=1.235e-5"
     ]
 
 
@@ -154,8 +154,8 @@ def write_trial(
 @pytest.mark.parametrize(
     ("values", "labels"),
     [
-        ("2.4e-6 2.5e-6 1.7e-5 9e-5", ["3e-06", "1e-05", "3e-05"]),
-        ("1.1e-7 1.2e-7 3e-5 7e-4", ["1e-06", "1e-05", "0.0001"]),
+        ("2.4e-6 2.5e-6 1.7e-5 9e-5", ["3e-6", "1e-5", "3e-5"]),
+        ("1.1e-7 1.2e-7 3e-5 7e-4", ["1e-6", "1e-5", "1e-4"]),
         ("0.31 0.32 0.55 0.9", ["0.4", "0.6", "0.8"]),
         ("0.1 0.2 0.3", ["0.1", "0.2", "0.3"]),
     ],
@@ -201,7 +201,7 @@ def test_a_trial_is_named_by_its_values_where_the_command_line_got_a_plus() -> N
     assert read.keys == ["method.trl.learning_rate", "data.n"]
     assert read.logarithmic == ["method.trl.learning_rate"]
     told = search.label(["++method.trl.learning_rate=3e-05", "method=sft"], read.keys)
-    assert told == ["learning_rate=3e-05"]
+    assert told == ["learning_rate=3e-5"]
 
 
 def test_a_value_of_the_command_line_takes_a_key_out_of_the_recipe_s_search() -> None:
@@ -253,7 +253,7 @@ def test_the_best_trial_alone_is_tested(
     hydra: Any = SimpleNamespace(outputs="elsewhere", sweep="runs")
     chosen = search.chosen_trial(hydra, evaluations)
     assert chosen
-    said = f"learning_rate=1e-05 {evaluations[1].run.path.name}, best of 2 validations"
+    said = f"learning_rate=1e-5 {evaluations[1].run.path.name}, best of 2 validations"
     assert f"chosen of 4 trials by validation: {said}" in capsys.readouterr().err
     assert chosen.method.trl["learning_rate"] == 1e-5  # of two equal ones the first by name
     equal = [SimpleNamespace(score=score) for score in (0.5, 0.5, 0.4, None)]
@@ -270,7 +270,7 @@ def test_the_best_trial_alone_is_tested(
     (picture,) = report.pictures(trials)
     assert picture.title == "Validation accuracy % by method.trl.learning_rate"
     assert picture.axis == "method.trl.learning_rate, log scale"
-    assert [label for _, label in picture.labels] == ["1e-06", "1e-05", "0.0001"]
+    assert [label for _, label in picture.labels] == ["1e-6", "1e-5", "1e-4"]
     places = sorted(point.x for point in picture.points)
     assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)  # logarithmic
     assert [point.chosen for point in picture.points] == [True, False, False]
