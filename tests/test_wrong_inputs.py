@@ -176,7 +176,7 @@ WRONG: list[tuple[str | list[str], str]] = [
     (f"{QUESTIONS} data.hub=mydata/picture.csv", "not utf-8"),
     (f"{QUESTIONS} data.hub=mydata/questions.csv data.image_folder=no", "=no is not a folder"),
     (f"{QUESTIONS} data.hub=mydata/questions.csv data.split=by_patient", "data.columns.patient"),
-    (f"{QUESTIONS} data.hub=own.py", "no file that ends with '.py' is read"),
+    (f"{QUESTIONS} data.hub=own.py", "a file that ends with '.py' cannot be read"),
     (f"{READER}zero", "own.zero (own.py, line 7) raised ZeroDivisionError"),
     (f"{READER}other", "own.other (own.py, line 8) yields {'image'"),
     (f"{READER}none", "own.none (own.py, line 9) gives None"),

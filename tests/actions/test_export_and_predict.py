@@ -484,7 +484,10 @@ def test_questions_may_be_json_lines(tmp_path: Path) -> None:
             r"^predict\.image=http://127\.0\.0\.1:1/a\.png: cannot be fetched .*give a file",
         ),
         (["predict.questions=gone.json"], r"gone\.json: no such file; .*a table \(\.csv"),
-        (["predict.questions=FOLDER/a.png"], r"a\.png: no file that ends with '\.png' is read"),
+        (
+            ["predict.questions=FOLDER/a.png"],
+            r"a\.png: a file that ends with '\.png' cannot be read",
+        ),
         (
             ["predict.questions=FOLDER/broken.json"],
             r"broken JSON.*it takes a table \(\.csv, .*json",

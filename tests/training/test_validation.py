@@ -349,8 +349,13 @@ def test_the_first_validation_drafts_from_targets_or_rollouts(
     said.observe(0, [begin], drafted=0)
     assert said.propose({0: 9}, 1.0, frozenset([rest[-1]]))[0][-1] == rest[-1]
     rollouts = DraftHistory()
-    validator.trainer = SimpleNamespace(drafts=rollouts)  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setattr(training_validation, "validation_rows", lambda *_: 1 / 0)
+    validator.trainer = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
+        drafts=rollouts,
+        model_wrapped=None,
+        accelerator=None,
+        args=SimpleNamespace(gradient_checkpointing_kwargs=None),
+    )
+    monkeypatch.setattr(training_validation, "unwrap_model_for_generation", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         validator._validate()
     assert drafts.table is rollouts.table
@@ -367,6 +372,7 @@ def test_a_reply_that_is_said_again_is_read_once(composed: Callable[..., Config]
     config = composed("method=sft")
     validator = Validator(config, {}, [], print)
     (sample, *_) = data.tested_on(config, data.samples_of(config))
+    validator._images = {sample.image: "content"}
     said = [Completion("which?", f"<answer>{text}</answer>", 3, 2, "stop") for text in "AAB"]
     first, again, other = (
         validator._predicted(EvaluationRow(control, sample, "which?"), completion)
@@ -374,6 +380,7 @@ def test_a_reply_that_is_said_again_is_read_once(composed: Callable[..., Config]
     )
     assert again is first
     assert (first.answer, other.answer) == ("A", "B")
+    assert first.image_digest == "content"
     blank = validator._predicted(EvaluationRow("blank_image", sample, "which?"), said[2])
     assert blank.control == "blank_image"
 
