@@ -96,7 +96,7 @@ WRONG: list[tuple[str | list[str], str]] = [
     ([*PREDICT.split(), 'predict.question="Which? A)CT'], "are brackets and quotes closed?"),
     ("action=export", "export.to has no value"),
     ("action=export export.to=mydata", "exists"),
-    ("action=report sweep=none", "no runs of sweep=none"),
+    ("action=report sweep=none", "there are no runs below outputs/runs yet"),
     ("action=rehearse hydra.searchpath=[my]", "leave out hydra.searchpath"),
     ("action=judge judge=openai", "no evaluated runs"),
     ("--config-dir nowhere data=mine", "--config-dir nowhere: no such folder"),
