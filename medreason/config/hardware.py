@@ -105,6 +105,12 @@ class Hardware:
             )
 
     @property
+    def tries_longest_step(self) -> bool:
+        """Whether `memory_check` has a trial step. FSDP and DeepSpeed shard the weights inside
+        `Trainer.train`: before it, one device would hold all of them."""
+        return self.memory_check and self.parallel == "ddp"
+
+    @property
     def questions_at_once(self) -> int:
         """Questions in a micro-batch of a device; of auto 1, the smallest cut, until a training has
         chosen (`training.memory_limits.with_questions_at_once`)."""

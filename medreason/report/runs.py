@@ -63,7 +63,7 @@ class Run:
         result = self.progress
         if self.metrics:
             result = (
-                f"{100 * self.overall[Metric.ACCURACY]:.1f} % of {self.overall[Metric.N]} right"
+                f"{100 * self.overall[Metric.ACCURACY]:.1f} % of {self.overall[Metric.N]:,} right"
             )
         return f"<Run {self.label}: {result}, {self.evaluation.path}>"
 

@@ -83,7 +83,7 @@ class Display:
         """The last line: how long it took, and the accuracy."""
         overall = read_json(evaluation / "metrics.json")["overall"]
         took, n = duration(time.monotonic() - self._began), overall[Metric.N]
-        self.end(f"done in {took}: {100 * overall[Metric.ACCURACY]:.1f} % of {n} right")
+        self.end(f"done in {took}: {100 * overall[Metric.ACCURACY]:.1f} % of {n:,} right")
 
     def show(self, path: Path) -> None:
         """Show the worker's file: redrawn on a terminal, elsewhere a line every 10 s that brought

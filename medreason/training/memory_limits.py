@@ -189,8 +189,7 @@ def _too_much(config: Config, peak: int, limit: int) -> str:
     """What an estimated peak is more than, and what decides whether it fits."""
     if peak > limit:
         return f"more than the {_gib(limit, 1)} that there are"
-    hardware = config.hardware
-    checked = hardware.memory_check and hardware.parallel == "ddp"  # see `run._check_memory`
+    checked = config.hardware.tries_longest_step
     decides = "the memory check before the first update" if checked else "the first update"
     return (
         f"more than the {_TRUSTED:.0%} of {_gib(limit, 1)} that an estimate may fill: it may still "

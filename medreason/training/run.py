@@ -289,9 +289,7 @@ def _log_parameters(trainer: SFTTrainer | GRPOTrainer, folder: RunFolder) -> Non
 def _check_memory(
     config: Config, trainer: SFTTrainer | GRPOTrainer, samples: Sequence[Sample]
 ) -> None:
-    if config.hardware.parallel != "ddp":
-        # FSDP and DeepSpeed shard the weights inside `Trainer.train`: before it, one device would
-        # hold all of them.
+    if not config.hardware.tries_longest_step:
         notice("no trial step: hardware.parallel is not ddp")
         return
     peak, _ = memory_check.trial_step(config, trainer, samples)
